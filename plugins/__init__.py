@@ -1,0 +1,1 @@
+"""One feature each; a plugin never imports another."""

@@ -1,0 +1,57 @@
+"""Ask again when an upstream fails before its first event."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import NonNegativeFloat, PositiveInt
+
+from proxy.config import Strict
+from proxy.errors import Cause, UpstreamError
+from proxy.host import Host
+from proxy.types import Call, Handler, Reply
+
+
+class Retry:
+    fields: ClassVar[frozenset[str]] = frozenset()
+
+    class Settings(Strict):
+        attempts: PositiveInt = 3
+        """How often a call is tried in all."""
+        wait: NonNegativeFloat = 0.5
+        """Seconds of the first wait at most; each further one may be twice as long.  The wait itself is drawn
+        evenly from nothing to that (full jitter), so that many callers do not come back at once."""
+        max_wait: NonNegativeFloat = 30.0
+        """Seconds that no wait exceeds, unless the upstream asked for longer; then the error is given at once."""
+        on: tuple[Cause, ...] = ("connect", "overloaded", "load", "server", "cut", "invalid_answer")
+        """Which failures are worth another try.  Not listed: `timeout`, which would double the wait of the
+        caller, and `memory`, which does not heal by asking again.  A fault of the request never is."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.clock = host.clock
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        for attempt in range(1, self.settings.attempts):
+            try:
+                reply = await call_next(call)
+            except UpstreamError as error:
+                wait = self.wait(attempt, error)
+                if error.cause not in self.settings.on or not self.worth(wait, call):
+                    raise
+                call.progress(f"trying again after: {error.code}")
+                await self.clock.sleep(wait)
+            else:
+                return reply if attempt == 1 else reply.noting(attempts=str(attempt))
+        reply = await call_next(call)
+        attempts = self.settings.attempts
+        return reply if attempts == 1 else reply.noting(attempts=str(attempts))
+
+    def wait(self, attempt: int, error: UpstreamError) -> float:
+        """Seconds before the next try; never sooner than the upstream asked for."""
+        longest = min(self.settings.max_wait, self.settings.wait * 2.0 ** (attempt - 1))
+        return max(self.clock.uniform(0, longest), error.wait or 0.0)
+
+    def worth(self, wait: float, call: Call) -> bool:
+        in_time = call.deadline is None or self.clock.monotonic() + wait < call.deadline
+        return in_time and wait <= self.settings.max_wait

@@ -1,0 +1,3 @@
+"""An OpenAI-compatible reverse proxy for Ollama."""
+
+__version__ = "0.1.0"

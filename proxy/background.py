@@ -1,0 +1,47 @@
+"""Tasks that outlive the request that began them: owned, bounded, and ended with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from proxy.errors import Busy, ProxyError
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Background:
+    """Owns detached tasks.  A failure that nobody awaits is logged, and is no other task's business."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.most = most
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """Raises Busy when `most` tasks are running already."""
+        if len(self.tasks) >= self.most:
+            work.close()
+            raise Busy(f"{self.most} background tasks are running; {name} cannot start")
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, ProxyError):
+            log.warning("%s: %s", task.get_name(), error)
+        else:
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait for its end."""
+        while running := list(self.tasks):
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)

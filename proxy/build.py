@@ -1,0 +1,113 @@
+"""One configuration and the services in, one running pipeline out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+
+from aiohttp import web
+
+from proxy.chain import compose
+from proxy.config import Config, Demo
+from proxy.edge.front import Door
+from proxy.edge.health import Health, Readiness
+from proxy.edge.images import Images
+from proxy.edge.openai import OpenAI
+from proxy.edge.writer import Writer
+from proxy.errors import NotFound
+from proxy.host import Host, Services
+from proxy.identity import Guard
+from proxy.live import Pipeline, Router
+from proxy.registry import build_plugins
+from proxy.types import Call, Endpoints, Handler, Reply, Route
+from proxy.upstreams.catalogue import Catalogue, Server, Settled
+from proxy.upstreams.ollama import Ollama
+from proxy.wire.openai_answer import ChatStyle
+from proxy.yamlfile import Source
+
+
+class Assembly:
+    """The parts of one pipeline, put together but with nothing entered or listening yet."""
+
+    def __init__(self, config: Config, source: Source, services: Services, urls: Mapping[str, str]) -> None:
+        """urls: the address of each upstream.  Raises ConfigError."""
+        self.config = config
+        settled = Settled(config.models)
+        strict = config.params == "strict"
+        servers: dict[str, Server] = {
+            name: Ollama(urls[name], upstream, services, settled.pins, strict)
+            for name, upstream in config.upstreams.items()
+        }
+        cloudy = frozenset(name for name, upstream in config.upstreams.items() if upstream.allow_cloud)
+        self.catalogue = Catalogue(settled, servers, cloudy)
+        self.chains: dict[str, Handler] = {}
+        self.writer = Writer(self.send, config.streams)
+        host = Host(services, self.send, self.answer, self.catalogue)
+        self.plugins = build_plugins(config, source, host)
+        for route, names in config.chains.items():
+            self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
+
+    async def send(self, call: Call) -> Reply:
+        """Through the chain of the call's route.  Raises NotFound where there is none."""
+        if chain := self.chains.get(call.route):
+            return await chain(call)
+        raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
+
+    async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        return await self.writer.answer(request, call, ChatStyle(call.model), {})
+
+    def fields(self) -> dict[str, frozenset[str]]:
+        """By chain, the body fields that its plugins declared."""
+        return {
+            route: frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names))
+            for route, names in self.config.chains.items()
+        }
+
+    def router(self, readiness: Readiness) -> Router:
+        images = Images(self.config.requests)
+        openai = OpenAI(self.config, self.send, self.writer, self.catalogue, images, self.fields())
+        routes: list[Route] = [*openai.routes(), *Health(readiness, self.catalogue.alive).routes()]
+        for plugin in self.plugins.values():
+            if isinstance(plugin, Endpoints):
+                routes += plugin.routes()
+        return Router(routes)
+
+
+async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:
+    """Raises ConfigError, with everything it opened closed again, if the configuration is wrong."""
+    urls = {
+        name: upstream.ollama or await demo_url(services, name, upstream.demo or Demo())
+        for name, upstream in config.upstreams.items()
+    }
+    assembly = Assembly(config, source, services, urls)
+    router = assembly.router(readiness)
+    door = Door(Guard(config), config.requests.max_bytes, assembly.catalogue.alive)
+    return Pipeline(router, door, await opened(assembly.plugins))
+
+
+def check(config: Config, source: Source, services: Services) -> Assembly:
+    """Everything that `build` checks, with nothing started.  Raises ConfigError."""
+    urls = {name: upstream.ollama or "http://demo" for name, upstream in config.upstreams.items()}
+    assembly = Assembly(config, source, services, urls)
+    assembly.router(Readiness())
+    return assembly
+
+
+async def demo_url(services: Services, name: str, demo: Demo) -> str:
+    """The address of a simulated Ollama, started on a free loopback port and kept over reloads."""
+    from proxy.upstreams.demo import Simulator, running  # only those who want a demo pay for it
+
+    key = f"demo {name} {demo.delay} {demo.load_time}"
+    if key not in services.state:
+        simulator = Simulator(delay=demo.delay, load_time=demo.load_time)
+        services.state[key] = await services.opened.enter_async_context(running(simulator))
+    return str(services.state[key])
+
+
+async def opened(plugins: Mapping[str, Any]) -> AsyncExitStack:
+    async with AsyncExitStack() as stack:
+        for plugin in plugins.values():
+            if isinstance(plugin, AbstractAsyncContextManager):
+                await stack.enter_async_context(plugin)
+        return stack.pop_all()

@@ -1,0 +1,131 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from proxy import __version__, reference
+from proxy import config as configuration
+from proxy.config import Config
+from proxy.errors import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    told = parser().parse_args(arguments)
+    try:
+        return int(told.do(told) or 0)
+    except ConfigError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser("gemmapy-proxy", description="An OpenAI-compatible reverse proxy for Ollama.")
+    whole.add_argument("--version", action="version", version=f"gemmapy-proxy {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("serve", help="run the proxy")
+    one.add_argument(
+        "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
+    )
+    one.add_argument("--host", help="address to listen on")
+    one.add_argument("--port", type=int, help="port to listen on")
+    one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
+    one.add_argument("--insecure", action="store_true", help="allow a public address without keys")
+    one.set_defaults(do=serve)
+
+    one = commands.add_parser("check", help="check a configuration file and print its chains")
+    one.add_argument("file", type=Path)
+    one.set_defaults(do=check)
+
+    one = commands.add_parser("simulate", help="run a simulated Ollama")
+    one.add_argument("--host", default="127.0.0.1")
+    one.add_argument("--port", type=int, default=11434)
+    one.add_argument("--delay", type=float, default=0.0, help="seconds between two pieces of an answer")
+    one.add_argument("--load-time", type=float, default=0.0, help="seconds that a cold model takes to load")
+    one.set_defaults(do=simulate)
+
+    one = commands.add_parser("reference", help="print the settings reference as Markdown")
+    one.set_defaults(do=lambda _: print(reference.settings_page(), end=""))
+
+    one = commands.add_parser("schema", help="print the JSON schema of the configuration file, for editors")
+    one.set_defaults(do=lambda _: print(json.dumps(reference.schema(), indent=2)))
+    return whole
+
+
+def serve(told: argparse.Namespace) -> int:
+    from proxy import logs, server
+
+    path: Path = told.config or configuration.default_path()
+    read = server.reader(path, told.host, told.port, told.demo)
+    config, _ = read()
+    logs.set_up(config.log)
+
+    async def started(running: server.Server) -> None:
+        print(await banner(running, path), file=sys.stderr, flush=True)
+
+    try:
+        run(server.run(read, path, told.insecure, started))
+    except OSError as error:
+        print(server.port_is_taken(error, config), file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """On uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)
+
+
+async def banner(running: Any, path: Path) -> str:
+    """What was started, in plain words."""
+    config: Config = running.config
+    alive = await running.alive()
+    lines = [f"GemmaPy Proxy {__version__} listens on {running.url}/v1   (configuration: {path})"]
+    for name, upstream in config.upstreams.items():
+        where = "a simulated Ollama, no model is running" if upstream.demo else upstream.ollama
+        lines.append(f"  upstream {name}: {where}: {alive[name] or 'answers'}")
+    lines += [f"  chain {chain}" for chain in chains(config)]
+    if not config.keys:
+        lines.append("  no keys are configured: everybody who reaches this address may use it")
+    if all(alive.values()):
+        lines.append("No upstream answers.  Start Ollama with `ollama serve`, or try things out with --demo.")
+    return "\n".join(lines)
+
+
+def chains(config: Config) -> list[str]:
+    """Each chain on one line, from the client inwards."""
+    return [f"{route}: " + " -> ".join(["client", *names, "upstream"]) for route, names in config.chains.items()]
+
+
+def check(told: argparse.Namespace) -> int:
+    from proxy import build, server
+
+    async def checked() -> Config:
+        config, source = configuration.load(told.file, os.environ)
+        async with server.services() as services:
+            build.check(config, source, services)
+        return config
+
+    config = asyncio.run(checked())
+    print(*chains(config), sep="\n")
+    return 0
+
+
+def simulate(told: argparse.Namespace) -> int:
+    from proxy.upstreams import demo
+
+    run(demo.simulate(told.host, told.port, delay=told.delay, load_time=told.load_time))
+    return 0

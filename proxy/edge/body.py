@@ -1,0 +1,42 @@
+"""A request's JSON body, read within bounds."""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import hdrs, web
+
+from proxy.errors import BadCall, TooLarge, WrongType
+from proxy.types import JSON
+
+
+async def read_json(request: web.BaseRequest) -> JSON:
+    """Raises WrongType, TooLarge or BadCall."""
+    kind = request.content_type
+    if kind != "application/json" and hdrs.CONTENT_TYPE in request.headers and not kind.endswith("+json"):
+        raise WrongType(
+            f"Unsupported content type '{kind[:100]}': send 'Content-Type: application/json'.",
+            code="unsupported_media_type",
+        )
+    body = await read_body(request)
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadCall(f"The body is not JSON: {error}.", code="invalid_json") from None
+
+
+async def read_body(request: web.BaseRequest) -> bytes:
+    most = request.client_max_size
+    if (request.content_length or 0) > most:
+        raise too_large(most)
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise too_large(most) from None
+    except (web.RequestPayloadError, ValueError) as error:
+        raise BadCall(f"The body cannot be read: {error}.", code="invalid_body") from None
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {most} bytes.", code="request_too_large")

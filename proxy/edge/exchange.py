@@ -1,0 +1,72 @@
+"""What is known of one request while it is answered, for its headers and its line in the log."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from proxy.types import Usage
+
+REQUEST_ID: Final = "X-Request-Id"
+SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """headers: those that every response to this request carries.  Times in seconds of `perf_counter`."""
+
+    id: str
+    headers: dict[str, str]
+    started: float = field(default_factory=time.perf_counter)
+    caller: str = "-"
+    model: str = "-"
+    route: str = "-"
+    status: int = 0
+    error: str = ""
+    first: float | None = None
+    usage: Usage | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: web.BaseRequest) -> Exchange:
+        """Keeps a sane request id that the client or a gateway gave."""
+        given = request.headers.get(REQUEST_ID, "")
+        made = given if SANE.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        exchange = cls(made, {REQUEST_ID: made})
+        request[KEY] = exchange
+        return exchange
+
+    def answered(self, facts: Mapping[str, str]) -> None:
+        """The first event has arrived."""
+        self.first = time.perf_counter()
+        self.facts = facts
+
+    def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
+        """The headers of an answer: those of every response, and the facts."""
+        headers = dict(self.headers)
+        for name, value in self.facts.items():
+            headers[f"x-gemmapy-{name}"] = header_safe(value)
+        if notes:
+            told = ", ".join(f"{name}={fate}" for name, fate in notes.items())
+            inner = headers.get("x-gemmapy-params")
+            headers["x-gemmapy-params"] = header_safe(f"{told}, {inner}" if inner else told)
+        return headers
+
+
+def header_safe(text: str) -> str:
+    """A header cannot hold line breaks, and a caller's field names are theirs to choose."""
+    return UNSAFE.sub("?", text)[:2000]
+
+
+KEY: Final = web.RequestKey("exchange", Exchange)
+
+
+def exchange_of(request: web.BaseRequest) -> Exchange:
+    return request[KEY]

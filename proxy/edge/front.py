@@ -1,0 +1,132 @@
+"""Every request's way in: who asks, which route, what went wrong, and one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import hdrs, web
+
+from proxy.edge.exchange import Exchange
+from proxy.errors import ProxyError, WrongMethod
+from proxy.identity import Guard
+from proxy.live import Live, Pipeline
+from proxy.wire import openai_errors
+
+log = logging.getLogger("gemmapy.requests")
+failures = logging.getLogger(__name__)
+
+CLIENT_LEFT = 499
+"""nginx's status for a client that did not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the front needs of one configuration; the value of a Pipeline."""
+
+    guard: Guard
+    max_bytes: int
+    alive: Callable[[], Awaitable[Mapping[str, str]]]
+
+
+class Front:
+    """The server's only handler: asks whichever pipeline is newest."""
+
+    def __init__(self, live: Live[Door]) -> None:
+        self.live = live
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = Exchange.of(request)
+        with self.live.pipeline as pipeline:
+            try:
+                response = await self.answered(request, exchange, pipeline)
+                exchange.status = response.status
+                return response
+            except (asyncio.CancelledError, ConnectionError):
+                exchange.status = CLIENT_LEFT
+                raise
+            finally:
+                tell(request, exchange)
+
+    async def answered(
+        self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
+    ) -> web.StreamResponse:
+        try:
+            response = await self.routed(request, exchange, pipeline)
+        except ProxyError as error:
+            exchange.error = error.code or error.kind
+            return error_response(error, exchange)
+        except ConnectionError:
+            raise
+        except Exception:  # the last resort: a fault of ours is told as one, and written down
+            failures.exception("request %s failed", exchange.id)
+            exchange.error = "internal_error"
+            fault = ProxyError(f"The server failed to answer request {exchange.id}.", code="internal_error")
+            return error_response(fault, exchange)
+        if not response.prepared:
+            response.headers.update(exchange.headers)
+        return response
+
+    async def routed(
+        self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
+    ) -> web.StreamResponse:
+        guard = pipeline.value.guard
+        guard.check_site(request)
+        if hdrs.ORIGIN in request.headers:
+            exchange.headers |= guard.cors(request)
+            if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+                return preflight(exchange)
+        router = pipeline.router
+        route, names = await router.find(request)
+        exchange.caller = guard.admit(request, route.who)
+        return await route.handle(request, **names)
+
+
+def preflight(exchange: Exchange) -> web.Response:
+    """What a browser asks before it lets a page call; no headers of permission mean no."""
+    if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in exchange.headers:
+        return web.Response(status=403)
+    allowed = {
+        hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PUT, DELETE, OPTIONS",
+        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "*, Authorization",
+        hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+    }
+    return web.Response(status=204, headers=allowed)
+
+
+def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
+    headers = dict(exchange.headers)
+    if error.wait is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.wait)))
+    if error.status == 401:
+        headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    if isinstance(error, WrongMethod):
+        headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed))
+    body = openai_errors.error_body(error)
+    return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
+
+
+def tell(request: web.BaseRequest, exchange: Exchange) -> None:
+    """One line a request: never a body, never a key."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    now, usage = time.perf_counter(), exchange.usage
+    told = {
+        "id": exchange.id,
+        "caller": exchange.caller,
+        "method": request.method,
+        "path": request.rel_url.raw_path[:500],
+        "route": exchange.route,
+        "model": exchange.model[:200],
+        "status": exchange.status,
+        "error": exchange.error,
+        "tokens_in": usage.prompt_tokens if usage else None,
+        "tokens_out": usage.completion_tokens if usage else None,
+        "first_ms": None if exchange.first is None else round((exchange.first - exchange.started) * 1000, 1),
+        "total_ms": round((now - exchange.started) * 1000, 1),
+        **exchange.facts,
+    }
+    log.info("request", extra={"told": told})

@@ -1,0 +1,51 @@
+"""Whether the server lives, and whether it can do its work.  Runs no model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import orjson
+from aiohttp import web
+
+from proxy.types import Route
+
+FRESH = 1.0
+"""Seconds for which an answer of the upstreams is believed; anybody may ask."""
+
+
+@dataclass(slots=True)
+class Readiness:
+    """Outlives reloads: a server that stops says so before it closes its port."""
+
+    stopping: bool = False
+
+
+@dataclass(slots=True)
+class Health:
+    readiness: Readiness
+    alive: Callable[[], Awaitable[Mapping[str, str]]]
+    asked: float = float("-inf")
+    told: Mapping[str, str] = field(default_factory=dict)
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/healthz", self.healthz, "public")
+        yield Route("GET", "/readyz", self.readyz, "public")
+
+    async def healthz(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=b'{"status":"ok"}', content_type="application/json")
+
+    async def readyz(self, request: web.BaseRequest) -> web.StreamResponse:
+        """200 when an upstream answers; 503 when none does, or when the server is stopping."""
+        upstreams = {name: "unreachable" if why else "ok" for name, why in (await self.upstreams()).items()}
+        ready = "ok" in upstreams.values() and not self.readiness.stopping
+        status = "stopping" if self.readiness.stopping else "ok" if ready else "no upstream answers"
+        body = orjson.dumps({"status": status, "upstreams": upstreams})
+        return web.Response(body=body, content_type="application/json", status=200 if ready else 503)
+
+    async def upstreams(self) -> Mapping[str, str]:
+        now = asyncio.get_running_loop().time()
+        if now - self.asked > FRESH:
+            self.asked, self.told = now, await self.alive()
+        return self.told

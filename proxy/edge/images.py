@@ -1,0 +1,130 @@
+"""Fetches images that messages link to: only from hosts that the operator named, never from private addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+from collections.abc import Callable
+from dataclasses import replace
+from socket import AddressFamily
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from proxy.config import Requests
+from proxy.errors import BadCall
+from proxy.types import Chat, Image
+from proxy.wire.openai_messages import check_image
+
+TIMEOUT: Final = aiohttp.ClientTimeout(total=20, sock_connect=5)
+
+
+def is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_global and not found.is_multicast
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names, and refuses those that lead to a private address.
+
+    The check is made on the very addresses that are then connected to, so that a name cannot change its
+    meaning between the two.
+    """
+
+    def __init__(self, allowed: Callable[[str], bool]) -> None:
+        self.inner = ThreadedResolver()
+        self.allowed = allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: AddressFamily = AddressFamily.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self.inner.resolve(host, port, family=family)
+        if not found or not all(self.allowed(one["host"]) for one in found):
+            raise OSError(f"{host} leads to a private address")
+        return found
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+class Images:
+    def __init__(self, requests: Requests, allowed: Callable[[str], bool] = is_public) -> None:
+        self.hosts = frozenset(host.lower() for host in requests.image_hosts)
+        self.most = requests.max_image_bytes
+        self.allowed = allowed
+
+    async def fetched(self, chat: Chat) -> Chat:
+        """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had."""
+        wanted = [(index, one) for index, message in enumerate(chat.messages) for one in message.images if one.url]
+        if not wanted:
+            return chat
+        for index, image in wanted:
+            self.check(image.url, f"messages[{index}].content")
+        async with self.session() as http:
+            got = await asyncio.gather(
+                *(self.get(http, image.url, f"messages[{index}].content") for index, image in wanted)
+            )
+        found = {image.url: one for (_, image), one in zip(wanted, got, strict=True)}
+        return replace(
+            chat,
+            messages=tuple(
+                replace(message, images=tuple(found.get(one.url, one) for one in message.images))
+                for message in chat.messages
+            ),
+        )
+
+    def check(self, url: str, at: str) -> None:
+        try:
+            parts = urlsplit(url)
+            host, user = (parts.hostname or "").lower(), parts.username
+        except ValueError:
+            raise BadCall(f"Invalid '{at}': the image's URL cannot be read.", param=at) from None
+        if host not in self.hosts or user:
+            message = (
+                f"Invalid '{at}': images are not fetched from '{host[:100]}'; send a data: URL, "
+                "or have the operator list the host under `requests.image_hosts`."
+            )
+            raise BadCall(message, param=at, code="image_url_not_allowed")
+        try:
+            allowed = self.allowed(host.strip("[]"))
+        except ValueError:
+            return  # a name: checked when it is resolved
+        if not allowed:
+            raise BadCall(f"Invalid '{at}': '{host}' is a private address.", param=at, code="image_url_not_allowed")
+
+    def session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(resolver=PublicResolver(self.allowed), use_dns_cache=False)
+        return aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False)
+
+    async def get(self, http: aiohttp.ClientSession, url: str, at: str) -> Image:
+        try:
+            async with http.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise self.lost(at, f"the host answered with status {response.status}")
+                picture = await self.bounded(response, at)
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise self.lost(at, str(error) or "no answer in time") from error
+        check_image(picture, at)
+        return Image(base64.b64encode(picture).decode())
+
+    async def bounded(self, response: aiohttp.ClientResponse, at: str) -> bytes:
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            parts.append(part)
+            size += len(part)
+            if size > self.most:
+                raise BadCall(
+                    f"Invalid '{at}': the image has more than {self.most} bytes.",
+                    param=at,
+                    code="image_too_large",
+                )
+        return b"".join(parts)
+
+    def lost(self, at: str, why: str) -> BadCall:
+        message = f"Invalid '{at}': the image could not be fetched: {why[:200]}."
+        return BadCall(message, param=at, code="image_not_fetched")

@@ -1,0 +1,103 @@
+"""OpenAI's endpoints: chat completions, embeddings, models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.edge.body import read_json
+from proxy.edge.exchange import exchange_of
+from proxy.edge.images import Images
+from proxy.edge.tokens import decoded
+from proxy.edge.writer import Writer
+from proxy.errors import BadCall, NotFound
+from proxy.host import Models
+from proxy.streams import collect
+from proxy.types import Call, Handler, Route
+from proxy.wire import openai_chat, openai_embeddings, openai_models
+from proxy.wire.openai_answer import ChatStyle
+from proxy.wire.openai_messages import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """fields: by chain, the body fields that its plugins declared."""
+
+    config: Config
+    send: Handler
+    writer: Writer
+    models: Models
+    images: Images
+    fields: Mapping[str, Collection[str]]
+
+    def routes(self) -> Iterable[Route]:
+        """A route without a chain is off."""
+        if "chat" in self.config.chains:
+            yield Route("POST", "/v1/chat/completions", self.chat, "user")
+        if "embeddings" in self.config.chains:
+            yield Route("POST", "/v1/embeddings", self.embeddings, "user")
+        yield Route("GET", "/v1/models", self.list_models, "user")
+        yield Route("GET", "/v1/models/{id:.+}", self.one_model, "user")
+
+    async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange, limits = exchange_of(request), self.config.requests
+        bounds = Limits(limits.max_choices, limits.max_depth, limits.max_image_bytes)
+        asked = openai_chat.read_chat(await read_json(request), bounds, self.fields["chat"])
+        self.check_notes(asked.notes)
+        call = Call(
+            id=exchange.id,
+            route="chat",
+            model=asked.model,
+            ask=await self.images.fetched(asked.chat()),
+            stream=asked.stream,
+            caller=exchange.caller,
+            about=asked.about,
+            extra=asked.extra,
+        )
+        style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
+        return await self.writer.answer(request, call, style, asked.notes)
+
+    async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange, limits = exchange_of(request), self.config.requests
+        body = await read_json(request)
+        asked = openai_embeddings.read_embeddings(body, limits.max_inputs, self.fields["embeddings"], limits.max_depth)
+        self.check_notes(asked.notes)
+        exchange.model, exchange.route = asked.model, "embeddings"
+        call = Call(
+            id=exchange.id,
+            route="embeddings",
+            model=asked.model,
+            ask=asked.embed(await decoded(asked.tokens) if asked.tokens else asked.texts),
+            caller=exchange.caller,
+            about=asked.about,
+            extra=asked.extra,
+        )
+        reply = await self.send(call)
+        exchange.answered(reply.facts)
+        answer = await collect(reply)
+        exchange.usage = answer.usage
+        written = openai_embeddings.write_embeddings(asked.model, answer, asked.base64)
+        return web.Response(body=written, content_type="application/json", headers=exchange.telling(asked.notes))
+
+    def check_notes(self, notes: Mapping[str, str]) -> None:
+        if notes and self.config.params == "strict":
+            name, fate = next(iter(notes.items()))
+            message = f"'{name[:100]}' would be {fate}, and this server is set to refuse that (params: strict)."
+            raise BadCall(message, param=name[:100], code="unsupported_parameter")
+
+    async def list_models(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = openai_models.write_models(await self.models.all())
+        return web.Response(body=body, content_type="application/json")
+
+    async def one_model(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        name = unquote(id)  # clients send a `/` in a name as %2F, some of them twice
+        listed = next((one for one in await self.models.all() if one.name == name), None)
+        info = listed or await self.models.info(name)
+        if info is None:
+            message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+            raise NotFound(message, param="model", code="model_not_found")
+        return web.Response(body=openai_models.write_model(info), content_type="application/json")

@@ -1,0 +1,106 @@
+"""What waits to be written to one client: bounded, and never silent for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from proxy.config import Streams
+from proxy.errors import ProxyError, ReaderTooSlow
+from proxy.wire import sse
+
+WAITING: Final = "waiting"
+
+
+class Outlet:
+    """A pump puts bytes in, a writer takes them out in one piece.
+
+    All that arrives at once leaves with one write.  After `heartbeat` seconds without a byte a comment is put
+    in, which says what the call waits for.
+    """
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+        self.loop = asyncio.get_running_loop()
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.begun = False
+        """Whether something was taken: the status is 200 then, and failures can only be told in-band."""
+        self.over = False
+        self.failure: ProxyError | None = None
+        self.ready = asyncio.Event()
+        self.room = asyncio.Event()
+        self.doing = WAITING
+        self.touched = self.loop.time()
+        self.timer: asyncio.TimerHandle | None = None
+        if streams.heartbeat:
+            self.timer = self.loop.call_later(streams.heartbeat, self.beat)
+
+    def progress(self, text: str) -> None:
+        """What a waiting call is doing, for the next heartbeat."""
+        self.doing = text
+
+    def put(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.size += len(data)
+        self.ready.set()
+
+    @property
+    def full(self) -> bool:
+        return self.size > self.streams.buffer_bytes
+
+    async def until_room(self) -> None:
+        """Raises ReaderTooSlow when the client takes nothing for `slow_reader` seconds."""
+        self.room.clear()
+        try:
+            async with asyncio.timeout(self.streams.slow_reader):
+                await self.room.wait()
+        except TimeoutError:
+            message = f"The client read nothing for {self.streams.slow_reader:g} seconds while its buffer was full."
+            raise ReaderTooSlow(message, code="reader_too_slow") from None
+
+    def end(self) -> None:
+        self.over = True
+        self.ready.set()
+
+    def fail(self, error: ProxyError, in_band: bytes) -> None:
+        """Before anything was taken the error has its own status; afterwards it is told in the stream."""
+        if self.begun or self.parts:
+            self.put(in_band)
+        else:
+            self.failure = error
+        self.end()
+
+    async def take(self) -> bytes:
+        """All that waits, b"" at the end.  Raises the failure of a call that sent nothing."""
+        if not self.parts and not self.over:
+            self.ready.clear()
+            await self.ready.wait()
+        if self.failure is not None:
+            raise self.failure
+        data = b"".join(self.parts)
+        self.parts.clear()
+        self.size = 0
+        self.begun = self.begun or bool(data)
+        self.touched = self.loop.time()
+        self.room.set()
+        return data
+
+    def beat(self) -> None:
+        idle = self.loop.time() - self.touched
+        if idle + 0.001 >= self.streams.heartbeat:
+            if not self.parts:
+                self.put(sse.comment(self.doing))
+            idle = 0.0
+        self.timer = self.loop.call_later(self.streams.heartbeat - idle, self.beat)
+
+    def give_up(self, abort: Callable[[], None]) -> None:
+        """A client that still reads nothing would keep the writer waiting for ever; one that is slow gets the end."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_later(self.streams.slow_reader, abort)
+
+    def close(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()

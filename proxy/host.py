@@ -1,0 +1,127 @@
+"""What the pipeline lends to its plugins."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import aiohttp
+from aiohttp import web
+
+from proxy.background import Background
+from proxy.types import Call, Handler, ModelInfo, Reply
+
+log = logging.getLogger(__name__)
+Kept = TypeVar("Kept")
+Happening = TypeVar("Happening")
+
+
+class Clock:
+    """Time and chance, so that tests can bring their own."""
+
+    def time(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds of the event loop's clock; compare with `Call.deadline`."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def uniform(self, low: float, high: float) -> float:
+        return random.uniform(low, high)  # noqa: S311  (spreads retries, guards nothing)
+
+
+class Models(Protocol):
+    """What the upstreams know of their models."""
+
+    async def info(self, name: str) -> ModelInfo | None:
+        """The model behind a name or an alias; None if no upstream lists it."""
+
+    async def all(self) -> list[ModelInfo]:
+        """Every model that callers may ask for, aliases included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Opened once, shared by every pipeline that is built; outlives reloads."""
+
+    http: aiohttp.ClientSession
+    background: Background
+    clock: Clock = field(default_factory=Clock)
+    opened: AsyncExitStack = field(default_factory=AsyncExitStack)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
+        """State that survives a reload: what an earlier pipeline kept under this name, else `make()`."""
+        if name not in self.state:
+            self.state[name] = make()
+        kept: Kept = self.state[name]
+        return kept
+
+
+class Bus:
+    """What one feature tells any other without knowing it; lives as long as its pipeline."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[type, list[Callable[[Any], None]]] = {}
+
+    def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
+        self.listeners.setdefault(kind, []).append(listener)
+
+    def announce(self, event: object) -> None:
+        for listener in self.listeners.get(type(event), ()):
+            listener(event)
+
+
+Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The services, and ways into the pipeline that the plugin is part of.
+
+    send: a call of the plugin's own; with route `internal` no plugin meets its own call.
+    answer: writes the answer to a call as the edge does, streaming where the call streams.
+    models: what the upstreams know of a model.
+    """
+
+    services: Services
+    send: Handler
+    answer: Answerer
+    models: Models
+    bus: Bus = field(default_factory=Bus)
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        return self.services.http
+
+    @property
+    def clock(self) -> Clock:
+        return self.services.clock
+
+    @property
+    def background(self) -> Background:
+        return self.services.background
+
+    def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
+        return self.services.kept(name, make)
+
+    def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
+        self.bus.on(kind, listener)
+
+    def announce(self, event: object) -> None:
+        self.bus.announce(event)
+
+
+async def nowhere(call: Call) -> Reply:
+    """A `send` for plugins that are built only to be checked."""
+    raise LookupError("this pipeline is not running")

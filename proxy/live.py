@@ -1,0 +1,91 @@
+"""The running pipeline, and how a new one takes its place without dropping a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import Generic, TypeVar
+
+from aiohttp import web
+
+from proxy.background import Background
+from proxy.errors import NotFound, WrongMethod
+from proxy.types import Route
+
+Handle = Callable[..., Awaitable[web.StreamResponse]]
+
+
+class Router:
+    """Finds the route of a path: exact ones by one look-up, `{names}` through aiohttp's dispatcher."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self.exact = {(route.method, route.path): route for route in self.routes if "{" not in route.path}
+        self.methods: dict[str, set[str]] = {}
+        self.patterns = web.UrlDispatcher()
+        self.by_handler: dict[Handle, Route] = {}
+        for route in self.routes:
+            if "{" in route.path:
+                self.patterns.add_route(route.method, route.path, route.handle)
+                self.by_handler[route.handle] = route
+            else:
+                self.methods.setdefault(route.path, set()).add(route.method)
+
+    async def find(self, request: web.BaseRequest) -> tuple[Route, Mapping[str, str]]:
+        """Raises NotFound or WrongMethod."""
+        if route := self.exact.get((request.method, request.path)):
+            return route, {}
+        match = await self.patterns.resolve(request)  # type: ignore[arg-type]  # needs no more than a BaseRequest
+        if match.http_exception is None:
+            return self.by_handler[match.handler], match
+        allowed = frozenset(self.methods.get(request.path, ()))
+        if isinstance(match.http_exception, web.HTTPMethodNotAllowed):
+            allowed |= match.http_exception.allowed_methods
+        if allowed:
+            raise WrongMethod(f"{request.method} is not allowed for {request.path}", allowed)
+        raise NotFound(f"Unknown request URL: {request.method} {request.path}", code="unknown_url")
+
+
+Value = TypeVar("Value")
+
+
+class Pipeline(Generic[Value]):
+    """One configuration, built: its routes, its value for the edge, and everything it opened.  Never changes."""
+
+    def __init__(self, router: Router, value: Value, opened: AsyncExitStack) -> None:
+        self.router = router
+        self.value = value
+        self.opened = opened
+        self.calls = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def __enter__(self) -> Pipeline[Value]:
+        self.calls += 1
+        self.idle.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.calls -= 1
+        if not self.calls:
+            self.idle.set()
+
+    async def retire(self) -> None:
+        """Wait for the last call, then close what was opened."""
+        try:
+            await self.idle.wait()
+        finally:
+            await self.opened.aclose()
+
+
+class Live(Generic[Value]):
+    """Holds whichever pipeline is newest; calls that began in an older one end there."""
+
+    def __init__(self, pipeline: Pipeline[Value], background: Background) -> None:
+        self.pipeline = pipeline
+        self.background = background
+
+    def replace(self, pipeline: Pipeline[Value]) -> None:
+        old, self.pipeline = self.pipeline, pipeline
+        self.background.start(old.retire(), "retiring a pipeline")

@@ -1,0 +1,121 @@
+"""The settings reference and the JSON schema, made from the models that check the settings."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from proxy import registry
+from proxy.config import Config
+from proxy.types import JSON
+
+HEAD = """# Settings
+
+Made by `gemmapy-proxy reference` from the code that checks them; do not edit.
+
+Every value may hold `${NAME}` or `${NAME:-default}` from the environment.  Unknown keys are errors.  Times are
+seconds and sizes are bytes.
+"""
+
+
+def settings_page() -> str:
+    """Every setting of the file and of every installed plugin, as Markdown."""
+    parts = [HEAD, *(_section("The file", Config, ""))]
+    for name in sorted(registry.known()):
+        cls = registry.find(name)
+        said = " ".join((cls.__doc__ or _module_doc(cls)).split())
+        parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(cls.Settings)]
+    return "\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _module_doc(cls: type) -> str:
+    import sys
+
+    return (sys.modules[cls.__module__].__doc__ or "").strip()
+
+
+def _section(title: str, model: type[BaseModel], path: str) -> Iterator[str]:
+    said = " ".join((model.__doc__ or "").split())
+    yield f"\n## {title}\n\n{said}\n"
+    yield from _table(model)
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            mapped = typing.get_origin(field.annotation) is dict
+            here = f"{path}{name}" + (".NAME" if mapped else "")
+            yield from _section(f"`{here}`", inner, f"{here}.")
+
+
+def _table(model: type[BaseModel]) -> Iterator[str]:
+    if not model.model_fields:
+        yield "No settings."
+        return
+    yield "| setting | type | default | meaning |\n| --- | --- | --- | --- |"
+    for name, field in model.model_fields.items():
+        said = " ".join((field.description or "").split())
+        yield f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {said} |"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
+
+
+NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    SecretStr: "secret",
+    type(None): "null",
+}
+
+
+def _type(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(one) for one in inner)
+    if origin is typing.Literal:
+        return ", ".join(f"`{one}`" for one in inner)
+    if origin is dict:
+        return f"mapping of {_type(inner[1])}"
+    if origin is tuple:
+        return f"list of {_type(inner[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    return NAMES.get(annotation, "anything")
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel) or value in ({}, ()):
+        return "empty" if value in ({}, ()) else "see below"
+    if isinstance(value, dict):
+        return "see `config/proxy.yaml`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{one}`" for one in value)
+    return "unset" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def schema() -> JSON:
+    """The JSON schema of the file, with the settings of every installed plugin under its own name."""
+    whole = Config.model_json_schema()
+    plugins: dict[str, JSON] = {}
+    for name in sorted(registry.known()):
+        settings = registry.find(name).Settings.model_json_schema()
+        for key, definition in settings.pop("$defs", {}).items():
+            whole.setdefault("$defs", {})[key] = definition
+        settings.setdefault("properties", {})["use"] = {"type": "string"}
+        plugins[name] = {"anyOf": [settings, {"type": "null"}]}
+    whole["properties"]["plugins"]["properties"] = plugins
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "GemmaPy Proxy", **whole}

@@ -1,0 +1,73 @@
+"""From the names in the YAML to living plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from proxy.config import Config
+from proxy.errors import ConfigError
+from proxy.host import Host
+from proxy.types import Plugin
+from proxy.yamlfile import Source
+
+GROUP = "gemmapy_proxy.plugins"
+
+
+def known() -> Mapping[str, Any]:
+    """Every plugin that an installed package offers, by name, not yet imported."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def find(use: str) -> Any:
+    """The class that an entry point name, or a `package.module:Class` path, stands for.
+
+    Raises LookupError, ImportError or AttributeError.
+    """
+    if ":" in use:
+        module, _, name = use.partition(":")
+        return getattr(import_module(module), name)
+    points = known()
+    if use not in points:
+        raise LookupError(f"no plugin is called {use!r}{hint(use, points)}")
+    return points[use].load()
+
+
+def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
+    """Every plugin the configuration declares; or one ConfigError with all that is wrong."""
+    plugins: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, declared in config.plugins.items():
+        settings = dict(declared or {})
+        use = settings.pop("use", name)
+        try:
+            cls = find(use)
+            plugins[name] = cls(source.check(cls.Settings, settings, ("plugins", name)), host)
+        except ConfigError as error:
+            problems += error.problems
+        except (LookupError, ImportError, AttributeError) as error:
+            problems.append(source.problem(("plugins", name), str(error)))
+    problems += chain_problems(config, source, plugins)
+    if problems:
+        raise ConfigError(problems)
+    return plugins
+
+
+def chain_problems(config: Config, source: Source, plugins: Mapping[str, Any]) -> Iterable[str]:
+    for route, names in config.chains.items():
+        for index, name in enumerate(names):
+            place = ("chains", route, index)
+            if name not in config.plugins:
+                yield source.problem(place, f"{name!r} is not under plugins{hint(name, config.plugins)}")
+            elif name in plugins and not isinstance(plugins[name], Plugin):
+                yield source.problem(place, f"{name!r} cannot sit in a chain")
+            elif name in names[:index]:
+                yield source.problem(place, f"{name!r} stands in this chain twice")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,216 @@
+"""The running server: port, signals, reloads, and the order in which it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from proxy import config as configuration
+from proxy.background import Background
+from proxy.build import build
+from proxy.config import Config
+from proxy.edge.front import Door, Front
+from proxy.edge.health import Readiness
+from proxy.errors import ConfigError
+from proxy.host import Services
+from proxy.identity import check_exposure
+from proxy.live import Live
+from proxy.yamlfile import Source
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds between two looks at the configuration file."""
+
+Read = Callable[[], tuple[Config, Source]]
+
+
+@asynccontextmanager
+async def services() -> AsyncIterator[Services]:
+    """Everything that outlives a reload; closed in the end."""
+    async with AsyncExitStack() as opened:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        http = await opened.enter_async_context(
+            aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        )
+        background = Background()
+        opened.push_async_callback(background.aclose)
+        yield Services(http, background, opened=opened)
+
+
+@dataclass(slots=True)
+class Server:
+    """One server on one port.  `live` is replaced by a reload; `listen` is not."""
+
+    config: Config
+    live: Live[Door]
+    services: Services
+    readiness: Readiness
+    read: Read
+    url: str = ""
+
+    async def alive(self) -> Mapping[str, str]:
+        """Upstream -> "" if it answers, else why not."""
+        return await self.live.pipeline.value.alive()
+
+    async def reload(self) -> bool:
+        """Swap in the file's present contents; a wrong file changes nothing and is told."""
+        try:
+            config, source = self.read()
+            pipeline = await build(config, source, self.services, self.readiness)
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("%s", problem)
+            log.error("the configuration is unchanged")
+            return False
+        if config.listen != self.config.listen:
+            log.warning("`listen` changes with a restart only")
+        self.config = config.model_copy(update={"listen": self.config.listen})
+        self.live.replace(pipeline)
+        log.info("the configuration was read again")
+        return True
+
+
+@asynccontextmanager
+async def serving(read: Read, *, insecure: bool = False) -> AsyncIterator[Server]:
+    """A server that answers until the block is left, then drains.
+
+    Raises ConfigError, or OSError if the port is taken.
+    """
+    config, source = read()
+    check_exposure(config, insecure)
+    readiness = Readiness()
+
+    def checked() -> tuple[Config, Source]:
+        found = read()
+        check_exposure(found[0].model_copy(update={"listen": config.listen}), insecure)
+        return found
+
+    async with services() as lent:
+        pipeline = await build(config, source, lent, readiness)
+        live = Live(pipeline, lent.background)
+        server = Server(config, live, lent, readiness, checked)
+        try:
+            async with listening(server):
+                yield server
+        finally:
+            await server.live.pipeline.retire()
+
+
+@asynccontextmanager
+async def listening(server: Server) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def request_of(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        most = server.live.pipeline.value.max_bytes
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most)
+
+    front = web.Server(
+        Front(server.live),
+        request_factory=request_of,
+        handler_cancellation=True,  # a client that leaves before the first byte must be noticed
+        access_log=None,
+        keepalive_timeout=75,
+    )
+    runner = web.ServerRunner(front, shutdown_timeout=server.config.listen.drain)
+    await runner.setup()
+    try:
+        listen = server.config.listen
+        site = web.TCPSite(runner, listen.host, listen.port, reuse_address=True, backlog=1024)
+        await site.start()
+        port = runner.addresses[0][1]
+        host = f"[{listen.host}]" if ":" in listen.host else listen.host
+        server.url = f"http://{host}:{port}"
+        yield
+        await drained(server)
+    finally:
+        server.readiness.stopping = True
+        await runner.cleanup()
+
+
+async def drained(server: Server) -> None:
+    """Readiness goes first; then running calls may finish within `listen.drain` seconds."""
+    server.readiness.stopping = True
+    if server.live.pipeline.calls:
+        log.info("stopping when %s calls have finished", server.live.pipeline.calls)
+    try:
+        async with asyncio.timeout(server.config.listen.drain):
+            await server.live.pipeline.idle.wait()
+    except TimeoutError:
+        log.warning("calls that did not finish in time are cut")
+
+
+async def run(read: Read, path: Path, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(read, insecure=insecure) as server:
+        again = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, again.set)
+        server.services.background.start(reloading(server, again), "reloading")
+        server.services.background.start(watching(path, again), "watching the configuration")
+        await started(server)
+        await stop.wait()
+
+
+async def reloading(server: Server, again: asyncio.Event) -> None:
+    while True:
+        await again.wait()
+        again.clear()
+        await server.reload()
+
+
+async def watching(path: Path, again: asyncio.Event) -> None:
+    """A look at the file's time and size; editors that write a new file in its place are seen too."""
+    seen = mark(path)
+    while True:
+        await asyncio.sleep(LOOK)
+        if (now := mark(path)) != seen:
+            seen = now
+            if now is not None:
+                again.set()
+
+
+def mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def port_is_taken(error: OSError, config: Config) -> str:
+    return f"cannot listen on {config.listen.host}:{config.listen.port}: {error.strerror or error}"
+
+
+def reader(path: Path, host: str | None, port: int | None, demo: bool) -> Read:
+    """Reads the file; what the command line says of it wins."""
+
+    def read() -> tuple[Config, Source]:
+        config, source = configuration.load(path)
+        told = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        config = config.model_copy(update={"listen": config.listen.model_copy(update=told)})
+        if demo:
+            config = with_demo(config)
+        return config, source
+
+    return read
+
+
+def with_demo(config: Config) -> Config:
+    """The same configuration with every upstream simulated."""
+    upstreams = {
+        name: upstream.model_copy(update={"ollama": None, "demo": upstream.demo or configuration.Demo()})
+        for name, upstream in config.upstreams.items()
+    }
+    return config.model_copy(update={"upstreams": upstreams})

@@ -1,0 +1,1 @@
+"""The innermost handlers: where models live."""

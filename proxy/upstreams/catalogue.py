@@ -1,0 +1,142 @@
+"""Where models live, and who may ask for them: the innermost handler of every chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from proxy.config import Model
+from proxy.errors import BadCall, NotFound, UpstreamError
+from proxy.types import Call, Chat, ModelInfo, Reply
+from proxy.upstreams.choices import fanned_out
+from proxy.wire.ollama_chat import Pins
+from proxy.wire.ollama_models import canonical, is_cloud
+
+EVERY = "*"
+LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "draft_num_predict")
+
+
+class Server(Protocol):
+    """One upstream."""
+
+    async def __call__(self, call: Call, info: ModelInfo) -> Reply: ...
+
+    async def models(self) -> Mapping[str, ModelInfo]: ...
+
+    async def find(self, name: str) -> ModelInfo | None: ...
+
+    async def alive(self) -> None: ...
+
+
+class Settled:
+    """The `models:` of the configuration, by canonical name."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self.models = {canonical(name): model for name, model in models.items() if name != EVERY}
+        self.others = models.get(EVERY, Model())
+        self.names = [name for name in models if name != EVERY]
+
+    def of(self, name: str) -> Model:
+        return self.models.get(canonical(name), self.others)
+
+    def pins(self, name: str) -> Pins:
+        model = self.of(name)
+        options = {key: value for key in LOAD_TIME if (value := getattr(model, key)) is not None}
+        return Pins(options, model.shift, model.keep_alive)
+
+
+class Catalogue:
+    """Every upstream's models under the operator's rules; also what plugins see as `host.models`."""
+
+    def __init__(self, settled: Settled, servers: Mapping[str, Server], cloudy: frozenset[str]) -> None:
+        self.settled = settled
+        self.servers = servers
+        self.cloudy = cloudy
+        """Upstreams whose cloud models may be asked for."""
+
+    async def __call__(self, call: Call) -> Reply:
+        """Sends the call to the upstream of its model.  Raises NotFound for what is not there or not allowed."""
+        upstream, info = await self.home(call.model)
+        if isinstance(call.ask, Chat):
+            check_chat(call.model, call.ask, info)
+        inner = call.but(model=info.name)
+        server = self.servers[upstream]
+        reply = await fanned_out(inner, lambda one: server(one, info))
+        return reply.noting(model=info.name, upstream=upstream, digest=info.digest[:10])
+
+    async def home(self, name: str) -> tuple[str, ModelInfo]:
+        """The upstream of a model, and what it says of it."""
+        asked = self.settled.of(name)
+        if not asked.allowed:
+            raise unknown(name)
+        real = asked.alias or name
+        settled = self.settled.of(real)
+        wanted = settled.upstream
+        for upstream in [wanted] if wanted else self.servers:
+            if is_cloud(real) and upstream not in self.cloudy:
+                continue
+            if info := await self.found(upstream, real):
+                return upstream, info
+        raise unknown(name)
+
+    async def found(self, upstream: str, name: str) -> ModelInfo | None:
+        try:
+            return await self.servers[upstream].find(name)
+        except UpstreamError:
+            if len(self.servers) == 1 or self.settled.of(name).upstream:
+                raise
+            return None  # another upstream may have it
+
+    async def info(self, name: str) -> ModelInfo | None:
+        try:
+            return (await self.home(name))[1]
+        except NotFound:
+            return None
+
+    async def all(self) -> list[ModelInfo]:
+        """Raises UpstreamError only if no upstream at all answers."""
+        lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
+        found: dict[str, ModelInfo] = {}
+        for upstream, listed in zip(self.servers, lists, strict=True):
+            if isinstance(listed, UpstreamError):
+                continue
+            if isinstance(listed, BaseException):
+                raise listed
+            for name, info in listed.items():
+                if self.settled.of(name).allowed and (upstream in self.cloudy or not is_cloud(name)):
+                    found.setdefault(name, info)
+        if not found and (failed := next((one for one in lists if isinstance(one, UpstreamError)), None)):
+            raise failed
+        return [*found.values(), *self.aliases(found)]
+
+    def aliases(self, found: Mapping[str, ModelInfo]) -> list[ModelInfo]:
+        """Listed when the model behind them is there, even if that one itself is hidden."""
+        listed = []
+        for name in self.settled.names:
+            model = self.settled.of(name)
+            if model.alias and model.allowed:
+                behind = found.get(canonical(model.alias), ModelInfo(model.alias))
+                listed.append(replace(behind, name=name))
+        return listed
+
+    async def alive(self) -> dict[str, str]:
+        """Upstream -> "" if it answers, else why not."""
+        names = list(self.servers)
+        results = await asyncio.gather(*(self.servers[n].alive() for n in names), return_exceptions=True)
+        return {name: "" if result is None else str(result) for name, result in zip(names, results, strict=True)}
+
+
+def check_chat(asked: str, chat: Chat, info: ModelInfo) -> None:
+    """What Ollama would only notice late or not at all."""
+    if info.can("vision") is False:
+        for index, message in enumerate(chat.messages):
+            if message.images:
+                at = f"messages[{index}].content"
+                raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
+
+
+def unknown(name: str) -> NotFound:
+    message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+    return NotFound(message, param="model", code="model_not_found")

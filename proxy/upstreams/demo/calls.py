@@ -1,0 +1,82 @@
+"""One request as it comes in, and what is remembered of it."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .faults import Fault, taken
+from .gotext import read
+from .refusals import Refused
+
+if TYPE_CHECKING:
+    from .simulator import Simulator
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that was received, whatever became of it."""
+
+    method: str
+    path: str
+    body: Any
+    """Parsed; None if there was none or it was not JSON."""
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    simulator: "Simulator"
+    request: web.Request
+    raw: bytes
+
+    def body(self) -> Any:
+        return read(self.raw)
+
+    def fault(self, *, generates: bool = True) -> Fault | None:
+        return taken(self.simulator.faults, self.request.path, generates)
+
+    def seen(self) -> Seen:
+        try:
+            body = read(self.raw) if self.raw else None
+        except Refused:
+            body = None
+        return Seen(self.request.method, self.request.path, body, self.request.headers)
+
+
+class Watch:
+    """Counts what becomes of one generation."""
+
+    def __init__(self, simulator: "Simulator") -> None:
+        self.simulator = simulator
+        self.finished = False
+
+    @contextmanager
+    def generating(self) -> Iterator[None]:
+        self.simulator.started += 1
+        self.simulator.running += 1
+        self.simulator.note()
+        try:
+            yield
+        finally:
+            self.simulator.running -= 1
+            self.simulator.note()
+
+    def finish(self) -> None:
+        self.finished = True
+        self.simulator.finished += 1
+
+
+@contextmanager
+def watching(simulator: "Simulator", generates: bool) -> Iterator[Watch]:
+    """Notices a client that leaves, be it in the queue, during the load or in the middle of a line."""
+    watch = Watch(simulator)
+    try:
+        yield watch
+    except (asyncio.CancelledError, ConnectionResetError):
+        if generates and not watch.finished:
+            simulator.note_leaving()
+        raise

@@ -1,0 +1,76 @@
+"""Whether a model can do what is asked, in the order in which Ollama looks."""
+
+from dataclasses import replace
+
+from .asks import Ask, Message, schema_of
+from .gotext import quoted
+from .models import Model
+from .names import local, parsed
+from .refusals import NO_IMAGES, NO_LOGPROBS, NO_MULTIMODAL, PREFILL, Refused, nested
+from .shelf import Shelf, Stored
+
+
+def chosen(shelf: Shelf, ask: Ask) -> Stored:
+    """The model asked for, or the words of the endpoint for not having it."""
+    name = parsed(local(ask.model)) if ask.model else None
+    if name is None and ask.chats:
+        raise Refused(400, "invalid model name" if ask.model else "model is required")
+    if stored := shelf.find(name):
+        return stored
+    raise Refused(404, f"model '{ask.model}' not found")
+
+
+def embedder(shelf: Shelf, spelled: str) -> Stored:
+    """The same for embeddings, which quote otherwise."""
+    name = parsed(local(spelled)) if spelled else None
+    if name is None:
+        raise Refused(404, f"model '{spelled}' not found")
+    if stored := shelf.find(name):
+        return stored
+    raise Refused(404, f"model {quoted(spelled)} not found, try pulling it first")
+
+
+def able(ask: Ask, stored: Stored) -> Ask:
+    """The ask as the model will have it, if the model has the capabilities for it."""
+    model, full = stored.model, stored.name.full
+    if ask.raw and any(ask.body.get(name) for name in ("template", "system", "context")):
+        raise Refused(400, "raw mode does not support template, system, or context")
+    if ask.think and not model.can("thinking"):
+        raise Refused(400, f"{quoted(ask.model)} does not support thinking")
+    if not model.can("completion"):
+        raise Refused(400, f"{quoted(ask.model)} does not support {'chat' if ask.chats else 'generate'}")
+    if ask.suffix and not ask.empty and not model.can("insert"):
+        raise Refused(400, f"{full} does not support insert")
+    if ask.tools and not model.can("tools"):
+        raise Refused(400, f"{full} does not support tools")
+    return _with_system(ask, stored.system)
+
+
+def _with_system(ask: Ask, system: str) -> Ask:
+    if not system or ask.empty or ask.raw or ask.messages[0].role == "system":
+        return ask
+    return replace(ask, messages=(Message("system", system), *ask.messages))
+
+
+def fitting(ask: Ask, model: Model) -> None:
+    """What only the runner finds out, once the model is loaded."""
+    schema_of(ask)
+    if ask.images and not model.can("vision"):
+        raise _no_images(model)
+    if model.mode == "native" and ask.chats:
+        _native(ask)
+
+
+def _no_images(model: Model) -> Refused:
+    if model.mode == "native":
+        return nested(500, NO_IMAGES, "server_error")
+    return Refused(500, NO_MULTIMODAL)
+
+
+def _native(ask: Ask) -> None:
+    if any(tool.parameters is None for tool in ask.tools):
+        raise nested(400, "JSON schema error at #: properties must be an object")
+    if ask.tools and ask.logprobs:
+        raise nested(400, NO_LOGPROBS)
+    if [message.role for message in ask.messages[-2:]] == ["assistant", "assistant"]:
+        raise nested(400, PREFILL)

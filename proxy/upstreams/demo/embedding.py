@@ -1,0 +1,93 @@
+"""/api/embed and the legacy /api/embeddings."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .checks import embedder
+from .decode import Body, body_of
+from .delivery import delivered, document
+from .gotext import seconds_of
+from .models import Model
+from .options import LoadOptions, checked_options, load_options
+from .prompts import tokens_of
+from .refusals import NO_EMBEDDINGS, Refused
+from .shelf import Stored
+from .vectors import Vector, shortened, vector
+
+if TYPE_CHECKING:
+    from .calls import Call
+
+
+async def embed(call: "Call") -> web.StreamResponse:
+    body = body_of(call.body(), "EmbedRequest")
+    texts = _inputs(body.get("input"))
+    keep = seconds_of(body.get("keep_alive"))
+    stored = embedder(call.simulator.shelf, body.get("model", ""))
+    wanted = _wanted(body, stored)
+    fault = call.fault(generates=bool(texts))
+    begun = time.perf_counter_ns()
+    with call.simulator.watching(generates=bool(texts)) as watch:
+        async with call.simulator.scheduler.using(stored.model, wanted, keep, fault):
+            ready = time.perf_counter_ns()
+            if not texts:
+                return document({"model": body["model"], "embeddings": []})
+            with watch.generating():
+                vectors, tokens = _vectors(texts, body, stored.model, wanted)
+                answer: dict[str, Any] = {"model": body["model"], "embeddings": vectors}
+                answer["total_duration"] = time.perf_counter_ns() - begun
+                answer["load_duration"] = ready - begun
+                answer |= {"prompt_eval_count": tokens} if tokens else {}
+                response = await delivered(call.request, answer, fault)
+                watch.finish()
+                return response
+
+
+async def embeddings(call: "Call") -> web.StreamResponse:
+    """The old endpoint: one prompt, doubles instead of floats, and all errors are 500."""
+    body = body_of(call.body(), "EmbeddingRequest")
+    keep = seconds_of(body.get("keep_alive"))
+    stored = embedder(call.simulator.shelf, body.get("model", ""))
+    wanted, prompt = _wanted(body, stored), body.get("prompt", "")
+    fault = call.fault(generates=bool(prompt))
+    with call.simulator.watching(generates=bool(prompt)) as watch:
+        async with call.simulator.scheduler.using(stored.model, wanted, keep, fault):
+            if not prompt:
+                return document({"embedding": []})
+            with watch.generating():
+                if not stored.model.can("embedding"):
+                    raise Refused(500, NO_EMBEDDINGS)
+                found = vector(prompt, stored.model.dimensions).astype(float) * 10.0
+                response = await delivered(call.request, {"embedding": found}, fault)
+                watch.finish()
+                return response
+
+
+def _wanted(body: Body, stored: Stored) -> LoadOptions:
+    # There is no shift here, so a model that chats without it is loaded anew.
+    options = checked_options({**stored.parameters, **body.get("options", {})})
+    return load_options(options, None, stored.model)
+
+
+def _inputs(given: Any) -> list[str]:
+    if given is None or given == "":
+        return []
+    texts = given if isinstance(given, list) else [given]
+    if not all(isinstance(text, str) for text in texts):
+        raise Refused(400, "invalid input type")
+    return texts
+
+
+def _vectors(texts: list[str], body: Body, model: Model, wanted: LoadOptions) -> tuple[list[Vector], int]:
+    """Their embeddings, and the tokens that were read for them."""
+    if not model.can("embedding"):
+        raise Refused(501, NO_EMBEDDINGS)
+    room = min(wanted.room(model), model.context) - 2  # One each for BOS and EOS.
+    pieces = [tokens_of(text) for text in texts]
+    if body.get("truncate") is False and any(len(tokens) > room for tokens in pieces):
+        raise Refused(400, "the input length exceeds the context length")
+    kept = [tokens[: max(room, 0)] for tokens in pieces]
+    wide = body.get("dimensions", 0)
+    vectors = [shortened(vector("".join(tokens), model.dimensions), wide) for tokens in kept]
+    return vectors, sum(len(tokens) + 2 for tokens in kept)

@@ -1,0 +1,189 @@
+"""An answer cut into the lines of a stream, in either style of Ollama."""
+
+import hashlib
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+from zlib import crc32
+
+import orjson
+
+from .answers import Said
+from .models import Mode
+from .prompts import tokens_of
+
+Json = dict[str, Any]
+SIZES = (1, 1, 2, 1, 3)
+"""Tokens on a line, over and over: lines are not tokens."""
+HELD_BACK = 7
+"""Every so many lines one has logprobs only, and its text comes with the next."""
+REPEATS = 30
+"""Like pieces in a row that Ollama bears where it generates itself."""
+LETTERS = string.ascii_lowercase + string.digits
+ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    text: str = ""
+    thinking: str = ""
+    calls: tuple[Json, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How an answer has to be cut."""
+
+    mode: Mode = "native"
+    limit: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+    ids: bool = True
+    patient: bool = True
+    """Whether an answer may repeat itself without end, as in a native chat."""
+    seed: str = ""
+    """Makes the ids of tool calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    lines: list[Line]
+    last: Line
+    """What the done line carries."""
+    reason: str
+    tokens: int
+    text: str = ""
+    broken: bool = False
+    """Whether it repeated itself so long that Ollama gave it up, without a last line."""
+
+
+def script_of(said: Said, rules: Rules) -> Script:
+    said = _stopped(said, rules.stop)
+    calls = _calls(said, rules)
+    size = sum(len(tokens_of(orjson.dumps(call["function"]).decode())) for call in calls)
+    spoken, tokens = _limited([*_thinking(said), *_text(said)], rules.limit)
+    over = rules.limit is not None and tokens + size >= rules.limit
+    if over and rules.limit is not None and tokens + size > rules.limit:
+        # A call that was cut short cannot be parsed, and is dropped.
+        calls, size = [], 0
+    lines = list(_held(spoken)) if rules.logprobs and not said.pieces else spoken
+    lines, last = _placed(lines, calls, rules.mode, bool(said.pieces))
+    text = "".join(line.text for line in spoken)
+    script = Script(lines, last, "length" if over else said.done_reason, tokens + size, text)
+    return script if rules.patient else _given_up(script)
+
+
+def _given_up(script: Script) -> Script:
+    """The script up to where its pieces have been the same for too long."""
+    row = 0
+    for place, line in enumerate(script.lines):
+        row = row + 1 if place and line.text and line.text == script.lines[place - 1].text else 0
+        if row >= REPEATS:
+            return replace(script, lines=script.lines[:place], broken=True)
+    return script
+
+
+def _stopped(said: Said, stops: tuple[str, ...]) -> Said:
+    """Cut before the first stop string, wherever in the answer it is."""
+    thinking, text = _before(said.thinking, stops), _before(said.whole, stops)
+    if thinking != said.thinking:
+        return replace(said, thinking=thinking, text="", pieces=(), tool_calls=())
+    if text != said.whole:
+        return replace(said, text=text, pieces=(), tool_calls=())
+    return said
+
+
+def _before(text: str, stops: tuple[str, ...]) -> str:
+    found = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def _thinking(said: Said) -> Iterator[Line]:
+    for tokens in _grouped(said.thinking):
+        yield Line(thinking="".join(tokens), tokens=tokens)
+
+
+def _text(said: Said) -> Iterator[Line]:
+    pieces = [tuple(tokens_of(piece)) for piece in said.pieces] or _grouped(said.text)
+    for tokens in pieces:
+        yield Line(text="".join(tokens), tokens=tokens)
+
+
+def _grouped(text: str) -> Iterator[tuple[str, ...]]:
+    tokens, place = tokens_of(text), 0
+    for size in cycle(SIZES):
+        if place >= len(tokens):
+            return
+        yield tuple(tokens[place : place + size])
+        place += size
+
+
+def _limited(lines: list[Line], limit: int | None) -> tuple[list[Line], int]:
+    """As many lines as the limit allows, and their tokens."""
+    kept, count = [], 0
+    for line in lines:
+        room = len(line.tokens) if limit is None else min(len(line.tokens), limit - count)
+        if room < len(line.tokens):
+            cut = line.tokens[:room]
+            text = "".join(cut)
+            line = Line(text=text, tokens=cut) if line.text else Line(thinking=text, tokens=cut)
+        if line.tokens or limit is None:
+            kept.append(line)
+        count += room
+    return kept, count
+
+
+def _held(lines: list[Line]) -> Iterator[Line]:
+    held = ""
+    for place, line in enumerate(lines, start=1):
+        if place % HELD_BACK == 0 and place < len(lines) and line.text:
+            held += line.text
+            yield Line(tokens=line.tokens)
+        else:
+            yield replace(line, text=held + line.text)
+            held = ""
+
+
+def _placed(lines: list[Line], calls: list[Json], mode: Mode, cut: bool) -> tuple[list[Line], Line]:
+    """Native: all calls on the done line. Rendered: a line each before it, and text may end on it."""
+    if mode == "native":
+        return lines, Line(calls=tuple(calls))
+    if not calls and not cut and len(lines) > 1 and lines[-1].text:
+        return lines[:-1], lines[-1]
+    return lines + [Line(calls=(call,)) for call in calls], Line()
+
+
+def _calls(said: Said, rules: Rules) -> list[Json]:
+    calls = []
+    for place, (name, arguments) in enumerate(said.tool_calls):
+        index = place if rules.mode == "native" else 0
+        call: Json = {"function": {"index": index, "name": name, "arguments": arguments}}
+        calls.append({"id": _id(rules, place, name)} | call if rules.ids else call)
+    return calls
+
+
+def _id(rules: Rules, place: int, name: str) -> str:
+    digest = hashlib.sha256(f"{rules.seed}\0{place}\0{name}".encode()).digest()
+    if rules.mode == "native":
+        return "".join(ALPHANUMERIC[byte % len(ALPHANUMERIC)] for byte in digest)
+    return "call_" + "".join(LETTERS[byte % len(LETTERS)] for byte in digest[:8])
+
+
+def logprobs_of(tokens: tuple[str, ...], top: int) -> list[Json]:
+    return [_logprob(token, top) for token in tokens]
+
+
+def _logprob(token: str, top: int) -> Json:
+    # Low enough that no alternative can be likelier than the token itself.
+    likely = _entry(token, -(crc32(token.encode()) % 600) / 1000 - 0.001)
+    if not top:
+        return likely
+    others = [_entry(f"{token}{number}", -1.0 - number) for number in range(1, top)]
+    return {**likely, "top_logprobs": [likely, *others]}
+
+
+def _entry(token: str, logprob: float) -> Json:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

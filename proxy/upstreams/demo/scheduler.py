@@ -1,0 +1,205 @@
+"""Which models are loaded: one load at a time, a bounded queue, idle times, eviction."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from .faults import LOADING, Fault
+from .models import Model
+from .options import LoadOptions
+from .refusals import BUSY, CANCELED, Refused
+
+IDLE = 300.0
+"""Seconds a model stays without being asked, if the request does not say."""
+FOREVER = 292 * 365.25 * 86_400
+"""Go's longest duration, which stands for a negative keep_alive."""
+
+
+class Runner:
+    """A loaded model."""
+
+    def __init__(self, model: Model, wanted: LoadOptions, parallel: int) -> None:
+        self.model = model
+        self.wanted = wanted
+        self.slots = asyncio.Semaphore(parallel)
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.active = 0
+        self.keep = IDLE
+        self.expires = math.inf
+        self.prompt = ""
+        """The last prompt, which its cache holds."""
+
+
+class Load:
+    """A load under way, and all who wait for it."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+        self.trouble: Refused | None = None
+
+    def end(self, trouble: Refused | None = None) -> None:
+        if not self.over.is_set():
+            self.trouble = trouble
+            self.over.set()
+
+    async def last(self, seconds: float) -> None:
+        """The time it takes, unless somebody who waits for it leaves."""
+        if seconds > 0 and not self.over.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.over.wait()
+            except TimeoutError:
+                return
+        if self.trouble:
+            raise self.trouble
+
+
+@dataclass
+class Scheduler:
+    load_time: float = 0.0
+    max_loaded: int = 3
+    max_queue: int = 512
+    parallel: int = 1
+    clock: Callable[[], float] = field(kw_only=True)
+    loads: int = 0
+    reloads: int = 0
+    evictions: int = 0
+    load_aborts: int = 0
+
+    def __post_init__(self) -> None:
+        self.loaded: dict[str, Runner] = {}
+        self._under_way: dict[tuple[str, LoadOptions], Load] = {}
+        self._turn = asyncio.Lock()
+        self._pending = 0
+
+    @asynccontextmanager
+    async def using(
+        self, model: Model, wanted: LoadOptions, keep: float | None, fault: Fault | None
+    ) -> AsyncIterator[Runner]:
+        """The model loaded as wanted, with one of its slots held."""
+        runner = await self._ready(model, wanted, fault)
+        runner.active += 1
+        runner.idle.clear()
+        runner.keep = IDLE if keep is None else keep
+        try:
+            async with runner.slots:
+                yield runner
+        finally:
+            self._release(runner)
+
+    def unload(self, model: Model) -> None:
+        self.loaded.pop(model.name, None)
+
+    def current(self) -> list[Runner]:
+        """The loaded models, the one that stays longest first."""
+        self._sweep()
+        return sorted(self.loaded.values(), key=lambda runner: -self.expiry(runner))
+
+    def expiry(self, runner: Runner) -> float:
+        at = runner.expires if math.isfinite(runner.expires) else self.clock() + min(runner.keep, FOREVER)
+        return min(at, self.clock() + FOREVER)
+
+    def _release(self, runner: Runner) -> None:
+        runner.active -= 1
+        if runner.active:
+            return
+        runner.idle.set()
+        runner.expires = self.clock() + runner.keep
+        self._sweep()
+
+    def _sweep(self) -> None:
+        for name, runner in list(self.loaded.items()):
+            if not runner.active and runner.expires <= self.clock():
+                del self.loaded[name]
+
+    def _fitting(self, model: Model, wanted: LoadOptions) -> Runner | None:
+        self._sweep()
+        runner = self.loaded.get(model.name)
+        if runner is None or runner.wanted != wanted:
+            return None
+        self.loaded[model.name] = self.loaded.pop(model.name)  # The order is that of last use.
+        return runner
+
+    async def _ready(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> Runner:
+        if fault and fault.kind in LOADING:
+            self.unload(model)
+        if runner := self._fitting(model, wanted):
+            return runner
+        if self._pending > self.max_queue:
+            raise Refused(503, BUSY)
+        self._pending += 1
+        try:
+            return await self._queued(model, wanted, fault)
+        finally:
+            self._pending -= 1
+
+    async def _queued(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> Runner:
+        while not (runner := self._fitting(model, wanted)):
+            load = self._under_way.get((model.name, wanted))
+            if load and not load.over.is_set():
+                await self._joined(load)
+            else:
+                await self._load(model, wanted, fault)
+        return runner
+
+    async def _joined(self, load: Load) -> None:
+        try:
+            await load.over.wait()
+        except asyncio.CancelledError:
+            self._abort(load)
+            raise
+        if load.trouble:
+            raise load.trouble
+
+    async def _load(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> None:
+        load = self._under_way[model.name, wanted] = Load()
+        try:
+            async with self._turn:
+                await self._make_room(model)
+                await load.last(_seconds(self.load_time, fault))
+                if fault and fault.kind == "load_failure":
+                    raise Refused(500, fault.text)
+                self.loaded[model.name] = Runner(model, wanted, self.parallel)
+        except asyncio.CancelledError:
+            self._abort(load)
+            raise
+        except Refused as trouble:
+            load.end(trouble)
+            raise
+        finally:
+            load.end()
+            # One that was aborted in the queue may have been followed by another since.
+            if self._under_way.get((model.name, wanted)) is load:
+                del self._under_way[model.name, wanted]
+
+    def _abort(self, load: Load) -> None:
+        """Whoever leaves while a model loads takes the load along, for all who wait for it."""
+        if not load.over.is_set():
+            self.load_aborts += 1
+            load.end(Refused(499, CANCELED))
+
+    async def _make_room(self, model: Model) -> None:
+        if runner := self.loaded.get(model.name):
+            self.reloads += 1
+            await _idle(runner)
+            self.unload(model)
+            return
+        self.loads += 1
+        while len(self.loaded) >= self.max_loaded:
+            waiting = [item for item in self.loaded.values() if not item.active]
+            victim = (waiting or list(self.loaded.values()))[0]
+            await _idle(victim)
+            if self.loaded.pop(victim.model.name, None):
+                self.evictions += 1
+
+
+async def _idle(runner: Runner) -> None:
+    while runner.active:
+        await runner.idle.wait()
+
+
+def _seconds(load_time: float, fault: Fault | None) -> float:
+    return load_time + (fault.seconds if fault and fault.kind == "slow_load" else 0.0)

@@ -1,0 +1,124 @@
+"""The models on the simulated disk, and how they are described."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .gotext import stamp
+from .models import Model
+from .names import Name, parsed
+
+MOST = 1_000
+"""Models and blobs kept; nothing here may grow without bound."""
+SIZE = 4_661_224_676
+ORDER = ("completion", "vision", "tools", "insert", "thinking", "embedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A model as it lies on disk, with what a Modelfile added."""
+
+    model: Model
+    modified: float
+    parent: str = ""
+    system: str = ""
+    template: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> Name:
+        name = parsed(self.model.name)
+        if name is None:
+            raise ValueError(f"{self.model.name!r} is not a valid name of a model")
+        return name
+
+
+class Shelf:
+    """Stored models by their full names, whatever the case."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self.blobs: dict[str, None] = {}
+        self._stored: dict[str, Stored] = {}
+        for model in models:
+            self.keep(Stored(model, time.time()))
+
+    def keep(self, stored: Stored) -> None:
+        self._stored[stored.name.key] = stored
+        if len(self._stored) > MOST:
+            del self._stored[next(iter(self._stored))]
+
+    def keep_blob(self, digest: str) -> None:
+        self.blobs[digest] = None
+        if len(self.blobs) > MOST:
+            del self.blobs[next(iter(self.blobs))]
+
+    def find(self, name: Name | None) -> Stored | None:
+        return self._stored.get(name.key) if name else None
+
+    def remove(self, name: Name) -> Stored | None:
+        return self._stored.pop(name.key, None)
+
+    def all(self) -> list[Stored]:
+        """Newest first."""
+        return sorted(self._stored.values(), key=lambda stored: -stored.modified)
+
+
+def capabilities(model: Model) -> list[str]:
+    return sorted(model.capabilities, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+def details(stored: Stored) -> dict[str, Any]:
+    family = "bert" if stored.model.can("embedding") else "llama"
+    return {
+        "parent_model": stored.parent,
+        "format": "gguf",
+        "family": family,
+        "families": [family],
+        "parameter_size": "8.0B",
+        "quantization_level": "Q4_K_M",
+    }
+
+
+def tagged(stored: Stored, old: bool) -> dict[str, Any]:
+    """An entry of /api/tags; old servers say nothing of capabilities and lengths."""
+    model, about = stored.model, details(stored)
+    entry = {
+        "name": stored.name.short,
+        "model": stored.name.short,
+        "modified_at": stamp(stored.modified),
+        "size": SIZE,
+        "digest": model.digest,
+        "details": about,
+    }
+    if old:
+        return entry
+    about |= {"context_length": model.context, "embedding_length": model.dimensions}
+    return entry | {"capabilities": capabilities(model)}
+
+
+def shown(stored: Stored) -> dict[str, Any]:
+    """The answer of /api/show."""
+    model, about = stored.model, details(stored)
+    family = about["family"]
+    template = stored.template or ("{{ .Prompt }}" if model.mode == "rendered" else "")
+    return {
+        "license": "simulated",
+        "modelfile": f"FROM {stored.name.short}\n",
+        "parameters": "\n".join(f"{name:<30} {_value(value)}" for name, value in stored.parameters.items()),
+        "template": template,
+        "system": stored.system,
+        "details": about,
+        "model_info": {
+            "general.architecture": family,
+            "general.parameter_count": 8_030_261_312,
+            f"{family}.context_length": model.context,
+            f"{family}.embedding_length": model.dimensions,
+        },
+        "capabilities": capabilities(model),
+        "modified_at": stamp(stored.modified),
+    }
+
+
+def _value(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,118 @@
+"""The simulated Ollama server: its state, its counters, and its web application."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from aiohttp import web
+
+from .answers import Said
+from .asks import Ask
+from .calls import Seen, Watch, watching
+from .faults import Fault
+from .models import CATALOGUE, Model
+from .prompts import Prompt
+from .routes import application
+from .scheduler import Scheduler
+from .shelf import Shelf
+
+Say = Callable[[dict[str, Any]], Said | None]
+
+
+class Simulator:
+    """A server that answers like Ollama without a model, and goes wrong when told to.
+
+    delay: seconds between lines. load_time: seconds that a cold model takes.
+    parallel: requests that one model answers at a time (Ollama's own default is 1).
+    split: bytes after which a line is cut into another packet; 0 = never.
+    profile: "old" is a server without capabilities in tags, ids of tool calls and logprobs.
+    """
+
+    def __init__(  # noqa: PLR0913 -- every one of them is a knob, given by name
+        self,
+        *,
+        models: Iterable[Model] = CATALOGUE,
+        delay: float = 0.0,
+        load_time: float = 0.0,
+        max_loaded: int = 3,
+        max_queue: int = 512,
+        parallel: int = 4,
+        version: str = "0.33.0",
+        profile: Literal["new", "old"] = "new",
+        faults: Iterable[Fault] = (),
+        say: Say | None = None,
+        split: int = 0,
+        strict_hosts: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.models = tuple(models)
+        self.shelf = Shelf(self.models)
+        self.scheduler = Scheduler(load_time, max_loaded, max_queue, parallel, clock=clock)
+        self.delay = delay
+        self.version = version
+        self.profile = profile
+        self.faults = deque(faults)
+        self.say = say
+        self.split = split
+        self.strict_hosts = strict_hosts
+        self.seen: deque[Seen] = deque(maxlen=1_000)
+        self.calls: Counter[str] = Counter()
+        self.started = self.finished = self.abandoned = self.running = 0
+        self._news = asyncio.Event()
+
+    @property
+    def loads(self) -> int:
+        """Loads of cold models."""
+        return self.scheduler.loads
+
+    @property
+    def reloads(self) -> int:
+        """Loads because the load-time options of a request differed from those of the loaded model."""
+        return self.scheduler.reloads
+
+    @property
+    def evictions(self) -> int:
+        return self.scheduler.evictions
+
+    @property
+    def load_aborts(self) -> int:
+        """Loads given up because a client that waited for them left."""
+        return self.scheduler.load_aborts
+
+    def app(self) -> web.Application:
+        return application(self)
+
+    def said(self, ask: Ask, prompt: Prompt) -> Said | None:
+        """What a test wants said to this request, if it does."""
+        return self.say(ask.body) if self.say else None
+
+    def watching(self, *, generates: bool) -> AbstractContextManager[Watch]:
+        return watching(self, generates)
+
+    def note_leaving(self) -> None:
+        self.abandoned += 1
+        self.note()
+
+    def note(self) -> None:
+        """Tells whoever waits that something has happened."""
+        self._news.set()
+
+    async def until_abandoned(self, n: int = 1, within: float = 2.0) -> None:
+        """Returns when n clients have left before their answers were complete.
+
+        Raises TimeoutError after `within` seconds.
+        """
+        await self.until(lambda: self.abandoned >= n, within)
+
+    async def until(self, holds: Callable[[], bool], within: float = 2.0) -> None:
+        """Returns when the condition on this simulator's counters holds.
+
+        Raises TimeoutError after `within` seconds.
+        """
+        async with asyncio.timeout(within):
+            while not holds():
+                self._news.clear()
+                await self._news.wait()

@@ -1,0 +1,167 @@
+"""The endpoints about models themselves: reading, and in-memory versions of those that write."""
+
+import hashlib
+import re
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .decode import Body, body_of
+from .delivery import Delivery, delivered, document
+from .gotext import quoted, stamp
+from .models import CATALOGUE
+from .names import Name, local, parsed
+from .refusals import Refused
+from .shelf import SIZE, Stored, details, shown, tagged
+
+if TYPE_CHECKING:
+    from .calls import Call
+
+DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
+
+
+async def root(call: "Call") -> web.StreamResponse:
+    return web.Response(text="Ollama is running")
+
+
+async def version(call: "Call") -> web.StreamResponse:
+    return await delivered(call.request, {"version": call.simulator.version}, call.fault())
+
+
+async def status(call: "Call") -> web.StreamResponse:
+    return document({"cloud": {"disabled": True, "source": "env"}})
+
+
+async def tags(call: "Call") -> web.StreamResponse:
+    old = call.simulator.profile == "old"
+    models = [tagged(stored, old) for stored in call.simulator.shelf.all()]
+    return await delivered(call.request, {"models": models}, call.fault())
+
+
+async def ps(call: "Call") -> web.StreamResponse:
+    scheduler = call.simulator.scheduler
+    models = []
+    for runner in scheduler.current():
+        stored = call.simulator.shelf.find(parsed(runner.model.name))
+        entry = {"name": runner.model.name, "model": runner.model.name, "size": SIZE}
+        entry |= {"digest": runner.model.digest, "details": details(stored) if stored else {}}
+        entry |= {"expires_at": stamp(scheduler.expiry(runner)), "size_vram": 0}
+        models.append(entry | {"context_length": runner.wanted.room(runner.model)})
+    return await delivered(call.request, {"models": models}, call.fault())
+
+
+async def show(call: "Call") -> web.StreamResponse:
+    body = body_of(call.body(), "ShowRequest")
+    spelled = body.get("model") or body.get("name", "")
+    if not spelled:
+        raise Refused(400, "model is required")
+    name = parsed(local(spelled))
+    if name is None:
+        raise Refused(400, "invalid model name")
+    if not (stored := call.simulator.shelf.find(name)):
+        raise Refused(404, f"model '{name.short}' not found")
+    return await delivered(call.request, shown(stored), call.fault())
+
+
+async def delete(call: "Call") -> web.StreamResponse:
+    body = body_of(call.body(), "DeleteRequest")
+    spelled = body.get("model") or body.get("name", "")
+    name = _valid(spelled, f"name {quoted(spelled)} is invalid")
+    if not (gone := call.simulator.shelf.remove(name)):
+        raise Refused(404, f"model '{spelled}' not found")
+    call.simulator.scheduler.unload(gone.model)
+    return web.Response()
+
+
+async def copy(call: "Call") -> web.StreamResponse:
+    body = body_of(call.body(), "CopyRequest")
+    source, destination = body.get("source", ""), body.get("destination", "")
+    old = _valid(source, f"source {quoted(source)} is invalid")
+    new = _valid(destination, f"destination {quoted(destination)} is invalid")
+    if not (stored := call.simulator.shelf.find(old)):
+        raise Refused(404, f"model {quoted(source)} not found")
+    call.simulator.shelf.keep(_renamed(stored, new))
+    return web.Response()
+
+
+async def pull(call: "Call") -> web.StreamResponse:
+    """The models of the catalogue can be had again; no other is in this registry."""
+    body = body_of(call.body(), "PullRequest")
+    name = _valid(body.get("model") or body.get("name", ""), "invalid model name")
+    found = next((model for model in CATALOGUE if (known := parsed(model.name)) and known.key == name.key), None)
+    lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
+    if found is None:
+        return await _told(call, body, [*lines, {"error": "pull model manifest: file does not exist"}])
+    part: dict[str, Any] = {"status": f"pulling {found.digest[:12]}", "digest": f"sha256:{found.digest}"}
+    lines += [part | {"total": SIZE, "completed": done} for done in (SIZE // 2, SIZE)]
+    lines += [{"status": text} for text in ("verifying sha256 digest", "writing manifest", "success")]
+    call.simulator.shelf.keep(Stored(found, time.time()))
+    return await _told(call, body, lines)
+
+
+async def create(call: "Call") -> web.StreamResponse:
+    """A model made from another one, with a system prompt and parameters of its own."""
+    body = body_of(call.body(), "CreateRequest")
+    name = _valid(body.get("model") or body.get("name", ""), "invalid model name")
+    if not body.get("from"):
+        raise Refused(400, "neither 'from' or 'files' was specified")
+    base = call.simulator.shelf.find(parsed(local(body["from"])))
+    if base is None:
+        return await _told(call, body, [{"error": "pull model manifest: file does not exist"}])
+    changed = {key: body[key] for key in ("system", "template") if body.get(key)}
+    made = replace(_renamed(base, name), parent=base.name.short, **changed)
+    parameters = {**base.parameters, **body.get("parameters", {})}
+    call.simulator.shelf.keep(replace(made, parameters=parameters))
+    used = {"status": f"using existing layer sha256:{base.model.digest}"}
+    return await _told(call, body, [used, {"status": "writing manifest"}, {"status": "success"}])
+
+
+async def blob(call: "Call") -> web.StreamResponse:
+    digest = _digest(call)
+    if digest not in call.simulator.shelf.blobs:
+        raise Refused(404, "blob not found")
+    return web.Response()
+
+
+async def upload(call: "Call") -> web.StreamResponse:
+    """Only the digest is kept of what is uploaded."""
+    digest, found = _digest(call), hashlib.sha256()
+    async for piece in call.request.content.iter_any():
+        found.update(piece)
+    if digest in call.simulator.shelf.blobs:
+        return web.Response()
+    got = f"sha256:{found.hexdigest()}"
+    if got != digest:
+        raise Refused(400, f"digest mismatch, expected {quoted(digest)}, got {quoted(got)}")
+    call.simulator.shelf.keep_blob(digest)
+    return web.Response(status=201)
+
+
+def _digest(call: "Call") -> str:
+    match = DIGEST.fullmatch(call.request.match_info["digest"])
+    if not match:
+        raise Refused(400, "invalid digest format")
+    return f"sha256:{match[1].lower()}"
+
+
+def _valid(spelled: str, complaint: str) -> Name:
+    if name := parsed(spelled):
+        return name
+    raise Refused(400, complaint)
+
+
+def _renamed(stored: Stored, name: Name) -> Stored:
+    return replace(stored, model=replace(stored.model, name=name.short), modified=time.time())
+
+
+async def _told(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
+    """Status lines, or without a stream only how it ended."""
+    if body.get("stream", True):
+        sending = Delivery(call.request, True, call.fault(), call.simulator.delay, call.simulator.split)
+        await sending.lines(lines)
+        return await sending.end()
+    if error := lines[-1].get("error"):
+        raise Refused(500, error)
+    return document(lines[-1])

@@ -1,0 +1,77 @@
+"""Loads cold models by a call of its own, so that a client that leaves does not abort the load for others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxy.background import Background
+from proxy.errors import ProxyError, UpstreamError
+from proxy.host import Clock
+from proxy.types import ModelInfo
+from proxy.upstreams.ollama_http import OllamaHttp
+from proxy.wire import ollama_chat, ollama_models
+from proxy.wire.ollama_chat import Pins
+
+FRESH = 2.0
+"""Seconds for which the list of loaded models is believed."""
+
+
+class Loading:
+    def __init__(self, ollama: OllamaHttp, background: Background, clock: Clock, limit: float) -> None:
+        self.ollama = ollama
+        self.background = background
+        self.clock = clock
+        self.limit = limit
+        """Seconds that a load may take."""
+        self.loaded: set[str] = set()
+        self.asked = float("-inf")
+        self.asking: asyncio.Task[None] | None = None
+        self.loads: dict[str, asyncio.Task[None]] = {}
+
+    async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
+        """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
+        name = ollama_models.canonical(info.name)
+        stale = self.clock.monotonic() - self.asked > FRESH
+        if name in self.loaded:
+            if stale:
+                self.refreshing()
+            return
+        if stale and name not in self.loads:
+            await asyncio.shield(self.refreshing())
+        if name not in self.loaded:
+            progress(f"loading {info.name}")
+            await asyncio.shield(self.load(name, info, pins))
+
+    def refreshing(self) -> asyncio.Task[None]:
+        if self.asking is None or self.asking.done():
+            self.asking = self.background.start(self.refresh(), f"listing what {self.ollama.url} has loaded")
+        return self.asking
+
+    async def refresh(self) -> None:
+        try:
+            self.loaded = ollama_models.read_loaded(await self.ollama.ask("/api/ps"))
+        except ProxyError:
+            self.loaded = set()  # unknown; a load of a loaded model costs next to nothing
+        self.asked = self.clock.monotonic()
+
+    def load(self, name: str, info: ModelInfo, pins: Pins) -> asyncio.Task[None]:
+        """One load a model at a time, shared by all who wait for it."""
+        if name not in self.loads:
+            task = self.background.start(self.loading(name, info, pins), f"loading {info.name}")
+            self.loads[name] = task
+            task.add_done_callback(lambda _: self.loads.pop(name))
+        return self.loads[name]
+
+    async def loading(self, name: str, info: ModelInfo, pins: Pins) -> None:
+        if info.can("embedding") and not info.can("completion"):
+            path, body = "/api/embed", ollama_chat.embed_body(info.name, (), None, pins)
+        else:
+            path, body = "/api/chat", ollama_chat.load_body(info.name, pins)
+        try:
+            async with asyncio.timeout(self.limit):
+                await self.ollama.ask(path, body, info.name)
+        except TimeoutError:
+            message = f"{info.name} was not loaded within {self.limit:g} seconds."
+            raise UpstreamError(message, "load") from None
+        self.loaded.add(name)

@@ -1,0 +1,146 @@
+"""One Ollama server as a handler: a Call in, Ollama's native API asked, Events out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from proxy.config import Upstream
+from proxy.errors import BadCall, UpstreamError
+from proxy.host import Services
+from proxy.streams import begun, replay
+from proxy.types import Call, Chat, Embed, Event, Events, ModelInfo, Reply, Usage, Vectors
+from proxy.upstreams import repair
+from proxy.upstreams.listing import Listing
+from proxy.upstreams.loading import Loading
+from proxy.upstreams.ollama_http import OllamaHttp
+from proxy.wire import ollama_chat, ollama_lines
+from proxy.wire.ollama_chat import Pins, Plan
+
+
+class Ollama:
+    """pins: what the operator fixed for a model.  strict: refuse what would have to be emulated or dropped."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: Upstream,
+        services: Services,
+        pins: Callable[[str], Pins],
+        strict: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.pins = pins
+        self.strict = strict
+        self.http = OllamaHttp(services.http, url, settings.max_answer_bytes)
+        # What is known of a server is worth keeping over a reload, and so are loads that are under way.
+        self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
+        self.loading = services.kept(
+            f"loading {url}",
+            lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
+        )
+
+    async def alive(self) -> None:
+        """Raises UpstreamError if the server does not answer.  Runs no model."""
+        await self.http.ask("/api/version")
+
+    async def models(self) -> Mapping[str, ModelInfo]:
+        return await self.listing.all()
+
+    async def find(self, name: str) -> ModelInfo | None:
+        return await self.listing.find(name)
+
+    async def __call__(self, call: Call, info: ModelInfo) -> Reply:
+        if isinstance(call.ask, Embed):
+            return await self.embed(call, call.ask, info)
+        return await self.chat(call, call.ask, info)
+
+    async def chat(self, call: Call, ask: Chat, info: ModelInfo) -> Reply:
+        pins = self.pins(info.name)
+        plan = ollama_chat.plan(info.name, ask, call.stream, pins, info)
+        if plan.notes and self.strict:
+            raise refused(next(iter(plan.notes)))
+        stages = repair.stages_of(plan, call.stream)  # before Ollama is asked: a bad schema costs nobody a token
+        await self.loading.ready(info, pins, call.progress)
+        reply = await (self.streamed if call.stream else self.whole)(call, plan)
+        for stage in stages:
+            reply = reply.through(stage)
+        if stages:
+            reply = await begun(reply)
+        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+
+    async def whole(self, call: Call, plan: Plan) -> Reply:
+        """One JSON document: sixty-four wake-ups for one answer would cost more than all else here."""
+        response = await self.http.post("/api/chat", plan.body, call.model, call.connect_timeout)
+        try:
+            document = await self.http.read(response)
+        finally:
+            response.close()
+        reader = ollama_lines.ChatReader(call.model)
+        events = reader.read(document)
+        if not reader.done:
+            raise UpstreamError("Ollama's answer ended before it was complete.", "cut")
+        return Reply.of(replay(events))
+
+    async def streamed(self, call: Call, plan: Plan) -> Reply:
+        response = await self.http.post("/api/chat", plan.body, call.model, call.connect_timeout)
+        return await begun(Reply.of(self.events(response, call.model)).on_close(response.close))
+
+    async def events(self, response: aiohttp.ClientResponse, model: str) -> Events:
+        lines, reader = ollama_lines.Lines(self.http.most), ollama_lines.ChatReader(model)
+        async for data in self.http.parts(response):
+            for line in lines.feed(data):
+                for event in reader.read(line):
+                    yield event
+            if reader.done:
+                await self.http.finish(response)
+                return
+        if lines.rest.strip():
+            for event in reader.read(lines.rest):
+                yield event
+        if not reader.done:
+            raise UpstreamError("Ollama's answer ended before it was complete.", "cut")
+
+    async def embed(self, call: Call, ask: Embed, info: ModelInfo) -> Reply:
+        if info.can("embedding") is False:
+            message = f"The model '{call.model}' does not make embeddings."
+            raise BadCall(message, param="model", code="model_not_capable")
+        pins = self.pins(info.name)
+        await self.loading.ready(info, pins, call.progress)
+        size = self.settings.embed_batch
+        found = [
+            await self.batch(call, ask, ask.inputs[at : at + size], pins) for at in range(0, len(ask.inputs), size)
+        ]
+        return Reply.of(replay(together(found, ask)))
+
+    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], pins: Pins) -> tuple[Vectors, Usage]:
+        body = ollama_chat.embed_body(call.model, inputs, ask.dimensions, pins)
+        response = await self.http.post("/api/embed", body, call.model, call.connect_timeout)
+        try:
+            return ollama_lines.vectors_of(await self.http.read(response), len(inputs))
+        finally:
+            response.close()
+
+
+def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
+    """The batches as one; raises BadCall if the model cannot give the dimensions that were asked for."""
+    import numpy as np
+
+    values = np.concatenate([vectors.values for vectors, _ in batches])
+    if ask.dimensions is not None and values.shape[1] != ask.dimensions:
+        message = f"Invalid 'dimensions': this model gives {values.shape[1]}."
+        raise BadCall(message, param="dimensions", code="invalid_value")
+    counts = [usage.prompt_tokens for _, usage in batches]
+    known = [count for count in counts if count is not None]
+    load = sum(usage.load_ns for _, usage in batches)
+    return [Vectors(values), Usage(sum(known) if len(known) == len(counts) else None, 0, load_ns=load)]
+
+
+def refused(name: str) -> BadCall:
+    message = f"'{name}' cannot be honoured exactly, and this server is set to refuse that (params: strict)."
+    return BadCall(message, param=name, code="unsupported_parameter")
+
+
+def told(notes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={fate}" for name, fate in notes.items())

@@ -1,0 +1,116 @@
+"""HTTP with one Ollama server: nothing of a client's own request goes through but what is put here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import lru_cache
+
+import aiohttp
+import orjson
+
+from proxy.errors import UpstreamError
+from proxy.types import JSON
+from proxy.wire import ollama_errors
+
+CONNECT = 10.0
+"""Seconds that a server may take to accept a connection, unless a call says otherwise."""
+JSON_HEADERS = {"Content-Type": "application/json"}
+
+
+@lru_cache(64)
+def patience(connect: float | None) -> aiohttp.ClientTimeout:
+    """Only connecting is limited here; how long an answer may take is the `timeouts` plugin's."""
+    return aiohttp.ClientTimeout(total=None, sock_connect=connect or CONNECT)
+
+
+class OllamaHttp:
+    def __init__(self, http: aiohttp.ClientSession, url: str, most: int) -> None:
+        self.http = http
+        self.url = url
+        self.most = most
+        """Bytes that one answer may have."""
+
+    async def post(self, path: str, body: JSON, model: str, connect: float | None = None) -> aiohttp.ClientResponse:
+        """An answer with status 200, not yet read; whoever gets it closes it.
+
+        Raises the error that Ollama's answer means, or UpstreamError.
+        """
+        with Blame(self.url):
+            response = await self.http.post(
+                self.url + path,
+                data=orjson.dumps(body),
+                headers=JSON_HEADERS,
+                timeout=patience(connect),
+                allow_redirects=False,
+            )
+        if response.status == 200:
+            return response
+        try:
+            raise ollama_errors.error_of(response.status, await self.read(response), model)
+        finally:
+            response.close()
+
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The whole body, bounded.  Raises UpstreamError."""
+        with Blame(self.url, begun=True):
+            if response.content_length is not None and response.content_length <= self.most:
+                return await response.read()
+            parts, size = [], 0
+            async for part in response.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > self.most:
+                    raise UpstreamError(f"Ollama sent an answer of more than {self.most} bytes.", "server")
+            return b"".join(parts)
+
+    async def parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The body as it arrives."""
+        with Blame(self.url, begun=True):
+            while data := await response.content.readany():
+                yield data
+
+    async def finish(self, response: aiohttp.ClientResponse) -> None:
+        """Read the end of a body of which nothing more is wanted, so that its connection can be used again."""
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(1):
+                while await response.content.readany():
+                    pass
+
+    async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
+        """One small document; a GET where there is no body."""
+        if body is not None:
+            response = await self.post(path, body, model)
+        else:
+            with Blame(self.url):
+                response = await self.http.get(self.url + path, timeout=SMALL, allow_redirects=False)
+        try:
+            document = await self.read(response)
+        finally:
+            response.close()
+        if response.status != 200:
+            raise ollama_errors.error_of(response.status, document, model)
+        return document
+
+
+SMALL = aiohttp.ClientTimeout(total=10, sock_connect=5)
+
+
+class Blame:
+    """Turns what goes wrong with a connection into an UpstreamError that says where."""
+
+    def __init__(self, url: str, begun: bool = False) -> None:
+        self.url = url
+        self.begun = begun
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise UpstreamError(f"{self.url} did not answer in time.", "timeout") from error
+        if isinstance(error, aiohttp.ClientError | OSError):
+            if self.begun:
+                raise UpstreamError(f"{self.url} broke off its answer: {error}", "cut") from error
+            raise UpstreamError(f"{self.url} cannot be reached: {error}", "connect") from error

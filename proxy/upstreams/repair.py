@@ -1,0 +1,132 @@
+"""Stages that give an answer of Ollama what Ollama leaves out: forced calls, single calls, checked JSON."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from proxy.errors import BadCall, UpstreamError
+from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled
+from proxy.wire.ollama_chat import Plan
+
+
+class Fit:
+    """Whether JSON fits a schema.  Raises BadCall at once if it is no schema; never fetches a reference."""
+
+    def __init__(self, schema: Mapping[str, JSON], param: str) -> None:
+        import jsonschema_rs  # its start-up is paid by the first call that brings a schema
+
+        try:
+            self.validator: Any = jsonschema_rs.validator_for(dict(schema), retriever=_not_fetched)
+        except (jsonschema_rs.ValidationError, ValueError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise BadCall(f"Invalid '{param}': {reason}", param=param, code="invalid_schema") from None
+
+    def check(self, value: JSON, what: str) -> None:
+        """Raises UpstreamError naming the first place that does not fit."""
+        error = next(self.validator.iter_errors(value), None)
+        if error is not None:
+            place = "/".join(map(str, error.instance_path)) or "its root"
+            raise UpstreamError(f"{what} does not fit its schema: {error.message[:300]} at {place}", "invalid_answer")
+
+
+def _not_fetched(uri: str) -> JSON:
+    raise ValueError(f"references outside the schema are not fetched: {uri[:200]}")
+
+
+def stages_of(plan: Plan, stream: bool) -> list[Stage]:
+    """What this call's answer must go through, from the upstream outwards; often nothing.
+
+    A whole answer that fails its check fails before its first event, so that another try is safe.
+    """
+    stages: list[Stage] = []
+    if plan.forced:
+        names = {tool.name for tool in plan.forced}
+        stages.append(lambda source: forced(source, names))
+    if plan.one_call:
+        stages.append(first_call)
+    if plan.json or plan.strict_tools:
+        check = Check(plan)
+        stages.append(check.along if stream else check.before)
+    return stages
+
+
+async def forced(source: Events, names: set[str]) -> Events:
+    """The JSON object that stands for a call becomes that call."""
+    words: list[str] = []
+    async for event in source:
+        if isinstance(event, Text):
+            words.append(event.text)
+        elif isinstance(event, Finish) and event.reason == "stop":
+            yield called("".join(words), names)
+            yield Finish("tool_calls", event.choice)
+        else:
+            if isinstance(event, Finish):  # cut short: half a call is no call, so the words are shown
+                yield Text("".join(words))
+            yield event
+
+
+def called(words: str, names: set[str]) -> ToolCalled:
+    try:
+        match orjson.loads(words):
+            case {"name": str(name), "arguments": dict(arguments)} if name in names:
+                return ToolCalled(f"call_{uuid.uuid4().hex[:24]}", name, orjson.dumps(arguments).decode())
+    except orjson.JSONDecodeError:
+        pass
+    raise UpstreamError("The model did not call a function although it had to.", "invalid_answer")
+
+
+async def first_call(source: Events) -> Events:
+    seen = False
+    async for event in source:
+        if isinstance(event, ToolCalled):
+            if seen:
+                continue
+            seen = True
+        yield event
+
+
+class Check:
+    """The answer is JSON, fits its schema, and so do the arguments of strict tools."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.json = plan.json
+        self.fit = Fit(plan.schema, "response_format") if plan.schema else None
+        self.tools = {name: Fit(schema, "tools") for name, schema in plan.strict_tools.items()}
+
+    async def along(self, source: Events) -> Events:
+        """Lets events pass and raises at the end."""
+        words: list[str] = []
+        called = False
+        async for event in source:
+            if isinstance(event, Text):
+                words.append(event.text)
+            elif isinstance(event, ToolCalled):
+                called = True
+                self.arguments(event)
+            elif isinstance(event, Finish) and event.reason == "stop" and not called:
+                self.words("".join(words))
+            yield event
+
+    async def before(self, source: Events) -> Events:
+        """Lets nothing pass before all of it is checked."""
+        events: list[Event] = [event async for event in self.along(source)]
+        for event in events:
+            yield event
+
+    def arguments(self, event: ToolCalled) -> None:
+        if fit := self.tools.get(event.name):
+            fit.check(orjson.loads(event.arguments), f"The call of {event.name}")
+
+    def words(self, words: str) -> None:
+        if not self.json:
+            return
+        try:
+            value = orjson.loads(words)
+        except orjson.JSONDecodeError as error:
+            raise UpstreamError(f"The model's answer is not JSON: {error}", "invalid_answer") from None
+        if self.fit is not None:
+            self.fit.check(value, "The model's answer")

@@ -1,0 +1,212 @@
+"""Chat -> the body of Ollama's /api/chat, and what of it Ollama cannot do by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from proxy.types import JSON, Chat, Message, ModelInfo, Tool
+from proxy.wire import ollama_schema
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What the operator fixed for a model; the same on every call, since a change makes Ollama reload.
+
+    options: load-time ones only, such as num_ctx.
+    """
+
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    shift: bool = False
+    keep_alive: float | str | None = None
+
+    def around(self, body: dict[str, JSON]) -> dict[str, JSON]:
+        if self.keep_alive is not None:
+            body["keep_alive"] = self.keep_alive
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One call as Ollama is asked, and what must be done to its answer.
+
+    notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
+    forced: the tools of which one must be called; the answer is then JSON that stands for the call.
+    one_call: only the first tool call is kept.
+    checked: whether the answer must be JSON, and the schema it must fit.
+    """
+
+    body: dict[str, JSON]
+    notes: Mapping[str, str]
+    forced: tuple[Tool, ...] = ()
+    one_call: bool = False
+    json: bool = False
+    schema: Mapping[str, JSON] | None = None
+    strict_tools: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+
+
+def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | None) -> Plan:
+    """How a chat is put to Ollama.  Never truncates: an overflow is an error, not a silent loss."""
+    notes: dict[str, str] = {}
+    tools, forced = offered(chat, notes)
+    body: dict[str, JSON] = {"model": model, "stream": stream, "truncate": False, "shift": pins.shift}
+    messages, form = chat.messages, chat.format
+    if forced:
+        messages, body["format"] = telling(messages, must_call(forced)), calling(forced)
+    elif form is not None:
+        body["format"] = form.schema or "json"
+        messages = telling(messages, must_fit(form.schema))
+    if tools:
+        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(tools)]
+    body["messages"] = list(messages_of(messages, notes))
+    body |= sampling(chat, notes, info)
+    if options := {**options_of(chat.options), **pins.options}:
+        body["options"] = options
+    return Plan(
+        pins.around(body),
+        notes,
+        forced,
+        one_call=not chat.parallel_tool_calls,
+        json=form is not None and not forced,
+        schema=form.schema if form is not None and form.strict and not forced else None,
+        strict_tools={tool.name: tool.parameters for tool in chat.tools if tool.strict and tool.parameters},
+    )
+
+
+def offered(chat: Chat, notes: dict[str, str]) -> tuple[tuple[Tool, ...], tuple[Tool, ...]]:
+    """The tools shown to Ollama, and those of which one is forced: Ollama has no tool_choice."""
+    choice = chat.tool_choice
+    if not chat.tools:
+        return (), ()
+    if not chat.parallel_tool_calls:
+        notes["parallel_tool_calls"] = "emulated"
+    if choice.mode == "auto" and not choice.names:
+        return chat.tools, ()
+    notes["tool_choice"] = "emulated"
+    wanted = tuple(tool for tool in chat.tools if not choice.names or tool.name in choice.names)
+    if choice.mode == "none":
+        return (), ()
+    return ((), wanted) if choice.mode == "required" else (wanted, ())
+
+
+def sampling(chat: Chat, notes: dict[str, str], info: ModelInfo | None) -> dict[str, JSON]:
+    body: dict[str, JSON] = {}
+    if chat.think is not None:
+        if info is not None and info.can("thinking") is False:
+            if chat.think is not False:
+                notes["reasoning_effort"] = "ignored"
+        else:
+            body["think"] = chat.think
+    if chat.logprobs is not None:
+        body["logprobs"] = True
+        body["top_logprobs"] = chat.logprobs
+    return body
+
+
+def options_of(options: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {"num_predict" if name == "max_tokens" else name: value for name, value in options.items()}
+
+
+def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:
+    called: dict[str, str] = {}
+    for one in messages:
+        said: dict[str, JSON] = {"role": one.role, "content": one.text}
+        if one.images:
+            said["images"] = [image.base64 for image in one.images]
+        if one.thinking:
+            said["thinking"] = one.thinking
+        if one.tool_calls:
+            called |= {call.id: call.name for call in one.tool_calls}
+            said["tool_calls"] = [
+                {"id": call.id, "function": {"name": call.name, "arguments": orjson.Fragment(call.arguments)}}
+                for call in one.tool_calls
+            ]
+        if one.role == "tool":
+            said["tool_call_id"] = one.tool_call_id
+            said["tool_name"] = one.name or called.get(one.tool_call_id, "")
+        elif one.name:
+            notes["messages.name"] = "ignored"
+        yield said
+
+
+def tool_of(tool: Tool, index: int) -> dict[str, JSON]:
+    at = f"tools[{index}].function.parameters"
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": ollama_schema.parameters(tool.parameters, at),
+        },
+    }
+
+
+# --- what Ollama does not do, said in a prompt and enforced by a grammar -----------------------------
+
+
+def telling(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """Add an instruction where it disturbs least.
+
+    To the client's own system message, which stays the same from turn to turn; without one to the last
+    user message, because a system message of ours would displace the model's own.
+    """
+    spots = [index for index, one in enumerate(messages) if one.role == "system"][:1]
+    spots += [index for index, one in enumerate(messages) if one.role == "user"][-1:]
+    if not spots:
+        return (*messages, Message("user", text))
+    one = messages[spots[0]]
+    told = replace(one, text=f"{one.text}\n\n{text}" if one.text else text)
+    return (*messages[: spots[0]], told, *messages[spots[0] + 1 :])
+
+
+def must_fit(schema: Mapping[str, JSON] | None) -> str:
+    if not schema:
+        return "Answer with one JSON object and nothing else."
+    return f"Answer with JSON that fits this JSON schema, and nothing else:\n{orjson.dumps(schema).decode()}"
+
+
+def must_call(forced: tuple[Tool, ...]) -> str:
+    functions = [{"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in forced]
+    return (
+        "Call exactly one of these functions, by answering with a JSON object of its `name` and its `arguments`, "
+        f"and nothing else:\n{orjson.dumps(functions).decode()}"
+    )
+
+
+def calling(forced: tuple[Tool, ...]) -> dict[str, JSON]:
+    """The schema of a JSON object that stands for a call of one of the tools."""
+    definitions: dict[str, JSON] = {}
+    shapes = []
+    for tool in forced:
+        parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
+        for keyword in ("$defs", "definitions"):  # references start at the root
+            definitions.setdefault(keyword, {}).update(parameters.pop(keyword, {}))
+        shapes.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "required": ["name", "arguments"],
+            }
+        )
+    schema = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+    return {**schema, **{keyword: value for keyword, value in definitions.items() if value}}
+
+
+def load_body(model: str, pins: Pins) -> dict[str, JSON]:
+    """An empty chat loads the model, with the same load-time options as every other call."""
+    body: dict[str, JSON] = {"model": model, "messages": [], "stream": False, "shift": pins.shift}
+    if pins.options:
+        body["options"] = dict(pins.options)
+    return pins.around(body)
+
+
+def embed_body(model: str, inputs: tuple[str, ...], dimensions: int | None, pins: Pins) -> dict[str, JSON]:
+    """The body of /api/embed; it has no `shift`.  Empty inputs only load the model."""
+    body: dict[str, JSON] = {"model": model, "input": inputs, "truncate": False}
+    if dimensions is not None:
+        body["dimensions"] = dimensions
+    if pins.options:
+        body["options"] = dict(pins.options)
+    return pins.around(body)

@@ -1,0 +1,86 @@
+"""Ollama's error texts -> errors of ours.  Ollama says everything in one string and often with status 500."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import orjson
+
+from proxy.errors import BadCall, Cause, Denied, NotFound, ProxyError, UpstreamError
+from proxy.types import JSON
+
+OVERFLOW: Final = ("exceed_context_size", "exceeds the available context size", "exceeds the context length",
+                   "prompt is longer than the context length")  # fmt: skip
+MEMORY: Final = ("requires more system memory", "out of memory", "cudamalloc failed", "unable to allocate")
+LOADING: Final = ("llama-server process has terminated", "timed out waiting for llama-server",
+                  "error starting llama-server", "llama-server binary not found",
+                  "may be incompatible with your version",
+                  "llama runner process has terminated", "loading model")  # fmt: skip
+# Faults of the request that Ollama answers with 500.
+CALLERS: Final = ("invalid format:", "does not support multimodal", "image input is not supported", 'option "',
+                  "invalid tool call arguments in")  # fmt: skip
+NO_MODEL: Final = re.compile(r"model ['\"].*['\"] not found")
+
+
+def error_of(status: int, body: bytes, model: str) -> ProxyError:
+    """What an answer with an error status means to the caller."""
+    return of_text(status, text_of(body) or f"Ollama answered with status {status}.", model)
+
+
+def text_of(body: bytes) -> str:
+    """The message in `{"error": "…"}`, or the start of whatever else was sent."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body[:500].decode(errors="replace").strip()
+    return unwrapped(parsed)
+
+
+def unwrapped(value: JSON) -> str:
+    """llama-server's own JSON arrives as a string inside Ollama's; dig down to the message."""
+    for _ in range(4):
+        if isinstance(value, dict):
+            value = value.get("error", value.get("message", ""))
+        elif isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                value = orjson.loads(value)
+            except orjson.JSONDecodeError:
+                break
+        else:
+            break
+    return str(value) if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def of_text(status: int, text: str, model: str) -> ProxyError:
+    """status: Ollama's, or 200 for an error line inside an answer."""
+    lower = text.lower()
+    if status == 404 and (NO_MODEL.search(text) or "not found" in lower):
+        return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
+    if any(sign in lower for sign in OVERFLOW):
+        return BadCall(text, param="messages", code="context_length_exceeded")
+    if status == 400 or any(sign in lower for sign in CALLERS):
+        return BadCall(text, param=_param(lower))
+    if status == 403:
+        return Denied(f"Ollama refused the request: {text}", code="upstream_denied")
+    if status in (499, 503, 429):
+        return UpstreamError(text, "overloaded", wait=1.0)
+    return UpstreamError(text, _cause(lower))
+
+
+def _cause(lower: str) -> Cause:
+    if any(sign in lower for sign in MEMORY):
+        return "memory"
+    return "load" if any(sign in lower for sign in LOADING) else "server"
+
+
+def _param(lower: str) -> str | None:
+    for sign, param in (
+        ("support tools", "tools"), ("support thinking", "reasoning_effort"), ("think value", "reasoning_effort"),
+        ("image", "messages"), ("multimodal", "messages"), ("support chat", "model"), ("logprobs", "logprobs"),
+        ("invalid format", "response_format"), ("unable to generate parser", "response_format"),
+        ("input type", "input"), ("embedding", "input"), ("invalid model", "model"), ("tool call arg", "messages"),
+    ):  # fmt: skip
+        if sign in lower:
+            return param
+    return None

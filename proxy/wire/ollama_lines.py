@@ -1,0 +1,108 @@
+"""What Ollama answers -> Events."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import orjson
+
+from proxy.errors import UpstreamError
+from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
+from proxy.wire import ollama_errors
+
+
+class Lines:
+    """Cuts a byte stream, however it was split on its way, into lines of at most `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now; raises UpstreamError when one grows past its bound."""
+        lines = (self.rest + data if self.rest else data).split(b"\n")
+        self.rest = lines.pop()
+        if len(self.rest) > self.most:
+            raise UpstreamError(f"Ollama sent a line of more than {self.most} bytes.", "server")
+        return lines
+
+
+class ChatReader:
+    """Reads the lines of one /api/chat answer, or its only document."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.called = False
+        self.done = False
+
+    def read(self, line: bytes) -> list[Event]:
+        """Raises UpstreamError, or the error that an error line tells of."""
+        try:
+            data = orjson.loads(line)
+            message = data["message"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise self.unreadable(line) from None
+        try:
+            events = self.said(data, message)
+            if data["done"]:
+                events += self.ended(data)
+        except (KeyError, TypeError, AttributeError):
+            raise self.unreadable(line) from None
+        return events
+
+    def said(self, data: dict[str, JSON], message: dict[str, JSON]) -> list[Event]:
+        events: list[Event] = []
+        if thought := message.get("thinking"):
+            events.append(Thinking(thought))
+        words, logprobs = message.get("content"), data.get("logprobs")
+        # Ollama marks no logprob as a thought's; those that come with a thought are not the answer's.
+        if logprobs and not thought:
+            events.append(Text(words or "", 0, tuple(logprobs)))
+        elif words:
+            events.append(Text(words))
+        events += [self.calling(call["function"]) for call in message.get("tool_calls") or ()]
+        return events
+
+    def calling(self, function: dict[str, JSON]) -> ToolCalled:
+        """Ids and order are ours: Ollama's are missing, or all 0, in one style or another."""
+        self.called = True
+        arguments = orjson.dumps(function.get("arguments") or {}).decode()
+        return ToolCalled(f"call_{uuid.uuid4().hex[:24]}", function["name"], arguments)
+
+    def ended(self, data: dict[str, JSON]) -> Iterator[Event]:
+        self.done = True
+        yield Usage(
+            data.get("prompt_eval_count"),
+            data.get("eval_count"),
+            data.get("prompt_eval_cached_count"),
+            data.get("load_duration", 0),
+            data.get("prompt_eval_duration", 0),
+            data.get("eval_duration", 0),
+        )
+        reason = "length" if data.get("done_reason") == "length" else "stop"
+        yield Finish("tool_calls" if self.called and reason == "stop" else reason)
+
+    def unreadable(self, line: bytes) -> Exception:
+        try:
+            data = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            data = None
+        if isinstance(data, dict) and data.get("error"):
+            return ollama_errors.of_text(200, ollama_errors.unwrapped(data), self.model)
+        return UpstreamError("Ollama sent a line that is not one of its answers.", "server")
+
+
+def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
+    """One /api/embed document: `wanted` rows of unit length, and what they took.  Raises UpstreamError."""
+    import numpy as np
+
+    try:
+        data = orjson.loads(document)
+        values = np.asarray(data["embeddings"], dtype=np.float32)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        raise UpstreamError("Ollama sent embeddings that cannot be read.", "server") from None
+    if values.ndim != 2 or len(values) != wanted:
+        raise UpstreamError(f"Ollama sent {len(values)} embeddings for {wanted} inputs.", "server")
+    usage = Usage(data.get("prompt_eval_count"), 0, load_ns=data.get("load_duration", 0))
+    return Vectors(values), usage

@@ -1,0 +1,79 @@
+"""What Ollama tells of its models -> ModelInfo.  Older servers leave out capabilities and context."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+
+import orjson
+
+from proxy.errors import UpstreamError
+from proxy.types import JSON, ModelInfo
+
+LIBRARY = "registry.ollama.ai/library/"
+
+
+def canonical(name: str) -> str:
+    """The form in which two spellings of one model are equal: `Llama3.2` and `llama3.2:latest` are one."""
+    name = name.lower().removeprefix(LIBRARY).removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def is_cloud(name: str) -> bool:
+    """Whether Ollama would forward a call for this name to ollama.com."""
+    tag = name.lower().rpartition("/")[2].partition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
+def read_tags(document: bytes) -> list[ModelInfo]:
+    """The models of /api/tags, as listed.  Raises UpstreamError."""
+    try:
+        return [_listed(one) for one in orjson.loads(document)["models"] or ()]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise UpstreamError("Ollama sent a list of models that cannot be read.", "server") from None
+
+
+def _listed(one: dict[str, JSON]) -> ModelInfo:
+    name, details = one["name"], one.get("details") or {}
+    capabilities = one.get("capabilities")
+    return ModelInfo(
+        name,
+        one.get("digest", ""),
+        None if capabilities is None else frozenset(capabilities),
+        details.get("context_length"),
+        _seconds(one.get("modified_at", "")),
+        name.rpartition("/")[0].rpartition("/")[2] or "library",
+    )
+
+
+def _seconds(stamp: str) -> int:
+    try:
+        return int(datetime.fromisoformat(stamp[:19] + "+00:00").timestamp())
+    except ValueError:
+        return 0
+
+
+def with_show(info: ModelInfo, document: bytes) -> ModelInfo:
+    """`info`, completed by /api/show.  Raises UpstreamError."""
+    try:
+        data = orjson.loads(document)
+        facts = data.get("model_info") or {}
+        context = facts.get(f"{facts.get('general.architecture', '')}.context_length")
+        capabilities = data.get("capabilities")
+    except (orjson.JSONDecodeError, AttributeError):
+        raise UpstreamError("Ollama described a model in a way that cannot be read.", "server") from None
+    return replace(
+        info,
+        capabilities=info.capabilities if capabilities is None else frozenset(capabilities),
+        context=info.context or context,
+    )
+
+
+def read_loaded(document: bytes) -> set[str]:
+    """The canonical names of the models in /api/ps.  Raises UpstreamError."""
+    try:
+        models: Iterable[dict[str, JSON]] = orjson.loads(document)["models"] or ()
+        return {canonical(one["name"]) for one in models}
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None

@@ -1,0 +1,137 @@
+"""An OpenAI chat request -> Chat.  Source: OpenAI's API reference, "Create chat completion".
+
+`FIELDS` is the whole of it: one row a field, with what becomes of it.  The parameter table in the docs is
+made from these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire import openai_fields as fields
+from proxy.wire import read
+from proxy.wire.openai_fields import Asked, Read
+from proxy.wire.openai_messages import Limits
+
+Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    fate: Fate
+    read: Read
+    says: str
+
+
+def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked:
+    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared.
+
+    Raises BadCall naming the first field that is wrong or not supported.
+    """
+    if type(body) is not dict:
+        raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
+    asked = Asked(limits)
+    for name, value in body.items():
+        if name in theirs:
+            read.not_deep(value, name, limits.max_depth)
+            asked.extra[name] = value
+        elif value is None:
+            continue
+        elif known := FIELDS.get(name):
+            known.read(asked, value, name)
+        else:
+            asked.notes[name] = "ignored"
+    read.filled(read.needed(body, "model", "model"), "model")
+    read.needed(body, "messages", "messages")
+    _together(asked)
+    return asked
+
+
+def _together(asked: Asked) -> None:
+    """What only two fields together can show to be wrong."""
+    names = {tool.name for tool in asked.tools}
+    if asked.tool_choice.mode != "auto" and asked.tool_choice.mode != "none" and not names:
+        raise BadCall("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
+    for name in asked.tool_choice.names:
+        if name not in names:
+            message = f"Invalid 'tool_choice': no tool is called '{name[:80]}'."
+            raise BadCall(message, param="tool_choice", code="invalid_value")
+    if asked.top_logprobs and not asked.logprobs:
+        raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
+
+
+FIELDS: Mapping[str, Field] = {
+    "model": Field("honoured", fields.read_model, "Name or alias of a model."),
+    "messages": Field(
+        "honoured",
+        fields.read_messages,
+        "`developer` is `system`; text and image parts stay one message, text first.",
+    ),
+    "stream": Field("honoured", fields.read_stream, "Server-sent events."),
+    "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored and told."),
+    "max_tokens": Field("honoured", fields.read_option("max_tokens"), "At least 1."),
+    "max_completion_tokens": Field("honoured", fields.read_option("max_tokens"), "The same as `max_tokens`."),
+    "temperature": Field("honoured", fields.read_option("temperature"), "0 to 2; the model's own default when absent."),
+    "top_p": Field("honoured", fields.read_option("top_p"), "0 to 1; the model's own default when absent."),
+    "presence_penalty": Field("honoured", fields.read_option("presence_penalty"), "-2 to 2."),
+    "frequency_penalty": Field("honoured", fields.read_option("frequency_penalty"), "-2 to 2."),
+    "seed": Field("honoured", fields.read_option("seed"), "Makes a call repeatable as far as the model's server is."),
+    "stop": Field("honoured", fields.read_option("stop"), "A string, or up to 16 of them."),
+    "n": Field(
+        "emulated",
+        fields.read_n,
+        "That many calls at once, with `seed`, `seed + 1`, …; bounded by `requests.max_choices`.",
+    ),
+    "logprobs": Field("honoured", fields.read_logprobs, "Of the words of the answer."),
+    "top_logprobs": Field("honoured", fields.read_top_logprobs, "0 to 20, with `logprobs`."),
+    "response_format": Field(
+        "honoured",
+        fields.read_response_format,
+        "`json_schema` is also shown to the model, and the answer is checked against it unless `strict` is false.",
+    ),
+    "tools": Field(
+        "honoured",
+        fields.read_tools,
+        "Functions; arguments of `strict` ones are checked against their schema.",
+    ),
+    "tool_choice": Field(
+        "emulated",
+        fields.read_tool_choice,
+        "`auto` is native; `none` hides the tools; `required` and named ones are enforced by a schema.",
+    ),
+    "parallel_tool_calls": Field("emulated", fields.read_parallel, "`false` keeps the first call."),
+    "functions": Field("honoured", fields.read_functions, "Deprecated by OpenAI; answered in the deprecated shape."),
+    "function_call": Field("emulated", fields.read_function_call, "Deprecated by OpenAI; as `tool_choice`."),
+    "reasoning_effort": Field(
+        "honoured",
+        fields.read_effort,
+        "`none` is off; `minimal` becomes low and `xhigh` becomes max; ignored and told where the model cannot think.",
+    ),
+    "options": Field(
+        "honoured",
+        fields.read_options,
+        "Ollama's sampling options; load-time ones are the operator's, ignored and told.",
+    ),
+    "user": Field("carried", fields.read_carried_text, "For the records."),
+    "metadata": Field("carried", fields.read_metadata, "Up to 16 pairs of strings, for the records."),
+    "store": Field("carried", fields.read_carried_flag, "For plugins that keep answers."),
+    "service_tier": Field("carried", fields.read_carried_text, "For the records."),
+    "safety_identifier": Field("carried", fields.read_carried_text, "For the records."),
+    "prompt_cache_key": Field("carried", fields.read_carried_text, "For plugins that choose a warm host."),
+    "prompt_cache_options": Field("carried", fields.read_carried, "For plugins that choose a warm host."),
+    "prompt_cache_retention": Field("carried", fields.read_carried_text, "For the records."),
+    "verbosity": Field("ignored", fields.read_ignored, "Local models have no such control."),
+    "keep_alive": Field(
+        "ignored", fields.read_ignored, "How long a model stays loaded is the operator's, in `models:`."
+    ),
+    "logit_bias": Field("refused", fields.read_refused, "Ollama has none."),
+    "audio": Field("refused", fields.read_refused, "Local models speak in text."),
+    "modalities": Field("refused", fields.read_refused, 'Anything but `["text"]`.'),
+    "moderation": Field("refused", fields.read_refused, "There is no moderation service to ask."),
+    "prediction": Field("refused", fields.read_refused, "Ollama has none."),
+    "web_search_options": Field("refused", fields.read_refused, "Nothing is fetched."),
+}

@@ -1,0 +1,107 @@
+"""OpenAI's embeddings, both ways.  Source: OpenAI's API reference, "Create embeddings"."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import orjson
+
+from proxy.errors import BadCall
+from proxy.streams import Answer
+from proxy.types import JSON, Embed
+from proxy.wire import read
+
+
+@dataclass(slots=True)
+class AskedEmbed:
+    """A request for embeddings as it was read: its inputs are texts or token lists."""
+
+    model: str
+    texts: list[str]
+    tokens: list[list[int]]
+    dimensions: int | None
+    base64: bool
+    about: dict[str, JSON] = field(default_factory=dict)
+    extra: dict[str, JSON] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def embed(self, texts: list[str]) -> Embed:
+        return Embed(inputs=tuple(texts), dimensions=self.dimensions)
+
+
+FIELDS = {
+    "model": "Name or alias of an embedding model.",
+    "input": "A string, a list of strings, a list of tokens or a list of such lists (cl100k_base).",
+    "encoding_format": "`float` or `base64`, little-endian float32.",
+    "dimensions": "Fewer than the model's own; the vector is cut and brought to unit length again.",
+    "user": "For the records.",
+}
+
+
+def read_embeddings(body: JSON, most: int, theirs: Collection[str] = (), max_depth: int = 64) -> AskedEmbed:
+    """Raises BadCall naming the first field that is wrong."""
+    if type(body) is not dict:
+        raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
+    model = read.filled(read.needed(body, "model", "model"), "model")
+    dimensions, encoding = body.get("dimensions"), body.get("encoding_format")
+    texts, token_lists = inputs(read.needed(body, "input", "input"), most)
+    asked = AskedEmbed(
+        model,
+        texts,
+        token_lists,
+        None if dimensions is None else read.whole(dimensions, "dimensions", 1, 1_000_000),
+        encoding is not None and read.one_of(encoding, "encoding_format", ("float", "base64")) == "base64",
+    )
+    for name, value in body.items():
+        if name in theirs:
+            read.not_deep(value, name, max_depth)
+            asked.extra[name] = value
+        elif name == "user" and value is not None:
+            asked.about["user"] = read.text(value, "user")
+        elif name not in FIELDS and value is not None:
+            asked.notes[name] = "ignored"
+    return asked
+
+
+def inputs(value: JSON, most: int) -> tuple[list[str], list[list[int]]]:
+    """The texts or the token lists, whichever were given."""
+    if type(value) is str:
+        return [read.filled(value, "input")], []
+    items = read.array(value, "input")
+    if not items:
+        raise BadCall("Invalid 'input': the array is empty.", param="input", code="empty_array")
+    if type(items[0]) is int:
+        return [], [tokens(items, "input")]
+    if len(items) > most:
+        raise BadCall(f"Invalid 'input': more than {most} items.", param="input", code="array_above_max_length")
+    named = [(one, f"input[{index}]") for index, one in enumerate(items)]
+    if type(items[0]) is list:
+        return [], [tokens(read.array(one, at), at) for one, at in named]
+    return [read.filled(one, at) for one, at in named], []
+
+
+def tokens(value: list[JSON], at: str) -> list[int]:
+    if not value:
+        raise BadCall(f"Invalid '{at}': the array is empty.", param=at, code="empty_array")
+    return [read.whole(one, f"{at}[{index}]", 0, 2**31 - 1) for index, one in enumerate(value)]
+
+
+def write_embeddings(model: str, answer: Answer, as_base64: bool) -> bytes:
+    import numpy as np
+
+    values = answer.vectors.values if answer.vectors is not None else np.zeros((0, 0), np.float32)
+    rows = np.ascontiguousarray(values, dtype="<f4")
+    data = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": base64.b64encode(row.tobytes()).decode() if as_base64 else row,
+        }
+        for index, row in enumerate(rows)
+    ]
+    prompt = (answer.usage.prompt_tokens or 0) if answer.usage else 0
+    usage = {"prompt_tokens": prompt, "total_tokens": prompt}
+    told = {"object": "list", "data": data, "model": model, "usage": usage}
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)

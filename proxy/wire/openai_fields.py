@@ -1,0 +1,233 @@
+"""One reader for each field of an OpenAI chat request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.errors import BadCall
+from proxy.types import JSON, Chat, Format, Message, Tool, ToolChoice
+from proxy.wire import openai_messages, read
+from proxy.wire.openai_messages import Limits
+
+# Ollama's options that shape an answer; the others are fixed when a model is loaded and are the operator's.
+SAMPLING: Mapping[str, Callable[[JSON, str], JSON]] = {
+    "temperature": lambda value, at: read.number(value, at, 0, 2),
+    "top_p": lambda value, at: read.number(value, at, 0, 1),
+    "top_k": lambda value, at: read.whole(value, at, -1, 2**31 - 1),
+    "min_p": lambda value, at: read.number(value, at, 0, 1),
+    "typical_p": lambda value, at: read.number(value, at, 0, 1),
+    "seed": lambda value, at: read.whole(value, at, -(2**63), 2**63 - 1),
+    "stop": lambda value, at: _stops(value, at),
+    "max_tokens": lambda value, at: read.whole(value, at, 1, 2**31 - 1),
+    "presence_penalty": lambda value, at: read.number(value, at, -2, 2),
+    "frequency_penalty": lambda value, at: read.number(value, at, -2, 2),
+    "repeat_penalty": lambda value, at: read.number(value, at, 0, 10),
+    "repeat_last_n": lambda value, at: read.whole(value, at, -1, 2**31 - 1),
+    "num_keep": lambda value, at: read.whole(value, at, -1, 2**31 - 1),
+}
+OLLAMA_NAMES = {**{name: name for name in SAMPLING if name != "max_tokens"}, "num_predict": "max_tokens"}
+
+
+@dataclass(slots=True)
+class Asked:
+    """A chat request as it is read, field by field."""
+
+    limits: Limits
+    model: str = ""
+    stream: bool = False
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    format: Format | None = None
+    options: dict[str, JSON] = field(default_factory=dict)
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    n: int = 1
+    include_usage: bool = False
+    legacy_functions: bool = False
+    about: dict[str, JSON] = field(default_factory=dict)
+    extra: dict[str, JSON] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    """What became of a field that was not simply honoured: `emulated`, `changed` or `ignored`."""
+
+    def chat(self) -> Chat:
+        last = next((one.text for one in reversed(self.messages) if one.role == "user"), "")
+        return Chat(
+            messages=self.messages,
+            tools=self.tools,
+            tool_choice=self.tool_choice,
+            parallel_tool_calls=self.parallel_tool_calls,
+            format=self.format,
+            options=self.options,
+            think=self.think,
+            logprobs=self.top_logprobs if self.logprobs else None,
+            n=self.n,
+            question=last,
+        )
+
+
+Read = Callable[[Asked, JSON, str], None]
+
+
+def read_model(asked: Asked, value: JSON, at: str) -> None:
+    asked.model = read.filled(value, at)
+
+
+def read_messages(asked: Asked, value: JSON, at: str) -> None:
+    asked.messages = openai_messages.messages(value, asked.limits)
+
+
+def read_stream(asked: Asked, value: JSON, at: str) -> None:
+    asked.stream = read.flag(value, at)
+
+
+def read_stream_options(asked: Asked, value: JSON, at: str) -> None:
+    options = read.mapping(value, at)
+    if (usage := options.get("include_usage")) is not None:
+        asked.include_usage = read.flag(usage, f"{at}.include_usage")
+    asked.notes |= {f"{at}.{name}": "ignored" for name in options if name != "include_usage"}
+
+
+def read_option(name: str) -> Read:
+    check = SAMPLING[name]
+
+    def reader(asked: Asked, value: JSON, at: str) -> None:
+        asked.options[name] = check(value, at)
+
+    return reader
+
+
+def _stops(value: JSON, at: str) -> list[str]:
+    stops = [value] if type(value) is str else read.array(value, at)
+    if len(stops) > 16:
+        raise BadCall(f"Invalid '{at}': more than 16 sequences.", param=at, code="array_above_max_length")
+    return [read.filled(stop, at) for stop in stops]
+
+
+def read_options(asked: Asked, value: JSON, at: str) -> None:
+    for name, given in read.mapping(value, at).items():
+        if given is None:
+            continue
+        if neutral := OLLAMA_NAMES.get(name):
+            asked.options.setdefault(neutral, SAMPLING[neutral](given, f"{at}.{name}"))
+        else:
+            asked.notes[f"{at}.{name}"] = "ignored"
+
+
+def read_n(asked: Asked, value: JSON, at: str) -> None:
+    asked.n = read.whole(value, at, 1, asked.limits.max_choices)
+    if asked.n > 1:
+        asked.notes[at] = "emulated"
+
+
+def read_logprobs(asked: Asked, value: JSON, at: str) -> None:
+    asked.logprobs = read.flag(value, at)
+
+
+def read_top_logprobs(asked: Asked, value: JSON, at: str) -> None:
+    asked.top_logprobs = read.whole(value, at, 0, 20)
+
+
+def read_response_format(asked: Asked, value: JSON, at: str) -> None:
+    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("text", "json_object", "json_schema"))
+    if kind == "json_object":
+        asked.format = Format()
+    elif kind == "json_schema":
+        given = read.mapping(read.needed(value, "json_schema", f"{at}.json_schema"), f"{at}.json_schema")
+        schema = read.mapping(given.get("schema") or {}, f"{at}.json_schema.schema")
+        read.not_deep(schema, f"{at}.json_schema.schema", asked.limits.max_depth)
+        strict = given.get("strict")
+        asked.format = Format(schema, strict is None or read.flag(strict, f"{at}.json_schema.strict"))
+
+
+def read_tools(asked: Asked, value: JSON, at: str) -> None:
+    asked.tools = openai_messages.tools(value, asked.limits)
+
+
+def read_functions(asked: Asked, value: JSON, at: str) -> None:
+    given = enumerate(read.array(value, at))
+    asked.tools = tuple(openai_messages.function(one, f"{at}[{index}]", asked.limits) for index, one in given)
+    asked.legacy_functions = True
+    asked.parallel_tool_calls = False
+
+
+def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
+    if type(value) is str:
+        asked.tool_choice = ToolChoice(read.one_of(value, at, ("none", "auto", "required")))
+        return
+    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function", "allowed_tools"))
+    if kind == "function":
+        asked.tool_choice = ToolChoice("required", (_named(value, at),))
+    else:
+        allowed = read.mapping(read.needed(value, kind, f"{at}.{kind}"), f"{at}.{kind}")
+        mode: Literal["auto", "required"] = read.one_of(allowed.get("mode"), f"{at}.{kind}.mode", ("auto", "required"))
+        listed = read.array(read.needed(allowed, "tools", f"{at}.{kind}.tools"), f"{at}.{kind}.tools")
+        asked.tool_choice = ToolChoice(mode, tuple(_named(one, f"{at}.{kind}.tools") for one in listed))
+
+
+def _named(value: JSON, at: str) -> str:
+    function = read.needed(read.mapping(value, at), "function", f"{at}.function")
+    name = read.needed(read.mapping(function, f"{at}.function"), "name", f"{at}.function.name")
+    return read.filled(name, f"{at}.function.name")
+
+
+def read_function_call(asked: Asked, value: JSON, at: str) -> None:
+    if type(value) is str:
+        asked.tool_choice = ToolChoice(read.one_of(value, at, ("none", "auto")))
+    else:
+        name = read.needed(read.mapping(value, at), "name", f"{at}.name")
+        asked.tool_choice = ToolChoice("required", (read.filled(name, f"{at}.name"),))
+
+
+def read_parallel(asked: Asked, value: JSON, at: str) -> None:
+    asked.parallel_tool_calls = read.flag(value, at)
+
+
+# OpenAI's levels, and what Ollama calls them; a level that is not the same is told.
+EFFORTS: Mapping[str, bool | Literal["low", "medium", "high", "max"]] = {
+    "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max",
+}  # fmt: skip
+
+
+def read_effort(asked: Asked, value: JSON, at: str) -> None:
+    effort = read.one_of(value, at, tuple(EFFORTS))
+    asked.think = EFFORTS[effort]
+    if effort in ("minimal", "xhigh"):
+        asked.notes[at] = "changed"
+
+
+def read_carried(asked: Asked, value: JSON, at: str) -> None:
+    read.not_deep(value, at, asked.limits.max_depth)
+    asked.about[at] = value
+
+
+def read_metadata(asked: Asked, value: JSON, at: str) -> None:
+    given = read.mapping(value, at)
+    if len(given) > 16:
+        raise BadCall(f"Invalid '{at}': more than 16 pairs.", param=at, code="object_above_max_properties")
+    asked.about[at] = {key: read.text(one, f"{at}.{key[:64]}") for key, one in given.items()}
+
+
+def read_carried_text(asked: Asked, value: JSON, at: str) -> None:
+    asked.about[at] = read.text(value, at)
+
+
+def read_carried_flag(asked: Asked, value: JSON, at: str) -> None:
+    asked.about[at] = read.flag(value, at)
+
+
+def read_ignored(asked: Asked, value: JSON, at: str) -> None:
+    asked.notes[at] = "ignored"
+
+
+def read_refused(asked: Asked, value: JSON, at: str) -> None:
+    if value not in ({}, [], ["text"]):  # these ask for nothing
+        raise BadCall(
+            f"'{at}' is not supported: local models have no such thing.",
+            param=at,
+            code="unsupported_parameter",
+        )

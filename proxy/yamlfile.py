@@ -1,0 +1,103 @@
+"""A YAML file that remembers on which line each value stands, with ${ENV} put in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from proxy.errors import ConfigError
+
+Place = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+
+
+class Source:
+    """A YAML text: its data, and the line of every place in it.
+
+    `${NAME}` and `${NAME:-default}` are replaced inside scalars, so that no value can add structure.
+    Raises ConfigError with every unset variable and doubled key, or where the text is no YAML.
+    """
+
+    def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.problems: list[str] = []
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                self._fill(loader, node, env)
+            self.data: Any = loader.construct_document(node) if node is not None else {}
+        except yaml.MarkedYAMLError as error:
+            raise ConfigError([self._syntax(error)]) from None
+        finally:
+            loader.dispose()
+        if self.problems:
+            raise ConfigError(self.problems)
+        self.lines: Mapping[Place, int] = dict(_lines(node, ())) if node is not None else {}
+
+    def problem(self, place: Place, message: str) -> str:
+        """One line of a report: file, line, path, what is wrong."""
+        line = next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
+        return f"{self.name}:{line}: {'.'.join(map(str, place)) or 'the file'}: {message}"
+
+    def check(self, model: type[Model], data: Any, at: Place = ()) -> Model:
+        """`data` as a `model`; raises ConfigError with every problem found in it."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError([self.problem((*at, *e["loc"]), _words(e["msg"])) for e in error.errors()]) from None
+
+    def _fill(self, loader: yaml.SafeLoader, node: yaml.Node, env: Mapping[str, str]) -> None:
+        match node:
+            case yaml.ScalarNode(value=text) if "${" in text:
+                node.value = VARIABLE.sub(lambda found: self._value(found, node, env), text)
+                if node.style is None:  # an unquoted ${PORT} may become a number
+                    node.tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+            case yaml.SequenceNode(value=items):
+                for item in items:
+                    self._fill(loader, item, env)
+            case yaml.MappingNode(value=pairs):
+                self._no_doubles(pairs)
+                for _, value in pairs:
+                    self._fill(loader, value, env)
+
+    def _value(self, found: re.Match[str], node: yaml.Node, env: Mapping[str, str]) -> str:
+        # As in a shell, `:-` also stands in for a variable that is set and empty.
+        value = env.get(found["name"]) or found["default"]
+        if value is None:
+            line = node.start_mark.line + 1
+            self.problems.append(f"{self.name}:{line}: environment variable {found['name']} is not set")
+        return value or ""
+
+    def _no_doubles(self, pairs: list[tuple[yaml.Node, yaml.Node]]) -> None:
+        seen = set()
+        for key, _ in pairs:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                self.problems.append(f"{self.name}:{line}: {key.value}: this key stands here twice")
+            seen.add(str(key.value))
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> str:
+        mark = error.problem_mark or error.context_mark
+        return f"{self.name}:{mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}"
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    yield place, node.start_mark.line + 1
+    match node:
+        case yaml.MappingNode(value=pairs):
+            for key, value in pairs:
+                yield from _lines(value, (*place, key.value))
+                yield (*place, key.value), key.start_mark.line + 1  # the key's line wins over its value's
+        case yaml.SequenceNode(value=items):
+            for index, item in enumerate(items):
+                yield from _lines(item, (*place, index))

@@ -1,0 +1,78 @@
+"""A running server over a simulated Ollama, from the YAML of its plugins and chains."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from proxy import config as configuration
+from proxy.config import Config
+from proxy.server import Server, serving
+from proxy.upstreams.demo import Simulator, running
+from proxy.yamlfile import Source
+
+HI = [{"role": "user", "content": "hi"}]
+ASK: dict[str, Any] = {"model": "demo", "messages": HI}
+BARE = "chains: {chat: [], embeddings: [], internal: []}"
+
+
+@dataclass
+class Running:
+    """A server that answers, and the simulated Ollama behind it."""
+
+    url: str
+    ollama: Simulator
+    server: Server
+    http: aiohttp.ClientSession
+    text: str
+
+    def client(self, **options: Any) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+
+    async def chat(self, **body: Any) -> aiohttp.ClientResponse:
+        """The answer to a chat call; `ASK` with these fields over it."""
+        return await self.http.post(f"{self.url}/v1/chat/completions", json={**ASK, **body})
+
+    async def embed(self, **body: Any) -> aiohttp.ClientResponse:
+        return await self.http.post(f"{self.url}/v1/embeddings", json={"model": "demo-embed", "input": "hi", **body})
+
+    def configure(self, text: str) -> None:
+        """Put this into the configuration file; `server.reload()` reads it."""
+        self.text = text
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def start() -> Start:
+    """start(yaml, simulator) -> Running.  The YAML's upstream is the simulator unless it names its own."""
+
+    @asynccontextmanager
+    async def started(text: str = BARE, ollama: Simulator | None = None) -> AsyncIterator[Running]:
+        ollama = ollama or Simulator()
+        async with running(ollama) as upstream, aiohttp.ClientSession() as http:
+            run = Running("", ollama, None, http, text)  # type: ignore[arg-type]  # filled in below
+
+            def read() -> tuple[Config, Source]:
+                return configuration.read("proxy.yaml", completed(run.text, upstream), {})
+
+            async with serving(read) as server:
+                run.server, run.url = server, server.url
+                yield run
+
+    return started
+
+
+def completed(text: str, upstream: str) -> str:
+    """The text with what a test need not say, after its own lines so that their numbers stay."""
+    text = text.replace("$OLLAMA", upstream).rstrip() + "\n"
+    if "upstreams:" not in text:
+        text += f"upstreams: {{local: {{ollama: {upstream}}}}}\n"
+    return text + "listen: {port: 0, drain: 1}\n"
