@@ -53,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=simulate)
 
     one = commands.add_parser("reference", help="print the settings reference as Markdown")
-    one.set_defaults(do=lambda _: print(reference.settings_page(), end=""))
+    one.add_argument("--parameters", action="store_true", help="the table of request fields instead")
+    one.set_defaults(do=refer)
 
     one = commands.add_parser("schema", help="print the JSON schema of the configuration file, for editors")
     one.set_defaults(do=lambda _: print(json.dumps(reference.schema(), indent=2)))
@@ -121,6 +122,11 @@ def check(told: argparse.Namespace) -> int:
 
     config = asyncio.run(checked())
     print(*chains(config), sep="\n")
+    return 0
+
+
+def refer(told: argparse.Namespace) -> int:
+    print(reference.parameters_page() if told.parameters else reference.settings_page(), end="")
     return 0
 
 

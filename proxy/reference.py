@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from proxy import registry
 from proxy.config import Config
 from proxy.types import JSON
+from proxy.wire import openai_chat, openai_embeddings
 
 HEAD = """# Settings
 
@@ -55,7 +56,7 @@ def _table(model: type[BaseModel]) -> Iterator[str]:
     if not model.model_fields:
         yield "No settings."
         return
-    yield "| setting | type | default | meaning |\n| --- | --- | --- | --- |"
+    yield "\n| setting | type | default | meaning |\n| --- | --- | --- | --- |"
     for name, field in model.model_fields.items():
         said = " ".join((field.description or "").split())
         yield f"| `{name}` | {_type(field.annotation)} | {_default(field)} | {said} |"
@@ -105,6 +106,27 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, tuple):
         return ", ".join(f"`{one}`" for one in value)
     return "unset" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+PARAMETERS = """# Parameters
+
+Made by `gemmapy-proxy reference --parameters` from the code that reads them; do not edit.
+
+What becomes of every field of a request. **honoured**: done. **emulated**: done by the proxy, since Ollama cannot.
+**carried**: kept for plugins and records, read by no model. **ignored**: has no effect. **refused**: a 400 that names it.
+What was emulated, changed or ignored in a call is listed in the `x-gemmapy-params` header of its answer; with
+`params: strict` it is a 400. Fields that are not listed are ignored and told, unless a plugin declared them as its own.
+"""
+
+
+def parameters_page() -> str:
+    """What becomes of every field of a request, as Markdown."""
+    rows = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_chat.FIELDS.items()]
+    head = "| field | fate | |\n| --- | --- | --- |"
+    embeddings = [f"| `{name}` | {says} |" for name, says in openai_embeddings.FIELDS.items()]
+    parts = [PARAMETERS, "## `POST /v1/chat/completions`\n", head, *rows]
+    parts += ["\n## `POST /v1/embeddings`\n", "| field | |\n| --- | --- |", *embeddings]
+    return "\n".join(parts) + "\n"
 
 
 def schema() -> JSON:

@@ -33,7 +33,7 @@ class Source:
                 self._fill(loader, node, env)
             self.data: Any = loader.construct_document(node) if node is not None else {}
         except yaml.MarkedYAMLError as error:
-            raise ConfigError([self._syntax(error)]) from None
+            raise ConfigError([self._syntax(error, text)]) from None
         finally:
             loader.dispose()
         if self.problems:
@@ -82,9 +82,11 @@ class Source:
                 self.problems.append(f"{self.name}:{line}: {key.value}: this key stands here twice")
             seen.add(str(key.value))
 
-    def _syntax(self, error: yaml.MarkedYAMLError) -> str:
+    def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> str:
         mark = error.problem_mark or error.context_mark
-        return f"{self.name}:{mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}"
+        line = mark.line if mark else 0
+        hint = " (put quotes around ${…} inside {…})" if "${" in "".join(text.splitlines()[line : line + 1]) else ""
+        return f"{self.name}:{line + 1}: not YAML: {error.problem or error.context}{hint}"
 
 
 def _words(message: str) -> str:

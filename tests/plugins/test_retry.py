@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+
+from plugins.retry import Retry
+from proxy.background import Background
+from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
+from proxy.host import Clock, Host, Services, nowhere
+from proxy.streams import collect, replay
+from proxy.types import Call, Chat, Finish, Handler, Message, Reply, Text
+
+CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", "hi"),)))
+
+
+class Ticking(Clock):
+    """A clock that only sleeping moves, and chance that always takes the longest."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def uniform(self, low: float, high: float) -> float:
+        return high
+
+
+class Upstream:
+    """Fails with each of these errors, then answers."""
+
+    def __init__(self, *errors: ProxyError) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def __call__(self, call: Call) -> Reply:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return Reply.of(replay([Text("Hello"), Finish("stop")]))
+
+
+def retry(clock: Clock, **settings: object) -> Retry:
+    services = Services(None, Background(), clock)  # type: ignore[arg-type]  # no HTTP is made here
+    host = Host(services, nowhere, None, None)  # type: ignore[arg-type]
+    return Retry(Retry.Settings.model_validate(settings), host)
+
+
+def down(cause: Cause = "connect", wait: float | None = None) -> UpstreamError:
+    return UpstreamError("down", cause, wait=wait)
+
+
+async def test_a_call_is_tried_again_until_it_starts() -> None:
+    clock, upstream = Ticking(), Upstream(down(), down())
+    reply = await retry(clock)(CALL, upstream)
+    assert reply.facts == {"attempts": "3"}
+    assert (await collect(reply)).choices[0].text == "Hello"
+    assert clock.slept == [0.5, 1.0]
+
+
+async def test_the_last_failure_is_the_callers() -> None:
+    upstream = Upstream(down(), down(), down())
+    with pytest.raises(UpstreamError):
+        await retry(Ticking())(CALL, upstream)
+    assert upstream.calls == 3
+
+
+async def test_no_wait_exceeds_the_bound_and_chance_spreads_them() -> None:
+    clock = Ticking()
+    await retry(clock, attempts=6, wait=4, max_wait=10)(CALL, Upstream(*[down()] * 5))
+    assert clock.slept == [4, 8, 10, 10, 10]
+
+
+@pytest.mark.parametrize("error", [BadCall("wrong"), down("timeout"), down("memory")])
+async def test_what_asking_again_does_not_mend_is_not_asked_again(error: ProxyError) -> None:
+    upstream = Upstream(error)
+    with pytest.raises(type(error)):
+        await retry(Ticking())(CALL, upstream)
+    assert upstream.calls == 1
+
+
+async def test_the_classes_of_errors_are_the_operators_choice() -> None:
+    upstream = Upstream(down("timeout"))
+    await retry(Ticking(), on=["timeout"])(CALL, upstream)
+    assert upstream.calls == 2
+
+
+async def test_an_upstream_that_asks_for_time_gets_it_or_the_call_ends() -> None:
+    clock = Ticking()
+    await retry(clock)(CALL, Upstream(down("overloaded", wait=7)))
+    assert clock.slept == [7]
+    with pytest.raises(UpstreamError):
+        await retry(clock, max_wait=5)(CALL, Upstream(down("overloaded", wait=7)))
+
+
+async def test_nobody_is_retried_past_the_deadline() -> None:
+    upstream = Upstream(down())
+    with pytest.raises(UpstreamError):
+        await retry(Ticking())(CALL.but(deadline=100.2), upstream)
+    assert upstream.calls == 1
+
+
+async def test_one_attempt_means_none_further() -> None:
+    upstream: Handler = Upstream(down())
+    with pytest.raises(UpstreamError):
+        await retry(Ticking(), attempts=1)(CALL, upstream)

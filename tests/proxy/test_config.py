@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from proxy import config as configuration
+from proxy.errors import ConfigError
+
+CHAINS = "chains: {chat: []}\n"
+
+
+def problems(text: str, env: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        configuration.read("proxy.yaml", text, env or {})
+    return caught.value.problems
+
+
+def test_every_problem_is_told_at_once_with_its_line() -> None:
+    text = "listen:\n  port: 99999\n  hots: x\nupstreams:\n  a: {ollama: 'ftp://x'}\n  b: {}\nchains:\n  chat: []\n"
+    assert problems(text) == [
+        "proxy.yaml:2: listen.port: Input should be less than or equal to 65535",
+        "proxy.yaml:3: listen.hots: Extra inputs are not permitted",
+        "proxy.yaml:5: upstreams.a.ollama: 'ftp://x' is not an http:// or https:// URL",
+        "proxy.yaml:6: upstreams.b: an upstream is either `ollama: URL` or `demo: {}`",
+    ]
+
+
+def test_a_text_that_is_no_yaml_is_told_with_its_line() -> None:
+    assert problems("chains:\n  chat: [\n") == [
+        "proxy.yaml:3: not YAML: expected the node content, but found '<stream end>'"
+    ]
+
+
+@pytest.mark.parametrize("text", ["[]", "text", "3"])
+def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
+    assert problems(text)[0].startswith("proxy.yaml:1: the file: ")
+
+
+def test_a_key_that_stands_twice_is_not_silently_dropped() -> None:
+    assert problems(f"{CHAINS}params: strict\nparams: lenient\n") == [
+        "proxy.yaml:3: params: this key stands here twice"
+    ]
+
+
+def test_environment_variables_fill_scalars_and_cannot_add_structure() -> None:
+    text = f'{CHAINS}keys: {{alice: "${{KEY}}"}}\nlisten:\n  port: ${{PORT:-9000}}\n'
+    config, _ = configuration.read("proxy.yaml", text, {"KEY": "a: {b}, c"})
+    assert config.keys["alice"].get_secret_value() == "a: {b}, c"  # type: ignore[union-attr]
+    assert config.listen.port == 9000
+
+
+def test_a_variable_in_braces_wants_quotes_and_is_told_so() -> None:
+    assert problems("keys: {a: ${KEY}}\n" + CHAINS)[0].endswith("(put quotes around ${…} inside {…})")
+
+
+def test_unset_variables_are_all_told_with_their_lines() -> None:
+    assert problems("params: ${A}\nkeys:\n  b: ${B}\n" + CHAINS) == [
+        "proxy.yaml:1: environment variable A is not set",
+        "proxy.yaml:3: environment variable B is not set",
+    ]
+
+
+def test_an_empty_variable_takes_the_default() -> None:
+    config, _ = configuration.read("proxy.yaml", CHAINS + "listen: {port: '${PORT:-7}'}", {"PORT": ""})
+    assert config.listen.port == 7
+
+
+def test_models_may_not_point_into_the_void() -> None:
+    text = CHAINS + "models:\n  a: {alias: b}\n  b: {alias: c}\n  d: {upstream: nowhere}\n"
+    assert problems(text) == [
+        "proxy.yaml:3: models.a.alias: 'b' is an alias itself",
+        "proxy.yaml:5: models.d.upstream: no upstream is called 'nowhere'",
+    ]
+
+
+@pytest.mark.parametrize(("given", "fine"), [("10m", True), ("-1s", True), (30, True), ("10", False), ("soon", False)])
+def test_keep_alive_is_what_ollama_reads(given: object, fine: bool) -> None:
+    text = CHAINS + f"models: {{m: {{keep_alive: {given!r}}}}}"
+    if fine:
+        configuration.read("proxy.yaml", text, {})
+    else:
+        assert "neither seconds nor a duration" in problems(text)[0]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.yaml"):
+        configuration.load(tmp_path / "nothing.yaml")
+
+
+def test_a_key_is_never_shown_by_the_configuration() -> None:
+    config, _ = configuration.read("proxy.yaml", CHAINS + "keys: {a: canary, b: {key: canary, role: admin}}", {})
+    assert "canary" not in repr(config) and "canary" not in config.model_dump_json()
+
+
+def test_the_file_in_use_is_named_by_the_environment_then_here_then_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert configuration.default_path({}).name == "proxy.yaml" and configuration.default_path({}).exists()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "proxy.yaml").write_text(CHAINS)
+    assert configuration.default_path({}) == Path("config/proxy.yaml")
+    assert configuration.default_path({"GEMMAPY_CONFIG": "/etc/mine.yaml"}) == Path("/etc/mine.yaml")
+
+
+@pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml"])
+def test_the_packaged_files_are_right(name: str) -> None:
+    configuration.load(configuration.packaged(name), {})

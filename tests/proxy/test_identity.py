@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from proxy import config as configuration
+from proxy.config import Config
+from proxy.errors import ConfigError, Denied, Unauthenticated
+from proxy.identity import Guard, check_exposure, is_loopback
+from proxy.types import Who
+
+KEYS = "keys: {alice: a-key, ops: {key: o-key, role: admin}}\n"
+
+
+def config(text: str = "") -> Config:
+    return configuration.read("proxy.yaml", f"{text}chains: {{chat: []}}\n", {})[0]
+
+
+def request(**headers: str) -> web.BaseRequest:
+    return make_mocked_request("GET", "/", headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+@pytest.mark.parametrize(
+    ("header", "who", "caller"),
+    [("Bearer a-key", "user", "alice"), ("bearer o-key", "admin", "ops"), ("Bearer  a-key ", "user", "alice")],
+)
+def test_a_key_names_its_caller(header: str, who: Who, caller: str) -> None:
+    assert Guard(config(KEYS)).admit(request(Authorization=header), who) == caller
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer a-ke", "Bearer a-keyy", "Basic a-key", "a-key"])
+def test_anything_but_a_whole_key_is_refused(header: str) -> None:
+    headers = {"Authorization": header} if header else {}
+    with pytest.raises(Unauthenticated) as caught:
+        Guard(config(KEYS)).admit(request(**headers), "user")
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_a_low_key_opens_nothing_of_the_admins() -> None:
+    with pytest.raises(Denied):
+        Guard(config(KEYS)).admit(request(Authorization="Bearer a-key"), "admin")
+
+
+def test_public_routes_need_no_key() -> None:
+    assert Guard(config(KEYS)).admit(request(), "public") == "anonymous"
+
+
+def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() -> None:
+    assert Guard(config()).admit(request(), "admin") == "anonymous"
+    public = Guard(config("listen: {host: 0.0.0.0}\n"))
+    assert public.admit(request(), "user") == "anonymous"
+    with pytest.raises(Denied):
+        public.admit(request(), "admin")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.com"])
+def test_a_public_address_wants_keys_or_a_word(host: str) -> None:
+    exposed = config(f"listen: {{host: '{host}'}}\n")
+    with pytest.raises(ConfigError, match="--insecure"):
+        check_exposure(exposed, insecure=False)
+    check_exposure(exposed, insecure=True)
+    check_exposure(config(f"{KEYS}listen: {{host: '{host}'}}\n"), insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "welcome"),
+    [
+        ({"Host": "127.0.0.1:8080"}, True),
+        ({"Host": "localhost"}, True),
+        ({"Host": "[::1]:8080"}, True),
+        ({"Host": "proxy.lan:8080"}, True),
+        ({"Host": "evil.example"}, False),
+        ({"Host": "localhost.evil.example"}, False),
+        ({"Host": "127.0.0.1", "Origin": "https://evil.example"}, False),
+        ({"Host": "127.0.0.1", "Origin": "null"}, False),
+        ({"Host": "127.0.0.1", "Origin": "http://localhost:3000"}, True),
+        ({"Host": "127.0.0.1", "Origin": "https://app.example.com"}, True),
+    ],
+)
+def test_a_page_cannot_reach_an_open_server_by_a_name_of_its_own(headers: dict[str, str], welcome: bool) -> None:
+    guard = Guard(config("web: {origins: ['https://app.example.com'], hosts: [proxy.lan]}\n"))
+    if welcome:
+        guard.check_site(request(**headers))
+    else:
+        with pytest.raises(Denied):
+            guard.check_site(request(**headers))
+
+
+@pytest.mark.parametrize(
+    ("host", "yes"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("a.localhost", True), ("10.0.0.1", False), ("", False)],
+)
+def test_loopback_is_known_by_its_address(host: str, yes: bool) -> None:
+    assert is_loopback(host) is yes
+
+
+def test_cors_is_off_until_an_origin_is_listed() -> None:
+    asking: Any = request(Origin="https://app.example.com")
+    assert Guard(config()).cors(asking) == {}
+    allowed = Guard(config("web: {origins: ['https://app.example.com']}\n")).cors(asking)
+    assert allowed["Access-Control-Allow-Origin"] == "https://app.example.com"

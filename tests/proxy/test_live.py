@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.errors import ConfigError, NotFound, WrongMethod
+from proxy.live import Router
+from proxy.types import Route
+from proxy.upstreams.demo import Simulator
+from tests.conftest import ASK, BARE, Start
+
+GUARDED = "plugins: {retry: {}, timeouts: {}}\nchains: {chat: [timeouts, retry], embeddings: []}\n"
+
+
+async def test_reloading_under_load_loses_no_call(start: Start) -> None:
+    lost: list[object] = []
+    done = 0
+    async with start(BARE, Simulator(delay=0.002)) as run:
+        stop = asyncio.Event()
+
+        async def hammer(keep_alive: bool, stream: bool) -> None:
+            nonlocal done
+            connector = aiohttp.TCPConnector(force_close=not keep_alive)
+            async with aiohttp.ClientSession(connector=connector) as http:
+                while not stop.is_set():
+                    body = {**ASK, "stream": stream}
+                    async with http.post(f"{run.url}/v1/chat/completions", json=body) as response:
+                        text = await response.text()
+                        if response.status != 200 or (stream and "[DONE]" not in text):
+                            lost.append(text)
+                        done += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            for n in range(8):
+                tasks.create_task(hammer(n % 2 == 0, n % 4 < 2))
+            for n in range(10):
+                run.configure(BARE if n % 2 else GUARDED)
+                assert await run.server.reload()
+                await asyncio.sleep(0.03)
+            stop.set()
+    assert lost == []
+    assert done > 20
+
+
+async def test_a_call_ends_in_the_pipeline_in_which_it_began(start: Start) -> None:
+    async with start(BARE, Simulator(delay=0.01)) as run:
+        answer = await run.chat(stream=True)
+        old = run.server.live.pipeline
+        run.configure("chains: {embeddings: []}\n")
+        assert await run.server.reload()
+        assert (await run.chat()).status == 404
+        assert old.calls == 1
+        assert "[DONE]" in await answer.text()
+        await asyncio.wait_for(old.idle.wait(), 1)
+
+
+async def test_a_wrong_file_changes_nothing_and_tells_every_problem(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start() as run:
+        run.configure("plugins:\n  cash: {}\n  retry: {attempts: 0}\nchains:\n  chat: [compare]\n")
+        with caplog.at_level(logging.ERROR, "proxy.server"):
+            assert not await run.server.reload()
+        assert caplog.messages[:3] == [
+            "proxy.yaml:2: plugins.cash: no plugin is called 'cash'",
+            "proxy.yaml:3: plugins.retry.attempts: Input should be greater than 0",
+            "proxy.yaml:5: chains.chat.0: 'compare' is not under plugins",
+        ]
+        assert (await run.chat()).status == 200
+
+
+async def test_a_reload_never_opens_a_server_that_was_closed(start: Start) -> None:
+    async with start("keys: {a: secret}\nchains: {chat: []}\n") as run:
+        run.configure(BARE)  # no keys: fine, the server listens on loopback
+        assert await run.server.reload()
+        assert (await run.chat()).status == 200
+
+
+async def test_plugins_in_wrong_places_are_refused_with_their_lines(start: Start) -> None:
+    text = "plugins:\n  retry: {}\nchains:\n  chat: [retry, retry]\n  embeddings: [retyr]\n"
+    with pytest.raises(ConfigError) as caught:
+        async with start(text):
+            pass
+    assert caught.value.problems == [
+        "proxy.yaml:4: chains.chat.1: 'retry' stands in this chain twice",
+        "proxy.yaml:5: chains.embeddings.0: 'retyr' is not under plugins; did you mean 'retry'?",
+    ]
+
+
+async def test_the_router_tells_unknown_paths_from_wrong_methods() -> None:
+    from aiohttp.test_utils import make_mocked_request
+
+    async def handle(request: object) -> None: ...
+
+    router = Router([Route("GET", "/a", handle), Route("POST", "/b/{name}", handle)])  # type: ignore[arg-type]
+    route, names = await router.find(make_mocked_request("POST", "/b/c"))
+    assert (route.path, dict(names)) == ("/b/{name}", {"name": "c"})
+    with pytest.raises(WrongMethod) as wrong:
+        await router.find(make_mocked_request("PUT", "/a"))
+    assert wrong.value.allowed == {"GET"}
+    with pytest.raises(WrongMethod) as wrong:
+        await router.find(make_mocked_request("GET", "/b/c"))
+    assert wrong.value.allowed == {"POST"}
+    with pytest.raises(NotFound):
+        await router.find(make_mocked_request("GET", "/c"))
+
+
+def test_the_packaged_configuration_is_found() -> None:
+    from proxy.config import packaged
+
+    assert packaged("proxy.yaml").read_text() == (Path(__file__).parents[2] / "config" / "proxy.yaml").read_text()

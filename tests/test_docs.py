@@ -1,0 +1,119 @@
+"""The documentation says what is so: pages made from the code are current, and the examples run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy import reference, registry
+from proxy.config import packaged
+from proxy.edge.exchange import Exchange
+from proxy.types import Route
+from tests.conftest import Running, Start
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+DEMO = packaged("demo.yaml").read_text()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+def test_the_settings_page_is_current() -> None:
+    assert (DOCS / "configuration.md").read_text() == reference.settings_page()
+
+
+def test_the_parameter_page_is_current() -> None:
+    assert (DOCS / "parameters.md").read_text() == reference.parameters_page()
+
+
+def test_the_schema_for_editors_is_current() -> None:
+    assert json.loads((ROOT / "config" / "schema.json").read_text()) == reference.schema()
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [line for line in reference.settings_page().splitlines() if line.endswith("|  |")] == []
+
+
+def test_every_plugin_is_named_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in registry.known() if f"`{name}`" not in readme] == []
+
+
+async def test_every_endpoint_is_in_the_table(start: Start) -> None:
+    page = (DOCS / "http.md").read_text()
+    async with start() as run:
+        routes: tuple[Route, ...] = run.server.live.pipeline.router.routes
+        paths = [re.sub(r":[^}]+}", "}", route.path) for route in routes]
+        assert [
+            path
+            for path, route in zip(paths, routes, strict=True)
+            if f"| `{route.method} {path}` | {route.who} |" not in page
+        ] == []
+
+
+async def test_every_header_of_an_answer_is_in_the_table(start: Start) -> None:
+    page = (DOCS / "http.md").read_text()
+    async with start() as run:
+        response = await run.chat(keep_alive=1)
+        ours = {name.lower() for name in response.headers if name.lower().startswith("x-")}
+        assert ours >= {"x-request-id", "x-gemmapy-model", "x-gemmapy-params"}
+        assert [name for name in ours if f"`{name}`" not in page] == []
+    assert Exchange("1", {}).telling({}) == {}
+
+
+def test_the_links_between_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+async def test_the_example_plugin_runs(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = next(block for block in blocks(DOCS / "plugins.md", "python") if "class Guard" in block)
+    (tmp_path / "acme_guard.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (text,) = blocks(DOCS / "plugins.md", "yaml")
+    async with start(text) as run:
+        assert (await run.chat(messages=[{"role": "user", "content": "swordfish"}])).status == 400
+        answer = await run.chat(shout=True)
+        assert answer.headers["x-gemmapy-shouted"] == "yes" and "x-gemmapy-params" not in answer.headers
+        assert "YOU SAID" in (await answer.json())["choices"][0]["message"]["content"]
+        assert await (await run.http.get(f"{run.url}/shouts")).json() == {"shouted": 1}
+
+
+def here(example: str, run: Running) -> str:
+    return example.replace("http://127.0.0.1:8080", run.url)
+
+
+@pytest.mark.parametrize("example", blocks(ROOT / "README.md", "python"))
+async def test_the_readmes_python_runs(start: Start, example: str) -> None:
+    async with start(DEMO) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+async def test_the_readmes_curl_runs(start: Start) -> None:
+    (example,) = (block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl"))
+    async with start(DEMO) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, ["bash", "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert "data: [DONE]" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("example", blocks(ROOT / "README.md", "yaml"))
+async def test_the_readmes_configurations_are_right(start: Start, example: str) -> None:
+    async with start(re.sub(r"^listen:.*\n", "", example, flags=re.M)) as run:
+        assert run.url

@@ -1,0 +1,85 @@
+"""Imports point one way only: a room may use its own floor's lower neighbours and every floor below."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FLOORS = (
+    ("proxy.types", "proxy.errors", "proxy"),
+    ("proxy.streams", "proxy.wire", "proxy.background", "proxy.yamlfile"),
+    ("proxy.chain", "proxy.host", "proxy.config", "proxy.upstreams", "proxy.live"),
+    ("plugins",),
+    ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
+    ("proxy.build", "proxy.reference"),
+    ("proxy.server",),
+    ("proxy.cli", "proxy.__main__"),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+PLUGINS_MAY = {
+    "proxy.types",
+    "proxy.errors",
+    "proxy.streams",
+    "proxy.wire",
+    "proxy.stores",
+    "proxy.config",
+    "proxy.host",
+}
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path for top in ("proxy", "plugins") for path in (ROOT / top).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room(module: str) -> str | None:
+    """The room that a module stands in, or None where it is not ours."""
+    while module not in FLOOR and "." in module:
+        module = module.rpartition(".")[0]
+    return module if module in FLOOR else None
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield name_of(path.parent)  # within its own package
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_downwards(path: Path) -> None:
+    mine = room(name_of(path))
+    assert mine is not None, f"{name_of(path)} stands in no room"
+    above = [used for used in imports(path) if (theirs := room(used)) and FLOOR[theirs] > FLOOR[mine]]
+    assert above == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("plugins")], ids=name_of)
+def test_a_plugin_knows_only_what_it_is_lent(path: Path) -> None:
+    mine = name_of(path).split(".")[1:2]
+    used = {room(one) if room(one) != "plugins" else ".".join(one.split(".")[:2]) for one in imports(path)}
+    strangers = used - PLUGINS_MAY - {None, "proxy", ".".join(["plugins", *mine])}
+    assert strangers == set()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("proxy.wire")], ids=name_of)
+def test_the_wire_modules_do_no_input_or_output(path: Path) -> None:
+    forbidden = {"asyncio", "aiohttp", "socket", "os", "pathlib", "logging"}
+    assert {one.split(".")[0] for one in imports(path)} & forbidden == set()
+
+
+def test_the_demo_upstream_stands_alone() -> None:
+    inside = ROOT / "proxy" / "upstreams" / "demo"
+    used = {one for path in inside.rglob("*.py") for one in imports(path) if one.startswith("proxy")}
+    assert {one for one in used if not one.startswith("proxy.upstreams.demo")} == set()
+
+
+def test_files_stay_short_enough_to_be_one_thought() -> None:
+    assert [name_of(path) for path in FILES if path.read_text().count("\n") > 300] == []
