@@ -85,7 +85,20 @@ class Live(Generic[Value]):
     def __init__(self, pipeline: Pipeline[Value], background: Background) -> None:
         self.pipeline = pipeline
         self.background = background
+        self.retiring: set[Pipeline[Value]] = set()
 
     def replace(self, pipeline: Pipeline[Value]) -> None:
         old, self.pipeline = self.pipeline, pipeline
-        self.background.start(old.retire(), "retiring a pipeline")
+        self.retiring.add(old)
+        retired = self.background.start(old.retire(), "retiring a pipeline")
+        retired.add_done_callback(lambda _: self.retiring.discard(old))
+
+    @property
+    def calls(self) -> int:
+        """Calls that run now, in whichever pipeline."""
+        return self.pipeline.calls + sum(one.calls for one in self.retiring)
+
+    async def idle(self) -> None:
+        """Return when no call runs."""
+        for one in (self.pipeline, *self.retiring):
+            await one.idle.wait()

@@ -120,7 +120,7 @@ async def listening(server: Server) -> AsyncIterator[None]:
         access_log=None,
         keepalive_timeout=75,
     )
-    runner = web.ServerRunner(front, shutdown_timeout=server.config.listen.drain)
+    runner = web.ServerRunner(front, shutdown_timeout=1)
     await runner.setup()
     try:
         listen = server.config.listen
@@ -139,11 +139,11 @@ async def listening(server: Server) -> AsyncIterator[None]:
 async def drained(server: Server) -> None:
     """Readiness goes first; then running calls may finish within `listen.drain` seconds."""
     server.readiness.stopping = True
-    if server.live.pipeline.calls:
-        log.info("stopping when %s calls have finished", server.live.pipeline.calls)
+    if server.live.calls:
+        log.info("stopping when %s calls have finished", server.live.calls)
     try:
         async with asyncio.timeout(server.config.listen.drain):
-            await server.live.pipeline.idle.wait()
+            await server.live.idle()
     except TimeoutError:
         log.warning("calls that did not finish in time are cut")
 

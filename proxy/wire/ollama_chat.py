@@ -59,7 +59,7 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         body["format"] = form.schema or "json"
         messages = telling(messages, must_fit(form.schema))
     if tools:
-        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(tools)]
+        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(chat.tools) if tool in tools]
     body["messages"] = list(messages_of(messages, notes))
     body |= sampling(chat, notes, info)
     if options := {**options_of(chat.options), **pins.options}:
@@ -132,15 +132,11 @@ def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterato
 
 
 def tool_of(tool: Tool, index: int) -> dict[str, JSON]:
-    at = f"tools[{index}].function.parameters"
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": ollama_schema.parameters(tool.parameters, at),
-        },
-    }
+    parameters = ollama_schema.parameters(tool.parameters, f"tools[{index}].function.parameters")
+    said = parameters.pop("description", "")  # Ollama keeps no description there
+    description = tool.description if said in tool.description else f"{tool.description} {said}".strip()
+    function = {"name": tool.name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 # --- what Ollama does not do, said in a prompt and enforced by a grammar -----------------------------
@@ -179,10 +175,12 @@ def calling(forced: tuple[Tool, ...]) -> dict[str, JSON]:
     """The schema of a JSON object that stands for a call of one of the tools."""
     definitions: dict[str, JSON] = {}
     shapes = []
-    for tool in forced:
-        parameters = dict(tool.parameters) or {"type": "object", "properties": {}}
-        for keyword in ("$defs", "definitions"):  # references start at the root
-            definitions.setdefault(keyword, {}).update(parameters.pop(keyword, {}))
+    for index, tool in enumerate(forced):
+        parameters: JSON = tool.parameters or {"type": "object", "properties": {}}
+        place = f"#/$defs/{index}"
+        if (moved := rebased(parameters, place)) != parameters:  # references start at the root
+            definitions[str(index)] = moved
+            parameters = {"$ref": place}
         shapes.append(
             {
                 "type": "object",
@@ -191,7 +189,19 @@ def calling(forced: tuple[Tool, ...]) -> dict[str, JSON]:
             }
         )
     schema = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
-    return {**schema, **{keyword: value for keyword, value in definitions.items() if value}}
+    return {**schema, "$defs": definitions} if definitions else schema
+
+
+def rebased(schema: JSON, place: str) -> JSON:
+    """The schema with its references as they must be when it stands at `place`."""
+    if isinstance(schema, list):
+        return [rebased(one, place) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        name: place + one[1:] if name == "$ref" and isinstance(one, str) and one.startswith("#") else rebased(one, place)
+        for name, one in schema.items()
+    }
 
 
 def load_body(model: str, pins: Pins) -> dict[str, JSON]:

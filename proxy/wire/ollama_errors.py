@@ -58,7 +58,8 @@ def of_text(status: int, text: str, model: str) -> ProxyError:
     if status == 404 and (NO_MODEL.search(text) or "not found" in lower):
         return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
     if any(sign in lower for sign in OVERFLOW):
-        return BadCall(text, param="messages", code="context_length_exceeded")
+        param = "input" if "input length" in lower else "messages"  # only embeddings speak of inputs
+        return BadCall(text, param=param, code="context_length_exceeded")
     if status == 400 or any(sign in lower for sign in CALLERS):
         return BadCall(text, param=_param(lower))
     if status == 403:

@@ -2,38 +2,72 @@
 
 Ollama reads tool parameters into types of its own that keep only type, anyOf, items, description, enum,
 properties and required.  What else a schema says is put in words into the description, references are
-written out, and `oneOf` becomes `anyOf`.
+written out, `allOf` is merged, and `oneOf` becomes `anyOf`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from proxy.errors import BadCall
 from proxy.types import JSON
 
-HINTS: Final = (
-    "default", "format", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-    "minLength", "maxLength", "minItems", "maxItems", "uniqueItems",
-)  # fmt: skip
+KEPT: Final = frozenset(
+    {"type", "description", "const", "enum", "anyOf", "oneOf", "allOf", "properties", "required", "items"}
+)
+SILENT: Final = frozenset({"title", "$schema", "$id", "$anchor", "$comment", "$defs", "definitions"})
+"""Keywords that say nothing of a value; a title stands in where there is no description."""
+EXAMPLES: Final = frozenset({"default", "examples"})
+"""Keywords whose value is not made of schemas."""
+NULLS: Final = frozenset({"const", "default"})
+"""Keywords that may be null; other nulls are how some writers leave a keyword out."""
+NOTES: Final = SILENT | EXAMPLES | {"description"}
+"""Keywords beside a reference that stand in place of its target's own."""
 MOST_NODES: Final = 5_000
+MOST_UNFOLDED: Final = 1_000_000
+"""Bytes that references may add once they are written out."""
 DEEPEST: Final = 64
 
 
 def parameters(schema: Mapping[str, JSON], at: str) -> dict[str, JSON]:
-    """The `parameters` of a tool as Ollama keeps them.
+    """The `parameters` of a tool as Ollama keeps them, and a `description` of what it does not keep at the root.
 
-    Raises BadCall if references are missing, lead elsewhere than into the schema, or unfold without bound.
+    Raises BadCall if it is no schema, or if its references lead nowhere or unfold without bound.
     """
-    if not schema:  # Ollama would turn this into a schema that llama-server refuses
-        return {"type": "object", "properties": {}}
-    kept = _Writer(schema, at).node(schema, 0)
-    kept["type"] = "object"
-    kept.setdefault("properties", {})
-    return kept
+    kept = _Writer(schema, at).node({name: value for name, value in schema.items() if name != "title"}, 0)
+    for name in ("enum", "anyOf"):
+        if name in kept:
+            also(kept, name, kept.pop(name))
+    kind = kept.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise BadCall(f"Invalid '{at}': the schema must be of type object.", param=at, code="invalid_schema")
+    # Without properties Ollama would make of it a schema that llama-server refuses.
+    return {"properties": {}, **kept, "type": "object"}
+
+
+def also(kept: dict[str, JSON], name: str, value: JSON) -> None:
+    """Say in words what cannot be said otherwise."""
+    kept["description"] = f"{kept.get('description', '')} ({name}: {orjson.dumps(value).decode()})".strip()
+
+
+def merge(kept: dict[str, JSON], more: Mapping[str, JSON]) -> None:
+    """Let `kept` say what `more` says, too."""
+    for name, value in more.items():
+        own = kept.get(name)
+        if name not in kept or own == value:
+            kept[name] = value
+        elif name == "description":
+            kept[name] = f"{own} {value}"
+        elif name == "required":
+            kept[name] = list(dict.fromkeys([*own, *value]))
+        elif name == "properties":
+            for key, one in value.items():
+                merge(own.setdefault(key, {}), one)
+        else:
+            also(kept, name, value)
 
 
 class _Writer:
@@ -41,58 +75,107 @@ class _Writer:
         self.root = root
         self.at = at
         self.nodes = 0
+        self.unfolded = 0
+        self.sizes: dict[str, int] = {}
 
     def node(self, schema: JSON, depth: int) -> dict[str, JSON]:
         self.nodes += 1
         if self.nodes > MOST_NODES or depth > DEEPEST:
-            raise BadCall(f"'{self.at}' is too large once its references are written out.", param=self.at)
-        if not isinstance(schema, Mapping):  # `true` and `false` are schemas too; Ollama wants an object
-            return {}
+            raise self.too_large()
+        if isinstance(schema, bool):  # a schema too, but Ollama wants an object
+            return {} if schema else {"description": "(never given)"}
+        schema = self.of_kind(schema, Mapping, "a schema")
         if "$ref" in schema:
-            schema = {**self.target(schema["$ref"]), **{k: v for k, v in schema.items() if k != "$ref"}}
-            return self.node(schema, depth + 1)
+            return self.node(self.resolved(schema), depth + 1)
+        return self.kept({name: one for name, one in schema.items() if one is not None or name in NULLS}, depth)
+
+    def kept(self, schema: Mapping[str, JSON], depth: int) -> dict[str, JSON]:
         kept: dict[str, JSON] = {}
         if "type" in schema:
             kept["type"] = schema["type"]
-        if described := self.described(schema):
+        if described := self.described(schema, depth):
             kept["description"] = described
+        if "enum" in schema:
+            kept["enum"] = self.of_kind(schema["enum"], list, "'enum'")
         if "const" in schema:
-            kept["enum"] = [schema["const"]]
-        elif "enum" in schema:
-            kept["enum"] = schema["enum"]
+            merge(kept, {"enum": [schema["const"]]})
         self.nested(schema, kept, depth)
         return kept
 
     def nested(self, schema: Mapping[str, JSON], kept: dict[str, JSON], depth: int) -> None:
-        options = schema.get("anyOf") or schema.get("oneOf")
-        if isinstance(options, list):
-            kept["anyOf"] = [self.node(one, depth + 1) for one in options]
-        for part in schema.get("allOf") or ():
-            kept |= self.node(part, depth + 1)
-        if isinstance(properties := schema.get("properties"), Mapping):
+        if "properties" in schema:
+            properties = self.of_kind(schema["properties"], Mapping, "'properties'")
             kept["properties"] = {name: self.node(one, depth + 1) for name, one in properties.items()}
         if "required" in schema:
-            kept["required"] = schema["required"]
-        if "items" in schema:
-            kept["items"] = self.node(schema["items"], depth + 1)
+            kept["required"] = self.names(schema["required"])
+        if isinstance(items := schema.get("items"), list):
+            kept["items"] = [self.node(one, depth + 1) for one in items]
+        elif "items" in schema:
+            kept["items"] = self.node(items, depth + 1)
+        for name in ("anyOf", "oneOf"):
+            if options := [self.node(one, depth + 1) for one in self.of_kind(schema.get(name, []), list, f"'{name}'")]:
+                merge(kept, {"anyOf": options})
+        for part in self.of_kind(schema.get("allOf", []), list, "'allOf'"):
+            merge(kept, self.node(part, depth + 1))
 
-    def described(self, schema: Mapping[str, JSON]) -> str:
-        said = schema.get("description") or schema.get("title") or ""
-        hints = [f"{name}: {orjson.dumps(schema[name]).decode()}" for name in HINTS if name in schema]
-        return " ".join([str(said), *([f"({', '.join(hints)})"] if hints else [])]).strip()
+    def names(self, value: JSON) -> list[str]:
+        return [self.of_kind(name, str, "a name in 'required'") for name in self.of_kind(value, list, "'required'")]
+
+    def described(self, schema: Mapping[str, JSON], depth: int) -> str:
+        said = [str(schema.get("description") or schema.get("title") or "")]
+        others = [name for name in schema if name not in KEPT and name not in SILENT]
+        hints = [f"{name}: {self.words(name, schema[name], depth)}" for name in others]
+        return " ".join([*said, *([f"({', '.join(hints)})"] if hints else [])]).strip()
+
+    def words(self, name: str, value: JSON, depth: int) -> str:
+        return orjson.dumps(value if name in EXAMPLES else self.written_out(value, depth)).decode()
+
+    def written_out(self, value: JSON, depth: int) -> JSON:
+        if depth > DEEPEST:
+            raise self.too_large()
+        if isinstance(value, list):
+            return [self.written_out(one, depth + 1) for one in value]
+        if not isinstance(value, Mapping):
+            return value
+        if isinstance(value.get("$ref"), str):
+            return self.node(value, depth + 1)
+        return {name: self.written_out(one, depth + 1) for name, one in value.items()}
+
+    def resolved(self, schema: Mapping[str, JSON]) -> Mapping[str, JSON]:
+        """The reference's target together with what is said beside the reference."""
+        target = self.target(schema["$ref"])
+        beside = {name: value for name, value in schema.items() if name != "$ref"}
+        if any(name in target and name not in NOTES for name in beside):
+            return {"allOf": [beside, target]}
+        return {**target, **beside}
 
     def target(self, ref: JSON) -> Mapping[str, JSON]:
         found: JSON = self.root
-        if not isinstance(ref, str) or not ref.startswith("#"):
+        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
             raise self.lost(ref)
-        for step in ref[1:].split("/")[1:]:
+        for step in ref.split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, Mapping) or step not in found:
                 raise self.lost(ref)
             found = found[step]
         if not isinstance(found, Mapping):
             raise self.lost(ref)
+        if ref not in self.sizes:
+            self.sizes[ref] = len(orjson.dumps(found))
+        self.unfolded += self.sizes[ref]
+        if self.unfolded > MOST_UNFOLDED:
+            raise self.too_large()
         return found
+
+    def of_kind(self, value: JSON, kind: type, what: str) -> Any:
+        if not isinstance(value, kind):
+            message = f"Invalid '{self.at}': {what} is not what JSON schema wants there."
+            raise BadCall(message, param=self.at, code="invalid_schema")
+        return value
+
+    def too_large(self) -> BadCall:
+        message = f"'{self.at}' is too large once its references are written out."
+        return BadCall(message, param=self.at, code="invalid_schema")
 
     def lost(self, ref: JSON) -> BadCall:
         message = f"Invalid '{self.at}': the reference {str(ref)[:80]!r} leads to nothing in this schema."

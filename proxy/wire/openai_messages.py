@@ -10,7 +10,7 @@ from proxy.types import JSON, Image, Message, Tool, ToolCall
 from proxy.wire import read
 
 # What the first bytes of a picture say of its kind.
-MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF....WEBP", "webp"), (b"GIF8", "gif"))
 READABLE = ("png", "jpeg", "webp")
 
 

@@ -1,0 +1,169 @@
+"""The command line, as its users run it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from tests.conftest import ASK
+
+DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
+
+
+async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of one that ends by itself."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 10)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+class Serving:
+    """A server process, its URL, and what it wrote since."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> None:
+        self.process = process
+        self.stream = stream
+        self.url = ""
+        self.banner = ""
+
+    async def until(self, pattern: str) -> str:
+        """The first line from now on that matches."""
+        async with asyncio.timeout(10):
+            while line := (await self.stream.readline()).decode():
+                self.banner += line
+                if re.search(pattern, line):
+                    return line
+        raise AssertionError(f"it ended without a line like {pattern!r}: {self.banner}")
+
+
+@asynccontextmanager
+async def served(*arguments: str, pattern: str = r"listens on (http://[\d.:]+)") -> AsyncIterator[Serving]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", *arguments, stderr=asyncio.subprocess.STDOUT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    serving = Serving(process, process.stdout)
+    try:
+        line = await serving.until("listens on")
+        found = re.search(pattern, line)
+        assert found is not None
+        serving.url = found[1]
+        yield serving
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("plugins: {retry: {}}\nchains: {chat: [retry]}\n")
+    async with served("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml")) as serving:
+        await serving.until("no keys")
+        assert "upstream local: a simulated Ollama, no model is running: answers" in serving.banner
+        assert "chain chat: client -> retry -> upstream" in serving.banner
+        async with aiohttp.ClientSession() as http:
+            answer = await (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).json()
+            assert "simulated" in answer["choices"][0]["message"]["content"]
+        line = await serving.until("path=/v1/chat/completions")
+        assert "model=demo" in line and "status=200" in line
+
+
+async def test_without_ollama_the_banner_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("listen: {port: 0}\nupstreams: {a: {ollama: 'http://127.0.0.1:9'}}\nchains: {}\n")
+    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving:
+        assert "ollama serve" in await serving.until("No upstream answers")
+
+
+async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(DEMO)
+    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
+        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        await answer.content.readline()
+        serving.process.send_signal(signal.SIGTERM)
+        await serving.until("stopping when 1 calls have finished")
+        ready = await http.get(f"{serving.url}/readyz")
+        assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+
+
+async def test_a_changed_file_and_a_hangup_are_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(DEMO)
+    async with served("serve", "--config", str(file)) as serving, aiohttp.ClientSession() as http:
+        file.write_text(DEMO.replace("chat: []", "embeddings: []"))
+        await serving.until("was read again")
+        assert (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).status == 404
+        file.write_text(DEMO.replace("chat: []", "chat: [nothing]"))
+        await serving.until(r"c\.yaml:3: chains\.chat\.0: 'nothing' is not under plugins")
+        await serving.until("the configuration is unchanged")
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("the configuration is unchanged")
+
+
+async def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        status, _, err = await command("serve", "--demo", "--port", port)
+        assert status == 1 and f"cannot listen on 127.0.0.1:{port}" in err
+
+
+async def test_a_public_address_without_keys_is_refused() -> None:
+    status, _, err = await command("serve", "--demo", "--host", "0.0.0.0", "--port", "0")
+    assert status == 1 and "--insecure" in err and "Traceback" not in err
+
+
+async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\n")
+    assert await command("check", str(file)) == (
+        0,
+        "chat: client -> retry -> upstream\nembeddings: client -> upstream\n",
+        "",
+    )
+    file.write_text("plugins:\n  retry: {attempts: none}\nchains: {chat: [retyr]}\n")
+    status, out, err = await command("check", str(file))
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        f"{file}:2: plugins.retry.attempts: Input should be a valid integer, unable to parse string as an integer",
+        f"{file}:3: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
+    ]
+
+
+async def test_a_simulated_ollama_runs_on_its_own() -> None:
+    async with served("simulate", "--port", "0") as serving, aiohttp.ClientSession() as http:
+        tags = await (await http.get(f"{serving.url}/api/tags")).json()
+        assert "demo:latest" in [model["name"] for model in tags["models"]]
+
+
+async def test_the_schema_is_json() -> None:
+    status, out, _ = await command("schema")
+    assert status == 0 and "chains" in json.loads(out)["properties"]
+
+
+async def test_logs_are_json_where_wanted(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(DEMO + "log: {format: json}\n")
+    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
+        await http.post(f"{serving.url}/v1/chat/completions", json=ASK)
+        line = json.loads(await serving.until('"path"'))
+        assert (line["status"], line["caller"], line["model"]) == (200, "anonymous", "demo:latest")
