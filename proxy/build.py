@@ -24,6 +24,7 @@ from proxy.types import Call, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Server, Settled
 from proxy.upstreams.ollama import Ollama
 from proxy.wire.openai_answer import ChatStyle
+from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
 
 
@@ -65,8 +66,9 @@ class Assembly:
         }
 
     def router(self, readiness: Readiness) -> Router:
-        images = Images(self.config.requests)
-        openai = OpenAI(self.config, self.send, self.writer, self.catalogue, images, self.fields())
+        bounds = self.config.requests
+        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
+        openai = OpenAI(self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits)
         routes: list[Route] = [*openai.routes(), *Health(readiness, self.catalogue.alive).routes()]
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):

@@ -176,7 +176,7 @@ class Web(Strict):
 
 
 class Log(Strict):
-    """What the server writes to standard error."""
+    """What the server writes to standard error; a restart changes these."""
 
     format: Literal["plain", "json"] = "plain"
     """A line for people, or a JSON object a line."""

@@ -30,8 +30,8 @@ class Clock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds of the event loop's clock; compare with `Call.deadline`."""
-        return asyncio.get_running_loop().time()
+        """Seconds of the clock that event loops use; compare with `Call.deadline`."""
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -6,6 +6,7 @@ import hmac
 import ipaddress
 import secrets
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
@@ -27,6 +28,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@lru_cache(256)
+def host_of(header: str) -> tuple[str, bool]:
+    """The name in a Host header, and whether it is this machine's."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return header, False
+    return host, is_loopback(host)
 
 
 def check_exposure(config: Config, insecure: bool) -> None:
@@ -84,8 +95,8 @@ class Guard:
         """
         if not self.local:
             return
-        host = urlsplit(f"//{request.headers.get(hdrs.HOST, '')}").hostname or ""
-        if not is_loopback(host) and host not in self.hosts:
+        host, here = host_of(request.headers.get(hdrs.HOST, ""))
+        if not here and host not in self.hosts:
             raise Denied(f"The host '{host[:200]}' is not this server's; see `web.hosts`.", code="host_not_allowed")
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not self.welcome(origin) and not is_loopback(urlsplit(origin).hostname or ""):

@@ -1,38 +1,44 @@
-"""How log records are written: a line for people, or a JSON object a line."""
+"""How log lines are written: for people, or as a JSON object a line."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
 import orjson
 
 from proxy.config import Log
+from proxy.types import JSON
 
-UNSAFE = re.compile(r"[^\x20-\x7e]")
+UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
+FLUSH: Final = 0.1
+"""Seconds that a request's line may wait for others."""
+MOST: Final = 500
+"""Lines that wait at most."""
 
 
 class Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] | None = getattr(record, "told", None)
-        stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        if told is None:
-            return f"{stamp} {record.levelname.lower()} {super().format(record)}"
-        shown = " ".join(f"{name}={value}" for name, value in told.items() if value not in (None, "", "-"))
-        return f"{stamp} {UNSAFE.sub('?', shown)}"  # a caller's words must not forge a line
+        return f"{stamp(int(record.created))} {record.levelname.lower()} {super().format(record)}"
 
 
 class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = getattr(record, "told", None) or {"message": record.getMessage()}
-        stamp = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"time": stamp, "level": record.levelname.lower(), "logger": record.name, **told}
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return orjson.dumps(line).decode()
 
 
 def set_up(settings: Log) -> None:
@@ -41,3 +47,52 @@ def set_up(settings: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+
+
+def stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+class RequestLog:
+    """Writes the lines of requests, several times a second and together.
+
+    A line through `logging` costs a fifth of a request; here it is formatted once and shares its write.
+    """
+
+    def __init__(self, settings: Log, write: Callable[[bytes], object]) -> None:
+        self.formatted = json_line if settings.format == "json" else plain_line
+        self.write = write
+        self.lines: list[bytes] = []
+        self.second = 0
+        self.stamp = ""
+
+    def __call__(self, told: Mapping[str, JSON]) -> None:
+        now = int(time.time())
+        if now != self.second:
+            self.second, self.stamp = now, stamp(now)
+        if not self.lines:
+            asyncio.get_running_loop().call_later(FLUSH, self.flush)
+        self.lines.append(self.formatted(self.stamp, told))
+        if len(self.lines) >= MOST:
+            self.flush()
+
+    def flush(self) -> None:
+        lines, self.lines = self.lines, []
+        if lines:
+            self.write(b"".join(lines))
+
+
+def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
+    shown = " ".join([f"{name}={value}" for name, value in told.items() if value not in (None, "", "-")])
+    if not (shown.isascii() and shown.isprintable()):
+        shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
+    return f"{when} {shown}\n".encode()
+
+
+def json_line(when: str, told: Mapping[str, JSON]) -> bytes:
+    return orjson.dumps({"time": f"{when.replace(' ', 'T')}Z", "level": "info", **told}) + b"\n"
+
+
+def to_stderr(lines: bytes) -> None:
+    sys.stderr.buffer.write(lines)
+    sys.stderr.buffer.flush()

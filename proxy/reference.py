@@ -113,7 +113,7 @@ PARAMETERS = """# Parameters
 Made by `gemmapy-proxy reference --parameters` from the code that reads them; do not edit.
 
 What becomes of every field of a request. **honoured**: done. **emulated**: done by the proxy, since Ollama cannot.
-**carried**: kept for plugins and records, read by no model. **ignored**: has no effect. **refused**: a 400 that names it.
+**carried**: kept for plugins and records, read by no model. **ignored**: has no effect. **refused**: a named 400.
 What was emulated, changed or ignored in a call is listed in the `x-gemmapy-params` header of its answer; with
 `params: strict` it is a 400. Fields that are not listed are ignored and told, unless a plugin declared them as its own.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import orjson
@@ -78,39 +77,50 @@ class Answer:
     vectors: Vectors | None = None
 
     def choice(self, index: int) -> Choice:
-        return self.choices.setdefault(index, Choice())
+        found = self.choices.get(index)
+        if found is None:
+            found = self.choices[index] = Choice()
+        return found
 
     def add(self, event: Event) -> None:
-        match event:
-            case Text():
-                choice = self.choice(event.choice)
-                choice.texts.append(event.text)
-                choice.logprobs.extend(event.logprobs)
-            case Thinking():
-                self.choice(event.choice).thoughts.append(event.text)
-            case ToolCalled():
-                call = ToolCall(event.id, event.name, event.arguments)
-                self.choice(event.choice).tool_calls.append(call)
-            case Finish():
-                self.choice(event.choice).finish = event.reason
-            case Usage():
-                self.usage = event
-            case Vectors():
-                self.vectors = event
+        if isinstance(event, Usage):
+            self.usage = event
+            return
+        if isinstance(event, Vectors):
+            self.vectors = event
+            return
+        choice = self.choice(event.choice)
+        if isinstance(event, Text):
+            choice.texts.append(event.text)
+            choice.logprobs.extend(event.logprobs)
+        elif isinstance(event, Finish):
+            choice.finish = event.reason
+        elif isinstance(event, Thinking):
+            choice.thoughts.append(event.text)
+        else:
+            choice.tool_calls.append(ToolCall(event.id, event.name, event.arguments))
 
 
 async def collect(reply: Reply) -> Answer:
     """Read a reply to its end and close it."""
     answer = Answer()
-    async with aclosing(reply):
+    try:
         async for event in reply.events:
             answer.add(event)
+    finally:
+        await reply.aclose()
     return answer
 
 
 def dump(events: Iterable[Event]) -> bytes:
     """JSON of an event list; `load` gives the same events back."""
-    return orjson.dumps([[type(event).__name__, event] for event in events], option=orjson.OPT_SERIALIZE_NUMPY)
+    named = [[type(event).__name__, event] for event in events]
+    return orjson.dumps(named, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(value: JSON) -> JSON:
+    """What orjson does not write by itself: mappings of another type, and arrays that are views."""
+    return dict(value) if isinstance(value, Mapping) else value.tolist()
 
 
 def load(dumped: bytes) -> list[Event]:

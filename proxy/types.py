@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 from aiohttp import web
 
@@ -15,12 +15,23 @@ if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at s
 JSON: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Who: TypeAlias = Literal["public", "user", "admin"]
+Noun = TypeVar("Noun")
+
+
+@dataclass_transform(frozen_default=True)
+def value(cls: type[Noun]) -> type[Noun]:
+    """A dataclass that nobody changes, for what is made for every token or message.
+
+    The type checker holds it.  A frozen dataclass would hold it at run time too, and takes three times as long
+    to make; the Call itself, which passes through plugins, is frozen.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 # --- what is asked ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Image:
     """A picture in a message: standard base64 without a `data:` prefix, or, until the edge fetched it, a URL."""
 
@@ -28,7 +39,7 @@ class Image:
     url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolCall:
     """A model's wish to call a function.  `arguments` is the text of a JSON object."""
 
@@ -37,7 +48,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One turn.  `name` is the function's in a `tool` message, else the participant's."""
 
@@ -147,7 +158,7 @@ class Call:
 # --- what is answered ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Text:
     """Words of the answer; a logprob is a mapping of token, logprob, bytes and top_logprobs."""
 
@@ -156,7 +167,7 @@ class Text:
     logprobs: tuple[Mapping[str, JSON], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Thinking:
     """Words of the reasoning before the answer."""
 
@@ -164,7 +175,7 @@ class Thinking:
     choice: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ToolCalled:
     """One whole call of a function; `arguments` is the text of a JSON object."""
 
@@ -174,7 +185,7 @@ class ToolCalled:
     choice: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finish:
     """A choice is complete: `stop`, `length` or `tool_calls`."""
 
@@ -182,7 +193,7 @@ class Finish:
     choice: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """What the call took, of all choices together; None where the upstream did not say.  Times in ns."""
 
@@ -207,7 +218,7 @@ Stage: TypeAlias = Callable[[Events], Events]
 Closer: TypeAlias = Callable[[], Awaitable[None] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One answer on its way out.  Its first event has already arrived.
 

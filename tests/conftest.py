@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,11 +64,16 @@ def start() -> Start:
             def read() -> tuple[Config, Source]:
                 return configuration.read("proxy.yaml", completed(run.text, upstream), {})
 
-            async with serving(read) as server:
+            async with serving(read, tell=in_log) as server:
                 run.server, run.url = server, server.url
                 yield run
 
     return started
+
+
+def in_log(told: Mapping[str, object]) -> None:
+    """The lines of requests, where pytest's `caplog` sees them."""
+    logging.getLogger("gemmapy.requests").info("%s", told, extra={"told": told})
 
 
 def completed(text: str, upstream: str) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from proxy import reference, registry
 from proxy.config import packaged
-from proxy.edge.exchange import Exchange
 from proxy.types import Route
 from tests.conftest import Running, Start
 
@@ -67,7 +66,6 @@ async def test_every_header_of_an_answer_is_in_the_table(start: Start) -> None:
         ours = {name.lower() for name in response.headers if name.lower().startswith("x-")}
         assert ours >= {"x-request-id", "x-gemmapy-model", "x-gemmapy-params"}
         assert [name for name in ours if f"`{name}`" not in page] == []
-    assert Exchange("1", {}).telling({}) == {}
 
 
 def test_the_links_between_pages_lead_somewhere() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
-from proxy.types import Usage
+from proxy.types import JSON, Usage
+from proxy.wire.ids import new_id
 
 REQUEST_ID: Final = "X-Request-Id"
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -38,7 +38,7 @@ class Exchange:
     def of(cls, request: web.BaseRequest) -> Exchange:
         """Keeps a sane request id that the client or a gateway gave."""
         given = request.headers.get(REQUEST_ID, "")
-        made = given if SANE.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        made = given if SANE.fullmatch(given) else new_id("req_")
         exchange = cls(made, {REQUEST_ID: made})
         request[KEY] = exchange
         return exchange
@@ -48,11 +48,31 @@ class Exchange:
         self.first = time.perf_counter()
         self.facts = facts
 
+    def line(self, method: str, path: str) -> dict[str, JSON]:
+        """What the log says of this request: never a body, never a key."""
+        now, usage = time.perf_counter(), self.usage
+        return {
+            "id": self.id,
+            "caller": self.caller,
+            "method": method,
+            "path": path[:500],
+            "route": self.route,
+            "model": self.model[:200],
+            "status": self.status,
+            "error": self.error,
+            "tokens_in": usage.prompt_tokens if usage else None,
+            "tokens_out": usage.completion_tokens if usage else None,
+            "first_ms": None if self.first is None else round((self.first - self.started) * 1000, 1),
+            "total_ms": round((now - self.started) * 1000, 1),
+            **self.facts,
+        }
+
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
         """The headers of an answer: those of every response, and the facts."""
-        headers = dict(self.headers)
+        headers = {"Content-Type": "application/json", **self.headers}
         for name, value in self.facts.items():
-            headers[f"x-gemmapy-{name}"] = header_safe(value)
+            if value:
+                headers[f"x-gemmapy-{name}"] = header_safe(value)
         if notes:
             told = ", ".join(f"{name}={fate}" for name, fate in notes.items())
             inner = headers.get("x-gemmapy-params")
@@ -62,7 +82,7 @@ class Exchange:
 
 def header_safe(text: str) -> str:
     """A header cannot hold line breaks, and a caller's field names are theirs to choose."""
-    return UNSAFE.sub("?", text)[:2000]
+    return text if text.isascii() and text.isprintable() and len(text) < 2000 else UNSAFE.sub("?", text)[:2000]
 
 
 KEY: Final = web.RequestKey("exchange", Exchange)

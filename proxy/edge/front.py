@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ from proxy.edge.exchange import Exchange
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
+from proxy.types import JSON
 from proxy.wire import openai_errors
 
-log = logging.getLogger("gemmapy.requests")
-failures = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499
 """nginx's status for a client that did not wait."""
@@ -32,11 +31,16 @@ class Door:
     alive: Callable[[], Awaitable[Mapping[str, str]]]
 
 
+Tell = Callable[[Mapping[str, JSON]], None]
+"""Takes the line of one request."""
+
+
 class Front:
     """The server's only handler: asks whichever pipeline is newest."""
 
-    def __init__(self, live: Live[Door]) -> None:
+    def __init__(self, live: Live[Door], tell: Tell | None) -> None:
         self.live = live
+        self.tell = tell
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange.of(request)
@@ -49,7 +53,8 @@ class Front:
                 exchange.status = CLIENT_LEFT
                 raise
             finally:
-                tell(request, exchange)
+                if self.tell is not None:
+                    self.tell(exchange.line(request.method, request.rel_url.raw_path))
 
     async def answered(
         self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
@@ -62,7 +67,7 @@ class Front:
         except ConnectionError:
             raise
         except Exception:  # the last resort: a fault of ours is told as one, and written down
-            failures.exception("request %s failed", exchange.id)
+            log.exception("request %s failed", exchange.id)
             exchange.error = "internal_error"
             fault = ProxyError(f"The server failed to answer request {exchange.id}.", code="internal_error")
             return error_response(fault, exchange)
@@ -80,6 +85,9 @@ class Front:
             if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
                 return preflight(exchange)
         router = pipeline.router
+        if exact := router.exact.get((request.method, request.path)):
+            exchange.caller = guard.admit(request, exact.who)
+            return await exact.handle(request)
         route, names = await router.find(request)
         exchange.caller = guard.admit(request, route.who)
         return await route.handle(request, **names)
@@ -107,26 +115,3 @@ def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
         headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed))
     body = openai_errors.error_body(error)
     return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
-
-
-def tell(request: web.BaseRequest, exchange: Exchange) -> None:
-    """One line a request: never a body, never a key."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    now, usage = time.perf_counter(), exchange.usage
-    told = {
-        "id": exchange.id,
-        "caller": exchange.caller,
-        "method": request.method,
-        "path": request.rel_url.raw_path[:500],
-        "route": exchange.route,
-        "model": exchange.model[:200],
-        "status": exchange.status,
-        "error": exchange.error,
-        "tokens_in": usage.prompt_tokens if usage else None,
-        "tokens_out": usage.completion_tokens if usage else None,
-        "first_ms": None if exchange.first is None else round((exchange.first - exchange.started) * 1000, 1),
-        "total_ms": round((now - exchange.started) * 1000, 1),
-        **exchange.facts,
-    }
-    log.info("request", extra={"told": told})

@@ -33,6 +33,7 @@ class OpenAI:
     models: Models
     images: Images
     fields: Mapping[str, Collection[str]]
+    limits: Limits
 
     def routes(self) -> Iterable[Route]:
         """A route without a chain is off."""
@@ -44,9 +45,8 @@ class OpenAI:
         yield Route("GET", "/v1/models/{id:.+}", self.one_model, "user")
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange, limits = exchange_of(request), self.config.requests
-        bounds = Limits(limits.max_choices, limits.max_depth, limits.max_image_bytes)
-        asked = openai_chat.read_chat(await read_json(request), bounds, self.fields["chat"])
+        exchange = exchange_of(request)
+        asked = openai_chat.read_chat(await read_json(request), self.limits, self.fields["chat"])
         self.check_notes(asked.notes)
         call = Call(
             id=exchange.id,
@@ -81,7 +81,7 @@ class OpenAI:
         answer = await collect(reply)
         exchange.usage = answer.usage
         written = openai_embeddings.write_embeddings(asked.model, answer, asked.base64)
-        return web.Response(body=written, content_type="application/json", headers=exchange.telling(asked.notes))
+        return web.Response(body=written, headers=exchange.telling(asked.notes))
 
     def check_notes(self, notes: Mapping[str, str]) -> None:
         if notes and self.config.params == "strict":

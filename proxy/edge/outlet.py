@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from proxy.config import Streams
@@ -62,6 +61,7 @@ class Outlet:
 
     def end(self) -> None:
         self.over = True
+        self.close()  # nothing may follow the last word, not even a comment
         self.ready.set()
 
     def fail(self, error: ProxyError, in_band: bytes) -> None:
@@ -94,12 +94,6 @@ class Outlet:
                 self.put(sse.comment(self.doing))
             idle = 0.0
         self.timer = self.loop.call_later(self.streams.heartbeat - idle, self.beat)
-
-    def give_up(self, abort: Callable[[], None]) -> None:
-        """A client that still reads nothing would keep the writer waiting for ever; one that is slow gets the end."""
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.loop.call_later(self.streams.slow_reader, abort)
 
     def close(self) -> None:
         if self.timer is not None:

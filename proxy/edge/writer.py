@@ -12,7 +12,7 @@ from aiohttp import web
 from proxy.config import Streams
 from proxy.edge.exchange import Exchange, exchange_of
 from proxy.edge.outlet import Outlet
-from proxy.errors import ProxyError, ReaderTooSlow
+from proxy.errors import ProxyError
 from proxy.streams import Answer, collect
 from proxy.types import Call, Event, Handler, Usage
 from proxy.wire import openai_errors, sse
@@ -62,7 +62,7 @@ class Writer:
         answer = await collect(reply)
         exchange.usage = answer.usage
         body = style.whole(answer, fingerprint(reply.facts))
-        return web.Response(body=body, content_type="application/json", headers=exchange.telling(notes))
+        return web.Response(body=body, headers=exchange.telling(notes))
 
     async def streamed(
         self,
@@ -82,7 +82,7 @@ class Writer:
             response = web.StreamResponse(headers={**exchange.telling(notes), **STREAM_HEADERS})
             await response.prepare(request)
             while first:
-                await response.write(first)
+                await self.written(request, response, first)
                 first = await outlet.take()
             await response.write_eof()
             return response
@@ -90,6 +90,19 @@ class Writer:
             outlet.close()
             pump.cancel()
             await asyncio.wait([pump])
+
+    async def written(self, request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
+        """Twice as patient as the outlet, so that a slow client still reads why its answer ends.
+
+        Raises ConnectionError for one that reads nothing at all.
+        """
+        try:
+            async with asyncio.timeout(2 * self.streams.slow_reader):
+                await response.write(data)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionAbortedError("the client stopped reading") from None
 
     async def pump(self, request: web.BaseRequest, call: Call, style: Style, outlet: Outlet) -> None:
         """Run the call and put what it says into the outlet; upstream is never left waiting for a slow client."""
@@ -117,8 +130,6 @@ class Writer:
     def failed(self, request: web.BaseRequest, error: ProxyError, outlet: Outlet) -> None:
         exchange_of(request).error = error.code or error.kind
         outlet.fail(error, sse.data(openai_errors.error_body(error)))
-        if isinstance(error, ReaderTooSlow) and request.transport is not None:
-            outlet.give_up(request.transport.abort)
 
 
 def fingerprint(facts: Mapping[str, str]) -> str:

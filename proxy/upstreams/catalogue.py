@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 from proxy.config import Model
@@ -37,11 +38,12 @@ class Settled:
         self.models = {canonical(name): model for name, model in models.items() if name != EVERY}
         self.others = models.get(EVERY, Model())
         self.names = [name for name in models if name != EVERY]
+        self.pins = lru_cache(4096)(self.pinned)
 
     def of(self, name: str) -> Model:
         return self.models.get(canonical(name), self.others)
 
-    def pins(self, name: str) -> Pins:
+    def pinned(self, name: str) -> Pins:
         model = self.of(name)
         options = {key: value for key in LOAD_TIME if (value := getattr(model, key)) is not None}
         return Pins(options, model.shift, model.keep_alive)
@@ -61,9 +63,8 @@ class Catalogue:
         upstream, info = await self.home(call.model)
         if isinstance(call.ask, Chat):
             check_chat(call.model, call.ask, info)
-        inner = call.but(model=info.name)
         server = self.servers[upstream]
-        reply = await fanned_out(inner, lambda one: server(one, info))
+        reply = await fanned_out(call, lambda one: server(one, info))
         return reply.noting(model=info.name, upstream=upstream, digest=info.digest[:10])
 
     async def home(self, name: str) -> tuple[str, ModelInfo]:

@@ -42,6 +42,7 @@ class Loading:
         if name not in self.loaded:
             progress(f"loading {info.name}")
             await asyncio.shield(self.load(name, info, pins))
+            progress("waiting")
 
     def refreshing(self) -> asyncio.Task[None]:
         if self.asking is None or self.asking.done():

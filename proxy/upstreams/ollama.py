@@ -106,16 +106,15 @@ class Ollama:
         if info.can("embedding") is False:
             message = f"The model '{call.model}' does not make embeddings."
             raise BadCall(message, param="model", code="model_not_capable")
-        pins = self.pins(info.name)
-        await self.loading.ready(info, pins, call.progress)
+        await self.loading.ready(info, self.pins(info.name), call.progress)
         size = self.settings.embed_batch
         found = [
-            await self.batch(call, ask, ask.inputs[at : at + size], pins) for at in range(0, len(ask.inputs), size)
+            await self.batch(call, ask, ask.inputs[at : at + size], info) for at in range(0, len(ask.inputs), size)
         ]
         return Reply.of(replay(together(found, ask)))
 
-    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], pins: Pins) -> tuple[Vectors, Usage]:
-        body = ollama_chat.embed_body(call.model, inputs, ask.dimensions, pins)
+    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], info: ModelInfo) -> tuple[Vectors, Usage]:
+        body = ollama_chat.embed_body(info.name, inputs, ask.dimensions, self.pins(info.name))
         response = await self.http.post("/api/embed", body, call.model, call.connect_timeout)
         try:
             return ollama_lines.vectors_of(await self.http.read(response), len(inputs))

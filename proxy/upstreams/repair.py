@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import orjson
 
 from proxy.errors import BadCall, UpstreamError
 from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled
+from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 
 
@@ -73,7 +73,7 @@ def called(words: str, names: set[str]) -> ToolCalled:
     try:
         match orjson.loads(words):
             case {"name": str(name), "arguments": dict(arguments)} if name in names:
-                return ToolCalled(f"call_{uuid.uuid4().hex[:24]}", name, orjson.dumps(arguments).decode())
+                return ToolCalled(new_id("call_"), name, orjson.dumps(arguments).decode())
     except orjson.JSONDecodeError:
         pass
     raise UpstreamError("The model did not call a function although it had to.", "invalid_answer")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from proxy.types import JSON, Chat, Message, ModelInfo, Tool
+from proxy.types import JSON, Chat, Message, ModelInfo, Tool, value
 from proxy.wire import ollama_schema
 
 
@@ -28,7 +28,7 @@ class Pins:
         return body
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Plan:
     """One call as Ollama is asked, and what must be done to its answer.
 
@@ -59,7 +59,8 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         body["format"] = form.schema or "json"
         messages = telling(messages, must_fit(form.schema))
     if tools:
-        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(chat.tools) if tool in tools]
+        names = {tool.name for tool in tools}
+        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(chat.tools) if tool.name in names]
     body["messages"] = list(messages_of(messages, notes))
     body |= sampling(chat, notes, info)
     if options := {**options_of(chat.options), **pins.options}:
@@ -198,10 +199,10 @@ def rebased(schema: JSON, place: str) -> JSON:
         return [rebased(one, place) for one in schema]
     if not isinstance(schema, Mapping):
         return schema
-    return {
-        name: place + one[1:] if name == "$ref" and isinstance(one, str) and one.startswith("#") else rebased(one, place)
-        for name, one in schema.items()
-    }
+    moved = {name: rebased(one, place) for name, one in schema.items()}
+    if isinstance(ref := schema.get("$ref"), str) and ref.startswith("#"):
+        moved["$ref"] = place + ref[1:]
+    return moved
 
 
 def load_body(model: str, pins: Pins) -> dict[str, JSON]:

@@ -55,7 +55,7 @@ def unwrapped(value: JSON) -> str:
 def of_text(status: int, text: str, model: str) -> ProxyError:
     """status: Ollama's, or 200 for an error line inside an answer."""
     lower = text.lower()
-    if status == 404 and (NO_MODEL.search(text) or "not found" in lower):
+    if status == 404 and NO_MODEL.search(text):
         return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
     if any(sign in lower for sign in OVERFLOW):
         param = "input" if "input length" in lower else "messages"  # only embeddings speak of inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import orjson
@@ -10,6 +9,7 @@ import orjson
 from proxy.errors import UpstreamError
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
 from proxy.wire import ollama_errors
+from proxy.wire.ids import new_id
 
 
 class Lines:
@@ -23,7 +23,7 @@ class Lines:
         """The lines that are complete now; raises UpstreamError when one grows past its bound."""
         lines = (self.rest + data if self.rest else data).split(b"\n")
         self.rest = lines.pop()
-        if len(self.rest) > self.most:
+        if len(self.rest) > self.most or any(len(line) > self.most for line in lines):
             raise UpstreamError(f"Ollama sent a line of more than {self.most} bytes.", "server")
         return lines
 
@@ -68,7 +68,7 @@ class ChatReader:
         """Ids and order are ours: Ollama's are missing, or all 0, in one style or another."""
         self.called = True
         arguments = orjson.dumps(function.get("arguments") or {}).decode()
-        return ToolCalled(f"call_{uuid.uuid4().hex[:24]}", function["name"], arguments)
+        return ToolCalled(new_id("call_"), function["name"], arguments)
 
     def ended(self, data: dict[str, JSON]) -> Iterator[Event]:
         self.done = True
@@ -103,6 +103,6 @@ def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise UpstreamError("Ollama sent embeddings that cannot be read.", "server") from None
     if values.ndim != 2 or len(values) != wanted:
-        raise UpstreamError(f"Ollama sent {len(values)} embeddings for {wanted} inputs.", "server")
+        raise UpstreamError(f"Ollama sent {values.shape} numbers as embeddings of {wanted} inputs.", "server")
     usage = Usage(data.get("prompt_eval_count"), 0, load_ns=data.get("load_duration", 0))
     return Vectors(values), usage

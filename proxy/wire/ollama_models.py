@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 
@@ -14,6 +15,7 @@ from proxy.types import JSON, ModelInfo
 LIBRARY = "registry.ollama.ai/library/"
 
 
+@lru_cache(4096)
 def canonical(name: str) -> str:
     """The form in which two spellings of one model are equal: `Llama3.2` and `llama3.2:latest` are one."""
     name = name.lower().removeprefix(LIBRARY).removeprefix("library/")
@@ -49,7 +51,8 @@ def _listed(one: dict[str, JSON]) -> ModelInfo:
 
 def _seconds(stamp: str) -> int:
     try:
-        return int(datetime.fromisoformat(stamp[:19] + "+00:00").timestamp())
+        told = datetime.fromisoformat(stamp)
+        return max(0, int((told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()))
     except ValueError:
         return 0
 
@@ -60,12 +63,13 @@ def with_show(info: ModelInfo, document: bytes) -> ModelInfo:
         data = orjson.loads(document)
         facts = data.get("model_info") or {}
         context = facts.get(f"{facts.get('general.architecture', '')}.context_length")
-        capabilities = data.get("capabilities")
-    except (orjson.JSONDecodeError, AttributeError):
+        listed = data.get("capabilities")
+        capabilities = info.capabilities if listed is None else frozenset(listed)
+    except (orjson.JSONDecodeError, AttributeError, TypeError):
         raise UpstreamError("Ollama described a model in a way that cannot be read.", "server") from None
     return replace(
         info,
-        capabilities=info.capabilities if capabilities is None else frozenset(capabilities),
+        capabilities=capabilities,
         context=info.context or context,
     )
 

@@ -56,7 +56,7 @@ def also(kept: dict[str, JSON], name: str, value: JSON) -> None:
 def merge(kept: dict[str, JSON], more: Mapping[str, JSON]) -> None:
     """Let `kept` say what `more` says, too."""
     for name, value in more.items():
-        own = kept.get(name)
+        own: JSON = kept.get(name)
         if name not in kept or own == value:
             kept[name] = value
         elif name == "description":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -11,10 +10,7 @@ import orjson
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire import sse
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(12)}"
+from proxy.wire.ids import new_id
 
 
 @dataclass(slots=True)
@@ -24,7 +20,7 @@ class ChatStyle:
     model: str
     include_usage: bool = False
     legacy_functions: bool = False
-    id: str = field(default_factory=lambda: new_id("chatcmpl"))
+    id: str = field(default_factory=lambda: new_id("chatcmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes:

@@ -17,6 +17,7 @@ from proxy.wire import read
 from proxy.wire.openai_fields import Asked, Read
 from proxy.wire.openai_messages import Limits
 
+TWINS = (("max_tokens", "max_completion_tokens"), ("tools", "functions"), ("tool_choice", "function_call"))
 Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
 
 
@@ -47,21 +48,30 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked
             asked.notes[name] = "ignored"
     read.filled(read.needed(body, "model", "model"), "model")
     read.needed(body, "messages", "messages")
-    _together(asked)
+    for one, other in TWINS:
+        first, second = body.get(one), body.get(other)
+        if first is not None and second is not None and not (type(first) in (int, str) and first == second):
+            message = f"'{one}' and '{other}' are two names of one thing; send only one of them."
+            raise BadCall(message, param=other, code="invalid_parameter_combination")
+    _together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
     return asked
 
 
-def _together(asked: Asked) -> None:
-    """What only two fields together can show to be wrong."""
+def _together(asked: Asked, choice: str) -> None:
+    """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
     names = {tool.name for tool in asked.tools}
     if asked.tool_choice.mode != "auto" and asked.tool_choice.mode != "none" and not names:
-        raise BadCall("'tool_choice' is only allowed when 'tools' are given.", param="tool_choice")
+        tools = "functions" if choice == "function_call" else "tools"
+        raise BadCall(f"'{choice}' is only allowed when '{tools}' are given.", param=choice)
     for name in asked.tool_choice.names:
         if name not in names:
-            message = f"Invalid 'tool_choice': no tool is called '{name[:80]}'."
-            raise BadCall(message, param="tool_choice", code="invalid_value")
+            message = f"Invalid '{choice}': no tool is called '{name[:80]}'."
+            raise BadCall(message, param=choice, code="invalid_value")
     if asked.top_logprobs and not asked.logprobs:
         raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
+    for name, native in fields.OLLAMA_NAMES.items():
+        if native in asked.native and asked.options.get(native, asked.native[native]) != asked.native[native]:
+            asked.notes[f"options.{name}"] = "ignored"
 
 
 FIELDS: Mapping[str, Field] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +43,8 @@ class Asked:
     parallel_tool_calls: bool = True
     format: Format | None = None
     options: dict[str, JSON] = field(default_factory=dict)
+    native: dict[str, JSON] = field(default_factory=dict)
+    """Those from Ollama's `options`; OpenAI's own fields go before them."""
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool = False
     top_logprobs: int = 0
@@ -60,9 +62,9 @@ class Asked:
             messages=self.messages,
             tools=self.tools,
             tool_choice=self.tool_choice,
-            parallel_tool_calls=self.parallel_tool_calls,
+            parallel_tool_calls=self.parallel_tool_calls and not self.legacy_functions,
             format=self.format,
-            options=self.options,
+            options={**self.native, **self.options},
             think=self.think,
             logprobs=self.top_logprobs if self.logprobs else None,
             n=self.n,
@@ -79,6 +81,7 @@ def read_model(asked: Asked, value: JSON, at: str) -> None:
 
 def read_messages(asked: Asked, value: JSON, at: str) -> None:
     asked.messages = openai_messages.messages(value, asked.limits)
+    asked.notes |= dict.fromkeys(openai_messages.unheard(value), "ignored")
 
 
 def read_stream(asked: Asked, value: JSON, at: str) -> None:
@@ -113,7 +116,7 @@ def read_options(asked: Asked, value: JSON, at: str) -> None:
         if given is None:
             continue
         if neutral := OLLAMA_NAMES.get(name):
-            asked.options.setdefault(neutral, SAMPLING[neutral](given, f"{at}.{name}"))
+            asked.native[neutral] = SAMPLING[neutral](given, f"{at}.{name}")
         else:
             asked.notes[f"{at}.{name}"] = "ignored"
 
@@ -138,8 +141,10 @@ def read_response_format(asked: Asked, value: JSON, at: str) -> None:
         asked.format = Format()
     elif kind == "json_schema":
         given = read.mapping(read.needed(value, "json_schema", f"{at}.json_schema"), f"{at}.json_schema")
-        schema = read.mapping(given.get("schema") or {}, f"{at}.json_schema.schema")
+        schema = {} if given.get("schema") is None else read.mapping(given["schema"], f"{at}.json_schema.schema")
         read.not_deep(schema, f"{at}.json_schema.schema", asked.limits.max_depth)
+        if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
+            schema = {"description": read.text(description, f"{at}.json_schema.description"), **schema}
         strict = given.get("strict")
         asked.format = Format(schema, strict is None or read.flag(strict, f"{at}.json_schema.strict"))
 
@@ -152,7 +157,6 @@ def read_functions(asked: Asked, value: JSON, at: str) -> None:
     given = enumerate(read.array(value, at))
     asked.tools = tuple(openai_messages.function(one, f"{at}[{index}]", asked.limits) for index, one in given)
     asked.legacy_functions = True
-    asked.parallel_tool_calls = False
 
 
 def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
@@ -166,6 +170,8 @@ def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
         allowed = read.mapping(read.needed(value, kind, f"{at}.{kind}"), f"{at}.{kind}")
         mode: Literal["auto", "required"] = read.one_of(allowed.get("mode"), f"{at}.{kind}.mode", ("auto", "required"))
         listed = read.array(read.needed(allowed, "tools", f"{at}.{kind}.tools"), f"{at}.{kind}.tools")
+        if not listed:
+            raise BadCall(f"Invalid '{at}': no tool is allowed.", param=f"{at}.{kind}.tools", code="empty_array")
         asked.tool_choice = ToolChoice(mode, tuple(_named(one, f"{at}.{kind}.tools") for one in listed))
 
 
@@ -224,8 +230,11 @@ def read_ignored(asked: Asked, value: JSON, at: str) -> None:
     asked.notes[at] = "ignored"
 
 
+ASKS_NOTHING: Mapping[str, Sequence[JSON]] = {"logit_bias": ({},), "modalities": ([], ["text"])}
+
+
 def read_refused(asked: Asked, value: JSON, at: str) -> None:
-    if value not in ({}, [], ["text"]):  # these ask for nothing
+    if value not in ASKS_NOTHING.get(at, ()):
         raise BadCall(
             f"'{at}' is not supported: local models have no such thing.",
             param=at,

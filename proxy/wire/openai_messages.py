@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, Tool, ToolCall
 from proxy.wire import read
 
 # What the first bytes of a picture say of its kind.
-MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF....WEBP", "webp"), (b"GIF8", "gif"))
+MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 READABLE = ("png", "jpeg", "webp")
 
 
@@ -27,12 +27,32 @@ def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:
     items = read.array(value, "messages")
     if not items:
         raise BadCall("Invalid 'messages': the array is empty.", param="messages", code="empty_array")
-    found = tuple(message(item, f"messages[{index}]", limits) for index, item in enumerate(items))
+    found = tuple([_plain(item) or message(item, f"messages[{index}]", limits) for index, item in enumerate(items)])
     return _with_ids(found) if any(map(_lacks_id, found)) else found
+
+
+def unheard(value: JSON) -> Iterator[str]:
+    """What messages that were read may also ask for, and no local model hears."""
+    for item in value:
+        for part in item["content"] if type(item.get("content")) is list else ():
+            if part.get("prompt_cache_breakpoint") is not None:
+                yield "messages.prompt_cache_breakpoint"
+            image = part.get("image_url")
+            if type(image) is dict and image.get("detail") not in (None, "auto"):
+                yield "messages.image_url.detail"
 
 
 def _lacks_id(one: Message) -> bool:
     return (one.role == "tool" and not one.tool_call_id) or any(not call.id for call in one.tool_calls)
+
+
+def _plain(item: JSON) -> Message | None:
+    """The most frequent message, a role and a text, without the names that only a complaint would need."""
+    if type(item) is dict and len(item) == 2 and type(content := item.get("content")) is str:
+        role = item.get("role")
+        if role == "user" or role == "system" or (role == "assistant" and content):
+            return Message(role, content)
+    return None
 
 
 def message(value: JSON, at: str, limits: Limits) -> Message:
@@ -76,7 +96,7 @@ def _assistant(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:
             param=f"{at}.content",
             code="missing_required_parameter",
         )
-    thinking = item.get("reasoning_content", item.get("reasoning"))
+    thinking = item.get("reasoning_content") or item.get("reasoning")
     words = _words(item, at) if content is not None else ""
     return Message(
         "assistant",
@@ -159,8 +179,10 @@ def _image(value: JSON, at: str, limits: Limits) -> Image:
 def check_image(picture: bytes, at: str) -> None:
     """Refuse what Ollama does not read, by the picture's own first bytes."""
     kind = next((kind for magic, kind in MAGIC if picture.startswith(magic)), "unknown")
+    if kind == "webp" and picture[8:12] != b"WEBP":  # sound and films are RIFF, too
+        kind = "unknown"
     if kind not in READABLE:
-        found = "a GIF" if kind == "gif" else "neither"
+        found = "a GIF" if kind == "gif" else "none of them"
         message = f"Invalid '{at}': images must be PNG, JPEG or WebP; this is {found}."
         raise BadCall(message, param=at, code="unsupported_image")
 
@@ -195,9 +217,9 @@ def _with_ids(found: Sequence[Message]) -> tuple[Message, ...]:
         if one.tool_calls and not one.tool_calls[0].id:
             call = one.tool_calls[0]
             given[call.name] = f"call_{index}"
-            one = Message("assistant", one.text, tool_calls=(ToolCall(f"call_{index}", call.name, call.arguments),))
+            one = replace(one, tool_calls=(replace(call, id=f"call_{index}"),))
         elif one.role == "tool" and not one.tool_call_id:
-            one = Message("tool", one.text, tool_call_id=given.get(one.name, f"call_{index}"), name=one.name)
+            one = replace(one, tool_call_id=given.get(one.name, f"call_{index}"))
         made.append(one)
     return tuple(made)
 
