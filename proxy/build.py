@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
@@ -49,10 +49,10 @@ class Assembly:
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
 
-    async def send(self, call: Call) -> Reply:
+    def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none."""
         if chain := self.chains.get(call.route):
-            return await chain(call)
+            return chain(call)
         raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:

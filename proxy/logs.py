@@ -83,7 +83,7 @@ class RequestLog:
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
-    shown = " ".join([f"{name}={value}" for name, value in told.items() if value not in (None, "", "-")])
+    shown = " ".join([f"{name}={value}" for name, value in told.items()])
     if not (shown.isascii() and shown.isprintable()):
         shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
     return f"{when} {shown}\n".encode()

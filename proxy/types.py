@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from aiohttp import web
+
+from proxy.values import value
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
     import numpy as np
@@ -15,17 +17,6 @@ if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at s
 JSON: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Who: TypeAlias = Literal["public", "user", "admin"]
-Noun = TypeVar("Noun")
-
-
-@dataclass_transform(frozen_default=True)
-def value(cls: type[Noun]) -> type[Noun]:
-    """A dataclass that nobody changes, for what is made for every token or message.
-
-    The type checker holds it.  A frozen dataclass would hold it at run time too, and takes three times as long
-    to make; the Call itself, which passes through plugins, is frozen.
-    """
-    return dataclass(slots=True, unsafe_hash=True)(cls)
 
 
 # --- what is asked ---------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ class Exchange:
     headers: dict[str, str]
     started: float = field(default_factory=time.perf_counter)
     caller: str = "-"
-    model: str = "-"
-    route: str = "-"
+    model: str = ""
+    route: str = ""
     status: int = 0
     error: str = ""
     first: float | None = None
@@ -50,22 +50,18 @@ class Exchange:
 
     def line(self, method: str, path: str) -> dict[str, JSON]:
         """What the log says of this request: never a body, never a key."""
-        now, usage = time.perf_counter(), self.usage
-        return {
-            "id": self.id,
-            "caller": self.caller,
-            "method": method,
-            "path": path[:500],
-            "route": self.route,
-            "model": self.model[:200],
-            "status": self.status,
-            "error": self.error,
-            "tokens_in": usage.prompt_tokens if usage else None,
-            "tokens_out": usage.completion_tokens if usage else None,
-            "first_ms": None if self.first is None else round((self.first - self.started) * 1000, 1),
-            "total_ms": round((now - self.started) * 1000, 1),
-            **self.facts,
-        }
+        told = {"id": self.id, "caller": self.caller, "method": method, "path": path[:500], "status": self.status}
+        if self.route:
+            told |= {"route": self.route, "model": self.model[:200]}
+        if self.error:
+            told["error"] = self.error
+        if self.usage is not None:
+            told |= {"tokens_in": self.usage.prompt_tokens, "tokens_out": self.usage.completion_tokens}
+        if self.first is not None:
+            told["first_ms"] = round((self.first - self.started) * 1000, 1)
+        told["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
+        told |= self.facts
+        return told
 
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
         """The headers of an answer: those of every response, and the facts."""

@@ -46,34 +46,24 @@ class Front:
         exchange = Exchange.of(request)
         with self.live.pipeline as pipeline:
             try:
-                response = await self.answered(request, exchange, pipeline)
-                exchange.status = response.status
-                return response
+                response = await self.routed(request, exchange, pipeline)
+                if not response.prepared:
+                    response.headers.update(exchange.headers)
             except (asyncio.CancelledError, ConnectionError):
                 exchange.status = CLIENT_LEFT
                 raise
+            except ProxyError as error:
+                response = error_response(error, exchange)
+            except Exception:  # the last resort: a fault of ours is told as one, and written down
+                log.exception("request %s failed", exchange.id)
+                message = f"The server failed to answer request {exchange.id}."
+                response = error_response(ProxyError(message, code="internal_error"), exchange)
+            else:
+                exchange.status = response.status
             finally:
                 if self.tell is not None:
                     self.tell(exchange.line(request.method, request.rel_url.raw_path))
-
-    async def answered(
-        self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
-    ) -> web.StreamResponse:
-        try:
-            response = await self.routed(request, exchange, pipeline)
-        except ProxyError as error:
-            exchange.error = error.code or error.kind
-            return error_response(error, exchange)
-        except ConnectionError:
-            raise
-        except Exception:  # the last resort: a fault of ours is told as one, and written down
-            log.exception("request %s failed", exchange.id)
-            exchange.error = "internal_error"
-            fault = ProxyError(f"The server failed to answer request {exchange.id}.", code="internal_error")
-            return error_response(fault, exchange)
-        if not response.prepared:
-            response.headers.update(exchange.headers)
-        return response
+            return response
 
     async def routed(
         self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
@@ -106,6 +96,7 @@ def preflight(exchange: Exchange) -> web.Response:
 
 
 def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
+    exchange.status, exchange.error = error.status, error.code or error.kind
     headers = dict(exchange.headers)
     if error.wait is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.wait)))

@@ -83,7 +83,9 @@ class Images:
             parts = urlsplit(url)
             host, user = (parts.hostname or "").lower(), parts.username
         except ValueError:
-            raise BadCall(f"Invalid '{at}': the image's URL cannot be read.", param=at) from None
+            raise BadCall(
+                f"Invalid '{at}': the image's URL cannot be read.", param=at, code="invalid_image_url"
+            ) from None
         if host not in self.hosts or user:
             message = (
                 f"Invalid '{at}': images are not fetched from '{host[:100]}'; send a data: URL, "

@@ -41,6 +41,8 @@ class Outlet:
         self.doing = text
 
     def put(self, data: bytes) -> None:
+        if not data:  # an event that is not written, and no end
+            return
         self.parts.append(data)
         self.size += len(data)
         self.ready.set()

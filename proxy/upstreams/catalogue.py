@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from proxy.config import Model
 from proxy.errors import BadCall, NotFound, UpstreamError
@@ -16,13 +17,18 @@ from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
 
 EVERY = "*"
+RECENT = 1.0
+"""Seconds for which it is not asked again where a model lives."""
+MOST_HOMES = 1000
+Home: TypeAlias = tuple[str, ModelInfo]
+"""The name of an upstream, and what it says of a model."""
 LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "draft_num_predict")
 
 
 class Server(Protocol):
     """One upstream."""
 
-    async def __call__(self, call: Call, info: ModelInfo) -> Reply: ...
+    def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
 
     async def models(self) -> Mapping[str, ModelInfo]: ...
 
@@ -57,17 +63,33 @@ class Catalogue:
         self.servers = servers
         self.cloudy = cloudy
         """Upstreams whose cloud models may be asked for."""
+        self.homes: dict[str, tuple[float, Home]] = {}
 
     async def __call__(self, call: Call) -> Reply:
         """Sends the call to the upstream of its model.  Raises NotFound for what is not there or not allowed."""
-        upstream, info = await self.home(call.model)
-        if isinstance(call.ask, Chat):
-            check_chat(call.model, call.ask, info)
-        server = self.servers[upstream]
-        reply = await fanned_out(call, lambda one: server(one, info))
+        upstream, info = self.recent(call.model) or await self.remembered(call.model)
+        server, ask = self.servers[upstream], call.ask
+        if isinstance(ask, Chat) and info.can("vision") is False:
+            check_images(call.model, ask)
+        if isinstance(ask, Chat) and ask.n > 1:
+            reply = await fanned_out(call, ask, lambda one: server(one, info))
+        else:
+            reply = await server(call, info)
         return reply.noting(model=info.name, upstream=upstream, digest=info.digest[:10])
 
-    async def home(self, name: str) -> tuple[str, ModelInfo]:
+    def recent(self, name: str) -> Home | None:
+        """Where a model was a moment ago; nearly every call asks for one that another just asked for."""
+        found = self.homes.get(name)
+        return found[1] if found is not None and found[0] > time.monotonic() else None
+
+    async def remembered(self, name: str) -> Home:
+        home = await self.home(name)
+        if len(self.homes) >= MOST_HOMES:
+            self.homes.clear()
+        self.homes[name] = (time.monotonic() + RECENT, home)
+        return home
+
+    async def home(self, name: str) -> Home:
         """The upstream of a model, and what it says of it."""
         asked = self.settled.of(name)
         if not asked.allowed:
@@ -129,13 +151,12 @@ class Catalogue:
         return {name: "" if result is None else str(result) for name, result in zip(names, results, strict=True)}
 
 
-def check_chat(asked: str, chat: Chat, info: ModelInfo) -> None:
-    """What Ollama would only notice late or not at all."""
-    if info.can("vision") is False:
-        for index, message in enumerate(chat.messages):
-            if message.images:
-                at = f"messages[{index}].content"
-                raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
+def check_images(asked: str, chat: Chat) -> None:
+    """Ollama would only notice when the model is loaded, or not at all."""
+    for index, message in enumerate(chat.messages):
+        if message.images:
+            at = f"messages[{index}].content"
+            raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
 
 
 def unknown(name: str) -> NotFound:

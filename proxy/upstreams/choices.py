@@ -12,11 +12,9 @@ WAITING = 256
 """Events kept for a reader that is slower than the models."""
 
 
-async def fanned_out(call: Call, handler: Handler) -> Reply:
+async def fanned_out(call: Call, ask: Chat, handler: Handler) -> Reply:
     """`n` calls with `seed`, `seed + 1`, …; a choice that fails to start fails the call, and so does a later one."""
-    if not isinstance(call.ask, Chat) or call.ask.n == 1:
-        return await handler(call)
-    replies = await started([handler(one) for one in singles(call, call.ask)])
+    replies = await started([handler(one) for one in singles(call, ask)])
     merged = Merged(replies)
     return Reply.of(merged.events(), **replies[0].facts).on_close(merged.aclose)
 

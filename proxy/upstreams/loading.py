@@ -29,6 +29,10 @@ class Loading:
         self.asking: asyncio.Task[None] | None = None
         self.loads: dict[str, asyncio.Task[None]] = {}
 
+    def is_warm(self, model: str) -> bool:
+        """Whether a model is loaded as far as is known without asking."""
+        return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
+
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
         name = ollama_models.canonical(info.name)

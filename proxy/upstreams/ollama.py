@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 
@@ -51,10 +51,10 @@ class Ollama:
     async def find(self, name: str) -> ModelInfo | None:
         return await self.listing.find(name)
 
-    async def __call__(self, call: Call, info: ModelInfo) -> Reply:
+    def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):
-            return await self.embed(call, call.ask, info)
-        return await self.chat(call, call.ask, info)
+            return self.embed(call, call.ask, info)
+        return self.chat(call, call.ask, info)
 
     async def chat(self, call: Call, ask: Chat, info: ModelInfo) -> Reply:
         pins = self.pins(info.name)
@@ -62,7 +62,8 @@ class Ollama:
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
         stages = repair.stages_of(plan, call.stream)  # before Ollama is asked: a bad schema costs nobody a token
-        await self.loading.ready(info, pins, call.progress)
+        if not self.loading.is_warm(info.name):
+            await self.loading.ready(info, pins, call.progress)
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         for stage in stages:
             reply = reply.through(stage)

@@ -18,6 +18,9 @@ from proxy.wire import ollama_errors
 
 CONNECT = 10.0
 """Seconds that a server may take to accept a connection, unless a call says otherwise."""
+SMALL = aiohttp.ClientTimeout(total=10, sock_connect=5)
+BROKEN = (aiohttp.ClientError, OSError)
+"""What a connection fails with; TimeoutError is an OSError."""
 
 
 @lru_cache(64)
@@ -39,13 +42,15 @@ class OllamaHttp:
 
         Raises the error that Ollama's answer means, or UpstreamError.
         """
-        with Blame(self.url):
+        try:
             response = await self.http.post(
                 self.urls.get(path) or self.url + path,
                 data=BytesPayload(orjson.dumps(body), content_type="application/json"),
                 timeout=patience(connect),
                 allow_redirects=False,
             )
+        except BROKEN as error:
+            raise self.blamed(error) from error
         if response.status == 200:
             return response
         try:
@@ -55,7 +60,7 @@ class OllamaHttp:
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The whole body, bounded.  Raises UpstreamError."""
-        with Blame(self.url):
+        try:
             if response.content_length is not None and response.content_length <= self.most:
                 return await response.read()
             parts, size = [], 0
@@ -64,17 +69,21 @@ class OllamaHttp:
                 size += len(part)
                 if size > self.most:
                     raise UpstreamError(f"Ollama sent an answer of more than {self.most} bytes.", "server")
-            return b"".join(parts)
+        except BROKEN as error:
+            raise self.blamed(error) from error
+        return b"".join(parts)
 
     async def parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         """The body as it arrives."""
-        with Blame(self.url):
+        try:
             while data := await response.content.readany():
                 yield data
+        except BROKEN as error:
+            raise self.blamed(error) from error
 
     async def finish(self, response: aiohttp.ClientResponse) -> None:
         """Read the end of a body of which nothing more is wanted, so that its connection can be used again."""
-        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+        with suppress(*BROKEN):
             async with asyncio.timeout(1):
                 while await response.content.readany():
                     pass
@@ -84,8 +93,10 @@ class OllamaHttp:
         if body is not None:
             response = await self.post(path, body, model)
         else:
-            with Blame(self.url):
+            try:
                 response = await self.http.get(self.url + path, timeout=SMALL, allow_redirects=False)
+            except BROKEN as error:
+                raise self.blamed(error) from error
         try:
             document = await self.read(response)
         finally:
@@ -94,23 +105,10 @@ class OllamaHttp:
             raise ollama_errors.error_of(response.status, document, model)
         return document
 
-
-SMALL = aiohttp.ClientTimeout(total=10, sock_connect=5)
-
-
-class Blame:
-    """Turns what goes wrong with a connection into an UpstreamError that says where."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    def blamed(self, error: BaseException) -> UpstreamError:
+        """What went wrong with a connection, and with whom."""
         if isinstance(error, TimeoutError):
-            raise UpstreamError(f"{self.url} did not answer in time.", "timeout") from error
+            return UpstreamError(f"{self.url} did not answer in time.", "timeout")
         if isinstance(error, aiohttp.ClientConnectorError):
-            raise UpstreamError(f"{self.url} cannot be reached: {error}", "connect") from error
-        if isinstance(error, aiohttp.ClientError | OSError):
-            raise UpstreamError(f"{self.url} broke off the connection: {error}", "cut") from error
+            return UpstreamError(f"{self.url} cannot be reached: {error}", "connect")
+        return UpstreamError(f"{self.url} broke off the connection: {error}", "cut")

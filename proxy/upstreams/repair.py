@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
-from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled
+from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 
@@ -55,17 +55,22 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
 
 
 async def forced(source: Events, names: set[str]) -> Events:
-    """The JSON object that stands for a call becomes that call."""
+    """The JSON object that stands for a call becomes that call; nothing passes before it is known to be one."""
     words: list[str] = []
+    usage: list[Event] = []
     async for event in source:
         if isinstance(event, Text):
             words.append(event.text)
-        elif isinstance(event, Finish) and event.reason == "stop":
-            yield called("".join(words), names)
-            yield Finish("tool_calls", event.choice)
+        elif isinstance(event, Usage):
+            usage.append(event)
+        elif isinstance(event, Finish):
+            # Cut short, half a call is no call, so the words are shown.
+            whole = event.reason == "stop"
+            yield called("".join(words), names) if whole else Text("".join(words))
+            for one in usage:
+                yield one
+            yield Finish("tool_calls") if whole else event
         else:
-            if isinstance(event, Finish):  # cut short: half a call is no call, so the words are shown
-                yield Text("".join(words))
             yield event
 
 

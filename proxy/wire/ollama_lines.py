@@ -102,7 +102,8 @@ def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
         values = np.asarray(data["embeddings"], dtype=np.float32)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise UpstreamError("Ollama sent embeddings that cannot be read.", "server") from None
-    if values.ndim != 2 or len(values) != wanted:
-        raise UpstreamError(f"Ollama sent {values.shape} numbers as embeddings of {wanted} inputs.", "server")
+    found = len(values) if values.ndim == 2 else 0
+    if found != wanted:
+        raise UpstreamError(f"Ollama sent {found} embeddings for {wanted} inputs.", "server")
     usage = Usage(data.get("prompt_eval_count"), 0, load_ns=data.get("load_duration", 0))
     return Vectors(values), usage

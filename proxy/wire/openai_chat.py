@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from proxy.errors import BadCall
-from proxy.types import JSON
+from proxy.types import JSON, ToolChoice
 from proxy.wire import openai_fields as fields
 from proxy.wire import read
 from proxy.wire.openai_fields import Asked, Read
@@ -59,6 +59,13 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked
 
 def _together(asked: Asked, choice: str) -> None:
     """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
+    if asked.top_logprobs and not asked.logprobs:
+        raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
+    for name, native in fields.OLLAMA_NAMES.items() if asked.native else ():
+        if native in asked.native and asked.options.get(native, asked.native[native]) != asked.native[native]:
+            asked.notes[f"options.{name}"] = "ignored"
+    if asked.tool_choice == ToolChoice():
+        return
     names = {tool.name for tool in asked.tools}
     if asked.tool_choice.mode != "auto" and asked.tool_choice.mode != "none" and not names:
         tools = "functions" if choice == "function_call" else "tools"
@@ -67,11 +74,6 @@ def _together(asked: Asked, choice: str) -> None:
         if name not in names:
             message = f"Invalid '{choice}': no tool is called '{name[:80]}'."
             raise BadCall(message, param=choice, code="invalid_value")
-    if asked.top_logprobs and not asked.logprobs:
-        raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
-    for name, native in fields.OLLAMA_NAMES.items():
-        if native in asked.native and asked.options.get(native, asked.native[native]) != asked.native[native]:
-            asked.notes[f"options.{name}"] = "ignored"
 
 
 FIELDS: Mapping[str, Field] = {

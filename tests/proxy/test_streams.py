@@ -1,0 +1,278 @@
+"""Replies are closed in order and whatever happens; events survive being kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.streams import Answer, begun, collect, dump, load, replay
+from proxy.types import Event, Events, Finish, Reply, Stage, Text, Thinking, ToolCall, ToolCalled, Usage, Vectors
+
+HELLO: list[Event] = [Text("Hel"), Text("lo"), Finish("stop")]
+
+
+async def noted(log: list[str], name: str, source: Events) -> Events:
+    """Passes on its source and tells when it is closed."""
+    try:
+        async for event in source:
+            yield event
+    finally:
+        log.append(name)
+
+
+def telling(log: list[str], name: str) -> Stage:
+    return lambda source: noted(log, name, source)
+
+
+def staged(log: list[str]) -> Reply:
+    inner = Reply.of(noted(log, "source", replay(HELLO))).on_close(lambda: log.append("connection"))
+    return inner.through(telling(log, "inner")).through(telling(log, "outer"))
+
+
+async def failing(error: BaseException, *first: Event) -> Events:
+    for event in first:
+        yield event
+    raise error
+
+
+def raising(log: list[str], name: str) -> Callable[[], None]:
+    def closer() -> None:
+        log.append(name)
+        raise ValueError(name)
+
+    return closer
+
+
+# --- closing -----------------------------------------------------------------------------------------
+
+
+async def test_the_outermost_stage_closes_first_and_the_connection_last() -> None:
+    log: list[str] = []
+    reply = staged(log)
+    await anext(reply.events)
+    await reply.aclose()
+    assert log == ["outer", "inner", "source", "connection"]
+
+
+async def test_what_surrounds_a_stage_that_never_started_is_closed_all_the_same() -> None:
+    log: list[str] = []
+    source = noted(log, "source", replay(HELLO))
+    await anext(source)
+    reply = Reply.of(source).on_close(lambda: log.append("connection")).through(telling(log, "stage"))
+    await reply.aclose()
+    assert log == ["source", "connection"]
+    assert await anext(reply.events, None) is None
+
+
+async def test_a_reply_may_be_closed_twice() -> None:
+    log: list[str] = []
+    reply = staged(log)
+    await reply.aclose()
+    await reply.aclose()
+    assert log == ["connection", "connection"]
+
+
+async def test_every_closer_runs_even_after_one_raised() -> None:
+    log: list[str] = []
+    reply = Reply.of(noted(log, "source", replay(HELLO)))
+    await anext(reply.events)
+    for name in ("first", "second"):
+        reply = reply.on_close(raising(log, name))
+    reply = reply.on_close(lambda: log.append("last"))
+    with pytest.raises(ValueError, match="second") as caught:
+        await reply.aclose()
+    assert log == ["source", "first", "second", "last"]
+    assert str(caught.value.__context__) == "first"
+
+
+async def test_a_closer_may_be_awaited() -> None:
+    log: list[str] = []
+
+    async def closer() -> None:
+        await asyncio.sleep(0)
+        log.append("closed")
+
+    await Reply.of(replay(HELLO)).on_close(closer).aclose()
+    assert log == ["closed"]
+
+
+async def test_closing_goes_on_when_it_is_cancelled() -> None:
+    log: list[str] = []
+
+    async def waits() -> None:
+        log.append("waits")
+        await asyncio.Event().wait()
+
+    reply = Reply.of(replay(HELLO)).on_close(waits).on_close(lambda: log.append("last"))
+    closing = asyncio.ensure_future(reply.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert log == ["waits", "last"]
+
+
+async def test_facts_are_added_and_the_rest_stays() -> None:
+    log: list[str] = []
+    reply = staged(log).noting(cache="miss", rule="a").noting(cache="hit")
+    assert reply.facts == {"cache": "hit", "rule": "a"}
+    await reply.aclose()
+    assert log == ["connection"]
+
+
+# --- begun -------------------------------------------------------------------------------------------
+
+
+async def test_a_begun_reply_has_its_first_event_and_gives_all_of_them() -> None:
+    log: list[str] = []
+    reply = await begun(Reply.of(noted(log, "source", replay(HELLO)), cache="miss"))
+    assert not log and reply.facts == {"cache": "miss"}
+    assert [event async for event in reply.events] == HELLO
+    await reply.aclose()
+    assert log == ["source"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), asyncio.CancelledError()])
+async def test_a_failure_to_start_is_raised_and_everything_is_closed(error: BaseException) -> None:
+    log: list[str] = []
+    reply = Reply.of(failing(error)).on_close(lambda: log.append("connection"))
+    with pytest.raises(type(error)):
+        await begun(reply)
+    assert log == ["connection"]
+
+
+async def test_a_later_failure_is_left_to_the_reader() -> None:
+    reply = await begun(Reply.of(failing(ValueError("late"), Text("a"))))
+    assert await anext(reply.events) == Text("a")
+    with pytest.raises(ValueError, match="late"):
+        await anext(reply.events)
+    await reply.aclose()
+
+
+async def test_a_reply_without_events_begins_empty_and_can_be_closed() -> None:
+    log: list[str] = []
+    reply = await begun(Reply.of(replay([])).on_close(lambda: log.append("connection")))
+    assert [event async for event in reply.events] == []
+    await reply.aclose()
+    assert log == ["connection"]
+
+
+async def test_a_begun_reply_that_nobody_reads_closes_its_source() -> None:
+    log: list[str] = []
+    reply = await begun(staged(log))
+    await reply.aclose()
+    assert log == ["outer", "inner", "source", "connection"]
+
+
+# --- collect -----------------------------------------------------------------------------------------
+
+
+async def test_an_answer_is_put_together_by_choice() -> None:
+    logprob = {"token": "o", "logprob": -1.0}
+    events: list[Event] = [
+        Text("tw", 1),
+        Thinking("hm"),
+        Thinking(", so"),
+        Text("one"),
+        Text("o", 1, (logprob,)),
+        ToolCalled("c", "f", "{}", 1),
+        Finish("tool_calls", 1),
+        Finish("length"),
+        Usage(1, 2),
+    ]
+    answer = await collect(Reply.of(replay(events)))
+    first, second = answer.choices[0], answer.choices[1]
+    assert (first.text, first.thinking, first.finish, first.tool_calls) == ("one", "hm, so", "length", [])
+    assert (second.text, second.thinking, second.finish) == ("two", "", "tool_calls")
+    assert (second.tool_calls, second.logprobs) == ([ToolCall("c", "f", "{}")], [logprob])
+    assert answer.usage == Usage(1, 2) and answer.vectors is None
+
+
+async def test_vectors_are_kept_as_they_are() -> None:
+    vectors = Vectors(np.ones((1, 2), np.float32))
+    answer = await collect(Reply.of(replay([vectors, Usage(1, 0)])))
+    assert answer.vectors is vectors and not answer.choices
+
+
+async def test_a_collected_reply_is_closed() -> None:
+    log: list[str] = []
+    await collect(staged(log))
+    assert sorted(log) == ["connection", "inner", "outer", "source"] and log[-1] == "connection"
+
+
+async def test_a_reply_that_fails_while_it_is_collected_is_closed() -> None:
+    log: list[str] = []
+    with pytest.raises(ValueError, match="late"):
+        await collect(Reply.of(failing(ValueError("late"), Text("a"))).on_close(lambda: log.append("connection")))
+    assert log == ["connection"]
+
+
+def test_an_empty_answer_has_no_choices() -> None:
+    assert Answer().choices == {} and Answer().choice(0).text == ""
+
+
+# --- dump and load -----------------------------------------------------------------------------------
+
+WORDS, CHOICES = st.text(max_size=10), st.integers(0, 8)
+COUNTS = st.none() | st.integers(0, 2**53)
+LOGPROBS = st.lists(
+    st.fixed_dictionaries({"token": WORDS, "logprob": st.floats(-1e6, 0), "bytes": st.lists(st.integers(0, 255))}),
+    max_size=2,
+).map(tuple)
+EVENTS = st.lists(
+    st.builds(Text, WORDS, CHOICES, LOGPROBS)
+    | st.builds(Thinking, WORDS, CHOICES)
+    | st.builds(ToolCalled, WORDS, WORDS, WORDS, CHOICES)
+    | st.builds(Finish, WORDS, CHOICES)
+    | st.builds(Usage, COUNTS, COUNTS, COUNTS, *[st.integers(0, 2**63)] * 3),
+    max_size=6,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=EVENTS)
+def test_any_events_survive_being_kept(events: list[Event]) -> None:
+    assert load(dump(events)) == events
+
+
+@pytest.mark.parametrize("view", [lambda a: a, lambda a: a[:, ::2], lambda a: a.T, lambda a: a[::-1], lambda a: a[:1]])
+def test_vectors_survive_being_kept_however_they_lie_in_memory(view: Callable[..., np.ndarray]) -> None:
+    values = view(np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32))
+    (found,) = load(dump([Vectors(values)]))
+    assert isinstance(found, Vectors)
+    assert found.values.dtype == np.float32 and np.array_equal(found.values, values)
+
+
+def test_a_logprob_may_be_any_mapping() -> None:
+    kept = load(dump([Text("a", 0, (MappingProxyType({"token": "a"}),))]))
+    assert kept == [Text("a", 0, ({"token": "a"},))]
+
+
+@pytest.mark.parametrize(
+    "dumped",
+    [
+        b"",
+        b"{",
+        b"5",
+        b"null",
+        b"[5]",
+        b"[[]]",
+        b'[["Text"]]',
+        b'[["Text",5]]',
+        b'[["Text",{}]]',
+        b'[["Text",{"text":"a","choice":0,"logprobs":5}]]',
+        b'[["Vectors",{"values":"x"}]]',
+        b'[["Reply",{}]]',
+        b'[["Finish",{"why":"stop"}]]',
+        b"[[{},{}]]",
+    ],
+)
+def test_what_was_not_kept_here_is_an_error(dumped: bytes) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        load(dumped)

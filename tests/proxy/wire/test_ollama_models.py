@@ -1,0 +1,122 @@
+"""What Ollama tells of its models, and how OpenAI lists them."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from openai.types import Model
+
+from proxy.errors import UpstreamError
+from proxy.types import JSON, ModelInfo
+from proxy.wire.ollama_models import canonical, is_cloud, read_loaded, read_tags, with_show
+from proxy.wire.openai_models import write_model, write_models
+
+TAG: JSON = {
+    "name": "me/Tuned:v1",
+    "digest": "abc",
+    "modified_at": "2026-08-21T10:11:12.123456789Z",
+    "details": {"context_length": 4096},
+    "capabilities": ["completion", "tools"],
+}
+
+
+def tags(*models: JSON) -> list[ModelInfo]:
+    return read_tags(orjson.dumps({"models": models}))
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("Llama3.2", "llama3.2:latest"),
+        ("llama3.2:LATEST", "llama3.2:latest"),
+        ("library/llama3.2", "llama3.2:latest"),
+        ("registry.ollama.ai/library/llama3.2:1b", "llama3.2:1b"),
+        ("me/tuned", "me/tuned:latest"),
+        ("localhost:5000/me/tuned", "localhost:5000/me/tuned:latest"),
+    ],
+)
+def test_two_spellings_of_one_model_are_one(name: str, same: str) -> None:
+    assert canonical(name) == same == canonical(same)
+
+
+@pytest.mark.parametrize(
+    ("name", "cloud"),
+    [
+        ("gpt-oss:cloud", True),
+        ("gpt-oss:120b-CLOUD", True),
+        ("me/gpt-oss:120b-cloud", True),
+        ("gpt-oss", False),
+        ("my-cloud", False),
+        ("cloud:7b", False),
+        ("cloud/x", False),
+    ],
+)
+def test_cloud_names_are_known(name: str, cloud: bool) -> None:
+    assert is_cloud(name) is cloud
+
+
+def test_a_listed_model() -> None:
+    tools = frozenset({"completion", "tools"})
+    assert tags(TAG) == [ModelInfo("me/Tuned:v1", "abc", tools, 4096, 1787307072, "me")]
+
+
+def test_an_older_servers_list_leaves_open_what_it_does_not_say() -> None:
+    assert tags({"name": "old:latest"}) == [ModelInfo("old:latest")]
+    assert tags() == [] and read_tags(b'{"models":null}') == []
+
+
+@pytest.mark.parametrize(
+    ("stamp", "seconds"),
+    [
+        ("1970-01-01T00:01:00Z", 60),
+        ("1970-01-01T02:01:00.123456789+02:00", 60),
+        ("1969-12-31T17:01:00.5-07:00", 60),
+        ("1970-01-01T00:01:00", 60),
+        ("0001-01-01T00:00:00Z", 0),
+        ("", 0),
+        ("yesterday", 0),
+    ],
+)
+def test_the_time_is_read_with_its_zone(stamp: str, seconds: int) -> None:
+    assert tags({"name": "m", "modified_at": stamp})[0].created == seconds
+
+
+SHOWN = {
+    "capabilities": ["embedding"],
+    "model_info": {"general.architecture": "llama", "llama.context_length": 512},
+}
+
+
+def test_what_the_list_leaves_open_is_filled_in() -> None:
+    found = with_show(ModelInfo("m"), orjson.dumps(SHOWN))
+    assert (found.capabilities, found.context) == (frozenset({"embedding"}), 512)
+    assert with_show(tags(TAG)[0], orjson.dumps(SHOWN)).context == 4096
+    assert with_show(tags(TAG)[0], b"{}") == tags(TAG)[0]
+
+
+def test_loaded_models_are_known_by_their_canonical_names() -> None:
+    assert read_loaded(b'{"models":[{"name":"Demo"},{"name":"me/x:1"}]}') == {"demo:latest", "me/x:1"}
+    assert read_loaded(b'{"models":null}') == set()
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"{", b"null", b"[]", b"{}", b'{"models":5}', b'{"models":[{}]}', b'{"models":[{"name":5}]}']
+)
+def test_lists_that_cannot_be_read_are_an_error_of_the_upstream(document: bytes) -> None:
+    for read in (read_tags, read_loaded):
+        with pytest.raises(UpstreamError, match="cannot be read"):
+            read(document)
+
+
+@pytest.mark.parametrize("document", [b"{", b"[]", b"null", b'{"model_info":[1]}', b'{"capabilities":5}'])
+def test_a_description_that_cannot_be_read_is_an_error_of_the_upstream(document: bytes) -> None:
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        with_show(ModelInfo("m"), document)
+
+
+def test_models_are_listed_as_openai_does() -> None:
+    info = ModelInfo("me/x:1", created=60, owner="me")
+    found = Model.model_validate(orjson.loads(write_model(info)), strict=True)
+    assert (found.id, found.created, found.owned_by, found.model_extra) == ("me/x:1", 60, "me", {})
+    assert orjson.loads(write_models([info])) == {"object": "list", "data": [orjson.loads(write_model(info))]}
+    assert orjson.loads(write_models([]))["data"] == []
