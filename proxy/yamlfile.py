@@ -13,7 +13,19 @@ from proxy.errors import ConfigError
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
+BOOL = "tag:yaml.org,2002:bool"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+
+
+class Loader(yaml.SafeLoader):
+    """Only `true` and `false` are booleans, as in YAML 1.2: `on` is a setting's name and `no` may be a caller's."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
 
 
 class Source:
@@ -26,7 +38,7 @@ class Source:
     def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
         self.name = name
         self.problems: list[str] = []
-        loader = yaml.SafeLoader(text)
+        loader = Loader(text)
         try:
             node = loader.get_single_node()
             if node is not None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 from aiohttp import hdrs, web
 
 from proxy.errors import BadCall, TooLarge, WrongType
 from proxy.types import JSON
+
+UNREADABLE: Final = "invalid_body"
+"""The code of a body after which nothing more can be read from its connection."""
 
 
 async def read_json(request: web.BaseRequest) -> JSON:
@@ -34,8 +39,9 @@ async def read_body(request: web.BaseRequest) -> bytes:
         return await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large(most) from None
-    except (web.RequestPayloadError, ValueError) as error:
-        raise BadCall(f"The body cannot be read: {error}.", code="invalid_body") from None
+    except (web.RequestPayloadError, ValueError):
+        request.content.feed_eof()  # what is left of it cannot be read either
+        raise BadCall("The body is not encoded as its headers say.", code=UNREADABLE) from None
 
 
 def too_large(most: int) -> TooLarge:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from proxy.edge.body import UNREADABLE
 from proxy.edge.exchange import Exchange
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
@@ -104,5 +105,8 @@ def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
         headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if isinstance(error, WrongMethod):
         headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed))
-    body = openai_errors.error_body(error)
-    return web.Response(body=body, status=error.status, content_type="application/json", headers=headers)
+    headers[hdrs.CONTENT_TYPE] = "application/json"
+    response = web.Response(body=openai_errors.error_body(error), status=error.status, headers=headers)
+    if error.code == UNREADABLE:
+        response.force_close()
+    return response

@@ -23,10 +23,21 @@ from proxy.wire.openai_messages import check_image
 TIMEOUT: Final = aiohttp.ClientTimeout(total=20, sock_connect=5)
 
 
+MOST_LINKS: Final = 16
+"""Linked images in one call."""
+GLOBAL: Final = ipaddress.ip_network("2000::/3")
+"""Where IPv6 addresses of the internet are; the others are local or stand for IPv4 ones.  Source: RFC 4291."""
+
+
 def is_public(address: str) -> bool:
+    """Whether an address leads to the internet, in whatever disguise.  Raises ValueError for what is no address."""
     found = ipaddress.ip_address(address)
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not found.is_multicast
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is None:
+            hidden = found.sixtofour is not None or found.teredo is not None
+            return found in GLOBAL and found.is_global and not hidden
+        found = found.ipv4_mapped
+    return found.is_global and not found.is_multicast
 
 
 class PublicResolver(AbstractResolver):
@@ -56,20 +67,32 @@ class Images:
     def __init__(self, requests: Requests, allowed: Callable[[str], bool] = is_public) -> None:
         self.hosts = frozenset(host.lower() for host in requests.image_hosts)
         self.most = requests.max_image_bytes
+        self.together = requests.max_bytes
+        """Bytes of all linked images of a call; as many as it could have sent itself."""
         self.allowed = allowed
 
     async def fetched(self, chat: Chat) -> Chat:
         """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had."""
-        wanted = [(index, one) for index, message in enumerate(chat.messages) for one in message.images if one.url]
+        wanted = {
+            one.url: f"messages[{index}].content"
+            for index, message in enumerate(chat.messages)
+            for one in message.images
+            if one.url
+        }
         if not wanted:
             return chat
-        for index, image in wanted:
-            self.check(image.url, f"messages[{index}].content")
+        for count, (url, at) in enumerate(wanted.items()):
+            if count >= MOST_LINKS:
+                raise BadCall(
+                    f"Invalid '{at}': more than {MOST_LINKS} linked images.", param=at, code="too_many_images"
+                )
+            self.check(url, at)
         async with self.session() as http:
-            got = await asyncio.gather(
-                *(self.get(http, image.url, f"messages[{index}].content") for index, image in wanted)
-            )
-        found = {image.url: one for (_, image), one in zip(wanted, got, strict=True)}
+            got = await asyncio.gather(*(self.get(http, url, at) for url, at in wanted.items()))
+        if sum(len(one.base64) for one in got) * 3 // 4 > self.together:
+            message = f"The linked images have more than {self.together} bytes together."
+            raise BadCall(message, param="messages", code="image_too_large")
+        found = dict(zip(wanted, got, strict=True))
         return replace(
             chat,
             messages=tuple(
@@ -100,7 +123,7 @@ class Images:
             raise BadCall(f"Invalid '{at}': '{host}' is a private address.", param=at, code="image_url_not_allowed")
 
     def session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(resolver=PublicResolver(self.allowed), use_dns_cache=False)
+        connector = aiohttp.TCPConnector(limit=4, resolver=PublicResolver(self.allowed), use_dns_cache=False)
         return aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, trust_env=False)
 
     async def get(self, http: aiohttp.ClientSession, url: str, at: str) -> Image:

@@ -45,6 +45,8 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     stages: list[Stage] = []
     if plan.forced:
         names = {tool.name for tool in plan.forced}
+        for tool in plan.forced:
+            Fit(tool.parameters, "tools")
         stages.append(lambda source: forced(source, names))
     if plan.one_call:
         stages.append(first_call)

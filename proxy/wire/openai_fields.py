@@ -99,7 +99,9 @@ def read_option(name: str) -> Read:
     check = SAMPLING[name]
 
     def reader(asked: Asked, value: JSON, at: str) -> None:
-        asked.options[name] = check(value, at)
+        checked = check(value, at)
+        if checked != []:  # no stop sequences: the model's own stay
+            asked.options[name] = checked
 
     return reader
 

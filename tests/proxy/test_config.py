@@ -17,6 +17,11 @@ def problems(text: str, env: Mapping[str, str] | None = None) -> list[str]:
     return caught.value.problems
 
 
+def test_on_and_no_are_words() -> None:
+    config, _ = configuration.read("proxy.yaml", CHAINS + "keys: {no: x, on: y}\nplugins: {a: {on: true}}", {})
+    assert list(config.keys) == ["no", "on"] and config.plugins["a"] == {"on": True}
+
+
 def test_every_problem_is_told_at_once_with_its_line() -> None:
     text = "listen:\n  port: 99999\n  hots: x\nupstreams:\n  a: {ollama: 'ftp://x'}\n  b: {}\nchains:\n  chat: []\n"
     assert problems(text) == [

@@ -1,0 +1,51 @@
+"""Measures the proxy against its bounds: `python -m tests.bench [part …]`."""
+
+# ruff: noqa: T201  (a command line prints)
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench.parts import PARTS, Length
+from tests.bench.processes import CORES, Bench, bench
+from tests.bench.report import Found, table
+
+
+def main() -> int:
+    told = parser().parse_args()
+    if unknown := set(told.parts) - set(PARTS):
+        parser().error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if len(CORES) < 2:
+        print("two cores are needed: one for the load, one for the server", file=sys.stderr)
+        return 1
+    found: list[Found] = []
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as running:
+        for part in told.parts or PARTS:
+            measured(part, running, Length(told.rounds, told.seconds), found, failed)
+    print("", table(found), *failed, sep="\n")
+    return 1 if failed or not all(one.met for one in found) else 0
+
+
+def measured(part: str, running: Bench, length: Length, found: list[Found], failed: list[str]) -> None:
+    """One part; a fault of it is told in the end, and the others still run."""
+    print(part, flush=True)
+    try:
+        found += PARTS[part](running, length)
+    except RuntimeError as error:
+        failed.append(f"{part} FAILED: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
+    whole.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
+    whole.add_argument("--rounds", type=int, default=15, help="of every server in turn, by default 15")
+    whole.add_argument("--seconds", type=int, default=1, help="of one server in one round, by default 1")
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The servers under test: each in a process on one core, and what that process costs."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CORES: Final = sorted(os.sched_getaffinity(0))
+LOAD: Final = CORES[0]
+"""The core of the load and of the upstream."""
+MEASURED: Final = CORES[-1]
+TICK: Final = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one stretch of work took.  cpu: seconds of the server; idle: share of the time its core did nothing."""
+
+    seconds: float
+    cpu: float
+    idle: float
+
+    @property
+    def others(self) -> float:
+        """Share of the time that the core worked for somebody else."""
+        return max(0.0, 1 - self.idle - self.cpu / self.seconds)
+
+
+@dataclass(slots=True)
+class Process:
+    """One server on 127.0.0.1."""
+
+    popen: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def cpu(self) -> float:
+        """Seconds, user and system."""
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    @property
+    def memory(self) -> float:
+        """Resident MB."""
+        lines = Path(f"/proc/{self.popen.pid}/status").read_text().splitlines()
+        return int(next(one for one in lines if one.startswith("VmRSS:")).split()[1]) / 1024
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Spent]]:
+        """Gives a list that holds what the block took once it is left."""
+        spent: list[Spent] = []
+        began, cpu, idle = time.perf_counter(), self.cpu, idle_time(MEASURED)
+        yield spent
+        seconds = time.perf_counter() - began
+        spent.append(Spent(seconds, self.cpu - cpu, (idle_time(MEASURED) - idle) / seconds))
+
+    def ready(self, path: str) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        self.popen.terminate()
+        try:
+            self.popen.wait(10)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+
+def idle_time(core: int) -> float:
+    """Seconds that a core had nothing to do since the machine started."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    fields = next(one for one in lines if one.startswith(f"cpu{core} ")).split()
+    return (int(fields[4]) + int(fields[5])) / TICK
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def pin(core: int) -> None:
+    """This process, and those it starts."""
+    os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def started(arguments: list[str], port: int, core: int, ready: str, errors: Path) -> Iterator[Process]:
+    """A Python module that serves `port`, on `core`, once `ready` answers 200.  Raises RuntimeError if it does not."""
+    with errors.open("wb") as file:
+        popen = subprocess.Popen([sys.executable, "-m", *arguments], preexec_fn=lambda: pin(core), stderr=file)
+    process = Process(popen, port)
+    try:
+        limit = time.perf_counter() + 20
+        while not process.ready(ready):
+            if popen.poll() is not None or time.perf_counter() > limit:
+                raise RuntimeError(f"{arguments[0]} did not start:\n{errors.read_text()[-2000:]}")
+            time.sleep(0.005)
+        yield process
+    finally:
+        process.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A place for files, and the upstream that every server under test asks."""
+
+    folder: Path
+    upstream: int
+
+    @contextmanager
+    def forwarder(self) -> Iterator[Process]:
+        port = free_port()
+        arguments = ["tests.bench.forwarder", str(port), f"http://127.0.0.1:{self.upstream}"]
+        with started(arguments, port, MEASURED, "/", self.folder / "forwarder.log") as process:
+            yield process
+
+    @contextmanager
+    def proxy(self, chain: str = "", level: str = "info") -> Iterator[Process]:
+        """chain: plugins with a comma between them, each with its defaults."""
+        port = free_port()
+        config = self.folder / f"proxy-{port}.yaml"
+        plugins = ", ".join(f"{name}: {{}}" for name in chain.split(", ") if name)
+        config.write_text(
+            f"listen: {{port: {port}, drain: 1}}\n"
+            f"upstreams: {{local: {{ollama: 'http://127.0.0.1:{self.upstream}'}}}}\n"
+            f"log: {{level: {level}}}\n"
+            f"plugins: {{{plugins}}}\n"
+            f"chains: {{chat: [{chain}]}}\n"
+        )
+        arguments = ["proxy", "serve", "--config", str(config)]
+        with started(arguments, port, MEASURED, "/readyz", config.with_suffix(".log")) as process:
+            yield process
+
+
+@contextmanager
+def bench(folder: Path) -> Iterator[Bench]:
+    """The upstream is started, and this process moved to the core of the load."""
+    pin(LOAD)
+    port = free_port()
+    arguments = ["tests.bench.upstream", str(port)]
+    with started(arguments, port, LOAD, "/api/version", folder / "upstream.log"):
+        yield Bench(folder, port)

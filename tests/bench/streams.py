@@ -1,0 +1,65 @@
+"""Many readers of slow streams, each of whose tokens tells when it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+import uvloop
+
+from tests.bench.asks import Ask
+
+SENT = re.compile(rb'"content":"at (\d+)"')
+
+
+@dataclass(slots=True)
+class Heard:
+    """What all readers together got.  delays: seconds between a token's sending and its arrival."""
+
+    delays: list[float] = field(default_factory=list)
+    ended: int = 0
+
+
+class Reader(asyncio.Protocol):
+    """One stream, to its end."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, ask: Ask, heard: Heard) -> None:
+        self.request = ask.request
+        self.heard = heard
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        """One chunk at a time, as the server writes them: a token is not looked for across two."""
+        now = time.monotonic_ns()
+        self.heard.delays += [(now - int(sent)) / 1e9 for sent in SENT.findall(data)]
+        if data.endswith(b"0\r\n\r\n"):
+            self.heard.ended += 1
+            self.transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.done.set_result(None)
+
+
+def read_streams(port: int, ask: Ask, count: int) -> Heard:
+    """`count` streams at once, begun evenly over one second, so that their tokens do not come in step."""
+    return uvloop.run(reading(port, ask, count))
+
+
+async def reading(port: int, ask: Ask, count: int) -> Heard:
+    heard, loop = Heard(), asyncio.get_running_loop()
+    readers: list[Reader] = []
+    for _ in range(count):
+        _, reader = await loop.create_connection(lambda: Reader(ask, heard), "127.0.0.1", port)
+        readers.append(reader)
+        await asyncio.sleep(1 / count)
+    await asyncio.gather(*(reader.done for reader in readers))
+    return heard
