@@ -11,6 +11,9 @@ from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.types import Call, Events, Handler, Reply
 
+TICK = 0.05
+"""Seconds between two looks at the waits under way."""
+
 
 class Timeouts:
     class Settings(Strict):
@@ -27,94 +30,109 @@ class Timeouts:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.clock = host.clock
+        self.sweep = Sweep()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        deadline = self.deadline(call)
-        limits = self.settings
-        first = limits.first_event if call.stream else None
-        begin = min((limit for limit in (self.after(first), deadline) if limit is not None), default=None)
-        call = call.but(deadline=deadline, connect_timeout=limits.connect or call.connect_timeout)
+        limits, deadline = self.settings, self.deadline(call)
+        watch = Watch(deadline)
+        self.sweep.add(watch)
+        watch.begin(limits.first_event if call.stream else None)
         try:
-            async with asyncio.timeout_at(begin):
-                reply = await call_next(call)
-        except TimeoutError:
-            what = "did not begin" if begin != deadline else "was not complete"
-            raise UpstreamError(f"The answer {what} in time.", "timeout") from None
+            reply = await call_next(call.but(deadline=deadline, connect_timeout=limits.connect or call.connect_timeout))
+        except asyncio.CancelledError:
+            watch.explain("did not begin in time")
+            raise
+        finally:
+            self.sweep.remove(watch)
         if (limits.between_events is None and deadline is None) or not call.stream:
             return reply
         return reply.through(lambda source: self.watched(source, deadline))
 
-    def after(self, seconds: float | None) -> float | None:
-        return None if seconds is None else self.clock.monotonic() + seconds
-
     def deadline(self, call: Call) -> float | None:
         """An outer limit that is earlier stays."""
-        own = self.after(self.settings.total)
-        return own if call.deadline is None else call.deadline if own is None else min(own, call.deadline)
+        if self.settings.total is None:
+            return call.deadline
+        own = self.clock.monotonic() + self.settings.total
+        return own if call.deadline is None else min(own, call.deadline)
 
     async def watched(self, source: Events, deadline: float | None) -> Events:
-        watch = Watch(self.settings.between_events, deadline)
+        watch, pause = Watch(deadline), self.settings.between_events
+        self.sweep.add(watch)
         try:
             while True:
-                watch.begin()
+                watch.begin(pause)
                 try:
                     event = await anext(source)
                 except StopAsyncIteration:
                     return
                 except asyncio.CancelledError:
-                    watch.explain()
+                    watch.explain(f"paused for more than {pause or 0:g} seconds")
                     raise
                 watch.end()
                 yield event
         finally:
-            watch.close()
+            self.sweep.remove(watch)
 
 
 class Watch:
-    """One timer for a whole stream, looked at when it rings, so that an event costs no timer of its own.
+    """Ends a wait that takes too long.  Rests between two waits: a slow consumer is no fault of the upstream."""
 
-    Rings only while the stream is waited for; a slow consumer is no fault of the upstream.
-    """
-
-    def __init__(self, pause: float | None, deadline: float | None) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.pause = pause
+    def __init__(self, deadline: float | None) -> None:
         self.deadline = deadline
+        self.limit: float | None = None
         self.due: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.waiting = False
+        self.fresh = False
+        """Whether this wait began after the last look; a wait costs no look at the clock of its own."""
         self.task: asyncio.Task[object] | None = None
         self.rang = False
 
-    def begin(self) -> None:
-        now = self.loop.time()
-        self.due = self.next(now)
+    def begin(self, limit: float | None) -> None:
+        """The current task waits now, for `limit` seconds at most."""
+        self.limit = limit
+        self.waiting = self.fresh = True
         self.task = asyncio.current_task()
-        if self.timer is None:
-            self.timer = self.loop.call_at(self.due, self.ring)
-
-    def next(self, now: float) -> float:
-        ends = [now + self.pause] if self.pause is not None else []
-        return min([*ends, self.deadline] if self.deadline is not None else ends)
 
     def end(self) -> None:
-        self.due = None
+        self.waiting = False
 
-    def ring(self) -> None:
-        now = self.loop.time()
-        due = self.due if self.due is not None else self.next(now)
-        if self.due is not None and due <= now and self.task is not None:
+    def look(self, now: float) -> None:
+        if not self.waiting:
+            return
+        if self.fresh:
+            self.fresh = False
+            ends = [end for end in (self.limit and now + self.limit, self.deadline) if end is not None]
+            self.due = min(ends, default=None)
+        if self.due is not None and now >= self.due and self.task is not None and not self.rang:
             self.rang = True
             self.task.cancel()
-        else:
-            self.timer = self.loop.call_at(max(due, now + 0.01), self.ring)
 
-    def explain(self) -> None:
+    def explain(self, what: str) -> None:
         """Turns the cancellation that this watch made into an error; another's stays what it is."""
         if self.rang and self.task is not None and self.task.uncancel() == 0:
-            late = self.deadline is not None and self.loop.time() >= self.deadline
-            what = "was not complete in time" if late else f"paused for more than {self.pause:g} seconds"
-            raise UpstreamError(f"The answer {what}.", "timeout") from None
+            late = self.deadline is not None and self.due == self.deadline
+            raise UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout") from None
 
-    def close(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
+
+class Sweep:
+    """One timer that looks at every watch, so that a call costs none of its own; late by `TICK` at most twice."""
+
+    def __init__(self) -> None:
+        self.watches: set[Watch] = set()
+        self.timer: asyncio.TimerHandle | None = None
+
+    def add(self, watch: Watch) -> None:
+        self.watches.add(watch)
+        if self.timer is None:
+            self.timer = asyncio.get_running_loop().call_later(TICK, self.look)
+
+    def remove(self, watch: Watch) -> None:
+        watch.end()
+        self.watches.discard(watch)
+
+    def look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for watch in self.watches:
+            watch.look(now)
+        self.timer = loop.call_later(TICK, self.look) if self.watches else None

@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 
 from proxy.background import Background
-from proxy.types import Call, Handler, ModelInfo, Reply
+from proxy.models import ModelInfo
+from proxy.types import Call, Handler, Reply
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")

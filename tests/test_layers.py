@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("proxy.types", "proxy.values", "proxy.errors", "proxy"),
+    ("proxy.types", "proxy.values", "proxy.models", "proxy.errors", "proxy"),
     ("proxy.streams", "proxy.wire", "proxy.background", "proxy.yamlfile"),
     ("proxy.chain", "proxy.host", "proxy.config", "proxy.upstreams", "proxy.live"),
     ("plugins",),

@@ -43,9 +43,10 @@ class Outlet:
     def put(self, data: bytes) -> None:
         if not data:  # an event that is not written, and no end
             return
-        self.parts.append(data)
         self.size += len(data)
-        self.ready.set()
+        if not self.parts:
+            self.ready.set()
+        self.parts.append(data)
 
     @property
     def full(self) -> bool:

@@ -11,7 +11,8 @@ from typing import Protocol, TypeAlias
 
 from proxy.config import Model
 from proxy.errors import BadCall, NotFound, UpstreamError
-from proxy.types import Call, Chat, ModelInfo, Reply
+from proxy.models import ModelInfo
+from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import fanned_out
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud

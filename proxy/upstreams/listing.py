@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from proxy.background import Background
 from proxy.host import Clock
-from proxy.types import ModelInfo
+from proxy.models import ModelInfo
 from proxy.upstreams.ollama_http import OllamaHttp
 from proxy.wire import ollama_models
 

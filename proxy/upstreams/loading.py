@@ -8,7 +8,7 @@ from collections.abc import Callable
 from proxy.background import Background
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Clock
-from proxy.types import ModelInfo
+from proxy.models import ModelInfo
 from proxy.upstreams.ollama_http import OllamaHttp
 from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins

@@ -9,8 +9,9 @@ import aiohttp
 from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
+from proxy.models import ModelInfo
 from proxy.streams import begun, replay
-from proxy.types import Call, Chat, Embed, Event, Events, ModelInfo, Reply, Usage, Vectors
+from proxy.types import Call, Chat, Embed, Event, Events, Reply, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from proxy.types import JSON, Chat, Message, ModelInfo, Tool
+from proxy.models import ModelInfo
+from proxy.types import JSON, Chat, Message, Tool
 from proxy.values import value
 from proxy.wire import ollama_schema
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import orjson
 
 from proxy.errors import UpstreamError
@@ -44,6 +42,9 @@ class ChatReader:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise self.unreadable(line) from None
         try:
+            if len(message) == 2 and "role" in message and not data["done"] and "logprobs" not in data:
+                words = message["content"]  # nearly every line of a stream: a role, a text, and nothing else
+                return [Text(words)] if words else []
             events = self.said(data, message)
             if data["done"]:
                 events += self.ended(data)
@@ -70,9 +71,9 @@ class ChatReader:
         arguments = orjson.dumps(function.get("arguments") or {}).decode()
         return ToolCalled(new_id("call_"), function["name"], arguments)
 
-    def ended(self, data: dict[str, JSON]) -> Iterator[Event]:
+    def ended(self, data: dict[str, JSON]) -> list[Event]:
         self.done = True
-        yield Usage(
+        usage = Usage(
             data.get("prompt_eval_count"),
             data.get("eval_count"),
             data.get("prompt_eval_cached_count"),
@@ -81,7 +82,7 @@ class ChatReader:
             data.get("eval_duration", 0),
         )
         reason = "length" if data.get("done_reason") == "length" else "stop"
-        yield Finish("tool_calls" if self.called and reason == "stop" else reason)
+        return [usage, Finish("tool_calls" if self.called and reason == "stop" else reason)]
 
     def unreadable(self, line: bytes) -> Exception:
         try:

@@ -10,7 +10,8 @@ from functools import lru_cache
 import orjson
 
 from proxy.errors import UpstreamError
-from proxy.types import JSON, ModelInfo
+from proxy.models import ModelInfo
+from proxy.types import JSON
 
 LIBRARY = "registry.ollama.ai/library/"
 

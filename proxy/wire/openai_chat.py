@@ -17,7 +17,7 @@ from proxy.wire import read
 from proxy.wire.openai_fields import Asked, Read
 from proxy.wire.openai_messages import Limits
 
-TWINS = (("max_tokens", "max_completion_tokens"), ("tools", "functions"), ("tool_choice", "function_call"))
+TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choice": "function_call"}
 Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
 
 
@@ -48,13 +48,17 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked
             asked.notes[name] = "ignored"
     read.filled(read.needed(body, "model", "model"), "model")
     read.needed(body, "messages", "messages")
-    for one, other in TWINS:
-        first, second = body.get(one), body.get(other)
-        if first is not None and second is not None and not (type(first) in (int, str) and first == second):
-            message = f"'{one}' and '{other}' are two names of one thing; send only one of them."
-            raise BadCall(message, param=other, code="invalid_parameter_combination")
+    for one, other in TWINS.items():
+        if body.get(one) is not None and body.get(other) is not None:
+            _alike(one, body[one], other, body[other])
     _together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
     return asked
+
+
+def _alike(one: str, first: JSON, other: str, second: JSON) -> None:
+    if type(first) not in (int, str) or first != second:
+        message = f"'{one}' and '{other}' are two names of one thing; send only one of them."
+        raise BadCall(message, param=other, code="invalid_parameter_combination")
 
 
 def _together(asked: Asked, choice: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, Tool, ToolCall
@@ -27,7 +28,9 @@ def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:
     items = read.array(value, "messages")
     if not items:
         raise BadCall("Invalid 'messages': the array is empty.", param="messages", code="empty_array")
-    found = tuple([_plain(item) or message(item, f"messages[{index}]", limits) for index, item in enumerate(items)])
+    if all(plain := [_plain(item) for item in items]):
+        return tuple(cast(list[Message], plain))
+    found = tuple([message(item, f"messages[{index}]", limits) for index, item in enumerate(items)])
     return _with_ids(found) if any(map(_lacks_id, found)) else found
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import orjson
 
-from proxy.types import JSON, ModelInfo
+from proxy.models import ModelInfo
+from proxy.types import JSON
 
 
 def model(info: ModelInfo) -> JSON:

@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from proxy.errors import BadCall
-from proxy.types import JSON, ModelInfo
+from proxy.models import ModelInfo
+from proxy.types import JSON
 from proxy.wire import ollama_chat
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.openai_chat import read_chat

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import BadCall
-from proxy.types import JSON, ModelInfo
+from proxy.models import ModelInfo
+from proxy.types import JSON
 from proxy.wire import ollama_chat, openai_chat, openai_embeddings
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.openai_chat import read_chat

@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from proxy.types import JSON, Chat, Image, Message, ModelInfo, ToolCall
+from proxy.models import ModelInfo
+from proxy.types import JSON, Chat, Image, Message, ToolCall
 from proxy.wire import ollama_chat
 from proxy.wire.ollama_chat import Pins
 

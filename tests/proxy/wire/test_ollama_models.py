@@ -7,7 +7,8 @@ import pytest
 from openai.types import Model
 
 from proxy.errors import UpstreamError
-from proxy.types import JSON, ModelInfo
+from proxy.models import ModelInfo
+from proxy.types import JSON
 from proxy.wire.ollama_models import canonical, is_cloud, read_loaded, read_tags, with_show
 from proxy.wire.openai_models import write_model, write_models
 
