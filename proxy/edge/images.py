@@ -71,6 +71,10 @@ class Images:
         """Bytes of all linked images of a call; as many as it could have sent itself."""
         self.allowed = allowed
 
+    def linked(self, chat: Chat) -> bool:
+        """Whether there is anything to fetch."""
+        return any(image.url for message in chat.messages for image in message.images)
+
     async def fetched(self, chat: Chat) -> Chat:
         """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had."""
         wanted = {
@@ -79,8 +83,6 @@ class Images:
             for one in message.images
             if one.url
         }
-        if not wanted:
-            return chat
         for count, (url, at) in enumerate(wanted.items()):
             if count >= MOST_LINKS:
                 raise BadCall(

@@ -48,11 +48,12 @@ class OpenAI:
         exchange = exchange_of(request)
         asked = openai_chat.read_chat(await read_json(request), self.limits, self.fields["chat"])
         self.check_notes(asked.notes)
+        chat = asked.chat()
         call = Call(
             id=exchange.id,
             route="chat",
             model=asked.model,
-            ask=await self.images.fetched(asked.chat()),
+            ask=await self.images.fetched(chat) if self.images.linked(chat) else chat,
             stream=asked.stream,
             caller=exchange.caller,
             about=asked.about,
