@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from socket import AddressFamily
 from typing import Final
@@ -89,8 +89,7 @@ class Images:
                     f"Invalid '{at}': more than {MOST_LINKS} linked images.", param=at, code="too_many_images"
                 )
             self.check(url, at)
-        async with self.session() as http:
-            got = await asyncio.gather(*(self.get(http, url, at) for url, at in wanted.items()))
+        got = await self.all(wanted)
         if sum(len(one.base64) for one in got) * 3 // 4 > self.together:
             message = f"The linked images have more than {self.together} bytes together."
             raise BadCall(message, param="messages", code="image_too_large")
@@ -102,6 +101,15 @@ class Images:
                 for message in chat.messages
             ),
         )
+
+    async def all(self, wanted: Mapping[str, str]) -> list[Image]:
+        """In the order of `wanted`; the first that cannot be had ends the fetching of the others."""
+        try:
+            async with self.session() as http, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.get(http, url, at)) for url, at in wanted.items()]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
     def check(self, url: str, at: str) -> None:
         try:

@@ -1,0 +1,162 @@
+"""What the tests of the whole server ask with, and how they read what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from proxy.upstreams.demo import Said, Simulator
+from tests.conftest import ASK, Running
+
+Json = dict[str, Any]
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+GIF = b"GIF89a\x01\x00\x01\x00\x00\x00\x00;"
+
+
+def data_url(picture: bytes = PNG, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def picture(url: str, text: str = "What is this?") -> list[Json]:
+    """The messages of a question about one image."""
+    parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+
+def user(text: str) -> list[Json]:
+    return [{"role": "user", "content": text}]
+
+
+def function(name: str, properties: Json | None = None, **more: Any) -> Json:
+    """A tool; every property is required."""
+    given = {"city": {"type": "string"}} if properties is None else properties
+    parameters = {"type": "object", "properties": given, "required": list(given), "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **more}}
+
+
+def schema(properties: Json, **more: Any) -> Json:
+    """A `response_format` of an object with these properties, all of them required."""
+    shape = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "shape", "schema": shape, **more}}
+
+
+async def error_of(response: aiohttp.ClientResponse, status: int) -> Json:
+    """OpenAI's error object of an answer that must have this status, and an id."""
+    document = await response.json()
+    assert response.status == status, document
+    assert response.content_type == "application/json"
+    assert response.headers["x-request-id"]
+    return shaped(document)
+
+
+def shaped(document: Json) -> Json:
+    assert set(document) == {"error"}
+    error: Json = document["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"] and error["type"]
+    return error
+
+
+async def whole(response: aiohttp.ClientResponse) -> Json:
+    """The document of an answer that went well."""
+    document: Json = await response.json()
+    assert response.status == 200, document
+    return document
+
+
+def said(document: Json, choice: int = 0) -> Json:
+    message: Json = document["choices"][choice]["message"]
+    return message
+
+
+class Stream:
+    """A streamed answer, read to its end."""
+
+    def __init__(self, text: str) -> None:
+        assert text.endswith("\n\n") or not text
+        blocks = text.split("\n\n")[:-1]
+        self.comments = [block for block in blocks if block.startswith(":")]
+        self.data = [block.removeprefix("data: ") for block in blocks if block.startswith("data: ")]
+        assert len(self.comments) + len(self.data) == len(blocks)
+        self.done = self.data[-1:] == ["[DONE]"]
+        """Whether it ended with `[DONE]`."""
+        parsed = [json.loads(one) for one in self.data if one != "[DONE]"]
+        self.errors = [shaped(one) for one in parsed if "error" in one]
+        self.chunks = [one for one in parsed if "error" not in one]
+
+    def text(self, choice: int = 0) -> str:
+        return "".join(delta.get("content") or "" for delta in self.deltas(choice))
+
+    def deltas(self, choice: int = 0) -> list[Json]:
+        return [one["delta"] for chunk in self.chunks for one in chunk["choices"] if one["index"] == choice]
+
+    def finishes(self) -> list[str]:
+        return [one["finish_reason"] for chunk in self.chunks for one in chunk["choices"] if one["finish_reason"]]
+
+    @property
+    def broken(self) -> Json:
+        """The one error of a stream that broke off in the middle."""
+        assert not self.done and "[DONE]" not in self.data, "a broken stream is not done"
+        assert len(self.errors) == 1 and "error" in json.loads(self.data[-1]), self.data
+        return self.errors[0]
+
+
+async def streamed(response: aiohttp.ClientResponse) -> Stream:
+    assert response.status == 200, await response.text()
+    return Stream((await response.read()).decode())
+
+
+def asked(ollama: Simulator, path: str = "/api/chat") -> list[Json]:
+    """The bodies that Ollama was asked to answer, without those that only load a model."""
+    return [one.body for one in ollama.seen if one.path == path and (one.body.get("messages") or one.body.get("input"))]
+
+
+def loading(ollama: Simulator, path: str = "/api/chat") -> list[Json]:
+    """The bodies that only load a model."""
+    bodies = [one.body for one in ollama.seen if one.path == path]
+    return [body for body in bodies if not body.get("messages") and not body.get("input")]
+
+
+def dead_url() -> str:
+    """The address of a port on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+# --- clients that do not read ------------------------------------------------------------------------
+
+FLOOD = Said(pieces=("\x1f" * 10_000,) * 500)
+"""Six bytes for every character, on the wire: more than any two sockets hold."""
+ESCAPED = rb"\u001f"
+
+
+@asynccontextmanager
+async def deaf(run: Running) -> AsyncIterator[asyncio.StreamReader]:
+    """A client that has asked for a stream, and reads only when it is told to."""
+    host, _, port = run.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1000)
+    words = json.dumps({**ASK, "stream": True})
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(words)}\r\n\r\n{words}".encode()
+    )
+    try:
+        yield reader
+    finally:
+        writer.transport.abort()

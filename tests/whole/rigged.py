@@ -1,0 +1,72 @@
+"""Plugins for tests: one that refuses every call, one that takes its time, one with routes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Literal
+
+from aiohttp import web
+
+from proxy.config import Strict
+from proxy.errors import Busy, Denied, ProxyError, TooMany
+from proxy.host import Host
+from proxy.types import Call, Events, Handler, Reply, Route
+
+KINDS: dict[str, type[ProxyError]] = {"too_many": TooMany, "denied": Denied, "busy": Busy}
+
+
+class Refusing:
+    """Raises the error that it is set to."""
+
+    class Settings(Strict):
+        kind: Literal["too_many", "denied", "busy", "fault"]
+        """Which error; `fault` is one that nobody expected."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if error := KINDS.get(self.settings.kind):
+            raise error("not now", code="told_to", wait=7)
+        raise ZeroDivisionError("a secret of the server")
+
+
+class Pausing:
+    """Lets every event pass, and others run after each."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        return (await call_next(call)).through(self.pausing)
+
+    async def pausing(self, source: Events) -> Events:
+        async for event in source:
+            yield event
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+
+class Desk:
+    """A page for users and one for admins."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/desk/user", self.page, "user")
+        yield Route("GET", "/desk/admin", self.page)
+        yield Route("GET", "/desk/{name}/public", self.named, "public")
+
+    async def page(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="come in")
+
+    async def named(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        return web.Response(text=name)

@@ -1,0 +1,282 @@
+"""The plugins `retry` and `timeouts` in a running server, over an Ollama that fails and dawdles."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.conftest import Start
+from tests.whole.asking import FLOOD, asked, dead_url, deaf, error_of, function, said, streamed, whole
+
+RETRY = "plugins: {retry: {attempts: 3, wait: 0}}\nchains: {chat: [retry], embeddings: [retry]}\n"
+CITY = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"type": "object", "required": ["name"]}}}
+
+
+def timeouts(**seconds: float | None) -> str:
+    limits = {"first_event": None, "between_events": None, "total": None, **seconds}
+    shown = ", ".join(f"{name}: {'null' if value is None else value}" for name, value in limits.items())
+    return f"plugins: {{timeouts: {{{shown}}}}}\nchains: {{chat: [timeouts], embeddings: [timeouts]}}\n"
+
+
+# --- retry -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["status", "error_line", "eof", "garbage", "reset", "load_failure"])
+async def test_a_call_is_tried_until_it_goes_well(start: Start, stream: bool, kind: Any) -> None:
+    async with start(RETRY, Simulator(faults=[Fault(kind, times=2)])) as run:
+        response = await run.chat(stream=stream)
+        text = (await streamed(response)).text() if stream else said(await whole(response))["content"]
+        again = await run.chat(stream=stream)
+        assert again.status == 200
+    assert response.headers["x-gemmapy-attempts"] == "3" and "simulated" in text
+    assert "x-gemmapy-attempts" not in again.headers
+
+
+async def test_embeddings_are_tried_again_too(start: Start) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status"), Fault("eof")])) as run:
+        response = await run.embed()
+        assert (await whole(response))["data"]
+    assert response.headers["x-gemmapy-attempts"] == "3" and len(asked(run.ollama, "/api/embed")) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_never_goes_well_is_given_up(start: Start, stream: bool) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status", times=99)])) as run:
+        error = await error_of(await run.chat(stream=stream), 502)
+    assert error["code"] == "upstream_server" and len(asked(run.ollama)) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "nobody"}, 404),
+        ({"messages": [{"role": "user", "content": "x " * 10_000}]}, 400),
+        ({"model": "demo-embed"}, 400),
+        ({"temperature": 9}, 400),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_fault_of_the_request_is_never_tried_again(
+    start: Start, body: dict[str, Any], status: int, stream: bool
+) -> None:
+    async with start(RETRY) as run:
+        await error_of(await run.chat(**body, stream=stream), status)
+    assert len(asked(run.ollama)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["error_line", "eof", "garbage", "reset"])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_stream_that_has_begun_is_never_tried_again(start: Start, kind: Any, n: int) -> None:
+    async with start(RETRY, Simulator(faults=[Fault(kind, after=3)], delay=0.02)) as run:
+        stream = await streamed(await run.chat(stream=True, n=n))
+    assert stream.broken and stream.text() and len(asked(run.ollama)) == n
+
+
+@pytest.mark.parametrize("kind", ["error_line", "eof", "reset"])
+async def test_a_whole_answer_that_broke_off_is_tried_again(start: Start, kind: Any) -> None:
+    async with start(RETRY, Simulator(faults=[Fault(kind, after=3)])) as run:
+        response = await run.chat()
+        await whole(response)
+    assert response.headers["x-gemmapy-attempts"] == "2" and len(asked(run.ollama)) == 2
+
+
+async def test_an_answer_that_does_not_fit_is_asked_for_again(start: Start) -> None:
+    answers = iter(["no JSON", "{}", '{"name": "Ulm"}'])
+    async with start(RETRY, Simulator(say=lambda body: Said(next(answers)))) as run:
+        response = await run.chat(response_format=CITY)
+        document = await whole(response)
+    assert said(document)["content"] == '{"name": "Ulm"}' and response.headers["x-gemmapy-attempts"] == "3"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_forced_call_is_tried_again(start: Start, stream: bool) -> None:
+    answers = iter(["no JSON", '{"name": "get_weather", "arguments": {"city": "Ulm"}}'])
+    async with start(RETRY, Simulator(say=lambda body: Said(next(answers)))) as run:
+        response = await run.chat(tools=[function("get_weather")], tool_choice="required", stream=stream)
+        assert response.status == 200 and b"get_weather" in await response.read()
+    assert response.headers.get("x-gemmapy-attempts") == "2"
+
+
+async def test_a_choice_that_fails_makes_all_be_asked_for_again(start: Start) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status")])) as run:
+        response = await run.chat(n=3)
+        assert len((await whole(response))["choices"]) == 3
+    assert response.headers["x-gemmapy-attempts"] == "2"
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_what_is_not_listed_is_not_tried_again(start: Start, status: int) -> None:
+    yaml = "plugins: {retry: {wait: 0, on: [connect]}}\nchains: {chat: [retry]}"
+    async with start(yaml, Simulator(faults=[Fault("status", status=status)])) as run:
+        await error_of(await run.chat(), 502 if status == 500 else 503)
+    assert len(asked(run.ollama)) == 1
+
+
+async def test_memory_does_not_heal_by_asking_again(start: Start) -> None:
+    fault = Fault("status", message="model requires more system memory (9.0 GiB) than is available (2.0 GiB)")
+    async with start(RETRY, Simulator(faults=[fault])) as run:
+        error = await error_of(await run.chat(), 502)
+    assert error["code"] == "upstream_memory" and len(asked(run.ollama)) == 1
+
+
+async def test_a_wait_that_is_longer_than_allowed_is_not_waited(start: Start) -> None:
+    yaml = "plugins: {retry: {wait: 0, max_wait: 0.5}}\nchains: {chat: [retry]}"
+    async with start(yaml, Simulator(faults=[Fault("status", status=503)])) as run:
+        response = await run.chat()
+        await error_of(response, 503)
+    assert response.headers["Retry-After"] == "1" and len(asked(run.ollama)) == 1
+
+
+async def test_a_client_that_leaves_is_not_tried_for_again(start: Start) -> None:
+    yaml = "plugins: {retry: {wait: 30, max_wait: 60, attempts: 5}}\nchains: {chat: [retry]}"
+    async with start(yaml, Simulator(faults=[Fault("status", status=503, times=9)])) as run:
+        asking = asyncio.ensure_future(run.chat())
+        await run.ollama.until(lambda: len(asked(run.ollama)) == 1)
+        asking.cancel()
+        async with asyncio.timeout(1):
+            await run.server.live.pipeline.idle.wait()
+        assert len(asked(run.ollama)) == 1
+
+
+async def test_a_waiting_stream_is_told_of_another_try(start: Start) -> None:
+    yaml = RETRY + "streams: {heartbeat: 0.02}\n"
+    faults = [Fault("status"), Fault("stall", seconds=0.1)]
+    async with start(yaml, Simulator(faults=faults)) as run:
+        stream = await streamed(await run.chat(stream=True))
+    assert stream.done and any("trying again" in comment for comment in stream.comments)
+
+
+# --- timeouts --------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_does_not_begin_in_time_is_a_gateway_timeout(start: Start) -> None:
+    async with start(timeouts(first_event=0.1), Simulator(faults=[Fault("stall")])) as run:
+        error = await error_of(await run.chat(stream=True), 504)
+        await run.ollama.until_abandoned(within=1)
+    assert error["code"] == "upstream_timeout" and error["type"] == "server_error"
+
+
+async def test_a_stream_that_does_not_begin_in_time_after_heartbeats_is_told_in_band(start: Start) -> None:
+    yaml = timeouts(first_event=0.15) + "streams: {heartbeat: 0.03}\n"
+    async with start(yaml, Simulator(faults=[Fault("stall")])) as run:
+        stream = await streamed(await run.chat(stream=True))
+        await run.ollama.until_abandoned(within=1)
+    assert len(stream.comments) >= 2 and stream.broken["code"] == "upstream_timeout"
+
+
+async def test_a_load_counts_to_the_beginning_and_goes_on(start: Start) -> None:
+    async with start(timeouts(first_event=0.1), Simulator(load_time=0.25)) as run:
+        await error_of(await run.chat(stream=True), 504)
+        await whole(await run.chat())
+        assert (run.ollama.loads, run.ollama.load_aborts) == (1, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_stream_that_pauses_too_long_is_ended_in_band(start: Start, n: int) -> None:
+    async with start(timeouts(between_events=0.1), Simulator(faults=[Fault("stall", after=3, times=n)])) as run:
+        stream = await streamed(await run.chat(stream=True, n=n))
+        await run.ollama.until_abandoned(n, within=1)
+    assert stream.text() and stream.broken["code"] == "upstream_timeout" and "0.1" in stream.broken["message"]
+
+
+async def test_a_stream_that_takes_too_long_in_all_is_ended_in_band(start: Start) -> None:
+    ollama = Simulator(delay=0.02, say=lambda body: Said("many words " * 100))
+    async with start(timeouts(total=0.15), ollama) as run:
+        begun = time.perf_counter()
+        stream = await streamed(await run.chat(stream=True))
+        took = time.perf_counter() - begun
+        await run.ollama.until_abandoned(within=1)
+    assert stream.text() and stream.broken["code"] == "upstream_timeout" and 0.1 < took < 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_takes_too_long_before_it_says_anything_is_a_gateway_timeout(
+    start: Start, stream: bool
+) -> None:
+    async with start(timeouts(total=0.1), Simulator(faults=[Fault("stall")])) as run:
+        error = await error_of(await run.chat(stream=stream), 504)
+        await run.ollama.until_abandoned(within=1)
+    assert error["code"] == "upstream_timeout" and "complete" in error["message"]
+
+
+async def test_embeddings_that_take_too_long_are_a_gateway_timeout(start: Start) -> None:
+    async with start(timeouts(total=0.1), Simulator(faults=[Fault("stall")])) as run:
+        assert (await error_of(await run.embed(), 504))["code"] == "upstream_timeout"
+        await run.ollama.until_abandoned(within=1)
+
+
+async def test_a_whole_answer_has_no_first_event_to_wait_for(start: Start) -> None:
+    ollama = Simulator(faults=[Fault("stall", seconds=0.2)])
+    async with start(timeouts(first_event=0.05, between_events=0.05), ollama) as run:
+        await whole(await run.chat())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_in_time_is_left_alone(start: Start, stream: bool) -> None:
+    yaml = timeouts(first_event=2, between_events=2, total=5)
+    async with start(yaml, Simulator(delay=0.005)) as run:
+        response = await run.chat(stream=stream)
+        assert (await streamed(response)).done if stream else await whole(response)
+        assert run.ollama.abandoned == 0
+
+
+async def test_a_slow_reader_is_no_timeout_of_ollama(start: Start) -> None:
+    yaml = timeouts(between_events=0.1) + "streams: {buffer_bytes: 10000, heartbeat: 0}\n"
+    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        await asyncio.sleep(0.25)  # the reader's own pause
+        got = bytearray()
+        async with asyncio.timeout(5):
+            while not got.endswith(b"\r\n0\r\n\r\n"):
+                got += await reader.read(1_000_000)
+    assert b"data: [DONE]" in got[-50:] and b'"error"' not in got
+
+
+# --- both, and a dead port -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_dead_port_is_a_bad_gateway(start: Start, stream: bool) -> None:
+    yaml = timeouts(total=5) + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n"
+    async with start(yaml) as run:
+        error = await error_of(await run.chat(stream=stream), 502)
+        embedded = await error_of(await run.embed(), 502)
+    assert error["code"] == embedded["code"] == "upstream_connect" and error["type"] == "server_error"
+
+
+async def test_a_dead_port_is_tried_as_often_as_told(start: Start) -> None:
+    yaml = RETRY.replace("attempts: 3", "attempts: 4") + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n"
+    async with start(yaml) as run:
+        assert (await error_of(await run.chat(), 502))["code"] == "upstream_connect"
+
+
+BOTH = "plugins: {{retry: {{wait: 0, on: [timeout, server]}}, timeouts: {{total: 0.1}}}}\nchains: {{chat: [{}]}}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_every_try_has_a_time_of_its_own_inside_retry(start: Start, stream: bool) -> None:
+    async with start(BOTH.format("retry, timeouts"), Simulator(faults=[Fault("stall", times=2)])) as run:
+        response = await run.chat(stream=stream)
+        assert response.status == 200 and await response.read()
+        await run.ollama.until_abandoned(2)
+    assert response.headers["x-gemmapy-attempts"] == "3"
+
+
+async def test_all_tries_share_one_time_outside_retry(start: Start) -> None:
+    async with start(BOTH.format("timeouts, retry"), Simulator(faults=[Fault("stall")])) as run:
+        await error_of(await run.chat(), 504)
+        assert len(asked(run.ollama)) == 1
+
+
+async def test_a_wait_that_ends_after_the_deadline_is_not_begun(start: Start) -> None:
+    yaml = "plugins: {retry: {wait: 0}, timeouts: {total: 0.5}}\nchains: {chat: [timeouts, retry]}"
+    async with start(yaml, Simulator(faults=[Fault("status", status=503)])) as run:
+        begun = time.perf_counter()
+        error = await error_of(await run.chat(), 503)
+        assert time.perf_counter() - begun < 0.4
+    assert error["code"] == "upstream_overloaded"
