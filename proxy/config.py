@@ -209,7 +209,7 @@ class Config(Strict):
     """What the server writes to standard error."""
     plugins: dict[str, dict[str, Any] | None] = {}
     """Named plugin instances; `use` names the plugin and defaults to the instance's name."""
-    chains: dict[Literal["chat", "embeddings", "internal"], tuple[str, ...]]
+    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]]
     """Plugins by route, from the client inwards.  A route without a chain is switched off."""
 
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from proxy import registry
 from proxy.config import Config
 from proxy.types import JSON
-from proxy.wire import openai_chat, openai_embeddings
+from proxy.wire import openai_chat, openai_completions, openai_embeddings
 
 HEAD = """# Settings
 
@@ -125,6 +125,8 @@ def parameters_page() -> str:
     head = "| field | fate | |\n| --- | --- | --- |"
     embeddings = [f"| `{name}` | {says} |" for name, says in openai_embeddings.FIELDS.items()]
     parts = [PARAMETERS, "## `POST /v1/chat/completions`\n", head, *rows]
+    legacy = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_completions.FIELDS.items()]
+    parts += ["\n## `POST /v1/completions`\n", head, *legacy]
     parts += ["\n## `POST /v1/embeddings`\n", "| field | |\n| --- | --- |", *embeddings]
     return "\n".join(parts) + "\n"
 

@@ -102,6 +102,27 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
+
+    raw: the prompt is what the model reads; else it becomes a user message in the model's own template.
+    suffix: what must come after the answer; only models that can `insert` know what to do with it.
+    """
+
+    prompts: tuple[str, ...]
+    raw: bool = True
+    suffix: str = ""
+    system: str = ""
+    images: tuple[Image, ...] = ()
+    format: Format | None = None
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    logprobs: int | None = None
+    n: int = 1
+    best_of: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Embed:
     """Texts that want vectors; `dimensions` None leaves the model's own."""
 
@@ -109,7 +130,7 @@ class Embed:
     dimensions: int | None = None
 
 
-Ask: TypeAlias = Chat | Embed
+Ask: TypeAlias = Chat | Complete | Embed
 
 
 def unheard(text: str) -> None:

@@ -20,7 +20,7 @@ from proxy.yamlfile import Source
 
 HI = [{"role": "user", "content": "hi"}]
 ASK: dict[str, Any] = {"model": "demo", "messages": HI}
-BARE = "chains: {chat: [], embeddings: [], internal: []}"
+BARE = "chains: {chat: [], completions: [], embeddings: [], internal: []}"
 
 
 @dataclass

@@ -18,8 +18,9 @@ from proxy.errors import BadCall, NotFound
 from proxy.host import Models
 from proxy.streams import collect
 from proxy.types import Call, Handler, Route
-from proxy.wire import openai_chat, openai_embeddings, openai_models
+from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
+from proxy.wire.openai_completions import CompletionStyle
 from proxy.wire.openai_messages import Limits
 
 
@@ -39,6 +40,8 @@ class OpenAI:
         """A route without a chain is off."""
         if "chat" in self.config.chains:
             yield Route("POST", "/v1/chat/completions", self.chat, "user")
+        if "completions" in self.config.chains:
+            yield Route("POST", "/v1/completions", self.completions, "user")
         if "embeddings" in self.config.chains:
             yield Route("POST", "/v1/embeddings", self.embeddings, "user")
         yield Route("GET", "/v1/models", self.list_models, "user")
@@ -62,6 +65,26 @@ class OpenAI:
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         return await self.writer.answer(request, call, style, asked.notes)
 
+    async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = exchange_of(request)
+        body = await read_json(request)
+        asked = openai_completions.read_completion(body, self.limits, self.fields["completions"])
+        self.check_notes(asked.notes)
+        prompts = await decoded(asked.tokens, "prompt") if asked.tokens else asked.prompts
+        call = Call(
+            id=exchange.id,
+            route="completions",
+            model=asked.model,
+            ask=asked.complete(prompts),
+            stream=asked.stream,
+            caller=exchange.caller,
+            about=asked.about,
+            extra=asked.extra,
+        )
+        echoed = tuple(prompts) if asked.echo else ()
+        style = CompletionStyle(asked.model, asked.include_usage, echoed, asked.n)
+        return await self.writer.answer(request, call, style, asked.notes)
+
     async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange, limits = exchange_of(request), self.config.requests
         body = await read_json(request)
@@ -72,7 +95,7 @@ class OpenAI:
             id=exchange.id,
             route="embeddings",
             model=asked.model,
-            ask=asked.embed(await decoded(asked.tokens) if asked.tokens else asked.texts),
+            ask=asked.embed(await decoded(asked.tokens, "input") if asked.tokens else asked.texts),
             caller=exchange.caller,
             about=asked.about,
             extra=asked.extra,

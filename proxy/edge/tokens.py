@@ -14,7 +14,7 @@ def _vocabulary() -> Any:
     return bpe_openai.get_encoding("cl100k_base")
 
 
-async def decoded(lists: list[list[int]]) -> list[str]:
+async def decoded(lists: list[list[int]], param: str) -> list[str]:
     """Texts of token lists in OpenAI's cl100k_base, the vocabulary of its embedding models.
 
     Raises BadCall if the vocabulary is not installed or a token is not in it.
@@ -23,12 +23,12 @@ async def decoded(lists: list[list[int]]) -> list[str]:
         vocabulary = await asyncio.to_thread(_vocabulary)
     except ImportError:
         message = (
-            "'input' has tokens, and this server has no vocabulary for them: "
+            f"'{param}' has tokens, and this server has no vocabulary for them: "
             "send strings, or install gemmapy-proxy[tokens]."
         )
-        raise BadCall(message, param="input", code="tokens_not_supported") from None
+        raise BadCall(message, param=param, code="tokens_not_supported") from None
     try:
         return [str(vocabulary.decode(tokens)) for tokens in lists]
     except (KeyError, OverflowError):
-        message = "Invalid 'input': a token is not in the vocabulary cl100k_base."
-        raise BadCall(message, param="input", code="invalid_token") from None
+        message = f"Invalid '{param}': a token is not in the vocabulary cl100k_base."
+        raise BadCall(message, param=param, code="invalid_token") from None

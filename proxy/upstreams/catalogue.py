@@ -13,7 +13,7 @@ from proxy.config import Model
 from proxy.errors import BadCall, NotFound, UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import Call, Chat, Reply
-from proxy.upstreams.choices import fanned_out
+from proxy.upstreams import choices
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
 
@@ -72,8 +72,8 @@ class Catalogue:
         server, ask = self.servers[upstream], call.ask
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
-        if isinstance(ask, Chat) and ask.n > 1:
-            reply = await fanned_out(call, ask, lambda one: server(one, info))
+        if choices.several(ask):
+            reply = await choices.fanned_out(call, lambda one: server(one, info))
         else:
             reply = await server(call, info)
         return reply.noting(model=info.name, upstream=upstream, digest=info.digest[:10])

@@ -3,27 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import replace
 
-from proxy.types import Call, Chat, Event, Events, Handler, Reply, Usage, Vectors
+from proxy.streams import Answer, Choice
+from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors
 
 WAITING = 256
 """Events kept for a reader that is slower than the models."""
 
 
-async def fanned_out(call: Call, ask: Chat, handler: Handler) -> Reply:
-    """`n` calls with `seed`, `seed + 1`, …; a choice that fails to start fails the call, and so does a later one."""
-    replies = await started([handler(one) for one in singles(call, ask)])
-    merged = Merged(replies)
-    return Reply.of(merged.events(), **replies[0].facts).on_close(merged.aclose)
+def several(ask: Ask) -> bool:
+    """Whether a call asks for more than one answer."""
+    if isinstance(ask, Chat):
+        return ask.n > 1
+    return isinstance(ask, Complete) and (ask.best_of > 1 or ask.n > 1 or len(ask.prompts) > 1)
 
 
-def singles(call: Call, ask: Chat) -> Iterable[Call]:
-    seed = ask.options.get("seed")
-    for index in range(ask.n):
-        options = ask.options if seed is None else {**ask.options, "seed": seed + index}
-        yield call.but(ask=replace(ask, n=1, options=options))
+async def fanned_out(call: Call, handler: Handler) -> Reply:
+    """A call for each answer; one that fails to start fails the whole call, and so does one that fails later."""
+    ask = call.ask
+    singles = list(of_prompts(ask) if isinstance(ask, Complete) else of_seeds(ask))
+    replies = await started([handler(call.but(ask=one)) for one in singles])
+    group = max(ask.n, ask.best_of) if isinstance(ask, Complete) else len(singles)
+    merged = Merged(replies, group)
+    reply = Reply.of(merged.events(), **replies[0].facts).on_close(merged.aclose)
+    if isinstance(ask, Complete) and ask.best_of > ask.n:
+        return reply.through(Best(ask).chosen)
+    return reply
+
+
+def of_seeds(ask: Ask) -> Iterable[Chat]:
+    """`n` chats with `seed`, `seed + 1`, …; without a seed the model draws its own."""
+    if isinstance(ask, Chat):
+        for index in range(ask.n):
+            yield replace(ask, n=1, options=seeded(ask.options, index))
+
+
+def of_prompts(ask: Complete) -> Iterable[Complete]:
+    count = max(ask.n, ask.best_of)
+    logprobs = ask.logprobs if ask.best_of <= ask.n else ask.logprobs or 0
+    for prompt in ask.prompts:
+        for index in range(count):
+            options = seeded(ask.options, index)
+            yield replace(ask, prompts=(prompt,), n=1, best_of=1, options=options, logprobs=logprobs)
+
+
+def seeded(options: Mapping[str, JSON], index: int) -> Mapping[str, JSON]:
+    seed = options.get("seed")
+    return options if seed is None or not index else {**options, "seed": seed + index}
+
+
+class Best:
+    """Keeps of each prompt's candidates those whose tokens were the likeliest, as OpenAI's `best_of` does."""
+
+    def __init__(self, ask: Complete) -> None:
+        self.ask = ask
+
+    async def chosen(self, source: Events) -> Events:
+        answer = Answer()
+        async for event in source:
+            answer.add(event)
+        ranked = self.ranked(answer)
+        for index, choice in enumerate(ranked):
+            logprobs = tuple(choice.logprobs) if self.ask.logprobs is not None else ()
+            yield Text(choice.text, index, logprobs)
+            yield Finish(choice.finish, index)
+        if answer.usage is not None:
+            yield answer.usage
+
+    def ranked(self, answer: Answer) -> list[Choice]:
+        found: list[Choice] = []
+        for prompt in range(len(self.ask.prompts)):
+            start = prompt * self.ask.best_of
+            candidates = [answer.choice(index) for index in range(start, start + self.ask.best_of)]
+            found += sorted(candidates, key=likelihood, reverse=True)[: self.ask.n]
+        return found
+
+
+def likelihood(choice: Choice) -> float:
+    """The mean logarithm of the tokens' probabilities."""
+    logprobs = [one["logprob"] for one in choice.logprobs]
+    return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 
 async def started(starting: Iterable[Awaitable[Reply]]) -> list[Reply]:
@@ -43,15 +104,17 @@ async def started(starting: Iterable[Awaitable[Reply]]) -> list[Reply]:
 class Merged:
     """Several replies as one: events in the order of their arrival, one Usage at the end."""
 
-    def __init__(self, replies: list[Reply]) -> None:
+    def __init__(self, replies: list[Reply], group: int) -> None:
+        """group: how many replies have the same prompt."""
         self.replies = replies
+        self.group = group
+        self.usages: dict[int, Usage] = {}
         self.queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(WAITING)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def events(self) -> Events:
         loop = asyncio.get_running_loop()
         self.tasks += [loop.create_task(self.pump(index, one)) for index, one in enumerate(self.replies)]
-        usages: list[Usage] = []
         running = len(self.tasks)
         while running:
             event = await self.queue.get()
@@ -59,17 +122,18 @@ class Merged:
                 running -= 1
             elif isinstance(event, BaseException):
                 raise event
-            elif isinstance(event, Usage):
-                usages.append(event)
             else:
                 yield event
-        if usages:
-            yield total(usages)
+        if self.usages:
+            yield self.total()
 
     async def pump(self, index: int, reply: Reply) -> None:
         try:
             async for event in reply.events:
-                await self.queue.put(event if isinstance(event, Usage | Vectors) else replace(event, choice=index))
+                if isinstance(event, Usage):
+                    self.usages[index] = event
+                elif not isinstance(event, Vectors):
+                    await self.queue.put(replace(event, choice=index))
             await self.queue.put(None)
         except Exception as error:  # carried to the reader, who raises it
             await self.queue.put(error)
@@ -81,17 +145,18 @@ class Merged:
         for reply in self.replies:
             await reply.aclose()
 
-
-def total(usages: list[Usage]) -> Usage:
-    """The prompt is counted once, as OpenAI does; the answers are added up."""
-    return Usage(
-        usages[0].prompt_tokens,
-        _sum([one.completion_tokens for one in usages]),
-        usages[0].cached_tokens,
-        max(one.load_ns for one in usages),
-        sum(one.prompt_ns for one in usages),
-        sum(one.eval_ns for one in usages),
-    )
+    def total(self) -> Usage:
+        """A prompt is counted once, as OpenAI does; the answers are added up."""
+        firsts = [usage for index, usage in self.usages.items() if index % self.group == 0]
+        every = self.usages.values()
+        return Usage(
+            _sum([one.prompt_tokens for one in firsts]),
+            _sum([one.completion_tokens for one in every]),
+            firsts[0].cached_tokens if len(firsts) == 1 else None,
+            max(one.load_ns for one in every),
+            sum(one.prompt_ns for one in every),
+            sum(one.eval_ns for one in every),
+        )
 
 
 def _sum(counts: list[int | None]) -> int | None:

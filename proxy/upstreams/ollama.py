@@ -11,13 +11,25 @@ from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
 from proxy.streams import begun, replay
-from proxy.types import Call, Chat, Embed, Event, Events, Reply, Usage, Vectors
+from proxy.types import Call, Chat, Complete, Embed, Event, Events, Reply, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
 from proxy.upstreams.ollama_http import OllamaHttp
-from proxy.wire import ollama_chat, ollama_lines
+from proxy.values import value
+from proxy.wire import ollama_chat, ollama_generate, ollama_lines
 from proxy.wire.ollama_chat import Pins, Plan
+from proxy.wire.ollama_generate import GenerateReader
+from proxy.wire.ollama_lines import ChatReader
+
+
+@value
+class Way:
+    """How one answer is got: the path that is asked, what is said there, and who reads the answer."""
+
+    path: str
+    plan: Plan
+    reader: ChatReader
 
 
 class Ollama:
@@ -55,42 +67,47 @@ class Ollama:
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):
             return self.embed(call, call.ask, info)
-        return self.chat(call, call.ask, info)
+        return self.generated(call, call.ask, info)
 
-    async def chat(self, call: Call, ask: Chat, info: ModelInfo) -> Reply:
+    async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
+        """A chat or a completion: planned, the model loaded, asked, and repaired where Ollama falls short."""
         pins = self.pins(info.name)
-        plan = ollama_chat.plan(info.name, ask, call.stream, pins, info)
+        if isinstance(ask, Chat):
+            way = Way("/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model))
+        else:
+            plan = ollama_generate.plan(info.name, ask, call.stream, pins, info)
+            way = Way("/api/generate", plan, GenerateReader(call.model))
+        plan = way.plan
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
         stages = repair.stages_of(plan, call.stream)  # before Ollama is asked: a bad schema costs nobody a token
         if not self.loading.is_warm(info.name):
             await self.loading.ready(info, pins, call.progress)
-        reply = await (self.streamed if call.stream else self.whole)(call, plan)
+        reply = await (self.streamed if call.stream else self.whole)(call, way)
         for stage in stages:
             reply = reply.through(stage)
         if stages:
             reply = await begun(reply)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
-    async def whole(self, call: Call, plan: Plan) -> Reply:
+    async def whole(self, call: Call, way: Way) -> Reply:
         """One JSON document: sixty-four wake-ups for one answer would cost more than all else here."""
-        response = await self.http.post("/api/chat", plan.body, call.model, call.connect_timeout)
+        response = await self.http.post(way.path, way.plan.body, call.model, call.connect_timeout)
         try:
             document = await self.http.read(response)
         finally:
             response.close()
-        reader = ollama_lines.ChatReader(call.model)
-        events = reader.read(document)
-        if not reader.done:
+        events = way.reader.read(document)
+        if not way.reader.done:
             raise UpstreamError("Ollama's answer ended before it was complete.", "cut")
         return Reply.of(replay(events))
 
-    async def streamed(self, call: Call, plan: Plan) -> Reply:
-        response = await self.http.post("/api/chat", plan.body, call.model, call.connect_timeout)
-        return await begun(Reply.of(self.events(response, call.model)).on_close(response.close))
+    async def streamed(self, call: Call, way: Way) -> Reply:
+        response = await self.http.post(way.path, way.plan.body, call.model, call.connect_timeout)
+        return await begun(Reply.of(self.events(response, way.reader)).on_close(response.close))
 
-    async def events(self, response: aiohttp.ClientResponse, model: str) -> Events:
-        lines, reader = ollama_lines.Lines(self.http.most), ollama_lines.ChatReader(model)
+    async def events(self, response: aiohttp.ClientResponse, reader: ChatReader) -> Events:
+        lines = ollama_lines.Lines(self.http.most)
         async for data in self.http.parts(response):
             for line in lines.feed(data):
                 for event in reader.read(line):

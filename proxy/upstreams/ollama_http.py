@@ -33,7 +33,9 @@ class OllamaHttp:
     def __init__(self, http: aiohttp.ClientSession, url: str, most: int) -> None:
         self.http = http
         self.url = url
-        self.urls = {path: URL(url + path) for path in ("/api/chat", "/api/embed")}  # reading a URL costs 10 µs
+        self.urls = {
+            path: URL(url + path) for path in ("/api/chat", "/api/generate", "/api/embed")
+        }  # reading a URL costs 10 µs
         self.most = most
         """Bytes that one answer may have."""
 

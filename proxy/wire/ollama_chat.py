@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from proxy.models import ModelInfo
-from proxy.types import JSON, Chat, Message, Tool
+from proxy.types import JSON, Chat, Complete, Message, Tool
 from proxy.values import value
 from proxy.wire import ollama_schema
 
@@ -64,7 +64,7 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         names = {tool.name for tool in tools}
         body["tools"] = [tool_of(tool, index) for index, tool in enumerate(chat.tools) if tool.name in names]
     body["messages"] = list(messages_of(messages, notes))
-    body |= sampling(chat, notes, info)
+    body |= sampled(chat, notes, info)
     if options := {**options_of(chat.options), **pins.options}:
         body["options"] = options
     return Plan(
@@ -94,7 +94,7 @@ def offered(chat: Chat, notes: dict[str, str]) -> tuple[tuple[Tool, ...], tuple[
     return ((), wanted) if choice.mode == "required" else (wanted, ())
 
 
-def sampling(chat: Chat, notes: dict[str, str], info: ModelInfo | None) -> dict[str, JSON]:
+def sampled(chat: Chat | Complete, notes: dict[str, str], info: ModelInfo | None) -> dict[str, JSON]:
     body: dict[str, JSON] = {}
     if chat.think is not None:
         if info is not None and info.can("thinking") is False:

@@ -38,7 +38,7 @@ class ChatReader:
         """Raises UpstreamError, or the error that an error line tells of."""
         try:
             data = orjson.loads(line)
-            message = data["message"]
+            message = self.message_of(data)
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise self.unreadable(line) from None
         try:
@@ -51,6 +51,10 @@ class ChatReader:
         except (KeyError, TypeError, AttributeError):
             raise self.unreadable(line) from None
         return events
+
+    def message_of(self, data: dict[str, JSON]) -> dict[str, JSON]:
+        message: dict[str, JSON] = data["message"]
+        return message
 
     def said(self, data: dict[str, JSON], message: dict[str, JSON]) -> list[Event]:
         events: list[Event] = []

@@ -7,25 +7,15 @@ made from these rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from proxy.errors import BadCall
 from proxy.types import JSON, ToolChoice
 from proxy.wire import openai_fields as fields
 from proxy.wire import read
-from proxy.wire.openai_fields import Asked, Read
+from proxy.wire.openai_fields import Asked, Field
 from proxy.wire.openai_messages import Limits
 
 TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choice": "function_call"}
-Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    fate: Fate
-    read: Read
-    says: str
 
 
 def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked:
@@ -36,16 +26,7 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = Asked(limits)
-    for name, value in body.items():
-        if name in theirs:
-            read.not_deep(value, name, limits.max_depth)
-            asked.extra[name] = value
-        elif value is None:
-            continue
-        elif known := FIELDS.get(name):
-            known.read(asked, value, name)
-        else:
-            asked.notes[name] = "ignored"
+    fields.read_fields(asked, body, FIELDS, theirs)
     read.filled(read.needed(body, "model", "model"), "model")
     read.needed(body, "messages", "messages")
     for one, other in TWINS.items():

@@ -65,21 +65,21 @@ def read_embeddings(body: JSON, most: int, theirs: Collection[str] = (), max_dep
     return asked
 
 
-def inputs(value: JSON, most: int) -> tuple[list[str], list[list[int]]]:
+def inputs(value: JSON, most: int, at: str = "input") -> tuple[list[str], list[list[int]]]:
     """The texts or the token lists, whichever were given."""
     if type(value) is str:
-        return [read.filled(value, "input")], []
-    items = read.array(value, "input")
+        return [read.filled(value, at)], []
+    items = read.array(value, at)
     if not items:
-        raise BadCall("Invalid 'input': the array is empty.", param="input", code="empty_array")
+        raise BadCall(f"Invalid '{at}': the array is empty.", param=at, code="empty_array")
     if type(items[0]) is int:
-        return [], [tokens(items, "input")]
+        return [], [tokens(items, at)]
     if len(items) > most:
-        raise BadCall(f"Invalid 'input': more than {most} items.", param="input", code="array_above_max_length")
-    named = [(one, f"input[{index}]") for index, one in enumerate(items)]
+        raise BadCall(f"Invalid '{at}': more than {most} items.", param=at, code="array_above_max_length")
+    named = [(one, f"{at}[{index}]") for index, one in enumerate(items)]
     if type(items[0]) is list:
-        return [], [tokens(read.array(one, at), at) for one, at in named]
-    return [read.filled(one, at) for one, at in named], []
+        return [], [tokens(read.array(one, name), name) for one, name in named]
+    return [read.filled(one, name) for one, name in named], []
 
 
 def tokens(value: list[JSON], at: str) -> list[int]:

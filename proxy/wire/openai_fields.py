@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -73,6 +73,33 @@ class Asked:
 
 
 Read = Callable[[Asked, JSON, str], None]
+Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What becomes of one field of a request, and in words for the documentation."""
+
+    fate: Fate
+    read: Read
+    says: str
+
+
+def read_fields(asked: Asked, body: dict[str, JSON], known: Mapping[str, Field], theirs: Collection[str]) -> None:
+    """Every field of a body by its row; what has none is ignored and told, or is a plugin's.
+
+    Raises BadCall naming the first field that is wrong or not supported.
+    """
+    for name, value in body.items():
+        if name in theirs:
+            read.not_deep(value, name, asked.limits.max_depth)
+            asked.extra[name] = value
+        elif value is None:
+            continue
+        elif row := known.get(name):
+            row.read(asked, value, name)
+        else:
+            asked.notes[name] = "ignored"
 
 
 def read_model(asked: Asked, value: JSON, at: str) -> None:
