@@ -38,13 +38,16 @@ class Retry:
             except UpstreamError as error:
                 wait = self.wait(attempt, error)
                 if error.cause not in self.settings.on or not self.worth(wait, call):
-                    raise
+                    raise counted(error, attempt) from error.__cause__
                 call.progress(f"trying again after: {error.code}")
                 await self.clock.sleep(wait)
             else:
                 return reply if attempt == 1 else reply.noting(attempts=str(attempt))
-        reply = await call_next(call)
         attempts = self.settings.attempts
+        try:
+            reply = await call_next(call)
+        except UpstreamError as error:
+            raise counted(error, attempts) from error.__cause__
         return reply if attempts == 1 else reply.noting(attempts=str(attempts))
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
@@ -55,3 +58,9 @@ class Retry:
     def worth(self, wait: float, call: Call) -> bool:
         in_time = call.deadline is None or self.clock.monotonic() + wait < call.deadline
         return in_time and wait <= self.settings.max_wait
+
+
+def counted(error: UpstreamError, attempts: int) -> UpstreamError:
+    if attempts > 1:
+        error.facts["attempts"] = str(attempts)
+    return error

@@ -19,6 +19,7 @@ class Background:
     def __init__(self, most: int = 10_000) -> None:
         self.most = most
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.failing: dict[str, str] = {}
 
     def start(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
         """Raises Busy when `most` tasks are running already."""
@@ -32,10 +33,17 @@ class Background:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
+        if task.cancelled():
             return
-        if isinstance(error, ProxyError):
-            log.warning("%s: %s", task.get_name(), error)
+        error = task.exception()
+        if error is None:
+            self.failing.pop(task.get_name(), None)
+        elif isinstance(error, ProxyError):
+            if self.failing.get(task.get_name()) != str(error):  # an outage is told once, not at every try
+                log.warning("%s: %s", task.get_name(), error)
+            self.failing[task.get_name()] = str(error)
+            while len(self.failing) > self.most:
+                self.failing.pop(next(iter(self.failing)))
         else:
             log.error("%s failed", task.get_name(), exc_info=error)
 

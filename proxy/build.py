@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.chain import compose
 from proxy.config import Config, Demo
+from proxy.edge import ollama as edge
 from proxy.edge.front import Door
 from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
@@ -69,7 +70,8 @@ class Assembly:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         openai = OpenAI(self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits)
-        routes: list[Route] = [*openai.routes(), *Health(readiness, self.catalogue.alive).routes()]
+        ollama = edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.fields(), limits)
+        routes: list[Route] = [*openai.routes(), *ollama.routes(), *Health(readiness, self.catalogue.alive).routes()]
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):
                 routes += plugin.routes()

@@ -11,10 +11,11 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from proxy import __version__, reference
+from proxy import __version__, reference, registry
 from proxy import config as configuration
 from proxy.config import Config
 from proxy.errors import ConfigError
+from proxy.identity import check_exposure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,8 +97,8 @@ async def banner(running: Any, path: Path) -> str:
     alive = await running.alive()
     lines = [f"GemmaPy Proxy {__version__} listens on {running.url}/v1   (configuration: {path})"]
     for name, upstream in config.upstreams.items():
-        where = "a simulated Ollama, no model is running" if upstream.demo else upstream.ollama
-        lines.append(f"  upstream {name}: {where}: {alive[name] or 'answers'}")
+        where = "simulated, no model runs" if upstream.demo else upstream.ollama
+        lines.append(f"  upstream {name}: {alive[name] or f'{where}, answers'}")
     lines += [f"  chain {chain}" for chain in chains(config)]
     if not config.keys:
         lines.append("  no keys are configured: everybody who reaches this address may use it")
@@ -108,6 +109,8 @@ async def banner(running: Any, path: Path) -> str:
 
 def chains(config: Config) -> list[str]:
     """Each chain on one line, from the client inwards."""
+    if not config.chains:
+        return ["none is declared: every endpoint that would ask a model is off"]
     return [f"{route}: " + " -> ".join(["client", *names, "upstream"]) for route, names in config.chains.items()]
 
 
@@ -115,7 +118,8 @@ def check(told: argparse.Namespace) -> int:
     from proxy import build, server
 
     async def checked() -> Config:
-        config, source = configuration.load(told.file, os.environ)
+        config, source = configuration.load(told.file, registry.problems_of)
+        check_exposure(config, insecure=False)
         async with server.services() as services:
             build.check(config, source, services)
         return config
@@ -133,5 +137,10 @@ def refer(told: argparse.Namespace) -> int:
 def simulate(told: argparse.Namespace) -> int:
     from proxy.upstreams import demo
 
-    run(demo.simulate(told.host, told.port, delay=told.delay, load_time=told.load_time))
+    try:
+        run(demo.simulate(told.host, told.port, delay=told.delay, load_time=told.load_time))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        print(f"cannot listen on {told.host}:{told.port}: {why}", file=sys.stderr)
+        return 1
     return 0

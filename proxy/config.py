@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -213,21 +213,38 @@ class Config(Strict):
     """Plugins by route, from the client inwards.  A route without a chain is switched off."""
 
 
-def load(path: Path, env: Mapping[str, str] = os.environ) -> tuple[Config, Source]:
+More = Callable[[Source], list[str]]
+
+
+def load(path: Path, more: More, env: Mapping[str, str] = os.environ) -> tuple[Config, Source]:
     """Raises ConfigError with everything that is wrong in the file, or if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: {error}"]) from error
-    return read(str(path), text, env)
+    return read(str(path), text, more, env)
 
 
-def read(name: str, text: str, env: Mapping[str, str]) -> tuple[Config, Source]:
+def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Config, Source]:
+    """more: finds the problems that are not this module's to know, such as those of plugins."""
     source = Source(name, text, env)
-    config = source.check(Config, source.data)
-    if problems := list(_references(config, source)):
-        raise ConfigError(problems)
+    config, problems = None, list(source.problems)
+    try:
+        config = source.check(Config, source.data)
+        problems += _references(config, source)
+    except ConfigError as error:
+        # What follows from an unset variable is not told beside it.
+        problems += [problem for problem in error.problems if _line(problem) not in map(_line, source.problems)]
+    problems += more(source)
+    if config is None or problems:
+        raise ConfigError(sorted(problems, key=_line))
     return config, source
+
+
+def _line(problem: str) -> int:
+    return int(found[1]) if (found := re.match(r".*?:(\d+): ", problem)) else 0
 
 
 def _references(config: Config, source: Source) -> list[str]:
@@ -239,6 +256,13 @@ def _references(config: Config, source: Source) -> list[str]:
             problems.append(source.problem(place, f"no upstream is called {model.upstream!r}"))
         if model.alias is not None and config.models.get(model.alias, Model()).alias is not None:
             problems.append(source.problem(("models", name, "alias"), f"{model.alias!r} is an alias itself"))
+    secrets: dict[str, str] = {}
+    for name, given in config.keys.items():
+        secret = (given.key if isinstance(given, Key) else given).get_secret_value()
+        if not secret:
+            problems.append(source.problem(("keys", name), "this key is empty"))
+        elif (other := secrets.setdefault(secret, name)) != name:
+            problems.append(source.problem(("keys", name), f"this key is also the one of {other!r}"))
     return problems
 
 

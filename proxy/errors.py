@@ -21,6 +21,8 @@ class ProxyError(Exception):
         self.code = code
         self.wait = wait
         """Seconds after which another try makes sense; becomes `Retry-After`."""
+        self.facts: dict[str, str] = {}
+        """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
 
 
 class BadCall(ProxyError):

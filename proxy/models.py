@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class ModelInfo:
     context: int | None = None
     created: int = 0
     owner: str = "library"
+    told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """The upstream's own entry in its list."""
 
     def can(self, capability: str) -> bool | None:
         return None if self.capabilities is None else capability in self.capabilities

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from proxy import registry
 from proxy.config import Config
 from proxy.types import JSON
-from proxy.wire import openai_chat, openai_completions, openai_embeddings
+from proxy.wire import ollama_in, openai_chat, openai_completions, openai_embeddings
 
 HEAD = """# Settings
 
@@ -128,7 +128,26 @@ def parameters_page() -> str:
     legacy = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_completions.FIELDS.items()]
     parts += ["\n## `POST /v1/completions`\n", head, *legacy]
     parts += ["\n## `POST /v1/embeddings`\n", "| field | |\n| --- | --- |", *embeddings]
+    natives = (("chat", ollama_in.CHAT), ("generate", ollama_in.GENERATE), ("embed", ollama_in.EMBED))
+    for path, table in natives:
+        native = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in table.items()]
+        parts += [f"\n## `POST /api/{path}`\n", head, *native]
     return "\n".join(parts) + "\n"
+
+
+VARIABLE = {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}"}
+
+
+def with_variables(node: JSON) -> JSON:
+    """A schema in which `${NAME}` may stand for every number, boolean and word."""
+    if isinstance(node, list):
+        return [with_variables(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") in ("integer", "number", "boolean") or "enum" in node or "const" in node:
+        kept = {key: node[key] for key in ("default", "description", "title") if key in node}
+        return {**kept, "anyOf": [node, VARIABLE]}
+    return {key: with_variables(value) for key, value in node.items()}
 
 
 def schema() -> JSON:
@@ -142,4 +161,5 @@ def schema() -> JSON:
         settings.setdefault("properties", {})["use"] = {"type": "string"}
         plugins[name] = {"anyOf": [settings, {"type": "null"}]}
     whole["properties"]["plugins"]["properties"] = plugins
+    whole = with_variables(whole)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "GemmaPy Proxy", **whole}

@@ -11,7 +11,6 @@ from typing import Any
 from proxy.config import Config
 from proxy.errors import ConfigError
 from proxy.host import Host
-from proxy.types import Plugin
 from proxy.yamlfile import Source
 
 GROUP = "gemmapy_proxy.plugins"
@@ -49,23 +48,52 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
         except ConfigError as error:
             problems += error.problems
         except (LookupError, ImportError, AttributeError) as error:
-            problems.append(source.problem(("plugins", name), str(error)))
-    problems += chain_problems(config, source, plugins)
+            problems.append(source.problem(("plugins", name), told(error)))
     if problems:
         raise ConfigError(problems)
     return plugins
 
 
-def chain_problems(config: Config, source: Source, plugins: Mapping[str, Any]) -> Iterable[str]:
-    for route, names in config.chains.items():
-        for index, name in enumerate(names):
-            place = ("chains", route, index)
-            if name not in config.plugins:
-                yield source.problem(place, f"{name!r} is not under plugins{hint(name, config.plugins)}")
-            elif name in plugins and not isinstance(plugins[name], Plugin):
-                yield source.problem(place, f"{name!r} cannot sit in a chain")
-            elif name in names[:index]:
-                yield source.problem(place, f"{name!r} stands in this chain twice")
+def problems_of(source: Source) -> list[str]:
+    """What is wrong with the plugins and chains of a file, whatever else is wrong with it.  Builds nothing."""
+    data = source.data if isinstance(source.data, dict) else {}
+    plugins, chains = data.get("plugins") or {}, data.get("chains") or {}
+    if not isinstance(plugins, dict) or not isinstance(chains, dict):
+        return []  # told by the check of the whole
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, declared in plugins.items():
+        settings = dict(declared) if isinstance(declared, dict) else {}
+        try:
+            found[name] = find(str(settings.pop("use", name)))
+            source.check(found[name].Settings, settings, ("plugins", name))
+        except ConfigError as error:
+            problems += error.problems
+        except (LookupError, ImportError, AttributeError) as error:
+            problems.append(source.problem(("plugins", name), told(error)))
+    for route, names in chains.items():
+        if isinstance(names, list):
+            problems += chain_problems(route, names, plugins, found, source)
+    return problems
+
+
+def chain_problems(
+    route: str, names: list[Any], plugins: Mapping[str, Any], found: Mapping[str, Any], source: Source
+) -> Iterable[str]:
+    for index, name in enumerate(names):
+        place = ("chains", route, index)
+        if name not in plugins:
+            yield source.problem(place, f"{name!r} is not under plugins{hint(str(name), plugins)}")
+        elif name in found and not any("__call__" in vars(base) for base in found[name].__mro__):
+            yield source.problem(place, f"{name!r} cannot sit in a chain")
+        elif name in names[:index]:
+            yield source.problem(place, f"{name!r} stands in this chain twice")
+
+
+def told(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"no module is called {error.name!r}: is it installed, or on PYTHONPATH?"
+    return str(error)
 
 
 def hint(name: str, known: Iterable[str]) -> str:

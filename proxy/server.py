@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
 from proxy import config as configuration
+from proxy import registry
 from proxy.background import Background
 from proxy.build import build
 from proxy.config import Config
@@ -58,6 +60,8 @@ class Server:
     readiness: Readiness
     read: Read
     url: str = ""
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the calls under way shall not be waited for."""
 
     async def alive(self) -> Mapping[str, str]:
         """Upstream -> "" if it answers, else why not."""
@@ -142,23 +146,25 @@ async def drained(server: Server) -> None:
     """Readiness goes first; then running calls may finish within `listen.drain` seconds."""
     server.readiness.stopping = True
     if server.live.calls:
-        log.info("stopping when %s calls have finished", server.live.calls)
-    try:
-        async with asyncio.timeout(server.config.listen.drain):
-            await server.live.idle()
-    except TimeoutError:
-        log.warning("calls that did not finish in time are cut")
+        log.info("stopping once the calls under way (%s) have finished; a second signal cuts them", server.live.calls)
+    idle = asyncio.ensure_future(server.live.idle())
+    hurried = asyncio.ensure_future(server.hurry.wait())
+    await asyncio.wait((idle, hurried), timeout=server.config.listen.drain, return_when=asyncio.FIRST_COMPLETED)
+    if not idle.done():
+        log.warning("calls that have not finished are cut")
+    for waiting in (idle, hurried):
+        waiting.cancel()
 
 
 async def run(read: Read, path: Path, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     settings = read()[0].log
     tell = RequestLog(settings, to_stderr) if settings.level in ("debug", "info") else None
     async with serving(read, insecure=insecure, tell=tell) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: server.hurry.set() if stop.is_set() else stop.set())
         again = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, again.set)
         server.services.background.start(reloading(server, again), "reloading")
@@ -208,14 +214,15 @@ def mark(path: Path) -> tuple[int, int, int] | None:
 
 
 def port_is_taken(error: OSError, config: Config) -> str:
-    return f"cannot listen on {config.listen.host}:{config.listen.port}: {error.strerror or error}"
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return f"cannot listen on {config.listen.host}:{config.listen.port}: {why}"
 
 
 def reader(path: Path, host: str | None, port: int | None, demo: bool) -> Read:
     """Reads the file; what the command line says of it wins."""
 
     def read() -> tuple[Config, Source]:
-        config, source = configuration.load(path)
+        config, source = configuration.load(path, registry.problems_of)
         told = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
         config = config.model_copy(update={"listen": config.listen.model_copy(update=told)})
         if demo:

@@ -8,129 +8,30 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 
 from aiohttp import web
 
+from proxy.asks import JSON as JSON
+from proxy.asks import Ask as Ask
+from proxy.asks import Chat as Chat
+from proxy.asks import Complete as Complete
+from proxy.asks import Embed as Embed
+from proxy.asks import Format as Format
+from proxy.asks import Image as Image
+from proxy.asks import Level as Level
+from proxy.asks import Message as Message
+from proxy.asks import Role as Role
+from proxy.asks import Tool as Tool
+from proxy.asks import ToolCall as ToolCall
+from proxy.asks import ToolChoice as ToolChoice
+from proxy.errors import ProxyError
 from proxy.values import value
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
     import numpy as np
     from numpy.typing import NDArray
 
-JSON: TypeAlias = Any
-Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Who: TypeAlias = Literal["public", "user", "admin"]
 
 
 # --- what is asked ---------------------------------------------------------------------------------
-
-
-@value
-class Image:
-    """A picture in a message: standard base64 without a `data:` prefix, or, until the edge fetched it, a URL."""
-
-    base64: str
-    url: str = ""
-
-
-@value
-class ToolCall:
-    """A model's wish to call a function.  `arguments` is the text of a JSON object."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@value
-class Message:
-    """One turn.  `name` is the function's in a `tool` message, else the participant's."""
-
-    role: Role
-    text: str = ""
-    images: tuple[Image, ...] = ()
-    thinking: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str = ""
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that the model may call; `parameters` is a JSON schema of type object."""
-
-    name: str
-    description: str = ""
-    parameters: Mapping[str, JSON] = field(default_factory=dict)
-    strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """How the tools may be used; `names` restricts them, empty means all of them."""
-
-    mode: Literal["none", "auto", "required"] = "auto"
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """The answer is JSON; where `schema` is given it must fit it, which is checked where `strict`."""
-
-    schema: Mapping[str, JSON] | None = None
-    strict: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """What is asked of a chat model, in no dialect.
-
-    options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
-        max_tokens, presence_penalty, frequency_penalty, repeat_penalty, repeat_last_n, num_keep.
-    think: None leaves it to the model.
-    logprobs: None for none, else how many alternatives a token, 0..20.
-    question: the client's own last words, whatever plugins put around them.
-    """
-
-    messages: tuple[Message, ...]
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice = ToolChoice()
-    parallel_tool_calls: bool = True
-    format: Format | None = None
-    options: Mapping[str, JSON] = field(default_factory=dict)
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
-    logprobs: int | None = None
-    n: int = 1
-    question: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complete:
-    """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
-
-    raw: the prompt is what the model reads; else it becomes a user message in the model's own template.
-    suffix: what must come after the answer; only models that can `insert` know what to do with it.
-    """
-
-    prompts: tuple[str, ...]
-    raw: bool = True
-    suffix: str = ""
-    system: str = ""
-    images: tuple[Image, ...] = ()
-    format: Format | None = None
-    options: Mapping[str, JSON] = field(default_factory=dict)
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
-    logprobs: int | None = None
-    n: int = 1
-    best_of: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embed:
-    """Texts that want vectors; `dimensions` None leaves the model's own."""
-
-    inputs: tuple[str, ...]
-    dimensions: int | None = None
-
-
-Ask: TypeAlias = Chat | Complete | Embed
 
 
 def unheard(text: str) -> None:
@@ -295,6 +196,8 @@ class Route:
     path: str
     handle: Callable[..., Awaitable[web.StreamResponse]]
     who: Who = "admin"
+    errors: Callable[[ProxyError], bytes] | None = None
+    """How the dialect writes an error; None is OpenAI's way."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from proxy.errors import ConfigError
 
@@ -32,7 +33,8 @@ class Source:
     """A YAML text: its data, and the line of every place in it.
 
     `${NAME}` and `${NAME:-default}` are replaced inside scalars, so that no value can add structure.
-    Raises ConfigError with every unset variable and doubled key, or where the text is no YAML.
+    problems: unset variables and doubled keys, for whoever reads the file to raise together with what else is wrong.
+    Raises ConfigError where the text is no YAML.
     """
 
     def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
@@ -48,8 +50,6 @@ class Source:
             raise ConfigError([self._syntax(error, text)]) from None
         finally:
             loader.dispose()
-        if self.problems:
-            raise ConfigError(self.problems)
         self.lines: Mapping[Place, int] = dict(_lines(node, ())) if node is not None else {}
 
     def problem(self, place: Place, message: str) -> str:
@@ -62,7 +62,7 @@ class Source:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            raise ConfigError([self.problem((*at, *e["loc"]), _words(e["msg"])) for e in error.errors()]) from None
+            raise ConfigError([self.problem((*at, *e["loc"]), _words(e)) for e in error.errors()]) from None
 
     def _fill(self, loader: yaml.SafeLoader, node: yaml.Node, env: Mapping[str, str]) -> None:
         match node:
@@ -82,8 +82,8 @@ class Source:
         # As in a shell, `:-` also stands in for a variable that is set and empty.
         value = env.get(found["name"]) or found["default"]
         if value is None:
-            line = node.start_mark.line + 1
-            self.problems.append(f"{self.name}:{line}: environment variable {found['name']} is not set")
+            line, how = node.start_mark.line + 1, "empty" if found["name"] in env else "not set"
+            self.problems.append(f"{self.name}:{line}: environment variable {found['name']} is {how}")
         return value or ""
 
     def _no_doubles(self, pairs: list[tuple[yaml.Node, yaml.Node]]) -> None:
@@ -101,8 +101,18 @@ class Source:
         return f"{self.name}:{line + 1}: not YAML: {error.problem or error.context}{hint}"
 
 
-def _words(message: str) -> str:
-    return message.removeprefix("Value error, ")
+WORDS = {
+    "extra_forbidden": "there is no such setting",
+    "missing": "this setting is required",
+    "tuple_type": "this should be a list",
+    "dict_type": "this should be a mapping",
+    "model_type": "this should be a mapping",
+}
+
+
+def _words(error: ErrorDetails) -> str:
+    """pydantic's words, where they are not about Python."""
+    return WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from proxy import config as configuration
+from proxy import registry
 from proxy.config import Config
 from proxy.server import Server, serving
 from proxy.upstreams.demo import Simulator, running
@@ -62,7 +63,7 @@ def start() -> Start:
             run = Running("", ollama, None, http, text)  # type: ignore[arg-type]  # filled in below
 
             def read() -> tuple[Config, Source]:
-                return configuration.read("proxy.yaml", completed(run.text, upstream), {})
+                return configuration.read("proxy.yaml", completed(run.text, upstream), registry.problems_of, {})
 
             async with serving(read, tell=in_log) as server:
                 run.server, run.url = server, server.url

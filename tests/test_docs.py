@@ -10,7 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
+import yaml
 
 from proxy import reference, registry
 from proxy.config import packaged
@@ -36,6 +38,12 @@ def test_the_parameter_page_is_current() -> None:
 
 def test_the_schema_for_editors_is_current() -> None:
     assert json.loads((ROOT / "config" / "schema.json").read_text()) == reference.schema()
+
+
+@pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml"])
+def test_our_own_files_fit_the_schema(name: str) -> None:
+    validator = jsonschema_rs.validator_for(reference.schema())
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(packaged(name).read_text()))] == []
 
 
 def test_every_setting_says_what_it_is() -> None:

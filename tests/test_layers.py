@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("proxy.types", "proxy.values", "proxy.models", "proxy.errors", "proxy"),
+    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy"),
     ("proxy.streams", "proxy.wire", "proxy.background", "proxy.yamlfile"),
     ("proxy.chain", "proxy.host", "proxy.config", "proxy.upstreams", "proxy.live"),
     ("plugins",),
@@ -21,6 +21,8 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
     "proxy.types",
+    "proxy.asks",
+    "proxy.models",
     "proxy.errors",
     "proxy.streams",
     "proxy.wire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -42,6 +43,14 @@ async def read_body(request: web.BaseRequest) -> bytes:
     except (web.RequestPayloadError, ValueError):
         request.content.feed_eof()  # what is left of it cannot be read either
         raise BadCall("The body is not encoded as its headers say.", code=UNREADABLE) from None
+
+
+def check_notes(notes: Mapping[str, str], params: str) -> None:
+    """Where the operator wants it exact, nothing is emulated, changed or ignored.  Raises BadCall."""
+    if notes and params == "strict":
+        name, fate = next(iter(notes.items()))
+        message = f"'{name[:100]}' would be {fate}, and this server is set to refuse that (params: strict)."
+        raise BadCall(message, param=name[:100], code="unsupported_parameter")
 
 
 def too_large(most: int) -> TooLarge:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
+from proxy.errors import ProxyError
 from proxy.types import JSON, Usage
 from proxy.wire.ids import new_id
+from proxy.wire.openai_errors import error_body
 
 REQUEST_ID: Final = "X-Request-Id"
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -32,6 +34,7 @@ class Exchange:
     error: str = ""
     first: float | None = None
     usage: Usage | None = None
+    errors: Callable[[ProxyError], bytes] = error_body
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -39,7 +42,7 @@ class Exchange:
         """Keeps a sane request id that the client or a gateway gave."""
         given = request.headers.get(REQUEST_ID, "")
         made = given if SANE.fullmatch(given) else new_id("req_")
-        exchange = cls(made, {REQUEST_ID: made})
+        exchange = cls(made, {REQUEST_ID: made, "Server": "gemmapy-proxy"})
         request[KEY] = exchange
         return exchange
 
@@ -81,6 +84,8 @@ def header_safe(text: str) -> str:
     return text if text.isascii() and text.isprintable() and len(text) < 2000 else UNSAFE.sub("?", text)[:2000]
 
 
+CLIENT_LEFT: Final = 499
+"""nginx's status for a client that did not wait."""
 KEY: Final = web.RequestKey("exchange", Exchange)
 
 

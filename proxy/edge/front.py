@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from proxy.edge.body import UNREADABLE
-from proxy.edge.exchange import Exchange
+from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
 from proxy.types import JSON
-from proxy.wire import openai_errors
 
 log = logging.getLogger(__name__)
-
-CLIENT_LEFT = 499
-"""nginx's status for a client that did not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,8 @@ class Front:
                 if not response.prepared:
                     response.headers.update(exchange.headers)
             except (asyncio.CancelledError, ConnectionError):
-                exchange.status = CLIENT_LEFT
+                # Unless the answer had already been written whole.
+                exchange.status = exchange.status or CLIENT_LEFT
                 raise
             except ProxyError as error:
                 response = error_response(error, exchange)
@@ -60,7 +57,7 @@ class Front:
                 message = f"The server failed to answer request {exchange.id}."
                 response = error_response(ProxyError(message, code="internal_error"), exchange)
             else:
-                exchange.status = response.status
+                exchange.status = exchange.status or response.status
             finally:
                 if self.tell is not None:
                     self.tell(exchange.line(request.method, request.rel_url.raw_path))
@@ -77,9 +74,11 @@ class Front:
                 return preflight(exchange)
         router = pipeline.router
         if exact := router.exact.get((request.method, request.path)):
+            exchange.errors = exact.errors or exchange.errors
             exchange.caller = guard.admit(request, exact.who)
             return await exact.handle(request)
         route, names = await router.find(request)
+        exchange.errors = route.errors or exchange.errors
         exchange.caller = guard.admit(request, route.who)
         return await route.handle(request, **names)
 
@@ -98,15 +97,15 @@ def preflight(exchange: Exchange) -> web.Response:
 
 def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
     exchange.status, exchange.error = error.status, error.code or error.kind
-    headers = dict(exchange.headers)
+    exchange.facts = {**exchange.facts, **error.facts}
+    headers = exchange.telling({})
     if error.wait is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.wait)))
     if error.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if isinstance(error, WrongMethod):
         headers[hdrs.ALLOW] = ", ".join(sorted(error.allowed))
-    headers[hdrs.CONTENT_TYPE] = "application/json"
-    response = web.Response(body=openai_errors.error_body(error), status=error.status, headers=headers)
+    response = web.Response(body=exchange.errors(error), status=error.status, headers=headers)
     if error.code == UNREADABLE:
         response.force_close()
     return response

@@ -9,12 +9,12 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.config import Config
-from proxy.edge.body import read_json
+from proxy.edge.body import check_notes, read_json
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer
-from proxy.errors import BadCall, NotFound
+from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
 from proxy.types import Call, Handler, Route
@@ -50,7 +50,7 @@ class OpenAI:
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = exchange_of(request)
         asked = openai_chat.read_chat(await read_json(request), self.limits, self.fields["chat"])
-        self.check_notes(asked.notes)
+        check_notes(asked.notes, self.config.params)
         chat = asked.chat()
         call = Call(
             id=exchange.id,
@@ -69,7 +69,7 @@ class OpenAI:
         exchange = exchange_of(request)
         body = await read_json(request)
         asked = openai_completions.read_completion(body, self.limits, self.fields["completions"])
-        self.check_notes(asked.notes)
+        check_notes(asked.notes, self.config.params)
         prompts = await decoded(asked.tokens, "prompt") if asked.tokens else asked.prompts
         call = Call(
             id=exchange.id,
@@ -89,7 +89,7 @@ class OpenAI:
         exchange, limits = exchange_of(request), self.config.requests
         body = await read_json(request)
         asked = openai_embeddings.read_embeddings(body, limits.max_inputs, self.fields["embeddings"], limits.max_depth)
-        self.check_notes(asked.notes)
+        check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
         call = Call(
             id=exchange.id,
@@ -106,12 +106,6 @@ class OpenAI:
         exchange.usage = answer.usage
         written = openai_embeddings.write_embeddings(asked.model, answer, asked.base64)
         return web.Response(body=written, headers=exchange.telling(asked.notes))
-
-    def check_notes(self, notes: Mapping[str, str]) -> None:
-        if notes and self.config.params == "strict":
-            name, fate = next(iter(notes.items()))
-            message = f"'{name[:100]}' would be {fate}, and this server is set to refuse that (params: strict)."
-            raise BadCall(message, param=name[:100], code="unsupported_parameter")
 
     async def list_models(self, request: web.BaseRequest) -> web.StreamResponse:
         body = openai_models.write_models(await self.models.all())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from proxy.config import Streams
 from proxy.errors import ProxyError, ReaderTooSlow
-from proxy.wire import sse
 
 WAITING: Final = "waiting"
 
@@ -19,8 +19,9 @@ class Outlet:
     in, which says what the call waits for.
     """
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, comment: Callable[[str], bytes]) -> None:
         self.streams = streams
+        self.comment = comment
         self.loop = asyncio.get_running_loop()
         self.parts: list[bytes] = []
         self.size = 0
@@ -94,7 +95,7 @@ class Outlet:
         idle = self.loop.time() - self.touched
         if idle + 0.001 >= self.streams.heartbeat:
             if not self.parts:
-                self.put(sse.comment(self.doing))
+                self.put(self.comment(self.doing))
             idle = 0.0
         self.timer = self.loop.call_later(self.streams.heartbeat - idle, self.beat)
 

@@ -10,17 +10,15 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from proxy.config import Streams
-from proxy.edge.exchange import Exchange, exchange_of
+from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError
 from proxy.streams import Answer, collect
 from proxy.types import Call, Event, Handler, Usage
-from proxy.wire import openai_errors, sse
 
 log = logging.getLogger(__name__)
 
 STREAM_HEADERS: Final = {
-    "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
 }
@@ -37,11 +35,21 @@ class Chunks(Protocol):
 
 
 class Style(Protocol):
-    """How one call wants its answer written."""
+    """How one call wants its answer written; a dialect is one of these and a module of the edge."""
+
+    @property
+    def media_type(self) -> str:
+        """Of a stream."""
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes: ...
 
     def chunks(self, fingerprint: str) -> Chunks: ...
+
+    def comment(self, text: str) -> bytes:
+        """Something that clients skip, for an idle stream; b"" where the dialect has none."""
+
+    def failed(self, error: ProxyError) -> bytes:
+        """An error after the stream began."""
 
 
 class Writer:
@@ -72,24 +80,31 @@ class Writer:
         style: Style,
         notes: Mapping[str, str],
     ) -> web.StreamResponse:
-        outlet = Outlet(self.streams)
+        outlet = Outlet(self.streams, style.comment)
         # Not a Background task: it belongs to this request and ends with it.
         pump = outlet.loop.create_task(
             self.pump(request, call.but(progress=outlet.progress), style, outlet), name=f"pump {call.id}"
         )
         try:
             first = await outlet.take()
-            response = web.StreamResponse(headers={**exchange.telling(notes), **STREAM_HEADERS})
-            await response.prepare(request)
-            while first:
-                await self.written(request, response, first)
-                first = await outlet.take()
-            await response.write_eof()
+            response = web.StreamResponse(
+                headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": style.media_type}
+            )
+            try:
+                await response.prepare(request)
+                while first:
+                    await self.written(request, response, first)
+                    first = await outlet.take()
+                await response.write_eof()
+                exchange.status = response.status
+            except ConnectionError:
+                exchange.status = CLIENT_LEFT
             return response
         finally:
             outlet.close()
-            pump.cancel()
-            await asyncio.wait([pump])
+            if not pump.done():
+                pump.cancel()
+                await asyncio.wait([pump])
 
     async def written(self, request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
         """Twice as patient as the outlet, so that a slow client still reads why its answer ends.
@@ -122,14 +137,14 @@ class Writer:
                 await reply.aclose()
             outlet.end()
         except ProxyError as error:
-            self.failed(request, error, outlet)
+            self.failed(request, error, style, outlet)
         except Exception:
             log.exception("request %s failed", call.id)
-            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), outlet)
+            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
 
-    def failed(self, request: web.BaseRequest, error: ProxyError, outlet: Outlet) -> None:
+    def failed(self, request: web.BaseRequest, error: ProxyError, style: Style, outlet: Outlet) -> None:
         exchange_of(request).error = error.code or error.kind
-        outlet.fail(error, sse.data(openai_errors.error_body(error)))
+        outlet.fail(error, style.failed(error))
 
 
 def fingerprint(facts: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from proxy.config import Model
 from proxy.errors import BadCall, NotFound, UpstreamError
 from proxy.models import ModelInfo
-from proxy.types import Call, Chat, Reply
+from proxy.types import JSON, Call, Chat, Reply
 from proxy.upstreams import choices
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
@@ -35,7 +35,11 @@ class Server(Protocol):
 
     async def find(self, name: str) -> ModelInfo | None: ...
 
-    async def alive(self) -> None: ...
+    async def running(self) -> list[JSON]: ...
+
+    async def show(self, body: Mapping[str, JSON]) -> bytes: ...
+
+    async def version(self) -> str: ...
 
 
 class Settled:
@@ -103,7 +107,7 @@ class Catalogue:
                 continue
             if info := await self.found(upstream, real):
                 return upstream, info
-        raise unknown(name)
+        raise unknown(name, asked.alias)
 
     async def found(self, upstream: str, name: str) -> ModelInfo | None:
         try:
@@ -122,34 +126,47 @@ class Catalogue:
     async def all(self) -> list[ModelInfo]:
         """Raises UpstreamError only if no upstream at all answers."""
         lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
-        found: dict[str, ModelInfo] = {}
+        there: dict[str, ModelInfo] = {}
         for upstream, listed in zip(self.servers, lists, strict=True):
             if isinstance(listed, UpstreamError):
                 continue
             if isinstance(listed, BaseException):
                 raise listed
             for name, info in listed.items():
-                if self.settled.of(name).allowed and (upstream in self.cloudy or not is_cloud(name)):
-                    found.setdefault(name, info)
-        if not found and (failed := next((one for one in lists if isinstance(one, UpstreamError)), None)):
+                if upstream in self.cloudy or not is_cloud(name):
+                    there.setdefault(name, info)
+        if not there and (failed := next((one for one in lists if isinstance(one, UpstreamError)), None)):
             raise failed
-        return [*found.values(), *self.aliases(found)]
+        allowed = [info for name, info in there.items() if self.settled.of(name).allowed]
+        return [*allowed, *self.aliases(there)]
 
-    def aliases(self, found: Mapping[str, ModelInfo]) -> list[ModelInfo]:
-        """Listed when the model behind them is there, even if that one itself is hidden."""
+    def aliases(self, there: Mapping[str, ModelInfo]) -> list[ModelInfo]:
+        """Those whose model is there, even if that one itself is hidden."""
         listed = []
         for name in self.settled.names:
             model = self.settled.of(name)
-            if model.alias and model.allowed:
-                behind = found.get(canonical(model.alias), ModelInfo(model.alias))
+            if model.alias and model.allowed and (behind := there.get(canonical(model.alias))):
                 listed.append(replace(behind, name=name))
         return listed
+
+    async def running(self) -> list[JSON]:
+        """What is loaded anywhere; an upstream that is away has nothing loaded."""
+        lists = await asyncio.gather(*(s.running() for s in self.servers.values()), return_exceptions=True)
+        return [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
+
+    async def version(self) -> str:
+        """Of the first upstream that answers.  Raises UpstreamError if none does."""
+        told = await asyncio.gather(*(s.version() for s in self.servers.values()), return_exceptions=True)
+        for one in told:
+            if isinstance(one, str):
+                return one
+        raise UpstreamError("No upstream answers.", "connect")
 
     async def alive(self) -> dict[str, str]:
         """Upstream -> "" if it answers, else why not."""
         names = list(self.servers)
-        results = await asyncio.gather(*(self.servers[n].alive() for n in names), return_exceptions=True)
-        return {name: "" if result is None else str(result) for name, result in zip(names, results, strict=True)}
+        results = await asyncio.gather(*(self.servers[n].version() for n in names), return_exceptions=True)
+        return {name: "" if isinstance(told, str) else str(told) for name, told in zip(names, results, strict=True)}
 
 
 def check_images(asked: str, chat: Chat) -> None:
@@ -160,6 +177,8 @@ def check_images(asked: str, chat: Chat) -> None:
             raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
 
 
-def unknown(name: str) -> NotFound:
+def unknown(name: str, alias: str | None = None) -> NotFound:
     message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+    if alias:
+        message = f"The model '{name[:200]}' is an alias of '{alias}', which no upstream has."
     return NotFound(message, param="model", code="model_not_found")

@@ -11,13 +11,13 @@ from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
 from proxy.streams import begun, replay
-from proxy.types import Call, Chat, Complete, Embed, Event, Events, Reply, Usage, Vectors
+from proxy.types import JSON, Call, Chat, Complete, Embed, Event, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
 from proxy.upstreams.ollama_http import OllamaHttp
 from proxy.values import value
-from proxy.wire import ollama_chat, ollama_generate, ollama_lines
+from proxy.wire import ollama_chat, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
 from proxy.wire.ollama_lines import ChatReader
@@ -54,12 +54,20 @@ class Ollama:
             lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
         )
 
-    async def alive(self) -> None:
-        """Raises UpstreamError if the server does not answer.  Runs no model."""
-        await self.http.ask("/api/version")
-
     async def models(self) -> Mapping[str, ModelInfo]:
         return await self.listing.all()
+
+    async def running(self) -> list[JSON]:
+        """What it has loaded, in its own words."""
+        return list(ollama_models.loaded_entries(await self.http.ask("/api/ps")))
+
+    async def show(self, body: Mapping[str, JSON]) -> bytes:
+        """What it says of one model, in its own words."""
+        return await self.http.ask("/api/show", body, str(body.get("model", "")))
+
+    async def version(self) -> str:
+        """Raises UpstreamError if the server does not answer."""
+        return ollama_models.read_version(await self.http.ask("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
         return await self.listing.find(name)
@@ -83,6 +91,8 @@ class Ollama:
         stages = repair.stages_of(plan, call.stream)  # before Ollama is asked: a bad schema costs nobody a token
         if not self.loading.is_warm(info.name):
             await self.loading.ready(info, pins, call.progress)
+        if is_empty(ask):  # nothing was asked but that the model be loaded
+            return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
         for stage in stages:
             reply = reply.through(stage)
@@ -126,6 +136,8 @@ class Ollama:
             message = f"The model '{call.model}' does not make embeddings."
             raise BadCall(message, param="model", code="model_not_capable")
         await self.loading.ready(info, self.pins(info.name), call.progress)
+        if not ask.inputs:
+            return Reply.of(replay([Usage(0, 0)]))
         size = self.settings.embed_batch
         found = [
             await self.batch(call, ask, ask.inputs[at : at + size], info) for at in range(0, len(ask.inputs), size)
@@ -139,6 +151,10 @@ class Ollama:
             return ollama_lines.vectors_of(await self.http.read(response), len(inputs))
         finally:
             response.close()
+
+
+def is_empty(ask: Chat | Complete) -> bool:
+    return not ask.messages if isinstance(ask, Chat) else ask.prompts == ("",) and not ask.raw
 
 
 def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:

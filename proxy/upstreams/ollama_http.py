@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import lru_cache
@@ -112,5 +113,6 @@ class OllamaHttp:
         if isinstance(error, TimeoutError):
             return UpstreamError(f"{self.url} did not answer in time.", "timeout")
         if isinstance(error, aiohttp.ClientConnectorError):
-            return UpstreamError(f"{self.url} cannot be reached: {error}", "connect")
-        return UpstreamError(f"{self.url} broke off the connection: {error}", "cut")
+            why = os.strerror(error.errno).lower() if error.errno else "its name is not known"
+            return UpstreamError(f"{self.url} cannot be reached: {why}.", "connect")
+        return UpstreamError(f"{self.url} broke off the connection.", "cut")

@@ -77,7 +77,8 @@ def _cause(lower: str) -> Cause:
 
 def _param(lower: str) -> str | None:
     for sign, param in (
-        ("support insert", "suffix"), ("support tools", "tools"), ("support thinking", "reasoning_effort"), ("think value", "reasoning_effort"),
+        ("support insert", "suffix"),
+        ("support tools", "tools"), ("support thinking", "reasoning_effort"), ("think value", "reasoning_effort"),
         ("image", "messages"), ("multimodal", "messages"), ("support chat", "model"), ("logprobs", "logprobs"),
         ("invalid format", "response_format"), ("unable to generate parser", "response_format"),
         ("input type", "input"), ("embedding", "input"), ("invalid model", "model"), ("tool call arg", "messages"),

@@ -47,6 +47,7 @@ def _listed(one: dict[str, JSON]) -> ModelInfo:
         details.get("context_length"),
         _seconds(one.get("modified_at", "")),
         name.rpartition("/")[0].rpartition("/")[2] or "library",
+        one,
     )
 
 
@@ -73,6 +74,22 @@ def with_show(info: ModelInfo, document: bytes) -> ModelInfo:
         capabilities=capabilities,
         context=info.context or context,
     )
+
+
+def read_version(document: bytes) -> str:
+    """Raises UpstreamError."""
+    try:
+        return str(orjson.loads(document)["version"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise UpstreamError("Ollama sent a version that cannot be read.", "server") from None
+
+
+def loaded_entries(document: bytes) -> list[dict[str, JSON]]:
+    """The entries of /api/ps.  Raises UpstreamError."""
+    try:
+        return list(orjson.loads(document)["models"] or ())
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None
 
 
 def read_loaded(document: bytes) -> set[str]:

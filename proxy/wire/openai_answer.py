@@ -11,10 +11,11 @@ from proxy.streams import Answer, Choice
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire import sse
 from proxy.wire.ids import new_id
+from proxy.wire.openai_errors import SseStyle
 
 
 @dataclass(slots=True)
-class ChatStyle:
+class ChatStyle(SseStyle):
     """How one call wants its answer written.  model: the name as the client asked for it."""
 
     model: str

@@ -88,7 +88,7 @@ FIELDS: Mapping[str, Field] = {
     "response_format": Field(
         "honoured",
         fields.read_response_format,
-        "`json_schema` is also shown to the model, and the answer is checked against it unless `strict` is false.",
+        "both kinds of JSON are also asked for in the prompt, with the schema, and the answer is checked against it unless `strict` is false.",
     ),
     "tools": Field(
         "honoured",

@@ -16,6 +16,7 @@ from proxy.wire import read, sse
 from proxy.wire.ids import new_id
 from proxy.wire.openai_answer import usage_of
 from proxy.wire.openai_embeddings import inputs
+from proxy.wire.openai_errors import SseStyle
 from proxy.wire.openai_fields import Asked, Field
 from proxy.wire.openai_messages import Limits
 
@@ -119,7 +120,7 @@ FIELDS: Mapping[str, Field] = {
 
 
 @dataclass(slots=True)
-class CompletionStyle:
+class CompletionStyle(SseStyle):
     """How one call wants its answer written.  model: the name as asked; echoed: prompts to put before the answers."""
 
     model: str

@@ -5,6 +5,21 @@ from __future__ import annotations
 import orjson
 
 from proxy.errors import ProxyError
+from proxy.wire import sse
+
+
+class SseStyle:
+    """What every dialect of OpenAI's does alike in a stream."""
+
+    __slots__ = ()
+    media_type = "text/event-stream; charset=utf-8"
+
+    def comment(self, text: str) -> bytes:
+        return sse.comment(text)
+
+    def failed(self, error: ProxyError) -> bytes:
+        """An error in the stream, which OpenAI's SDKs raise; no `[DONE]` follows."""
+        return sse.data(error_body(error))
 
 
 def error_body(error: ProxyError) -> bytes:

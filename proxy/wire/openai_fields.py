@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.errors import BadCall
-from proxy.types import JSON, Chat, Format, Message, Tool, ToolChoice
+from proxy.types import JSON, Chat, Format, Level, Message, Tool, ToolChoice
 from proxy.wire import openai_messages, read
 from proxy.wire.openai_messages import Limits
 
@@ -45,7 +45,7 @@ class Asked:
     options: dict[str, JSON] = field(default_factory=dict)
     native: dict[str, JSON] = field(default_factory=dict)
     """Those from Ollama's `options`; OpenAI's own fields go before them."""
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    think: bool | Level | None = None
     logprobs: bool = False
     top_logprobs: int = 0
     n: int = 1
@@ -223,7 +223,7 @@ def read_parallel(asked: Asked, value: JSON, at: str) -> None:
 
 
 # OpenAI's levels, and what Ollama calls them; a level that is not the same is told.
-EFFORTS: Mapping[str, bool | Literal["low", "medium", "high", "max"]] = {
+EFFORTS: Mapping[str, bool | Level] = {
     "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max",
 }  # fmt: skip
 

@@ -141,3 +141,9 @@ def _children(node: JSON) -> Sequence[JSON]:
     if type(node) is list:
         return [child for child in node if type(child) in (dict, list)]
     return ()
+
+
+def dumped(value: JSON) -> str:
+    """JSON as text, of a value that was read from a body and not yet bounded in depth."""
+    not_deep(value, "arguments", 200)
+    return orjson.dumps(value).decode()

@@ -6,27 +6,36 @@ from pathlib import Path
 import pytest
 
 from proxy import config as configuration
+from proxy import registry
+from proxy.config import Config
 from proxy.errors import ConfigError
+from proxy.yamlfile import Source
 
 CHAINS = "chains: {chat: []}\n"
 
 
+def read(text: str, env: Mapping[str, str]) -> tuple[Config, Source]:
+    return configuration.read("proxy.yaml", text, registry.problems_of, env)
+
+
 def problems(text: str, env: Mapping[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        configuration.read("proxy.yaml", text, env or {})
+        read(text, env or {})
     return caught.value.problems
 
 
 def test_on_and_no_are_words() -> None:
-    config, _ = configuration.read("proxy.yaml", CHAINS + "keys: {no: x, on: y}\nplugins: {a: {on: true}}", {})
-    assert list(config.keys) == ["no", "on"] and config.plugins["a"] == {"on": True}
+    config, _ = configuration.read(
+        "proxy.yaml", CHAINS + "keys: {no: x, on: y}\nplugins: {retry: {on: [connect]}}", registry.problems_of, {}
+    )
+    assert list(config.keys) == ["no", "on"] and config.plugins["retry"] == {"on": ["connect"]}
 
 
 def test_every_problem_is_told_at_once_with_its_line() -> None:
     text = "listen:\n  port: 99999\n  hots: x\nupstreams:\n  a: {ollama: 'ftp://x'}\n  b: {}\nchains:\n  chat: []\n"
     assert problems(text) == [
         "proxy.yaml:2: listen.port: Input should be less than or equal to 65535",
-        "proxy.yaml:3: listen.hots: Extra inputs are not permitted",
+        "proxy.yaml:3: listen.hots: there is no such setting",
         "proxy.yaml:5: upstreams.a.ollama: 'ftp://x' is not an http:// or https:// URL",
         "proxy.yaml:6: upstreams.b: an upstream is either `ollama: URL` or `demo: {}`",
     ]
@@ -51,13 +60,34 @@ def test_a_key_that_stands_twice_is_not_silently_dropped() -> None:
 
 def test_environment_variables_fill_scalars_and_cannot_add_structure() -> None:
     text = f'{CHAINS}keys: {{alice: "${{KEY}}"}}\nlisten:\n  port: ${{PORT:-9000}}\n'
-    config, _ = configuration.read("proxy.yaml", text, {"KEY": "a: {b}, c"})
+    config, _ = read(text, {"KEY": "a: {b}, c"})
     assert config.keys["alice"].get_secret_value() == "a: {b}, c"  # type: ignore[union-attr]
     assert config.listen.port == 9000
 
 
 def test_a_variable_in_braces_wants_quotes_and_is_told_so() -> None:
     assert problems("keys: {a: ${KEY}}\n" + CHAINS)[0].endswith("(put quotes around ${…} inside {…})")
+
+
+def test_problems_of_every_kind_are_told_together_in_the_order_of_their_lines() -> None:
+    text = (
+        "params: ${A}\nlisten: {port: x}\nmodels:\n  a: {upstream: nowhere}\nplugins:\n  retry: {attemps: 3}\n"
+        "  acme: {use: 'acme_none:Guard'}\nkeys: {a: x, b: x}\nchains:\n  chat: [retyr]\n"
+    )
+    assert problems(text) == [
+        "proxy.yaml:1: environment variable A is not set",
+        "proxy.yaml:2: listen.port: Input should be a valid integer, unable to parse string as an integer",
+        "proxy.yaml:6: plugins.retry.attemps: there is no such setting",
+        "proxy.yaml:7: plugins.acme: no module is called 'acme_none': is it installed, or on PYTHONPATH?",
+        "proxy.yaml:10: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
+    ]
+
+
+def test_a_key_belongs_to_one_caller() -> None:
+    assert problems(CHAINS + "keys: {a: same, b: same, c: ''}") == [
+        "proxy.yaml:2: keys.b: this key is also the one of 'a'",
+        "proxy.yaml:2: keys.c: this key is empty",
+    ]
 
 
 def test_unset_variables_are_all_told_with_their_lines() -> None:
@@ -68,7 +98,9 @@ def test_unset_variables_are_all_told_with_their_lines() -> None:
 
 
 def test_an_empty_variable_takes_the_default() -> None:
-    config, _ = configuration.read("proxy.yaml", CHAINS + "listen: {port: '${PORT:-7}'}", {"PORT": ""})
+    config, _ = configuration.read(
+        "proxy.yaml", CHAINS + "listen: {port: '${PORT:-7}'}", registry.problems_of, {"PORT": ""}
+    )
     assert config.listen.port == 7
 
 
@@ -84,18 +116,20 @@ def test_models_may_not_point_into_the_void() -> None:
 def test_keep_alive_is_what_ollama_reads(given: object, fine: bool) -> None:
     text = CHAINS + f"models: {{m: {{keep_alive: {given!r}}}}}"
     if fine:
-        configuration.read("proxy.yaml", text, {})
+        read(text, {})
     else:
         assert "neither seconds nor a duration" in problems(text)[0]
 
 
 def test_a_file_that_cannot_be_read_is_a_problem_and_no_crash(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.yaml"):
-        configuration.load(tmp_path / "nothing.yaml")
+        configuration.load(tmp_path / "nothing.yaml", registry.problems_of)
 
 
 def test_a_key_is_never_shown_by_the_configuration() -> None:
-    config, _ = configuration.read("proxy.yaml", CHAINS + "keys: {a: canary, b: {key: canary, role: admin}}", {})
+    config, _ = configuration.read(
+        "proxy.yaml", CHAINS + "keys: {a: canary1, b: {key: canary2, role: admin}}", registry.problems_of, {}
+    )
     assert "canary" not in repr(config) and "canary" not in config.model_dump_json()
 
 
@@ -112,4 +146,4 @@ def test_the_file_in_use_is_named_by_the_environment_then_here_then_packaged(
 
 @pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml"])
 def test_the_packaged_files_are_right(name: str) -> None:
-    configuration.load(configuration.packaged(name), {})
+    configuration.load(configuration.packaged(name), registry.problems_of, {})

@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from proxy import config as configuration
+from proxy import registry
 from proxy.config import Config
 from proxy.errors import ConfigError, Denied, Unauthenticated
 from proxy.identity import Guard, check_exposure, is_loopback
@@ -16,7 +17,7 @@ KEYS = "keys: {alice: a-key, ops: {key: o-key, role: admin}}\n"
 
 
 def config(text: str = "") -> Config:
-    return configuration.read("proxy.yaml", f"{text}chains: {{chat: []}}\n", {})[0]
+    return configuration.read("proxy.yaml", f"{text}chains: {{chat: []}}\n", registry.problems_of, {})[0]
 
 
 def request(**headers: str) -> web.BaseRequest:

@@ -77,7 +77,7 @@ async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Pat
     (tmp_path / "c.yaml").write_text("plugins: {retry: {}}\nchains: {chat: [retry]}\n")
     async with served("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml")) as serving:
         await serving.until("no keys")
-        assert "upstream local: a simulated Ollama, no model is running: answers" in serving.banner
+        assert "upstream local: simulated, no model runs, answers" in serving.banner
         assert "chain chat: client -> retry -> upstream" in serving.banner
         async with aiohttp.ClientSession() as http:
             answer = await (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).json()
@@ -98,7 +98,7 @@ async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> 
         answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
         await answer.content.readline()
         serving.process.send_signal(signal.SIGTERM)
-        await serving.until("stopping when 1 calls have finished")
+        await serving.until("stopping once the calls under way")
         ready = await http.get(f"{serving.url}/readyz")
         assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
         assert (await answer.text()).endswith("data: [DONE]\n\n")

@@ -315,7 +315,7 @@ async def test_every_answer_carries_the_id_that_was_given(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/chat", "/v2/models", "/v1/chat/completions/", "/api/chat", "//v1/models"]
+    "path", ["/nothing", "/v1", "/v1/chat", "/v2/models", "/v1/chat/completions/", "/api/nothing", "//v1/models"]
 )
 async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
     async with start() as run:
@@ -634,3 +634,20 @@ async def test_the_written_lines_cannot_be_forged(start: Start, caplog: pytest.L
         for line in (plain_line("now", told), json_line("now", told)):
             assert line.count(b"\n") == 1 and line.endswith(b"\n") and b"\x1b" not in line
         assert json.loads(json_line("now", told))["id"] == told["id"]
+
+
+async def test_a_client_that_hangs_up_at_the_last_word_got_its_answer(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gemmapy.requests")
+    async with start() as run:
+        for _ in range(20):
+            async with aiohttp.ClientSession() as http:
+                answer = await http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True})
+                while b"[DONE]" not in await answer.content.readline():
+                    pass
+                answer.close()
+        async with asyncio.timeout(1):
+            await run.server.live.idle()
+    statuses = [record.__dict__["told"]["status"] for record in caplog.records]
+    assert statuses == [200] * 20

@@ -1,0 +1,124 @@
+"""What may be asked of a model, in no dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from proxy.values import value
+
+JSON: TypeAlias = Any
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
+Level: TypeAlias = Literal["low", "medium", "high", "max"]
+
+
+@value
+class Image:
+    """A picture in a message: standard base64 without a `data:` prefix, or, until the edge fetched it, a URL."""
+
+    base64: str
+    url: str = ""
+
+
+@value
+class ToolCall:
+    """A model's wish to call a function.  `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@value
+class Message:
+    """One turn.  `name` is the function's in a `tool` message, else the participant's."""
+
+    role: Role
+    text: str = ""
+    images: tuple[Image, ...] = ()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is a JSON schema of type object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, JSON] = field(default_factory=dict)
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """How the tools may be used; `names` restricts them, empty means all of them."""
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The answer is JSON; where `schema` is given it must fit it, which is checked where `strict`."""
+
+    schema: Mapping[str, JSON] | None = None
+    strict: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """What is asked of a chat model, in no dialect.
+
+    options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
+        max_tokens, presence_penalty, frequency_penalty, repeat_penalty, repeat_last_n, num_keep.
+    think: None leaves it to the model.
+    logprobs: None for none, else how many alternatives a token, 0..20.
+    question: the client's own last words, whatever plugins put around them.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    format: Format | None = None
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    think: bool | Level | None = None
+    logprobs: int | None = None
+    n: int = 1
+    question: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
+
+    raw: the prompt is what the model reads; else it becomes a user message in the model's own template.
+    suffix: what must come after the answer; only models that can `insert` know what to do with it.
+    """
+
+    prompts: tuple[str, ...]
+    raw: bool = True
+    suffix: str = ""
+    system: str = ""
+    images: tuple[Image, ...] = ()
+    format: Format | None = None
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    think: bool | Level | None = None
+    logprobs: int | None = None
+    n: int = 1
+    best_of: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Texts that want vectors; `dimensions` None leaves the model's own."""
+
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+
+
+Ask: TypeAlias = Chat | Complete | Embed

@@ -1,0 +1,131 @@
+"""Ollama's own endpoints, for clients that speak its native API; their calls run through the same chains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.edge.body import check_notes, read_json
+from proxy.edge.exchange import exchange_of
+from proxy.edge.writer import Writer
+from proxy.errors import Denied
+from proxy.streams import collect
+from proxy.types import JSON, Ask, Call, Handler, Route
+from proxy.upstreams.catalogue import Catalogue
+from proxy.wire import ollama_in, ollama_out, read
+from proxy.wire.ollama_in import AskedNatively
+from proxy.wire.ollama_out import NativeStyle
+from proxy.wire.openai_messages import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Ollama:
+    """fields: by chain, the body fields that its plugins declared."""
+
+    config: Config
+    send: Handler
+    writer: Writer
+    catalogue: Catalogue
+    fields: Mapping[str, Collection[str]]
+    limits: Limits
+
+    def routes(self) -> Iterable[Route]:
+        """A route without a chain is off."""
+        errors = ollama_out.error_body
+        if "chat" in self.config.chains:
+            yield Route("POST", "/api/chat", self.chat, "user", errors)
+        if "completions" in self.config.chains:
+            yield Route("POST", "/api/generate", self.generate, "user", errors)
+        if "embeddings" in self.config.chains:
+            yield Route("POST", "/api/embed", self.embed, "user", errors)
+            yield Route("POST", "/api/embeddings", self.embeddings, "user", errors)
+        yield Route("GET", "/api/tags", self.tags, "user", errors)
+        yield Route("POST", "/api/show", self.show, "user", errors)
+        yield Route("GET", "/api/ps", self.ps, "user", errors)
+        yield Route("GET", "/api/version", self.version, "user", errors)
+        yield Route("GET", "/", self.hello, "public", errors)
+        yield Route("HEAD", "/", self.hello, "public", errors)
+
+    async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = ollama_in.read_native(await read_json(request), ollama_in.CHAT, self.limits, self.fields["chat"])
+        return await self.answered(request, asked, "chat", asked.chat(), not asked.messages)
+
+    async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await read_json(request)
+        asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.fields["completions"])
+        empty = not asked.prompt and not asked.raw
+        return await self.answered(request, asked, "completions", asked.complete(), empty)
+
+    async def answered(
+        self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, empty: bool
+    ) -> web.StreamResponse:
+        """empty: only the loading of a model is asked for, which is answered with one document."""
+        check_notes(asked.notes, self.config.params)
+        if empty and asked.unload:
+            raise Denied("How long a model stays loaded is the operator's; see `models:` in the configuration.")
+        call = self.call(request, asked, route, ask, stream=asked.stream and not empty)
+        style = NativeStyle(asked.model, "chat" if route == "chat" else "generate")
+        return await self.writer.answer(request, call, style, asked.notes)
+
+    def call(self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, stream: bool) -> Call:
+        exchange = exchange_of(request)
+        return Call(
+            id=exchange.id,
+            route=route,
+            model=asked.model,
+            ask=ask,
+            stream=stream,
+            caller=exchange.caller,
+            extra=asked.extra,
+        )
+
+    async def embed(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.embedded(request, legacy=False)
+
+    async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.embedded(request, legacy=True)
+
+    async def embedded(self, request: web.BaseRequest, legacy: bool) -> web.StreamResponse:
+        started, exchange = time.perf_counter_ns(), exchange_of(request)
+        body = await read_json(request)
+        asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.fields["embeddings"])
+        check_notes(asked.notes, self.config.params)
+        exchange.model, exchange.route = asked.model, "embeddings"
+        reply = await self.send(self.call(request, asked, "embeddings", asked.embed(), stream=False))
+        exchange.answered(reply.facts)
+        answer = await collect(reply)
+        exchange.usage = answer.usage
+        written = ollama_out.write_embed(asked.model, answer, started, legacy)
+        return web.Response(body=written, headers=exchange.telling(asked.notes))
+
+    async def tags(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Every upstream's entries, and the aliases under their own names."""
+        entries = [{**one.told, "name": one.name, "model": one.name} for one in await self.catalogue.all()]
+        return document({"models": entries})
+
+    async def show(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = read.mapping(await read_json(request), "the body")
+        name = read.filled(body.get("model") or read.needed(body, "name", "model"), "model")
+        upstream, info = await self.catalogue.home(name)
+        asked = {"model": info.name, **{key: body[key] for key in ("verbose",) if key in body}}
+        told = await self.catalogue.servers[upstream].show(asked)
+        return web.Response(body=told, content_type="application/json")
+
+    async def ps(self, request: web.BaseRequest) -> web.StreamResponse:
+        return document({"models": await self.catalogue.running()})
+
+    async def version(self, request: web.BaseRequest) -> web.StreamResponse:
+        return document({"version": await self.catalogue.version()})
+
+    async def hello(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What clients look for to see whether anybody is there."""
+        return web.Response(text="GemmaPy Proxy is running")
+
+
+def document(value: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")

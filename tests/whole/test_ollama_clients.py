@@ -1,0 +1,155 @@
+"""The stock Ollama clients against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import ollama
+import pytest
+from langchain_ollama import ChatOllama
+from pydantic import BaseModel
+
+from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.conftest import ASK, HI, Running, Start
+from tests.whole.asking import PNG, function
+
+
+def client(run: Running, **options: Any) -> ollama.AsyncClient:
+    return ollama.AsyncClient(host=run.url, **options)
+
+
+async def test_a_chat_is_answered_whole_and_streamed_alike(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        whole = await native.chat("demo", HI)
+        stream = await native.chat("demo", HI, stream=True)
+        pieces = [part async for part in stream]
+        assert whole.message.content == "".join(part.message.content or "" for part in pieces)
+        assert [part.done for part in pieces] == [False] * (len(pieces) - 1) + [True]
+        last = pieces[-1]
+        assert (last.done_reason, last.eval_count) == ("stop", whole.eval_count)
+        assert last.prompt_eval_count and last.total_duration and last.eval_duration
+
+
+async def test_the_synchronous_client_works_too(start: Start) -> None:
+    async with start() as run:
+        with ollama.Client(host=run.url) as sync:
+            answer = await asyncio.to_thread(sync.chat, "demo", HI)
+            generated = await asyncio.to_thread(sync.generate, "demo", "hello")
+        assert "simulated" in (answer.message.content or "") and "simulated" in generated.response
+
+
+async def test_one_chain_serves_both_dialects(start: Start) -> None:
+    async with start() as run, client(run) as native, run.client() as openai:
+        first = await native.chat("demo", HI, options={"temperature": 0.5, "seed": 3, "num_ctx": 99})
+        other = await openai.chat.completions.create(**ASK, temperature=0.5, seed=3)
+        assert first.message.content == other.choices[0].message.content
+        asked = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body["messages"]]
+        assert asked[0] == asked[1], "the same question, whoever asks it"
+        assert run.ollama.reloads == 0
+
+
+async def test_tools_thinking_and_formats_come_in_ollamas_shapes(start: Start) -> None:
+    class City(BaseModel):
+        name: str
+        people: int
+
+    async with start() as run, client(run) as native:
+        call = await native.chat("demo", [{"role": "user", "content": "weather in Oslo"}], tools=[function("weather")])
+        assert call.message.tool_calls
+        made = call.message.tool_calls[0]
+        assert made.function.name == "weather" and isinstance(made.function.arguments, dict)
+        history: list[Any] = [
+            {"role": "user", "content": "weather in Oslo"},
+            call.message,
+            {"role": "tool", "tool_name": "weather", "content": "snow"},
+        ]
+        assert "snow" in ((await native.chat("demo", history)).message.content or "")
+        thought = await native.chat("demo-thinking", HI, think=True)
+        assert thought.message.thinking
+        shaped = await native.chat("demo", HI, format=City.model_json_schema())
+        assert City.model_validate_json(shaped.message.content or "").name is not None
+
+
+async def test_images_and_embeddings(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        seen = await native.chat("demo-vision", [{"role": "user", "content": "see", "images": [PNG]}])
+        assert "1 image" in (seen.message.content or "")
+        one = await native.embed("demo-embed", "hello")
+        two = await native.embed("demo-embed", ["hello", "there"])
+        assert len(one.embeddings) == 1 and len(two.embeddings) == 2
+        assert list(one.embeddings[0]) == list(two.embeddings[0])
+        legacy = await native.embeddings("demo-embed", "hello")
+        assert list(legacy.embedding) == list(one.embeddings[0])
+        empty = await native.embed("demo-embed", "")
+        assert list(empty.embeddings) == []
+
+
+async def test_generating_raw_and_through_the_template(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        await native.generate("demo", "a", raw=True)
+        await native.generate("demo", "b", system="s")
+        raw, plain = (one.body for one in run.ollama.seen if one.path == "/api/generate")
+        assert (raw["raw"], raw["prompt"]) == (True, "a")
+        assert "raw" not in plain and plain["system"] == "s"
+
+
+async def test_models_are_listed_described_and_found_loaded(start: Start) -> None:
+    text = "models: {mine: {alias: demo}, 'demo-vision:latest': {allowed: false}}\nchains: {chat: []}\n"
+    async with start(text) as run, client(run) as native:
+        listed = [model.model for model in (await native.list()).models]
+        assert "mine" in listed and "demo:latest" in listed and "demo-vision:latest" not in listed
+        assert "completion" in ((await native.show("mine")).capabilities or ())
+        await native.chat("mine", HI)
+        assert [model.model for model in (await native.ps()).models] == ["demo:latest"]
+        with pytest.raises(ollama.ResponseError, match="does not exist"):
+            await native.show("demo-vision")
+
+
+async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        assert (await native.chat("demo", [])).done_reason == "load"
+        assert (await native.generate("demo", "")).done_reason == "load"
+        assert run.ollama.loads == 1
+        with pytest.raises(ollama.ResponseError, match="operator") as refused:
+            await native.generate("demo", "", keep_alive=0)
+        assert refused.value.status_code == 403
+
+
+async def test_errors_have_ollamas_form(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        with pytest.raises(ollama.ResponseError) as missing:
+            await native.chat("nothing", HI)
+        assert missing.value.status_code == 404
+        answer = await run.http.post(f"{run.url}/api/chat", json={"model": "demo", "messages": "hi"})
+        assert answer.status == 400 and list(await answer.json()) == ["error"]
+        run.ollama.faults.append(Fault("error_line", after=2, message="the runner died"))
+        with pytest.raises(ollama.ResponseError, match="the runner died"):
+            _ = [part async for part in await native.chat("demo", HI, stream=True)]
+
+
+async def test_what_writes_is_off(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        for call in (native.pull("x"), native.delete("demo"), native.copy("demo", "y")):
+            with pytest.raises(ollama.ResponseError) as refused:
+                await call
+            assert refused.value.status_code in (404, 405)
+
+
+async def test_keys_guard_the_native_endpoints_too(start: Start) -> None:
+    async with start("keys: {a: secret}\nchains: {chat: []}\n") as run, client(run) as native:
+        with pytest.raises(ollama.ResponseError) as refused:
+            await native.chat("demo", HI)
+        assert refused.value.status_code == 401
+        async with client(run, headers={"Authorization": "Bearer secret"}) as allowed:
+            assert (await allowed.chat("demo", HI)).done
+
+
+async def test_langchains_chat_ollama(start: Start) -> None:
+    answering = Simulator(say=lambda body: Said("Hello there", pieces=("Hello", " there")))
+    async with start(ollama=answering) as run:
+        model = ChatOllama(model="demo", base_url=run.url)
+        assert (await model.ainvoke("hi")).content == "Hello there"
+        assert "".join([str(part.content) async for part in model.astream("hi")]) == "Hello there"
+        model._client.close()  # type: ignore[no-untyped-call]
+        await model._async_client.close()  # type: ignore[no-untyped-call]
