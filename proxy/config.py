@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from proxy.errors import ConfigError
+from proxy.wire.ollama_models import canonical
 from proxy.yamlfile import Source
 
 MIB = 1024 * 1024
@@ -143,6 +144,8 @@ class Requests(Strict):
 
     max_bytes: PositiveInt = 32 * MIB
     """Bytes of a request's body, after decompression; more is a 413."""
+    body_timeout: PositiveFloat = 60.0
+    """Seconds that a request's body may take to arrive; more is a 408."""
     max_depth: Annotated[int, Field(ge=8, le=200)] = 64
     """Levels of nesting of a request's JSON; more is a 400."""
     max_choices: PositiveInt = 8
@@ -249,21 +252,35 @@ def _line(problem: str) -> int:
 
 def _references(config: Config, source: Source) -> list[str]:
     """What one part of the file says of another that is not so."""
-    problems = []
+    return [*_models_problems(config, source), *_keys_problems(config, source)]
+
+
+def _models_problems(config: Config, source: Source) -> Iterator[str]:
+    spelled: dict[str, str] = {}
     for name, model in config.models.items():
+        place = ("models", name)
         if model.upstream is not None and model.upstream not in config.upstreams:
-            place = ("models", name, "upstream")
-            problems.append(source.problem(place, f"no upstream is called {model.upstream!r}"))
-        if model.alias is not None and config.models.get(model.alias, Model()).alias is not None:
-            problems.append(source.problem(("models", name, "alias"), f"{model.alias!r} is an alias itself"))
+            yield source.problem((*place, "upstream"), f"no upstream is called {model.upstream!r}")
+        if (other := spelled.setdefault(canonical(name), name)) != name:
+            yield source.problem(place, f"this is the same model as {other!r}")
+        if model.alias is None:
+            continue
+        if name == "*":
+            yield source.problem((*place, "alias"), "every other name cannot be one alias")
+        if config.models.get(model.alias, Model()).alias is not None:
+            yield source.problem((*place, "alias"), f"{model.alias!r} is an alias itself")
+        if model.model_fields_set - {"alias", "allowed"}:
+            yield source.problem(place, f"an alias has no settings of its own; they belong under {model.alias!r}")
+
+
+def _keys_problems(config: Config, source: Source) -> Iterator[str]:
     secrets: dict[str, str] = {}
     for name, given in config.keys.items():
         secret = (given.key if isinstance(given, Key) else given).get_secret_value()
         if not secret:
-            problems.append(source.problem(("keys", name), "this key is empty"))
+            yield source.problem(("keys", name), "this key is empty")
         elif (other := secrets.setdefault(secret, name)) != name:
-            problems.append(source.problem(("keys", name), f"this key is also the one of {other!r}"))
-    return problems
+            yield source.problem(("keys", name), f"this key is also the one of {other!r}")
 
 
 def packaged(name: str) -> Path:

@@ -33,6 +33,10 @@ class TooLarge(BadCall):
     status = 413
 
 
+class TooSlow(BadCall):
+    status = 408
+
+
 class WrongType(BadCall):
     """The body's content type is not one that is read here."""
 
@@ -81,6 +85,12 @@ class UpstreamError(ProxyError):
             self.status = 504
         elif cause == "overloaded":
             self.status = 503
+
+
+class TooOld(ProxyError):
+    """The upstream cannot do what the call needs; no other try can either."""
+
+    status = 502
 
 
 class ReaderTooSlow(ProxyError):

@@ -99,7 +99,7 @@ class Guard:
         if not here and host not in self.hosts:
             raise Denied(f"The host '{host[:200]}' is not this server's; see `web.hosts`.", code="host_not_allowed")
         origin = request.headers.get(hdrs.ORIGIN)
-        if origin is not None and not self.welcome(origin) and not is_loopback(urlsplit(origin).hostname or ""):
+        if origin is not None and not self.welcome(origin) and not host_of(origin.partition("//")[2])[1]:
             raise Denied(f"The origin '{origin[:200]}' is not allowed; see `web.origins`.", code="origin_not_allowed")
 
     def welcome(self, origin: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Generic, TypeVar
 
 from aiohttp import web
 
 from proxy.background import Background
-from proxy.errors import NotFound, WrongMethod
+from proxy.errors import ConfigError, NotFound, WrongMethod
 from proxy.types import Route
 
 Handle = Callable[..., Awaitable[web.StreamResponse]]
@@ -25,10 +27,14 @@ class Router:
         self.methods: dict[str, set[str]] = {}
         self.patterns = web.UrlDispatcher()
         self.by_handler: dict[Handle, Route] = {}
+        doubled = [key for key, count in Counter((one.method, one.path) for one in self.routes).items() if count > 1]
+        if doubled:
+            raise ConfigError([f"two endpoints are mounted at {method} {path}" for method, path in doubled])
         for route in self.routes:
             if "{" in route.path:
-                self.patterns.add_route(route.method, route.path, route.handle)
-                self.by_handler[route.handle] = route
+                handle = partial(route.handle)  # its own for each route, even where two share a function
+                self.patterns.add_route(route.method, route.path, handle)
+                self.by_handler[handle] = route
             else:
                 self.methods.setdefault(route.path, set()).add(route.method)
 
@@ -100,5 +106,6 @@ class Live(Generic[Value]):
 
     async def idle(self) -> None:
         """Return when no call runs."""
-        for one in (self.pipeline, *self.retiring):
-            await one.idle.wait()
+        while self.calls:
+            for one in (self.pipeline, *self.retiring):
+                await one.idle.wait()

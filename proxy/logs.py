@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from proxy.config import Log
 from proxy.types import JSON
 
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
+AMBIGUOUS: Final = re.compile(r"[\s=\"]")
 FLUSH: Final = 0.1
 """Seconds that a request's line may wait for others."""
 MOST: Final = 500
@@ -83,14 +85,23 @@ class RequestLog:
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
-    shown = " ".join([f"{name}={value}" for name, value in told.items()])
+    shown = " ".join([f"{name}={value if value.__class__ is not str else word(value)}" for name, value in told.items()])
     if not (shown.isascii() and shown.isprintable()):
         shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
     return f"{when} {shown}\n".encode()
 
 
+def word(value: str) -> str:
+    """A value that cannot be taken for two."""
+    return value if value.isascii() and not AMBIGUOUS.search(value) else json.dumps(value)
+
+
 def json_line(when: str, told: Mapping[str, JSON]) -> bytes:
-    return orjson.dumps({"time": f"{when.replace(' ', 'T')}Z", "level": "info", **told}) + b"\n"
+    line = {"time": f"{when.replace(' ', 'T')}Z", "level": "info", **told}
+    try:
+        return orjson.dumps(line) + b"\n"
+    except TypeError:  # a path of odd bytes; the standard library writes those, too
+        return json.dumps(line).encode() + b"\n"
 
 
 def to_stderr(lines: bytes) -> None:

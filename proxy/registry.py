@@ -47,7 +47,7 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
             plugins[name] = cls(source.check(cls.Settings, settings, ("plugins", name)), host)
         except ConfigError as error:
             problems += error.problems
-        except (LookupError, ImportError, AttributeError) as error:
+        except Exception as error:  # whatever a plugin's constructor raises is a problem of the file
             problems.append(source.problem(("plugins", name), told(error)))
     if problems:
         raise ConfigError(problems)
@@ -69,7 +69,7 @@ def problems_of(source: Source) -> list[str]:
             source.check(found[name].Settings, settings, ("plugins", name))
         except ConfigError as error:
             problems += error.problems
-        except (LookupError, ImportError, AttributeError) as error:
+        except Exception as error:  # importing a plugin runs its code
             problems.append(source.problem(("plugins", name), told(error)))
     for route, names in chains.items():
         if isinstance(names, list):
@@ -93,7 +93,7 @@ def chain_problems(
 def told(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"no module is called {error.name!r}: is it installed, or on PYTHONPATH?"
-    return str(error)
+    return str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from proxy.build import build
 from proxy.config import Config
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.health import Readiness
+from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
 from proxy.host import Services
 from proxy.identity import check_exposure
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at the configuration file."""
+
+GRACE = 0.5
+"""Seconds between the end of readiness and that of the port, for gateways to look."""
 
 Read = Callable[[], tuple[Config, Source]]
 
@@ -77,9 +81,10 @@ class Server:
                 log.error("%s", problem)
             log.error("the configuration is unchanged")
             return False
-        if config.listen != self.config.listen:
-            log.warning("`listen` changes with a restart only")
-        self.config = config.model_copy(update={"listen": self.config.listen})
+        except Exception:  # a plugin's fault must not end reloading
+            log.exception("the configuration is unchanged")
+            return False
+        self.config = config
         self.live.replace(pipeline)
         log.info("the configuration was read again")
         return True
@@ -96,9 +101,12 @@ async def serving(read: Read, *, insecure: bool = False, tell: Tell | None = Non
     readiness = Readiness()
 
     def checked() -> tuple[Config, Source]:
-        found = read()
-        check_exposure(found[0].model_copy(update={"listen": config.listen}), insecure)
-        return found
+        again, from_where = read()
+        if again.listen != config.listen:
+            log.warning("`listen` changes with a restart only")
+        again = again.model_copy(update={"listen": config.listen})  # who may come in depends on the real address
+        check_exposure(again, insecure)
+        return again, from_where
 
     async with services() as lent:
         pipeline = await build(config, source, lent, readiness)
@@ -113,20 +121,9 @@ async def serving(read: Read, *, insecure: bool = False, tell: Tell | None = Non
 
 @asynccontextmanager
 async def listening(server: Server, tell: Tell | None) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-
-    def request_of(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-        most = server.live.pipeline.value.max_bytes
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=most)
-
-    front = web.Server(
-        Front(server.live, tell),
-        request_factory=request_of,
-        handler_cancellation=True,  # a client that leaves before the first byte must be noticed
-        access_log=None,
-        keepalive_timeout=75,
-    )
-    runner = web.ServerRunner(front, shutdown_timeout=1)
+    front = Front(server.live, tell, server.readiness)
+    http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes)
+    runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:
         listen = server.config.listen
@@ -136,20 +133,25 @@ async def listening(server: Server, tell: Tell | None) -> AsyncIterator[None]:
         host = f"[{listen.host}]" if ":" in listen.host else listen.host
         server.url = f"http://{host}:{port}"
         yield
-        await drained(server)
+        await drained(server, site)
     finally:
         server.readiness.stopping = True
         await runner.cleanup()
 
 
-async def drained(server: Server) -> None:
-    """Readiness goes first; then running calls may finish within `listen.drain` seconds."""
+async def drained(server: Server, site: web.TCPSite) -> None:
+    """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
     server.readiness.stopping = True
-    if server.live.calls:
-        log.info("stopping once the calls under way (%s) have finished; a second signal cuts them", server.live.calls)
+    if not server.live.calls:
+        return
+    log.info("stopping once the calls under way (%s) have finished; a second signal cuts them", server.live.calls)
     idle = asyncio.ensure_future(server.live.idle())
     hurried = asyncio.ensure_future(server.hurry.wait())
-    await asyncio.wait((idle, hurried), timeout=server.config.listen.drain, return_when=asyncio.FIRST_COMPLETED)
+    for patience in (min(GRACE, server.config.listen.drain), server.config.listen.drain):
+        await asyncio.wait((idle, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        await site.stop()
+        if idle.done() or hurried.done():
+            break
     if not idle.done():
         log.warning("calls that have not finished are cut")
     for waiting in (idle, hurried):

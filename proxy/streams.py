@@ -32,7 +32,7 @@ async def replay(events: Iterable[Event]) -> Events:
 async def begun(reply: Reply) -> Reply:
     """Wait for the first event, so that a failure to start is raised here and can be retried.
 
-    Closes the reply when there is no first event to give.
+    Closes the reply when that fails.
     """
     try:
         first = await anext(reply.events, None)

@@ -40,17 +40,19 @@ class Source:
     def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
         self.name = name
         self.problems: list[str] = []
-        loader = Loader(text)
+        self.data: Any = {}
+        self.lines: Mapping[Place, int] = {}
         try:
+            loader = Loader(text)
             node = loader.get_single_node()
             if node is not None:
                 self._fill(loader, node, env)
-            self.data: Any = loader.construct_document(node) if node is not None else {}
+                self.data = loader.construct_document(node)
+                self.lines = dict(_lines(node, ()))
         except yaml.MarkedYAMLError as error:
             raise ConfigError([self._syntax(error, text)]) from None
-        finally:
-            loader.dispose()
-        self.lines: Mapping[Place, int] = dict(_lines(node, ())) if node is not None else {}
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # odd characters, dates, keys, loops
+            raise ConfigError([f"{name}:1: not a configuration: {str(error).splitlines()[0]}"]) from None
 
     def problem(self, place: Place, message: str) -> str:
         """One line of a report: file, line, path, what is wrong."""

@@ -82,4 +82,4 @@ def completed(text: str, upstream: str) -> str:
     text = text.replace("$OLLAMA", upstream).rstrip() + "\n"
     if "upstreams:" not in text:
         text += f"upstreams: {{local: {{ollama: {upstream}}}}}\n"
-    return text + "listen: {port: 0, drain: 1}\n"
+    return text if "listen:" in text else text + "listen: {port: 0, drain: 1}\n"

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
 import orjson
 from aiohttp import hdrs, web
 
-from proxy.errors import BadCall, TooLarge, WrongType
+from proxy.config import Requests
+from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
 from proxy.types import JSON
+from proxy.wire import read
 
+ENCODINGS: Final = ("identity", "gzip", "deflate")
 UNREADABLE: Final = "invalid_body"
 """The code of a body after which nothing more can be read from its connection."""
 
 
-async def read_json(request: web.BaseRequest) -> JSON:
-    """Raises WrongType, TooLarge or BadCall."""
+async def read_json(request: web.BaseRequest, bounds: Requests) -> JSON:
+    """Raises WrongType, TooLarge, TooSlow or BadCall."""
     kind = request.content_type
     if kind != "application/json" and hdrs.CONTENT_TYPE in request.headers and not kind.endswith("+json"):
         raise WrongType(
             f"Unsupported content type '{kind[:100]}': send 'Content-Type: application/json'.",
             code="unsupported_media_type",
         )
-    body = await read_body(request)
+    body = await read_body(request, bounds.body_timeout)
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadCall(f"The body is not JSON: {error}.", code="invalid_json") from None
+    if body.count(b"{") + body.count(b"[") > bounds.max_depth:  # else it cannot be so deep
+        for name, part in value.items() if isinstance(value, dict) else [("the body", value)]:
+            read.not_deep(part, name[:100], bounds.max_depth)
+    return value
 
 
-async def read_body(request: web.BaseRequest) -> bytes:
+async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     most = request.client_max_size
     if (request.content_length or 0) > most:
         raise too_large(most)
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
+    if encoding not in ENCODINGS:
+        raise WrongType(f"The content encoding '{encoding[:40]}' is not read here.", code="unsupported_encoding")
     try:
-        return await request.read()
+        if request.content.is_eof():  # it came with the head, as nearly all do
+            return await request.read()
+        async with asyncio.timeout(patience):
+            return await request.read()
+    except TimeoutError:
+        request.content.feed_eof()
+        raise TooSlow(f"The body did not arrive within {patience:g} seconds.", code=UNREADABLE) from None
     except web.HTTPRequestEntityTooLarge:
         raise too_large(most) from None
     except (web.RequestPayloadError, ValueError):

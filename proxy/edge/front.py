@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from proxy.edge.body import UNREADABLE
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
+from proxy.edge.health import Readiness
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
@@ -35,9 +36,10 @@ Tell = Callable[[Mapping[str, JSON]], None]
 class Front:
     """The server's only handler: asks whichever pipeline is newest."""
 
-    def __init__(self, live: Live[Door], tell: Tell | None) -> None:
+    def __init__(self, live: Live[Door], tell: Tell | None, readiness: Readiness) -> None:
         self.live = live
         self.tell = tell
+        self.readiness = readiness
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange.of(request)
@@ -46,7 +48,7 @@ class Front:
                 response = await self.routed(request, exchange, pipeline)
                 if not response.prepared:
                     response.headers.update(exchange.headers)
-            except (asyncio.CancelledError, ConnectionError):
+            except asyncio.CancelledError:
                 # Unless the answer had already been written whole.
                 exchange.status = exchange.status or CLIENT_LEFT
                 raise
@@ -61,6 +63,8 @@ class Front:
             finally:
                 if self.tell is not None:
                     self.tell(exchange.line(request.method, request.rel_url.raw_path))
+            if self.readiness.stopping:
+                response.force_close()
             return response
 
     async def routed(

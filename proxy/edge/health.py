@@ -28,10 +28,12 @@ class Health:
     alive: Callable[[], Awaitable[Mapping[str, str]]]
     asked: float = float("-inf")
     told: Mapping[str, str] = field(default_factory=dict)
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def routes(self) -> Iterable[Route]:
-        yield Route("GET", "/healthz", self.healthz, "public")
-        yield Route("GET", "/readyz", self.readyz, "public")
+        for method in ("GET", "HEAD"):
+            yield Route(method, "/healthz", self.healthz, "public")
+            yield Route(method, "/readyz", self.readyz, "public")
 
     async def healthz(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
@@ -45,7 +47,9 @@ class Health:
         return web.Response(body=body, content_type="application/json", status=200 if ready else 503)
 
     async def upstreams(self) -> Mapping[str, str]:
-        now = asyncio.get_running_loop().time()
-        if now - self.asked > FRESH:
-            self.asked, self.told = now, await self.alive()
+        """One question at a time, whoever waits for it."""
+        async with self.asking:
+            if asyncio.get_running_loop().time() - self.asked > FRESH:
+                self.told = await self.alive()
+                self.asked = asyncio.get_running_loop().time()
         return self.told

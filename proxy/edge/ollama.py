@@ -52,11 +52,13 @@ class Ollama:
         yield Route("HEAD", "/", self.hello, "public", errors)
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = ollama_in.read_native(await read_json(request), ollama_in.CHAT, self.limits, self.fields["chat"])
+        asked = ollama_in.read_native(
+            await read_json(request, self.config.requests), ollama_in.CHAT, self.limits, self.fields["chat"]
+        )
         return await self.answered(request, asked, "chat", asked.chat(), not asked.messages)
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read_json(request)
+        body = await read_json(request, self.config.requests)
         asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.fields["completions"])
         empty = not asked.prompt and not asked.raw
         return await self.answered(request, asked, "completions", asked.complete(), empty)
@@ -92,7 +94,7 @@ class Ollama:
 
     async def embedded(self, request: web.BaseRequest, legacy: bool) -> web.StreamResponse:
         started, exchange = time.perf_counter_ns(), exchange_of(request)
-        body = await read_json(request)
+        body = await read_json(request, self.config.requests)
         asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.fields["embeddings"])
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
@@ -109,8 +111,8 @@ class Ollama:
         return document({"models": entries})
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = read.mapping(await read_json(request), "the body")
-        name = read.filled(body.get("model") or read.needed(body, "name", "model"), "model")
+        body = read.mapping(await read_json(request, self.config.requests), "the body")
+        name = read.model(body.get("model") or read.needed(body, "name", "model"), "model")
         upstream, info = await self.catalogue.home(name)
         asked = {"model": info.name, **{key: body[key] for key in ("verbose",) if key in body}}
         told = await self.catalogue.servers[upstream].show(asked)

@@ -49,7 +49,7 @@ class OpenAI:
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = exchange_of(request)
-        asked = openai_chat.read_chat(await read_json(request), self.limits, self.fields["chat"])
+        asked = openai_chat.read_chat(await read_json(request, self.config.requests), self.limits, self.fields["chat"])
         check_notes(asked.notes, self.config.params)
         chat = asked.chat()
         call = Call(
@@ -67,7 +67,7 @@ class OpenAI:
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = exchange_of(request)
-        body = await read_json(request)
+        body = await read_json(request, self.config.requests)
         asked = openai_completions.read_completion(body, self.limits, self.fields["completions"])
         check_notes(asked.notes, self.config.params)
         prompts = await decoded(asked.tokens, "prompt") if asked.tokens else asked.prompts
@@ -87,7 +87,7 @@ class OpenAI:
 
     async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange, limits = exchange_of(request), self.config.requests
-        body = await read_json(request)
+        body = await read_json(request, self.config.requests)
         asked = openai_embeddings.read_embeddings(body, limits.max_inputs, self.fields["embeddings"], limits.max_depth)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -70,7 +70,19 @@ class Writer:
         answer = await collect(reply)
         exchange.usage = answer.usage
         body = style.whole(answer, fingerprint(reply.facts))
-        return web.Response(body=body, headers=exchange.telling(notes))
+        response = web.Response(body=body, headers=exchange.telling(notes))
+        if len(body) > self.streams.buffer_bytes:
+            await self.delivered(request, exchange, response)
+        return response
+
+    async def delivered(self, request: web.BaseRequest, exchange: Exchange, response: web.Response) -> None:
+        """A large answer is waited for here, where a client that reads nothing is noticed."""
+        try:
+            await response.prepare(request)
+            await self.patiently(request, response.write_eof())
+            exchange.status = response.status
+        except ConnectionError:
+            exchange.status = CLIENT_LEFT
 
     async def streamed(
         self,
@@ -93,7 +105,7 @@ class Writer:
             try:
                 await response.prepare(request)
                 while first:
-                    await self.written(request, response, first)
+                    await self.patiently(request, response.write(first))
                     first = await outlet.take()
                 await response.write_eof()
                 exchange.status = response.status
@@ -106,14 +118,14 @@ class Writer:
                 pump.cancel()
                 await asyncio.wait([pump])
 
-    async def written(self, request: web.BaseRequest, response: web.StreamResponse, data: bytes) -> None:
+    async def patiently(self, request: web.BaseRequest, writing: Awaitable[None]) -> None:
         """Twice as patient as the outlet, so that a slow client still reads why its answer ends.
 
         Raises ConnectionError for one that reads nothing at all.
         """
         try:
             async with asyncio.timeout(2 * self.streams.slow_reader):
-                await response.write(data)
+                await writing
         except TimeoutError:
             if request.transport is not None:
                 request.transport.abort()

@@ -14,7 +14,9 @@ from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins
 
 FRESH = 2.0
-"""Seconds for which the list of loaded models is believed."""
+"""Seconds after which the list of loaded models is asked for again, while the old one still serves."""
+BELIEVED = 30.0
+"""Seconds after which it does not: Ollama unloads what nobody uses."""
 
 
 class Loading:
@@ -36,12 +38,12 @@ class Loading:
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
         name = ollama_models.canonical(info.name)
-        stale = self.clock.monotonic() - self.asked > FRESH
-        if name in self.loaded:
-            if stale:
+        age = self.clock.monotonic() - self.asked
+        if name in self.loaded and age <= BELIEVED:
+            if age > FRESH:
                 self.refreshing()
             return
-        if stale and name not in self.loads:
+        if age > FRESH and name not in self.loads:
             await asyncio.shield(self.refreshing())
         if name not in self.loaded:
             progress(f"loading {info.name}")

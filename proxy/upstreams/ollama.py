@@ -53,6 +53,8 @@ class Ollama:
             f"loading {url}",
             lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
         )
+        self.listing.ollama = self.loading.ollama = self.http  # what is known is kept, the settings are new
+        self.loading.limit = settings.load_timeout
 
     async def models(self) -> Mapping[str, ModelInfo]:
         return await self.listing.all()
@@ -118,9 +120,9 @@ class Ollama:
 
     async def events(self, response: aiohttp.ClientResponse, reader: ChatReader) -> Events:
         lines = ollama_lines.Lines(self.http.most)
-        async for data in self.http.parts(response):
+        while data := await self.http.part(response):
             for line in lines.feed(data):
-                for event in reader.read(line):
+                for event in reader.read(line) if line else ():
                     yield event
             if reader.done:
                 await self.http.finish(response)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import lru_cache
 
 import aiohttp
 import orjson
-from aiohttp.payload import BytesPayload
+from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 from yarl import URL
 
 from proxy.errors import UpstreamError
@@ -28,6 +28,13 @@ BROKEN = (aiohttp.ClientError, OSError)
 def patience(connect: float | None) -> aiohttp.ClientTimeout:
     """Only connecting is limited here; how long an answer may take is the `timeouts` plugin's."""
     return aiohttp.ClientTimeout(total=None, sock_connect=connect or CONNECT)
+
+
+def payload_of(body: bytes) -> Payload:
+    """A small body is one write; a large one, with images, goes in pieces."""
+    if len(body) < 2**20:
+        return BytesPayload(body, content_type="application/json")
+    return BytesIOPayload(io.BytesIO(body), content_type="application/json")
 
 
 class OllamaHttp:
@@ -48,7 +55,7 @@ class OllamaHttp:
         try:
             response = await self.http.post(
                 self.urls.get(path) or self.url + path,
-                data=BytesPayload(orjson.dumps(body), content_type="application/json"),
+                data=payload_of(orjson.dumps(body)),
                 timeout=patience(connect),
                 allow_redirects=False,
             )
@@ -76,11 +83,10 @@ class OllamaHttp:
             raise self.blamed(error) from error
         return b"".join(parts)
 
-    async def parts(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """The body as it arrives."""
+    async def part(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has arrived of the body, or b"" at its end."""
         try:
-            while data := await response.content.readany():
-                yield data
+            return await response.content.readany()
         except BROKEN as error:
             raise self.blamed(error) from error
 

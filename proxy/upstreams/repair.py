@@ -11,12 +11,14 @@ from proxy.errors import BadCall, UpstreamError
 from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
+from proxy.wire.schema_weight import Weight
 
 
 class Fit:
     """Whether JSON fits a schema.  Raises BadCall at once if it is no schema; never fetches a reference."""
 
     def __init__(self, schema: Mapping[str, JSON], param: str) -> None:
+        self.weight = Weight(schema, param)
         import jsonschema_rs  # its start-up is paid by the first call that brings a schema
 
         try:
@@ -27,6 +29,8 @@ class Fit:
 
     def check(self, value: JSON, what: str) -> None:
         """Raises UpstreamError naming the first place that does not fit."""
+        if not self.weight.allows(value):
+            raise UpstreamError(f"{what} is too deep to be checked against its schema.", "invalid_answer")
         error = next(self.validator.iter_errors(value), None)
         if error is not None:
             place = "/".join(map(str, error.instance_path)) or "its root"

@@ -62,9 +62,13 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         messages = telling(messages, must_fit(form.schema))
     if tools:
         names = {tool.name for tool in tools}
-        body["tools"] = [tool_of(tool, index) for index, tool in enumerate(chat.tools) if tool.name in names]
+        budget = ollama_schema.Budget()
+        body["tools"] = [tool_of(tool, index, budget) for index, tool in enumerate(chat.tools) if tool.name in names]
     body["messages"] = list(messages_of(messages, notes))
     body |= sampled(chat, notes, info)
+    if forced and "logprobs" in body:  # the tokens would be those of the JSON that stands for the call
+        del body["logprobs"], body["top_logprobs"]
+        notes["logprobs"] = "ignored"
     if options := {**options_of(chat.options), **pins.options}:
         body["options"] = options
     return Plan(
@@ -134,8 +138,8 @@ def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterato
         yield said
 
 
-def tool_of(tool: Tool, index: int) -> dict[str, JSON]:
-    parameters = ollama_schema.parameters(tool.parameters, f"tools[{index}].function.parameters")
+def tool_of(tool: Tool, index: int, budget: ollama_schema.Budget) -> dict[str, JSON]:
+    parameters = ollama_schema.parameters(tool.parameters, f"tools[{index}].function.parameters", budget)
     said = parameters.pop("description", "")  # Ollama keeps no description there
     description = tool.description if said in tool.description else f"{tool.description} {said}".strip()
     function = {"name": tool.name, "description": description, "parameters": parameters}

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from proxy.errors import BadCall, Cause, Denied, NotFound, ProxyError, UpstreamError
+from proxy.errors import BadCall, Cause, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON
 
 OVERFLOW: Final = ("exceed_context_size", "exceeds the available context size", "exceeds the context length",
@@ -61,8 +61,13 @@ def of_text(status: int, text: str, model: str) -> ProxyError:
         param = "input" if "input length" in lower else "messages"  # only embeddings speak of inputs
         return BadCall(text, param=param, code="context_length_exceeded")
     if status == 400 or any(sign in lower for sign in CALLERS):
-        return BadCall(text, param=_param(lower))
-    if status == 403:
+        capable = None if "does not support" not in lower else "model_not_capable"
+        return BadCall(text, param=_param(lower), code=capable)
+    if "does not support embeddings" in lower:
+        return BadCall(text, param="model", code="model_not_capable")
+    if status == 404:  # an endpoint that this Ollama is too old for; another try would find it as old
+        return TooOld(f"Ollama has no such endpoint: {text}", code="upstream_too_old")
+    if status in (401, 403):
         return Denied(f"Ollama refused the request: {text}", code="upstream_denied")
     if status in (499, 503, 429):
         return UpstreamError(text, "overloaded", wait=1.0)

@@ -26,6 +26,13 @@ class Lines:
         return lines
 
 
+def text(value: JSON) -> str:
+    """Raises TypeError for what is none, which makes a line unreadable."""
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
 class ChatReader:
     """Reads the lines of one /api/chat answer, or its only document."""
 
@@ -38,12 +45,14 @@ class ChatReader:
         """Raises UpstreamError, or the error that an error line tells of."""
         try:
             data = orjson.loads(line)
+            if "error" in data:
+                raise self.unreadable(line)
             message = self.message_of(data)
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise self.unreadable(line) from None
         try:
             if len(message) == 2 and "role" in message and not data["done"] and "logprobs" not in data:
-                words = message["content"]  # nearly every line of a stream: a role, a text, and nothing else
+                words = text(message["content"])  # nearly every line of a stream: a role, a text, and nothing else
                 return [Text(words)] if words else []
             events = self.said(data, message)
             if data["done"]:
@@ -59,11 +68,11 @@ class ChatReader:
     def said(self, data: dict[str, JSON], message: dict[str, JSON]) -> list[Event]:
         events: list[Event] = []
         if thought := message.get("thinking"):
-            events.append(Thinking(thought))
-        words, logprobs = message.get("content"), data.get("logprobs")
+            events.append(Thinking(text(thought)))
+        words, logprobs = text(message.get("content") or ""), data.get("logprobs")
         # Ollama marks no logprob as a thought's; those that come with a thought are not the answer's.
         if logprobs and not thought:
-            events.append(Text(words or "", 0, tuple(logprobs)))
+            events.append(Text(words, 0, tuple({**one} for one in logprobs)))
         elif words:
             events.append(Text(words))
         events += [self.calling(call["function"]) for call in message.get("tool_calls") or ()]
@@ -73,7 +82,7 @@ class ChatReader:
         """Ids and order are ours: Ollama's are missing, or all 0, in one style or another."""
         self.called = True
         arguments = orjson.dumps(function.get("arguments") or {}).decode()
-        return ToolCalled(new_id("call_"), function["name"], arguments)
+        return ToolCalled(new_id("call_"), text(function["name"]), arguments)
 
     def ended(self, data: dict[str, JSON]) -> list[Event]:
         self.done = True

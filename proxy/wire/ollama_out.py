@@ -13,6 +13,7 @@ import orjson
 from proxy.errors import ProxyError
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
+from proxy.wire.openai_errors import clean
 
 METRICS: Final = (
     ("load_duration", "load_ns"),
@@ -26,7 +27,7 @@ METRICS: Final = (
 
 def error_body(error: ProxyError) -> bytes:
     """Ollama's errors are one string."""
-    return orjson.dumps({"error": str(error)})
+    return orjson.dumps({"error": clean(str(error))})
 
 
 def now() -> str:

@@ -26,18 +26,21 @@ NULLS: Final = frozenset({"const", "default"})
 """Keywords that may be null; other nulls are how some writers leave a keyword out."""
 NOTES: Final = SILENT | EXAMPLES | {"description"}
 """Keywords beside a reference that stand in place of its target's own."""
-MOST_NODES: Final = 5_000
+MOST_NODES: Final = 20_000
+"""Of all tools of a call."""
 MOST_UNFOLDED: Final = 1_000_000
-"""Bytes that references may add once they are written out."""
+"""Bytes that references and words may add, of all tools of a call."""
 DEEPEST: Final = 64
 
 
-def parameters(schema: Mapping[str, JSON], at: str) -> dict[str, JSON]:
+def parameters(schema: Mapping[str, JSON], at: str, budget: Budget | None = None) -> dict[str, JSON]:
     """The `parameters` of a tool as Ollama keeps them, and a `description` of what it does not keep at the root.
 
     Raises BadCall if it is no schema, or if its references lead nowhere or unfold without bound.
     """
-    kept = _Writer(schema, at).node({name: value for name, value in schema.items() if name != "title"}, 0)
+    kept = _Writer(schema, at, budget or Budget()).node(
+        {name: value for name, value in schema.items() if name != "title"}, 0
+    )
     for name in ("enum", "anyOf"):
         if name in kept:
             also(kept, name, kept.pop(name))
@@ -70,18 +73,40 @@ def merge(kept: dict[str, JSON], more: Mapping[str, JSON]) -> None:
             also(kept, name, value)
 
 
+class Budget:
+    """What the tools of one call may grow to, all together."""
+
+    def __init__(self) -> None:
+        self.nodes = 0
+        self.bytes = 0
+
+    def count(self, at: str) -> None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES:
+            raise too_large(at)
+
+    def grow(self, size: int, at: str) -> None:
+        self.bytes += size
+        if self.bytes > MOST_UNFOLDED:
+            raise too_large(at)
+
+
+def too_large(at: str) -> BadCall:
+    message = f"'{at}' is too large once its references are written out."
+    return BadCall(message, param=at, code="invalid_schema")
+
+
 class _Writer:
-    def __init__(self, root: Mapping[str, JSON], at: str) -> None:
+    def __init__(self, root: Mapping[str, JSON], at: str, budget: Budget) -> None:
         self.root = root
         self.at = at
-        self.nodes = 0
-        self.unfolded = 0
+        self.budget = budget
         self.sizes: dict[str, int] = {}
 
     def node(self, schema: JSON, depth: int) -> dict[str, JSON]:
-        self.nodes += 1
-        if self.nodes > MOST_NODES or depth > DEEPEST:
-            raise self.too_large()
+        self.budget.count(self.at)
+        if depth > DEEPEST:
+            raise too_large(self.at)
         if isinstance(schema, bool):  # a schema too, but Ollama wants an object
             return {} if schema else {"description": "(never given)"}
         schema = self.of_kind(schema, Mapping, "a schema")
@@ -128,17 +153,21 @@ class _Writer:
         return " ".join([*said, *([f"({', '.join(hints)})"] if hints else [])]).strip()
 
     def words(self, name: str, value: JSON, depth: int) -> str:
-        return orjson.dumps(value if name in EXAMPLES else self.written_out(value, depth)).decode()
+        words = orjson.dumps(value if name in EXAMPLES else self.written_out(value, depth)).decode()
+        self.budget.grow(len(words), self.at)
+        return words
 
     def written_out(self, value: JSON, depth: int) -> JSON:
         if depth > DEEPEST:
-            raise self.too_large()
+            raise too_large(self.at)
+        self.budget.count(self.at)
         if isinstance(value, list):
             return [self.written_out(one, depth + 1) for one in value]
         if not isinstance(value, Mapping):
             return value
         if isinstance(value.get("$ref"), str):
-            return self.node(value, depth + 1)
+            beside = {name: one for name, one in value.items() if name != "$ref"}
+            return self.written_out({**self.target(value["$ref"]), **beside}, depth + 1)
         return {name: self.written_out(one, depth + 1) for name, one in value.items()}
 
     def resolved(self, schema: Mapping[str, JSON]) -> Mapping[str, JSON]:
@@ -162,9 +191,7 @@ class _Writer:
             raise self.lost(ref)
         if ref not in self.sizes:
             self.sizes[ref] = len(orjson.dumps(found))
-        self.unfolded += self.sizes[ref]
-        if self.unfolded > MOST_UNFOLDED:
-            raise self.too_large()
+        self.budget.grow(self.sizes[ref], self.at)
         return found
 
     def of_kind(self, value: JSON, kind: type, what: str) -> Any:
@@ -172,10 +199,6 @@ class _Writer:
             message = f"Invalid '{self.at}': {what} is not what JSON schema wants there."
             raise BadCall(message, param=self.at, code="invalid_schema")
         return value
-
-    def too_large(self) -> BadCall:
-        message = f"'{self.at}' is too large once its references are written out."
-        return BadCall(message, param=self.at, code="invalid_schema")
 
     def lost(self, ref: JSON) -> BadCall:
         message = f"Invalid '{self.at}': the reference {str(ref)[:80]!r} leads to nothing in this schema."

@@ -88,7 +88,7 @@ FIELDS: Mapping[str, Field] = {
     "response_format": Field(
         "honoured",
         fields.read_response_format,
-        "both kinds of JSON are also asked for in the prompt, with the schema, and the answer is checked against it unless `strict` is false.",
+        "JSON is also asked for in the prompt, with its schema; the answer is checked unless `strict` is false.",
     ),
     "tools": Field(
         "honoured",

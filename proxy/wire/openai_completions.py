@@ -56,6 +56,9 @@ def read_completion(body: JSON, limits: Limits, theirs: Collection[str] = ()) ->
     read.needed(body, "prompt", "prompt")
     if asked.best_of < asked.n and body.get("best_of") is not None:
         raise BadCall("'best_of' must be at least 'n'.", param="best_of", code="invalid_value")
+    if max(len(asked.prompts), len(asked.tokens)) * max(asked.n, asked.best_of) > MOST_PROMPTS:
+        message = f"Invalid 'prompt': more than {MOST_PROMPTS} answers in one call."
+        raise BadCall(message, param="prompt", code="array_above_max_length")
     if asked.best_of > asked.n and asked.stream:
         raise BadCall("The best of several answers cannot be streamed.", param="best_of", code="invalid_value")
     if asked.echo and asked.logprobs:

@@ -44,7 +44,7 @@ def read_embeddings(body: JSON, most: int, theirs: Collection[str] = (), max_dep
     """Raises BadCall naming the first field that is wrong."""
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
-    model = read.filled(read.needed(body, "model", "model"), "model")
+    model = read.model(read.needed(body, "model", "model"), "model")
     dimensions, encoding = body.get("dimensions"), body.get("encoding_format")
     texts, token_lists = inputs(read.needed(body, "input", "input"), most)
     asked = AskedEmbed(

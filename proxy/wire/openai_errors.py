@@ -22,7 +22,12 @@ class SseStyle:
         return sse.data(error_body(error))
 
 
+def clean(text: str) -> str:
+    """Text that JSON can hold, whatever bytes a header brought."""
+    return text.encode(errors="replace").decode()
+
+
 def error_body(error: ProxyError) -> bytes:
     """`{"error": {message, type, param, code}}`, which every OpenAI SDK turns into its exceptions."""
-    told = {"message": str(error), "type": error.kind, "param": error.param, "code": error.code}
+    told = {"message": clean(str(error)), "type": error.kind, "param": error.param, "code": error.code}
     return orjson.dumps({"error": told})

@@ -103,7 +103,7 @@ def read_fields(asked: Asked, body: dict[str, JSON], known: Mapping[str, Field],
 
 
 def read_model(asked: Asked, value: JSON, at: str) -> None:
-    asked.model = read.filled(value, at)
+    asked.model = read.model(value, at)
 
 
 def read_messages(asked: Asked, value: JSON, at: str) -> None:
@@ -180,10 +180,11 @@ def read_response_format(asked: Asked, value: JSON, at: str) -> None:
 
 def read_tools(asked: Asked, value: JSON, at: str) -> None:
     asked.tools = openai_messages.tools(value, asked.limits)
+    asked.notes |= dict.fromkeys(openai_messages.unheard_of_tools(value), "ignored")
 
 
 def read_functions(asked: Asked, value: JSON, at: str) -> None:
-    given = enumerate(read.array(value, at))
+    given = enumerate(openai_messages.bounded(value, at))
     asked.tools = tuple(openai_messages.function(one, f"{at}[{index}]", asked.limits) for index, one in given)
     asked.legacy_functions = True
 

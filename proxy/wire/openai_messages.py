@@ -12,6 +12,13 @@ from proxy.wire import read
 
 # What the first bytes of a picture say of its kind.
 MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
+MOST_TOOLS = 128
+MESSAGE = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}
+    | {"reasoning_content", "reasoning"}
+)
+PART = frozenset({"type", "text", "image_url", "refusal"})
+FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 READABLE = ("png", "jpeg", "webp")
 
 
@@ -37,9 +44,9 @@ def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:
 def unheard(value: JSON) -> Iterator[str]:
     """What messages that were read may also ask for, and no local model hears."""
     for item in value:
+        yield from (f"messages.{name}" for name in item if name not in MESSAGE)
         for part in item["content"] if type(item.get("content")) is list else ():
-            if part.get("prompt_cache_breakpoint") is not None:
-                yield "messages.prompt_cache_breakpoint"
+            yield from (f"messages.content.{name}" for name in part if name not in PART)
             image = part.get("image_url")
             if type(image) is dict and image.get("detail") not in (None, "auto"):
                 yield "messages.image_url.detail"
@@ -229,11 +236,27 @@ def _with_ids(found: Sequence[Message]) -> tuple[Message, ...]:
 
 def tools(value: JSON, limits: Limits) -> tuple[Tool, ...]:
     found = []
-    for index, item in enumerate(read.array(value, "tools")):
+    for index, item in enumerate(bounded(value, "tools")):
         at = f"tools[{index}]"
         read.one_of(read.mapping(item, at).get("type"), f"{at}.type", ("function",))
         found.append(function(read.needed(item, "function", f"{at}.function"), f"{at}.function", limits))
     return tuple(found)
+
+
+def unheard_of_tools(value: JSON) -> Iterator[str]:
+    """What tools that were read also say, and nobody hears."""
+    for item in value:
+        yield from (f"tools.{name}" for name in item if name not in ("type", "function"))
+        yield from (f"tools.function.{name}" for name in item["function"] if name not in FUNCTION)
+
+
+def bounded(value: JSON, at: str) -> list[JSON]:
+    """As many functions as OpenAI takes, and no more."""
+    items = read.array(value, at)
+    if len(items) > MOST_TOOLS:
+        message = f"Invalid '{at}': more than {MOST_TOOLS} functions."
+        raise BadCall(message, param=at, code="array_above_max_length")
+    return items
 
 
 def function(value: JSON, at: str, limits: Limits) -> Tool:

@@ -98,6 +98,13 @@ def one_of(value: JSON, name: str, allowed: Sequence[Named]) -> Named:
     raise BadCall(message, param=name, code="invalid_value")
 
 
+def model(value: JSON, name: str) -> str:
+    """A model's name, not longer than Ollama knows them: a host of 350 characters and three parts of 80."""
+    if len(filled(value, name)) > 600:
+        raise BadCall(f"Invalid '{name}': the name is too long.", param=name, code="string_above_max_length")
+    return str(value)
+
+
 def needed(body: Mapping[str, JSON], key: str, name: str) -> JSON:
     """A field that must be there and not null."""
     if (value := body.get(key)) is None:

@@ -190,8 +190,8 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
 
 async def test_a_coding_that_is_not_known_is_refused(start: Start) -> None:
     async with start() as run:
-        error = await error_of(await post(run, b"\x28\xb5\x2f\xfd squeezed", Content_Encoding="snappy"), 400)
-    assert error["type"] == "invalid_request_error"
+        error = await error_of(await post(run, b"\x28\xb5\x2f\xfd squeezed", Content_Encoding="snappy"), 415)
+    assert error["code"] == "unsupported_encoding"
 
 
 # --- raw requests ----------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ async def test_a_field_name_cannot_add_a_header(start: Start) -> None:
         assert refused.status == 400 and "Set-Cookie" not in refused.headers
 
 
-@pytest.mark.parametrize("name", ["no such\r\nSet-Cookie: a=b", "x" * 5000, "🦙\x00", "../../etc/passwd", "%0d%0a"])
+@pytest.mark.parametrize("name", ["no such\r\nSet-Cookie: a=b", "x" * 600, "🦙\x00", "../../etc/passwd", "%0d%0a"])
 async def test_a_models_name_harms_nothing(start: Start, name: str) -> None:
     async with start() as run:
         response = await run.chat(model=name)

@@ -578,7 +578,7 @@ ALIASES = """chains: {chat: [], embeddings: []}
 models:
   gpt-4o-mini: {alias: demo}
   text-embedding-3-small: {alias: "demo-embed:latest"}
-  team/fast: {alias: demo-rendered, num_ctx: 999}
+  team/fast: {alias: demo-rendered}
   demo-rendered: {num_ctx: 512}
 """
 

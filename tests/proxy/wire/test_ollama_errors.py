@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from proxy.errors import BadCall, Denied, NotFound, ProxyError, UpstreamError
+from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON
 from proxy.wire.ollama_errors import error_of, of_text, text_of
 from proxy.wire.openai_errors import error_body
@@ -41,9 +41,9 @@ def error(status: int, text: str) -> ProxyError:
             "messages",
             "context_length_exceeded",
         ),
-        (400, "registry.ollama.ai/library/x:latest does not support tools", BadCall, "tools", None),
-        (400, '"x" does not support thinking', BadCall, "reasoning_effort", None),
-        (400, '"x" does not support chat', BadCall, "model", None),
+        (400, "registry.ollama.ai/library/x:latest does not support tools", BadCall, "tools", "model_not_capable"),
+        (400, '"x" does not support thinking', BadCall, "reasoning_effort", "model_not_capable"),
+        (400, '"x" does not support chat', BadCall, "model", "model_not_capable"),
         (400, "logprobs is not supported with tools + stream", BadCall, "logprobs", None),
         (400, "invalid input type", BadCall, "input", None),
         (400, "Unable to generate parser for this template", BadCall, "response_format", None),
@@ -57,7 +57,13 @@ def error(status: int, text: str) -> ProxyError:
             "messages",
             None,
         ),
-        (500, "Multimodal data provided, but model does not support multimodal requests.", BadCall, "messages", None),
+        (
+            500,
+            "Multimodal data provided, but model does not support multimodal requests.",
+            BadCall,
+            "messages",
+            "model_not_capable",
+        ),
         (403, "ollama cloud is disabled: remote model is unavailable", Denied, None, "upstream_denied"),
         (503, "server busy, please try again.  maximum pending requests exceeded", UpstreamError, None,
          "upstream_overloaded"),
@@ -72,7 +78,9 @@ def error(status: int, text: str) -> ProxyError:
         (500, "model runner has unexpectedly stopped", UpstreamError, None, "upstream_server"),
         (200, "an error was encountered while running the model: unexpected EOF", UpstreamError, None,
          "upstream_server"),
-        (404, "404 page not found", UpstreamError, None, "upstream_server"),
+        (404, "404 page not found", TooOld, None, "upstream_too_old"),
+        (501, "This server does not support embeddings.", BadCall, "model", "model_not_capable"),
+        (401, "unauthorized", Denied, None, "upstream_denied"),
     ],
 )  # fmt: skip
 def test_a_text_of_ollamas_is_an_error_of_its_kind(

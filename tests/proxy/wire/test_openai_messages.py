@@ -82,7 +82,7 @@ def test_a_picture_is_bounded() -> None:
     ("part", "note"),
     [
         (picture(detail="high"), "messages.image_url.detail"),
-        ({**words("hi"), "prompt_cache_breakpoint": {"ttl": "1h"}}, "messages.prompt_cache_breakpoint"),
+        ({**words("hi"), "prompt_cache_breakpoint": {"ttl": "1h"}}, "messages.content.prompt_cache_breakpoint"),
     ],
 )
 def test_what_a_part_asks_for_without_effect_is_told(part: JSON, note: str) -> None:

@@ -1,0 +1,58 @@
+"""aiohttp's server under our front: its limits, and its own errors in our shape."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from proxy.edge.exchange import Exchange
+from proxy.edge.front import error_response
+from proxy.errors import BadCall, ProxyError
+
+log = logging.getLogger(__name__)
+OPTIONS: Final[dict[str, Any]] = {
+    "access_log": None,
+    "keepalive_timeout": 75.0,  # more than gateways keep an idle connection, so that they close theirs first
+}
+
+
+class Handler(web.RequestHandler):
+    """One connection.  What aiohttp's parser refuses is told in OpenAI's shape, too."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("a request failed outside its handler", exc_info=exc)
+            error = ProxyError("The server failed to answer.", code="internal_error")
+        else:
+            error = BadCall("The request is not HTTP as this server reads it.", code="invalid_request")
+        response = error_response(error, Exchange.of(request))
+        response.force_close()
+        return response
+
+
+class HttpServer(web.Server):
+    """Hands every request to `front`; most: gives the bytes that a body may have at present."""
+
+    def __init__(
+        self, front: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], most: Callable[[], int]
+    ) -> None:
+        self.most = most
+        # A client that leaves before the first byte must be noticed.
+        super().__init__(front, request_factory=self.request_of, handler_cancellation=True)
+
+    def request_of(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        loop = asyncio.get_running_loop()
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=self.most())
+
+    def __call__(self) -> Handler:
+        return Handler(self, loop=asyncio.get_running_loop(), **OPTIONS)

@@ -1,0 +1,258 @@
+"""What a hostile caller, a careless operator or a clumsy plugin must not be able to do."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.errors import ConfigError
+from proxy.live import Router
+from proxy.types import Route
+from proxy.upstreams.demo import Said, Simulator
+from tests.conftest import BARE, Start
+from tests.whole.asking import PNG, data_url, error_of
+
+
+def chain_of(links: int, keyword: str) -> dict[str, Any]:
+    """A schema in which every definition refers twice to the next."""
+    definitions: dict[str, Any] = {"d0": {"type": "object"}}
+    for index in range(1, links):
+        definitions[f"d{index}"] = {keyword: [{"$ref": f"#/$defs/d{index - 1}"}] * 2}
+    return {"type": "object", "properties": {}, "allOf": [{"$ref": f"#/$defs/d{links - 1}"}], "$defs": definitions}
+
+
+def shaped(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+
+
+def tool(parameters: dict[str, Any], index: int = 0) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": f"f{index}", "parameters": parameters}}
+
+
+@pytest.mark.parametrize("links", [30, 60])
+async def test_a_schema_that_would_be_checked_for_ever_is_refused(start: Start, links: int) -> None:
+    async with start() as run, asyncio.timeout(2):
+        error = await error_of(await run.chat(response_format=shaped(chain_of(links, "allOf"))), 400)
+        assert error["code"] == "invalid_schema"
+        forced = await run.chat(tools=[tool(chain_of(links, "anyOf"))], tool_choice="required")
+        assert (await error_of(forced, 400))["code"] == "invalid_schema"
+
+
+async def test_an_answer_too_deep_for_a_schema_that_loops_is_not_checked_for_ever(start: Start) -> None:
+    loops = {"allOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}]}
+    deep = Simulator(say=lambda body: Said("[" * 40 + "]" * 40))
+    async with start(ollama=deep) as run, asyncio.timeout(2):
+        error = await error_of(await run.chat(response_format=shaped(loops)), 502)
+        assert "too deep" in error["message"]
+
+
+async def test_an_ordinary_recursive_schema_is_checked(start: Start) -> None:
+    tree = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
+    async with start() as run:
+        assert (await run.chat(response_format=shaped(tree))).status == 200
+
+
+async def test_words_that_hold_references_cannot_grow_without_bound(start: Start) -> None:
+    definitions: dict[str, Any] = {"d0": {"not": {"type": "null"}}}
+    for index in range(1, 40):
+        definitions[f"d{index}"] = {"not": {"$ref": f"#/$defs/d{index - 1}"}}
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d39"}}, "$defs": definitions}
+    async with start() as run, asyncio.timeout(2):
+        assert (await run.chat(tools=[tool(schema)])).status in (200, 400)
+        sent = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("tools")]
+        assert all(len(str(body)) < 2_000_000 for body in sent)
+
+
+async def test_large_images_reach_ollama_whole(start: Start) -> None:
+    picture = data_url(PNG + bytes(900_000))
+    async with start() as run:
+        message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture}}] * 2}
+        body = io.BytesIO(json.dumps({"model": "demo-vision", "messages": [message]}).encode())
+        answer = await run.http.post(
+            f"{run.url}/v1/chat/completions", data=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status == 200, await answer.text()
+        (asked,) = (one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body["messages"])
+        assert [len(image) for image in asked["messages"][0]["images"]] == [len(picture.partition(",")[2])] * 2
+
+
+async def test_there_are_only_so_many_tools(start: Start) -> None:
+    async with start() as run:
+        error = await error_of(await run.chat(tools=[tool({}, index) for index in range(129)]), 400)
+        assert (error["param"], error["code"]) == ("tools", "array_above_max_length")
+        big = {"type": "object", "properties": {f"p{n}": {"$ref": "#/$defs/d"} for n in range(400)}}
+        big["$defs"] = {"d": {"type": "string", "description": "x" * 400}}
+        many = await run.chat(tools=[tool(big, index) for index in range(10)])
+        assert (await error_of(many, 400))["code"] == "invalid_schema"
+
+
+async def test_a_reload_goes_by_the_address_that_is_listened_on(start: Start) -> None:
+    async with start() as run:
+        run.configure("listen: {host: 0.0.0.0, port: 0, drain: 1}\n" + BARE)
+        assert await run.server.reload()
+        evil = await run.http.get(f"{run.url}/v1/models", headers={"Host": "evil.example"})
+        assert evil.status == 403
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chains: {chat: []}\nparams: \x01\n",
+        "listen: 2024-99-99\nchains: {}\n",
+        "? [a]\n: b\nchains: {}\n",
+        "{a: b}: c\nchains: {}\n",
+        "a: &a [*a]\nchains: {}\n",
+        "plugins: {x: {use: 5}}\nchains: {chat: [x]}\n",
+        "plugins: {x: {use: ':X'}}\nchains: {chat: [x]}\n",
+        "plugins: {x: {use: 'broken_plugin:X'}}\nchains: {chat: [x]}\n",
+        "plugins: {x: {use: 'raising_plugin:X'}}\nchains: {chat: [x]}\n",
+    ],
+)
+async def test_no_file_however_wrong_ends_reloading(
+    start: Start, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text("def (\n")
+    (tmp_path / "raising_plugin.py").write_text(
+        "from proxy.config import Strict\n\n\nclass X:\n    class Settings(Strict):\n        pass\n\n"
+        "    def __init__(self, settings, host):\n        raise OSError('no disk')\n\n"
+        "    async def __call__(self, call, call_next):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with start() as run:
+        run.configure(text)
+        assert not await run.server.reload()
+        assert (await run.chat()).status == 200
+
+
+async def handle(request: object) -> None:
+    """Only looked up here."""
+
+
+async def test_each_route_keeps_its_own_role() -> None:
+    from aiohttp.test_utils import make_mocked_request
+
+    routes = [Route("POST", "/admin/{x}", handle, "admin"), Route("GET", "/open/{x}", handle, "public")]  # type: ignore[arg-type]
+    router = Router(routes)
+    assert (await router.find(make_mocked_request("POST", "/admin/1")))[0].who == "admin"
+    assert (await router.find(make_mocked_request("GET", "/open/1")))[0].who == "public"
+    with pytest.raises(ConfigError, match="two endpoints are mounted at POST /v1/chat"):
+        Router([Route("POST", "/v1/chat", handle, "user"), Route("POST", "/v1/chat", handle, "public")])  # type: ignore[arg-type]
+
+
+async def test_a_model_that_was_long_unused_is_loaded_by_a_call_of_its_own(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.loading.BELIEVED", 0.0)
+    monkeypatch.setattr("proxy.upstreams.loading.FRESH", 0.0)
+    async with start() as run:
+        assert (await run.chat()).status == 200
+        address = run.server.config.upstreams["local"].ollama
+        await run.http.post(f"{address}/api/chat", json={"model": "demo", "messages": [], "keep_alive": 0})
+        run.ollama.seen.clear()
+        assert (await run.chat()).status == 200
+        first, second = (one.body for one in run.ollama.seen if one.path == "/api/chat")
+        assert first["messages"] == [] and second["messages"]
+
+
+async def test_stopping_takes_no_new_calls_and_finishes_the_old(start: Start) -> None:
+    async with start("chains: {chat: []}\n", Simulator(delay=0.02)) as run:
+        answer = await run.chat(stream=True)
+        await answer.content.readline()
+        run.server.readiness.stopping = True
+        other = await run.http.get(f"{run.url}/healthz")
+        assert other.headers["Connection"] == "close"
+        assert "[DONE]" in await answer.text()
+
+
+@pytest.mark.parametrize("headers", [{"Host": "\udcff\udcfe"}, {"Origin": "http://["}, {"Origin": "\udcff"}])
+async def test_odd_bytes_in_headers_are_told_in_our_shape(start: Start, headers: dict[str, str]) -> None:
+    async with start() as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        given = {"Host": "127.0.0.1", "Connection": "close", **headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        writer.write(f"GET /v1/models HTTP/1.1\r\n{lines}\r\n".encode(errors="surrogateescape"))
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.split(b" ")[1] in (b"400", b"403")
+        assert b'"error":{"message":' in answer and b"X-Request-Id" in answer
+
+
+async def test_what_is_no_http_is_told_in_our_shape(start: Start) -> None:
+    async with start() as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nbad header line\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert b" 400 " in answer and b'"error":{"message":' in answer and b"X-Request-Id" in answer
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> None:
+    async with start(BARE + "\nrequests: {body_timeout: 0.1}\n") as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        async with asyncio.timeout(2):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert b" 408 " in answer and b"did not arrive" in answer
+
+
+async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
+    text = BARE + "\nstreams: {slow_reader: 0.2, buffer_bytes: 1000}\n"
+    async with start(text, Simulator(say=lambda body: Said("x" * 30_000_000))) as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        _, writer = await asyncio.open_connection(host, int(port), limit=1)
+        body = b'{"model":"demo","messages":[{"role":"user","content":"hi"}]}'
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await run.ollama.until(lambda: run.ollama.finished == 1)
+        async with asyncio.timeout(3):
+            await run.server.live.idle()
+        writer.transport.abort()
+
+
+async def test_fields_inside_messages_and_tools_are_told_too(start: Start) -> None:
+    async with start() as run:
+        answer = await run.chat(
+            messages=[{"role": "user", "content": "hi", "cache_control": {}}],
+            tools=[{**tool({}), "extra": 1}],
+        )
+        told = answer.headers["x-gemmapy-params"]
+        assert "messages.cache_control=ignored" in told and "tools.extra=ignored" in told
+
+
+async def test_a_line_of_the_log_cannot_be_forged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    from proxy.logs import plain_line
+
+    caplog.set_level(logging.INFO, "gemmapy.requests")
+    async with start() as run:
+        await run.chat(model='x status=200 caller="root"\n')
+    (told,) = (record.__dict__["told"] for record in caplog.records)
+    line = plain_line("now", told)
+    assert line.count(b"\n") == 1 and b'model="x status=200 caller=\\"root\\"\\n"' in line
+
+
+async def test_a_plugin_that_fails_with_a_broken_connection_is_a_fault_of_ours(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "refusing_store.py").write_text(
+        "from proxy.config import Strict\n\n\nclass X:\n    class Settings(Strict):\n        pass\n\n"
+        "    def __init__(self, settings, host):\n        pass\n\n"
+        "    async def __call__(self, call, call_next):\n        raise ConnectionRefusedError('redis')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with start("plugins: {x: {use: 'refusing_store:X'}}\nchains: {chat: [x]}\n") as run:
+        for stream in (False, True):
+            assert (await error_of(await run.chat(stream=stream), 500))["code"] == "internal_error"
