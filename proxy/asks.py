@@ -69,7 +69,7 @@ class Format:
     strict: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Chat:
     """What is asked of a chat model, in no dialect.
 

@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
 from proxy.config import Log
+from proxy.edge.exchange import Exchange
 from proxy.types import JSON
 
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
@@ -58,30 +60,27 @@ def stamp(seconds: int) -> str:
 class RequestLog:
     """Writes the lines of requests, several times a second and together.
 
-    A line through `logging` costs a fifth of a request; here it is formatted once and shares its write.
+    A line through `logging` costs a fifth of a request.  Here lines are also formatted together, which takes a
+    third of the time that it takes between two requests, when everything else is in the processor's cache.
     """
 
     def __init__(self, settings: Log, write: Callable[[bytes], object]) -> None:
         self.formatted = json_line if settings.format == "json" else plain_line
         self.write = write
-        self.lines: list[bytes] = []
-        self.second = 0
-        self.stamp = ""
+        self.ended: list[Exchange] = []
 
-    def __call__(self, told: Mapping[str, JSON]) -> None:
-        now = int(time.time())
-        if now != self.second:
-            self.second, self.stamp = now, stamp(now)
-        if not self.lines:
+    def __call__(self, exchange: Exchange) -> None:
+        if not self.ended:
             asyncio.get_running_loop().call_later(FLUSH, self.flush)
-        self.lines.append(self.formatted(self.stamp, told))
-        if len(self.lines) >= MOST:
+        self.ended.append(exchange)
+        if len(self.ended) >= MOST:
             self.flush()
 
     def flush(self) -> None:
-        lines, self.lines = self.lines, []
-        if lines:
-            self.write(b"".join(lines))
+        ended, self.ended = self.ended, []
+        if ended:
+            when = stamp(int(time.time()))
+            self.write(b"".join([self.formatted(when, exchange.told()) for exchange in ended]))
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
@@ -91,8 +90,9 @@ def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
     return f"{when} {shown}\n".encode()
 
 
+@lru_cache(4096)
 def word(value: str) -> str:
-    """A value that cannot be taken for two."""
+    """A value that cannot be taken for two; most of them were written a moment ago."""
     return value if value.isascii() and not AMBIGUOUS.search(value) else json.dumps(value)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -24,9 +25,27 @@ from proxy.types import (
 KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors)}
 
 
-async def replay(events: Iterable[Event]) -> Events:
-    for event in events:
-        yield event
+class Replay(AsyncGenerator[Event, None]):
+    """Events that are all there.  A plain generator would do; this one can be read without waiting, too."""
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        self.rest = iter(events)
+
+    async def asend(self, value: None) -> Event:
+        for event in self.rest:
+            return event
+        raise StopAsyncIteration
+
+    async def athrow(self, kind: Any, value: Any = None, trace: Any = None) -> Event:
+        self.rest = iter(())
+        raise kind if value is None else value
+
+    async def aclose(self) -> None:
+        self.rest = iter(())
+
+
+def replay(events: Iterable[Event]) -> Events:
+    return Replay(events)
 
 
 async def begun(reply: Reply) -> Reply:
@@ -105,6 +124,10 @@ async def collect(reply: Reply) -> Answer:
     """Read a reply to its end and close it."""
     answer = Answer()
     try:
+        if isinstance(reply.events, Replay):
+            for event in reply.events.rest:
+                answer.add(event)
+            return answer
         async for event in reply.events:
             answer.add(event)
     finally:

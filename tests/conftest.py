@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from proxy import config as configuration
 from proxy import registry
 from proxy.config import Config
+from proxy.edge.exchange import Exchange
 from proxy.server import Server, serving
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
@@ -72,8 +73,9 @@ def start() -> Start:
     return started
 
 
-def in_log(told: Mapping[str, object]) -> None:
+def in_log(exchange: Exchange) -> None:
     """The lines of requests, where pytest's `caplog` sees them."""
+    told = exchange.told()
     logging.getLogger("gemmapy.requests").info("%s", told, extra={"told": told})
 
 

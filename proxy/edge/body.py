@@ -14,6 +14,7 @@ from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
 from proxy.types import JSON
 from proxy.wire import read
 
+JSON_TYPE: Final = "application/json"
 ENCODINGS: Final = ("identity", "gzip", "deflate")
 UNREADABLE: Final = "invalid_body"
 """The code of a body after which nothing more can be read from its connection."""
@@ -21,8 +22,8 @@ UNREADABLE: Final = "invalid_body"
 
 async def read_json(request: web.BaseRequest, bounds: Requests) -> JSON:
     """Raises WrongType, TooLarge, TooSlow or BadCall."""
-    kind = request.content_type
-    if kind != "application/json" and hdrs.CONTENT_TYPE in request.headers and not kind.endswith("+json"):
+    if request.headers.get(hdrs.CONTENT_TYPE, JSON_TYPE) != JSON_TYPE and not is_json(request.content_type):
+        kind = request.content_type
         raise WrongType(
             f"Unsupported content type '{kind[:100]}': send 'Content-Type: application/json'.",
             code="unsupported_media_type",
@@ -36,6 +37,10 @@ async def read_json(request: web.BaseRequest, bounds: Requests) -> JSON:
         for name, part in value.items() if isinstance(value, dict) else [("the body", value)]:
             read.not_deep(part, name[:100], bounds.max_depth)
     return value
+
+
+def is_json(kind: str) -> bool:
+    return kind == JSON_TYPE or kind.endswith("+json")
 
 
 async def read_body(request: web.BaseRequest, patience: float) -> bytes:

@@ -26,6 +26,8 @@ class Exchange:
 
     id: str
     headers: dict[str, str]
+    method: str
+    path: str
     started: float = field(default_factory=time.perf_counter)
     caller: str = "-"
     model: str = ""
@@ -33,6 +35,7 @@ class Exchange:
     status: int = 0
     error: str = ""
     first: float | None = None
+    ended: float = 0.0
     usage: Usage | None = None
     errors: Callable[[ProxyError], bytes] = error_body
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class Exchange:
         """Keeps a sane request id that the client or a gateway gave."""
         given = request.headers.get(REQUEST_ID, "")
         made = given if SANE.fullmatch(given) else new_id("req_")
-        exchange = cls(made, {REQUEST_ID: made, "Server": "gemmapy-proxy"})
+        exchange = cls(made, {REQUEST_ID: made, "Server": "gemmapy-proxy"}, request.method, request.rel_url.raw_path)
         request[KEY] = exchange
         return exchange
 
@@ -51,19 +54,20 @@ class Exchange:
         self.first = time.perf_counter()
         self.facts = facts
 
-    def line(self, method: str, path: str) -> dict[str, JSON]:
+    def told(self) -> dict[str, JSON]:
         """What the log says of this request: never a body, never a key."""
-        told = {"id": self.id, "caller": self.caller, "method": method, "path": path[:500], "status": self.status}
+        told: dict[str, JSON] = {"id": self.id, "caller": self.caller, "method": self.method, "path": self.path[:500]}
+        told["status"] = self.status
         if self.route:
-            told |= {"route": self.route, "model": self.model[:200]}
+            told["route"], told["model"] = self.route, self.model[:200]
         if self.error:
             told["error"] = self.error
         if self.usage is not None:
-            told |= {"tokens_in": self.usage.prompt_tokens, "tokens_out": self.usage.completion_tokens}
+            told["tokens_in"], told["tokens_out"] = self.usage.prompt_tokens, self.usage.completion_tokens
         if self.first is not None:
-            told["first_ms"] = round((self.first - self.started) * 1000, 1)
-        told["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
-        told |= self.facts
+            told["first_ms"] = int((self.first - self.started) * 10_000) / 10
+        told["total_ms"] = int((self.ended - self.started) * 10_000) / 10
+        told.update(self.facts)
         return told
 
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:

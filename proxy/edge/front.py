@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from proxy.edge.health import Readiness
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
-from proxy.types import JSON
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Door:
     alive: Callable[[], Awaitable[Mapping[str, str]]]
 
 
-Tell = Callable[[Mapping[str, JSON]], None]
-"""Takes the line of one request."""
+Tell = Callable[[Exchange], None]
+"""Takes a request that has ended."""
 
 
 class Front:
@@ -62,7 +62,8 @@ class Front:
                 exchange.status = exchange.status or response.status
             finally:
                 if self.tell is not None:
-                    self.tell(exchange.line(request.method, request.rel_url.raw_path))
+                    exchange.ended = time.perf_counter()
+                    self.tell(exchange)
             if self.readiness.stopping:
                 response.force_close()
             return response

@@ -73,7 +73,8 @@ class Images:
 
     def linked(self, chat: Chat) -> bool:
         """Whether there is anything to fetch."""
-        return any(image.url for message in chat.messages for image in message.images)
+        pictured = [message.images for message in chat.messages if message.images]
+        return any(image.url for images in pictured for image in images)
 
     async def fetched(self, chat: Chat) -> Chat:
         """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had."""
