@@ -124,7 +124,7 @@ async def collect(reply: Reply) -> Answer:
     """Read a reply to its end and close it."""
     answer = Answer()
     try:
-        if isinstance(reply.events, Replay):
+        if type(reply.events) is Replay:
             for event in reply.events.rest:
                 answer.add(event)
             return answer

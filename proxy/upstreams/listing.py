@@ -54,7 +54,7 @@ class Listing:
         return self.asking
 
     async def refresh(self) -> None:
-        models = ollama_models.read_tags(await self.ollama.ask("/api/tags"))
+        models = ollama_models.read_tags(await self.ollama.ask_soon("/api/tags"))
         self.known = {ollama_models.canonical(one.name): one for one in models}
         self.shown = {
             key: info
@@ -67,6 +67,6 @@ class Listing:
         """Older servers tell capabilities only when asked for one model."""
         key = (info.name, info.digest)
         if key not in self.shown:
-            document = await self.ollama.ask("/api/show", {"model": info.name}, info.name)
+            document = await self.ollama.ask_soon("/api/show", {"model": info.name}, info.name)
             self.shown[key] = ollama_models.with_show(info, document)
         return self.shown[key]

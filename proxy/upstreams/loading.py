@@ -57,7 +57,7 @@ class Loading:
 
     async def refresh(self) -> None:
         try:
-            self.loaded = ollama_models.read_loaded(await self.ollama.ask("/api/ps"))
+            self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
         except ProxyError:
             self.loaded = set()  # unknown; a load of a loaded model costs next to nothing
         self.asked = self.clock.monotonic()

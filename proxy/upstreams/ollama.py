@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import aiohttp
-
 from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
@@ -13,6 +11,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Event, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
+from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
 from proxy.upstreams.ollama_http import OllamaHttp
@@ -46,7 +45,8 @@ class Ollama:
         self.settings = settings
         self.pins = pins
         self.strict = strict
-        self.http = OllamaHttp(services.http, url, settings.max_answer_bytes)
+        origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
+        self.http = OllamaHttp(origin, url, settings.max_answer_bytes)
         # What is known of a server is worth keeping over a reload, and so are loads that are under way.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(
@@ -61,15 +61,15 @@ class Ollama:
 
     async def running(self) -> list[JSON]:
         """What it has loaded, in its own words."""
-        return list(ollama_models.loaded_entries(await self.http.ask("/api/ps")))
+        return list(ollama_models.loaded_entries(await self.http.ask_soon("/api/ps")))
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
         """What it says of one model, in its own words."""
-        return await self.http.ask("/api/show", body, str(body.get("model", "")))
+        return await self.http.ask_soon("/api/show", body, str(body.get("model", "")))
 
     async def version(self) -> str:
         """Raises UpstreamError if the server does not answer."""
-        return ollama_models.read_version(await self.http.ask("/api/version"))
+        return ollama_models.read_version(await self.http.ask_soon("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
         return await self.listing.find(name)
@@ -118,7 +118,7 @@ class Ollama:
         response = await self.http.post(way.path, way.plan.body, call.model, call.connect_timeout)
         return await begun(Reply.of(self.events(response, way.reader)).on_close(response.close))
 
-    async def events(self, response: aiohttp.ClientResponse, reader: ChatReader) -> Events:
+    async def events(self, response: Connection, reader: ChatReader) -> Events:
         lines = ollama_lines.Lines(self.http.most)
         while data := await self.http.part(response):
             for line in lines.feed(data):
@@ -153,6 +153,12 @@ class Ollama:
             return ollama_lines.vectors_of(await self.http.read(response), len(inputs))
         finally:
             response.close()
+
+
+def origin_of(url: str, services: Services) -> Origin:
+    origin = Origin(url)
+    services.opened.callback(origin.close)
+    return origin
 
 
 def is_empty(ask: Chat | Complete) -> bool:

@@ -1,0 +1,233 @@
+"""A keep-alive HTTP/1.1 client for one origin: POST or GET, and the body as it comes.
+
+aiohttp's client does far more (redirects, cookies, proxies, compression, tracing), and between a proxy and its
+upstream that costs more than all the rest of a call.  The parsing is httptools'; connections are kept here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections import deque
+from typing import Final
+from urllib.parse import urlsplit
+
+import httptools
+
+IDLE: Final = 30.0
+"""Seconds that an unused connection is kept."""
+MOST_IDLE: Final = 100
+MOST_HEAD: Final = 65_536
+"""Bytes that the head of an answer may have."""
+HIGH: Final = 262_144
+"""Bytes of a body that may wait to be read; more are left to the network."""
+
+
+class Broken(ConnectionError):
+    """A connection ended, or carried what is no HTTP, in the middle of an exchange."""
+
+
+class Unreachable(OSError):
+    """No connection could be made, and why."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, and the answer that it carries at the time."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.parser = httptools.HttpResponseParser(self)
+        self.transport: asyncio.Transport | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self.broken: str | None = None
+        self.since = 0.0
+        self.paused = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last answer."""
+        self.status = 0
+        self.length: int | None = None
+        self.framed = False
+        self.head = 0
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.complete = self.reusable = False
+
+    # --- what the event loop calls -------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self.complete:
+            self.fail("spoke when it was not asked")
+            return
+        if not self.status:
+            self.head += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.fail(f"sent what is no HTTP: {error}")
+        if self.head > MOST_HEAD and not self.status:
+            self.fail("sent a head that does not end")
+        self.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.status and not self.framed and error is None:
+            self.complete = True  # such a body ends with its connection
+        self.broken = self.broken or "broke off the connection"
+        self.origin.forget(self)
+        self.wake()
+
+    # --- what the parser calls -----------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # more than one answer to one request
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower == b"content-length":
+            self.framed, self.length = True, int(value)
+        elif lower == b"transfer-encoding":
+            self.framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self.parser.get_status_code()
+        self.status = status if status >= 200 else 0
+
+    def on_body(self, data: bytes) -> None:
+        self.parts.append(data)
+        self.size += len(data)
+        if self.size > HIGH and not self.paused and self.transport is not None:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.complete = True
+            self.reusable = self.parser.should_keep_alive()
+
+    # --- what the caller calls -----------------------------------------------------------------------
+
+    def fail(self, why: str) -> None:
+        self.broken = self.broken or why
+        if self.transport is not None:
+            self.transport.abort()
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def wait(self) -> None:
+        self.waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self.waiter
+        finally:
+            self.waiter = None
+
+    async def answered(self, request: bytes) -> None:
+        """Send a request and wait for the head of its answer.  Raises Broken."""
+        if self.transport is None:
+            raise Broken("is not connected")
+        self.begin()
+        self.transport.write(request)
+        while not self.status:
+            if self.broken:
+                raise Broken(self.broken)
+            await self.wait()
+
+    async def part(self) -> bytes:
+        """What has arrived of the body, or b"" at its end.  Raises Broken if it ends too early."""
+        while not self.parts:
+            if self.complete:
+                return b""
+            if self.broken:
+                raise Broken(self.broken)
+            await self.wait()
+        data = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.parts.clear()
+        self.size = 0
+        if self.paused and self.transport is not None:
+            self.paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """End the exchange; the connection serves again if its answer was read whole."""
+        if self.reusable and not self.parts and not self.broken:
+            self.origin.keep(self)
+        else:
+            self.fail("was closed")
+
+
+class Origin:
+    """The connections to one server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.host, self.tls = parts.hostname or "", parts.scheme == "https"
+        self.port = parts.port or (443 if self.tls else 80)
+        self.path = parts.path
+        self.name = parts.netloc
+        self.idle: deque[Connection] = deque()
+
+    def head(self, method: str, path: str, length: int) -> bytes:
+        kind = f"Content-Type: application/json\r\nContent-Length: {length}\r\n" if length else ""
+        return f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{kind}\r\n".encode()
+
+    async def ask(self, method: str, path: str, body: bytes, connect: float) -> Connection:
+        """An answer whose head has come; whoever gets it closes it.
+
+        Raises Broken, or Unreachable or TimeoutError if no connection can be made.
+        """
+        connection = self.kept() or await self.connected(connect)
+        try:
+            await connection.answered(self.head(method, path, len(body)) + body)
+        except BaseException:
+            connection.fail("was given up")
+            raise
+        return connection
+
+    async def connected(self, limit: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(limit):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), self.host, self.port, ssl=self.tls or None
+                )
+        except TimeoutError:
+            raise
+        except ssl.SSLError as error:
+            raise Unreachable(f"TLS failed: {error.reason or error}") from error
+        except OSError as error:
+            told = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "its name is not known"
+            raise Unreachable(told) from error
+        return connection
+
+    def kept(self) -> Connection | None:
+        """The connection that was used last, if it is not too old."""
+        oldest = asyncio.get_running_loop().time() - IDLE
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.since > oldest and not connection.broken:
+                return connection
+            connection.fail("was idle")
+        return None
+
+    def keep(self, connection: Connection) -> None:
+        connection.since = asyncio.get_running_loop().time()
+        self.idle.append(connection)
+        if len(self.idle) > MOST_IDLE:
+            self.idle.popleft().fail("was not needed")
+
+    def forget(self, connection: Connection) -> None:
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().fail("was closed")
