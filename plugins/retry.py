@@ -32,23 +32,24 @@ class Retry:
         self.clock = host.clock
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        for attempt in range(1, self.settings.attempts):
-            try:
-                reply = await call_next(call)
-            except UpstreamError as error:
-                wait = self.wait(attempt, error)
-                if error.cause not in self.settings.on or not self.worth(wait, call):
-                    raise counted(error, attempt) from error.__cause__
-                call.progress(f"trying again after: {error.code}")
-                await self.clock.sleep(wait)
-            else:
-                return reply if attempt == 1 else reply.noting(attempts=str(attempt))
-        attempts = self.settings.attempts
         try:
-            reply = await call_next(call)
+            return await call_next(call)
         except UpstreamError as error:
-            raise counted(error, attempts) from error.__cause__
-        return reply if attempts == 1 else reply.noting(attempts=str(attempts))
+            return await self.again(call, call_next, error)
+
+    async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
+        """Every further attempt, after the first failed with `error`."""
+        for attempt in range(2, self.settings.attempts + 1):
+            wait = self.wait(attempt - 1, error)
+            if error.cause not in self.settings.on or not self.worth(wait, call):
+                raise counted(error, attempt - 1)
+            call.progress(f"trying again after: {error.code}")
+            await self.clock.sleep(wait)
+            try:
+                return (await call_next(call)).noting(attempts=str(attempt))
+            except UpstreamError as failed:
+                error = failed
+        raise counted(error, self.settings.attempts)
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""

@@ -33,17 +33,18 @@ class Timeouts:
         self.sweep = Sweep()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        limits, deadline = self.settings, self.deadline(call)
-        watch = Watch(deadline)
-        self.sweep.add(watch)
-        watch.begin(limits.first_event if call.stream else None)
+        limits, deadline, watches = self.settings, self.deadline(call), self.sweep.watches
+        watch = Watch(deadline, limits.first_event if call.stream else None)
+        watches.add(watch)
+        if self.sweep.timer is None:
+            self.sweep.look()
         try:
             reply = await call_next(call.but(deadline=deadline, connect_timeout=limits.connect or call.connect_timeout))
         except asyncio.CancelledError:
             watch.explain("did not begin in time")
             raise
         finally:
-            self.sweep.remove(watch)
+            watches.discard(watch)
         if (limits.between_events is None and deadline is None) or not call.stream:
             return reply
         return reply.through(lambda source: self.watched(source, deadline))
@@ -56,11 +57,14 @@ class Timeouts:
         return own if call.deadline is None else min(own, call.deadline)
 
     async def watched(self, source: Events, deadline: float | None) -> Events:
-        watch, pause = Watch(deadline), self.settings.between_events
-        self.sweep.add(watch)
+        pause = self.settings.between_events
+        watch = Watch(deadline, pause)
+        self.sweep.watches.add(watch)
+        if self.sweep.timer is None:
+            self.sweep.look()
         try:
             while True:
-                watch.begin(pause)
+                watch.begin()
                 try:
                     event = await anext(source)
                 except StopAsyncIteration:
@@ -68,33 +72,31 @@ class Timeouts:
                 except asyncio.CancelledError:
                     watch.explain(f"paused for more than {pause or 0:g} seconds")
                     raise
-                watch.end()
+                watch.waiting = False
                 yield event
         finally:
-            self.sweep.remove(watch)
+            self.sweep.watches.discard(watch)
 
 
 class Watch:
     """Ends a wait that takes too long.  Rests between two waits: a slow consumer is no fault of the upstream."""
 
-    def __init__(self, deadline: float | None) -> None:
-        self.deadline = deadline
-        self.limit: float | None = None
-        self.due: float | None = None
-        self.waiting = False
-        self.fresh = False
-        """Whether this wait began after the last look; a wait costs no look at the clock of its own."""
-        self.task: asyncio.Task[object] | None = None
-        self.rang = False
+    due: float | None = None
+    rang = False
+    fresh = True
+    """Whether this wait began after the last look; a wait costs no look at the clock of its own."""
 
-    def begin(self, limit: float | None) -> None:
-        """The current task waits now, for `limit` seconds at most."""
+    def __init__(self, deadline: float | None, limit: float | None) -> None:
+        """The current task waits from now on, for `limit` seconds at most."""
+        self.deadline = deadline
         self.limit = limit
-        self.waiting = self.fresh = True
+        self.waiting = True
         self.task = asyncio.current_task()
 
-    def end(self) -> None:
-        self.waiting = False
+    def begin(self) -> None:
+        """It waits again, and may be another task by now."""
+        self.waiting = self.fresh = True
+        self.task = asyncio.current_task()
 
     def look(self, now: float) -> None:
         if not self.waiting:
@@ -121,16 +123,8 @@ class Sweep:
         self.watches: set[Watch] = set()
         self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, watch: Watch) -> None:
-        self.watches.add(watch)
-        if self.timer is None:
-            self.timer = asyncio.get_running_loop().call_later(TICK, self.look)
-
-    def remove(self, watch: Watch) -> None:
-        watch.end()
-        self.watches.discard(watch)
-
     def look(self) -> None:
+        """Look at every watch now, and again after `TICK` while there is any."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for watch in self.watches:

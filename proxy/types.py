@@ -67,8 +67,7 @@ class Call:
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed; six times as fast as `dataclasses.replace`."""
         made = object.__new__(Call)
-        made.__dict__.update(self.__dict__)
-        made.__dict__.update(changes)
+        made.__dict__.update(self.__dict__, **changes)
         return made
 
 
