@@ -20,9 +20,13 @@ UNREADABLE: Final = "invalid_body"
 """The code of a body after which nothing more can be read from its connection."""
 
 
-async def read_json(request: web.BaseRequest, bounds: Requests) -> JSON:
-    """Raises WrongType, TooLarge, TooSlow or BadCall."""
-    if request.headers.get(hdrs.CONTENT_TYPE, JSON_TYPE) != JSON_TYPE and not is_json(request.content_type):
+async def read_json(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> JSON:
+    """any_type: the dialect does not look at the content type.  Raises WrongType, TooLarge, TooSlow or BadCall."""
+    if (
+        not any_type
+        and request.headers.get(hdrs.CONTENT_TYPE, JSON_TYPE) != JSON_TYPE
+        and not is_json(request.content_type)
+    ):
         kind = request.content_type
         raise WrongType(
             f"Unsupported content type '{kind[:100]}': send 'Content-Type: application/json'.",

@@ -52,16 +52,18 @@ class Ollama:
         yield Route("HEAD", "/", self.hello, "public", errors)
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = ollama_in.read_native(
-            await read_json(request, self.config.requests), ollama_in.CHAT, self.limits, self.fields["chat"]
-        )
+        asked = ollama_in.read_native(await self.body(request), ollama_in.CHAT, self.limits, self.fields["chat"])
         return await self.answered(request, asked, "chat", asked.chat(), not asked.messages)
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read_json(request, self.config.requests)
+        body = await self.body(request)
         asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.fields["completions"])
         empty = not asked.prompt and not asked.raw
         return await self.answered(request, asked, "completions", asked.complete(), empty)
+
+    async def body(self, request: web.BaseRequest) -> JSON:
+        """Ollama reads a body as JSON whatever its content type says, and its documentation leaves that out."""
+        return await read_json(request, self.config.requests, any_type=True)
 
     async def answered(
         self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, empty: bool
@@ -94,7 +96,7 @@ class Ollama:
 
     async def embedded(self, request: web.BaseRequest, legacy: bool) -> web.StreamResponse:
         started, exchange = time.perf_counter_ns(), exchange_of(request)
-        body = await read_json(request, self.config.requests)
+        body = await self.body(request)
         asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.fields["embeddings"])
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
@@ -111,7 +113,7 @@ class Ollama:
         return document({"models": entries})
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = read.mapping(await read_json(request, self.config.requests), "the body")
+        body = read.mapping(await self.body(request), "the body")
         name = read.model(body.get("model") or read.needed(body, "name", "model"), "model")
         upstream, info = await self.catalogue.home(name)
         asked = {"model": info.name, **{key: body[key] for key in ("verbose",) if key in body}}

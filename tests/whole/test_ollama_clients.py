@@ -128,6 +128,13 @@ async def test_errors_have_ollamas_form(start: Start) -> None:
             _ = [part async for part in await native.chat("demo", HI, stream=True)]
 
 
+async def test_a_body_is_json_whatever_its_type_says(start: Start) -> None:
+    async with start() as run:
+        body = b'{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": false}'
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert (await run.http.post(f"{run.url}/api/chat", data=body, headers=headers)).status == 200
+
+
 async def test_what_writes_is_off(start: Start) -> None:
     async with start() as run, client(run) as native:
         for call in (native.pull("x"), native.delete("demo"), native.copy("demo", "y")):
