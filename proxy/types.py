@@ -38,7 +38,7 @@ def unheard(text: str) -> None:
     """The progress of a call that nobody watches."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value
 class Call:
     """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
 
@@ -65,9 +65,23 @@ class Call:
     progress: Callable[[str], None] = field(default=unheard, compare=False)
 
     def but(self, **changes: Any) -> Call:
-        """A copy with these fields changed; six times as fast as `dataclasses.replace`."""
-        made = object.__new__(Call)
-        made.__dict__.update(self.__dict__, **changes)
+        """A copy with these fields changed."""
+        made = Call(
+            self.id,
+            self.route,
+            self.model,
+            self.ask,
+            self.stream,
+            self.caller,
+            self.about,
+            self.extra,
+            self.tags,
+            self.deadline,
+            self.connect_timeout,
+            self.progress,
+        )
+        for name, changed in changes.items():
+            setattr(made, name, changed)
         return made
 
 

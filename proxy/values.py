@@ -13,6 +13,6 @@ def value(cls: type[Noun]) -> type[Noun]:
     """A dataclass that nobody changes, for what is made for every token or message.
 
     The type checker holds it.  A frozen dataclass would hold it at run time too, and takes three times as long
-    to make; the Call itself, which passes through plugins, is frozen.
+    to make.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from proxy.types import Call, Chat, Message
+
+
+def told(text: str) -> None:
+    """Listens to a call's progress."""
+
+
+def test_a_changed_copy_differs_in_nothing_else() -> None:
+    call = Call(
+        id="1",
+        route="chat",
+        model="m",
+        ask=Chat(messages=(Message("user", "hi"),)),
+        stream=True,
+        caller="alice",
+        about={"user": "u"},
+        extra={"rag": True},
+        tags={"a": "b"},
+        deadline=1.0,
+        connect_timeout=2.0,
+        progress=told,
+    )
+    plain = Call(id="", route="", model="", ask=Chat(messages=()))
+    for field in fields(Call):
+        assert getattr(call, field.name) != getattr(plain, field.name), "the test says every field"
+        assert getattr(call.but(), field.name) == getattr(call, field.name)
+    changed = call.but(model="other", deadline=None)
+    assert (changed.model, changed.deadline, changed.caller) == ("other", None, "alice")
+    assert (call.model, call.deadline) == ("m", 1.0)
+
+
+def test_a_field_that_a_call_does_not_have_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Call(id="1", route="chat", model="m", ask=Chat(messages=())).but(modle="x")
