@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import NonNegativeFloat, PositiveInt
 
 from proxy.config import Strict
@@ -13,8 +11,6 @@ from proxy.types import Call, Handler, Reply
 
 
 class Retry:
-    fields: ClassVar[frozenset[str]] = frozenset()
-
     class Settings(Strict):
         attempts: PositiveInt = 3
         """How often a call is tried in all."""

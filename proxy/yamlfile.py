@@ -70,7 +70,8 @@ class Source:
         match node:
             case yaml.ScalarNode(value=text) if "${" in text:
                 node.value = VARIABLE.sub(lambda found: self._value(found, node, env), text)
-                if node.style is None:  # an unquoted ${PORT} may become a number
+                # An unquoted ${PORT} may become a number; yaml has types for all of this but `resolve`.
+                if node.style is None:
                     node.tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
             case yaml.SequenceNode(value=items):
                 for item in items:

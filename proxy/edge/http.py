@@ -50,6 +50,7 @@ class HttpServer(web.Server):
         # A client that leaves before the first byte must be noticed.
         super().__init__(front, request_factory=self.request_of, handler_cancellation=True)
 
+    # aiohttp calls it with five things whose types it does not export.
     def request_of(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         loop = asyncio.get_running_loop()
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=self.most())

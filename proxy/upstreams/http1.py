@@ -48,7 +48,6 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         """Forget the last answer."""
         self.status = 0
-        self.length: int | None = None
         self.framed = False
         self.head = 0
         self.parts: list[bytes] = []
@@ -58,7 +57,7 @@ class Connection(asyncio.Protocol):
     # --- what the event loop calls -------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = transport  # type: ignore[assignment]  # a TCP connection's is always a Transport
 
     def data_received(self, data: bytes) -> None:
         if self.complete:
@@ -89,10 +88,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
-        if lower == b"content-length":
-            self.framed, self.length = True, int(value)
-        elif lower == b"transfer-encoding":
-            self.framed = True
+        if lower == b"content-length" or lower == b"transfer-encoding":
+            self.framed = True  # else the body ends with the connection
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()

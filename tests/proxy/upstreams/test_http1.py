@@ -87,7 +87,7 @@ async def whole(connection: Connection) -> bytes:
 async def test_a_connection_serves_again_once_its_answer_was_read() -> None:
     async with serving(saying(FINE)) as (origin, server):
         first = await origin.ask("POST", "/api/chat", b"{}", 1)
-        assert (first.status, first.length, await whole(first)) == (200, 2, b"hi")
+        assert (first.status, await whole(first)) == (200, b"hi")
         second = await origin.ask("GET", "/api/tags", b"", 1)
         assert second is first and await whole(second) == b"hi"
         assert server.asked == ["POST /base/api/chat HTTP/1.1", "GET /base/api/tags HTTP/1.1"]
