@@ -81,7 +81,7 @@ class Assembly:
 async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:
     """Raises ConfigError, with everything it opened closed again, if the configuration is wrong."""
     urls = {
-        name: upstream.ollama or await demo_url(services, name, upstream.demo or Demo())
+        name: upstream.urls[0] if upstream.urls else await demo_url(services, name, upstream.demo or Demo())
         for name, upstream in config.upstreams.items()
     }
     assembly = Assembly(config, source, services, urls)
@@ -92,7 +92,7 @@ async def build(config: Config, source: Source, services: Services, readiness: R
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
-    urls = {name: upstream.ollama or "http://demo" for name, upstream in config.upstreams.items()}
+    urls = {name: upstream.urls[0] if upstream.urls else "http://demo" for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls)
     assembly.router(Readiness())
     return assembly

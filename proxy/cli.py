@@ -97,7 +97,7 @@ async def banner(running: Any, path: Path) -> str:
     alive = await running.alive()
     lines = [f"GemmaPy Proxy {__version__} listens on {running.url}/v1   (configuration: {path})"]
     for name, upstream in config.upstreams.items():
-        where = "simulated, no model runs" if upstream.demo else upstream.ollama
+        where = "simulated, no model runs" if upstream.demo else ", ".join(upstream.urls)
         lines.append(f"  upstream {name}: {alive[name] or f'{where}, answers'}")
     lines += [f"  chain {chain}" for chain in chains(config)]
     if not config.keys:

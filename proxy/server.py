@@ -234,10 +234,14 @@ def reader(path: Path, host: str | None, port: int | None, demo: bool) -> Read:
     return read
 
 
+PLACES = {"ollama": None, "openai": None, "key": None, "options": ()}
+"""What an upstream has that a simulated one has not."""
+
+
 def with_demo(config: Config) -> Config:
     """The same configuration with every upstream simulated."""
     upstreams = {
-        name: upstream.model_copy(update={"ollama": None, "demo": upstream.demo or configuration.Demo()})
+        name: upstream.model_copy(update={**PLACES, "demo": upstream.demo or configuration.Demo()})
         for name, upstream in config.upstreams.items()
     }
     return config.model_copy(update={"upstreams": upstreams})

@@ -11,7 +11,7 @@ import pytest
 FLOORS = (
     ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy"),
     ("proxy.streams", "proxy.wire", "proxy.background", "proxy.yamlfile"),
-    ("proxy.chain", "proxy.host", "proxy.config", "proxy.upstreams", "proxy.live"),
+    ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live"),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.reference"),

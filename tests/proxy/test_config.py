@@ -36,8 +36,8 @@ def test_every_problem_is_told_at_once_with_its_line() -> None:
     assert problems(text) == [
         "proxy.yaml:2: listen.port: Input should be less than or equal to 65535",
         "proxy.yaml:3: listen.hots: there is no such setting",
-        "proxy.yaml:5: upstreams.a.ollama: 'ftp://x' is not an http:// or https:// URL",
-        "proxy.yaml:6: upstreams.b: an upstream is either `ollama: URL` or `demo: {}`",
+        "proxy.yaml:5: upstreams.a.ollama.0: 'ftp://x' is not an http:// or https:// URL",
+        "proxy.yaml:6: upstreams.b: an upstream is one of `ollama: URL`, `openai: URL` and `demo: {}`",
     ]
 
 

@@ -152,7 +152,7 @@ async def test_a_model_that_was_long_unused_is_loaded_by_a_call_of_its_own(
     monkeypatch.setattr("proxy.upstreams.loading.FRESH", 0.0)
     async with start() as run:
         assert (await run.chat()).status == 200
-        address = run.server.config.upstreams["local"].ollama
+        address = run.server.config.upstreams["local"].urls[0]
         await run.http.post(f"{address}/api/chat", json={"model": "demo", "messages": [], "keep_alive": 0})
         run.ollama.seen.clear()
         assert (await run.chat()).status == 200

@@ -63,7 +63,7 @@ async def test_a_model_that_was_just_pulled_is_found(start: Start, monkeypatch: 
     ollama = Simulator(models=[one for one in CATALOGUE if one.name != "demo-vision:latest"])
     async with start(ollama=ollama) as run:
         assert (await run.chat(model="demo-vision")).status == 404
-        address = run.server.config.upstreams["local"].ollama
+        address = run.server.config.upstreams["local"].urls[0]
         pulled = await run.http.post(f"{address}/api/pull", json={"model": "demo-vision", "stream": False})
         assert pulled.status == 200
         assert (await run.chat(model="demo-vision")).status == 200
