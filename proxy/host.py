@@ -17,6 +17,7 @@ from aiohttp import web
 from proxy.background import Background
 from proxy.models import ModelInfo
 from proxy.types import Call, Handler, Reply
+from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
@@ -52,12 +53,26 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Which of a server's processes this one is.  server: an id that all of them share."""
+
+    server: str = field(default_factory=lambda: new_id(""))
+    index: int = 0
+    count: int = 1
+
+    def share(self, whole: int) -> int:
+        """This process's part of what the whole server may have; the parts add up to it."""
+        return whole // self.count + (self.index < whole % self.count)
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """Opened once, shared by every pipeline that is built; outlives reloads."""
 
     http: aiohttp.ClientSession
     background: Background
     clock: Clock = field(default_factory=Clock)
+    place: Place = field(default_factory=Place)
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     state: dict[str, Any] = field(default_factory=dict)
 
