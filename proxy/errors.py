@@ -21,6 +21,8 @@ class ProxyError(Exception):
         self.code = code
         self.wait = wait
         """Seconds after which another try makes sense; becomes `Retry-After`."""
+        self.again: bool | None = None
+        """Whether the client shall try again; becomes `x-should-retry`.  None leaves it to the client."""
         self.facts: dict[str, str] = {}
         """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
 
@@ -91,6 +93,20 @@ class TooOld(ProxyError):
     """The upstream cannot do what the call needs; no other try can either."""
 
     status = 502
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="upstream_too_old")
+        self.again = False
+
+
+class Looped(ProxyError):
+    """The call has been here before: an upstream leads back to this server."""
+
+    status = 508
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="loop_detected")
+        self.again = False
 
 
 class ReaderTooSlow(ProxyError):

@@ -48,6 +48,7 @@ class Call:
     tags: facts that outer plugins leave for inner ones.
     deadline: monotonic seconds of the event loop after which nobody waits for the answer.
     connect_timeout: seconds that an upstream may take to accept a connection.
+    trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
     """
 
@@ -62,6 +63,7 @@ class Call:
     tags: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
     connect_timeout: float | None = None
+    trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)
 
     def but(self, **changes: Any) -> Call:
@@ -78,6 +80,7 @@ class Call:
             self.tags,
             self.deadline,
             self.connect_timeout,
+            self.trail,
             self.progress,
         )
         for name, changed in changes.items():

@@ -170,20 +170,23 @@ class Origin:
         self.port = parts.port or (443 if self.tls else 80)
         self.path = parts.path
         self.name = parts.netloc
+        self.headers = ""
+        """Lines that every request carries, each with its line break."""
         self.idle: deque[Connection] = deque()
 
-    def head(self, method: str, path: str, length: int) -> bytes:
+    def head(self, method: str, path: str, length: int, more: str = "") -> bytes:
         kind = f"Content-Type: application/json\r\nContent-Length: {length}\r\n" if length else ""
-        return f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{kind}\r\n".encode()
+        lines = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{self.headers}{more}{kind}\r\n"
+        return lines.encode()
 
-    async def ask(self, method: str, path: str, body: bytes, connect: float) -> Connection:
-        """An answer whose head has come; whoever gets it closes it.
+    async def ask(self, method: str, path: str, body: bytes, connect: float, more: str = "") -> Connection:
+        """An answer whose head has come; whoever gets it closes it.  more: further header lines.
 
-        Raises Broken, or Unreachable or TimeoutError if no connection can be made.
+        Raises Broken, or Unreachable if no connection can be made within `connect` seconds.
         """
         connection = self.kept() or await self.connected(connect)
         try:
-            await connection.answered(self.head(method, path, len(body)) + body)
+            await connection.answered(self.head(method, path, len(body), more) + body)
         except BaseException:
             connection.fail("was given up")
             raise
@@ -196,8 +199,8 @@ class Origin:
                 _, connection = await loop.create_connection(
                     lambda: Connection(self), self.host, self.port, ssl=self.tls or None
                 )
-        except TimeoutError:
-            raise
+        except TimeoutError as error:
+            raise Unreachable(f"it accepted no connection within {limit:g} seconds") from error
         except ssl.SSLError as error:
             raise Unreachable(f"TLS failed: {error.reason or error}") from error
         except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from proxy.background import Background
 from proxy.host import Clock
 from proxy.models import ModelInfo
-from proxy.upstreams.ollama_http import OllamaHttp
+from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_models
 
 FRESH = 10.0
@@ -18,7 +18,7 @@ SETTLED = 1.0
 
 
 class Listing:
-    def __init__(self, ollama: OllamaHttp, background: Background, clock: Clock) -> None:
+    def __init__(self, ollama: Remote, background: Background, clock: Clock) -> None:
         self.ollama = ollama
         self.background = background
         self.clock = clock

@@ -9,7 +9,7 @@ from proxy.background import Background
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Clock
 from proxy.models import ModelInfo
-from proxy.upstreams.ollama_http import OllamaHttp
+from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins
 
@@ -20,7 +20,7 @@ BELIEVED = 30.0
 
 
 class Loading:
-    def __init__(self, ollama: OllamaHttp, background: Background, clock: Clock, limit: float) -> None:
+    def __init__(self, ollama: Remote, background: Background, clock: Clock, limit: float) -> None:
         self.ollama = ollama
         self.background = background
         self.clock = clock

@@ -14,9 +14,9 @@ from proxy.upstreams import repair
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
-from proxy.upstreams.ollama_http import OllamaHttp
+from proxy.upstreams.remote import Remote
 from proxy.values import value
-from proxy.wire import ollama_chat, ollama_generate, ollama_lines, ollama_models
+from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
 from proxy.wire.ollama_lines import ChatReader
@@ -46,7 +46,7 @@ class Ollama:
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = OllamaHttp(origin, url, settings.max_answer_bytes)
+        self.http = Remote(origin, url, settings.max_answer_bytes, "Ollama", ollama_errors.error_of)
         # What is known of a server is worth keeping over a reload, and so are loads that are under way.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(
@@ -104,7 +104,7 @@ class Ollama:
 
     async def whole(self, call: Call, way: Way) -> Reply:
         """One JSON document: sixty-four wake-ups for one answer would cost more than all else here."""
-        response = await self.http.post(way.path, way.plan.body, call.model, call.connect_timeout)
+        response = await self.http.send(way.path, way.plan.body, call)
         try:
             document = await self.http.read(response)
         finally:
@@ -115,7 +115,7 @@ class Ollama:
         return Reply.of(replay(events))
 
     async def streamed(self, call: Call, way: Way) -> Reply:
-        response = await self.http.post(way.path, way.plan.body, call.model, call.connect_timeout)
+        response = await self.http.send(way.path, way.plan.body, call)
         return await begun(Reply.of(self.events(response, way.reader)).on_close(response.close))
 
     async def events(self, response: Connection, reader: ChatReader) -> Events:
@@ -148,7 +148,7 @@ class Ollama:
 
     async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], info: ModelInfo) -> tuple[Vectors, Usage]:
         body = ollama_chat.embed_body(info.name, inputs, ask.dimensions, self.pins(info.name))
-        response = await self.http.post("/api/embed", body, call.model, call.connect_timeout)
+        response = await self.http.send("/api/embed", body, call)
         try:
             return ollama_lines.vectors_of(await self.http.read(response), len(inputs))
         finally:

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from proxy.errors import BadCall, Cause, Denied, NotFound, ProxyError, TooOld, UpstreamError
+from proxy.errors import BadCall, Cause, Denied, Looped, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON
 
 OVERFLOW: Final = ("exceed_context_size", "exceeds the available context size", "exceeds the context length",
@@ -65,13 +65,20 @@ def of_text(status: int, text: str, model: str) -> ProxyError:
         return BadCall(text, param=_param(lower), code=capable)
     if "does not support embeddings" in lower:
         return BadCall(text, param="model", code="model_not_capable")
+    return of_status(status, text)
+
+
+def of_status(status: int, text: str) -> ProxyError:
+    """Where the text says nothing that is known."""
     if status == 404:  # an endpoint that this Ollama is too old for; another try would find it as old
-        return TooOld(f"Ollama has no such endpoint: {text}", code="upstream_too_old")
+        return TooOld(f"Ollama has no such endpoint: {text}")
     if status in (401, 403):
         return Denied(f"Ollama refused the request: {text}", code="upstream_denied")
+    if status == Looped.status:
+        return Looped(text)
     if status in (499, 503, 429):
         return UpstreamError(text, "overloaded", wait=1.0)
-    return UpstreamError(text, _cause(lower))
+    return UpstreamError(text, _cause(text.lower()))
 
 
 def _cause(lower: str) -> Cause:

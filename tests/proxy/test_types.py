@@ -24,6 +24,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         tags={"a": "b"},
         deadline=1.0,
         connect_timeout=2.0,
+        trail={"X-Request-Id": "1"},
         progress=told,
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))

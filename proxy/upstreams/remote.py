@@ -1,16 +1,17 @@
-"""HTTP with one Ollama server: nothing of a client's own request goes through but what is put here."""
+"""HTTP with one host of an upstream: nothing of a client's own request goes through but what is put here."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeAlias
 
 import orjson
 
-from proxy.errors import UpstreamError
-from proxy.types import JSON
+from proxy.errors import ProxyError, UpstreamError
+from proxy.types import JSON, Call
 from proxy.upstreams.http1 import Connection, Origin, Unreachable
-from proxy.wire import ollama_errors
 
 CONNECT = 10.0
 """Seconds that a server may take to accept a connection, unless a call says otherwise."""
@@ -18,31 +19,40 @@ SMALL = 10.0
 """Seconds that a list of models, or the like, may take."""
 
 
-class OllamaHttp:
-    def __init__(self, origin: Origin, url: str, most: int) -> None:
+ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
+"""Status, body and model -> what they mean to the caller."""
+
+
+class Remote:
+    """name: what the host is called in messages."""
+
+    def __init__(self, origin: Origin, url: str, most: int, name: str, read_error: ReadError) -> None:
         self.origin = origin
         self.url = url
         self.most = most
         """Bytes that one answer may have."""
+        self.name = name
+        self.read_error = read_error
 
-    async def post(self, path: str, body: JSON, model: str, connect: float | None = None) -> Connection:
-        """An answer with status 200, not yet read; whoever gets it closes it.
+    async def send(self, path: str, body: JSON, call: Call) -> Connection:
+        """The answer to a caller's call, with status 200, not yet read; whoever gets it closes it.
 
-        Raises the error that Ollama's answer means, or UpstreamError.
+        Raises the error that the host's answer means, or UpstreamError.
         """
-        return await self.exchange("POST", path, orjson.dumps(body), model, connect)
+        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()])
+        return await self.exchange("POST", path, orjson.dumps(body), call.model, call.connect_timeout, more)
 
     async def exchange(
-        self, method: str, path: str, body: bytes, model: str, connect: float | None = None
+        self, method: str, path: str, body: bytes, model: str, connect: float | None = None, more: str = ""
     ) -> Connection:
         try:
-            answer = await self.origin.ask(method, path, body, connect or CONNECT)
+            answer = await self.origin.ask(method, path, body, connect or CONNECT, more)
         except OSError as error:  # Broken, Unreachable and TimeoutError are OSErrors
             raise self.blamed(error) from error
         if answer.status == 200:
             return answer
         try:
-            raise ollama_errors.error_of(answer.status, await self.read(answer), model)
+            raise self.read_error(answer.status, await self.read(answer), model)
         finally:
             answer.close()
 
@@ -53,7 +63,7 @@ class OllamaHttp:
             parts.append(data)
             size += len(data)
             if size > self.most:
-                raise UpstreamError(f"Ollama sent an answer of more than {self.most} bytes.", "server")
+                raise UpstreamError(f"{self.name} sent an answer of more than {self.most} bytes.", "server")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def part(self, answer: Connection) -> bytes:
@@ -72,7 +82,8 @@ class OllamaHttp:
 
     async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
         """One small document; a GET where there is no body."""
-        answer = await (self.post(path, body, model) if body is not None else self.exchange("GET", path, b"", model))
+        method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
+        answer = await self.exchange(method, path, written, model)
         try:
             return await self.read(answer)
         finally:
