@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors
 
+Start: TypeAlias = Callable[[], Awaitable[Reply]]
 WAITING = 256
 """Events kept for a reader that is slower than the models."""
 
@@ -24,10 +28,10 @@ async def fanned_out(call: Call, handler: Handler) -> Reply:
     """A call for each answer; one that fails to start fails the whole call, and so does one that fails later."""
     ask = call.ask
     singles = list(of_prompts(ask) if isinstance(ask, Complete) else of_seeds(ask))
-    replies = await started([handler(call.but(ask=one)) for one in singles])
     group = max(ask.n, ask.best_of) if isinstance(ask, Complete) else len(singles)
-    merged = Merged(replies, group)
-    reply = Reply.of(merged.events(), **replies[0].facts).on_close(merged.aclose)
+    merged = Merged([partial(handler, call.but(ask=one)) for one in singles], group)
+    facts = await merged.started()
+    reply = Reply.of(merged.events(), **facts).on_close(merged.aclose)
     if isinstance(ask, Complete) and ask.best_of > ask.n:
         return reply.through(Best(ask).chosen)
     return reply
@@ -87,37 +91,44 @@ def likelihood(choice: Choice) -> float:
     return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 
-async def started(starting: Iterable[Awaitable[Reply]]) -> list[Reply]:
-    """All the replies, or the first failure with every other one ended."""
-    tasks = [asyncio.ensure_future(one) for one in starting]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Reply):
-                await result.aclose()
-        raise
-
-
 class Merged:
-    """Several replies as one: events in the order of their arrival, one Usage at the end."""
+    """Several replies as one: events in the order of their arrival, one Usage at the end.
 
-    def __init__(self, replies: list[Reply], group: int) -> None:
+    Each is read as soon as it begins.  One that waited for the others, unread, would keep a slot of its host that the
+    others may be waiting for.
+    """
+
+    def __init__(self, calls: Sequence[Start], group: int) -> None:
         """group: how many replies have the same prompt."""
-        self.replies = replies
         self.group = group
         self.usages: dict[int, Usage] = {}
-        self.queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(WAITING)
-        self.tasks: list[asyncio.Task[None]] = []
+        self.events_read: deque[Event | BaseException | None] = deque()
+        self.arrived, self.room = asyncio.Event(), asyncio.Event()
+        self.begun: list[asyncio.Future[Mapping[str, str]]] = []
+        self.all_begun = False
+        loop = asyncio.get_running_loop()
+        for _ in calls:
+            self.begun.append(loop.create_future())
+        self.tasks = [loop.create_task(self.pump(index, one)) for index, one in enumerate(calls)]
+
+    async def started(self) -> Mapping[str, str]:
+        """The facts of the first reply, once all have begun; or the first failure, with every other one ended."""
+        try:
+            facts = await asyncio.gather(*self.begun)
+        except BaseException:
+            await self.aclose()
+            raise
+        self.all_begun = True
+        return facts[0]
 
     async def events(self) -> Events:
-        loop = asyncio.get_running_loop()
-        self.tasks += [loop.create_task(self.pump(index, one)) for index, one in enumerate(self.replies)]
         running = len(self.tasks)
         while running:
-            event = await self.queue.get()
+            while not self.events_read:
+                self.arrived.clear()
+                await self.arrived.wait()
+            event = self.events_read.popleft()
+            self.room.set()
             if event is None:
                 running -= 1
             elif isinstance(event, BaseException):
@@ -127,23 +138,43 @@ class Merged:
         if self.usages:
             yield self.total()
 
-    async def pump(self, index: int, reply: Reply) -> None:
+    async def pump(self, index: int, start: Start) -> None:
+        begun = self.begun[index]
         try:
-            async for event in reply.events:
-                if isinstance(event, Usage):
-                    self.usages[index] = event
-                elif not isinstance(event, Vectors):
-                    await self.queue.put(replace(event, choice=index))
-            await self.queue.put(None)
+            reply = await start()
+            begun.set_result(reply.facts)
+            try:
+                await self.read(index, reply)
+            finally:
+                await reply.aclose()
+            await self.put(None)
         except Exception as error:  # carried to the reader, who raises it
-            await self.queue.put(error)
+            if begun.done():
+                await self.put(error)
+            else:
+                begun.set_exception(error)
+        finally:
+            begun.cancel()
+
+    async def read(self, index: int, reply: Reply) -> None:
+        async for event in reply.events:
+            if isinstance(event, Usage):
+                self.usages[index] = event
+            elif not isinstance(event, Vectors):
+                await self.put(replace(event, choice=index))
+
+    async def put(self, event: Event | BaseException | None) -> None:
+        """Waits while the reader has enough to do, but not before there is a reader."""
+        self.events_read.append(event)
+        self.arrived.set()
+        while self.all_begun and len(self.events_read) > WAITING:
+            self.room.clear()
+            await self.room.wait()
 
     async def aclose(self) -> None:
         for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        for reply in self.replies:
-            await reply.aclose()
+        await asyncio.gather(*self.tasks, *self.begun, return_exceptions=True)
 
     def total(self) -> Usage:
         """A prompt is counted once, as OpenAI does; the answers are added up."""
