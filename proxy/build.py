@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any
 
 from aiohttp import web
 
@@ -12,6 +11,7 @@ from proxy.chain import compose
 from proxy.config import Config, Demo
 from proxy.edge import ollama as edge
 from proxy.edge.front import Door
+from proxy.edge.gateway import Gateways
 from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
 from proxy.edge.openai import OpenAI
@@ -22,8 +22,9 @@ from proxy.identity import Guard
 from proxy.live import Pipeline, Router
 from proxy.registry import build_plugins
 from proxy.types import Call, Endpoints, Handler, Reply, Route
-from proxy.upstreams.catalogue import Catalogue, Server, Settled
+from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.ollama import Ollama
+from proxy.upstreams.pool import Pool
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
@@ -32,17 +33,19 @@ from proxy.yamlfile import Source
 class Assembly:
     """The parts of one pipeline, put together but with nothing entered or listening yet."""
 
-    def __init__(self, config: Config, source: Source, services: Services, urls: Mapping[str, str]) -> None:
-        """urls: the address of each upstream.  Raises ConfigError."""
+    def __init__(self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]]) -> None:
+        """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
         settled = Settled(config.models)
         strict = config.params == "strict"
-        servers: dict[str, Server] = {
-            name: Ollama(urls[name], upstream, services, settled.pins, strict)
+        self.pools = {
+            name: Pool(
+                name, [Ollama(url, upstream, services, settled.pins, strict) for url in urls[name]], upstream, services
+            )
             for name, upstream in config.upstreams.items()
         }
         cloudy = frozenset(name for name, upstream in config.upstreams.items() if upstream.allow_cloud)
-        self.catalogue = Catalogue(settled, servers, cloudy)
+        self.catalogue = Catalogue(settled, self.pools, cloudy)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         host = Host(services, self.send, self.answer, self.catalogue)
@@ -75,24 +78,29 @@ class Assembly:
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):
                 routes += plugin.routes()
-        return Router(routes)
+        return Router(routes, self.config.listen.base_path)
 
 
 async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:
     """Raises ConfigError, with everything it opened closed again, if the configuration is wrong."""
     urls = {
-        name: upstream.urls[0] if upstream.urls else await demo_url(services, name, upstream.demo or Demo())
+        name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
         for name, upstream in config.upstreams.items()
     }
     assembly = Assembly(config, source, services, urls)
     router = assembly.router(readiness)
-    door = Door(Guard(config), config.requests.max_bytes, assembly.catalogue.alive)
-    return Pipeline(router, door, await opened(assembly.plugins))
+    door = Door(
+        Guard(config),
+        config.requests.max_bytes,
+        Gateways(config.listen.trusted_proxies),
+        assembly.catalogue.alive,
+    )
+    return Pipeline(router, door, await opened(assembly))
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
-    urls = {name: upstream.urls[0] if upstream.urls else "http://demo" for name, upstream in config.upstreams.items()}
+    urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls)
     assembly.router(Readiness())
     return assembly
@@ -109,9 +117,11 @@ async def demo_url(services: Services, name: str, demo: Demo) -> str:
     return str(services.state[key])
 
 
-async def opened(plugins: Mapping[str, Any]) -> AsyncExitStack:
+async def opened(assembly: Assembly) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
-        for plugin in plugins.values():
+        for pool in assembly.pools.values():
+            stack.callback(pool.close)
+        for plugin in assembly.plugins.values():
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)
         return stack.pop_all()

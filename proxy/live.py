@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -15,14 +16,20 @@ from proxy.background import Background
 from proxy.errors import ConfigError, NotFound, WrongMethod
 from proxy.types import Route
 
+PROBES = frozenset({"/healthz", "/readyz"})
+"""Asked by what runs the server, which knows nothing of a gateway's paths."""
+
 Handle = Callable[..., Awaitable[web.StreamResponse]]
 
 
 class Router:
     """Finds the route of a path: exact ones by one look-up, `{names}` through aiohttp's dispatcher."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self.routes = tuple(routes)
+    def __init__(self, routes: Iterable[Route], base: str = "") -> None:
+        """base: the path that stands before that of every route; those for probes answer without it, too."""
+        given = tuple(routes)
+        bare = [route for route in given if route.path in PROBES] if base else []
+        self.routes = (*(replace(route, path=base + route.path) for route in given), *bare)
         self.exact = {(route.method, route.path): route for route in self.routes if "{" not in route.path}
         self.methods: dict[str, set[str]] = {}
         self.patterns = web.UrlDispatcher()

@@ -121,7 +121,7 @@ async def serving(read: Read, *, insecure: bool = False, tell: Tell | None = Non
 
 @asynccontextmanager
 async def listening(server: Server, tell: Tell | None) -> AsyncIterator[None]:
-    front = Front(server.live, tell, server.readiness)
+    front = Front(server.live, tell, server.readiness, server.services.place.server)
     http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes)
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()

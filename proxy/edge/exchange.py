@@ -16,6 +16,7 @@ from proxy.wire.ids import new_id
 from proxy.wire.openai_errors import error_body
 
 REQUEST_ID: Final = "X-Request-Id"
+PROCESSING: Final = "openai-processing-ms"
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 
@@ -29,6 +30,11 @@ class Exchange:
     method: str
     path: str
     started: float = field(default_factory=time.perf_counter)
+    client: str = ""
+    """The address that it came from, as far as a gateway is believed."""
+    scheme: str = "http"
+    via: str = ""
+    """What goes on in the header `Via`: the proxies so far, and this one."""
     caller: str = "-"
     model: str = ""
     route: str = ""
@@ -54,9 +60,16 @@ class Exchange:
         self.first = time.perf_counter()
         self.facts = facts
 
+    def processing(self) -> str:
+        """Milliseconds until the answer begins, as OpenAI tells them."""
+        return str(int((time.perf_counter() - self.started) * 1000))
+
     def told(self) -> dict[str, JSON]:
         """What the log says of this request: never a body, never a key."""
-        told: dict[str, JSON] = {"id": self.id, "caller": self.caller, "method": self.method, "path": self.path[:500]}
+        told: dict[str, JSON] = {"id": self.id, "client": self.client, "caller": self.caller}
+        if self.scheme != "http":
+            told["scheme"] = self.scheme
+        told["method"], told["path"] = self.method, self.path[:500]
         told["status"] = self.status
         if self.route:
             told["route"], told["model"] = self.route, self.model[:200]
@@ -72,7 +85,7 @@ class Exchange:
 
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
         """The headers of an answer: those of every response, and the facts."""
-        headers = {"Content-Type": "application/json", **self.headers}
+        headers = {"Content-Type": "application/json", **self.headers, PROCESSING: self.processing()}
         for name, value in self.facts.items():
             if value:
                 headers[f"x-gemmapy-{name}"] = header_safe(value)

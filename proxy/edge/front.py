@@ -12,10 +12,12 @@ from aiohttp import hdrs, web
 
 from proxy.edge.body import UNREADABLE
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
+from proxy.edge.gateway import Gateways
 from proxy.edge.health import Readiness
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
+from proxy.wire import hops
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class Door:
 
     guard: Guard
     max_bytes: int
+    gateways: Gateways
     alive: Callable[[], Awaitable[Mapping[str, str]]]
 
 
@@ -36,8 +39,10 @@ Tell = Callable[[Exchange], None]
 class Front:
     """The server's only handler: asks whichever pipeline is newest."""
 
-    def __init__(self, live: Live[Door], tell: Tell | None, readiness: Readiness) -> None:
+    def __init__(self, live: Live[Door], tell: Tell | None, readiness: Readiness, server: str) -> None:
+        """server: this server's own id."""
         self.live = live
+        self.server = server
         self.tell = tell
         self.readiness = readiness
 
@@ -71,7 +76,9 @@ class Front:
     async def routed(
         self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
     ) -> web.StreamResponse:
-        guard = pipeline.value.guard
+        guard, gateways = pipeline.value.guard, pipeline.value.gateways
+        exchange.client, exchange.scheme = gateways.client(request), gateways.scheme(request)
+        exchange.via = hops.onwards(request.headers.get(hdrs.VIA), self.server)
         guard.check_site(request)
         if hdrs.ORIGIN in request.headers:
             exchange.headers |= guard.cors(request)
@@ -80,11 +87,11 @@ class Front:
         router = pipeline.router
         if exact := router.exact.get((request.method, request.path)):
             exchange.errors = exact.errors or exchange.errors
-            exchange.caller = guard.admit(request, exact.who)
+            exchange.caller = guard.admit(request, exact.who, exchange.client)
             return await exact.handle(request)
         route, names = await router.find(request)
         exchange.errors = route.errors or exchange.errors
-        exchange.caller = guard.admit(request, route.who)
+        exchange.caller = guard.admit(request, route.who, exchange.client)
         return await route.handle(request, **names)
 
 
@@ -106,6 +113,9 @@ def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
     headers = exchange.telling({})
     if error.wait is not None:
         headers[hdrs.RETRY_AFTER] = str(max(1, round(error.wait)))
+        headers["retry-after-ms"] = str(max(1, round(error.wait * 1000)))
+    if error.again is not None:
+        headers["x-should-retry"] = str(error.again).lower()
     if error.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if isinstance(error, WrongMethod):

@@ -11,11 +11,12 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
+from proxy.edge.calls import call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.writer import Writer
 from proxy.errors import Denied
 from proxy.streams import collect
-from proxy.types import JSON, Ask, Call, Handler, Route
+from proxy.types import JSON, Ask, Handler, Route
 from proxy.upstreams.catalogue import Catalogue
 from proxy.wire import ollama_in, ollama_out, read
 from proxy.wire.ollama_in import AskedNatively
@@ -72,21 +73,9 @@ class Ollama:
         check_notes(asked.notes, self.config.params)
         if empty and asked.unload:
             raise Denied("How long a model stays loaded is the operator's; see `models:` in the configuration.")
-        call = self.call(request, asked, route, ask, stream=asked.stream and not empty)
+        call = call_of(request, route, asked, ask, asked.stream and not empty)
         style = NativeStyle(asked.model, "chat" if route == "chat" else "generate")
         return await self.writer.answer(request, call, style, asked.notes)
-
-    def call(self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, stream: bool) -> Call:
-        exchange = exchange_of(request)
-        return Call(
-            id=exchange.id,
-            route=route,
-            model=asked.model,
-            ask=ask,
-            stream=stream,
-            caller=exchange.caller,
-            extra=asked.extra,
-        )
 
     async def embed(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.embedded(request, legacy=False)
@@ -100,7 +89,7 @@ class Ollama:
         asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.fields["embeddings"])
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
-        reply = await self.send(self.call(request, asked, "embeddings", asked.embed(), stream=False))
+        reply = await self.send(call_of(request, "embeddings", asked, asked.embed()))
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
+from proxy.edge.calls import call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.tokens import decoded
@@ -17,7 +18,7 @@ from proxy.edge.writer import Writer
 from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
-from proxy.types import Call, Handler, Route
+from proxy.types import Handler, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
@@ -48,39 +49,20 @@ class OpenAI:
         yield Route("GET", "/v1/models/{id:.+}", self.one_model, "user")
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = exchange_of(request)
         asked = openai_chat.read_chat(await read_json(request, self.config.requests), self.limits, self.fields["chat"])
         check_notes(asked.notes, self.config.params)
         chat = asked.chat()
-        call = Call(
-            id=exchange.id,
-            route="chat",
-            model=asked.model,
-            ask=await self.images.fetched(chat) if self.images.linked(chat) else chat,
-            stream=asked.stream,
-            caller=exchange.caller,
-            about=asked.about,
-            extra=asked.extra,
-        )
+        ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
+        call = call_of(request, "chat", asked, ask, asked.stream)
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         return await self.writer.answer(request, call, style, asked.notes)
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
-        exchange = exchange_of(request)
         body = await read_json(request, self.config.requests)
         asked = openai_completions.read_completion(body, self.limits, self.fields["completions"])
         check_notes(asked.notes, self.config.params)
         prompts = await decoded(asked.tokens, "prompt") if asked.tokens else asked.prompts
-        call = Call(
-            id=exchange.id,
-            route="completions",
-            model=asked.model,
-            ask=asked.complete(prompts),
-            stream=asked.stream,
-            caller=exchange.caller,
-            about=asked.about,
-            extra=asked.extra,
-        )
+        call = call_of(request, "completions", asked, asked.complete(prompts), asked.stream)
         echoed = tuple(prompts) if asked.echo else ()
         style = CompletionStyle(asked.model, asked.include_usage, echoed, asked.n)
         return await self.writer.answer(request, call, style, asked.notes)
@@ -91,16 +73,8 @@ class OpenAI:
         asked = openai_embeddings.read_embeddings(body, limits.max_inputs, self.fields["embeddings"], limits.max_depth)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
-        call = Call(
-            id=exchange.id,
-            route="embeddings",
-            model=asked.model,
-            ask=asked.embed(await decoded(asked.tokens, "input") if asked.tokens else asked.texts),
-            caller=exchange.caller,
-            about=asked.about,
-            extra=asked.extra,
-        )
-        reply = await self.send(call)
+        texts = await decoded(asked.tokens, "input") if asked.tokens else asked.texts
+        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(texts)))
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

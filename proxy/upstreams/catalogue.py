@@ -80,7 +80,8 @@ class Catalogue:
             reply = await choices.fanned_out(call, lambda one: server(one, info))
         else:
             reply = await server(call, info)
-        return reply.noting(model=info.name, upstream=upstream, digest=info.digest[:10])
+        facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10], **reply.facts}
+        return Reply(reply.events, facts, reply.closers)
 
     def recent(self, name: str) -> Home | None:
         """Where a model was a moment ago; nearly every call asks for one that another just asked for."""

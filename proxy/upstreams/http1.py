@@ -165,6 +165,7 @@ class Origin:
     """The connections to one server."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         parts = urlsplit(url)
         self.host, self.tls = parts.hostname or "", parts.scheme == "https"
         self.port = parts.port or (443 if self.tls else 80)

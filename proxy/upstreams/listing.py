@@ -27,6 +27,10 @@ class Listing:
         self.asked = float("-inf")
         self.asking: asyncio.Task[None] | None = None
 
+    @property
+    def is_old(self) -> bool:
+        return self.clock.monotonic() - self.asked > FRESH
+
     async def all(self) -> Mapping[str, ModelInfo]:
         """Every model by its canonical name.  Raises UpstreamError if none was ever told."""
         age = self.clock.monotonic() - self.asked

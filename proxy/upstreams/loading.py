@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from proxy.background import Background
 from proxy.errors import ProxyError, UpstreamError
@@ -35,6 +36,10 @@ class Loading:
         """Whether a model is loaded as far as is known without asking."""
         return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
 
+    def warm(self, name: str) -> bool:
+        """The same by canonical name, and for longer; a model that is being loaded counts, too."""
+        return name in self.loads or (name in self.loaded and self.clock.monotonic() - self.asked <= BELIEVED)
+
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
         name = ollama_models.canonical(info.name)
@@ -44,7 +49,8 @@ class Loading:
                 self.refreshing()
             return
         if age > FRESH and name not in self.loads:
-            await asyncio.shield(self.refreshing())
+            with suppress(ProxyError):  # unknown; a load of a loaded model costs next to nothing
+                await asyncio.shield(self.refreshing())
         if name not in self.loaded:
             progress(f"loading {info.name}")
             await asyncio.shield(self.load(name, info, pins))
@@ -56,11 +62,14 @@ class Loading:
         return self.asking
 
     async def refresh(self) -> None:
+        """Raises UpstreamError; nothing is then known to be loaded."""
         try:
             self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
         except ProxyError:
-            self.loaded = set()  # unknown; a load of a loaded model costs next to nothing
-        self.asked = self.clock.monotonic()
+            self.loaded = set()
+            raise
+        finally:
+            self.asked = self.clock.monotonic()
 
     def load(self, name: str, info: ModelInfo, pins: Pins) -> asyncio.Task[None]:
         """One load a model at a time, shared by all who wait for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from proxy.config import Upstream
@@ -42,11 +43,12 @@ class Ollama:
         pins: Callable[[str], Pins],
         strict: bool = False,
     ) -> None:
+        self.url = url
         self.settings = settings
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = Remote(origin, url, settings.max_answer_bytes, "Ollama", ollama_errors.error_of)
+        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, "Ollama", ollama_errors.error_of)
         # What is known of a server is worth keeping over a reload, and so are loads that are under way.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(
@@ -73,6 +75,17 @@ class Ollama:
 
     async def find(self, name: str) -> ModelInfo | None:
         return await self.listing.find(name)
+
+    def known(self, name: str) -> ModelInfo | None:
+        return self.listing.known.get(name)
+
+    def warm(self, name: str) -> bool:
+        return self.loading.warm(name)
+
+    async def poll(self) -> None:
+        await asyncio.shield(self.loading.refreshing())
+        if self.listing.is_old:
+            await asyncio.shield(self.listing.refreshing())
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):

@@ -12,6 +12,7 @@ import orjson
 from proxy.errors import ProxyError, UpstreamError
 from proxy.types import JSON, Call
 from proxy.upstreams.http1 import Connection, Origin, Unreachable
+from proxy.wire import hops
 
 CONNECT = 10.0
 """Seconds that a server may take to accept a connection, unless a call says otherwise."""
@@ -24,11 +25,13 @@ ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
 
 
 class Remote:
-    """name: what the host is called in messages."""
+    """server: this server's own id.  name: what the host is called in messages."""
 
-    def __init__(self, origin: Origin, url: str, most: int, name: str, read_error: ReadError) -> None:
+    def __init__(self, origin: Origin, server: str, most: int, name: str, read_error: ReadError) -> None:
         self.origin = origin
-        self.url = url
+        self.url = origin.url
+        self.own = f"Via: {hops.named(server)}\r\n"
+        """The header lines of what is asked for nobody's call."""
         self.most = most
         """Bytes that one answer may have."""
         self.name = name
@@ -39,11 +42,11 @@ class Remote:
 
         Raises the error that the host's answer means, or UpstreamError.
         """
-        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()])
+        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own
         return await self.exchange("POST", path, orjson.dumps(body), call.model, call.connect_timeout, more)
 
     async def exchange(
-        self, method: str, path: str, body: bytes, model: str, connect: float | None = None, more: str = ""
+        self, method: str, path: str, body: bytes, model: str, connect: float | None, more: str
     ) -> Connection:
         try:
             answer = await self.origin.ask(method, path, body, connect or CONNECT, more)
@@ -83,7 +86,7 @@ class Remote:
     async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
         """One small document; a GET where there is no body."""
         method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
-        answer = await self.exchange(method, path, written, model)
+        answer = await self.exchange(method, path, written, model, None, self.own)
         try:
             return await self.read(answer)
         finally:

@@ -29,32 +29,32 @@ def request(**headers: str) -> web.BaseRequest:
     [("Bearer a-key", "user", "alice"), ("bearer o-key", "admin", "ops"), ("Bearer  a-key ", "user", "alice")],
 )
 def test_a_key_names_its_caller(header: str, who: Who, caller: str) -> None:
-    assert Guard(config(KEYS)).admit(request(Authorization=header), who) == caller
+    assert Guard(config(KEYS)).admit(request(Authorization=header), who, "127.0.0.1") == caller
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer a-ke", "Bearer a-keyy", "Basic a-key", "a-key"])
 def test_anything_but_a_whole_key_is_refused(header: str) -> None:
     headers = {"Authorization": header} if header else {}
     with pytest.raises(Unauthenticated) as caught:
-        Guard(config(KEYS)).admit(request(**headers), "user")
+        Guard(config(KEYS)).admit(request(**headers), "user", "127.0.0.1")
     assert caught.value.code == "invalid_api_key"
 
 
 def test_a_low_key_opens_nothing_of_the_admins() -> None:
     with pytest.raises(Denied):
-        Guard(config(KEYS)).admit(request(Authorization="Bearer a-key"), "admin")
+        Guard(config(KEYS)).admit(request(Authorization="Bearer a-key"), "admin", "127.0.0.1")
 
 
 def test_public_routes_need_no_key() -> None:
-    assert Guard(config(KEYS)).admit(request(), "public") == "anonymous"
+    assert Guard(config(KEYS)).admit(request(), "public", "127.0.0.1") == "anonymous"
 
 
 def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() -> None:
-    assert Guard(config()).admit(request(), "admin") == "anonymous"
+    assert Guard(config()).admit(request(), "admin", "127.0.0.1") == "anonymous"
     public = Guard(config("listen: {host: 0.0.0.0}\n"))
-    assert public.admit(request(), "user") == "anonymous"
+    assert public.admit(request(), "user", "127.0.0.1") == "anonymous"
     with pytest.raises(Denied):
-        public.admit(request(), "admin")
+        public.admit(request(), "admin", "127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.com"])

@@ -1,0 +1,72 @@
+"""A request that a dialect has read -> the Call that goes through a chain."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from proxy.edge.exchange import REQUEST_ID, exchange_of
+from proxy.types import JSON, Ask, Call
+
+TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
+READ_TIMEOUT: Final = "x-stainless-read-timeout"
+"""Seconds that OpenAI's SDKs wait for bytes."""
+EARLIER: Final = 1.0
+"""Seconds before such a limit at which the call is given up, so that the SDK reads why instead of trying again; a
+tenth of the limit where that is less."""
+
+
+class Read(Protocol):
+    """What every dialect reads of a request."""
+
+    model: str
+    about: dict[str, JSON]
+    extra: dict[str, JSON]
+
+
+def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool = False) -> Call:
+    """The call, with what the request's headers say of it."""
+    exchange = exchange_of(request)
+    return Call(
+        exchange.id,
+        route,
+        asked.model,
+        ask,
+        stream,
+        exchange.caller,
+        asked.about,
+        asked.extra,
+        deadline=None if stream else deadline(request),
+        trail=trail(request),
+    )
+
+
+def trail(request: web.BaseRequest) -> Mapping[str, str]:
+    """What goes on to the upstream: nothing of the client's but the trace that it began."""
+    exchange, headers = exchange_of(request), request.headers
+    told = {REQUEST_ID: exchange.id, "Via": exchange.via}
+    parent = headers.get("traceparent")
+    if parent is not None and TRACE_PARENT.fullmatch(parent):
+        told["traceparent"] = parent
+        if TRACE_STATE.fullmatch(state := headers.get("tracestate", "")):
+            told["tracestate"] = state
+    return told
+
+
+def deadline(request: web.BaseRequest) -> float | None:
+    """When a whole answer comes too late for its caller.  A stream's comments keep its caller waiting."""
+    given = request.headers.get(READ_TIMEOUT)
+    if given is None:
+        return None
+    try:
+        patience = float(given)
+    except ValueError:
+        return None
+    if not 0 < patience < 1e6:
+        return None
+    return asyncio.get_running_loop().time() + patience - min(EARLIER, patience / 10)

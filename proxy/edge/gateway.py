@@ -1,0 +1,57 @@
+"""What a gateway in front of the server says of a request, where it is believed."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import web
+
+from proxy.identity import FORWARDED_FOR
+
+FORWARDED_PROTO: Final = "X-Forwarded-Proto"
+
+
+class Gateways:
+    """networks: addresses of the gateways whose word counts."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self.networks = [ipaddress.ip_network(one) for one in networks]
+
+    def trusts(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        return any((mapped or parsed) in network for network in self.networks)
+
+    def client(self, request: web.BaseRequest) -> str:
+        """The address that the request came from: the last one that no trusted gateway could have made up."""
+        address = request.remote or ""
+        if not self.networks or not self.trusts(address):
+            return address
+        told = ",".join(request.headers.getall(FORWARDED_FOR, ()))
+        for hop in reversed([one.strip() for one in told.split(",") if one.strip()]):
+            if not is_address(hop):
+                break
+            address = hop
+            if not self.trusts(hop):
+                break
+        return address
+
+    def scheme(self, request: web.BaseRequest) -> str:
+        """`https` where a trusted gateway says that its client came so."""
+        if self.networks and self.trusts(request.remote or ""):
+            told = request.headers.get(FORWARDED_PROTO, "").strip().lower()
+            return told if told in ("http", "https") else "http"
+        return "http"
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

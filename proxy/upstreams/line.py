@@ -1,0 +1,151 @@
+"""Where calls wait while every host that could take them is busy: one line for a pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from proxy.errors import TooMany
+from proxy.host import Clock
+from proxy.settings import Line as Settings
+from proxy.types import Call
+
+LONGEST: Final = 60.0
+"""Seconds that a refused caller is told to wait at most."""
+NEW: Final = 0.1
+"""Weight of the newest interval in the mean that foretells how fast the line moves."""
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """How one host stands.  busy: calls under way; picked: when it was last chosen, as a running number."""
+
+    url: str
+    busy: int = 0
+    picked: int = 0
+    out: bool = False
+    """Whether it did not answer, and another is asked instead."""
+    probe: asyncio.Task[None] | None = None
+    """Looks whether it is back."""
+
+
+Pick = Callable[[], Standing | None]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One call in line.  pick: a host that could take it now."""
+
+    call: Call
+    pick: Pick
+    ready: asyncio.Future[Standing] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Order(Protocol):
+    """Who waits, and in which order they are served; iterating gives the first one first."""
+
+    def add(self, one: Waiting) -> None: ...
+
+    def remove(self, one: Waiting) -> None:
+        """Of one that may have left already."""
+
+    def __iter__(self) -> Iterator[Waiting]: ...
+
+    def __len__(self) -> int: ...
+
+
+class FirstCome:
+    """First come, first served."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Waiting, None] = {}
+
+    def add(self, one: Waiting) -> None:
+        self.waiting[one] = None
+
+    def remove(self, one: Waiting) -> None:
+        self.waiting.pop(one, None)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(list(self.waiting))
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+
+class Line:
+    """Lets calls to hosts that have room; the others wait.  Outlives reloads, so that nobody loses a place."""
+
+    def __init__(self, order: Order, clock: Clock) -> None:
+        self.order = order
+        self.clock = clock
+        self.standings: dict[str, Standing] = {}
+        self.turn = 0
+        self.pace = 1.0
+        """Mean seconds between two calls that leave while others wait."""
+        self.left = float("-inf")
+
+    def standing(self, url: str) -> Standing:
+        return self.standings.setdefault(url, Standing(url))
+
+    async def enter(self, call: Call, pick: Pick, bounds: Settings) -> Standing:
+        """The host that takes this call; give it back with `leave`.  Raises TooMany."""
+        # Nobody who comes later is served before those who wait, even if it could be.
+        if not self.order and (found := pick()) is not None:
+            return self.taken(found)
+        one = Waiting(call, pick)
+        self.order.add(one)
+        self.serve()
+        if not one.ready.done() and len(self.order) > bounds.most:
+            self.order.remove(one)
+            message = f"All hosts are busy, and {bounds.most} calls wait already."
+            raise TooMany(message, code="queue_full", wait=self.foretold())
+        return await self.waited(one, bounds.wait)
+
+    async def waited(self, one: Waiting, patience: float) -> Standing:
+        try:
+            async with asyncio.timeout(patience):
+                return await one.ready
+        except BaseException as error:
+            self.order.remove(one)
+            if one.ready.done() and not one.ready.cancelled():  # served while it was leaving
+                self.leave(one.ready.result())
+            if isinstance(error, TimeoutError):
+                message = f"All hosts stayed busy for the {patience:g} seconds that a call may wait."
+                raise TooMany(message, code="queue_timeout", wait=self.foretold()) from None
+            raise
+
+    def taken(self, found: Standing) -> Standing:
+        self.turn += 1
+        found.picked = self.turn
+        found.busy += 1
+        return found
+
+    def leave(self, standing: Standing) -> None:
+        """A call has ended on this host."""
+        standing.busy -= 1
+        if self.order:
+            now = self.clock.monotonic()
+            self.pace += NEW * (min(now - self.left, LONGEST) - self.pace)
+            self.left = now
+            self.serve()
+
+    def serve(self) -> None:
+        """Send on whoever can be taken now; tell the others how many stand before them."""
+        before = 0
+        for one in self.order:
+            if one.ready.done():  # it is leaving
+                continue
+            found = one.pick()
+            if found is None:
+                one.call.progress(f"waiting in line, {before} before")
+                before += 1
+            else:
+                self.order.remove(one)
+                one.ready.set_result(self.taken(found))
+
+    def foretold(self) -> float:
+        """Seconds after which a refused caller may find a place."""
+        return max(1.0, min(LONGEST, self.pace * len(self.order)))
