@@ -37,24 +37,31 @@ class Retry:
         """Every further attempt, after the first failed with `error`."""
         for attempt in range(2, self.settings.attempts + 1):
             wait = self.wait(attempt - 1, error)
-            if error.cause not in self.settings.on or not self.worth(wait, call):
-                raise counted(error, attempt - 1)
+            if wait > self.settings.max_wait and error.cause in self.settings.on:
+                raise counted(error, attempt - 1)  # the client is told how long, and may come back then
+            if error.cause not in self.settings.on or not self.in_time(wait, call):
+                raise final(error, attempt - 1)
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)
             try:
                 return (await call_next(call)).noting(attempts=str(attempt))
             except UpstreamError as failed:
                 error = failed
-        raise counted(error, self.settings.attempts)
+        raise final(error, self.settings.attempts)
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""
         longest = min(self.settings.max_wait, self.settings.wait * 2.0 ** (attempt - 1))
         return max(self.clock.uniform(0, longest), error.wait or 0.0)
 
-    def worth(self, wait: float, call: Call) -> bool:
-        in_time = call.deadline is None or self.clock.monotonic() + wait < call.deadline
-        return in_time and wait <= self.settings.max_wait
+    def in_time(self, wait: float, call: Call) -> bool:
+        return call.deadline is None or self.clock.monotonic() + wait < call.deadline
+
+
+def final(error: UpstreamError, attempts: int) -> UpstreamError:
+    """The client shall not begin anew what was tried here: its own retries would multiply ours."""
+    error.again = False
+    return counted(error, attempts)
 
 
 def counted(error: UpstreamError, attempts: int) -> UpstreamError:

@@ -113,7 +113,9 @@ class Watch:
         """Turns the cancellation that this watch made into an error; another's stays what it is."""
         if self.rang and self.task is not None and self.task.uncancel() == 0:
             late = self.deadline is not None and self.due == self.deadline
-            raise UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout") from None
+            error = UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout")
+            error.again = False if late else None  # nobody waits for another try
+            raise error from None
 
 
 class Sweep:

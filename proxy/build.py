@@ -14,6 +14,7 @@ from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
+from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.openai import OpenAI
 from proxy.edge.writer import Writer
 from proxy.errors import NotFound
@@ -36,6 +37,7 @@ class Assembly:
     def __init__(self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]]) -> None:
         """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
+        self.http = services.http
         settled = Settled(config.models)
         strict = config.params == "strict"
         self.pools = {
@@ -74,7 +76,13 @@ class Assembly:
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         openai = OpenAI(self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits)
         ollama = edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.fields(), limits)
-        routes: list[Route] = [*openai.routes(), *ollama.routes(), *Health(readiness, self.catalogue.alive).routes()]
+        writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
+        routes: list[Route] = [
+            *openai.routes(),
+            *ollama.routes(),
+            *writes,
+            *Health(readiness, self.catalogue.alive).routes(),
+        ]
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):
                 routes += plugin.routes()
@@ -93,6 +101,7 @@ async def build(config: Config, source: Source, services: Services, readiness: R
         Guard(config),
         config.requests.max_bytes,
         Gateways(config.listen.trusted_proxies),
+        assembly.pools,
         assembly.catalogue.alive,
     )
     return Pipeline(router, door, await opened(assembly))

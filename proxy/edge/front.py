@@ -17,6 +17,7 @@ from proxy.edge.health import Readiness
 from proxy.errors import ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
+from proxy.upstreams.pool import Pool
 from proxy.wire import hops
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Door:
     guard: Guard
     max_bytes: int
     gateways: Gateways
+    upstreams: Mapping[str, Pool]
     alive: Callable[[], Awaitable[Mapping[str, str]]]
 
 

@@ -82,6 +82,9 @@ class Ollama:
     def warm(self, name: str) -> bool:
         return self.loading.warm(name)
 
+    def changed(self) -> None:
+        self.listing.asked = self.loading.asked = float("-inf")
+
     async def poll(self) -> None:
         await asyncio.shield(self.loading.refreshing())
         if self.listing.is_old:

@@ -53,6 +53,9 @@ class Member(Protocol):
     async def poll(self) -> None:
         """Bring what is known up to date.  Raises UpstreamError."""
 
+    def changed(self) -> None:
+        """What is known of its models may not be so any more."""
+
     async def running(self) -> list[JSON]: ...
 
     async def show(self, body: Mapping[str, JSON]) -> bytes: ...
@@ -181,6 +184,9 @@ class Pool:
         for one in self.standings:
             if one.probe is not None:
                 one.probe.cancel()
+
+    def changed(self, url: str) -> None:
+        self.members[url].changed()
 
     # --- what they have ------------------------------------------------------------------------------
 

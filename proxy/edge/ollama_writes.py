@@ -1,0 +1,106 @@
+"""Ollama's endpoints that change what it has: handed on as they are, for admins, where the configuration opens them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import hdrs, web
+
+from proxy.edge.calls import trail
+from proxy.edge.exchange import CLIENT_LEFT, exchange_of
+from proxy.edge.writer import STREAM_HEADERS
+from proxy.errors import BadCall, UpstreamError
+from proxy.types import Route
+from proxy.upstreams.pool import Pool
+from proxy.wire.ollama_out import error_body
+
+CONNECT: Final = 10.0
+"""Seconds that Ollama may take to accept a connection; the rest, such as a pull, takes as long as it takes."""
+HOST: Final = "x-gemmapy-host"
+DIGEST: Final = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
+PATHS: Final = (
+    ("POST", "/api/create"),
+    ("POST", "/api/pull"),
+    ("POST", "/api/push"),
+    ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaWrites:
+    """pool: the hosts that may be changed."""
+
+    http: aiohttp.ClientSession
+    pool: Pool
+
+    def routes(self) -> Iterable[Route]:
+        for method, path in PATHS:
+            yield Route(method, path, self.write, "admin", error_body)
+        for method in ("HEAD", "POST"):
+            yield Route(method, "/api/blobs/{digest}", self.blob, "admin", error_body)
+
+    async def write(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The path is one of ours, whatever stands before it."""
+        return await self.relayed(request, f"/api/{request.path.rpartition('/')[2]}")
+
+    async def blob(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
+        if not DIGEST.fullmatch(digest):
+            raise BadCall(f"Invalid 'digest': '{digest[:100]}' is not sha256: and 64 hexadecimal digits.")
+        return await self.relayed(request, f"/api/blobs/{digest}")
+
+    def host(self, request: web.BaseRequest) -> str:
+        """The URL of the host that is meant.  Raises BadCall if there are several and none is named."""
+        hosts = {urlsplit(url).netloc: url for url in self.pool.members}
+        named = request.headers.get(HOST)
+        if named is None and len(hosts) == 1:
+            return next(iter(hosts.values()))
+        if named in hosts:
+            return hosts[named]
+        raise BadCall(f"Name the host that is meant in the header {HOST}: {', '.join(hosts)}.")
+
+    async def relayed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        url = self.host(request)
+        headers = dict(trail(request))
+        for name in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
+            if name in request.headers:
+                headers[name] = request.headers[name]
+        body = request.content.iter_any() if request.body_exists else None
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
+        try:
+            answer = await self.http.request(
+                request.method, url + path, data=body, headers=headers, timeout=patience, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise UpstreamError(f"{url} cannot be asked: {error}.", "connect") from error
+        async with answer:
+            try:
+                return await self.copied(request, answer)
+            finally:
+                self.pool.changed(url)
+
+    async def copied(self, request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        exchange = exchange_of(request)
+        response = web.StreamResponse(status=answer.status, headers={**exchange.headers, **STREAM_HEADERS})
+        if hdrs.CONTENT_TYPE in answer.headers:
+            response.headers[hdrs.CONTENT_TYPE] = answer.headers[hdrs.CONTENT_TYPE]
+        if request.method == hdrs.METH_HEAD or answer.headers.get(hdrs.CONTENT_LENGTH) == "0":
+            response.content_length = 0
+        exchange.status = answer.status
+        try:
+            await response.prepare(request)
+            async for part in answer.content.iter_any():
+                await response.write(part)
+            await response.write_eof()
+        except aiohttp.ClientPayloadError:
+            exchange.error = "upstream_cut"
+            if request.transport is not None:  # an end that looks like one would be a lie
+                request.transport.abort()
+        except ConnectionError:
+            exchange.status = CLIENT_LEFT
+        return response

@@ -1,0 +1,267 @@
+"""Several simulated hosts behind one running server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from proxy.upstreams.demo import CATALOGUE, Fault, Simulator, running
+from tests.conftest import BARE, HI, Running, Start
+from tests.whole.asking import dead_url, error_of, streamed, whole
+
+WITHOUT_DEMO = [one for one in CATALOGUE if one.name != "demo:latest"]
+
+
+@asynccontextmanager
+async def pooled(
+    start: Start, hosts: Sequence[Simulator | str], text: str = BARE, **upstream: Any
+) -> AsyncIterator[Running]:
+    """A server over these hosts, each a simulator or an address."""
+    async with AsyncExitStack() as stack:
+        urls = [one if isinstance(one, str) else await stack.enter_async_context(running(one)) for one in hosts]
+        settings = ", ".join(f"{name}: {value}" for name, value in {"ollama": urls, **upstream}.items())
+        run = await stack.enter_async_context(start(f"{text}\nupstreams: {{pool: {{{settings}}}}}\n"))
+        yield run
+
+
+def answers(ollama: Simulator) -> int:
+    """Questions that this host was asked, loads not counted."""
+    return sum(1 for one in ollama.seen if one.path == "/api/chat" and one.body["messages"])
+
+
+async def test_calls_go_to_the_host_that_has_the_model_loaded(start: Start) -> None:
+    cold, warm = Simulator(), Simulator()
+    async with pooled(start, [cold, warm]) as run:
+        first = await run.chat()
+        for _ in range(6):
+            assert (await run.chat()).headers["x-gemmapy-host"] == first.headers["x-gemmapy-host"]
+    assert sorted((answers(cold), answers(warm))) == [0, 7]
+    assert cold.loads + warm.loads == 1
+
+
+async def test_the_least_busy_of_the_loaded_hosts_is_taken_and_among_equals_none_is_left_out(start: Start) -> None:
+    hosts = [Simulator(delay=0.01) for _ in range(4)]
+    async with pooled(start, hosts, slots=2) as run:
+        replies = await asyncio.gather(*(run.chat(stream=True) for _ in range(8)))
+        assert [answers(one) for one in hosts] == [2, 2, 2, 2]
+        for reply in replies:
+            assert (await streamed(reply)).done
+        for _ in range(4):
+            assert (await run.chat()).status == 200
+        assert [answers(one) for one in hosts] == [3, 3, 3, 3]
+    assert [one.loads for one in hosts] == [1, 1, 1, 1]
+
+
+async def test_a_busy_host_does_not_keep_others_idle_where_no_slots_are_said(start: Start) -> None:
+    hosts = [Simulator(delay=0.02, parallel=64) for _ in range(2)]
+    async with pooled(start, hosts) as run:
+        replies = await asyncio.gather(*(run.chat(stream=True) for _ in range(24)))
+        assert min(answers(one) for one in hosts) >= 8
+        for reply in replies:
+            await reply.read()
+
+
+async def test_a_call_goes_only_to_hosts_that_have_its_model(start: Start) -> None:
+    without, having = Simulator(models=WITHOUT_DEMO), Simulator()
+    async with pooled(start, [without, having], slots=1) as run:
+        assert [(await run.chat()).status for _ in range(4)] == [200] * 4
+        assert (await run.chat(model="demo-thinking")).status == 200
+        error = await error_of(await run.chat(model="nobody"), 404)
+        models = await (await run.http.get(f"{run.url}/v1/models")).json()
+    assert error["code"] == "model_not_found"
+    assert (answers(without), answers(having)) == (1, 4) or answers(having) == 5
+    assert len(models["data"]) == len(CATALOGUE)
+
+
+async def test_a_model_that_a_host_has_lost_is_asked_of_another(start: Start) -> None:
+    one, other = Simulator(), Simulator()
+    async with pooled(start, [one, other]) as run:
+        first = (await run.chat()).headers["x-gemmapy-host"]
+        gone = await run.http.request("DELETE", f"http://{first}/api/delete", json={"model": "demo"})
+        assert gone.status == 200
+        again = await run.chat()
+        assert again.status == 200 and again.headers["x-gemmapy-host"] != first
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_host_that_refuses_connections_costs_no_call(
+    start: Start, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    ollama = Simulator()
+    with caplog.at_level(logging.WARNING, "proxy.upstreams.pool"):
+        async with pooled(start, [dead_url(), ollama], slots=8) as run:
+            assert {(await run.chat(stream=stream)).status for _ in range(8)} == {200}
+            assert (await run.embed()).status == 200
+    assert len([text for text in caplog.messages if "is asked no more" in text]) == 1
+
+
+async def test_a_host_that_dies_is_left_out_and_let_back_once_it_answers(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.pool.PROBE", 0.02)
+    steady, dying = Simulator(), Simulator()
+    async with AsyncExitStack() as life:
+        url = await life.enter_async_context(running(dying))
+        async with pooled(start, [steady, url], slots=1) as run:
+            pool = run.server.live.pipeline.value.upstreams["pool"]
+            await asyncio.gather(run.chat(), run.chat())
+            assert answers(dying) == 1
+            await life.aclose()
+            for _ in range(4):
+                assert (await run.chat()).status == 200
+            assert [one.out for one in pool.standings] == [False, True]
+            async with running(Simulator(), port=int(url.rpartition(":")[2])):
+                async with asyncio.timeout(2):
+                    while pool.standings[1].out:  # noqa: ASYNC110  (only the probe tells, and it tells nobody)
+                        await asyncio.sleep(0.01)
+                assert {(await run.chat()).status for _ in range(4)} == {200}
+
+
+async def test_the_only_host_is_never_out(start: Start) -> None:
+    url = dead_url()
+    async with start(f"{BARE}\nupstreams: {{pool: {{ollama: ['{url}']}}}}\n") as run:
+        assert (await error_of(await run.chat(), 502))["code"] == "upstream_connect"
+        async with running(Simulator(), port=int(url.rpartition(":")[2])):
+            assert (await run.chat()).status == 200
+
+
+async def test_when_no_host_can_be_reached_a_call_says_so_at_once(start: Start) -> None:
+    async with pooled(start, [dead_url(), dead_url()]) as run:
+        async with asyncio.timeout(3):
+            assert (await error_of(await run.chat(), 502))["code"] == "upstream_connect"
+
+
+async def test_a_host_that_hangs_does_not_hold_up_the_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstreams.pool.PATIENCE", 0.05)
+    left = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        left.set()
+
+    deaf = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with deaf, asyncio.timeout(3):
+        async with pooled(start, [f"http://127.0.0.1:{deaf.sockets[0].getsockname()[1]}", Simulator()]) as run:
+            assert (await run.chat()).status == 200
+        await left.wait()
+
+
+# --- slots and the line ------------------------------------------------------------------------------
+
+
+async def test_no_host_works_on_more_calls_than_it_has_slots(start: Start) -> None:
+    hosts = [Simulator(delay=0.002, parallel=64) for _ in range(2)]
+    most = [0, 0]
+
+    async with pooled(start, hosts, slots=3) as run:
+
+        async def one(stream: bool) -> None:
+            response = await run.chat(stream=stream)
+            assert response.status == 200
+            await response.read()
+
+        async def watch() -> None:
+            while True:
+                most[:] = [max(seen, host.running) for seen, host in zip(most, hosts, strict=True)]
+                await asyncio.sleep(0.001)
+
+        watching = asyncio.ensure_future(watch())
+        await asyncio.gather(*(one(number % 2 == 0) for number in range(40)))
+        watching.cancel()
+        pool = run.server.live.pipeline.value.upstreams["pool"]
+        assert [one.busy for one in pool.standings] == [0, 0] and len(pool.line.order) == 0
+    assert max(most) <= 3 and min(most) >= 2
+
+
+async def test_a_full_line_is_told_with_the_time_to_come_back(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.05)], slots=1, line="{most: 2, wait: 30}") as run:
+        first = await run.chat(stream=True)
+        waiting = [asyncio.ensure_future(run.chat()) for _ in range(2)]
+        await until_waiting(run, 2)
+        refused = await run.chat()
+        error = await error_of(refused, 429)
+        assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")
+        assert int(refused.headers["retry-after"]) >= 1 and int(refused.headers["retry-after-ms"]) >= 1000
+        assert (await streamed(first)).done
+        assert {(await one).status for one in waiting} == {200}
+
+
+async def test_a_call_waits_only_so_long(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.05)], slots=1, line="{wait: 0.05}") as run:
+        first = await run.chat(stream=True)
+        assert (await error_of(await run.chat(), 429))["code"] == "queue_timeout"
+        assert (await streamed(first)).done
+        assert (await run.chat()).status == 200
+
+
+async def test_a_client_that_leaves_gives_its_place_to_the_next(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.01)], slots=1) as run:
+        first = await run.chat(stream=True)
+        leaving, staying = asyncio.ensure_future(run.chat()), asyncio.ensure_future(run.chat())
+        await until_waiting(run, 2)
+        leaving.cancel()
+        await until_waiting(run, 1)
+        assert (await streamed(first)).done
+        assert (await staying).status == 200
+
+
+async def test_who_waits_is_told_how_many_stand_before(start: Start) -> None:
+    text = BARE + "\nstreams: {heartbeat: 0.02}"
+    async with pooled(start, [Simulator(delay=0.02)], text, slots=1) as run:
+        first = asyncio.ensure_future(run.chat(stream=True))
+        second, third = [asyncio.ensure_future(run.chat(stream=True)) for _ in range(2)]
+        comments = [(await streamed(await one)).comments for one in (first, second, third)]
+    assert comments[0] == [] or "in line" not in "".join(comments[0])
+    assert ": waiting in line, 0 before" in comments[1] and ": waiting in line, 1 before" in comments[2]
+
+
+async def test_several_answers_never_wait_for_each_others_slots(start: Start) -> None:
+    """Two callers with more answers than there are slots would hold some and wait for the rest for ever."""
+    async with pooled(start, [Simulator(parallel=64)], slots=2) as run:
+        async with asyncio.timeout(10):
+            replies = await asyncio.gather(*(run.chat(n=4, stream=stream) for stream in (True, True, False, False)))
+            for reply in replies[:2]:
+                stream = await streamed(reply)
+                assert stream.done and len(stream.finishes()) == 4
+            for reply in replies[2:]:
+                assert len((await whole(reply))["choices"]) == 4
+
+
+async def test_those_who_wait_keep_their_places_over_a_reload(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.02)], slots=1) as run:
+        first = await run.chat(stream=True)
+        second = asyncio.ensure_future(run.chat())
+        await until_waiting(run, 1)
+        assert await run.server.reload()
+        third = asyncio.ensure_future(run.chat())
+        await until_waiting(run, 2)
+        assert (await streamed(first)).done
+        done, _ = await asyncio.wait([second, third], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {second}
+        assert (await third).status == 200
+
+
+async def test_a_call_that_fails_gives_its_slot_back(start: Start) -> None:
+    faults = [Fault("status"), Fault("eof", after=2), Fault("reset")]
+    async with pooled(start, [Simulator(faults=faults)], slots=1) as run:
+        for _ in range(2):
+            for stream in (False, True):
+                await (await run.chat(stream=stream, messages=HI)).read()
+        pool = run.server.live.pipeline.value.upstreams["pool"]
+        assert [one.busy for one in pool.standings] == [0]
+        assert (await run.chat()).status == 200
+
+
+async def until_waiting(run: Running, count: int) -> None:
+    """Returns when that many calls stand in line."""
+    line = run.server.live.pipeline.value.upstreams["pool"].line
+    async with asyncio.timeout(2):
+        while len(line.order) != count:  # noqa: ASYNC110  (a line tells nobody who joins it)
+            await asyncio.sleep(0.002)

@@ -1,0 +1,227 @@
+"""Behind a gateway, and in front of another proxy: paths, addresses, traces, loops, and the SDK's own retries."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import openai
+import pytest
+
+from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.conftest import ASK, BARE, HI, Running, Start
+from tests.whole.asking import asked, dead_url, error_of, streamed, whole
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+RETRY = "plugins: {retry: {attempts: 2, wait: 0}, timeouts: {}}\nchains: {chat: [timeouts, retry]}\n"
+
+
+async def chat(run: Running, headers: Mapping[str, str], **body: Any) -> Any:
+    return await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, **body}, headers=headers)
+
+
+def upstream_headers(run: Running) -> Mapping[str, str]:
+    """Those of the last question that Ollama was asked."""
+    return next(one.headers for one in reversed(run.ollama.seen) if one.path == "/api/chat" and one.body["messages"])
+
+
+# --- paths and addresses -----------------------------------------------------------------------------
+
+
+async def test_every_route_stands_under_the_base_path(start: Start) -> None:
+    async with start(f"{BARE}\nlisten: {{port: 0, base_path: /llm/}}\n") as run:
+        base = f"{run.url}/llm"
+        async with openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
+            assert (await client.chat.completions.create(**ASK)).choices[0].message.content
+            assert (await client.models.retrieve("demo")).id
+        assert (await run.http.get(f"{base}/healthz")).status == (await run.http.get(f"{run.url}/readyz")).status == 200
+        assert (await run.http.get(f"{run.url}/v1/models")).status == 404
+        assert (await run.http.get(f"{run.url}/llmv1/models")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "client"),
+    [
+        ("[]", "203.0.113.9", "127.0.0.1"),
+        ("[127.0.0.0/8]", "203.0.113.9", "203.0.113.9"),
+        ("[127.0.0.0/8]", "6.6.6.6, 203.0.113.9", "203.0.113.9"),
+        ("[127.0.0.0/8, 10.0.0.0/8]", "203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        ("[127.0.0.0/8]", "nonsense", "127.0.0.1"),
+        ("[127.0.0.0/8]", "2001:db8::1", "2001:db8::1"),
+        ("[192.0.2.1]", "203.0.113.9", "127.0.0.1"),
+    ],
+)
+async def test_only_a_trusted_gateway_is_believed_where_a_request_came_from(
+    start: Start, caplog: pytest.LogCaptureFixture, trusted: str, forwarded: str, client: str
+) -> None:
+    text = f"{BARE}\nlisten: {{port: 0, trusted_proxies: {trusted}}}\n"
+    with caplog.at_level(logging.INFO, "gemmapy.requests"):
+        async with start(text) as run:
+            headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": "https"}
+            assert (await chat(run, headers)).status == 200
+    told = next(record.told for record in caplog.records if hasattr(record, "told"))
+    assert told["client"] == client
+    assert told.get("scheme") == ("https" if "127" in trusted else None)
+
+
+async def test_what_a_gateway_hands_on_is_not_this_machines_admin(start: Start) -> None:
+    async with start(f"{BARE}\nplugins: {{desk: {{use: 'tests.whole.rigged:Desk'}}}}\n") as run:
+        assert (await run.http.get(f"{run.url}/desk/admin")).status == 200
+        for path, status in (("/desk/admin", 403), ("/desk/user", 200)):
+            response = await run.http.get(run.url + path, headers={"X-Forwarded-For": "127.0.0.1"})
+            assert response.status == status
+
+
+async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start) -> None:
+    from proxy.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"trusted_proxies\.0"):
+        async with start(f"{BARE}\nlisten: {{port: 0, trusted_proxies: [everyone]}}\n"):
+            pass
+
+
+# --- what goes on, and what does not -----------------------------------------------------------------
+
+
+async def test_nothing_of_a_client_goes_on_but_its_trace(start: Start) -> None:
+    sent = {
+        "Authorization": "Bearer canary-key",
+        "Cookie": "canary=1",
+        "Origin": "http://localhost:3000",
+        "Connection": "keep-alive, X-Canary",
+        "X-Canary": "canary",
+        "X-Request-Id": "req-7",
+        "traceparent": PARENT,
+        "tracestate": "vendor=1",
+        "User-Agent": "canary",
+    }
+    async with start() as run:
+        response = await chat(run, sent)
+        assert response.status == 200 and response.headers["x-request-id"] == "req-7"
+        headers = upstream_headers(run)
+    assert (headers["X-Request-Id"], headers["traceparent"], headers["tracestate"]) == ("req-7", PARENT, "vendor=1")
+    assert "canary" not in str(headers) and "Origin" not in headers and "Cookie" not in headers
+    assert headers["Host"].startswith("127.0.0.1:")
+    ours = {"host", "x-request-id", "via", "traceparent", "tracestate", "content-type", "content-length"}
+    assert {name.lower() for name in headers} <= ours
+
+
+@pytest.mark.parametrize("parent", ["", "00-0-0-0", PARENT.replace("4bf92f35", "00000000")[:-3], f"{PARENT}\tx"])
+async def test_a_trace_that_is_none_is_not_handed_on(start: Start, parent: str) -> None:
+    async with start() as run:
+        assert (await chat(run, {"traceparent": parent, "tracestate": "a=1"})).status == 200
+        assert not {"traceparent", "tracestate"} & set(upstream_headers(run))
+
+
+async def test_redirects_are_not_followed(start: Start) -> None:
+    ollama = Simulator(faults=[Fault("status", status=307)])
+    async with start(ollama=ollama) as run:
+        assert (await error_of(await run.chat(), 502))["code"] == "upstream_server"
+        assert len(asked(ollama)) == 1
+
+
+# --- proxies in a row --------------------------------------------------------------------------------
+
+
+async def test_two_proxies_in_a_row_answer_as_one(start: Start) -> None:
+    async with start() as inner, start(f"{BARE}\nupstreams: {{next: {{ollama: '{inner.url}'}}}}\n") as outer:
+        async with outer.client() as client:
+            answer = await client.chat.completions.create(**ASK)
+            assert "simulated" in (answer.choices[0].message.content or "")
+            assert (await client.embeddings.create(model="demo-embed", input="hi")).data
+        stream = await streamed(await outer.chat(stream=True))
+        assert stream.done and stream.text() == answer.choices[0].message.content
+        assert len(upstream_headers(inner)["Via"].split(", ")) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two proxies, each the other's upstream, both with retries; each waits in vain for the other's list of models."""
+    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.1)
+    async with start(RETRY) as one, start(RETRY) as other:
+        for run, to in ((one, other), (other, one)):
+            # Each knows the model from the simulator, then loses it.
+            assert (await run.chat()).status == 200
+            run.configure(f"{RETRY}upstreams: {{next: {{ollama: '{to.url}'}}}}\nmodels: {{demo: {{upstream: next}}}}\n")
+        for run in (one, other):
+            assert await run.server.reload()
+        seen = len(one.ollama.seen) + len(other.ollama.seen)
+        async with asyncio.timeout(15):
+            response = await one.chat(stream=stream)
+            text = await response.text()
+        assert response.status >= 500 and "error" in text
+        assert len(one.ollama.seen) + len(other.ollama.seen) == seen
+
+
+async def test_a_proxy_that_is_its_own_upstream_says_so(start: Start) -> None:
+    async with start() as run:
+        via = upstream_headers(run)["Via"] if (await run.chat()).status == 200 else ""
+        response = await chat(run, {"Via": f"1.1 nginx, {via}"})
+        error = await error_of(response, 508)
+        assert error["code"] == "loop_detected" and response.headers["x-should-retry"] == "false"
+        assert (await chat(run, {"Via": "1.1 nginx"})).status == 200
+        many = ", ".join(f"1.1 gemmapy-{number:016x}" for number in range(8))
+        assert (await error_of(await chat(run, {"Via": many}), 508))["code"] == "loop_detected"
+
+
+# --- the SDK's habits --------------------------------------------------------------------------------
+
+
+async def test_the_sdk_does_not_try_again_what_was_tried_here(start: Start) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status", times=99)])) as run, run.client(max_retries=2) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**ASK)
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert len(asked(run.ollama)) == 2, "our two attempts, and none of the SDK's"
+
+
+async def test_without_retries_here_the_sdk_makes_its_own(start: Start) -> None:
+    async with start(ollama=Simulator(faults=[Fault("status")])) as run, run.client(max_retries=1) as client:
+        assert (await client.chat.completions.create(**ASK)).choices
+        assert len(asked(run.ollama)) == 2
+
+
+async def test_the_sdk_comes_back_when_it_is_told_to(start: Start) -> None:
+    text = f"{BARE}\nplugins: {{no: {{use: 'tests.whole.rigged:Refusing', kind: too_many}}}}\nchains: {{chat: [no]}}\n"
+    async with start(text.replace(f"{BARE}\n", "")) as run:
+        response = await run.chat()
+        assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("7", "7000")
+        assert "x-should-retry" not in response.headers
+
+
+async def test_an_answer_tells_how_long_it_took(start: Start) -> None:
+    async with start(ollama=Simulator(load_time=0.05)) as run:
+        assert int((await run.chat()).headers["openai-processing-ms"]) >= 50
+
+
+async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(start: Start) -> None:
+    """The SDK's own limit becomes the call's deadline, and is kept a little earlier."""
+    async with start(RETRY, Simulator(faults=[Fault("stall", times=9)])) as run:
+        async with run.client(timeout=0.6, max_retries=3) as client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                await client.chat.completions.create(**ASK)
+        assert caught.value.response.status_code == 504
+        assert caught.value.response.headers["x-should-retry"] == "false"
+        assert len(asked(run.ollama)) == 1
+
+
+async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> None:
+    long = Said(pieces=("word ",) * 12)
+    async with start(RETRY, Simulator(delay=0.03, say=lambda body: long)) as run, run.client(timeout=0.2) as client:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert text == "word " * 12
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf", "1e99"])
+async def test_a_limit_that_is_none_is_passed_over(start: Start, given: str) -> None:
+    async with start(RETRY) as run:
+        assert (await whole(await chat(run, {"x-stainless-read-timeout": given})))["choices"]
+
+
+async def test_an_upstream_that_is_away_leaves_the_sdk_its_choice(start: Start) -> None:
+    async with start(f"{BARE}\nupstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n") as run:
+        response = await run.chat(messages=HI)
+        assert response.status == 502 and "x-should-retry" not in response.headers

@@ -1,0 +1,110 @@
+"""What changes an Ollama, through a running server: off unless it is opened, and for admins only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import aiohttp
+import ollama
+import pytest
+
+from proxy.upstreams.demo import Simulator, running
+from tests.conftest import BARE, Start
+
+OPEN = f"{BARE}\nwrites: local\n"
+KEYS = "keys: {user: u-key, ops: {key: o-key, role: admin}}\n"
+BLOB = b"GGUF" + bytes(range(256)) * 20_000
+"""More than a body may have elsewhere in these tests."""
+
+
+def digest(blob: bytes) -> str:
+    return f"sha256:{hashlib.sha256(blob).hexdigest()}"
+
+
+async def asked(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -> tuple[int, str]:
+    async with http.request(method, url, **more) as response:
+        return response.status, await response.text()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "pull"), ("POST", "create"), ("POST", "push"), ("POST", "copy"), ("DELETE", "delete")],
+)
+async def test_nothing_can_be_changed_unless_it_is_opened(start: Start, method: str, path: str) -> None:
+    async with start() as run:
+        before = len(run.ollama.seen)
+        status, text = await asked(run.http, method, f"{run.url}/api/{path}", json={"model": "demo"})
+        assert status == 404 and "unknown_url" in text
+        assert (await asked(run.http, "HEAD", f"{run.url}/api/blobs/{digest(b'x')}"))[0] == 404
+        assert len(run.ollama.seen) == before
+
+
+async def test_only_admins_may(start: Start) -> None:
+    async with start(OPEN + KEYS) as run:
+        for key, status in ((None, 401), ("wrong", 401), ("u-key", 403), ("o-key", 200)):
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            body = {"source": "demo", "destination": f"copy-{status}"}
+            told, text = await asked(run.http, "POST", f"{run.url}/api/copy", json=body, headers=headers)
+            assert told == status
+            assert status == 200 or (isinstance(text, str) and '"error"' in text)
+        seen = [one for one in run.ollama.seen if one.path == "/api/copy"]
+        assert len(seen) == 1 and "Authorization" not in seen[0].headers
+
+
+async def test_the_stock_client_copies_deletes_and_pulls(start: Start) -> None:
+    async with start(OPEN) as run, ollama.AsyncClient(host=run.url) as native:
+        await native.copy("demo", "mine")
+        names = [model.model for model in (await native.list()).models]
+        assert "mine:latest" in names
+        assert (await native.chat("mine", [{"role": "user", "content": "hi"}])).message.content
+        await native.delete("mine")
+        with pytest.raises(ollama.ResponseError, match="not found"):
+            await native.delete("mine")
+        steps = [part.status async for part in await native.pull("demo-vision", stream=True)]
+        assert steps[-1] == "success" and len(steps) > 1
+
+
+async def test_a_model_is_created_from_a_blob_larger_than_a_body_may_be(start: Start) -> None:
+    text = f"{OPEN}requests: {{max_bytes: 100000}}\n"
+    async with start(text) as run, ollama.AsyncClient(host=run.url) as native:
+        url = f"{run.url}/api/blobs/{digest(BLOB)}"
+        assert (await asked(run.http, "HEAD", url))[0] == 404
+        assert (await asked(run.http, "POST", url, data=io.BytesIO(BLOB)))[0] == 201
+        assert (await asked(run.http, "HEAD", url))[0] == 200
+        assert (await asked(run.http, "POST", f"{run.url}/api/blobs/{digest(b'other')}", data=b"x"))[0] == 400
+        steps = [
+            part.status async for part in await native.create("mine", from_="demo", system="Be brief.", stream=True)
+        ]
+        assert steps[-1] == "success"
+
+
+async def test_a_digest_that_is_none_is_refused_here(start: Start) -> None:
+    async with start(OPEN) as run:
+        before = len(run.ollama.seen)
+        status, text = await asked(run.http, "POST", f"{run.url}/api/blobs/..%2F..%2Fchat", data=b"x")
+        assert status == 400 and "digest" in text and len(run.ollama.seen) == before
+
+
+async def test_of_several_hosts_one_must_be_named(start: Start) -> None:
+    one, other = Simulator(), Simulator()
+    async with running(one) as first, running(other) as second:
+        text = f"{BARE}\nwrites: pool\nupstreams: {{pool: {{ollama: ['{first}', '{second}']}}}}\n"
+        async with start(text) as run:
+            body = {"source": "demo", "destination": "mine"}
+            status, told = await asked(run.http, "POST", f"{run.url}/api/copy", json=body)
+            assert status == 400 and "x-gemmapy-host" in told
+            headers = {"x-gemmapy-host": second.removeprefix("http://")}
+            assert (await asked(run.http, "POST", f"{run.url}/api/copy", json=body, headers=headers))[0] == 200
+            chat = {"model": "mine", "messages": [{"role": "user", "content": "hi"}]}
+            for _ in range(3):
+                assert (await run.chat(**chat)).headers["x-gemmapy-host"] == headers["x-gemmapy-host"]
+    assert [sum(seen.path == "/api/copy" for seen in host.seen) for host in (one, other)] == [0, 1]
+
+
+async def test_an_ollama_that_is_away_is_told_in_its_own_form(start: Start) -> None:
+    text = f"{BARE}\nwrites: gone\nupstreams: {{gone: {{ollama: 'http://127.0.0.1:9'}}}}\n"
+    async with start(text) as run:
+        status, told = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"})
+        assert status == 502 and told.startswith('{"error":"http://127.0.0.1:9')
