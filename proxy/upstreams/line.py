@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
+from urllib.parse import urlsplit
 
 from proxy.errors import TooMany
 from proxy.host import Clock
@@ -23,6 +24,7 @@ class Standing:
     """How one host stands.  busy: calls under way; picked: when it was last chosen, as a running number."""
 
     url: str
+    name: str = ""
     busy: int = 0
     picked: int = 0
     out: bool = False
@@ -88,13 +90,17 @@ class Line:
         self.left = float("-inf")
 
     def standing(self, url: str) -> Standing:
-        return self.standings.setdefault(url, Standing(url))
+        return self.standings.setdefault(url, Standing(url, urlsplit(url).netloc))
+
+    def pass_by(self, pick: Pick) -> Standing | None:
+        """The host that takes a call at once; give it back with `leave`.
+
+        Nobody who comes later is served before those who wait, even if it could be.
+        """
+        return self.taken(found) if not self.order and (found := pick()) is not None else None
 
     async def enter(self, call: Call, pick: Pick, bounds: Settings) -> Standing:
-        """The host that takes this call; give it back with `leave`.  Raises TooMany."""
-        # Nobody who comes later is served before those who wait, even if it could be.
-        if not self.order and (found := pick()) is not None:
-            return self.taken(found)
+        """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
         one = Waiting(call, pick)
         self.order.add(one)
         self.serve()

@@ -37,8 +37,8 @@ class Loading:
         return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
 
     def warm(self, name: str) -> bool:
-        """The same by canonical name, and for longer; a model that is being loaded counts, too."""
-        return name in self.loads or (name in self.loaded and self.clock.monotonic() - self.asked <= BELIEVED)
+        """By canonical name, as last heard; a model that is being loaded counts, too."""
+        return name in self.loaded or name in self.loads
 
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Return when the model is loaded.  Raises the error that Ollama's load ended with."""

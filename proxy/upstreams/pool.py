@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from proxy.errors import NotFound, ProxyError, UpstreamError
 from proxy.host import Services
@@ -27,6 +26,7 @@ PATIENCE: Final = 1.0
 """Seconds that it waits at most: one host that hangs does not hold up the others."""
 PROBE: Final = 1.0
 """Seconds between two looks at a host that is out."""
+NEVER: Final = (2**62, 0)
 COLD: Final = 4
 """Calls more that a host may have under way and still be preferred to one that would have to load the model,
 where no number of slots says so."""
@@ -74,6 +74,7 @@ class Pool:
         self.services = services
         self.line = services.kept(f"line {name}", lambda: Line(FirstCome(), services.clock))
         self.standings = [self.line.standing(member.url) for member in members]
+        self.places = list(zip(self.standings, members, strict=True))
         self.alone = members[0] if len(members) == 1 else None
         self.polled = float("-inf")
         self.polling: asyncio.Task[None] | None = None
@@ -82,10 +83,12 @@ class Pool:
         """Raises TooMany when the line is full or does not move, else what the host raises."""
         if self.alone is not None and self.slots is None:
             return await self.alone(call, info)
-        await self.fresh()
+        if self.services.clock.monotonic() - self.polled > POLL:
+            await self.fresh()
         name, tried = canonical(info.name), set[str]()
+        pick = partial(self.pick, name, tried)
         while True:
-            standing = await self.line.enter(call, lambda: self.pick(name, tried), self.line_settings)
+            standing = self.line.pass_by(pick) or await self.line.enter(call, pick, self.line_settings)
             member = self.members[standing.url]
             mine = member.known(name) or info
             try:
@@ -97,7 +100,7 @@ class Pool:
                     raise
                 continue
             if self.alone is None:
-                reply = reply.noting(host=urlsplit(standing.url).netloc, digest=mine.digest[:10])
+                reply = reply.noting(host=standing.name, digest=mine.digest[:10])
             if call.stream:
                 return reply.on_close(partial(self.line.leave, standing))
             self.line.leave(standing)  # a whole answer has been read to its end
@@ -107,17 +110,25 @@ class Pool:
 
     def pick(self, name: str, tried: Collection[str] = ()) -> Standing | None:
         """The host that would take a call for this model now; None if those that could are all busy."""
-        having = [one for one in self.standings if one.url not in tried and self.members[one.url].known(name)]
-        if not having:  # nobody is known to have it: whoever is asked says so
-            having = [one for one in self.standings if one.url not in tried]
-        usable = [one for one in having if not one.out] or having  # the only host is never out
-        if self.slots is not None:
-            usable = [one for one in usable if one.busy < self.slots]
-        return min(usable, key=partial(self.cost, name), default=None)
+        best, least = None, NEVER
+        there = False
+        for one, member in self.places:
+            if one.out or one.url in tried or member.known(name) is None:
+                continue
+            there = True
+            if self.slots is not None and one.busy >= self.slots:
+                continue
+            # Among equals the one that was chosen longest ago, so that none is starved.
+            cost = one.busy + (0 if member.warm(name) else self.cold), one.picked
+            if cost < least:
+                best, least = one, cost
+        return best if there else self.last_resort(name, tried)
 
-    def cost(self, name: str, one: Standing) -> tuple[int, int]:
-        """Among equals the one that was chosen longest ago, so that none is starved."""
-        return one.busy + (0 if self.members[one.url].warm(name) else self.cold), one.picked
+    def last_resort(self, name: str, tried: Collection[str]) -> Standing | None:
+        """Where no host that is in is known to have a model, whoever is asked says so; the only host is never out."""
+        free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
+        known = [one for one in free if self.members[one.url].known(name)]
+        return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Collection[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""

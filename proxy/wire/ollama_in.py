@@ -73,7 +73,10 @@ def _native(asked: Asked) -> AskedNatively:
 
 def _messages(asked: Asked, value: JSON, at: str) -> None:
     items = enumerate(read.array(value, at))
-    asked.messages = tuple(_message(read.mapping(one, f"{at}[{i}]"), f"{at}[{i}]", asked.limits) for i, one in items)
+    asked.messages = tuple(
+        openai_messages.plain(one) or _message(read.mapping(one, f"{at}[{i}]"), f"{at}[{i}]", asked.limits)
+        for i, one in items
+    )
 
 
 def _message(item: dict[str, JSON], at: str, limits: Limits) -> Message:

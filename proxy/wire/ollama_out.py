@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from operator import attrgetter
 from typing import Final, Literal
 
 import orjson
@@ -16,12 +18,12 @@ from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalle
 from proxy.wire.openai_errors import clean
 
 METRICS: Final = (
-    ("load_duration", "load_ns"),
-    ("prompt_eval_count", "prompt_tokens"),
-    ("prompt_eval_cached_count", "cached_tokens"),
-    ("prompt_eval_duration", "prompt_ns"),
-    ("eval_count", "completion_tokens"),
-    ("eval_duration", "eval_ns"),
+    ("load_duration", attrgetter("load_ns")),
+    ("prompt_eval_count", attrgetter("prompt_tokens")),
+    ("prompt_eval_cached_count", attrgetter("cached_tokens")),
+    ("prompt_eval_duration", attrgetter("prompt_ns")),
+    ("eval_count", attrgetter("completion_tokens")),
+    ("eval_duration", attrgetter("eval_ns")),
 )
 
 
@@ -31,15 +33,23 @@ def error_body(error: ProxyError) -> bytes:
 
 
 def now() -> str:
-    """RFC 3339 in UTC, as Ollama writes it."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """RFC 3339 in UTC, as Ollama writes it, to the millisecond: tokens that come together are written together."""
+    return _stamp(time.time_ns() // 1_000_000)
+
+
+@lru_cache(2)
+def _stamp(millis: int) -> str:
+    second = datetime.fromtimestamp(millis // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{second}.{millis % 1000:03}Z"
 
 
 def metrics(usage: Usage | None, started: int) -> dict[str, JSON]:
     """Durations in ns; what is zero or unknown is left out, as Ollama does."""
     told: dict[str, JSON] = {"total_duration": time.perf_counter_ns() - started}
     if usage is not None:
-        told |= {name: given for name, attribute in METRICS if (given := getattr(usage, attribute))}
+        for name, read in METRICS:
+            if given := read(usage):
+                told[name] = given
     return told
 
 
@@ -63,14 +73,18 @@ class NativeStyle:
     def line(self, said: Mapping[str, JSON], done: bool, more: Mapping[str, JSON]) -> bytes:
         document: dict[str, JSON] = {"model": self.model, "created_at": now()}
         if self.kind == "chat":
-            document["message"] = {"role": "assistant", "content": "", **said}
+            document["message"] = {"role": "assistant", **said}
         else:
-            document |= {"response": "", **{("response" if name == "content" else name): said[name] for name in said}}
-        return orjson.dumps({**document, "done": done, **more})
+            document |= {("response" if name == "content" else name): said[name] for name in said}
+        document["done"] = done
+        document.update(more)
+        return orjson.dumps(document)
 
     def last(self, said: Mapping[str, JSON], reason: str, usage: Usage | None, more: Mapping[str, JSON]) -> bytes:
-        reason = "stop" if reason == "tool_calls" else reason
-        return self.line(said, True, {**more, "done_reason": reason, **metrics(usage, self.started)})
+        told = metrics(usage, self.started)
+        told["done_reason"] = "stop" if reason == "tool_calls" else reason
+        told.update(more)
+        return self.line(said, True, told)
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes:
         choice = answer.choices.get(0, Choice())
@@ -98,8 +112,17 @@ class NativeLines:
         self.usage: Usage | None = None
         self.reason = "stop"
         self.calls = 0
+        # A line with text costs one `dumps` of the text between parts made beforehand.
+        self.before = orjson.dumps({"model": style.model})[:-1] + b',"created_at":"'
+        self.between = b'","message":{"role":"assistant","content":' if style.kind == "chat" else b'","response":'
+        self.after = (b"}" if style.kind == "chat" else b"") + b',"done":false}\n'
 
     def write(self, event: Event) -> bytes:
+        if type(event) is Text and not event.logprobs:
+            return self.before + now().encode() + self.between + orjson.dumps(event.text) + self.after
+        return self.other(event)
+
+    def other(self, event: Event) -> bytes:
         if isinstance(event, Text):
             more = {"logprobs": event.logprobs} if event.logprobs else {}
             return self.style.line({"content": event.text}, False, more) + b"\n"

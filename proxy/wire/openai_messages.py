@@ -35,8 +35,8 @@ def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:
     items = read.array(value, "messages")
     if not items:
         raise BadCall("Invalid 'messages': the array is empty.", param="messages", code="empty_array")
-    if all(plain := [_plain(item) for item in items]):
-        return tuple(cast(list[Message], plain))
+    if all(simple := [plain(item) for item in items]):
+        return tuple(cast(list[Message], simple))
     found = tuple([message(item, f"messages[{index}]", limits) for index, item in enumerate(items)])
     return _with_ids(found) if any(map(_lacks_id, found)) else found
 
@@ -56,7 +56,7 @@ def _lacks_id(one: Message) -> bool:
     return (one.role == "tool" and not one.tool_call_id) or any(not call.id for call in one.tool_calls)
 
 
-def _plain(item: JSON) -> Message | None:
+def plain(item: JSON) -> Message | None:
     """The most frequent message, a role and a text, without the names that only a complaint would need."""
     if type(item) is dict and len(item) == 2 and type(content := item.get("content")) is str:
         role = item.get("role")

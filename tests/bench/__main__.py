@@ -9,9 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.parts import PARTS, Length
+from tests.bench.parts import KERNEL, Length
 from tests.bench.processes import CORES, Bench, bench
 from tests.bench.report import Found, table
+from tests.bench.surface import SURFACE
+
+PARTS = {**KERNEL, **SURFACE}
 
 
 def main() -> int:

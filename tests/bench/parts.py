@@ -200,8 +200,7 @@ def percentile(values: list[float], at: float) -> float:
 
 
 Part = Callable[[Bench, Length], Iterator[Found]]
-
-PARTS: Mapping[str, Part] = {
+KERNEL: Mapping[str, Part] = {
     "whole": whole,
     "chain": chain,
     "latency": latency,

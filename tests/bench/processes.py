@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.bench.upstream import HOSTS
+
 CORES: Final = sorted(os.sched_getaffinity(0))
 LOAD: Final = CORES[0]
 """The core of the load and of the upstream."""
@@ -45,8 +47,13 @@ class Process:
     @property
     def cpu(self) -> float:
         """Seconds, user and system."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(") ")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        return cpu_of(self.popen.pid)
+
+    @property
+    def workers(self) -> dict[int, float]:
+        """The processes that it started, and their seconds of CPU."""
+        pid = self.popen.pid
+        return {int(one): cpu_of(int(one)) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
     @property
     def memory(self) -> float:
@@ -82,6 +89,11 @@ class Process:
             self.popen.wait()
 
 
+def cpu_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
 def idle_time(core: int) -> float:
     """Seconds that a core had nothing to do since the machine started."""
     lines = Path("/proc/stat").read_text().splitlines()
@@ -96,16 +108,16 @@ def free_port() -> int:
         return port
 
 
-def pin(core: int) -> None:
+def pin(cores: set[int]) -> None:
     """This process, and those it starts."""
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
 
 
 @contextmanager
-def started(arguments: list[str], port: int, core: int, ready: str, errors: Path) -> Iterator[Process]:
-    """A Python module that serves `port`, on `core`, once `ready` answers 200.  Raises RuntimeError if it does not."""
+def started(arguments: list[str], port: int, cores: set[int], ready: str, errors: Path) -> Iterator[Process]:
+    """A Python module that serves `port`, on `cores`, once `ready` answers 200.  Raises RuntimeError if it does not."""
     with errors.open("wb") as file:
-        popen = subprocess.Popen([sys.executable, "-m", *arguments], preexec_fn=lambda: pin(core), stderr=file)
+        popen = subprocess.Popen([sys.executable, "-m", *arguments], preexec_fn=lambda: pin(cores), stderr=file)
     process = Process(popen, port)
     try:
         limit = time.perf_counter() + 20
@@ -129,32 +141,47 @@ class Bench:
     def forwarder(self) -> Iterator[Process]:
         port = free_port()
         arguments = ["tests.bench.forwarder", str(port), f"http://127.0.0.1:{self.upstream}"]
-        with started(arguments, port, MEASURED, "/", self.folder / "forwarder.log") as process:
+        with started(arguments, port, {MEASURED}, "/", self.folder / "forwarder.log") as process:
             yield process
 
     @contextmanager
-    def proxy(self, chain: str = "", level: str = "info") -> Iterator[Process]:
-        """chain: plugins with a comma between them, each with its defaults."""
+    def proxy(
+        self, chain: str = "", level: str = "info", hosts: int = 1, workers: int = 1, upstream: int = 0
+    ) -> Iterator[Process]:
+        """chain: plugins with a comma between them, each with its defaults.  upstream: another one's port.
+
+        Several workers may run on every core.
+        """
         port = free_port()
         config = self.folder / f"proxy-{port}.yaml"
+        urls = [f"http://{host}:{upstream or self.upstream}" for host in HOSTS[:hosts]]
         plugins = ", ".join(f"{name}: {{}}" for name in chain.split(", ") if name)
         config.write_text(
-            f"listen: {{port: {port}, drain: 1}}\n"
-            f"upstreams: {{local: {{ollama: 'http://127.0.0.1:{self.upstream}'}}}}\n"
+            f"listen: {{port: {port}, drain: 1, workers: {workers}}}\n"
+            f"upstreams: {{local: {{ollama: {urls}}}}}\n"
             f"log: {{level: {level}}}\n"
             f"plugins: {{{plugins}}}\n"
             f"chains: {{chat: [{chain}]}}\n"
         )
         arguments = ["proxy", "serve", "--config", str(config)]
-        with started(arguments, port, MEASURED, "/readyz", config.with_suffix(".log")) as process:
+        cores = {MEASURED} if workers == 1 else set(CORES)
+        with started(arguments, port, cores, "/readyz", config.with_suffix(".log")) as process:
             yield process
+
+    @contextmanager
+    def ollama(self, models: int) -> Iterator[int]:
+        """The port of another upstream, whose lists hold that many models more."""
+        port = free_port()
+        arguments = ["tests.bench.upstream", str(port), str(models)]
+        with started(arguments, port, {LOAD}, "/api/version", self.folder / "ollama.log"):
+            yield port
 
 
 @contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
     """The upstream is started, and this process moved to the core of the load."""
-    pin(LOAD)
+    pin({LOAD})
     port = free_port()
     arguments = ["tests.bench.upstream", str(port)]
-    with started(arguments, port, LOAD, "/api/version", folder / "upstream.log"):
+    with started(arguments, port, {LOAD}, "/api/version", folder / "upstream.log"):
         yield Bench(folder, port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -49,9 +50,33 @@ class Reader(asyncio.Protocol):
         self.done.set_result(None)
 
 
+class First(Reader):
+    """One stream, of which no more than a token comes."""
+
+    def data_received(self, data: bytes) -> None:
+        self.heard.ended += b"at first" in data
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It was ended here."""
+
+
 def read_streams(port: int, ask: Ask, count: int) -> Heard:
     """`count` streams at once, begun evenly over one second, so that their tokens do not come in step."""
     return uvloop.run(reading(port, ask, count))
+
+
+async def idling(port: int, ask: Ask, count: int, measure: Callable[[], float]) -> float:
+    """What `measure` gives while `count` streams are open, each of which has had its first token."""
+    heard, loop = Heard(), asyncio.get_running_loop()
+    found = [await loop.create_connection(lambda: First(ask, heard), "127.0.0.1", port) for _ in range(count)]
+    async with asyncio.timeout(30):
+        while heard.ended < count:  # noqa: ASYNC110  (a reader is not told of the others)
+            await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    measured = measure()
+    for transport, _ in found:
+        transport.abort()
+    return measured
 
 
 async def reading(port: int, ask: Ask, count: int) -> Heard:

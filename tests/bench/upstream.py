@@ -1,4 +1,4 @@
-"""An Ollama that answers at once: `python -m tests.bench.upstream PORT`.
+"""An Ollama that answers at once: `python -m tests.bench.upstream PORT [MODELS]`, on eight loopback addresses.
 
 Bytes made beforehand on a bare asyncio protocol, so that it shares the load's core without being the bottleneck.
 """
@@ -18,6 +18,9 @@ SHORT = "short:latest"
 """Streams five tokens."""
 PACED = "paced:latest"
 """Streams `PACE` tokens a second for `SECONDS`, the time of sending in each."""
+IDLE = "idle:latest"
+"""Streams one token, and then nothing."""
+HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 9))
 TOKENS = 200
 PACE = 20
 SECONDS = 10
@@ -76,7 +79,13 @@ def described(model: str) -> str:
     )
 
 
-MODELS = whole(f'{{"models":[{",".join(map(described, (MODEL, SHORT, PACED)))}]}}')
+def listed(more: int) -> bytes:
+    """What it has, and `more` models that nobody asks for."""
+    names = (MODEL, SHORT, PACED, IDLE, *(f"other-{number}:latest" for number in range(more)))
+    return whole(f'{{"models":[{",".join(map(described, names))}]}}')
+
+
+MODELS = listed(0)
 GETS = {b"/api/tags": MODELS, b"/api/ps": MODELS, b"/api/version": whole('{"version":"0.33.0"}')}
 WHOLE = whole(last(MODEL, WORDS))
 STREAMS = {MODEL.encode(): streamed(MODEL, TOKENS), SHORT.encode(): streamed(SHORT, 5)}
@@ -113,6 +122,8 @@ class Ollama(asyncio.Protocol):
         elif PACED.encode() in body:
             self.transport.write(STREAM_HEAD)
             self.tell(asyncio.get_running_loop().time(), 0)
+        elif IDLE.encode() in body:
+            self.transport.write(STREAM_HEAD + chunk(line(IDLE, "at first")))
         else:
             self.transport.write(next((answer for model, answer in STREAMS.items() if model in body), WHOLE))
 
@@ -135,10 +146,11 @@ def length_of(head: bytes) -> int:
     return 0 if at < 0 else int(head[at + 17 :].split(b"\r\n", 1)[0])
 
 
-async def main(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Ollama, "127.0.0.1", port, backlog=2048)
+async def main(port: int, more: int) -> None:
+    GETS[b"/api/tags"] = listed(more)
+    server = await asyncio.get_running_loop().create_server(Ollama, HOSTS, port, backlog=2048)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0))
