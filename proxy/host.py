@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.background import Background
+from proxy.clock import Clock as Clock
 from proxy.models import ModelInfo
 from proxy.types import Call, Handler, Reply
 from proxy.wire.ids import new_id
@@ -22,24 +20,6 @@ from proxy.wire.ids import new_id
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
 Happening = TypeVar("Happening")
-
-
-class Clock:
-    """Time and chance, so that tests can bring their own."""
-
-    def time(self) -> float:
-        """Unix seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds of the clock that event loops use; compare with `Call.deadline`."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    def uniform(self, low: float, high: float) -> float:
-        return random.uniform(low, high)  # noqa: S311  (spreads retries, guards nothing)
 
 
 class Models(Protocol):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy"),
-    ("proxy.streams", "proxy.wire", "proxy.background", "proxy.yamlfile"),
+    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy"),
+    ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile"),
     ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live"),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from proxy.clock import Clock
 from proxy.errors import TooMany
-from proxy.host import Clock
 from proxy.settings import Line as Settings
 from proxy.types import Call
 

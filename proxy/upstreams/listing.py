@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from proxy.background import Background
-from proxy.host import Clock
+from proxy.clock import Clock
 from proxy.models import ModelInfo
 from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_models

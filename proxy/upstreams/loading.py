@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from proxy.background import Background
+from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError
-from proxy.host import Clock
 from proxy.models import ModelInfo
 from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_chat, ollama_models

@@ -1,0 +1,1 @@
+"""Where features keep what must outlive a call; each kind has one contract and several implementations."""

@@ -1,0 +1,191 @@
+"""A key-value store in one SQLite file: needs no server, survives a restart, and several processes may share it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from proxy.clock import Clock
+from proxy.stores.keyvalue import Entry, Kept, New, StoreError
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+OVERHEAD: Final = 300
+"""Bytes that a row takes besides its key, label and value, about."""
+ROOM: Final = 0.9
+"""Share of the bound that is left when room is made, so that not every new value has to make some."""
+BATCH: Final = 500
+"""Rows read at once by `entries`, and keys in one statement."""
+BUSY: Final = 5.0
+"""Seconds to wait for another process that writes."""
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS kept (
+    key TEXT PRIMARY KEY, value BLOB NOT NULL, label BLOB NOT NULL, size INTEGER NOT NULL,
+    born REAL NOT NULL, expires REAL NOT NULL, used REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS kept_used ON kept (used);
+CREATE INDEX IF NOT EXISTS kept_expires ON kept (expires);
+CREATE TABLE IF NOT EXISTS total (size INTEGER NOT NULL);
+INSERT INTO total SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM total);
+CREATE TRIGGER IF NOT EXISTS kept_added AFTER INSERT ON kept BEGIN UPDATE total SET size = size + NEW.size; END;
+CREATE TRIGGER IF NOT EXISTS kept_gone AFTER DELETE ON kept BEGIN UPDATE total SET size = size - OLD.size; END;
+"""
+
+
+class Disk:
+    """most: bytes of everything together; the file may be a quarter larger.
+
+    All of SQLite runs in one thread of its own, since it blocks.
+    """
+
+    def __init__(self, path: str, most: int, clock: Clock) -> None:
+        self.path = Path(path)
+        self.most = most
+        self.clock = clock
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="disk store")
+        self.opened: sqlite3.Connection | None = None
+        self.touched: dict[str, float] = {}
+        """When keys were last read; written together with the next value."""
+
+    async def do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Raises StoreError."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, lambda: self.done(work))
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    def done(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        if self.opened is None:
+            self.opened = self.open()
+        with self.opened:  # a transaction
+            return work(self.opened)
+
+    def open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return self.connected()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # locked, full, not allowed: not the file's contents
+                raise
+            aside = self.path.with_suffix(".unreadable")
+            log.warning("%s is no store of ours (%s): it is put aside as %s", self.path, error, aside)
+            self.path.replace(aside)
+            return self.connected()
+
+    def connected(self) -> sqlite3.Connection:
+        made = sqlite3.connect(self.path, timeout=BUSY, check_same_thread=False)
+        try:
+            made.execute("PRAGMA journal_mode=WAL")
+            # A power cut may take the last entries of a cache, and never its order.
+            made.execute("PRAGMA synchronous=NORMAL")
+            (page,) = made.execute("PRAGMA page_size").fetchone()
+            made.execute(f"PRAGMA max_page_count={max(100, self.most * 5 // 4 // page)}")
+            made.executescript(SCHEMA)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+        now = self.clock.time()
+
+        def work(base: sqlite3.Connection) -> dict[str, Kept]:
+            found: dict[str, Kept] = {}
+            for at in range(0, len(keys), BATCH):
+                some = keys[at : at + BATCH]
+                rows = base.execute(
+                    f"SELECT key, value, born FROM kept WHERE expires > ? AND key IN ({marks(some)})",  # noqa: S608
+                    (now, *some),  # the statement holds question marks only
+                )
+                found |= {key: Kept(value, born) for key, value, born in rows}
+            return found
+
+        found = await self.do(work)
+        self.touched |= dict.fromkeys(found, now)
+        return [found.get(key) for key in keys]
+
+    async def set(self, news: Sequence[New]) -> None:
+        now, touched, self.touched = self.clock.time(), self.touched, {}
+        rows = [
+            (new.key, new.value, new.label, size, now, now + new.ttl, now)
+            for new in news
+            if (size := OVERHEAD + len(new.key) + len(new.label) + len(new.value)) <= self.most
+        ]
+
+        def work(base: sqlite3.Connection) -> None:
+            base.executemany("UPDATE kept SET used = ? WHERE key = ?", [(when, key) for key, when in touched.items()])
+            base.executemany("DELETE FROM kept WHERE key = ?", [(new.key,) for new in news])
+            make_room(base, self.most, sum(row[3] for row in rows), now)
+            base.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+        await self.do(work)
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        def work(base: sqlite3.Connection) -> int:
+            return sum(base.execute("DELETE FROM kept WHERE key = ?", (key,)).rowcount for key in keys)
+
+        return await self.do(work)
+
+    async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
+        after = prefix
+        while True:
+            rows = await self.do(page_after(after, prefix, self.clock.time()))
+            for key, label, size, born, expires in rows:
+                yield Entry(key, label, size, born, expires)
+            if len(rows) < BATCH:
+                return
+            after = rows[-1][0] + "\0"
+
+    async def expire(self) -> int:
+        now = self.clock.time()
+        return await self.do(lambda base: base.execute("DELETE FROM kept WHERE expires <= ?", (now,)).rowcount)
+
+    async def aclose(self) -> None:
+        def close() -> None:
+            if self.opened is not None:
+                self.opened.close()
+                self.opened = None
+
+        await asyncio.get_running_loop().run_in_executor(self.thread, close)
+        self.thread.shutdown()
+
+
+Row = tuple[str, bytes, int, float, float]
+
+
+def page_after(after: str, prefix: str, now: float) -> Callable[[sqlite3.Connection], list[Row]]:
+    def work(base: sqlite3.Connection) -> list[Row]:
+        return base.execute(
+            "SELECT key, label, size, born, expires FROM kept WHERE key >= ? AND substr(key, 1, ?) = ? "
+            "AND expires > ? ORDER BY key LIMIT ?",
+            (after, len(prefix), prefix, now, BATCH),
+        ).fetchall()
+
+    return work
+
+
+def make_room(base: sqlite3.Connection, most: int, wanted: int, now: float) -> None:
+    """Expired rows go first, then those that were used longest ago."""
+    (size,) = base.execute("SELECT size FROM total").fetchone()
+    if size + wanted <= most:
+        return
+    base.execute("DELETE FROM kept WHERE expires <= ?", (now,))
+    (size,) = base.execute("SELECT size FROM total").fetchone()
+    going: list[tuple[str]] = []
+    for key, freed in base.execute("SELECT key, size FROM kept ORDER BY used"):
+        if size + wanted <= most * ROOM:
+            break
+        going.append((key,))
+        size -= freed
+    base.executemany("DELETE FROM kept WHERE key = ?", going)
+
+
+def marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))

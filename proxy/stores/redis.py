@@ -1,0 +1,139 @@
+"""A key-value store in Redis, alone or as a cluster."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from proxy.clock import Clock
+from proxy.stores.breaker import Breaker
+from proxy.stores.keyvalue import Entry, Kept, New
+
+HEAD: Final = struct.Struct("!2sdI")
+"""What stands before a label and a value: a mark, when it was set, and how long the label is."""
+MARK: Final = b"G1"
+FIRST: Final = 4096
+"""Bytes read of an entry for its label; longer labels are read in a second go."""
+BATCH: Final = 200
+CONNECTIONS: Final = 64
+SLOWLY: Final = 10.0
+"""Times as patient with what looks through everything."""
+CLUSTER: Final = "+cluster"
+SPACE: Final = "gemmapy:"
+
+
+class RedisStore:
+    """url: redis://, rediss:// (TLS), redis+cluster:// or rediss+cluster://.  patience: seconds of one operation.
+
+    Redis bounds itself: `maxmemory` with an `lru` or `lfu` policy.
+    """
+
+    def __init__(self, url: str, patience: float, clock: Clock) -> None:
+        self.clock = clock
+        place = urlsplit(url)
+        self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock)
+        # One try: another would be paid for by whoever waits.
+        common: dict[str, Any] = {"socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+        self.client: Any
+        if place.scheme.endswith(CLUSTER):
+            self.client = RedisCluster.from_url(url.replace(CLUSTER, "", 1), **common)
+        else:
+            pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=patience, **common)
+            self.client = Redis.from_pool(pool)
+
+    async def get(self, keys: Sequence[str]) -> list[Kept | None]:
+        if len(keys) == 1:
+            return [opened(await self.breaker.do(self.client.get(SPACE + keys[0])))]
+        found = await self.breaker.do(self.piped([("GET", SPACE + key) for key in keys]))
+        return [opened(one) for one in found]
+
+    async def set(self, news: Sequence[New]) -> None:
+        now = self.clock.time()
+        commands = [
+            ("SET", SPACE + new.key, HEAD.pack(MARK, now, len(new.label)) + new.label + new.value,
+             "PX", max(1, int(new.ttl * 1000)))
+            for new in news
+        ]  # fmt: skip
+        await self.breaker.do(self.piped(commands))
+
+    def piped(self, commands: Sequence[tuple[Any, ...]]) -> Awaitable[list[Any]]:
+        """One round trip (in a cluster one to each node)."""
+        pipe = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        executed: Awaitable[list[Any]] = pipe.execute()
+        return executed
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        gone = 0
+        for at in range(0, len(keys), BATCH):
+            some = [("UNLINK", SPACE + key) for key in keys[at : at + BATCH]]
+            gone += sum(await self.breaker.do(self.piped(some), SLOWLY * self.breaker.patience))
+        return gone
+
+    async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
+        scan = self.client.scan_iter(match=f"{SPACE}{escaped(prefix)}*", count=BATCH)
+        while some := await self.breaker.do(taken(scan), SLOWLY * self.breaker.patience):
+            for entry in await self.described(some):
+                yield entry
+
+    async def described(self, keys: Sequence[bytes]) -> list[Entry]:
+        asked = [
+            command
+            for key in keys
+            for command in (("GETRANGE", key, 0, FIRST - 1), ("STRLEN", key), ("PTTL", key))
+        ]  # fmt: skip
+        told = await self.breaker.do(self.piped(asked), SLOWLY * self.breaker.patience)
+        found = []
+        for index, key in enumerate(keys):
+            start, size, left = told[3 * index : 3 * index + 3]
+            if entry := await self.entry(key, start, size, left):
+                found.append(entry)
+        return found
+
+    async def entry(self, key: bytes, start: bytes, size: int, left: int) -> Entry | None:
+        """None for what is gone by now, or was not written here."""
+        if left <= 0 or len(start) < HEAD.size or not start.startswith(MARK):
+            return None
+        _, born, length = HEAD.unpack_from(start)
+        if HEAD.size + length > len(start):
+            start = await self.breaker.do(self.client.getrange(key, 0, HEAD.size + length - 1))
+        label = start[HEAD.size : HEAD.size + length]
+        name = key.decode().removeprefix(SPACE)
+        return Entry(name, label, size + len(key), born, self.clock.time() + left / 1000)
+
+    async def expire(self) -> int:
+        return 0
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+async def taken(keys: AsyncIterator[bytes]) -> list[bytes]:
+    """The next of them, none at the end."""
+    some: list[bytes] = []
+    async for key in keys:
+        some.append(key)
+        if len(some) == BATCH:
+            break
+    return some
+
+
+def opened(found: bytes | None) -> Kept | None:
+    """What was not written here is as good as absent."""
+    if found is None or len(found) < HEAD.size or not found.startswith(MARK):
+        return None
+    _, born, length = HEAD.unpack_from(found)
+    return Kept(found[HEAD.size + length :], born) if HEAD.size + length <= len(found) else None
+
+
+def escaped(prefix: str) -> str:
+    """A prefix as Redis's patterns want it."""
+    return "".join(f"\\{one}" if one in "*?[]\\^-" else one for one in prefix)

@@ -1,0 +1,164 @@
+"""What is each store's own: files that survive, servers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+from redis.asyncio.connection import SSLConnection
+
+from proxy.clock import Clock
+from proxy.stores import breaker
+from proxy.stores.disk import Disk
+from proxy.stores.keyvalue import New, StoreError
+from proxy.stores.redis import SPACE, RedisStore
+from tests.servers import redis_server
+
+
+class Watch(Clock):
+    """A clock that stands still until it is moved."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_a_disk_store_survives_a_restart_and_is_shared(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache.db")
+    first = Disk(path, 1_000_000, Clock())
+    await first.set([New("a", b"1", 60)])
+    second = Disk(path, 1_000_000, Clock())
+    assert [found and found.value for found in await second.get(["a"])] == [b"1"]
+    await second.set([New("b", b"2", 60)])
+    assert (await first.get(["b"]))[0] is not None
+    await first.aclose()
+    await second.aclose()
+    third = Disk(path, 1_000_000, Clock())
+    assert [one.key async for one in third.entries()] == ["a", "b"]
+    await third.aclose()
+
+
+async def test_a_file_that_is_no_store_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache.db"
+    path.write_bytes(b"this is no database" * 1000)
+    store = Disk(str(path), 1_000_000, Clock())
+    await store.set([New("a", b"1", 60)])
+    assert (await store.get(["a"]))[0] is not None
+    await store.aclose()
+    assert path.with_suffix(".unreadable").read_bytes().startswith(b"this is no database")
+    assert "put aside" in caplog.text
+
+
+async def test_a_disk_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Disk(str(tmp_path / "file" / "cache.db"), 1_000_000, Clock())
+    with pytest.raises(StoreError, match="file"):
+        await store.get(["a"])
+    await store.aclose()
+
+
+async def test_a_disk_store_stays_within_its_bound(tmp_path: Path) -> None:
+    store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
+    for number in range(200):
+        await store.set([New(f"{number}", b"x" * 50_000, 60)])
+    await store.aclose()
+    assert (tmp_path / "cache.db").stat().st_size <= 2_600_000
+
+
+async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        store = RedisStore(server.url, 1.0, Clock())
+        await store.set([New("a", b"1", 60)])
+        for value in (b"", b"x", b"G1", b"G1" + b"\xff" * 12 + b"short"):
+            await store.client.set(f"{SPACE}b", value)
+            assert await store.get(["b"]) == [None]
+            assert [one.key async for one in store.entries()] == ["a"]
+        await store.client.delete(f"{SPACE}b")
+        await store.client.lpush(f"{SPACE}b", "a list")
+        with pytest.raises(StoreError):
+            await store.get(["b"])
+        await store.aclose()
+
+
+async def test_a_redis_that_hangs_costs_tens_of_milliseconds_and_then_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, loop = Watch(), asyncio.get_running_loop()
+    async with redis_server(tmp_path) as server:
+        store = RedisStore(server.url, 0.05, watch)
+        await store.set([New("a", b"1", 60)])
+        server.freeze()
+        began = loop.time()
+        for _ in range(breaker.FAILURES):
+            with pytest.raises(StoreError, match=r"no answer within 0\.05 seconds|Timeout"):
+                await store.get(["a"])
+        assert loop.time() - began < 2
+        assert store.breaker.open
+        server.thaw()
+        with pytest.raises(StoreError, match="left alone"):
+            await store.get(["a"])
+        assert len([text for text in caplog.messages if "go on without it" in text]) == 1
+        watch.now += breaker.REST
+        with caplog.at_level(logging.INFO):
+            assert (await store.get(["a"]))[0] is not None
+        assert "answers again" in caplog.text and not store.breaker.open
+        await store.aclose()
+
+
+async def test_a_redis_that_is_away_heals_by_itself(tmp_path: Path) -> None:
+    watch = Watch()
+    async with redis_server(tmp_path) as server:
+        store = RedisStore(server.url, 0.2, watch)
+        await store.set([New("a", b"1", 60)])
+        server.kill()
+        for _ in range(breaker.FAILURES):
+            with pytest.raises(StoreError):
+                await store.get(["a"])
+        await server.start()
+        watch.now += breaker.REST
+        assert await store.get(["a"]) == [None]
+        await store.set([New("a", b"2", 60)])
+        assert (await store.get(["a"]))[0] is not None
+        await store.aclose()
+
+
+async def test_a_url_may_ask_for_tls() -> None:
+    store = RedisStore("rediss://user:secret@redis.example:6380/2", 1.0, Clock())
+    pool = store.client.connection_pool
+    assert pool.connection_class is SSLConnection
+    assert pool.connection_kwargs["db"] == 2 and pool.connection_kwargs["password"] == "secret"
+    assert "secret" not in store.breaker.name
+    await store.aclose()
+
+
+async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: Path) -> None:
+    watch = Watch()
+    guard = breaker.Breaker("it", 0.05, watch)
+    hung = asyncio.Event()
+    for _ in range(breaker.FAILURES):
+        with pytest.raises(StoreError):
+            await guard.do(hung.wait())
+    watch.now += breaker.REST
+    trying = asyncio.ensure_future(guard.do(hung.wait(), 5))
+    await asyncio.sleep(0)
+    with pytest.raises(StoreError, match="left alone"):
+        await guard.do(hung.wait())
+    hung.set()
+    assert await trying is True and not guard.open
+
+
+async def test_a_failure_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch()
+    guard = breaker.Breaker("it", 0.01, watch)
+
+    async def fails() -> None:
+        raise ConnectionResetError("gone")
+
+    for _ in range(30):
+        with pytest.raises(StoreError):
+            await guard.do(fails())
+        watch.now += breaker.REST
+    assert len([text for text in caplog.messages if "go on without it" in text]) == 3
