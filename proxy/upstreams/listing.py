@@ -1,9 +1,9 @@
-"""Which models one Ollama server has: asked seldom, known always."""
+"""Which models one server has: asked seldom, known always."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from proxy.background import Background
 from proxy.clock import Clock
@@ -18,8 +18,19 @@ SETTLED = 1.0
 
 
 class Listing:
-    def __init__(self, ollama: Remote, background: Background, clock: Clock) -> None:
-        self.ollama = ollama
+    """path, read: where the list is, and who reads it."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        background: Background,
+        clock: Clock,
+        path: str = "/api/tags",
+        read: Callable[[bytes], Iterable[ModelInfo]] = ollama_models.read_tags,
+    ) -> None:
+        self.remote = remote
+        self.path = path
+        self.read = read
         self.background = background
         self.clock = clock
         self.known: Mapping[str, ModelInfo] = {}
@@ -54,11 +65,11 @@ class Listing:
     def refreshing(self) -> asyncio.Task[None]:
         """One question at a time, whoever waits for it, and not undone by who leaves."""
         if self.asking is None or self.asking.done():
-            self.asking = self.background.start(self.refresh(), f"listing the models of {self.ollama.url}")
+            self.asking = self.background.start(self.refresh(), f"listing the models of {self.remote.url}")
         return self.asking
 
     async def refresh(self) -> None:
-        models = ollama_models.read_tags(await self.ollama.ask_soon("/api/tags"))
+        models = self.read(await self.remote.ask_soon(self.path))
         self.known = {ollama_models.canonical(one.name): one for one in models}
         self.shown = {
             key: info
@@ -71,6 +82,6 @@ class Listing:
         """Older servers tell capabilities only when asked for one model."""
         key = (info.name, info.digest)
         if key not in self.shown:
-            document = await self.ollama.ask_soon("/api/show", {"model": info.name}, info.name)
+            document = await self.remote.ask_soon("/api/show", {"model": info.name}, info.name)
             self.shown[key] = ollama_models.with_show(info, document)
         return self.shown[key]

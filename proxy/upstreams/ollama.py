@@ -10,8 +10,9 @@ from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
 from proxy.streams import begun, replay
-from proxy.types import JSON, Call, Chat, Complete, Embed, Event, Events, Finish, Reply, Usage, Vectors
+from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
+from proxy.upstreams.alike import is_empty, refused, together, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
@@ -55,7 +56,7 @@ class Ollama:
             f"loading {url}",
             lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
         )
-        self.listing.ollama = self.loading.ollama = self.http  # what is known is kept, the settings are new
+        self.listing.remote = self.loading.ollama = self.http  # what is known is kept, the settings are new
         self.loading.limit = settings.load_timeout
 
     async def models(self) -> Mapping[str, ModelInfo]:
@@ -175,30 +176,3 @@ def origin_of(url: str, services: Services) -> Origin:
     origin = Origin(url)
     services.opened.callback(origin.close)
     return origin
-
-
-def is_empty(ask: Chat | Complete) -> bool:
-    return not ask.messages if isinstance(ask, Chat) else ask.prompts == ("",) and not ask.raw
-
-
-def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
-    """The batches as one; raises BadCall if the model cannot give the dimensions that were asked for."""
-    import numpy as np
-
-    values = np.concatenate([vectors.values for vectors, _ in batches])
-    if ask.dimensions is not None and values.shape[1] != ask.dimensions:
-        message = f"Invalid 'dimensions': this model gives {values.shape[1]}."
-        raise BadCall(message, param="dimensions", code="invalid_value")
-    counts = [usage.prompt_tokens for _, usage in batches]
-    known = [count for count in counts if count is not None]
-    load = sum(usage.load_ns for _, usage in batches)
-    return [Vectors(values), Usage(sum(known) if len(known) == len(counts) else None, 0, load_ns=load)]
-
-
-def refused(name: str) -> BadCall:
-    message = f"'{name}' cannot be honoured exactly, and this server is set to refuse that (params: strict)."
-    return BadCall(message, param=name, code="unsupported_parameter")
-
-
-def told(notes: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}={fate}" for name, fate in notes.items())

@@ -1,8 +1,8 @@
-"""Stages that give an answer of Ollama what Ollama leaves out: forced calls, single calls, checked JSON."""
+"""Stages that give an answer what its upstream leaves out: forced calls, single calls, checked JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -55,8 +55,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     if plan.one_call:
         stages.append(first_call)
     if plan.json or plan.strict_tools:
-        check = Check(plan)
-        stages.append(check.along if stream else check.before)
+        stages.append(Check(plan.json, plan.schema, plan.strict_tools).stage(stream))
     return stages
 
 
@@ -87,7 +86,11 @@ def called(words: str, names: set[str]) -> ToolCalled:
                 return ToolCalled(new_id("call_"), name, orjson.dumps(arguments).decode())
     except orjson.JSONDecodeError:
         pass
-    raise UpstreamError("The model did not call a function although it had to.", "invalid_answer")
+    raise not_called()
+
+
+def not_called() -> UpstreamError:
+    return UpstreamError("The model did not call a function although it had to.", "invalid_answer")
 
 
 async def first_call(source: Events) -> Events:
@@ -101,12 +104,25 @@ async def first_call(source: Events) -> Events:
 
 
 class Check:
-    """The answer is JSON, fits its schema, and so do the arguments of strict tools."""
+    """The answer is JSON, fits its schema, and so do the arguments of strict tools.
 
-    def __init__(self, plan: Plan) -> None:
-        self.json = plan.json
-        self.fit = Fit(plan.schema, "response_format") if plan.schema else None
-        self.tools = {name: Fit(schema, "tools") for name, schema in plan.strict_tools.items()}
+    must_call: the functions of which one has to be called, where one has to be.
+    """
+
+    def __init__(
+        self,
+        json: bool,
+        schema: Mapping[str, JSON] | None,
+        strict_tools: Mapping[str, Mapping[str, JSON]],
+        must_call: Collection[str] = (),
+    ) -> None:
+        self.json = json
+        self.fit = Fit(schema, "response_format") if schema else None
+        self.tools = {name: Fit(parameters, "tools") for name, parameters in strict_tools.items()}
+        self.must_call = must_call
+
+    def stage(self, stream: bool) -> Stage:
+        return self.along if stream else self.before
 
     async def along(self, source: Events) -> Events:
         """Lets events pass and raises at the end."""
@@ -119,6 +135,8 @@ class Check:
                 called = True
                 self.arguments(event)
             elif isinstance(event, Finish) and event.reason == "stop" and not called:
+                if self.must_call:
+                    raise not_called()
                 self.words("".join(words))
             yield event
 
@@ -129,6 +147,8 @@ class Check:
             yield event
 
     def arguments(self, event: ToolCalled) -> None:
+        if self.must_call and event.name not in self.must_call:
+            raise not_called()
         if fit := self.tools.get(event.name):
             fit.check(orjson.loads(event.arguments), f"The call of {event.name}")
 

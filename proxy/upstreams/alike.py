@@ -1,0 +1,36 @@
+"""What every kind of upstream does alike with a call, whatever is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from proxy.errors import BadCall
+from proxy.types import Chat, Complete, Embed, Event, Usage, Vectors
+
+
+def is_empty(ask: Chat | Complete) -> bool:
+    """Whether nothing is asked but that the model be loaded."""
+    return not ask.messages if isinstance(ask, Chat) else ask.prompts == ("",) and not ask.raw
+
+
+def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
+    """The batches as one; raises BadCall if the model cannot give the dimensions that were asked for."""
+    import numpy as np
+
+    values = np.concatenate([vectors.values for vectors, _ in batches])
+    if ask.dimensions is not None and values.shape[1] != ask.dimensions:
+        message = f"Invalid 'dimensions': this model gives {values.shape[1]}."
+        raise BadCall(message, param="dimensions", code="invalid_value")
+    counts = [usage.prompt_tokens for _, usage in batches]
+    known = [count for count in counts if count is not None]
+    load = sum(usage.load_ns for _, usage in batches)
+    return [Vectors(values), Usage(sum(known) if len(known) == len(counts) else None, 0, load_ns=load)]
+
+
+def refused(name: str) -> BadCall:
+    message = f"'{name}' cannot be honoured exactly, and this server is set to refuse that (params: strict)."
+    return BadCall(message, param=name, code="unsupported_parameter")
+
+
+def told(notes: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={fate}" for name, fate in notes.items())
