@@ -37,9 +37,10 @@ class Retry:
         """Every further attempt, after the first failed with `error`."""
         for attempt in range(2, self.settings.attempts + 1):
             wait = self.wait(attempt - 1, error)
-            if wait > self.settings.max_wait and error.cause in self.settings.on:
+            wanted = error.cause in self.settings.on and error.again is not False
+            if wanted and wait > self.settings.max_wait:
                 raise counted(error, attempt - 1)  # the client is told how long, and may come back then
-            if error.cause not in self.settings.on or not self.in_time(wait, call):
+            if not wanted or not self.in_time(wait, call):
                 raise final(error, attempt - 1)
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)

@@ -48,6 +48,8 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         """Forget the last answer."""
         self.status = 0
+        self.wait_for: float | None = None
+        """Seconds after which the server wants to be asked again."""
         self.framed = False
         self.head = 0
         self.parts: list[bytes] = []
@@ -90,6 +92,8 @@ class Connection(asyncio.Protocol):
         lower = name.lower()
         if lower == b"content-length" or lower == b"transfer-encoding":
             self.framed = True  # else the body ends with the connection
+        elif lower == b"retry-after" and value.isdigit() and len(value) < 6:
+            self.wait_for = float(value)
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()

@@ -55,7 +55,9 @@ class Remote:
         if answer.status == 200:
             return answer
         try:
-            raise self.read_error(answer.status, await self.read(answer), model)
+            failed = self.read_error(answer.status, await self.read(answer), model)
+            failed.wait = failed.wait if answer.wait_for is None else answer.wait_for
+            raise failed
         finally:
             answer.close()
 
