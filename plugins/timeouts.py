@@ -34,7 +34,7 @@ class Timeouts:
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         limits, deadline, watches = self.settings, self.deadline(call), self.sweep.watches
-        watch = Watch(deadline, limits.first_event if call.stream else None)
+        watch = Watch(deadline, limits.first_event if call.stream else None, call.deadline)
         watches.add(watch)
         if self.sweep.timer is None:
             self.sweep.look()
@@ -47,7 +47,7 @@ class Timeouts:
             watches.discard(watch)
         if (limits.between_events is None and deadline is None) or not call.stream:
             return reply
-        return reply.through(lambda source: self.watched(source, deadline))
+        return reply.through(lambda source: self.watched(source, deadline, call.deadline))
 
     def deadline(self, call: Call) -> float | None:
         """An outer limit that is earlier stays."""
@@ -56,9 +56,9 @@ class Timeouts:
         own = self.clock.monotonic() + self.settings.total
         return own if call.deadline is None else min(own, call.deadline)
 
-    async def watched(self, source: Events, deadline: float | None) -> Events:
+    async def watched(self, source: Events, deadline: float | None, callers: float | None) -> Events:
         pause = self.settings.between_events
-        watch = Watch(deadline, pause)
+        watch = Watch(deadline, pause, callers)
         self.sweep.watches.add(watch)
         if self.sweep.timer is None:
             self.sweep.look()
@@ -86,9 +86,10 @@ class Watch:
     fresh = True
     """Whether this wait began after the last look; a wait costs no look at the clock of its own."""
 
-    def __init__(self, deadline: float | None, limit: float | None) -> None:
-        """The current task waits from now on, for `limit` seconds at most."""
+    def __init__(self, deadline: float | None, limit: float | None, callers: float | None) -> None:
+        """The current task waits from now on, for `limit` seconds at most.  callers: the caller's own deadline."""
         self.deadline = deadline
+        self.callers = callers
         self.limit = limit
         self.waiting = True
         self.task = asyncio.current_task()
@@ -114,7 +115,8 @@ class Watch:
         if self.rang and self.task is not None and self.task.uncancel() == 0:
             late = self.deadline is not None and self.due == self.deadline
             error = UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout")
-            error.again = False if late else None  # nobody waits for another try
+            if late and self.due == self.callers:
+                error.again = False  # nobody waits for another try
             raise error from None
 
 

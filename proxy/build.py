@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from aiohttp import web
 
 from proxy.chain import compose
-from proxy.config import Config, Demo
-from proxy.edge import ollama as edge
+from proxy.config import Config, Demo, Upstream
+from proxy.edge import ollama as ollama_edge
+from proxy.edge import openai as openai_edge
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
 from proxy.edge.ollama_writes import OllamaWrites
-from proxy.edge.openai import OpenAI
 from proxy.edge.writer import Writer
 from proxy.errors import NotFound
 from proxy.host import Host, Services
@@ -25,7 +25,8 @@ from proxy.registry import build_plugins
 from proxy.types import Call, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.ollama import Ollama
-from proxy.upstreams.pool import Pool
+from proxy.upstreams.openai import OpenAI
+from proxy.upstreams.pool import Member, Pool
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
@@ -39,14 +40,13 @@ class Assembly:
         self.config = config
         self.http = services.http
         settled = Settled(config.models)
-        strict = config.params == "strict"
         self.pools = {
-            name: Pool(
-                name, [Ollama(url, upstream, services, settled.pins, strict) for url in urls[name]], upstream, services
-            )
+            name: Pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], upstream, services)
             for name, upstream in config.upstreams.items()
         }
-        cloudy = frozenset(name for name, upstream in config.upstreams.items() if upstream.allow_cloud)
+        cloudy = frozenset(
+            name for name, upstream in config.upstreams.items() if upstream.allow_cloud or upstream.openai
+        )
         self.catalogue = Catalogue(settled, self.pools, cloudy)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
@@ -54,6 +54,12 @@ class Assembly:
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
+
+    def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
+        strict = self.config.params == "strict"
+        if upstream.openai:
+            return OpenAI(url, upstream, services, strict)
+        return Ollama(url, upstream, services, settled.pins, strict)
 
     def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none."""
@@ -74,8 +80,10 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
-        openai = OpenAI(self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits)
-        ollama = edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.fields(), limits)
+        openai = openai_edge.OpenAI(
+            self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits
+        )
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.fields(), limits)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),

@@ -118,6 +118,28 @@ What was emulated, changed or ignored in a call is listed in the `x-gemmapy-para
 `params: strict` it is a 400. Fields that are not listed are ignored and told, unless a plugin declared them as its own.
 """
 
+OTHERS = """
+## At an `openai` upstream
+
+The tables above are of Ollama. Any other server, one under `openai:` in `upstreams:`, is asked in its own dialect, and
+what is emulated for Ollama is then native. What is not the same:
+
+| field | at such an upstream |
+| --- | --- |
+| `max_tokens` | is sent as `max_completion_tokens` to chats. |
+| `options` | those beyond OpenAI's are sent if the upstream's `options` lists them, else ignored and told. |
+| `reasoning_effort` | `max` becomes high and is told; Ollama's `think: true` leaves it to the model. |
+| `tool_choice` | native, and checked; where only some tools are allowed the others are hidden, which is told. |
+| `parallel_tool_calls` | native, and `false` keeps the first call in any case. |
+| `response_format` | native, and asked for in the prompt and checked all the same. |
+| `reasoning_content` of earlier turns | ignored and told. |
+| `suffix`, `raw` | go to `/completions`; a system message beside them is ignored and told, images are a 400. |
+| `dimensions` | sent; a longer answer is cut and brought to unit length. |
+| carried fields | are not sent: nothing of a caller leaves but what is asked. |
+
+An empty call, which would load a model in Ollama, is answered at once: such a server has loaded what it lists.
+"""
+
 
 def parameters_page() -> str:
     """What becomes of every field of a request, as Markdown."""
@@ -132,7 +154,7 @@ def parameters_page() -> str:
     for path, table in natives:
         native = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in table.items()]
         parts += [f"\n## `POST /api/{path}`\n", head, *native]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, OTHERS])
 
 
 VARIABLE = {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}"}

@@ -51,6 +51,13 @@ def _network(text: str) -> str:
     return text
 
 
+def _header_word(key: SecretStr) -> SecretStr:
+    """What may stand in a header: a line break in a key would begin another header."""
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("a key for an upstream is one word of printable ASCII; is its environment variable set?")
+    return key
+
+
 Url = Annotated[str, AfterValidator(_http_url)]
 Urls = Annotated[
     tuple[Url, ...],
@@ -122,7 +129,7 @@ class Upstream(Strict):
     """Base URL, with its `/v1`, of any server that speaks OpenAI's API; or a list of them."""
     demo: Demo | None = None
     """A simulated Ollama inside this process, for trying things out."""
-    key: SecretStr | None = None
+    key: Annotated[SecretStr, AfterValidator(_header_word)] | None = None
     """Bearer key for an `openai` upstream, best from the environment: `"${OPENAI_API_KEY}"`."""
     options: tuple[EXTRAS, ...] = ()
     """Sampling options beyond OpenAI's that an `openai` upstream understands; others are ignored and told."""

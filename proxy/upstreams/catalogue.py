@@ -21,6 +21,8 @@ EVERY = "*"
 RECENT = 1.0
 """Seconds for which it is not asked again where a model lives."""
 MOST_HOMES = 1000
+UNKNOWN = "0.0.0"
+"""What an Ollama says that was built without a version, and a server that is none."""
 Home: TypeAlias = tuple[str, ModelInfo]
 """The name of an upstream, and what it says of a model."""
 LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "draft_num_predict")
@@ -156,12 +158,12 @@ class Catalogue:
         return [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
 
     async def version(self) -> str:
-        """Of the first upstream that answers.  Raises UpstreamError if none does."""
+        """Of the first Ollama that answers.  Raises UpstreamError if no upstream does."""
         told = await asyncio.gather(*(s.version() for s in self.servers.values()), return_exceptions=True)
-        for one in told:
-            if isinstance(one, str):
-                return one
-        raise UpstreamError("No upstream answers.", "connect")
+        answered = [one for one in told if isinstance(one, str)]
+        if not answered:
+            raise UpstreamError("No upstream answers.", "connect")
+        return next(filter(None, answered), UNKNOWN)
 
     async def alive(self) -> dict[str, str]:
         """Upstream -> "" if it answers, else why not."""

@@ -1,11 +1,13 @@
-"""ModelInfo -> OpenAI's model objects."""
+"""OpenAI's model objects, both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 import orjson
 
+from proxy.errors import UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON
 
@@ -20,3 +22,47 @@ def write_model(info: ModelInfo) -> bytes:
 
 def write_models(infos: Iterable[ModelInfo]) -> bytes:
     return orjson.dumps({"object": "list", "data": [model(info) for info in infos]})
+
+
+def read_models(document: bytes) -> list[ModelInfo]:
+    """The models that another server lists.  Raises UpstreamError."""
+    try:
+        return [_listed(one) for one in orjson.loads(document)["data"] or ()]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError):
+        raise UpstreamError("The upstream sent a list of models that cannot be read.", "server") from None
+
+
+def _listed(one: Mapping[str, JSON]) -> ModelInfo:
+    """What it can do is not told; how long its context is, by vLLM and llama.cpp only."""
+    name, created = one["id"], int(one.get("created") or 0)
+    context = one.get("max_model_len") or (one.get("meta") or {}).get("n_ctx_train")
+    if not isinstance(name, str) or not name:
+        raise TypeError
+    told = {
+        "name": name,
+        "model": name,
+        "modified_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
+        "size": 0,
+        "digest": "",
+        "details": details(),
+    }
+    return ModelInfo(
+        name,
+        context=context if type(context) is int else None,
+        created=created,
+        owner=str(one.get("owned_by") or "library"),
+        told=told,
+    )
+
+
+def details() -> dict[str, JSON]:
+    """Ollama's words for what is not known of a model's weights."""
+    unknown = {"parent_model": "", "format": "", "family": "", "parameter_size": "", "quantization_level": ""}
+    return {**unknown, "families": []}
+
+
+def shown(info: ModelInfo) -> bytes:
+    """What Ollama's /api/show says, of a model of which a name is all that is known."""
+    kinds = ["embedding"] if "embed" in info.name.lower() else ["completion", "tools"]
+    described = {"modified_at": info.told.get("modified_at"), "details": details(), "model_info": {}}
+    return orjson.dumps({**described, "capabilities": sorted(info.capabilities or kinds)})

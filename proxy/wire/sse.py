@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.errors import UpstreamError
+
 DONE: Final = b"data: [DONE]\n\n"
 
 
@@ -15,3 +17,42 @@ def data(payload: bytes) -> bytes:
 def comment(text: str) -> bytes:
     """A line that clients skip and that keeps gateways from closing an idle connection."""
     return b": " + " ".join(text.split()).encode() + b"\n\n"
+
+
+class Parser:
+    """Cuts a byte stream, however it was split on its way, into the data of its events."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        """Bytes that one event may have."""
+        self.rest = b""
+        self.held: list[bytes] = []
+        self.size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The data of the events that are complete now; raises UpstreamError when one grows past its bound."""
+        lines = (self.rest + data if self.rest else data).split(b"\n")
+        self.rest = lines.pop()
+        found = [event for line in lines if (event := self.line(line.removesuffix(b"\r"))) is not None]
+        if self.size + len(self.rest) > self.most or any(len(event) > self.most for event in found):
+            raise UpstreamError(f"The upstream sent an event of more than {self.most} bytes.", "server")
+        return found
+
+    def line(self, line: bytes) -> bytes | None:
+        """The data of the event that a line ends."""
+        if line:
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                self.held.append(value.removeprefix(b" "))
+                self.size += len(value)
+            return None
+        if not self.held:
+            return None
+        event = self.held[0] if len(self.held) == 1 else b"\n".join(self.held)
+        self.held.clear()
+        self.size = 0
+        return event
+
+    def end(self) -> list[bytes]:
+        """What a stream that ended without an empty line still had to say."""
+        return self.feed(b"\n\n")

@@ -1,0 +1,177 @@
+"""Any OpenAI-compatible server as a handler: vLLM, llama.cpp, OpenAI itself, another GemmaPy Proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Mapping
+
+from proxy.config import Upstream
+from proxy.errors import ProxyError
+from proxy.host import Services
+from proxy.models import ModelInfo
+from proxy.streams import begun, replay
+from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
+from proxy.upstreams import repair
+from proxy.upstreams.alike import is_empty, refused, together, told
+from proxy.upstreams.http1 import Connection, Origin
+from proxy.upstreams.listing import Listing
+from proxy.upstreams.ollama import origin_of
+from proxy.upstreams.remote import Remote
+from proxy.wire import openai_bodies, openai_chunks, openai_models, openai_refusals, sse
+from proxy.wire.openai_bodies import Plan
+from proxy.wire.openai_chunks import AnswerReader
+
+
+class OpenAI:
+    """strict: refuse what would have to be emulated or dropped."""
+
+    def __init__(self, url: str, settings: Upstream, services: Services, strict: bool = False) -> None:
+        self.url = url
+        self.settings = settings
+        self.strict = strict
+        self.key = settings.key.get_secret_value() if settings.key else ""
+        # What another key may see is another list, and its connections are others.
+        name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+        origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
+        origin.headers = headers_of(settings)
+        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, "The upstream", self.error_of)
+        self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
+        self.listing.remote = self.http  # what is known is kept, the settings are new
+
+    def error_of(self, status: int, body: bytes, model: str) -> ProxyError:
+        """What the server says, without the key if it repeats it."""
+        if self.key:
+            body = body.replace(self.key.encode(), b"(key)")
+        return openai_refusals.error_of(status, body, model)
+
+    # --- what it has ---------------------------------------------------------------------------------
+
+    async def models(self) -> Mapping[str, ModelInfo]:
+        """By canonical name.  Raises UpstreamError if none was ever told."""
+        return await self.listing.all()
+
+    async def find(self, name: str) -> ModelInfo | None:
+        """Raises UpstreamError."""
+        return await self.listing.find(name)
+
+    def known(self, name: str) -> ModelInfo | None:
+        """By canonical name, as last told."""
+        return self.listing.known.get(name)
+
+    def warm(self, name: str) -> bool:
+        """Such a server has loaded what it lists."""
+        return True
+
+    async def poll(self) -> None:
+        """Brings the list up to date.  Raises UpstreamError."""
+        if self.listing.is_old:
+            await asyncio.shield(self.listing.refreshing())
+
+    def changed(self) -> None:
+        self.listing.asked = float("-inf")
+
+    async def running(self) -> list[JSON]:
+        """Nobody tells."""
+        return []
+
+    async def show(self, body: Mapping[str, JSON]) -> bytes:
+        """What is known of a model, in Ollama's words."""
+        name = str(body.get("model", ""))
+        return openai_models.shown(await self.find(name) or ModelInfo(name))
+
+    async def version(self) -> str:
+        """It has none that Ollama's clients could compare.  Raises UpstreamError if the server does not answer."""
+        await self.poll()
+        return ""
+
+    # --- what it answers -----------------------------------------------------------------------------
+
+    def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
+        if isinstance(call.ask, Embed):
+            return self.embed(call, call.ask, info)
+        return self.generated(call, call.ask, info)
+
+    async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
+        if is_empty(ask):  # nothing was asked but that the model be loaded, and it is
+            return Reply.of(replay([Finish("load")]))
+        plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
+        if plan.notes and self.strict:
+            raise refused(next(iter(plan.notes)))
+        stages = stages_of(plan, call.stream)  # before the server is asked: a bad schema costs nobody a token
+        reply = await (self.streamed if call.stream else self.whole)(call, plan)
+        for stage in stages:
+            reply = reply.through(stage)
+        if stages:
+            reply = await begun(reply)
+        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+
+    async def whole(self, call: Call, plan: Plan) -> Reply:
+        response = await self.http.send(plan.path, plan.body, call)
+        try:
+            document = await self.http.read(response)
+        finally:
+            response.close()
+        reader = AnswerReader(call.model, plan.top)
+        return Reply.of(replay([*reader.read(document), *reader.end()]))
+
+    async def streamed(self, call: Call, plan: Plan) -> Reply:
+        response = await self.http.send(plan.path, plan.body, call)
+        events = self.events(response, AnswerReader(call.model, plan.top))
+        return await begun(Reply.of(events).on_close(response.close))
+
+    async def events(self, response: Connection, reader: AnswerReader) -> Events:
+        """What was counted comes after the finish, so that only `[DONE]` or the end of the body is the end."""
+        parser = sse.Parser(self.http.most)
+        while not reader.done and (data := await self.http.part(response)):
+            for payload in parser.feed(data):
+                for event in reader.read(payload):
+                    yield event
+        for payload in () if reader.done else parser.end():
+            for event in reader.read(payload):
+                yield event
+        for event in reader.end():
+            yield event
+        await self.http.finish(response)
+
+    async def embed(self, call: Call, ask: Embed, info: ModelInfo) -> Reply:
+        if not ask.inputs:
+            return Reply.of(replay([Usage(0, 0)]))
+        size = self.settings.embed_batch
+        found = [
+            await self.batch(call, ask, ask.inputs[at : at + size], info) for at in range(0, len(ask.inputs), size)
+        ]
+        return Reply.of(replay(together(found, ask)))
+
+    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], info: ModelInfo) -> tuple[Vectors, Usage]:
+        body = openai_bodies.embed_body(info.name, inputs, ask.dimensions)
+        response = await self.http.send("/embeddings", body, call)
+        try:
+            return openai_chunks.vectors_of(await self.http.read(response), len(inputs), ask.dimensions)
+        finally:
+            response.close()
+
+
+class Models(Listing):
+    """Such a server's list says all that it tells of its models."""
+
+    def __init__(self, remote: Remote, services: Services) -> None:
+        super().__init__(remote, services.background, services.clock, "/models", openai_models.read_models)
+
+    async def described(self, info: ModelInfo) -> ModelInfo:
+        return info
+
+
+def headers_of(settings: Upstream) -> str:
+    """The lines that every request to such a server carries besides those of every upstream."""
+    return f"Authorization: Bearer {settings.key.get_secret_value()}\r\n" if settings.key else ""
+
+
+def stages_of(plan: Plan, stream: bool) -> list[Stage]:
+    """What is promised of an answer, whatever the server made of it; often nothing."""
+    stages: list[Stage] = []
+    if plan.one_call:
+        stages.append(repair.first_call)
+    if plan.json or plan.strict_tools or plan.must_call:
+        stages.append(repair.Check(plan.json, plan.schema, plan.strict_tools, plan.must_call).stage(stream))
+    return stages

@@ -1,0 +1,177 @@
+"""What is asked -> the bodies that any OpenAI-compatible server reads.
+
+Source: OpenAI's API reference; vLLM's and llama.cpp's servers, for what they call the options that OpenAI has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import field
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON, Chat, Complete, Message
+from proxy.values import value
+from proxy.wire.ollama_chat import must_fit, telling
+from proxy.wire.openai_turns import messages_of, response_format, tool_of
+
+PLAIN: Final = ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+"""Options that every such server has, under the same name."""
+EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "top_k": ("top_k",),
+    "min_p": ("min_p",),
+    "typical_p": ("typical_p",),
+    "repeat_penalty": ("repeat_penalty", "repetition_penalty"),  # llama.cpp's name and vLLM's
+    "repeat_last_n": ("repeat_last_n",),
+    "num_keep": ("n_keep",),
+}
+"""Ollama's further options, and what those servers call them that have them."""
+
+
+@value
+class Plan:
+    """One call as such a server is asked, and what must hold of its answer.
+
+    notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
+    top: alternatives a token that the caller wants to see.
+    must_call: the functions of which one has to be called.
+    """
+
+    path: str
+    body: dict[str, JSON]
+    notes: dict[str, str]
+    top: int = 0
+    one_call: bool = False
+    must_call: Collection[str] = ()
+    json: bool = False
+    schema: Mapping[str, JSON] | None = None
+    strict_tools: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+
+
+def plan(model: str, ask: Chat | Complete, stream: bool, extras: Collection[str]) -> Plan:
+    """extras: the options beyond OpenAI's that the server understands.  Only what the caller gave is sent."""
+    if isinstance(ask, Chat):
+        return chat(model, ask, stream, extras)
+    if ask.raw or ask.suffix:
+        return completion(model, ask, stream, extras)
+    return chat(model, turned(ask), stream, extras)
+
+
+def turned(ask: Complete) -> Chat:
+    """A prompt that wants the model's own template is a chat of one turn."""
+    user = Message("user", ask.prompts[0], ask.images)
+    return Chat(
+        messages=(Message("system", ask.system), user) if ask.system else (user,),
+        format=ask.format,
+        options=ask.options,
+        think=ask.think,
+        logprobs=ask.logprobs,
+    )
+
+
+def chat(model: str, ask: Chat, stream: bool, extras: Collection[str]) -> Plan:
+    notes: dict[str, str] = {}
+    body = begun(model, stream) | sampled(ask.options, "max_completion_tokens", extras, notes)
+    messages, form = ask.messages, ask.format
+    if form is not None:
+        messages = telling(messages, must_fit(form.schema))
+        body["response_format"] = response_format(form)
+    body["messages"] = list(messages_of(messages, notes))
+    body |= offered(ask, notes) | effort(ask.think, notes)
+    if ask.logprobs is not None:
+        body["logprobs"] = True
+        if ask.logprobs:  # llama.cpp takes a 0 for no logprobs at all
+            body["top_logprobs"] = ask.logprobs
+    choice = ask.tool_choice
+    forced = [tool.name for tool in ask.tools if not choice.names or tool.name in choice.names]
+    return Plan(
+        "/chat/completions",
+        body,
+        notes,
+        top=ask.logprobs or 0,
+        one_call=not ask.parallel_tool_calls,
+        must_call=frozenset(forced) if choice.mode == "required" else (),
+        json=form is not None,
+        schema=form.schema if form is not None and form.strict else None,
+        strict_tools={tool.name: tool.parameters for tool in ask.tools if tool.strict and tool.parameters},
+    )
+
+
+def completion(model: str, ask: Complete, stream: bool, extras: Collection[str]) -> Plan:
+    """A raw prompt; nobody is told of a system message or of images there."""
+    if ask.images:
+        message = "'images' want a chat: a prompt that the model reads as it is has no place for them."
+        raise BadCall(message, param="images", code="unsupported_parameter")
+    notes: dict[str, str] = {}
+    body = begun(model, stream) | sampled(ask.options, "max_tokens", extras, notes)
+    body["prompt"] = ask.prompts[0]
+    if ask.suffix:
+        body["suffix"] = ask.suffix
+    if ask.system:
+        notes["system"] = "ignored"
+    if ask.think:
+        notes["reasoning_effort"] = "ignored"
+    if ask.logprobs is not None:
+        body["logprobs"] = ask.logprobs or 1  # llama.cpp takes a 0 for no logprobs at all
+    form = ask.format
+    if form is not None:
+        body["prompt"] += f"\n\n{must_fit(form.schema)}"
+        body["response_format"] = response_format(form)
+    schema = form.schema if form is not None and form.strict else None
+    return Plan("/completions", body, notes, top=ask.logprobs or 0, json=form is not None, schema=schema)
+
+
+def embed_body(model: str, inputs: tuple[str, ...], dimensions: int | None) -> dict[str, JSON]:
+    """Floats, since some servers know nothing else."""
+    body: dict[str, JSON] = {"model": model, "input": inputs, "encoding_format": "float"}
+    return body if dimensions is None else {**body, "dimensions": dimensions}
+
+
+def begun(model: str, stream: bool) -> dict[str, JSON]:
+    body: dict[str, JSON] = {"model": model, "stream": stream}
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], notes: dict[str, str]) -> dict[str, JSON]:
+    """most: what the endpoint calls the bound of an answer's tokens."""
+    body: dict[str, JSON] = {}
+    for name, given in options.items():
+        if name in PLAIN:
+            body[name] = given
+        elif name == "max_tokens":
+            body[most] = given
+        elif name in extras:
+            body |= dict.fromkeys(EXTRAS[name], given)
+        else:
+            notes[f"options.{name}"] = "ignored"
+    return body
+
+
+def effort(think: bool | str | None, notes: dict[str, str]) -> dict[str, JSON]:
+    """True leaves it to the model, as saying nothing does."""
+    if think is None or think is True:
+        return {}
+    if think == "max":
+        notes["reasoning_effort"] = "changed"
+        return {"reasoning_effort": "high"}
+    return {"reasoning_effort": think or "none"}
+
+
+def offered(ask: Chat, notes: dict[str, str]) -> dict[str, JSON]:
+    """The tools and how they may be used.  A choice among some of them only OpenAI knows: the others are hidden."""
+    choice = ask.tool_choice
+    if not ask.tools:
+        return {}
+    shown, chosen = ask.tools, None if choice.mode == "auto" else choice.mode
+    body: dict[str, JSON] = {} if ask.parallel_tool_calls else {"parallel_tool_calls": False}
+    if len(choice.names) == 1 and choice.mode == "required":
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.names[0]}}
+    else:
+        if choice.names:
+            notes["tool_choice"] = "emulated"
+            shown = tuple(tool for tool in ask.tools if tool.name in choice.names)
+        if chosen:
+            body["tool_choice"] = chosen
+    return {"tools": [tool_of(tool) for tool in shown], **body}

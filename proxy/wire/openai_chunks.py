@@ -1,0 +1,191 @@
+"""What an OpenAI-compatible server answers, whole or in chunks -> Events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import orjson
+
+from proxy.errors import ProxyError, UpstreamError
+from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
+from proxy.wire import openai_refusals
+from proxy.wire.ids import new_id
+
+BROKEN = ("abort", "error", "cancelled")
+"""Why a server says that it ended an answer which it did not end well."""
+
+
+class AnswerReader:
+    """Reads the chunks of one answer, or its only document, of chats and of completions.
+
+    top: alternatives a token that were asked for; some servers tell more.
+    """
+
+    def __init__(self, model: str, top: int = 0) -> None:
+        self.model = model
+        self.top = top
+        self.calls = Calls()
+        self.called = self.finished = False
+        self.done = False
+        """Whether the server has said that nothing more comes."""
+        self.usage: Usage | None = None
+
+    def read(self, payload: bytes) -> list[Event]:
+        """Raises UpstreamError, or the error that the payload tells of."""
+        if payload == b"[DONE]" or self.done:
+            self.done = True
+            return []
+        try:
+            data = orjson.loads(payload)
+            if data.get("error"):
+                raise self.failure(payload)
+            if usage := data.get("usage"):
+                self.usage = usage_of(usage)
+            return [event for choice in data["choices"] for event in self.of(choice)]
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            raise UpstreamError("The upstream sent what is not one of its answers.", "server") from None
+
+    def failure(self, payload: bytes) -> ProxyError:
+        return openai_refusals.error_of(200, payload, self.model)
+
+    def end(self) -> list[Event]:
+        """What is known when nothing more comes.  Raises UpstreamError if that was too early."""
+        if not self.finished:
+            raise UpstreamError("The upstream's answer ended before it was complete.", "cut")
+        return [self.usage] if self.usage else []
+
+    def of(self, choice: dict[str, JSON]) -> Iterator[Event]:
+        said = choice.get("delta") or choice.get("message") or choice
+        if thought := said.get("reasoning_content") or said.get("reasoning"):
+            yield Thinking(text(thought))
+        words, refusal = said.get("content") or choice.get("text"), said.get("refusal")
+        if logprobs := self.logprobs(choice.get("logprobs")):
+            # In a chunk they are the thought's if it is one; in a document nobody can tell.
+            if words or not thought:
+                yield Text(text(words or ""), 0, logprobs)
+        elif words:
+            yield Text(text(words))
+        if refusal:
+            yield Text(text(refusal))
+        yield from self.calling(said.get("tool_calls") or (), whole="message" in choice)
+        if reason := choice.get("finish_reason"):
+            yield from self.finish(text(reason), bool(refusal))
+
+    def calling(self, pieces: JSON, whole: bool) -> Iterator[ToolCalled]:
+        for place, piece in enumerate(pieces):
+            self.called = True
+            yield from self.calls.add(piece, place if whole else piece.get("index"))
+
+    def finish(self, reason: str, refused: bool) -> Iterator[Event]:
+        if reason in BROKEN:
+            raise UpstreamError(f"The upstream gave the answer up: {reason}.", "cut")
+        yield from self.calls.end(cut=reason == "length")
+        self.finished = True
+        if self.called and reason in ("stop", "function_call"):  # as some servers end a call that was forced
+            reason = "tool_calls"
+        yield Finish("content_filter" if refused and reason == "stop" else reason)
+
+    def logprobs(self, told: JSON) -> tuple[Mapping[str, JSON], ...]:
+        """Those of chats; completions have four lists of their own, except where they have not."""
+        if not told:
+            return ()
+        if "tokens" in told:
+            alternatives = told.get("top_logprobs") or [None] * len(told["tokens"])
+            rows = zip(told["tokens"], told["token_logprobs"], alternatives, strict=True)
+            return tuple(self.legacy(*row) for row in rows)
+        return tuple(
+            {**entry(one), "top_logprobs": [entry(other) for other in (one.get("top_logprobs") or ())[: self.top]]}
+            for one in told.get("content") or ()
+        )
+
+    def legacy(self, token: str, logprob: float | None, others: Mapping[str, float] | None) -> Mapping[str, JSON]:
+        best = sorted((others or {}).items(), key=lambda one: -one[1])[: self.top]
+        return {**spelled(token, logprob), "top_logprobs": [spelled(*one) for one in best]}
+
+
+def text(value: JSON) -> str:
+    """Raises TypeError for what is none, which makes a chunk unreadable."""
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def entry(one: Mapping[str, JSON]) -> dict[str, JSON]:
+    return {"token": one["token"], "logprob": one["logprob"], "bytes": one.get("bytes")}
+
+
+def spelled(token: str, logprob: float | None) -> dict[str, JSON]:
+    return {"token": token, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(token.encode())}
+
+
+def usage_of(told: Mapping[str, JSON]) -> Usage:
+    details = told.get("prompt_tokens_details") or {}
+    return Usage(told.get("prompt_tokens"), told.get("completion_tokens"), details.get("cached_tokens"))
+
+
+class Calls:
+    """Calls of functions, put together from their pieces; each is given once, when it is whole."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.index: int | None = None
+        self.id = self.name = ""
+        self.parts: list[str] = []
+
+    def add(self, piece: Mapping[str, JSON], index: int | None) -> Iterator[ToolCalled]:
+        """The call before this one, if a new one begins: by its index, or, where there is none, by its id."""
+        id, function = piece.get("id") or "", piece.get("function") or {}
+        if index is None:
+            index = self.index or 0
+        if self.index is not None and (index != self.index or (id and self.id and id != self.id)):
+            yield from self.end()
+        self.index, self.id = index, self.id or text(id)
+        self.name = self.name or text(function.get("name") or "")
+        arguments = function.get("arguments") or ""
+        self.parts.append(orjson.dumps(arguments).decode() if isinstance(arguments, dict) else text(arguments))
+
+    def end(self, cut: bool = False) -> Iterator[ToolCalled]:
+        """cut: the model was stopped, so that a call may be half of one, which is none."""
+        if self.index is None:
+            return
+        arguments = "".join(self.parts) or "{}"
+        name, id = self.name, self.id or new_id("call_")
+        self.begin()
+        if name and is_object(arguments):
+            yield ToolCalled(id, name, arguments)
+        elif not cut:
+            raise UpstreamError("The model called a function with what is no JSON object.", "invalid_answer")
+
+
+def is_object(arguments: str) -> bool:
+    try:
+        return type(orjson.loads(arguments)) is dict
+    except orjson.JSONDecodeError:
+        return False
+
+
+def vectors_of(document: bytes, wanted: int, dimensions: int | None = None) -> tuple[Vectors, Usage]:
+    """One /embeddings document: `wanted` rows of unit length in the order of the inputs, and what they took.
+
+    dimensions: as many of them at most, for servers that give a model's own whatever is asked.
+    Raises UpstreamError.
+    """
+    import numpy as np
+
+    try:
+        data = orjson.loads(document)
+        rows = sorted(data["data"], key=lambda row: row["index"])
+        values = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
+        usage = Usage((data.get("usage") or {}).get("prompt_tokens"), 0)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        raise UpstreamError("The upstream sent embeddings that cannot be read.", "server") from None
+    found = len(values) if values.ndim == 2 else 0
+    if found != wanted:
+        raise UpstreamError(f"The upstream sent {found} embeddings for {wanted} inputs.", "server")
+    values = values[:, :dimensions]
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all():
+        raise UpstreamError("The upstream sent embeddings that are no numbers.", "server")
+    return Vectors(np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)), usage

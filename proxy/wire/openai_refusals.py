@@ -1,0 +1,135 @@
+"""The errors of OpenAI-compatible servers -> errors of ours.
+
+Source: OpenAI's API reference, "Errors"; what vLLM, llama.cpp and FastAPI send.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import orjson
+
+from proxy.errors import BadCall, Denied, Looped, NotFound, ProxyError, TooLarge, TooOld, UpstreamError
+from proxy.types import JSON
+from proxy.values import value
+
+SIGNS: Final = (
+    ("context_length_exceeded", "input", ("too large to process",)),
+    ("context_length_exceeded", "messages", ("context_length_exceeded", "maximum context length",
+                                             "exceeds the available context", "exceed_context_size",
+                                             "exceeds the context", "maximum model length", "context window")),
+    ("model_not_capable", "messages", ("image input is not supported", "not a multimodal model",
+                                       "does not support image")),
+    ("model_not_capable", "model", ("does not support embeddings", "does not support the embeddings")),
+)  # fmt: skip
+"""Faults of the call that are known by their words, whatever status they come with: code, field, words."""
+NO_MODEL: Final = re.compile(r"model\b.*\b(not exist|not found|not available)", re.IGNORECASE | re.DOTALL)
+MOST_TEXT: Final = 2000
+
+
+@value
+class Told:
+    """What an error says of itself; "" and None where it does not."""
+
+    message: str = ""
+    param: str | None = None
+    code: str | None = None
+    status: int | None = None
+    signs: str = ""
+    """All of it in lower case, to look for words in."""
+
+
+def error_of(status: int, body: bytes, model: str) -> ProxyError:
+    """What an answer with an error means to the caller.  status: the server's, or 200 for an error in a stream."""
+    told = told_in(body)
+    if status == 200:
+        status = told.status or 500
+    text = told.message or f"The upstream answered with status {status}."
+    return refusal(status, text, told, model) or failure(status, text, told)
+
+
+def told_in(body: bytes) -> Told:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        words = body[:500].decode(errors="replace").strip()
+        return Told() if words.startswith("<") else Told(words, signs=words.lower())
+    if isinstance(data, list) and data:
+        data = data[0]
+    if isinstance(data, dict):
+        data = data.get("error") or data
+    if not isinstance(data, dict):
+        return Told(str(data)[:MOST_TEXT], signs=str(data).lower())
+    message, code, param = message_of(data), data.get("code"), data.get("param")
+    return Told(
+        message[:MOST_TEXT],
+        param if isinstance(param, str) else None,
+        code if isinstance(code, str) else None,
+        code if type(code) is int and 400 <= code < 600 else None,
+        f"{message} {code} {data.get('type')}".lower(),
+    )
+
+
+def message_of(data: dict[str, JSON]) -> str:
+    """Its words; FastAPI's are a list, with the place of each."""
+    words = data.get("message") or data.get("detail") or data.get("msg") or ""
+    if isinstance(words, list):
+        return "; ".join(map(problem_of, words))
+    return words if isinstance(words, str) else orjson.dumps(words).decode()
+
+
+def problem_of(one: JSON) -> str:
+    if not isinstance(one, dict):
+        return str(one)
+    place = one.get("loc")
+    at = ".".join(map(str, place)) if isinstance(place, list) else "the body"
+    return f"{at}: {one.get('msg')}"
+
+
+def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None:
+    """Where the call is at fault, or nobody is."""
+    if status in (401, 402, 403):
+        return denied(status, text)
+    if status == 429:
+        return None
+    if known := by_its_words(text, told):
+        return known
+    if told.code == "model_not_found" or (status == 404 and (told.param == "model" or NO_MODEL.search(text))):
+        return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
+    if status in (404, 405, 501):  # an endpoint that this server does not have; another try would not find it either
+        return TooOld(f"The upstream cannot do this: {text}")
+    if status == 413:
+        return TooLarge(text, param=told.param, code=told.code or "request_too_large")
+    if status in (400, 422):
+        return BadCall(text, param=told.param, code=told.code)
+    return None
+
+
+def by_its_words(text: str, told: Told) -> BadCall | None:
+    for code, param, words in SIGNS:
+        if any(one in told.signs for one in words):
+            return BadCall(text, param=told.param or param, code=code)
+    return None
+
+
+def denied(status: int, text: str) -> Denied:
+    """Servers like to repeat a key that they do not know, so what they say of one is not handed on."""
+    if status == 401:
+        text = "The upstream does not accept the key that this server has for it."
+    else:
+        text = f"The upstream refused the request: {text}"
+    return Denied(text, code="upstream_denied")
+
+
+def failure(status: int, text: str, told: Told) -> ProxyError:
+    """Where the server is at fault."""
+    if "insufficient_quota" in told.signs:
+        error = UpstreamError(text, "overloaded", code="insufficient_quota")
+        error.again = False
+        return error
+    if status == Looped.status:
+        return Looped(text)
+    if status in (429, 503, 529):
+        return UpstreamError(text, "overloaded", wait=1.0)
+    return UpstreamError(text, "server")

@@ -1,0 +1,84 @@
+"""Messages, tools and formats as any OpenAI-compatible server reads them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+
+from proxy.types import JSON, Format, Image, Message, Tool, ToolCall
+from proxy.wire.openai_answer import tool_call
+from proxy.wire.openai_messages import MAGIC
+
+
+def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:
+    open_calls: list[ToolCall] = []
+    for one in messages:
+        said: dict[str, JSON] = {"role": one.role, "content": content_of(one)}
+        if one.thinking:  # no such server wants to be told again
+            notes["messages.thinking"] = "ignored"
+        if one.name:
+            said["name"] = one.name
+        if one.tool_calls:
+            open_calls = list(one.tool_calls)
+            said["content"] = said["content"] or None
+            said["tool_calls"] = [tool_call(call) for call in one.tool_calls]
+        if one.role == "tool":
+            said["tool_call_id"] = one.tool_call_id or answered(open_calls, one.name)
+        yield said
+
+
+def answered(calls: list[ToolCall], name: str) -> str:
+    """The id of the call that a result without one answers: the first of its name, else the first."""
+    call = next((one for one in calls if one.name == name), calls[0] if calls else None)
+    if call is None:
+        return "call_0"
+    calls.remove(call)
+    return call.id
+
+
+def content_of(message: Message) -> JSON:
+    if not message.images:
+        return message.text
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
+    return [{"type": "text", "text": message.text}, *pictures] if message.text else pictures
+
+
+def data_url(image: Image) -> str:
+    head = base64.b64decode(image.base64[:16])
+    kind = next((kind for magic, kind in MAGIC if head.startswith(magic)), "png")
+    return f"data:image/{kind};base64,{image.base64}"
+
+
+def tool_of(tool: Tool) -> dict[str, JSON]:
+    function: dict[str, JSON] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.parameters:
+        function["parameters"] = tool.parameters
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def response_format(form: Format) -> dict[str, JSON]:
+    """`strict` only where OpenAI would take it: whether an answer fits is checked here in any case."""
+    if not form.schema:
+        return {"type": "json_object"}
+    shape: dict[str, JSON] = {"name": "answer", "schema": form.schema}
+    if form.strict and closed(form.schema):
+        shape["strict"] = True
+    return {"type": "json_schema", "json_schema": shape}
+
+
+def closed(schema: JSON) -> bool:
+    """Whether every object of a schema says all that it may have, and must have all of it."""
+    if isinstance(schema, list):
+        return all(map(closed, schema))
+    if not isinstance(schema, Mapping):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        properties = schema.get("properties") or {}
+        required = schema.get("required") or []
+        if schema.get("additionalProperties") is not False or len(required) != len(properties):
+            return False
+    return all(map(closed, schema.values()))
