@@ -129,7 +129,7 @@ what is emulated for Ollama is then native. What is not the same:
 | `max_tokens` | is sent as `max_completion_tokens` to chats. |
 | `options` | those beyond OpenAI's are sent if the upstream's `options` lists them, else ignored and told. |
 | `reasoning_effort` | `max` becomes high and is told; Ollama's `think: true` leaves it to the model. |
-| `tool_choice` | native, and checked; where only some tools are allowed the others are hidden, which is told. |
+| `tool_choice` | native, and checked; of a named tool, or of allowed ones, the others are hidden. |
 | `parallel_tool_calls` | native, and `false` keeps the first call in any case. |
 | `response_format` | native, and asked for in the prompt and checked all the same. |
 | `reasoning_content` of earlier turns | ignored and told. |

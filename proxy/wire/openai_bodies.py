@@ -160,18 +160,20 @@ def effort(think: bool | str | None, notes: dict[str, str]) -> dict[str, JSON]:
 
 
 def offered(ask: Chat, notes: dict[str, str]) -> dict[str, JSON]:
-    """The tools and how they may be used.  A choice among some of them only OpenAI knows: the others are hidden."""
+    """The tools and how they may be used.
+
+    A named function is the only one that is shown, and required: llama.cpp takes a name for `auto`.  A choice among
+    several only OpenAI knows, so that there, too, the others are hidden.
+    """
     choice = ask.tool_choice
     if not ask.tools:
         return {}
-    shown, chosen = ask.tools, None if choice.mode == "auto" else choice.mode
-    body: dict[str, JSON] = {} if ask.parallel_tool_calls else {"parallel_tool_calls": False}
-    if len(choice.names) == 1 and choice.mode == "required":
-        body["tool_choice"] = {"type": "function", "function": {"name": choice.names[0]}}
-    else:
-        if choice.names:
-            notes["tool_choice"] = "emulated"
-            shown = tuple(tool for tool in ask.tools if tool.name in choice.names)
-        if chosen:
-            body["tool_choice"] = chosen
-    return {"tools": [tool_of(tool) for tool in shown], **body}
+    shown = tuple(tool for tool in ask.tools if not choice.names or tool.name in choice.names)
+    body: dict[str, JSON] = {"tools": [tool_of(tool) for tool in shown]}
+    if choice.mode != "auto":
+        body["tool_choice"] = choice.mode
+    if choice.names and not (choice.mode == "required" and len(choice.names) == 1):
+        notes["tool_choice"] = "emulated"
+    if not ask.parallel_tool_calls:
+        body["parallel_tool_calls"] = False
+    return body

@@ -130,6 +130,8 @@ def failure(status: int, text: str, told: Told) -> ProxyError:
         return error
     if status == Looped.status:
         return Looped(text)
+    if "the model produced output that does not match" in told.signs:  # llama.cpp, of a call that is none
+        return UpstreamError(text, "invalid_answer")
     if status in (429, 503, 529):
         return UpstreamError(text, "overloaded", wait=1.0)
     return UpstreamError(text, "server")

@@ -51,6 +51,8 @@ def openai(message: str, code: JSON = None, param: str | None = None, type: str 
         (429, openai("The context window is busy"), UpstreamError, "upstream_overloaded", None),
         (503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}, UpstreamError,
          "upstream_overloaded", None),
+        (500, openai("The model produced output that does not match the expected peg-native format", 500),
+         UpstreamError, "upstream_invalid_answer", None),
         (529, b"", UpstreamError, "upstream_overloaded", None),
         (500, {"error": "boom"}, UpstreamError, "upstream_server", None),
         (502, b"<html><h1>Bad gateway</h1>", UpstreamError, "upstream_server", None),
