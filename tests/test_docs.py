@@ -40,7 +40,7 @@ def test_the_schema_for_editors_is_current() -> None:
     assert json.loads((ROOT / "config" / "schema.json").read_text()) == reference.schema()
 
 
-@pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml"])
+@pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml", "container.yaml"])
 def test_our_own_files_fit_the_schema(name: str) -> None:
     validator = jsonschema_rs.validator_for(reference.schema())
     assert [error.message for error in validator.iter_errors(yaml.safe_load(packaged(name).read_text()))] == []
