@@ -12,23 +12,29 @@ import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import kubernetes_validate
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from proxy import registry
 from proxy.config import load, packaged
 from proxy.errors import ConfigError
 from proxy.identity import check_exposure
+from proxy.settings import Listen
 from proxy.upstreams.demo import Simulator, running
 from tests.conftest import ASK
 from tests.dockerfile import Image, NoIndex, Stage, stages_of
-from tests.test_docs import ROOT
+from tests.test_docs import DOCS, ROOT, blocks
 
+PAGE = DOCS / "deployment.md"
 CONTAINER = packaged("container.yaml")
 STAGES = stages_of((ROOT / "Dockerfile").read_text())
 LAST = STAGES[-1]
+DRAIN = Listen().drain
 
 
 def tool(name: str) -> str:
@@ -45,6 +51,10 @@ def ran(*command: str | Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
 
 
 # --- the image -------------------------------------------------------------------------------------
@@ -182,3 +192,126 @@ def test_a_container_without_a_key_is_told_of(env: dict[str, str]) -> None:
         load(CONTAINER, registry.problems_of, env)
     (problem,) = raised.value.problems
     assert re.search(r"container\.yaml:\d+: environment variable GEMMAPY_KEY is (not set|empty)", problem)
+
+
+# --- compose ---------------------------------------------------------------------------------------
+
+
+def test_compose_and_the_workflow_fit_their_schemas() -> None:
+    check = tool("check-jsonschema")
+    ran(check, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml")
+    ran(check, "--builtin-schema", "vendor.github-workflows", *(ROOT / ".github/workflows").iterdir())
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return found
+
+
+def test_only_the_proxy_is_published(services: dict[str, Any]) -> None:
+    assert {name for name, service in services.items() if "ports" in service} == {"proxy"}
+    assert services["proxy"]["ports"] == ["${GEMMAPY_BIND:-127.0.0.1}:8080:8080"]
+
+
+def test_the_proxy_starts_when_the_others_answer(services: dict[str, Any]) -> None:
+    waits = services["proxy"]["depends_on"]
+    assert waits == {name: {"condition": "service_healthy"} for name in ("ollama", "redis")}
+    assert all("healthcheck" in services[name] for name in waits)
+
+
+def test_the_proxy_may_do_nothing_else_on_its_host(services: dict[str, Any]) -> None:
+    proxy = services["proxy"]
+    assert proxy["read_only"] is True and proxy["cap_drop"] == ["ALL"] and "privileged" not in proxy
+    assert all("no-new-privileges:true" in service["security_opt"] for service in services.values())
+
+
+def test_services_are_restarted_and_the_proxy_may_drain(services: dict[str, Any]) -> None:
+    assert {service["restart"] for service in services.values()} == {"unless-stopped"}
+    assert seconds(services["proxy"]["stop_grace_period"]) > DRAIN
+
+
+def test_no_secret_is_in_the_file(services: dict[str, Any]) -> None:
+    assert services["proxy"]["environment"]["GEMMAPY_KEY"].startswith("${GEMMAPY_KEY:?")
+    assert not (ROOT / ".env").exists()
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+
+def manifests() -> dict[str, Any]:
+    text = next(block for block in blocks(PAGE, "yaml") if "kind: Deployment" in block)
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+@pytest.mark.parametrize("text", blocks(PAGE, "yaml"))
+def test_the_pages_yaml_is_yaml(text: str) -> None:
+    assert list(yaml.safe_load_all(text))
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Deployment", "Service"])
+def test_a_manifest_is_what_kubernetes_takes(kind: str) -> None:
+    kubernetes_validate.validate(manifests()[kind], "1.33", strict=True)
+
+
+def test_the_deployment_is_probed_drained_and_confined() -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert pod["terminationGracePeriodSeconds"] > container["lifecycle"]["preStop"]["sleep"]["seconds"] + DRAIN
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == LAST.last("USER").value
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {"requests", "limits"} <= set(container["resources"])
+
+
+def test_the_manifests_configuration_is_right(tmp_path: Path) -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    (variable,) = pod["containers"][0]["env"]
+    assert "secretKeyRef" in variable["valueFrom"]
+    (tmp_path / "proxy.yaml").write_text(manifests()["ConfigMap"]["data"]["proxy.yaml"])
+    config, _ = load(tmp_path / "proxy.yaml", registry.problems_of, {variable["name"]: "secret"})
+    check_exposure(config, insecure=False)
+    mounted = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}["config"]
+    assert mounted["mountPath"] == str(Path(LAST.env["GEMMAPY_CONFIG"]).parent)
+    assert "subPath" not in mounted, "a file mounted by itself is never updated"
+
+
+def test_services_ports_lead_to_the_container() -> None:
+    service, pod = manifests()["Service"]["spec"], manifests()["Deployment"]["spec"]["template"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    named = {one["name"]: one["containerPort"] for one in pod["spec"]["containers"][0]["ports"]}
+    assert named[service["ports"][0]["targetPort"]] == int(LAST.env["GEMMAPY_PORT"])
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The page's systemd unit, with a program that this machine has."""
+    (text,) = blocks(PAGE, "ini")
+    assert "/opt/gemmapy/bin/gemmapy-proxy" in text
+    file = tmp_path / "gemmapy-proxy.service"
+    file.write_text(text.replace("/opt/gemmapy/bin/gemmapy-proxy", "/bin/true"))
+    return file
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
+    told = ran(tool("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", unit)
+    assert [line for line in told.splitlines() if unit.name in line] == []
+
+
+def test_the_unit_is_confined(unit: Path) -> None:
+    """systemd's own measure: 0 is nothing may be done, 10 is everything."""
+    ran(tool("systemd-analyze"), "security", "--offline=yes", "--threshold=20", unit)
+
+
+def test_the_unit_reloads_and_drains(unit: Path) -> None:
+    told = dict(re.findall(r"^(\w+)=(.+)$", unit.read_text(), re.M))
+    assert told["ExecReload"] == "/bin/kill -HUP $MAINPID" and told["KillMode"] == "mixed"
+    assert seconds(told["TimeoutStopSec"]) > DRAIN
+
+
+def test_the_pages_settings_exist() -> None:
+    text = PAGE.read_text()
+    assert set(re.findall(r"`listen\.(\w+)", text)) <= set(Listen.model_fields)
