@@ -16,6 +16,9 @@ from pathlib import Path
 PLACES = re.compile(r"(?<![\w.])/(?=(?:src|opt|etc|data)\b)")
 """Where a path of the image begins; in a command such as `GET /healthz` it does not."""
 
+UNREACHED = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError")
+"""What pip writes of an index that it cannot reach."""
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -132,7 +135,7 @@ class Image:
         done = subprocess.run(
             ["sh", "-c", self.there(command)], cwd=self.directory, env=env, capture_output=True, text=True, check=False
         )
-        if "NewConnectionError" in done.stderr or "name resolution" in done.stderr:
+        if done.returncode and UNREACHED.search(done.stderr):
             raise NoIndex(done.stderr)
         assert done.returncode == 0, done.stderr
 

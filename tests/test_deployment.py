@@ -313,5 +313,6 @@ def test_the_unit_reloads_and_drains(unit: Path) -> None:
 
 
 def test_the_pages_settings_exist() -> None:
-    text = PAGE.read_text()
-    assert set(re.findall(r"`listen\.(\w+)", text)) <= set(Listen.model_fields)
+    assert set(re.findall(r"`listen\.(\w+)", PAGE.read_text())) <= set(Listen.model_fields)
+    (listen,) = (block for block in blocks(PAGE, "yaml") if block.startswith("listen:"))
+    assert Listen.model_validate(yaml.safe_load(listen)["listen"]).base_path == "/llm"
