@@ -162,8 +162,8 @@ async def test_the_images_own_commands_make_a_server_that_is_healthy(tmp_path: P
         async with contained(image, env) as process:
             assert process.stderr is not None
             async with asyncio.timeout(10):
-                while b"listens on" not in await process.stderr.readline():
-                    assert process.returncode is None
+                while b"listens on" not in (line := await process.stderr.readline()):
+                    assert line, "it ended without a banner"
             assert await healthy(env)
             assert await asks(port, "of-this-test") == 200 and await asks(port, "of-another") == 401
             process.terminate()
