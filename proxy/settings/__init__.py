@@ -1,0 +1,54 @@
+"""The settings of a configuration file: what each is, its default, and what it may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr
+
+from proxy.settings.base import Strict as Strict
+from proxy.settings.server import Key as Key
+from proxy.settings.server import Listen as Listen
+from proxy.settings.server import Log as Log
+from proxy.settings.server import Requests as Requests
+from proxy.settings.server import Streams as Streams
+from proxy.settings.server import Web as Web
+from proxy.settings.stores import Store as Store
+from proxy.settings.upstreams import Demo as Demo
+from proxy.settings.upstreams import Line as Line
+from proxy.settings.upstreams import Model as Model
+from proxy.settings.upstreams import Upstream as Upstream
+
+
+class Config(Strict):
+    """One configuration file."""
+
+    listen: Listen = Listen()
+    """Where the server listens."""
+    upstreams: Annotated[dict[str, Upstream], Field(min_length=1)] = {
+        "local": Upstream(ollama=("http://127.0.0.1:11434",))
+    }
+    """Named places where models live."""
+    models: dict[str, Model] = {}
+    """Aliases, pins and permissions, by model name."""
+    keys: dict[str, SecretStr | Key] = {}
+    """Bearer keys by the caller's name: a secret, or `{key, role}`.  Empty: only loopback, everybody is admin."""
+    stores: dict[str, Store] = {}
+    """Named places where plugins keep things."""
+    writes: str | None = None
+    """Name of the `ollama` upstream whose models admins may pull, create, copy, push and delete through Ollama's own
+    endpoints; unset switches these off."""
+    params: Literal["lenient", "strict"] = "lenient"
+    """`lenient` tells in `x-gemmapy-params` what was emulated, changed or ignored; `strict` refuses it."""
+    requests: Requests = Requests()
+    """What is taken from callers."""
+    streams: Streams = Streams()
+    """How answers flow to clients."""
+    web: Web = Web()
+    """Who may call from a browser."""
+    log: Log = Log()
+    """What the server writes to standard error."""
+    plugins: dict[str, dict[str, Any] | None] = {}
+    """Named plugin instances; `use` names the plugin and defaults to the instance's name."""
+    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]]
+    """Plugins by route, from the client inwards.  A route without a chain is switched off."""

@@ -1,0 +1,72 @@
+"""What all settings are made of: strict models, and kinds of values."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+
+MIB = 1024 * 1024
+
+
+class Strict(BaseModel):
+    """Base of every settings model: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("a URL here has no user, query or fragment")
+    return url.rstrip("/")
+
+
+def _base_path(path: str) -> str:
+    path = path.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ValueError(f"{path!r} is not a path such as '/llm'")
+    return path
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
+    return text
+
+
+def _header_word(key: SecretStr) -> SecretStr:
+    """What may stand in a header: a line break in a key would begin another header."""
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("a key for an upstream is one word of printable ASCII; is its environment variable set?")
+    return key
+
+
+Url = Annotated[str, AfterValidator(_http_url)]
+BearerKey = Annotated[SecretStr, AfterValidator(_header_word)]
+BasePath = Annotated[str, AfterValidator(_base_path)]
+Network = Annotated[str, AfterValidator(_network)]
+Urls = Annotated[
+    tuple[Url, ...],
+    BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+    AfterValidator(lambda urls: tuple(dict.fromkeys(urls))),
+    Field(min_length=1),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+"""One URL, or a list of them."""
+
+
+GO_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
+
+
+def _keep_alive(value: float | str) -> float | str:
+    if isinstance(value, str) and not GO_DURATION.fullmatch(value):
+        raise ValueError(f"{value!r} is neither seconds nor a duration such as '10m' or '-1s'")
+    return value
+
+
+KeepAlive = Annotated[float | str, AfterValidator(_keep_alive)]

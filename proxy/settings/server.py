@@ -1,0 +1,83 @@
+"""How the server meets its callers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+
+from proxy.settings.base import MIB, BasePath, Network, Strict
+
+
+class Listen(Strict):
+    """Where the server listens; a restart changes these."""
+
+    host: str = "127.0.0.1"
+    """Address to bind.  Any but a loopback address wants `keys`."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """TCP port; 0 takes a free one."""
+    drain: NonNegativeFloat = 30.0
+    """Seconds that running calls may take to finish when the server stops."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that answer; more than one run under a supervisor, which restarts those that die."""
+    base_path: BasePath = ""
+    """Path under which a gateway serves this server, such as `/llm`, if the gateway leaves it in the URL."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Addresses and networks of gateways, whose `X-Forwarded-For` and `-Proto` are believed."""
+
+
+class Key(Strict):
+    """A bearer key with a role."""
+
+    key: SecretStr
+    """The secret, best from the environment: `"${ALICE_KEY}"`."""
+    role: Literal["user", "admin"] = "user"
+    """What it opens: `user` the chains, `admin` everything."""
+
+
+class Requests(Strict):
+    """What is taken from callers."""
+
+    max_bytes: PositiveInt = 32 * MIB
+    """Bytes of a request's body, after decompression; more is a 413."""
+    body_timeout: PositiveFloat = 60.0
+    """Seconds that a request's body may take to arrive; more is a 408."""
+    max_depth: Annotated[int, Field(ge=8, le=200)] = 64
+    """Levels of nesting of a request's JSON; more is a 400."""
+    max_choices: PositiveInt = 8
+    """The largest `n`."""
+    max_inputs: PositiveInt = 2048
+    """Texts in one embeddings request."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts from which http(s) images are fetched; empty refuses them.  Private addresses never are."""
+    max_image_bytes: PositiveInt = 20 * MIB
+    """Bytes of one image, decoded."""
+
+
+class Streams(Strict):
+    """How answers flow to clients."""
+
+    heartbeat: NonNegativeFloat = 10.0
+    """Seconds without a byte after which a waiting stream gets a comment line; 0 is never."""
+    buffer_bytes: PositiveInt = MIB
+    """Bytes kept for a client that reads more slowly than the model writes."""
+    slow_reader: PositiveFloat = 30.0
+    """Seconds that the buffer may stay full before the call is ended with an error."""
+
+
+class Web(Strict):
+    """Who may call from a browser."""
+
+    origins: tuple[str, ...] = ()
+    """Origins that get CORS headers, such as `https://app.example.com`; `*` is any.  Empty: CORS is off."""
+    hosts: tuple[str, ...] = ()
+    """Host names accepted besides loopback ones while no keys are configured."""
+
+
+class Log(Strict):
+    """What the server writes to standard error; a restart changes these."""
+
+    format: Literal["plain", "json"] = "plain"
+    """A line for people, or a JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written; request lines are `info`."""

@@ -1,0 +1,56 @@
+"""Where features keep what must outlive a call."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, PositiveFloat, PositiveInt, SecretStr, model_validator
+
+from proxy.settings.base import MIB, Strict
+
+SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in SCHEMES or not parts.hostname:
+        raise ValueError(f"this is no URL with one of the schemes {', '.join(SCHEMES)}")
+    return url
+
+
+class Memory(Strict):
+    """A store inside the process; every worker has its own."""
+
+    max_bytes: PositiveInt = 256 * MIB
+    """Bytes of everything in it; what was used longest ago makes room."""
+
+
+class Disk(Strict):
+    """A store in one SQLite file, which survives a restart and is shared by all workers."""
+
+    path: str = "data/store.db"
+    """The file; it and its directory are made when they are missing."""
+    max_bytes: PositiveInt = 1024 * MIB
+    """Bytes of everything in it; what was used longest ago makes room.  The file may be a quarter larger."""
+
+
+class Store(Strict):
+    """A named store: exactly one of `memory`, `disk` and `redis`."""
+
+    memory: Memory | None = None
+    """A store inside the process."""
+    disk: Disk | None = None
+    """A store in one SQLite file."""
+    redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
+    """URL of a Redis, best from the environment: `redis://`, `rediss://` for TLS, `redis+cluster://` or
+    `rediss+cluster://` for a cluster.  Redis bounds itself: give it `maxmemory` and an `lru` or `lfu` policy."""
+    timeout: PositiveFloat = 0.05
+    """Seconds that one operation of a Redis may take.  After five failures in a row it is left alone for five
+    seconds."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Store:
+        if sum(kind is not None for kind in (self.memory, self.disk, self.redis)) != 1:
+            raise ValueError("a store is one of `memory: {}`, `disk: {}` and `redis: URL`")
+        return self

@@ -1,0 +1,103 @@
+"""Where models live, and what the operator fixes for them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from proxy.settings.base import MIB, BearerKey, KeepAlive, Strict, Urls
+
+
+class Demo(Strict):
+    """The simulated Ollama."""
+
+    delay: NonNegativeFloat = 0.0
+    """Seconds between two pieces of an answer."""
+    load_time: NonNegativeFloat = 0.0
+    """Seconds that a cold model takes to load."""
+
+
+class Line(Strict):
+    """Where calls wait while every host of an upstream is busy."""
+
+    most: PositiveInt = 256
+    """Calls that may wait; a further one is a 429."""
+    wait: PositiveFloat = 60.0
+    """Seconds that a call may wait; then it is a 429."""
+
+
+EXTRAS = Literal["top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "num_keep"]
+"""Sampling options that Ollama has and OpenAI has not."""
+
+
+class Upstream(Strict):
+    """Where models live: exactly one of `ollama`, `openai` and `demo`."""
+
+    ollama: Urls | None = None
+    """URL of an Ollama server; or a list of them, which are then one pool of equal hosts."""
+    openai: Urls | None = None
+    """Base URL, with its `/v1`, of any server that speaks OpenAI's API; or a list of them."""
+    demo: Demo | None = None
+    """A simulated Ollama inside this process, for trying things out."""
+    key: BearerKey | None = None
+    """Bearer key for an `openai` upstream, best from the environment: `"${OPENAI_API_KEY}"`."""
+    options: tuple[EXTRAS, ...] = ()
+    """Sampling options beyond OpenAI's that an `openai` upstream understands; others are ignored and told."""
+    slots: PositiveInt | None = None
+    """Calls that each host works on at once; more wait in line.  Unset hands every call on: Ollama has a line of
+    its own, without bound."""
+    line: Line = Line()
+    """Where calls wait while every host is busy."""
+    allow_cloud: bool = False
+    """Whether names such as `gpt-oss:120b-cloud`, which Ollama forwards to ollama.com, may be asked for."""
+    embed_batch: PositiveInt = 64
+    """Texts sent in one embeddings request; longer lists are split."""
+    load_timeout: PositiveFloat = 600.0
+    """Seconds that a cold model may take to load."""
+    max_answer_bytes: PositiveInt = 64 * MIB
+    """Bytes that one line or one whole answer of the upstream may have."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Upstream:
+        if sum(kind is not None for kind in (self.ollama, self.openai, self.demo)) != 1:
+            raise ValueError("an upstream is one of `ollama: URL`, `openai: URL` and `demo: {}`")
+        if self.openai is None and self.model_fields_set & {"key", "options"}:
+            raise ValueError("`key` and `options` are for `openai` upstreams")
+        if self.openai is not None and self.model_fields_set & {"allow_cloud", "load_timeout"}:
+            raise ValueError("`allow_cloud` and `load_timeout` are for `ollama` upstreams")
+        return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of its hosts; none where it is simulated."""
+        return self.ollama or self.openai or ()
+
+
+class Model(Strict):
+    """What the operator fixes for a model.  The name `*` stands for every model that is not listed."""
+
+    alias: str | None = None
+    """Another model's name: calls for this one go there."""
+    upstream: str | None = None
+    """Name of the upstream where it lives; unset takes the first that lists it."""
+    allowed: bool = True
+    """Whether callers may ask for it."""
+    keep_alive: KeepAlive | None = None
+    """How long Ollama keeps it loaded after a call: seconds, or a duration such as `10m`; negative is for ever."""
+    num_ctx: Annotated[int, Field(ge=4)] | None = None
+    """Tokens of context that it is loaded with."""
+    shift: bool = False
+    """Whether Ollama may drop the older half of the context when it overflows while answering."""
+    num_batch: PositiveInt | None = None
+    """Tokens of a prompt evaluated at once."""
+    num_gpu: int | None = None
+    """Layers put on the GPU; -1 lets Ollama choose."""
+    main_gpu: int | None = None
+    """Index of the GPU for small tensors."""
+    num_thread: PositiveInt | None = None
+    """CPU threads."""
+    use_mmap: bool | None = None
+    """Whether the weights are memory-mapped."""
+    draft_num_predict: int | None = None
+    """Tokens drafted ahead by a draft model."""
