@@ -63,10 +63,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def serve(told: argparse.Namespace) -> int:
-    from proxy import logs, server
+    from proxy import logs, reading, server
 
     path: Path = told.config or configuration.default_path()
-    read = server.reader(path, told.host, told.port, told.demo)
+    read = reading.reader(path, reading.Told(told.host, told.port, told.demo, told.insecure))
     config, _ = read()
     logs.set_up(config.log)
 
@@ -74,7 +74,7 @@ def serve(told: argparse.Namespace) -> int:
         print(await banner(running, path), file=sys.stderr, flush=True)
 
     try:
-        run(server.run(read, path, told.insecure, started))
+        run(server.run(read, reading.Watch(path), told.insecure, started))
     except OSError as error:
         print(server.port_is_taken(error, config), file=sys.stderr)
         return 1

@@ -40,7 +40,7 @@ def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Conf
     config, problems = None, list(source.problems)
     try:
         config = source.check(Config, source.data)
-        problems += _references(config, source)
+        problems += contradictions(config, source)
     except ConfigError as error:
         # What follows from an unset variable is not told beside it.
         problems += [problem for problem in error.problems if _line(problem) not in map(_line, source.problems)]
@@ -54,7 +54,7 @@ def _line(problem: str) -> int:
     return int(found[1]) if (found := re.match(r".*?:(\d+): ", problem)) else 0
 
 
-def _references(config: Config, source: Source) -> list[str]:
+def contradictions(config: Config, source: Source) -> list[str]:
     """What one part of the file says of another that is not so."""
     return [
         *_upstreams_problems(config, source),

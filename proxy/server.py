@@ -10,13 +10,10 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
-from proxy import config as configuration
-from proxy import registry
 from proxy.background import Background
 from proxy.build import build
 from proxy.config import Config
@@ -28,17 +25,12 @@ from proxy.host import Services
 from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
-from proxy.yamlfile import Source
+from proxy.reading import Read, Watch, held
 
 log = logging.getLogger(__name__)
 
-LOOK = 1.0
-"""Seconds between two looks at the configuration file."""
-
 GRACE = 0.5
 """Seconds between the end of readiness and that of the port, for gateways to look."""
-
-Read = Callable[[], tuple[Config, Source]]
 
 
 @asynccontextmanager
@@ -99,19 +91,10 @@ async def serving(read: Read, *, insecure: bool = False, tell: Tell | None = Non
     config, source = read()
     check_exposure(config, insecure)
     readiness = Readiness()
-
-    def checked() -> tuple[Config, Source]:
-        again, from_where = read()
-        if again.listen != config.listen:
-            log.warning("`listen` changes with a restart only")
-        again = again.model_copy(update={"listen": config.listen})  # who may come in depends on the real address
-        check_exposure(again, insecure)
-        return again, from_where
-
     async with services() as lent:
         pipeline = await build(config, source, lent, readiness)
         live = Live(pipeline, lent.background)
-        server = Server(config, live, lent, readiness, checked)
+        server = Server(config, live, lent, readiness, held(read, config, insecure))
         try:
             async with listening(server, tell):
                 yield server
@@ -158,7 +141,7 @@ async def drained(server: Server, site: web.TCPSite) -> None:
         waiting.cancel()
 
 
-async def run(read: Read, path: Path, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:
+async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -167,10 +150,9 @@ async def run(read: Read, path: Path, insecure: bool, started: Callable[[Server]
     async with serving(read, insecure=insecure, tell=tell) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: server.hurry.set() if stop.is_set() else stop.set())
-        again = asyncio.Event()
-        loop.add_signal_handler(signal.SIGHUP, again.set)
-        server.services.background.start(reloading(server, again), "reloading")
-        server.services.background.start(watching(path, again), "watching the configuration")
+        loop.add_signal_handler(signal.SIGHUP, watch.hangup)
+        server.services.background.start(reloading(server, watch), "reloading")
+        server.services.background.start(watch.looking(), "watching the configuration")
         await started(server)
         settle_down()
         await stop.wait()
@@ -189,59 +171,12 @@ def settle_down() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def reloading(server: Server, again: asyncio.Event) -> None:
+async def reloading(server: Server, watch: Watch) -> None:
     while True:
-        await again.wait()
-        again.clear()
+        await watch.next()
         await server.reload()
-
-
-async def watching(path: Path, again: asyncio.Event) -> None:
-    """A look at the file's time and size; editors that write a new file in its place are seen too."""
-    seen = mark(path)
-    while True:
-        await asyncio.sleep(LOOK)
-        if (now := mark(path)) != seen:
-            seen = now
-            if now is not None:
-                again.set()
-
-
-def mark(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def port_is_taken(error: OSError, config: Config) -> str:
     why = os.strerror(error.errno) if error.errno else str(error)
     return f"cannot listen on {config.listen.host}:{config.listen.port}: {why}"
-
-
-def reader(path: Path, host: str | None, port: int | None, demo: bool) -> Read:
-    """Reads the file; what the command line says of it wins."""
-
-    def read() -> tuple[Config, Source]:
-        config, source = configuration.load(path, registry.problems_of)
-        told = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-        config = config.model_copy(update={"listen": config.listen.model_copy(update=told)})
-        if demo:
-            config = with_demo(config)
-        return config, source
-
-    return read
-
-
-PLACES = {"ollama": None, "openai": None, "key": None, "options": ()}
-"""What an upstream has that a simulated one has not."""
-
-
-def with_demo(config: Config) -> Config:
-    """The same configuration with every upstream simulated."""
-    upstreams = {
-        name: upstream.model_copy(update={**PLACES, "demo": upstream.demo or configuration.Demo()})
-        for name, upstream in config.upstreams.items()
-    }
-    return config.model_copy(update={"upstreams": upstreams})

@@ -14,7 +14,7 @@ FLOORS = (
     ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live"),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
-    ("proxy.build", "proxy.reference"),
+    ("proxy.build", "proxy.reference", "proxy.reading"),
     ("proxy.server",),
     ("proxy.cli", "proxy.__main__"),
 )

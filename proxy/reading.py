@@ -1,0 +1,112 @@
+"""The configuration file: read, with the command line's word over it, and watched for changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy import config as configuration
+from proxy import registry
+from proxy.config import Config
+from proxy.errors import ConfigError
+from proxy.identity import check_exposure
+from proxy.yamlfile import Source
+
+log = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds between two looks at the configuration file."""
+
+Read = Callable[[], tuple[Config, Source]]
+"""Raises ConfigError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the command line says; it wins over the file.  insecure: a public address needs no keys."""
+
+    host: str | None = None
+    port: int | None = None
+    demo: bool = False
+    insecure: bool = False
+
+    def over(self, config: Config) -> Config:
+        told = {name: value for name, value in (("host", self.host), ("port", self.port)) if value is not None}
+        config = config.model_copy(update={"listen": config.listen.model_copy(update=told)})
+        return with_demo(config) if self.demo else config
+
+
+def reader(path: Path, told: Told) -> Read:
+    """Reads the file; what the command line says of it wins."""
+
+    def read() -> tuple[Config, Source]:
+        config, source = configuration.load(path, registry.problems_of)
+        return told.over(config), source
+
+    return read
+
+
+def held(read: Read, first: Config, insecure: bool) -> Read:
+    """Reads what a reload may change.  `listen` stays what it was: who may come in depends on the real address."""
+
+    def again() -> tuple[Config, Source]:
+        config, source = read()
+        if config.listen != first.listen:
+            log.warning("`listen` changes with a restart only")
+            config = config.model_copy(update={"listen": first.listen})
+            if problems := configuration.contradictions(config, source):
+                raise ConfigError(problems)
+        check_exposure(config, insecure)
+        return config, source
+
+    return again
+
+
+PLACES = {"ollama": None, "openai": None, "key": None, "options": ()}
+"""What an upstream has that a simulated one has not."""
+
+
+def with_demo(config: Config) -> Config:
+    """The same configuration with every upstream simulated."""
+    upstreams = {
+        name: upstream.model_copy(update={**PLACES, "demo": upstream.demo or configuration.Demo()})
+        for name, upstream in config.upstreams.items()
+    }
+    return config.model_copy(update={"upstreams": upstreams})
+
+
+class Watch:
+    """Sets `again` when the file is to be read again: after a hangup, or because it changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen = mark(path)
+        self.again = asyncio.Event()
+
+    def hangup(self) -> None:
+        self.seen = mark(self.path)  # what is read now is not read a second time for having changed
+        self.again.set()
+
+    async def looking(self) -> None:
+        """A look at the file's time and size; editors that write a new file in its place are seen too."""
+        while True:
+            await asyncio.sleep(LOOK)
+            if (now := mark(self.path)) != self.seen:
+                self.seen = now
+                if now is not None:
+                    self.again.set()
+
+    async def next(self) -> None:
+        await self.again.wait()
+        self.again.clear()
+
+
+def mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
