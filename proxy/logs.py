@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -25,6 +25,9 @@ FLUSH: Final = 0.1
 """Seconds that a request's line may wait for others."""
 MOST: Final = 500
 """Lines that wait at most."""
+WHOLE: Final = 4096
+"""Bytes that several processes may write to one pipe without tearing each other's: POSIX promises 512, Linux this."""
+NOTHING: Final[Mapping[str, JSON]] = {}
 
 
 class Plain(logging.Formatter):
@@ -64,9 +67,11 @@ class RequestLog:
     third of the time that it takes between two requests, when everything else is in the processor's cache.
     """
 
-    def __init__(self, settings: Log, write: Callable[[bytes], object]) -> None:
+    def __init__(self, settings: Log, write: Callable[[bytes], object], also: Mapping[str, JSON] = NOTHING) -> None:
+        """also: what stands in every line."""
         self.formatted = json_line if settings.format == "json" else plain_line
         self.write = write
+        self.also = also
         self.ended: list[Exchange] = []
 
     def __call__(self, exchange: Exchange) -> None:
@@ -80,7 +85,7 @@ class RequestLog:
         ended, self.ended = self.ended, []
         if ended:
             when = stamp(int(time.time()))
-            self.write(b"".join([self.formatted(when, exchange.told()) for exchange in ended]))
+            self.write(b"".join([self.formatted(when, {**exchange.told(), **self.also}) for exchange in ended]))
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
@@ -105,5 +110,16 @@ def json_line(when: str, told: Mapping[str, JSON]) -> bytes:
 
 
 def to_stderr(lines: bytes) -> None:
-    sys.stderr.buffer.write(lines)
-    sys.stderr.buffer.flush()
+    for piece in pieces(lines):
+        sys.stderr.buffer.write(piece)
+        sys.stderr.buffer.flush()
+
+
+def pieces(lines: bytes) -> Iterator[bytes]:
+    """Whole lines, as many together as can be written at once; a longer one alone."""
+    begun = 0
+    while len(lines) - begun > WHOLE:
+        end = lines.rfind(b"\n", begun, begun + WHOLE) + 1 or lines.find(b"\n", begun) + 1 or len(lines)
+        yield lines[begun:end]
+        begun = end
+    yield lines[begun:]

@@ -7,21 +7,23 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
 
 from proxy.background import Background
 from proxy.build import build
-from proxy.config import Config
+from proxy.config import Config, Log
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.health import Readiness
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
-from proxy.host import Services
+from proxy.host import Place, Services
 from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
@@ -32,10 +34,15 @@ log = logging.getLogger(__name__)
 GRACE = 0.5
 """Seconds between the end of readiness and that of the port, for gateways to look."""
 
+BACKLOG = 1024
+"""Connections that the system keeps until they are accepted."""
+
+STOPPING = "stopping once the calls under way (%s) have finished; a second signal cuts them"
+
 
 @asynccontextmanager
-async def services() -> AsyncIterator[Services]:
-    """Everything that outlives a reload; closed in the end."""
+async def services(place: Place | None = None) -> AsyncIterator[Services]:
+    """Everything that outlives a reload; closed in the end.  place: this process's, unless it is the only one."""
     async with AsyncExitStack() as opened:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         http = await opened.enter_async_context(
@@ -43,12 +50,12 @@ async def services() -> AsyncIterator[Services]:
         )
         background = Background()
         opened.push_async_callback(background.aclose)
-        yield Services(http, background, opened=opened)
+        yield Services(http, background, place=place or Place(), opened=opened)
 
 
 @dataclass(slots=True)
 class Server:
-    """One server on one port.  `live` is replaced by a reload; `listen` is not."""
+    """One process that serves.  `live` is replaced by a reload; `listen` is not."""
 
     config: Config
     live: Live[Door]
@@ -63,11 +70,17 @@ class Server:
         """Upstream -> "" if it answers, else why not."""
         return await self.live.pipeline.value.alive()
 
+    async def renew(self) -> None:
+        """Swap in the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
+        config, source = self.read()
+        pipeline = await build(config, source, self.services, self.readiness)
+        self.config = config
+        self.live.replace(pipeline)
+
     async def reload(self) -> bool:
-        """Swap in the file's present contents; a wrong file changes nothing and is told."""
+        """Renew; a wrong file changes nothing and is told."""
         try:
-            config, source = self.read()
-            pipeline = await build(config, source, self.services, self.readiness)
+            await self.renew()
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
@@ -76,77 +89,102 @@ class Server:
         except Exception:  # a plugin's fault must not end reloading
             log.exception("the configuration is unchanged")
             return False
-        self.config = config
-        self.live.replace(pipeline)
         log.info("the configuration was read again")
         return True
 
+    async def quiet(self, patience: float) -> bool:
+        """Whether the calls under way ended within so many seconds; in a hurry they are not waited for."""
+        idle = asyncio.ensure_future(self.live.idle())
+        hurried = asyncio.ensure_future(self.hurry.wait())
+        await asyncio.wait((idle, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        ended = idle.done()
+        for waiting in (idle, hurried):
+            waiting.cancel()
+        return ended
+
+
+class Entrance(Protocol):
+    """Where a server's connections come from."""
+
+    async def open(self, server: Server, runner: web.ServerRunner) -> str:
+        """Let connections in, and give the server's URL.  Raises OSError if the port is taken."""
+
+    async def close(self, server: Server) -> None:
+        """Let no more in, once gateways had time to see that the server is not ready."""
+
+
+class Port:
+    """A port of this process's own."""
+
+    async def open(self, server: Server, runner: web.ServerRunner) -> str:
+        listen = server.config.listen
+        self.site = web.TCPSite(runner, listen.host, listen.port, reuse_address=True, backlog=BACKLOG)
+        await self.site.start()
+        return url_of(listen.host, runner.addresses[0][1])
+
+    async def close(self, server: Server) -> None:
+        if calls := server.live.calls:
+            log.info(STOPPING, calls)
+            await server.quiet(min(GRACE, server.config.listen.drain))
+        await self.site.stop()
+
 
 @asynccontextmanager
-async def serving(read: Read, *, insecure: bool = False, tell: Tell | None = None) -> AsyncIterator[Server]:
+async def serving(
+    read: Read,
+    *,
+    insecure: bool = False,
+    tell: Tell | None = None,
+    entrance: Entrance | None = None,
+    place: Place | None = None,
+) -> AsyncIterator[Server]:
     """A server that answers until the block is left, then drains.  tell: gets a line for every request.
 
+    entrance and place: those of one process among several.
     Raises ConfigError, or OSError if the port is taken.
     """
     config, source = read()
     check_exposure(config, insecure)
     readiness = Readiness()
-    async with services() as lent:
+    async with services(place) as lent:
         pipeline = await build(config, source, lent, readiness)
         live = Live(pipeline, lent.background)
         server = Server(config, live, lent, readiness, held(read, config, insecure))
         try:
-            async with listening(server, tell):
+            async with listening(server, tell, entrance or Port()):
                 yield server
         finally:
             await server.live.pipeline.retire()
 
 
 @asynccontextmanager
-async def listening(server: Server, tell: Tell | None) -> AsyncIterator[None]:
+async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> AsyncIterator[None]:
     front = Front(server.live, tell, server.readiness, server.services.place.server)
     http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes)
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:
-        listen = server.config.listen
-        site = web.TCPSite(runner, listen.host, listen.port, reuse_address=True, backlog=1024)
-        await site.start()
-        port = runner.addresses[0][1]
-        host = f"[{listen.host}]" if ":" in listen.host else listen.host
-        server.url = f"http://{host}:{port}"
+        server.url = await entrance.open(server, runner)
         yield
-        await drained(server, site)
+        await drained(server, entrance)
     finally:
         server.readiness.stopping = True
         await runner.cleanup()
 
 
-async def drained(server: Server, site: web.TCPSite) -> None:
+async def drained(server: Server, entrance: Entrance) -> None:
     """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
     server.readiness.stopping = True
-    if not server.live.calls:
-        return
-    log.info("stopping once the calls under way (%s) have finished; a second signal cuts them", server.live.calls)
-    idle = asyncio.ensure_future(server.live.idle())
-    hurried = asyncio.ensure_future(server.hurry.wait())
-    for patience in (min(GRACE, server.config.listen.drain), server.config.listen.drain):
-        await asyncio.wait((idle, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        await site.stop()
-        if idle.done() or hurried.done():
-            break
-    if not idle.done():
+    await entrance.close(server)
+    if server.live.calls and not await server.quiet(server.config.listen.drain):
         log.warning("calls that have not finished are cut")
-    for waiting in (idle, hurried):
-        waiting.cancel()
 
 
 async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:
     """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    settings = read()[0].log
-    tell = RequestLog(settings, to_stderr) if settings.level in ("debug", "info") else None
+    tell = request_log(read()[0].log, Place())
     async with serving(read, insecure=insecure, tell=tell) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: server.hurry.set() if stop.is_set() else stop.set())
@@ -158,6 +196,12 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
         await stop.wait()
     if tell is not None:
         tell.flush()
+
+
+def request_log(settings: Log, place: Place) -> RequestLog | None:
+    """Writes a line for every request, where such lines are wanted."""
+    also = {"worker": place.index} if place.count > 1 else {}
+    return RequestLog(settings, to_stderr, also) if settings.level in ("debug", "info") else None
 
 
 def settle_down() -> None:
@@ -177,6 +221,11 @@ async def reloading(server: Server, watch: Watch) -> None:
         await server.reload()
 
 
+def url_of(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def port_is_taken(error: OSError, config: Config) -> str:
-    why = os.strerror(error.errno) if error.errno else str(error)
+    named = isinstance(error, socket.gaierror)  # whose numbers are not the system's
+    why = os.strerror(error.errno) if error.errno and not named else error.strerror or str(error)
     return f"cannot listen on {config.listen.host}:{config.listen.port}: {why}"
