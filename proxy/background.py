@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from proxy.errors import Busy, ProxyError
@@ -53,3 +53,14 @@ class Background:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+
+
+async def either(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:
+    """Whether the first of two that are waited for has ended, when one has or after so many seconds."""
+    waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
+    try:
+        await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        return waits[0].done()
+    finally:
+        for one in waits:
+            one.cancel()

@@ -7,11 +7,11 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from proxy import __version__, reference, registry
+from proxy import __version__, reference
 from proxy import config as configuration
 from proxy.config import Config
 from proxy.errors import ConfigError
@@ -32,15 +32,12 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"gemmapy-proxy {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("serve", help="run the proxy")
-    one.add_argument(
-        "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
-    )
-    one.add_argument("--host", help="address to listen on")
-    one.add_argument("--port", type=int, help="port to listen on")
-    one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
-    one.add_argument("--insecure", action="store_true", help="allow a public address without keys")
-    one.set_defaults(do=serve)
+    add_serve(commands.add_parser("serve", help="run the proxy"))
+
+    one = commands.add_parser("worker")  # a supervisor starts these: no help, no place in the list
+    one.add_argument("control", type=int)
+    one.add_argument("channel", type=int)
+    one.set_defaults(do=work)
 
     one = commands.add_parser("check", help="check a configuration file and print its chains")
     one.add_argument("file", type=Path)
@@ -62,40 +59,76 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def add_serve(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
+    )
+    one.add_argument("--host", help="address to listen on")
+    one.add_argument("--port", type=int, help="port to listen on")
+    one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
+    one.add_argument("--insecure", action="store_true", help="allow a public address without keys")
+    one.set_defaults(do=serve)
+
+
 def serve(told: argparse.Namespace) -> int:
-    from proxy import logs, reading, server
+    from proxy import logs, reading, server, supervisor
 
     path: Path = told.config or configuration.default_path()
-    read = reading.reader(path, reading.Told(told.host, told.port, told.demo, told.insecure))
+    said = reading.Told(told.host, told.port, told.demo, told.insecure)
+    read = reading.reader(path, said)
     config, _ = read()
     logs.set_up(config.log)
 
-    async def started(running: server.Server) -> None:
+    async def started(running: Running) -> None:
         print(await banner(running, path), file=sys.stderr, flush=True)
 
+    watch = reading.Watch(path)
     try:
-        run(server.run(read, reading.Watch(path), told.insecure, started))
+        if config.listen.workers > 1:
+            return run(supervisor.run(read, watch, said, started))
+        run(server.run(read, watch, told.insecure, started))
     except OSError as error:
         print(server.port_is_taken(error, config), file=sys.stderr)
         return 1
     return 0
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
+def work(told: argparse.Namespace) -> int:
+    from proxy import worker
+
+    worker.leave_signals()
+    return run(worker.run(told.control, told.channel))
+
+
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
     """On uvloop where it is installed."""
     try:
         import uvloop
     except ImportError:
-        asyncio.run(work)
-    else:
-        uvloop.run(work)
+        return asyncio.run(work)
+    return uvloop.run(work)
 
 
-async def banner(running: Any, path: Path) -> str:
+class Running(Protocol):
+    """A server, of one process or several."""
+
+    config: Config
+    url: str
+
+    async def alive(self) -> Mapping[str, str]:
+        """Upstream -> "" if it answers, else why not."""
+
+
+async def banner(running: Running, path: Path) -> str:
     """What was started, in plain words."""
     config: Config = running.config
     alive = await running.alive()
     lines = [f"GemmaPy Proxy {__version__} listens on {running.url}/v1   (configuration: {path})"]
+    if config.listen.workers > 1:
+        lines.append(f"  {config.listen.workers} workers")
     for name, upstream in config.upstreams.items():
         where = "simulated, no model runs" if upstream.demo else ", ".join(upstream.urls)
         lines.append(f"  upstream {name}: {alive[name] or f'{where}, answers'}")
@@ -115,16 +148,11 @@ def chains(config: Config) -> list[str]:
 
 
 def check(told: argparse.Namespace) -> int:
-    from proxy import build, server
+    from proxy import reading, server
 
-    async def checked() -> Config:
-        config, source = configuration.load(told.file, registry.problems_of)
-        check_exposure(config, insecure=False)
-        async with server.services() as services:
-            build.check(config, source, services)
-        return config
-
-    config = asyncio.run(checked())
+    read = reading.reader(told.file, reading.Told())
+    config, _ = asyncio.run(server.examined(read))
+    check_exposure(config, insecure=False)
     print(*chains(config), sep="\n")
     return 0
 

@@ -16,8 +16,8 @@ from typing import Protocol
 import aiohttp
 from aiohttp import web
 
-from proxy.background import Background
-from proxy.build import build
+from proxy.background import Background, either
+from proxy.build import build, check
 from proxy.config import Config, Log
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.health import Readiness
@@ -28,6 +28,7 @@ from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
 from proxy.reading import Read, Watch, held
+from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ BACKLOG = 1024
 """Connections that the system keeps until they are accepted."""
 
 STOPPING = "stopping once the calls under way (%s) have finished; a second signal cuts them"
+
+Renew = Callable[[], Awaitable[None]]
+"""Puts what the file says now in place of what it said.  Raises ConfigError, with nothing changed."""
 
 
 @asynccontextmanager
@@ -78,29 +82,35 @@ class Server:
         self.live.replace(pipeline)
 
     async def reload(self) -> bool:
-        """Renew; a wrong file changes nothing and is told."""
-        try:
-            await self.renew()
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("%s", problem)
-            log.error("the configuration is unchanged")
-            return False
-        except Exception:  # a plugin's fault must not end reloading
-            log.exception("the configuration is unchanged")
-            return False
-        log.info("the configuration was read again")
-        return True
+        return await renewed(self.renew)
 
     async def quiet(self, patience: float) -> bool:
         """Whether the calls under way ended within so many seconds; in a hurry they are not waited for."""
-        idle = asyncio.ensure_future(self.live.idle())
-        hurried = asyncio.ensure_future(self.hurry.wait())
-        await asyncio.wait((idle, hurried), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        ended = idle.done()
-        for waiting in (idle, hurried):
-            waiting.cancel()
-        return ended
+        return await either(self.live.idle(), self.hurry.wait(), patience)
+
+
+async def renewed(renew: Renew) -> bool:
+    """A wrong file changes nothing and is told."""
+    try:
+        await renew()
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("%s", problem)
+        log.error("the configuration is unchanged")
+        return False
+    except Exception:  # a plugin's fault must not end reloading
+        log.exception("the configuration is unchanged")
+        return False
+    log.info("the configuration was read again")
+    return True
+
+
+async def examined(read: Read) -> tuple[Config, Source]:
+    """What is read, with everything checked that can be while nothing is started.  Raises ConfigError."""
+    config, source = read()
+    async with services() as lent:
+        check(config, source, lent)
+    return config, source
 
 
 class Entrance(Protocol):
@@ -189,7 +199,7 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: server.hurry.set() if stop.is_set() else stop.set())
         loop.add_signal_handler(signal.SIGHUP, watch.hangup)
-        server.services.background.start(reloading(server, watch), "reloading")
+        server.services.background.start(reloading(server.renew, watch), "reloading")
         server.services.background.start(watch.looking(), "watching the configuration")
         await started(server)
         settle_down()
@@ -215,10 +225,10 @@ def settle_down() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def reloading(server: Server, watch: Watch) -> None:
+async def reloading(renew: Renew, watch: Watch) -> None:
     while True:
         await watch.next()
-        await server.reload()
+        await renewed(renew)
 
 
 def url_of(host: str, port: int) -> str:

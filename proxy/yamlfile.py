@@ -39,6 +39,7 @@ class Source:
 
     def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
         self.name = name
+        self.text = text
         self.problems: list[str] = []
         self.data: Any = {}
         self.lines: Mapping[Place, int] = {}

@@ -10,12 +10,13 @@ import pytest
 
 FLOORS = (
     ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy"),
-    ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile"),
-    ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live"),
+    ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
+    ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live", "proxy.orders"),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.reference", "proxy.reading"),
-    ("proxy.server",),
+    ("proxy.server", "proxy.seat"),
+    ("proxy.supervisor", "proxy.worker"),
     ("proxy.cli", "proxy.__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

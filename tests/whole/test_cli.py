@@ -4,73 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
 from tests.conftest import ASK
+from tests.whole.commands import command, served
 
 DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
-
-
-async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of one that ends by itself."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 10)
-    return process.returncode or 0, out.decode(), err.decode()
-
-
-class Serving:
-    """A server process, its URL, and what it wrote since."""
-
-    def __init__(self, process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> None:
-        self.process = process
-        self.stream = stream
-        self.url = ""
-        self.banner = ""
-
-    async def until(self, pattern: str) -> str:
-        """The first line from now on that matches."""
-        async with asyncio.timeout(10):
-            while line := (await self.stream.readline()).decode():
-                self.banner += line
-                if re.search(pattern, line):
-                    return line
-        raise AssertionError(f"it ended without a line like {pattern!r}: {self.banner}")
-
-
-@asynccontextmanager
-async def served(*arguments: str, pattern: str = r"listens on (http://[\d.:]+)") -> AsyncIterator[Serving]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", *arguments, stderr=asyncio.subprocess.STDOUT, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    serving = Serving(process, process.stdout)
-    try:
-        line = await serving.until("listens on")
-        found = re.search(pattern, line)
-        assert found is not None
-        serving.url = found[1]
-        yield serving
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Path) -> None:

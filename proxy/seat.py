@@ -1,0 +1,204 @@
+"""A worker's seat: the process that holds it now, and the next one when that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from proxy.dealer import Dealer
+from proxy.host import Place
+from proxy.orders import (
+    LONGEST,
+    WORDS,
+    Alive,
+    Calls,
+    Failed,
+    Order,
+    Ready,
+    Reload,
+    Reloaded,
+    Start,
+    Stop,
+    Word,
+    heard,
+    line,
+)
+
+log = logging.getLogger(__name__)
+FIRST: Final = 0.5
+"""Seconds before the first restart; each further one takes twice as long."""
+MOST: Final = 30.0
+"""Seconds before a restart at most."""
+LONG: Final = 10.0
+"""A worker that lived for so many seconds had started well: the next restart is a first one again."""
+MARGIN: Final = 5.0
+"""Seconds in which a process ends that has nothing left to do."""
+
+
+def pause_before_restart(last: float, lived: float) -> float:
+    """Seconds.  last: the pause before the worker that lived for `lived` seconds; 0 if there was none."""
+    return FIRST if not last or lived > LONG else min(2 * last, MOST)
+
+
+def ending(status: int) -> str:
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def program() -> list[str]:
+    """This program again, found where this process found it: a folder `proxy` in the working directory is another."""
+    here = sys.path[:1] in ([""], [os.getcwd()])
+    return [sys.executable, *([] if here else ["-P"]), "-m", "proxy", "worker"]
+
+
+class Life:
+    """One worker process.  What it said last, and what it is to be told."""
+
+    def __init__(self, place: Place, dealer: Dealer) -> None:
+        self.place = place
+        self.dealer = dealer
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: asyncio.StreamWriter | None = None
+        self.problems: tuple[str, ...] = ()
+        self.upstreams: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self.reloaded: asyncio.Future[tuple[str, ...]] | None = None
+        self.ready = self.leaving = False
+        self.calls = 0
+        self.settled, self.counted, self.idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        """Whether it was seen to get ready or to fail, has told of its calls, and has none."""
+
+    async def run(self, start: Callable[[], Start]) -> str:
+        """Until the process has ended; gives how it did.  Raises OSError if there can be none now."""
+        (ours, theirs), (channel, end_of_channel) = socket.socketpair(), socket.socketpair()
+        channel.setblocking(False)
+        try:
+            with theirs, end_of_channel:
+                await self.spawn(theirs.fileno(), end_of_channel.fileno())
+            words, self.control = await asyncio.open_unix_connection(sock=ours, limit=LONGEST)
+            self.tell(start())
+            if self.leaving:
+                self.tell(Stop())
+            async for word in heard(words, WORDS):
+                self.hear(word, channel)
+            return "; ".join([ending(await self.status()), *self.problems])
+        finally:
+            self.kill()
+            if self.control is None:
+                ours.close()
+            if not self.ready:  # else it is the dealer's
+                channel.close()
+            self.over()
+
+    async def spawn(self, *numbers: int) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *program(),
+            *map(str, numbers),
+            pass_fds=numbers,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to obey, also while this one starts
+        )
+
+    def tell(self, order: Order) -> None:
+        if self.control is not None:
+            self.control.write(line(order))
+
+    def hear(self, word: Word, channel: socket.socket) -> None:
+        match word:
+            case Ready():
+                log.info("worker %s is ready (process %s)", self.place.index, self.process and self.process.pid)
+                self.ready = True
+                self.settled.set()
+                self.dealer.join(channel)
+            case Alive(upstreams=upstreams):
+                self.upstreams.set_result(upstreams)
+            case Failed(problems=problems):
+                self.problems = problems
+            case Reloaded(problems=problems) if self.reloaded is not None:
+                self.reloaded.set_result(problems)
+            case Calls(count=count):
+                self.calls = count
+                self.counted.set()
+                if not count:
+                    self.idle.set()
+
+    def leave(self) -> None:
+        self.leaving = True
+        self.tell(Stop())
+
+    async def reload(self, text: str) -> tuple[str, ...]:
+        """What is wrong with it for this worker; nothing, if it has ended: the next one starts with it."""
+        if self.control is None:
+            return ()
+        self.reloaded = asyncio.get_running_loop().create_future()
+        self.tell(Reload(text=text))
+        return await self.reloaded
+
+    async def status(self) -> int:
+        """The process's, soon after it hung up."""
+        if self.process is None:
+            return 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MARGIN):
+                return await self.process.wait()
+        self.kill()
+        return await self.process.wait()
+
+    def over(self) -> None:
+        """Nobody need wait for its words any more."""
+        self.calls = 0
+        for event in (self.settled, self.counted, self.idle):
+            event.set()
+        self.upstreams.cancel()
+        if self.reloaded is not None and not self.reloaded.done():
+            self.reloaded.set_result(())
+        if self.control is not None:
+            self.control.close()
+            self.control = None
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+
+
+class Seat:
+    def __init__(self, place: Place, dealer: Dealer, start: Callable[[], Start]) -> None:
+        """start: gives the order with which a worker for this place begins at present."""
+        self.place = place
+        self.dealer = dealer
+        self.start = start
+        self.life = Life(place, dealer)
+        self.leaving = asyncio.Event()
+
+    async def keep(self) -> None:
+        """One worker after another, until it is told to leave."""
+        loop, pause = asyncio.get_running_loop(), 0.0
+        while True:
+            began = loop.time()
+            how = await self.held()
+            if self.leaving.is_set():
+                return
+            pause = pause_before_restart(pause, loop.time() - began)
+            log.error("worker %s %s; another one starts in %g s", self.place.index, how, pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.leaving.wait()
+                    return
+            self.life = Life(self.place, self.dealer)
+
+    async def held(self) -> str:
+        """By one process, until it ends; gives how it did."""
+        try:
+            return await self.life.run(self.start)
+        except OSError as error:
+            return f"cannot be started: {error.strerror}"
+
+    def leave(self) -> None:
+        self.leaving.set()
+        self.life.leave()

@@ -1,0 +1,152 @@
+"""Several processes that behave as one server: who owns the port, the signals and the last good configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+
+from proxy.background import Background, either
+from proxy.config import Config
+from proxy.dealer import Dealer, bound
+from proxy.errors import ConfigError
+from proxy.host import Place
+from proxy.identity import check_exposure
+from proxy.orders import Hurry, Start
+from proxy.reading import Read, Told, Watch, held
+from proxy.seat import MARGIN, Seat
+from proxy.server import BACKLOG, GRACE, STOPPING, examined, reloading, url_of
+from proxy.yamlfile import Source
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    def __init__(self, read: Read, found: tuple[Config, Source], told: Told, dealer: Dealer, url: str) -> None:
+        """read: for reloads.  found: what it gave at the start."""
+        self.config, source = found
+        self.name, self.text = source.name, source.text
+        self.first = self.config
+        self.read = read
+        self.told = told
+        self.dealer = dealer
+        self.url = url
+        self.failed = False
+        self.stop, self.hurry = asyncio.Event(), asyncio.Event()
+        count = self.config.listen.workers
+        server = Place().server
+        self.seats = [self.seat(Place(server, index, count)) for index in range(count)]
+
+    def seat(self, place: Place) -> Seat:
+        def start() -> Start:
+            return Start(
+                name=self.name,
+                text=self.text,
+                listen=self.first.listen,
+                log=self.first.log,
+                demo=self.told.demo,
+                insecure=self.told.insecure,
+                place=place,
+                url=self.url,
+            )
+
+        return Seat(place, self.dealer, start)
+
+    async def alive(self) -> Mapping[str, str]:
+        """Upstream -> "" if it answered when the first worker asked, else why not."""
+        asked = [seat.life.upstreams for seat in self.seats if seat.life.ready]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        found = next((one.result() for one in asked if one.done() and not one.cancelled()), None)
+        return dict.fromkeys(self.config.upstreams, "") if found is None else found
+
+    def signalled(self) -> None:
+        """The first time stops; the second one cuts the calls under way."""
+        if self.stop.is_set():
+            self.hurry.set()
+            for seat in self.seats:
+                seat.life.tell(Hurry())
+        self.stop.set()
+
+    async def renew(self) -> None:
+        """Hand out what the file says now.  Raises ConfigError, with nothing changed, if one worker cannot have it."""
+        config, source = await examined(self.read)
+        before, self.text = self.text, source.text
+        if problems := await self.hand_out(source.text):
+            self.text = before
+            await self.hand_out(before)
+            raise ConfigError(problems)
+        self.config = config
+
+    async def hand_out(self, text: str) -> list[str]:
+        """What is wrong with it, and for which worker."""
+        answers = await asyncio.gather(*(seat.life.reload(text) for seat in self.seats))
+        return [
+            f"worker {seat.place.index}: {problem}"
+            for seat, problems in zip(self.seats, answers, strict=True)
+            for problem in problems
+        ]
+
+    async def leave(self) -> None:
+        """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
+        lives, drain = [seat.life for seat in self.seats], self.config.listen.drain
+        for seat in self.seats:
+            seat.leave()
+        await either(asyncio.gather(*(life.counted.wait() for life in lives)), self.hurry.wait(), GRACE)
+        if calls := sum(life.calls for life in lives):
+            log.info(STOPPING, calls)
+            idle = asyncio.gather(*(life.idle.wait() for life in lives))
+            await either(idle, self.hurry.wait(), min(GRACE, drain))
+        self.dealer.close()
+
+    async def end(self, keeping: list[asyncio.Task[None]]) -> None:
+        """Return when no worker runs."""
+        patience = self.config.listen.drain + MARGIN
+        if not await either(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
+            await asyncio.wait(keeping, timeout=MARGIN)
+        for seat in self.seats:
+            seat.life.kill()
+        await asyncio.wait(keeping)
+        self.dealer.abandon()
+
+    async def begin(self, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
+        """Tell when every first worker is ready or has failed; if all have, the server stops."""
+        lives = [seat.life for seat in self.seats]
+        await asyncio.gather(*(life.settled.wait() for life in lives))
+        if any(life.ready for life in lives):
+            await tell(self)
+        elif not self.stop.is_set():
+            log.error("no worker could be started")
+            self.failed = True
+            self.stop.set()
+
+    async def run(self, watch: Watch, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
+        """Until told to stop, or if no worker can be started."""
+        workers, chores = Background(), Background()
+        keeping = [workers.start(seat.keep(), f"keeping worker {seat.place.index}") for seat in self.seats]
+        chores.start(reloading(self.renew, watch), "reloading")
+        chores.start(watch.looking(), "watching the configuration")
+        chores.start(self.begin(tell), "starting")
+        await self.stop.wait()
+        await chores.aclose()
+        await self.leave()
+        await self.end(keeping)
+
+
+async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor], Awaitable[None]]) -> int:
+    """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads.  Gives the exit status.
+
+    Raises ConfigError, or OSError if the port is taken.
+    """
+    config, source = await examined(read)
+    check_exposure(config, told.insecure)
+    listening = await bound(config.listen.host, config.listen.port, BACKLOG)
+    url = url_of(config.listen.host, listening[0].getsockname()[1])
+    again = held(read, config, told.insecure)
+    supervisor = Supervisor(again, (config, source), told, Dealer(listening), url)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.signalled)
+    loop.add_signal_handler(signal.SIGHUP, watch.hangup)
+    await supervisor.run(watch, tell)
+    return int(supervisor.failed)

@@ -1,0 +1,205 @@
+"""One of several processes that serve: it gets its connections and its orders from a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from contextlib import suppress
+from typing import cast
+
+from aiohttp import web
+
+from proxy import config as configuration
+from proxy import logs, registry
+from proxy.background import Background
+from proxy.config import Config
+from proxy.dealer import BATCH, PAUSE, REFUSED, TAKEN
+from proxy.errors import ConfigError
+from proxy.orders import (
+    LONGEST,
+    ORDERS,
+    Alive,
+    Calls,
+    Failed,
+    Hurry,
+    Ready,
+    Reload,
+    Reloaded,
+    Start,
+    Stop,
+    Word,
+    heard,
+    line,
+)
+from proxy.reading import with_demo
+from proxy.server import Server, request_log, serving, settle_down
+from proxy.yamlfile import Source
+
+log = logging.getLogger(__name__)
+LEFT_TO_THE_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Terminals and service managers send these to every process of a server."""
+
+
+class Intake:
+    """Takes the connections that a supervisor deals out."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.channel.setblocking(False)
+        self.loop = asyncio.get_running_loop()
+        self.ended = asyncio.Event()
+        self.opening = Background(most=1_000_000)
+
+    def open(self, http: web.Server) -> None:
+        self.http = http
+        self.loop.add_reader(self.channel, self.arrived)
+
+    def arrived(self) -> None:
+        for _ in range(BATCH):
+            try:
+                said, found, _, _ = socket.recv_fds(self.channel, 1, 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                said = b""
+            if not (said and found):
+                break
+            self.answer(TAKEN)
+            self.opening.start(self.take(socket.socket(fileno=found[0])), "opening a connection")
+        else:
+            return
+        if said:
+            self.refuse()
+        else:
+            self.end()
+
+    def answer(self, answer: bytes) -> None:
+        with suppress(OSError):  # of a supervisor that was killed
+            self.channel.send(answer)
+
+    def refuse(self) -> None:
+        """Too many files are open here.  Another worker may have it; look again when some may be closed."""
+        self.answer(REFUSED)
+        self.loop.remove_reader(self.channel)
+        self.loop.call_later(PAUSE, lambda: self.loop.add_reader(self.channel, self.arrived))
+
+    async def take(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            await self.loop.connect_accepted_socket(self.http, connection)
+        except OSError:  # the client has left
+            connection.close()
+
+    def end(self) -> None:
+        self.loop.remove_reader(self.channel)
+        self.ended.set()
+
+    async def close(self) -> None:
+        """Return when the supervisor has dealt its last, and all of it is open."""
+        await self.ended.wait()
+        if self.opening.tasks:
+            await asyncio.wait(self.opening.tasks)
+        self.channel.close()
+
+
+class Worker:
+    """What one process does at its supervisor's orders."""
+
+    def __init__(self, start: Start, orders: asyncio.StreamReader, words: asyncio.StreamWriter, intake: Intake) -> None:
+        self.start = start
+        self.text = start.text
+        self.orders = orders
+        self.words = words
+        self.intake = intake
+        self.stop = asyncio.Event()
+
+    def say(self, word: Word) -> None:
+        self.words.write(line(word))
+
+    def read(self) -> tuple[Config, Source]:
+        config, source = configuration.read(self.start.name, self.text, registry.problems_of, os.environ)
+        config = config.model_copy(update={"listen": self.start.listen, "log": self.start.log})
+        return with_demo(config) if self.start.demo else config, source
+
+    async def open(self, server: Server, runner: web.ServerRunner) -> str:
+        self.intake.open(cast(web.Server, runner.server))  # which is set up by now
+        return self.start.url
+
+    async def close(self, server: Server) -> None:
+        """The supervisor closes the port when every worker has said that it is not ready, and for how many calls."""
+        self.say(Calls(count=server.live.calls))
+        server.services.background.start(self.say_when_idle(server), "waiting for the last call")
+        await self.intake.close()
+
+    async def say_when_idle(self, server: Server) -> None:
+        await server.live.idle()
+        self.say(Calls(count=0))
+
+    async def run(self) -> None:
+        tell = request_log(self.start.log, self.start.place)
+        async with serving(
+            self.read, insecure=self.start.insecure, tell=tell, entrance=self, place=self.start.place
+        ) as server:
+            background = server.services.background
+            background.start(self.obey(server), "obeying")
+            self.say(Ready())
+            self.say(Alive(upstreams=dict(await server.alive())))
+            settle_down()
+            await self.stop.wait()
+        if tell is not None:
+            tell.flush()
+
+    async def obey(self, server: Server) -> None:
+        async for order in heard(self.orders, ORDERS):
+            match order:
+                case Reload():
+                    server.services.background.start(self.renew(server, order.text), "reloading")
+                case Stop():
+                    self.stop.set()
+                case Hurry():
+                    server.hurry.set()
+        self.stop.set()  # a supervisor that was killed
+
+    async def renew(self, server: Server, text: str) -> None:
+        before, self.text = self.text, text
+        try:
+            await server.renew()
+        except ConfigError as error:
+            self.text = before
+            self.say(Reloaded(problems=tuple(error.problems)))
+        except Exception as error:  # a plugin's fault must not end reloading
+            self.text = before
+            log.exception("the configuration is unchanged")
+            self.say(Reloaded(problems=(repr(error),)))
+        else:
+            self.say(Reloaded())
+
+
+async def run(control: int, channel: int) -> int:
+    """Serve until told to stop.  control, channel: file descriptors.  Gives the exit status."""
+    for number in (control, channel):
+        os.set_inheritable(number, False)
+    intake = Intake(socket.socket(fileno=channel))
+    orders, words = await asyncio.open_unix_connection(sock=socket.socket(fileno=control), limit=LONGEST)
+    start = await anext(heard(orders, ORDERS), None)
+    if not isinstance(start, Start):
+        return 1
+    logs.set_up(start.log)
+    try:
+        await Worker(start, orders, words, intake).run()
+    except ConfigError as error:
+        words.write(line(Failed(problems=tuple(error.problems))))
+        return 1
+    finally:
+        words.close()
+        with suppress(ConnectionError):
+            await words.wait_closed()
+    return 0
+
+
+def leave_signals() -> None:
+    for number in LEFT_TO_THE_SUPERVISOR:
+        signal.signal(number, signal.SIG_IGN)
