@@ -89,6 +89,7 @@ class Intake:
     async def take(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not on every system
             await self.loop.connect_accepted_socket(self.http, connection)
         except OSError:  # the client has left
             connection.close()

@@ -43,11 +43,24 @@ class Serving:
                     return line
         raise AssertionError(f"it ended without a line like {pattern!r}: {self.banner}")
 
+    async def rest(self) -> str:
+        """Everything it wrote, once it has ended."""
+        self.banner += (await asyncio.wait_for(self.stream.read(), 10)).decode()
+        return self.banner
+
 
 @asynccontextmanager
-async def served(*arguments: str, pattern: str = r"listens on (http://[\d.:]+)") -> AsyncIterator[Serving]:
+async def served(
+    *arguments: str, pattern: str = r"listens on (http://[\d.:]+)", env: dict[str, str] | None = None
+) -> AsyncIterator[Serving]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "proxy", *arguments, stderr=asyncio.subprocess.STDOUT, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "proxy",
+        *arguments,
+        stderr=asyncio.subprocess.STDOUT,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, **(env or {})},
     )
     assert process.stdout is not None
     serving = Serving(process, process.stdout)

@@ -1,0 +1,146 @@
+"""Connections are dealt out evenly, and none is lost between two processes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from proxy.dealer import REFUSED, TAKEN, WINDOW, Dealer, bound
+
+
+class Worker:
+    """A worker's side of its line, which answers when the test says so."""
+
+    def __init__(self, dealer: Dealer) -> None:
+        theirs, self.channel = socket.socketpair()
+        theirs.setblocking(False)
+        self.channel.setblocking(False)
+        self.got: list[socket.socket] = []
+        dealer.join(theirs)
+
+    def take(self) -> int:
+        """How many connections it was sent since."""
+        before = len(self.got)
+        with suppress(BlockingIOError):
+            while numbers := socket.recv_fds(self.channel, 1, 1)[1]:
+                self.got.append(socket.socket(fileno=numbers[0]))
+        return len(self.got) - before
+
+    def die(self) -> None:
+        self.channel.close()
+        for connection in self.got:
+            connection.close()
+
+
+class Port:
+    def __init__(self, dealer: Dealer, address: tuple[str, int]) -> None:
+        self.dealer = dealer
+        self.address = address
+        self.clients: list[socket.socket] = []
+
+    async def connect(self, count: int) -> None:
+        for _ in range(count):
+            client = socket.socket()
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, self.address)
+            self.clients.append(client)
+        await settled()
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[Port]:
+    listening = await bound("127.0.0.1", 0, 100)
+    port = Port(Dealer(listening), listening[0].getsockname())
+    yield port
+    port.dealer.close()
+    port.dealer.abandon()
+    for taker in list(port.dealer.takers):
+        port.dealer.leave(taker)
+    port.dealer.abandon()
+    for client in port.clients:
+        client.close()
+
+
+async def test_connections_are_dealt_out_in_turn(port: Port) -> None:
+    workers = [Worker(port.dealer) for _ in range(3)]
+    await port.connect(9)
+    assert [worker.take() for worker in workers] == [3, 3, 3]
+    for worker in workers:
+        worker.die()
+
+
+async def test_what_a_worker_had_not_taken_when_it_died_another_one_gets(port: Port) -> None:
+    first, second = Worker(port.dealer), Worker(port.dealer)
+    await port.connect(6)
+    assert first.take() == 3
+    first.channel.send(TAKEN)
+    await settled()
+    first.die()
+    await settled()
+    assert second.take() == 3 + 2
+    second.die()
+
+
+async def test_what_a_worker_refuses_another_one_gets(port: Port) -> None:
+    first, second = Worker(port.dealer), Worker(port.dealer)
+    await port.connect(2)
+    assert (first.take(), second.take()) == (1, 1)
+    first.channel.send(REFUSED)
+    await settled()
+    assert first.take() + second.take() == 1
+    first.die()
+    second.die()
+
+
+async def test_a_worker_that_does_not_answer_gets_no_more_than_it_may_leave_unanswered(port: Port) -> None:
+    stuck, quick = Worker(port.dealer), Worker(port.dealer)
+    while len(port.clients) < 3 * WINDOW:
+        await port.connect(4)
+        quick.channel.send(TAKEN * quick.take())
+        await settled()
+    assert (len(quick.got), stuck.take()) == (2 * WINDOW, WINDOW)
+    stuck.die()
+    await settled()
+    quick.take()
+    assert len(quick.got) == 3 * WINDOW
+    quick.die()
+
+
+async def test_connections_wait_for_the_first_worker(port: Port) -> None:
+    await port.connect(4)
+    worker = Worker(port.dealer)
+    await settled()
+    assert worker.take() == 4
+    worker.die()
+
+
+async def test_what_was_dealt_before_the_port_closed_arrives_and_then_the_line_ends(port: Port) -> None:
+    worker = Worker(port.dealer)
+    await port.connect(2)
+    port.dealer.close()
+    assert worker.take() == 2
+    assert worker.channel.recv(1) == b""
+    worker.die()
+
+
+async def test_every_address_of_a_host_gets_the_same_free_port() -> None:
+    opened = await bound("localhost", 0, 10)
+    assert len({one.getsockname()[1] for one in opened}) == 1
+    for one in opened:
+        one.close()
+
+
+async def test_a_port_has_one_owner() -> None:
+    (first,) = await bound("127.0.0.1", 0, 10)
+    with pytest.raises(OSError, match="in use"):
+        await bound("127.0.0.1", first.getsockname()[1], 10)
+    first.close()

@@ -1,0 +1,29 @@
+"""When a worker that died is followed by the next."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from proxy.seat import ending, pause_before_restart
+
+
+def test_restarts_wait_twice_as_long_each_time_up_to_half_a_minute() -> None:
+    pauses = [0.0]
+    for _ in range(9):
+        pauses.append(pause_before_restart(pauses[-1], lived=0.1))
+    assert pauses[1:] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize(("lived", "pause"), [(9.9, 16), (10.1, 0.5)])
+def test_a_worker_that_lived_long_is_replaced_soon(lived: float, pause: float) -> None:
+    assert pause_before_restart(8, lived) == pause
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [(0, "ended with status 0"), (3, "ended with status 3"), (-signal.SIGKILL, "was killed by SIGKILL")],
+)
+def test_how_a_worker_ended_is_told_in_words(status: int, told: str) -> None:
+    assert ending(status) == told

@@ -1,0 +1,291 @@
+"""Several workers behave as one server, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.conftest import ASK
+from tests.whole.commands import Serving, command, served
+
+TWO = "listen: {port: 0, drain: 5, workers: 2}\nupstreams: {demo: {demo: {delay: 0.002}}}\nchains: {chat: []}\n"
+NO_CHAT = TWO.replace("chat: []", "embeddings: []")
+WRONG = TWO.replace("chat: []", "chat: [nothing]")
+PLUGIN = """from proxy.config import Strict
+from proxy.errors import ConfigError
+
+
+class Picky:
+    class Settings(Strict):
+        refused: tuple[int, ...] = ()
+
+    def __init__(self, settings, host):
+        self.refuses = host.services.place.index in settings.refused
+
+    async def __aenter__(self):
+        if self.refuses:
+            raise ConfigError(["its store cannot be opened"])
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def __call__(self, call, call_next):
+        return await call_next(call)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(TWO)
+    return path
+
+
+def put(file: Path, text: str | None) -> None:
+    file.write_text(text) if text is not None else file.unlink()
+
+
+@asynccontextmanager
+async def two(file: Path, **options: Any) -> AsyncIterator[Serving]:
+    async with served("serve", "--config", str(file), **options) as serving:
+        yield serving
+
+
+def pids(serving: Serving) -> dict[int, int]:
+    """The process that each worker's seat was last said to have."""
+    found = re.findall(r"worker (\d+) is ready \(process (\d+)\)", serving.banner)
+    return {int(index): int(pid) for index, pid in found}
+
+
+async def ask(serving: Serving, **body: Any) -> int:
+    """The status of a call on a connection of its own."""
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{serving.url}/v1/chat/completions", json={**ASK, **body}) as answer,
+    ):
+        await answer.read()
+        return answer.status
+
+
+async def ask_each(serving: Serving) -> Counter[int]:
+    """By status; connections are dealt in turn, so that every worker is asked."""
+    return Counter(await asyncio.gather(*(ask(serving) for _ in range(4))))
+
+
+class Client:
+    """Asks again and again on a connection that is kept alive; whole answers or streams."""
+
+    def __init__(self, serving: Serving, name: int) -> None:
+        self.serving = serving
+        self.name = f"c{name}"
+        self.stream = bool(name % 2)
+        self.asked: list[str] = []
+        self.failed: list[str] = []
+
+    async def run(self, enough: Callable[[], bool]) -> None:
+        async with aiohttp.ClientSession() as http:
+            while not enough():
+                self.asked.append(f"{self.name}.{len(self.asked)}")
+                try:
+                    await self.ask(http, self.asked[-1])
+                except (aiohttp.ClientError, AssertionError):
+                    self.failed.append(self.asked[-1])
+
+    async def ask(self, http: aiohttp.ClientSession, request_id: str) -> None:
+        body, headers = {**ASK, "stream": self.stream}, {"X-Request-Id": request_id}
+        async with http.post(f"{self.serving.url}/v1/chat/completions", json=body, headers=headers) as answer:
+            text = await answer.text()
+            assert answer.status == 200
+            assert text.endswith("data: [DONE]\n\n" if self.stream else "}")
+
+
+@asynccontextmanager
+async def load(serving: Serving, count: int = 16) -> AsyncIterator[list[Client]]:
+    """Clients that ask until the block is left."""
+    enough = asyncio.Event()
+    clients = [Client(serving, name) for name in range(count)]
+    async with asyncio.TaskGroup() as group:
+        for client in clients:
+            group.create_task(client.run(enough.is_set))
+        await asyncio.sleep(0.5)
+        yield clients
+        enough.set()
+
+
+async def stopped(serving: Serving) -> str:
+    """Everything that the server wrote until it had stopped as it should."""
+    serving.process.send_signal(signal.SIGTERM)
+    written = await serving.rest()
+    assert await serving.process.wait() == 0
+    return written
+
+
+async def gone(pid: int) -> None:
+    try:
+        number = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(number, ended.set)
+    await asyncio.wait_for(ended.wait(), 5)
+    asyncio.get_running_loop().remove_reader(number)
+    os.close(number)
+
+
+async def test_connections_are_dealt_out_evenly_and_the_banner_says_how_many_workers_there_are(file: Path) -> None:
+    async with two(file) as serving:
+        await serving.until("2 workers")
+        for _ in range(8):
+            assert await ask(serving, max_tokens=1) == 200
+        lines = re.findall(r"path=/v1/chat/completions .* worker=(\d)", await stopped(serving))
+        assert Counter(lines) == {"0": 4, "1": 4}
+        assert serving.banner.count("listens on") == 1
+
+
+async def test_a_second_server_on_the_port_is_a_clear_error(file: Path, tmp_path: Path) -> None:
+    async with two(file) as serving:
+        port = serving.url.rpartition(":")[2]
+        (tmp_path / "one.yaml").write_text(TWO.replace("workers: 2", "workers: 1"))
+        seconds = [
+            command("serve", "--config", str(tmp_path / name), "--port", port) for name in ("c.yaml", "one.yaml")
+        ]
+        told = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        assert await asyncio.gather(*seconds) == [(1, "", told)] * 2
+
+
+async def test_a_killed_worker_loses_only_its_own_calls_and_comes_back(file: Path) -> None:
+    async with two(file) as serving:
+        async with load(serving) as clients:
+            before = [len(client.asked) for client in clients]
+            os.kill(pids(serving)[1], signal.SIGKILL)
+            assert await asyncio.gather(*(ask(serving, max_tokens=1) for _ in range(20))) == [200] * 20
+            await serving.until("worker 1 was killed by SIGKILL; another one starts in 0.5 s")
+            await serving.until("worker 1 is ready")
+            assert await ask_each(serving) == {200: 4}
+        written = await stopped(serving)
+        worker_of = dict(re.findall(r"id=(c\S+) .* worker=(\d)", written))
+        assert sum(map(len, [client.failed for client in clients])) > 0
+        for client, asked in zip(clients, before, strict=True):
+            own = client.asked[asked - 2] if asked > 1 else ""
+            assert len(client.failed) <= 1
+            assert not client.failed or worker_of.get(own, "1") == "1"
+
+
+async def test_a_new_worker_has_the_last_good_configuration(file: Path) -> None:
+    async with two(file) as serving:
+        put(file, NO_CHAT)
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("was read again")
+        put(file, "chains: {")
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("the configuration is unchanged")
+        put(file, None)
+        os.kill(pids(serving)[0], signal.SIGKILL)
+        await serving.until("worker 0 is ready")
+        assert await ask_each(serving) == {404: 4}
+
+
+async def test_a_hangup_changes_all_workers_or_none_and_a_problem_is_told_once(file: Path) -> None:
+    async with two(file) as serving:
+        put(file, WRONG)
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("the configuration is unchanged")
+        assert await ask_each(serving) == {200: 4}
+        put(file, NO_CHAT.replace("drain: 5", "drain: 6"))
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("was read again")
+        assert await ask_each(serving) == {404: 4}
+        written = await stopped(serving)
+        for once in ("'nothing' is not under plugins", "is unchanged", "`listen` changes", "was read again"):
+            assert written.count(once) == 1, once
+
+
+async def test_a_configuration_that_one_worker_cannot_have_none_gets(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(PLUGIN)
+    async with two(file, env={"PYTHONPATH": str(tmp_path)}) as serving:
+        plugins = "plugins: {picky: {use: 'picky:Picky', refused: [1]}}\n"
+        put(file, plugins + TWO.replace("chat: []", "embeddings: [picky]"))
+        serving.process.send_signal(signal.SIGHUP)
+        await serving.until("error worker 1: its store cannot be opened")
+        await serving.until("the configuration is unchanged")
+        assert await ask_each(serving) == {200: 4}
+
+
+async def test_a_server_of_which_no_worker_can_start_ends(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "picky.py").write_text(PLUGIN)
+    put(file, f"plugins: {{picky: {{use: 'picky:Picky', refused: [0, 1]}}}}\n{TWO}".replace("[]}", "[picky]}"))
+    status, _, err = await command("serve", "--config", str(file), env={"PYTHONPATH": str(tmp_path)})
+    assert status == 1 and "no worker could be started" in err
+    assert "worker 1 ended with status 1; its store cannot be opened" in err and "Traceback" not in err
+
+
+async def test_stopping_lets_streams_finish_and_no_worker_is_ready_meanwhile(file: Path) -> None:
+    put(file, TWO.replace("0.002", "0.02"))
+    async with two(file) as serving, aiohttp.ClientSession() as http:
+        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        await answer.content.readline()
+        serving.process.send_signal(signal.SIGTERM)
+        assert "(1)" in await serving.until("stopping once the calls under way")
+        for _ in range(4):
+            async with aiohttp.ClientSession() as another, another.get(f"{serving.url}/readyz") as ready:
+                assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+        assert (await serving.rest()).count("stopping once") == 1
+
+
+async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
+    put(file, TWO.replace("0.002", "0.5"))
+    async with two(file) as serving, aiohttp.ClientSession() as http:
+        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        await answer.content.readline()
+        began = time.monotonic()
+        serving.process.send_signal(signal.SIGINT)
+        await serving.until("stopping once the calls under way")
+        serving.process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+        assert time.monotonic() - began < 3
+        assert "calls that have not finished are cut" in await serving.rest()
+
+
+async def test_workers_leave_signals_to_their_supervisor(file: Path) -> None:
+    async with two(file) as serving:
+        for pid in pids(serving).values():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+        assert await ask_each(serving) == {200: 4}
+        written = await stopped(serving)
+        assert "another one starts" not in written and "read again" not in written
+
+
+async def test_workers_finish_and_end_when_their_supervisor_is_killed(file: Path) -> None:
+    put(file, TWO.replace("0.002", "0.02"))
+    async with two(file) as serving, aiohttp.ClientSession() as http:
+        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        await answer.content.readline()
+        serving.process.kill()
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+        for pid in pids(serving).values():
+            await gone(pid)
+
+
+async def test_reloading_under_load_loses_no_call(file: Path) -> None:
+    async with two(file) as serving:
+        async with load(serving) as clients:
+            for number in range(3):
+                put(file, f"{TWO}params: {'strict' if number % 2 else 'lenient'}\n")
+                serving.process.send_signal(signal.SIGHUP)
+                await serving.until("was read again")
+        assert [client.failed for client in clients] == [[] for _ in clients]
+        assert all(len(client.asked) > 1 for client in clients)
