@@ -54,7 +54,8 @@ class Dealer:
         """listening: non-blocking; the dealer closes them."""
         self.loop = asyncio.get_running_loop()
         self.listening = list(listening)
-        self.takers: deque[Taker] = deque()
+        self.takers: list[Taker] = []
+        """The one that was dealt to last comes last."""
         self.waiting: deque[socket.socket] = deque()
         self.accepting = False
         self.later: asyncio.TimerHandle | None = None
@@ -93,11 +94,11 @@ class Dealer:
         return any(len(taker.unsure) < WINDOW for taker in self.takers)
 
     def deal(self, connection: socket.socket) -> bool:
-        """Whether a worker was sent it; the one whose turn it is, or else the next that can take it."""
-        for _ in range(len(self.takers)):
-            taker = self.takers[0]
-            self.takers.rotate(-1)
+        """Whether a worker was sent it: the one whose turn it is among those that owe the fewest answers."""
+        for taker in sorted(self.takers, key=lambda taker: len(taker.unsure)):
             if taker.offer(connection):
+                self.takers.remove(taker)
+                self.takers.append(taker)
                 return True
         return False
 

@@ -115,11 +115,11 @@ class Life:
                 self.ready = True
                 self.settled.set()
                 self.dealer.join(channel)
-            case Alive(upstreams=upstreams):
+            case Alive(upstreams=upstreams) if not self.upstreams.done():
                 self.upstreams.set_result(upstreams)
             case Failed(problems=problems):
                 self.problems = problems
-            case Reloaded(problems=problems) if self.reloaded is not None:
+            case Reloaded(problems=problems) if self.reloaded is not None and not self.reloaded.done():
                 self.reloaded.set_result(problems)
             case Calls(count=count):
                 self.calls = count
@@ -161,10 +161,13 @@ class Life:
             self.control.close()
             self.control = None
 
-    def kill(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            with suppress(ProcessLookupError):
-                self.process.kill()
+    def kill(self) -> bool:
+        """Whether there was something to kill."""
+        if self.process is None or self.process.returncode is not None:
+            return False
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        return True
 
 
 class Seat:

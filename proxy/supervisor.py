@@ -54,11 +54,12 @@ class Supervisor:
         return Seat(place, self.dealer, start)
 
     async def alive(self) -> Mapping[str, str]:
-        """Upstream -> "" if it answered when the first worker asked, else why not."""
+        """Upstream -> "" if it answered when a worker asked at its start, else why not."""
         asked = [seat.life.upstreams for seat in self.seats if seat.life.ready]
-        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
-        found = next((one.result() for one in asked if one.done() and not one.cancelled()), None)
-        return dict.fromkeys(self.config.upstreams, "") if found is None else found
+        if asked:
+            await asyncio.wait(asked)
+        told = [one.result() for one in asked if not one.cancelled()]
+        return told[0] if told else dict.fromkeys(self.config.upstreams, "not asked yet")
 
     def signalled(self) -> None:
         """The first time stops; the second one cuts the calls under way."""
@@ -105,7 +106,8 @@ class Supervisor:
         if not await either(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
             await asyncio.wait(keeping, timeout=MARGIN)
         for seat in self.seats:
-            seat.life.kill()
+            if seat.life.kill():
+                log.warning("worker %s did not end and was killed", seat.place.index)
         await asyncio.wait(keeping)
         self.dealer.abandon()
 

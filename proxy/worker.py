@@ -135,6 +135,9 @@ class Worker:
         server.services.background.start(self.say_when_idle(server), "waiting for the last call")
         await self.intake.close()
 
+    async def say_who_is_alive(self, server: Server) -> None:
+        self.say(Alive(upstreams=dict(await server.alive())))
+
     async def say_when_idle(self, server: Server) -> None:
         await server.live.idle()
         self.say(Calls(count=0))
@@ -147,7 +150,7 @@ class Worker:
             background = server.services.background
             background.start(self.obey(server), "obeying")
             self.say(Ready())
-            self.say(Alive(upstreams=dict(await server.alive())))
+            background.start(self.say_who_is_alive(server), "asking the upstreams")
             settle_down()
             await self.stop.wait()
         if tell is not None:

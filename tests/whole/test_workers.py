@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.conftest import ASK
 from tests.whole.commands import Serving, command, served
@@ -68,10 +69,10 @@ def pids(serving: Serving) -> dict[int, int]:
     return {int(index): int(pid) for index, pid in found}
 
 
-async def ask(serving: Serving, **body: Any) -> int:
+async def ask(serving: Serving, request_id: str = "", **body: Any) -> int:
     """The status of a call on a connection of its own."""
     async with (
-        aiohttp.ClientSession() as http,
+        aiohttp.ClientSession(headers={"X-Request-Id": request_id}) as http,
         http.post(f"{serving.url}/v1/chat/completions", json={**ASK, **body}) as answer,
     ):
         await answer.read()
@@ -143,25 +144,49 @@ async def gone(pid: int) -> None:
     os.close(number)
 
 
-async def test_connections_are_dealt_out_evenly_and_the_banner_says_how_many_workers_there_are(file: Path) -> None:
-    async with two(file) as serving:
+@pytest.fixture(scope="module")
+def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shared") / "c.yaml"
+    path.write_text(TWO)
+    return path
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(shared_file: Path) -> AsyncIterator[Serving]:
+    """A server for the tests that leave it as it was."""
+    async with two(shared_file) as serving:
         await serving.until("2 workers")
-        for _ in range(8):
-            assert await ask(serving, max_tokens=1) == 200
-        lines = re.findall(r"path=/v1/chat/completions .* worker=(\d)", await stopped(serving))
-        assert Counter(lines) == {"0": 4, "1": 4}
-        assert serving.banner.count("listens on") == 1
+        yield serving
 
 
-async def test_a_second_server_on_the_port_is_a_clear_error(file: Path, tmp_path: Path) -> None:
-    async with two(file) as serving:
-        port = serving.url.rpartition(":")[2]
-        (tmp_path / "one.yaml").write_text(TWO.replace("workers: 2", "workers: 1"))
-        seconds = [
-            command("serve", "--config", str(tmp_path / name), "--port", port) for name in ("c.yaml", "one.yaml")
-        ]
-        told = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
-        assert await asyncio.gather(*seconds) == [(1, "", told)] * 2
+@pytest.mark.asyncio(loop_scope="module")
+async def test_connections_are_dealt_out_evenly(shared: Serving) -> None:
+    for number in range(8):
+        assert await ask(shared, f"even-{number}", max_tokens=1) == 200
+    while len(lines := re.findall(r"id=even-\d .* worker=(\d)", shared.banner)) < 8:
+        await shared.until("even")
+    assert Counter(lines) == {"0": 4, "1": 4}
+    assert shared.banner.count("listens on") == 1
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_second_server_on_the_port_is_a_clear_error(shared: Serving, shared_file: Path, tmp_path: Path) -> None:
+    port = shared.url.rpartition(":")[2]
+    (tmp_path / "one.yaml").write_text(TWO.replace("workers: 2", "workers: 1"))
+    files = (shared_file, tmp_path / "one.yaml")
+    told = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    seconds = [command("serve", "--config", str(file), "--port", port) for file in files]
+    assert await asyncio.gather(*seconds) == [(1, "", told)] * 2
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_workers_leave_signals_to_their_supervisor(shared: Serving) -> None:
+    for pid in pids(shared).values():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, number)
+    assert await ask_each(shared) == {200: 4}
+    await shared.until("worker=")
+    assert "another one starts" not in shared.banner and "read again" not in shared.banner
 
 
 async def test_a_killed_worker_loses_only_its_own_calls_and_comes_back(file: Path) -> None:
@@ -246,7 +271,7 @@ async def test_stopping_lets_streams_finish_and_no_worker_is_ready_meanwhile(fil
 
 
 async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
-    put(file, TWO.replace("0.002", "0.5"))
+    put(file, TWO.replace("0.002", "0.1"))
     async with two(file) as serving, aiohttp.ClientSession() as http:
         answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
         await answer.content.readline()
@@ -257,16 +282,6 @@ async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
         assert await asyncio.wait_for(serving.process.wait(), 5) == 0
         assert time.monotonic() - began < 3
         assert "calls that have not finished are cut" in await serving.rest()
-
-
-async def test_workers_leave_signals_to_their_supervisor(file: Path) -> None:
-    async with two(file) as serving:
-        for pid in pids(serving).values():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                os.kill(pid, number)
-        assert await ask_each(serving) == {200: 4}
-        written = await stopped(serving)
-        assert "another one starts" not in written and "read again" not in written
 
 
 async def test_workers_finish_and_end_when_their_supervisor_is_killed(file: Path) -> None:
