@@ -26,6 +26,8 @@ BATCH: Final = 64
 """Connections accepted before others of the loop's readers have their turn."""
 NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Such as the IPv6 address of `localhost` on a machine without IPv6."""
+SILENCE: Final = 10.0
+"""Seconds in which the same complaint is not made again."""
 PAUSE: Final = 0.5
 """Seconds until the next try where nothing else tells that one may succeed."""
 
@@ -58,6 +60,7 @@ class Dealer:
         """The one that was dealt to last comes last."""
         self.waiting: deque[socket.socket] = deque()
         self.accepting = False
+        self.silent = 0.0
         self.later: asyncio.TimerHandle | None = None
 
     def join(self, channel: socket.socket) -> None:
@@ -65,7 +68,10 @@ class Dealer:
         taker = Taker(channel)
         self.takers.append(taker)
         self.loop.add_reader(channel, self.answered, taker)
-        self.resume()
+        if self.listening:
+            self.resume()
+        else:
+            self.hang_up(taker)
 
     def answered(self, taker: Taker) -> None:
         try:
@@ -112,11 +118,16 @@ class Dealer:
             except (BlockingIOError, ConnectionAbortedError):
                 break
             except OSError as error:  # such as too many open files
-                log.warning("a connection cannot be accepted now: %s", error.strerror)
+                self.complain(error)
                 self.pause()
                 break
             if not self.deal(connection):
                 self.waiting.append(connection)
+
+    def complain(self, error: OSError) -> None:
+        if self.loop.time() > self.silent:
+            self.silent = self.loop.time() + SILENCE
+            log.warning("connections cannot be accepted now, and wait: %s", error.strerror)
 
     def pause(self) -> None:
         """Leave connections to the system's queue until a worker has room."""
@@ -149,8 +160,12 @@ class Dealer:
         self.listening.clear()
         self.resume()
         for taker in self.takers:
-            with suppress(OSError):
-                taker.channel.shutdown(socket.SHUT_WR)
+            self.hang_up(taker)
+
+    def hang_up(self, taker: Taker) -> None:
+        """There will be no more for it."""
+        with suppress(OSError):
+            taker.channel.shutdown(socket.SHUT_WR)
 
     def abandon(self) -> None:
         """Nobody is left to take what waits."""

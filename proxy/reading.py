@@ -91,13 +91,15 @@ class Watch:
         self.again.set()
 
     async def looking(self) -> None:
-        """A look at the file's time and size; editors that write a new file in its place are seen too."""
         while True:
             await asyncio.sleep(LOOK)
-            if (now := mark(self.path)) != self.seen:
-                self.seen = now
-                if now is not None:
-                    self.again.set()
+            if self.changed():
+                self.again.set()
+
+    def changed(self) -> bool:
+        """Since the last look, by its time and size; editors that write a new file in its place are seen too."""
+        before, self.seen = self.seen, mark(self.path)
+        return self.seen not in (before, None)
 
     async def next(self) -> None:
         await self.again.wait()

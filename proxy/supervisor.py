@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from proxy.background import Background, either
 from proxy.config import Config
@@ -93,11 +93,10 @@ class Supervisor:
         lives, drain = [seat.life for seat in self.seats], self.config.listen.drain
         for seat in self.seats:
             seat.leave()
-        await either(asyncio.gather(*(life.counted.wait() for life in lives)), self.hurry.wait(), GRACE)
+        await either(every([life.counted for life in lives]), self.hurry.wait(), GRACE)
         if calls := sum(life.calls for life in lives):
             log.info(STOPPING, calls)
-            idle = asyncio.gather(*(life.idle.wait() for life in lives))
-            await either(idle, self.hurry.wait(), min(GRACE, drain))
+            await either(every([life.idle for life in lives]), self.hurry.wait(), min(GRACE, drain))
         self.dealer.close()
 
     async def end(self, keeping: list[asyncio.Task[None]]) -> None:
@@ -114,7 +113,7 @@ class Supervisor:
     async def begin(self, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Tell when every first worker is ready or has failed; if all have, the server stops."""
         lives = [seat.life for seat in self.seats]
-        await asyncio.gather(*(life.settled.wait() for life in lives))
+        await every([life.settled for life in lives])
         if any(life.ready for life in lives):
             await tell(self)
         elif not self.stop.is_set():
@@ -133,6 +132,11 @@ class Supervisor:
         await chores.aclose()
         await self.leave()
         await self.end(keeping)
+
+
+async def every(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        await event.wait()
 
 
 async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor], Awaitable[None]]) -> int:

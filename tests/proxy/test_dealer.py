@@ -142,6 +142,13 @@ async def test_what_was_dealt_before_the_port_closed_arrives_and_then_the_line_e
     worker.die()
 
 
+async def test_a_worker_that_is_ready_only_after_the_port_closed_is_told_that_nothing_will_come(port: Port) -> None:
+    port.dealer.close()
+    worker = Worker(port.dealer)
+    assert worker.channel.recv(1) == b""
+    worker.die()
+
+
 async def test_every_address_of_a_host_gets_the_same_free_port() -> None:
     opened = await bound("localhost", 0, 10)
     assert len({one.getsockname()[1] for one in opened}) == 1

@@ -1,0 +1,42 @@
+"""When the file is read again, and what a reload may not change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import ConfigError
+from proxy.reading import Told, Watch, held, reader
+
+
+async def test_a_file_that_a_hangup_had_read_is_not_read_again_for_having_changed(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("chains: {}\n")
+    watch = Watch(path)
+    path.write_text("chains: {chat: []}\n")
+    assert watch.changed()
+    path.write_text("chains: {chat: [], embeddings: []}\n")
+    watch.hangup()
+    await watch.next()
+    assert not watch.changed()
+    path.unlink()
+    assert not watch.changed()
+
+
+def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file_now_names(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("listen: {workers: 4}\nchains: {}\n")
+    read = reader(path, Told())
+    again = held(read, read()[0], insecure=False)
+    path.write_text("upstreams: {a: {ollama: 'http://a', slots: 2}}\nchains: {}\n")
+    with pytest.raises(ConfigError, match=r"a\.slots: 2 slots cannot be divided among 4 workers"):
+        again()
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("listen: {port: 1, host: '::1'}\nchains: {}\n")
+    config, source = reader(path, Told(port=2, demo=True))()
+    assert (config.listen.host, config.listen.port, source.text) == ("::1", 2, path.read_text())
+    assert [upstream.demo is not None for upstream in config.upstreams.values()] == [True]
