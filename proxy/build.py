@@ -24,9 +24,10 @@ from proxy.live import Pipeline, Router
 from proxy.registry import build_plugins
 from proxy.types import Call, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
-from proxy.upstreams.pool import Member, Pool
+from proxy.upstreams.pool import Pool
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source

@@ -29,7 +29,7 @@ LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_m
 
 
 class Server(Protocol):
-    """One upstream."""
+    """One upstream; its replies tell `model`, `upstream` and `digest`."""
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
 
@@ -79,11 +79,8 @@ class Catalogue:
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
         if choices.several(ask):
-            reply = await choices.fanned_out(call, lambda one: server(one, info))
-        else:
-            reply = await server(call, info)
-        facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10], **reply.facts}
-        return Reply(reply.events, facts, reply.closers)
+            return await choices.fanned_out(call, lambda one: server(one, info))
+        return await server(call, info)
 
     def recent(self, name: str) -> Home | None:
         """Where a model was a moment ago; nearly every call asks for one that another just asked for."""

@@ -25,6 +25,7 @@ class Standing:
 
     url: str
     name: str = ""
+    """What callers are told of where their answer comes from."""
     busy: int = 0
     picked: int = 0
     out: bool = False
@@ -89,15 +90,11 @@ class Line:
         """Mean seconds between two calls that leave while others wait."""
         self.left = float("-inf")
 
-    def standing(self, url: str) -> Standing:
-        return self.standings.setdefault(url, Standing(url, urlsplit(url).netloc))
-
-    def pass_by(self, pick: Pick) -> Standing | None:
-        """The host that takes a call at once; give it back with `leave`.
-
-        Nobody who comes later is served before those who wait, even if it could be.
-        """
-        return self.taken(found) if not self.order and (found := pick()) is not None else None
+    def standing(self, url: str, upstream: str, several: bool) -> Standing:
+        """upstream: its name; several: whether it has more hosts than this one."""
+        found = self.standings.setdefault(url, Standing(url))
+        found.name = f"{upstream}/{urlsplit(url).netloc}" if several else upstream
+        return found
 
     async def enter(self, call: Call, pick: Pick, bounds: Settings) -> Standing:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
@@ -124,6 +121,7 @@ class Line:
             raise
 
     def taken(self, found: Standing) -> Standing:
+        """A call begins on this host; give it back with `leave`."""
         self.turn += 1
         found.picked = self.turn
         found.busy += 1

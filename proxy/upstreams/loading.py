@@ -36,10 +36,6 @@ class Loading:
         """Whether a model is loaded as far as is known without asking."""
         return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
 
-    def warm(self, name: str) -> bool:
-        """By canonical name, as last heard; a model that is being loaded counts, too."""
-        return name in self.loaded or name in self.loads
-
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
         name = ollama_models.canonical(info.name)

@@ -81,7 +81,7 @@ class Ollama:
         return self.listing.known.get(name)
 
     def warm(self, name: str) -> bool:
-        return self.loading.warm(name)
+        return name in self.loading.loaded or name in self.loading.loads
 
     def changed(self) -> None:
         self.listing.asked = self.loading.asked = float("-inf")

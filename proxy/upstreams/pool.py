@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from proxy.errors import NotFound, ProxyError, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
+from proxy.upstreams import members
 from proxy.upstreams.line import FirstCome, Line, Standing
+from proxy.upstreams.members import Member
 from proxy.wire.ollama_models import canonical
 
 log = logging.getLogger(__name__)
@@ -26,111 +28,110 @@ PATIENCE: Final = 1.0
 """Seconds that it waits at most: one host that hangs does not hold up the others."""
 PROBE: Final = 1.0
 """Seconds between two looks at a host that is out."""
-NEVER: Final = (2**62, 0)
+NEVER: Final = 2**200
+TURNS: Final = 64
+"""Bits of the running number of choices."""
+MOST: Final = 1000
+"""Models of which it is remembered who has them."""
 COLD: Final = 4
 """Calls more that a host may have under way and still be preferred to one that would have to load the model,
 where no number of slots says so."""
 
 
-class Member(Protocol):
-    """One host of a pool."""
-
-    url: str
-
-    def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
-
-    async def models(self) -> Mapping[str, ModelInfo]:
-        """By canonical name.  Raises UpstreamError if none was ever told."""
-
-    async def find(self, name: str) -> ModelInfo | None: ...
-
-    def known(self, name: str) -> ModelInfo | None:
-        """By canonical name, as last told, without asking."""
-
-    def warm(self, name: str) -> bool:
-        """Whether a model, by canonical name, is loaded or being loaded, as far as known."""
-
-    async def poll(self) -> None:
-        """Bring what is known up to date.  Raises UpstreamError."""
-
-    def changed(self) -> None:
-        """What is known of its models may not be so any more."""
-
-    async def running(self) -> list[JSON]: ...
-
-    async def show(self, body: Mapping[str, JSON]) -> bytes: ...
-
-    async def version(self) -> str: ...
-
-
 class Pool:
     """name: the upstream's."""
 
-    def __init__(self, name: str, members: Sequence[Member], settings: Upstream, services: Services) -> None:
-        self.members = {member.url: member for member in members}
-        self.line_settings = settings.line
-        self.slots = None if settings.slots is None else services.place.share(settings.slots)
+    def __init__(self, name: str, hosts: Sequence[Member], settings: Upstream, services: Services) -> None:
+        self.name = name
+        self.members = {host.url: host for host in hosts}
+        share = services.place.share
+        self.line_settings = settings.line.model_copy(update={"most": max(1, share(settings.line.most))})
+        self.slots = None if settings.slots is None else share(settings.slots)
         self.cold = self.slots or COLD
         self.services = services
         self.line = services.kept(f"line {name}", lambda: Line(FirstCome(), services.clock))
-        self.standings = [self.line.standing(member.url) for member in members]
-        self.places = list(zip(self.standings, members, strict=True))
-        self.alone = members[0] if len(members) == 1 else None
+        self.standings = [self.line.standing(host.url, name, len(hosts) > 1) for host in hosts]
+        self.places = list(zip(self.standings, hosts, strict=True))
+        self.alone = hosts[0] if len(hosts) == 1 else None
+        self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
         self.polled = float("-inf")
         self.polling: asyncio.Task[None] | None = None
 
     async def __call__(self, call: Call, info: ModelInfo) -> Reply:
         """Raises TooMany when the line is full or does not move, else what the host raises."""
         if self.alone is not None and self.slots is None:
-            return await self.alone(call, info)
+            return told(await self.alone(call, info), info, self.name)
         if self.services.clock.monotonic() - self.polled > POLL:
             await self.fresh()
-        name, tried = canonical(info.name), set[str]()
-        pick = partial(self.pick, name, tried)
-        while True:
-            standing = self.line.pass_by(pick) or await self.line.enter(call, pick, self.line_settings)
-            member = self.members[standing.url]
-            mine = member.known(name) or info
-            try:
-                reply = await member(call, mine)
-            except BaseException as error:
-                self.line.leave(standing)
-                tried.add(standing.url)
-                if not (isinstance(error, ProxyError) and self.elsewhere(error, standing, name, tried)):
-                    raise
-                continue
-            if self.alone is None:
-                reply = reply.noting(host=standing.name, digest=mine.digest[:10])
-            if call.stream:
-                return reply.on_close(partial(self.line.leave, standing))
-            self.line.leave(standing)  # a whole answer has been read to its end
-            return reply
+        name = canonical(info.name)
+        # Nobody who comes later is served before those who wait, even if it could be.
+        if self.line.order or (standing := self.pick(name)) is None:
+            return await self.waited(call, info, name)
+        try:
+            return await self.asked(call, info, name, self.line.taken(standing))
+        except ProxyError as error:
+            return await self.another(call, info, name, standing, error)
+
+    async def asked(self, call: Call, info: ModelInfo, name: str, standing: Standing) -> Reply:
+        member = self.members[standing.url]
+        mine = member.known(name) or info
+        try:
+            reply = await member(call, mine)
+        except BaseException:
+            self.line.leave(standing)
+            raise
+        if call.stream:
+            return told(reply, mine, standing.name).on_close(partial(self.line.leave, standing))
+        self.line.leave(standing)  # a whole answer has been read to its end
+        return told(reply, mine, standing.name)
+
+    async def waited(self, call: Call, info: ModelInfo, name: str, tried: tuple[str, ...] = ()) -> Reply:
+        """In its turn, and at whichever host has room then."""
+        standing = await self.line.enter(call, partial(self.pick, name, tried), self.line_settings)
+        try:
+            return await self.asked(call, info, name, standing)
+        except ProxyError as error:
+            return await self.another(call, info, name, standing, error, tried)
+
+    async def another(
+        self, call: Call, info: ModelInfo, name: str, failed: Standing, error: ProxyError, tried: tuple[str, ...] = ()
+    ) -> Reply:
+        """The same of another host, if there is one that may take it; else the error."""
+        tried = (*tried, failed.url)
+        if not self.elsewhere(error, failed, name, tried):
+            raise error
+        return await self.waited(call, info, name, tried)
 
     # --- which host ----------------------------------------------------------------------------------
 
-    def pick(self, name: str, tried: Collection[str] = ()) -> Standing | None:
+    def pick(self, name: str, tried: Sequence[str] = ()) -> Standing | None:
         """The host that would take a call for this model now; None if those that could are all busy."""
-        best, least = None, NEVER
-        there = False
-        for one, member in self.places:
-            if one.out or one.url in tried or member.known(name) is None:
-                continue
-            there = True
-            if self.slots is not None and one.busy >= self.slots:
+        best, least, slots = None, NEVER, self.slots or NEVER
+        places = self.having.get(name) or self.places_of(name)
+        for one, member in places:
+            if one.busy >= slots or one.url in tried:
                 continue
             # Among equals the one that was chosen longest ago, so that none is starved.
-            cost = one.busy + (0 if member.warm(name) else self.cold), one.picked
+            cost = (one.busy + (0 if member.warm(name) else self.cold)) << TURNS | one.picked
             if cost < least:
                 best, least = one, cost
-        return best if there else self.last_resort(name, tried)
+        return best if places else self.last_resort(name, tried)
 
-    def last_resort(self, name: str, tried: Collection[str]) -> Standing | None:
+    def places_of(self, name: str) -> Sequence[tuple[Standing, Member]]:
+        """The hosts that are in and have a model, as far as known; remembered until something is heard of any."""
+        if len(self.having) >= MOST:
+            self.having.clear()
+        found = [(one, member) for one, member in self.places if not one.out and member.known(name) is not None]
+        self.having[name] = found
+        return found
+
+    def last_resort(self, name: str, tried: Sequence[str]) -> Standing | None:
         """Where no host that is in is known to have a model, whoever is asked says so; the only host is never out."""
         free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
-    def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Collection[str]) -> bool:
+    def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
             self.take_out(failed, error)
@@ -163,12 +164,18 @@ class Pool:
             elif isinstance(error, BaseException):
                 raise error
         self.polled = self.services.clock.monotonic()
+        self.heard()
+
+    def heard(self) -> None:
+        """What is known of the hosts has changed, and somebody who waits may go on."""
+        self.having.clear()
         self.line.serve()
 
     def take_out(self, one: Standing, error: UpstreamError) -> None:
         if self.alone is None and not one.out:
             log.warning("%s is asked no more until it answers: %s", one.url, error)
             one.out = True
+            self.having.clear()
             self.start_probe(one)
 
     def start_probe(self, one: Standing) -> None:
@@ -186,7 +193,7 @@ class Pool:
                 break
             one.out = False
             log.info("%s answers again", one.url)
-            self.line.serve()
+            self.heard()
         finally:
             one.probe = None
 
@@ -198,6 +205,7 @@ class Pool:
 
     def changed(self, url: str) -> None:
         self.members[url].changed()
+        self.polled = float("-inf")
 
     # --- what they have ------------------------------------------------------------------------------
 
@@ -208,59 +216,28 @@ class Pool:
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host could be asked, or if none that has the model can."""
         await self.fresh()
-        canonically = canonical(name)
-        failed: UpstreamError | None = None
-        for member in self.usable():
-            if member.known(canonically):
-                try:
-                    if found := await member.find(name):
-                        return found
-                except UpstreamError as error:
-                    failed = error
-        if failed is not None:
-            raise failed
-        told = await asyncio.gather(*(one.find(name) for one in self.usable()), return_exceptions=True)
-        return first_of(told)
+        found = await members.found(self.usable(), name)
+        self.having.clear()
+        return found
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        """Merged; a host that is away takes nothing from what the others have."""
-        lists = await asyncio.gather(*(one.models() for one in self.usable()), return_exceptions=True)
-        answered = [listed for listed in lists if not isinstance(listed, BaseException)]
-        if not answered:
-            raise raised(lists)
-        return {name: info for listed in reversed(answered) for name, info in listed.items()}
+        """Merged.  Raises UpstreamError if no host was ever heard of."""
+        return await members.models(self.usable())
 
     async def running(self) -> list[JSON]:
         """Raises UpstreamError only if no host answers."""
-        lists = await asyncio.gather(*(one.running() for one in self.usable()), return_exceptions=True)
-        answered = [listed for listed in lists if not isinstance(listed, BaseException)]
-        if not answered:
-            raise raised(lists)
-        return [entry for listed in answered for entry in listed]
+        return await members.running(self.usable())
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
-        name = canonical(str(body.get("model", "")))
-        members = self.usable()
-        return await next((one for one in members if one.known(name)), members[0]).show(body)
+        name, there = canonical(str(body.get("model", ""))), self.usable()
+        return await next((one for one in there if one.known(name)), there[0]).show(body)
 
     async def version(self) -> str:
         """Of the first host that answers.  Raises UpstreamError if none does."""
-        told = await asyncio.gather(*(one.version() for one in self.members.values()), return_exceptions=True)
-        for one in told:
-            if isinstance(one, str):
-                return one
-        raise raised(told)
+        return await members.version(list(self.members.values()))
 
 
-def first_of(told: Sequence[ModelInfo | BaseException | None]) -> ModelInfo | None:
-    """What the first host says that knows something; its error only if all have failed."""
-    for one in told:
-        if isinstance(one, ModelInfo):
-            return one
-    if all(isinstance(one, BaseException) for one in told):
-        raise raised(told)
-    return None
-
-
-def raised(told: Sequence[object]) -> BaseException:
-    return next(one for one in told if isinstance(one, BaseException))
+def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
+    """The reply with what is to be known of where it comes from."""
+    facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10]}
+    return Reply(reply.events, {**facts, **reply.facts} if reply.facts else facts, reply.closers)

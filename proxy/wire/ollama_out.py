@@ -17,6 +17,7 @@ from proxy.streams import Answer, Choice
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire.openai_errors import clean
 
+MILLI: Final = 0.001
 METRICS: Final = (
     ("load_duration", attrgetter("load_ns")),
     ("prompt_eval_count", attrgetter("prompt_tokens")),
@@ -33,14 +34,14 @@ def error_body(error: ProxyError) -> bytes:
 
 
 def now() -> str:
-    """RFC 3339 in UTC, as Ollama writes it, to the millisecond: tokens that come together are written together."""
-    return _stamp(time.time_ns() // 1_000_000)
+    """RFC 3339 in UTC, as Ollama writes it."""
+    micros = time.time_ns() // 1000
+    return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06}Z"
 
 
 @lru_cache(2)
-def _stamp(millis: int) -> str:
-    second = datetime.fromtimestamp(millis // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{second}.{millis % 1000:03}Z"
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def metrics(usage: Usage | None, started: int) -> dict[str, JSON]:
@@ -113,13 +114,17 @@ class NativeLines:
         self.reason = "stop"
         self.calls = 0
         # A line with text costs one `dumps` of the text between parts made beforehand.
-        self.before = orjson.dumps({"model": style.model})[:-1] + b',"created_at":"'
+        self.head = orjson.dumps({"model": style.model})[:-1] + b',"created_at":"'
+        self.stamped = 0.0
+        self.before = b""
         self.between = b'","message":{"role":"assistant","content":' if style.kind == "chat" else b'","response":'
         self.after = (b"}" if style.kind == "chat" else b"") + b',"done":false}\n'
 
     def write(self, event: Event) -> bytes:
         if type(event) is Text and not event.logprobs:
-            return self.before + now().encode() + self.between + orjson.dumps(event.text) + self.after
+            if (moment := time.time()) - self.stamped >= MILLI:  # tokens that come together are stamped together
+                self.stamped, self.before = moment, self.head + now().encode() + self.between
+            return self.before + orjson.dumps(event.text) + self.after
         return self.other(event)
 
     def other(self, event: Event) -> bytes:

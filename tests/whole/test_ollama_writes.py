@@ -99,7 +99,8 @@ async def test_of_several_hosts_one_must_be_named(start: Start) -> None:
             assert (await asked(run.http, "POST", f"{run.url}/api/copy", json=body, headers=headers))[0] == 200
             chat = {"model": "mine", "messages": [{"role": "user", "content": "hi"}]}
             for _ in range(3):
-                assert (await run.chat(**chat)).headers["x-gemmapy-host"] == headers["x-gemmapy-host"]
+                answer = await run.chat(**chat)
+                assert answer.headers["x-gemmapy-upstream"] == f"pool/{headers['x-gemmapy-host']}"
     assert [sum(seen.path == "/api/copy" for seen in host.seen) for host in (one, other)] == [0, 1]
 
 

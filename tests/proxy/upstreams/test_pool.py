@@ -39,7 +39,7 @@ async def test_calls_go_to_the_host_that_has_the_model_loaded(start: Start) -> N
     async with pooled(start, [cold, warm]) as run:
         first = await run.chat()
         for _ in range(6):
-            assert (await run.chat()).headers["x-gemmapy-host"] == first.headers["x-gemmapy-host"]
+            assert (await run.chat()).headers["x-gemmapy-upstream"] == first.headers["x-gemmapy-upstream"]
     assert sorted((answers(cold), answers(warm))) == [0, 7]
     assert cold.loads + warm.loads == 1
 
@@ -81,11 +81,13 @@ async def test_a_call_goes_only_to_hosts_that_have_its_model(start: Start) -> No
 async def test_a_model_that_a_host_has_lost_is_asked_of_another(start: Start) -> None:
     one, other = Simulator(), Simulator()
     async with pooled(start, [one, other]) as run:
-        first = (await run.chat()).headers["x-gemmapy-host"]
-        gone = await run.http.request("DELETE", f"http://{first}/api/delete", json={"model": "demo"})
+        first = (await run.chat()).headers["x-gemmapy-upstream"]
+        gone = await run.http.request(
+            "DELETE", f"http://{first.removeprefix('pool/')}/api/delete", json={"model": "demo"}
+        )
         assert gone.status == 200
         again = await run.chat()
-        assert again.status == 200 and again.headers["x-gemmapy-host"] != first
+        assert again.status == 200 and again.headers["x-gemmapy-upstream"] != first
 
 
 @pytest.mark.parametrize("stream", [False, True])
