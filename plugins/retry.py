@@ -11,6 +11,8 @@ from proxy.types import Call, Handler, Reply
 
 
 class Retry:
+    place = "tries"
+
     class Settings(Strict):
         attempts: PositiveInt = 3
         """How often a call is tried in all."""

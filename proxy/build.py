@@ -11,6 +11,8 @@ from proxy.chain import compose
 from proxy.config import Config, Demo, Upstream
 from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
+from proxy.edge.calls import Own
+from proxy.edge.desk import Counter
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.health import Health, Readiness
@@ -22,6 +24,8 @@ from proxy.host import Host, Services
 from proxy.identity import Guard
 from proxy.live import Pipeline, Router
 from proxy.registry import build_plugins
+from proxy.stores.shelf import Opened, Shelf
+from proxy.storing import kinds
 from proxy.types import Call, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.members import Member
@@ -36,7 +40,9 @@ from proxy.yamlfile import Source
 class Assembly:
     """The parts of one pipeline, put together but with nothing entered or listening yet."""
 
-    def __init__(self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]], shelf: Shelf
+    ) -> None:
         """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
         self.http = services.http
@@ -51,7 +57,8 @@ class Assembly:
         self.catalogue = Catalogue(settled, self.pools, cloudy)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
-        host = Host(services, self.send, self.answer, self.catalogue)
+        desk = Counter(config.requests)
+        host = Host(services, self.send, self.answer, self.catalogue, desk, shelf)
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
@@ -71,10 +78,13 @@ class Assembly:
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         return await self.writer.answer(request, call, ChatStyle(call.model), {})
 
-    def fields(self) -> dict[str, frozenset[str]]:
-        """By chain, the body fields that its plugins declared."""
+    def own(self) -> dict[str, Own]:
+        """By chain, what its plugins declared as theirs."""
         return {
-            route: frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names))
+            route: Own(
+                frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
+                frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
+            )
             for route, names in self.config.chains.items()
         }
 
@@ -82,9 +92,9 @@ class Assembly:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         openai = openai_edge.OpenAI(
-            self.config, self.send, self.writer, self.catalogue, Images(bounds), self.fields(), limits
+            self.config, self.send, self.writer, self.catalogue, Images(bounds), self.own(), limits
         )
-        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.fields(), limits)
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.own(), limits)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),
@@ -104,22 +114,31 @@ async def build(config: Config, source: Source, services: Services, readiness: R
         name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
         for name, upstream in config.upstreams.items()
     }
-    assembly = Assembly(config, source, services, urls)
-    router = assembly.router(readiness)
-    door = Door(
-        Guard(config),
-        config.requests.max_bytes,
-        Gateways(config.listen.trusted_proxies),
-        assembly.pools,
-        assembly.catalogue.alive,
-    )
-    return Pipeline(router, door, await opened(assembly))
+    shelf = shelf_of(config, services)
+    try:
+        assembly = Assembly(config, source, services, urls, shelf)
+        router = assembly.router(readiness)
+        door = Door(
+            Guard(config),
+            config.requests.max_bytes,
+            Gateways(config.listen.trusted_proxies),
+            assembly.pools,
+            assembly.catalogue.alive,
+        )
+        return Pipeline(router, door, await opened(assembly, shelf))
+    except BaseException:
+        await shelf.aclose()
+        raise
+
+
+def shelf_of(config: Config, services: Services) -> Shelf:
+    return Shelf(kinds(config.stores, services.clock), services.kept("stores", dict[str, Opened]))
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
-    assembly = Assembly(config, source, services, urls)
+    assembly = Assembly(config, source, services, urls, shelf_of(config, services))
     assembly.router(Readiness())
     return assembly
 
@@ -135,8 +154,9 @@ async def demo_url(services: Services, name: str, demo: Demo) -> str:
     return str(services.state[key])
 
 
-async def opened(assembly: Assembly) -> AsyncExitStack:
+async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(shelf.aclose)
         for pool in assembly.pools.values():
             stack.callback(pool.close)
         for plugin in assembly.plugins.values():

@@ -10,11 +10,15 @@ from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from aiohttp import web
+from pydantic import BaseModel
 
 from proxy.background import Background
 from proxy.clock import Clock as Clock
+from proxy.errors import ConfigError
 from proxy.models import ModelInfo
-from proxy.types import Call, Handler, Reply
+from proxy.stores.keyvalue import KeyValue
+from proxy.stores.shelf import Shelf, Unknown
+from proxy.types import Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -27,6 +31,10 @@ class Models(Protocol):
 
     async def info(self, name: str) -> ModelInfo | None:
         """The model behind a name or an alias; None if no upstream lists it."""
+
+    async def stamp(self, name: str) -> str | None:
+        """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
+        what the operator pinned.  None if no upstream lists it."""
 
     async def all(self) -> list[ModelInfo]:
         """Every model that callers may ask for, aliases included."""
@@ -78,6 +86,18 @@ class Bus:
             listener(event)
 
 
+Form = TypeVar("Form", bound=BaseModel)
+
+
+class Desk(Protocol):
+    """What the edge tells of a request to a plugin's own endpoint."""
+
+    def caller(self, request: web.BaseRequest) -> Caller: ...
+
+    async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
+        """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
+
+
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 
 
@@ -88,12 +108,15 @@ class Host:
     send: a call of the plugin's own; with route `internal` no plugin meets its own call.
     answer: writes the answer to a call as the edge does, streaming where the call streams.
     models: what the upstreams know of a model.
+    desk: who asks at an endpoint of the plugin's own, and what for.
     """
 
     services: Services
     send: Handler
     answer: Answerer
     models: Models
+    desk: Desk
+    shelf: Shelf
     bus: Bus = field(default_factory=Bus)
 
     @property
@@ -107,6 +130,13 @@ class Host:
     @property
     def background(self) -> Background:
         return self.services.background
+
+    def keyvalue(self, name: str) -> KeyValue:
+        """A store under `stores:` in the configuration, or `memory`.  Raises ConfigError."""
+        try:
+            return self.shelf.keyvalue(name)
+        except Unknown:
+            raise ConfigError([f"no store is called {name!r}; there are {', '.join(self.shelf.kinds)}"]) from None
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         return self.services.kept(name, make)

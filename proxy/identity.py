@@ -15,8 +15,11 @@ from pydantic import SecretStr
 
 from proxy.config import Config, Key
 from proxy.errors import ConfigError, Denied, Unauthenticated
-from proxy.types import Who
+from proxy.types import Caller, Who
 
+NOBODY: Final = Caller("anonymous", "public")
+HERE: Final = Caller("anonymous", "admin")
+ELSEWHERE: Final = Caller("anonymous", "user")
 FORWARDED_FOR: Final = "X-Forwarded-For"
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
@@ -59,10 +62,10 @@ class Guard:
     def __init__(self, config: Config) -> None:
         # Looked up by a digest under a secret of this process, so that timing tells nothing of a key.
         self.secret = secrets.token_bytes(32)
-        self.callers: dict[bytes, tuple[str, Who]] = {}
+        self.callers: dict[bytes, Caller] = {}
         for name, given in config.keys.items():
             key, role = (given.key, given.role) if isinstance(given, Key) else (given, "user")
-            self.callers[self.digest(key)] = (name, role)
+            self.callers[self.digest(key)] = Caller(name, role)
         self.local = not config.keys and is_loopback(config.listen.host)
         self.origins = config.web.origins
         self.hosts = frozenset(host.lower() for host in config.web.hosts)
@@ -70,21 +73,21 @@ class Guard:
     def digest(self, key: SecretStr) -> bytes:
         return hmac.digest(self.secret, key.get_secret_value().encode(), "sha256")
 
-    def admit(self, request: web.BaseRequest, who: Who, client: str) -> str:
-        """The caller's name.  client: the address that the request came from.  Raises Unauthenticated or Denied."""
+    def admit(self, request: web.BaseRequest, who: Who, client: str) -> Caller:
+        """client: the address that the request came from.  Raises Unauthenticated or Denied."""
         if who == "public":
-            return "anonymous"
-        caller, role = self.identify(request) if self.callers else ("anonymous", self.keyless(request, client))
-        if RANK[role] < RANK[who]:
+            return NOBODY
+        caller = self.identify(request) if self.callers else self.keyless(request, client)
+        if RANK[caller.role] < RANK[who]:
             raise Denied(f"This needs a key with the role '{who}'.", code="insufficient_permissions")
         return caller
 
-    def keyless(self, request: web.BaseRequest, client: str) -> Who:
+    def keyless(self, request: web.BaseRequest, client: str) -> Caller:
         """While there are no keys, whoever sits at this machine is its admin; what a gateway hands on is not."""
         here = self.local and is_loopback(client) and FORWARDED_FOR not in request.headers
-        return "admin" if here else "user"
+        return HERE if here else ELSEWHERE
 
-    def identify(self, request: web.BaseRequest) -> tuple[str, Who]:
+    def identify(self, request: web.BaseRequest) -> Caller:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:

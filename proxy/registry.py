@@ -40,18 +40,35 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
     plugins: dict[str, Any] = {}
     problems: list[str] = []
     for name, declared in config.plugins.items():
-        settings = dict(declared or {})
-        use = settings.pop("use", name)
         try:
-            cls = find(use)
-            plugins[name] = cls(source.check(cls.Settings, settings, ("plugins", name)), host)
+            cls, settings = described(name, declared or {}, source)
+            plugins[name] = built(cls, settings, host, name, source)
         except ConfigError as error:
             problems += error.problems
-        except Exception as error:  # whatever a plugin's constructor raises is a problem of the file
-            problems.append(source.problem(("plugins", name), told(error)))
     if problems:
         raise ConfigError(problems)
     return plugins
+
+
+def described(name: str, declared: Mapping[str, Any], source: Source) -> tuple[Any, Any]:
+    """The class of a plugin, and its checked settings.  Raises ConfigError."""
+    settings = dict(declared)
+    use = settings.pop("use", name)
+    try:
+        cls = find(str(use))
+    except Exception as error:  # importing a plugin runs its code
+        raise ConfigError([source.problem(("plugins", name), told(error))]) from error
+    return cls, source.check(cls.Settings, settings, ("plugins", name))
+
+
+def built(cls: Any, settings: Any, host: Host, name: str, source: Source) -> Any:
+    """Raises ConfigError: whatever a plugin's constructor raises is a problem of the file."""
+    try:
+        return cls(settings, host)
+    except ConfigError as error:
+        raise ConfigError([source.problem(("plugins", name), text) for text in error.problems]) from error
+    except Exception as error:
+        raise ConfigError([source.problem(("plugins", name), told(error))]) from error
 
 
 def problems_of(source: Source) -> list[str]:
@@ -63,14 +80,10 @@ def problems_of(source: Source) -> list[str]:
     found: dict[str, Any] = {}
     problems: list[str] = []
     for name, declared in plugins.items():
-        settings = dict(declared) if isinstance(declared, dict) else {}
         try:
-            found[name] = find(str(settings.pop("use", name)))
-            source.check(found[name].Settings, settings, ("plugins", name))
+            found[name], _ = described(name, declared if isinstance(declared, dict) else {}, source)
         except ConfigError as error:
             problems += error.problems
-        except Exception as error:  # importing a plugin runs its code
-            problems.append(source.problem(("plugins", name), told(error)))
     for route, names in chains.items():
         if isinstance(names, list):
             problems += chain_problems(route, names, plugins, found, source)
@@ -88,6 +101,19 @@ def chain_problems(
             yield source.problem(place, f"{name!r} cannot sit in a chain")
         elif name in names[:index]:
             yield source.problem(place, f"{name!r} stands in this chain twice")
+        elif name in found:
+            yield from (source.problem(place, text) for text in out_of_place(name, names[:index], found))
+
+
+def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iterable[str]:
+    """What stands nearer to the client than it may: a kept answer must be the one to what is asked in the end."""
+    mine = getattr(found[name], "place", "")
+    for other in before:
+        theirs = getattr(found.get(other), "place", "")
+        if mine == "changes" and theirs == "keeps":
+            yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
+        if mine == "keeps" and theirs == "tries":
+            yield f"{name!r} keeps answers and must stand before {other!r}, which tries again"
 
 
 def told(error: Exception) -> str:

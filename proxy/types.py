@@ -47,6 +47,7 @@ class Call:
     extra: body fields that plugins declared as theirs.
     tags: facts that outer plugins leave for inner ones.
     deadline: monotonic seconds of the event loop after which nobody waits for the answer.
+    headers: request headers that plugins declared as theirs, by their names in lower case.
     connect_timeout: seconds that an upstream may take to accept a connection.
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
@@ -60,6 +61,7 @@ class Call:
     caller: str = "anonymous"
     about: Mapping[str, JSON] = field(default_factory=dict)
     extra: Mapping[str, JSON] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None
     connect_timeout: float | None = None
@@ -77,6 +79,7 @@ class Call:
             self.caller,
             self.about,
             self.extra,
+            self.headers,
             self.tags,
             self.deadline,
             self.connect_timeout,
@@ -192,6 +195,18 @@ async def _close(closers: tuple[Closer, ...]) -> None:
             await _close(closers[1:])
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what that opens."""
+
+    name: str
+    role: Who
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+
 # --- who handles it --------------------------------------------------------------------------------
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
@@ -199,7 +214,12 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @runtime_checkable
 class Plugin(Protocol):
-    """Sits in a chain.  A class attribute `fields` names the body fields that are its own."""
+    """Sits in a chain.
+
+    Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
+    and `place` what it does to a call, of which `check` judges the order of a chain:
+    `changes` what is asked, `keeps` answers, or `tries` again.
+    """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...
 

@@ -11,7 +11,16 @@ import pytest
 FLOORS = (
     ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy"),
     ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
-    ("proxy.chain", "proxy.host", "proxy.config", "proxy.settings", "proxy.upstreams", "proxy.live", "proxy.orders"),
+    (
+        "proxy.chain",
+        "proxy.host",
+        "proxy.config",
+        "proxy.settings",
+        "proxy.upstreams",
+        "proxy.live",
+        "proxy.orders",
+        "proxy.storing",
+    ),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.reference", "proxy.reading"),

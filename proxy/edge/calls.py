@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -21,6 +22,14 @@ EARLIER: Final = 1.0
 tenth of the limit where that is less."""
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The parts of a request that a chain's plugins declared as theirs: fields of the body, and headers."""
+
+    fields: Collection[str] = ()
+    headers: Collection[str] = ()
+
+
 class Read(Protocol):
     """What every dialect reads of a request."""
 
@@ -29,8 +38,8 @@ class Read(Protocol):
     extra: dict[str, JSON]
 
 
-def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool = False) -> Call:
-    """The call, with what the request's headers say of it."""
+def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
+    """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain."""
     exchange = exchange_of(request)
     return Call(
         exchange.id,
@@ -38,9 +47,10 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         asked.model,
         ask,
         stream,
-        exchange.caller,
+        exchange.caller.name,
         asked.about,
         asked.extra,
+        {name: request.headers[name] for name in own.headers if name in request.headers},
         deadline=None if stream else deadline(request),
         trail=trail(request),
     )

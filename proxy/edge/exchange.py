@@ -11,11 +11,12 @@ from typing import Final
 from aiohttp import web
 
 from proxy.errors import ProxyError
-from proxy.types import JSON, Usage
+from proxy.types import JSON, Caller, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.openai_errors import error_body
 
 REQUEST_ID: Final = "X-Request-Id"
+UNKNOWN: Final = Caller("-", "public")
 PROCESSING: Final = "openai-processing-ms"
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
@@ -35,7 +36,7 @@ class Exchange:
     scheme: str = "http"
     via: str = ""
     """What goes on in the header `Via`: the proxies so far, and this one."""
-    caller: str = "-"
+    caller: Caller = UNKNOWN
     model: str = ""
     route: str = ""
     status: int = 0
@@ -66,7 +67,7 @@ class Exchange:
 
     def told(self) -> dict[str, JSON]:
         """What the log says of this request: never a body, never a key."""
-        told: dict[str, JSON] = {"id": self.id, "client": self.client, "caller": self.caller}
+        told: dict[str, JSON] = {"id": self.id, "client": self.client, "caller": self.caller.name}
         if self.scheme != "http":
             told["scheme"] = self.scheme
         told["method"], told["path"] = self.method, self.path[:500]

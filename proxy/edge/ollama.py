@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
-from proxy.edge.calls import call_of
+from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.writer import Writer
 from proxy.errors import Denied
@@ -26,13 +26,13 @@ from proxy.wire.openai_messages import Limits
 
 @dataclass(frozen=True, slots=True)
 class Ollama:
-    """fields: by chain, the body fields that its plugins declared."""
+    """own: by chain, what its plugins declared as theirs."""
 
     config: Config
     send: Handler
     writer: Writer
     catalogue: Catalogue
-    fields: Mapping[str, Collection[str]]
+    own: Mapping[str, Own]
     limits: Limits
 
     def routes(self) -> Iterable[Route]:
@@ -53,12 +53,12 @@ class Ollama:
         yield Route("HEAD", "/", self.hello, "public", errors)
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = ollama_in.read_native(await self.body(request), ollama_in.CHAT, self.limits, self.fields["chat"])
+        asked = ollama_in.read_native(await self.body(request), ollama_in.CHAT, self.limits, self.own["chat"].fields)
         return await self.answered(request, asked, "chat", asked.chat(), not asked.messages)
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await self.body(request)
-        asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.fields["completions"])
+        asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.own["completions"].fields)
         empty = not asked.prompt and not asked.raw
         return await self.answered(request, asked, "completions", asked.complete(), empty)
 
@@ -73,7 +73,7 @@ class Ollama:
         check_notes(asked.notes, self.config.params)
         if empty and asked.unload:
             raise Denied("How long a model stays loaded is the operator's; see `models:` in the configuration.")
-        call = call_of(request, route, asked, ask, asked.stream and not empty)
+        call = call_of(request, route, asked, ask, asked.stream and not empty, self.own[route])
         style = NativeStyle(asked.model, "chat" if route == "chat" else "generate")
         return await self.writer.answer(request, call, style, asked.notes)
 
@@ -86,10 +86,10 @@ class Ollama:
     async def embedded(self, request: web.BaseRequest, legacy: bool) -> web.StreamResponse:
         started, exchange = time.perf_counter_ns(), exchange_of(request)
         body = await self.body(request)
-        asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.fields["embeddings"])
+        asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.own["embeddings"].fields)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
-        reply = await self.send(call_of(request, "embeddings", asked, asked.embed()))
+        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"]))
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
-from proxy.edge.calls import call_of
+from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.tokens import decoded
@@ -27,14 +27,14 @@ from proxy.wire.openai_messages import Limits
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """fields: by chain, the body fields that its plugins declared."""
+    """own: by chain, what its plugins declared as theirs."""
 
     config: Config
     send: Handler
     writer: Writer
     models: Models
     images: Images
-    fields: Mapping[str, Collection[str]]
+    own: Mapping[str, Own]
     limits: Limits
 
     def routes(self) -> Iterable[Route]:
@@ -49,32 +49,33 @@ class OpenAI:
         yield Route("GET", "/v1/models/{id:.+}", self.one_model, "user")
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = openai_chat.read_chat(await read_json(request, self.config.requests), self.limits, self.fields["chat"])
+        own, body = self.own["chat"], await read_json(request, self.config.requests)
+        asked = openai_chat.read_chat(body, self.limits, own.fields)
         check_notes(asked.notes, self.config.params)
         chat = asked.chat()
         ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
-        call = call_of(request, "chat", asked, ask, asked.stream)
+        call = call_of(request, "chat", asked, ask, asked.stream, own)
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         return await self.writer.answer(request, call, style, asked.notes)
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read_json(request, self.config.requests)
-        asked = openai_completions.read_completion(body, self.limits, self.fields["completions"])
+        own, body = self.own["completions"], await read_json(request, self.config.requests)
+        asked = openai_completions.read_completion(body, self.limits, own.fields)
         check_notes(asked.notes, self.config.params)
         prompts = await decoded(asked.tokens, "prompt") if asked.tokens else asked.prompts
-        call = call_of(request, "completions", asked, asked.complete(prompts), asked.stream)
+        call = call_of(request, "completions", asked, asked.complete(prompts), asked.stream, own)
         echoed = tuple(prompts) if asked.echo else ()
         style = CompletionStyle(asked.model, asked.include_usage, echoed, asked.n)
         return await self.writer.answer(request, call, style, asked.notes)
 
     async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange, limits = exchange_of(request), self.config.requests
-        body = await read_json(request, self.config.requests)
-        asked = openai_embeddings.read_embeddings(body, limits.max_inputs, self.fields["embeddings"], limits.max_depth)
+        own, body = self.own["embeddings"], await read_json(request, self.config.requests)
+        asked = openai_embeddings.read_embeddings(body, limits.max_inputs, own.fields, limits.max_depth)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
         texts = await decoded(asked.tokens, "input") if asked.tokens else asked.texts
-        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(texts)))
+        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(texts), False, own))
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

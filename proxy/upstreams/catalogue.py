@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
+import orjson
+
 from proxy.config import Model
 from proxy.errors import BadCall, NotFound, UpstreamError
 from proxy.models import ModelInfo
@@ -70,6 +72,7 @@ class Catalogue:
         self.servers = servers
         self.cloudy = cloudy
         """Upstreams whose cloud models may be asked for."""
+        self.stamped = lru_cache(MOST_HOMES)(self._stamp)
         self.homes: dict[str, tuple[float, Home]] = {}
 
     async def __call__(self, call: Call) -> Reply:
@@ -122,6 +125,18 @@ class Catalogue:
             return (await self.home(name))[1]
         except NotFound:
             return None
+
+    async def stamp(self, name: str) -> str | None:
+        try:
+            upstream, info = self.recent(name) or await self.remembered(name)
+        except NotFound:
+            return None
+        return self.stamped(upstream, info.name, info.digest)
+
+    def _stamp(self, upstream: str, model: str, digest: str) -> str:
+        pins = self.settled.pins(model)
+        fixed = orjson.dumps([pins.options, pins.shift], option=orjson.OPT_SORT_KEYS).decode()
+        return f"{upstream} {canonical(model)} {digest} {fixed}"
 
     async def all(self) -> list[ModelInfo]:
         """Raises UpstreamError only if no upstream at all answers."""

@@ -46,7 +46,7 @@ class Upstream:
 
 def retry(clock: Clock, **settings: object) -> Retry:
     services = Services(None, Background(), clock)  # type: ignore[arg-type]  # no HTTP is made here
-    host = Host(services, nowhere, None, None)  # type: ignore[arg-type]
+    host = Host(services, nowhere, None, None, None, None)  # type: ignore[arg-type]
     return Retry(Retry.Settings.model_validate(settings), host)
 
 

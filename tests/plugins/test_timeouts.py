@@ -15,7 +15,7 @@ CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", 
 
 
 def timeouts(**settings: float | None) -> Timeouts:
-    host = Host(Services(None, Background()), nowhere, None, None)  # type: ignore[arg-type]  # lends only the clock
+    host = Host(Services(None, Background()), nowhere, None, None, None, None)  # type: ignore[arg-type]  # lends only the clock
     return Timeouts(Timeouts.Settings.model_validate(settings), host)
 
 

@@ -29,7 +29,7 @@ def request(**headers: str) -> web.BaseRequest:
     [("Bearer a-key", "user", "alice"), ("bearer o-key", "admin", "ops"), ("Bearer  a-key ", "user", "alice")],
 )
 def test_a_key_names_its_caller(header: str, who: Who, caller: str) -> None:
-    assert Guard(config(KEYS)).admit(request(Authorization=header), who, "127.0.0.1") == caller
+    assert Guard(config(KEYS)).admit(request(Authorization=header), who, "127.0.0.1").name == caller
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer a-ke", "Bearer a-keyy", "Basic a-key", "a-key"])
@@ -46,13 +46,13 @@ def test_a_low_key_opens_nothing_of_the_admins() -> None:
 
 
 def test_public_routes_need_no_key() -> None:
-    assert Guard(config(KEYS)).admit(request(), "public", "127.0.0.1") == "anonymous"
+    assert Guard(config(KEYS)).admit(request(), "public", "127.0.0.1").name == "anonymous"
 
 
 def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() -> None:
-    assert Guard(config()).admit(request(), "admin", "127.0.0.1") == "anonymous"
+    assert Guard(config()).admit(request(), "admin", "127.0.0.1").name == "anonymous"
     public = Guard(config("listen: {host: 0.0.0.0}\n"))
-    assert public.admit(request(), "user", "127.0.0.1") == "anonymous"
+    assert public.admit(request(), "user", "127.0.0.1").name == "anonymous"
     with pytest.raises(Denied):
         public.admit(request(), "admin", "127.0.0.1")
 

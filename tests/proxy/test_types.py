@@ -21,6 +21,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         caller="alice",
         about={"user": "u"},
         extra={"rag": True},
+        headers={"cache-control": "no-store"},
         tags={"a": "b"},
         deadline=1.0,
         connect_timeout=2.0,

@@ -1,0 +1,56 @@
+"""Stores by name, opened when somebody first asks for them and closed when nobody needs them any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from proxy.stores.keyvalue import KeyValue
+
+
+@dataclass(slots=True)
+class Opened:
+    """A store, and how many shelves it stands on."""
+
+    store: KeyValue
+    users: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a store is opened.  name: equal for two that are the same store, so that it outlives a reload."""
+
+    name: str
+    open: Callable[[], KeyValue]
+
+
+class Unknown(LookupError):
+    """No store has this name."""
+
+
+class Shelf:
+    """What one configuration may use.  opened: shared by all configurations of this process."""
+
+    def __init__(self, kinds: Mapping[str, Kind], opened: dict[str, Opened]) -> None:
+        self.kinds = kinds
+        self.opened = opened
+        self.taken: set[str] = set()
+
+    def keyvalue(self, name: str) -> KeyValue:
+        """Raises Unknown."""
+        if (kind := self.kinds.get(name)) is None:
+            raise Unknown(name)
+        if kind.name not in self.opened:
+            self.opened[kind.name] = Opened(kind.open())
+        if kind.name not in self.taken:
+            self.taken.add(kind.name)
+            self.opened[kind.name].users += 1
+        return self.opened[kind.name].store
+
+    async def aclose(self) -> None:
+        """Give back what was taken; what nobody else has is closed."""
+        for name in self.taken:
+            self.opened[name].users -= 1
+            if not self.opened[name].users:
+                await self.opened.pop(name).store.aclose()
+        self.taken.clear()
