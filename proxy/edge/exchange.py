@@ -18,6 +18,8 @@ from proxy.wire.openai_errors import error_body
 REQUEST_ID: Final = "X-Request-Id"
 UNKNOWN: Final = Caller("-", "public")
 PROCESSING: Final = "openai-processing-ms"
+STANDARD: Final = {"age": "Age"}
+"""Facts that have a header of their own."""
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 
@@ -89,7 +91,7 @@ class Exchange:
         headers = {"Content-Type": "application/json", **self.headers, PROCESSING: self.processing()}
         for name, value in self.facts.items():
             if value:
-                headers[f"x-gemmapy-{name}"] = header_safe(value)
+                headers[STANDARD.get(name) or f"x-gemmapy-{name}"] = header_safe(value)
         if notes:
             told = ", ".join(f"{name}={fate}" for name, fate in notes.items())
             inner = headers.get("x-gemmapy-params")

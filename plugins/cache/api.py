@@ -1,0 +1,149 @@
+"""Looking into the cache, and taking things out of it: owners their own, admins all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from aiohttp import web
+from pydantic import NonNegativeFloat
+
+from plugins.cache import entry, key
+from plugins.cache.stats import Stats
+from proxy.config import Strict
+from proxy.errors import Busy, Denied
+from proxy.host import Host
+from proxy.stores.keyvalue import Entry, KeyValue, StoreError
+from proxy.types import JSON, Route
+
+BATCH: Final = 1000
+"""Entries taken out at once."""
+
+
+class Clear(Strict):
+    """Whose entries are cleared."""
+
+    caller: str | None = None
+    """A caller's name, for admins; unset is everybody's for admins, and their own for others."""
+
+
+class Invalidate(Strict):
+    """Which entries go; all that is said must fit, and something must be."""
+
+    key: str | None = None
+    model: str | None = None
+    caller: str | None = None
+    older_than: NonNegativeFloat | None = None
+    """Seconds."""
+    text: str | None = None
+    """What the prompt contains, whatever the case of its letters; `*` stands for anything."""
+    confirm: bool = False
+    """Unless true nothing is taken out, and the answer says how many would be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """common: all callers share their entries, so that only admins may take any out."""
+
+    store: KeyValue
+    stats: Stats
+    host: Host
+    common: bool
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/cache/stats", self.told, "user")
+        yield Route("POST", "/api/cache/clear", self.clear, "user")
+        yield Route("POST", "/api/cache/clear-expired", self.clear_expired, "user")
+        yield Route("POST", "/api/cache/invalidate", self.invalidate, "user")
+
+    def prefix(self, request: web.BaseRequest, named: str | None) -> str:
+        """What the keys begin with that this caller may see.  Raises Denied."""
+        caller = self.host.desk.caller(request)
+        if caller.is_admin:
+            whole = f"cache:{key.VERSION}:"
+            return whole if named is None else key.prefix_of("cache", "" if self.common else named)
+        if named is not None and named != caller.name:
+            raise Denied("Only admins may name other callers.", code="insufficient_permissions")
+        return key.prefix_of("cache", caller.name)
+
+    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+        """Raises Busy while the store is away."""
+        try:
+            async for one in self.store.entries(prefix):
+                yield one
+        except StoreError as error:
+            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
+
+    async def told(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Counts of the server since its start, and the entries that this caller may see."""
+        count = size = 0
+        models: dict[str, dict[str, int]] = {}
+        async for one in self.entries(self.prefix(request, None)):
+            count, size = count + 1, size + one.size
+            of_model = models.setdefault(str(entry.read_label(one.label).get("model", "")), {"entries": 0, "bytes": 0})
+            of_model["entries"] += 1
+            of_model["bytes"] += one.size
+        told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
+        return document({"entries": count, "bytes": size, "entries_by_model": models, **told})
+
+    async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = await self.host.desk.form(request, Clear)
+        return document({"deleted": await self.removed(self.prefix(request, asked.caller), Invalidate())})
+
+    async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return document({"deleted": await self.store.expire()})
+        except StoreError as error:
+            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
+
+    async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = await self.host.desk.form(request, Invalidate)
+        prefix = self.prefix(request, asked.caller)
+        if not asked.confirm:
+            matched = [one async for one in self.entries(prefix) if self.fits(one, asked)]
+            return document({"matched": len(matched), "deleted": 0, "confirmed": False})
+        deleted = await self.removed(prefix, asked)
+        return document({"matched": deleted, "deleted": deleted, "confirmed": True})
+
+    async def removed(self, prefix: str, asked: Invalidate) -> int:
+        deleted, going = 0, []
+        async for one in self.entries(prefix):
+            if self.fits(one, asked):
+                going.append(one.key)
+            if len(going) >= BATCH:
+                deleted, going = deleted + await self.store.delete(going), []
+        return deleted + await self.store.delete(going)
+
+    def fits(self, one: Entry, asked: Invalidate) -> bool:
+        if asked.key is not None and not one.key.endswith(f":{asked.key}"):
+            return False
+        if asked.older_than is not None and self.host.clock.time() - one.born <= asked.older_than:
+            return False
+        if asked.model is None and asked.text is None:
+            return True
+        label = entry.read_label(one.label)
+        if asked.model is not None and not same_model(str(label.get("model", "")), asked.model):
+            return False
+        return asked.text is None or contains(str(label.get("prompt", "")), asked.text)
+
+
+def same_model(one: str, other: str) -> bool:
+    """Ollama's names may leave out `:latest`."""
+    return one.lower().removesuffix(":latest") == other.lower().removesuffix(":latest")
+
+
+def contains(words: str, pattern: str) -> bool:
+    """One pass over the words, however many `*` there are."""
+    words, at = words.lower(), 0
+    for part in pattern.lower().split("*"):
+        at = words.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+def document(told: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told), content_type="application/json")

@@ -1,0 +1,135 @@
+"""An answer as it is kept: its events, what was told of it, and what it took."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from proxy.streams import dump, load
+from proxy.types import JSON, Event, Finish, Text, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PLAIN: Final = b"p"
+SMALL: Final = b"z"
+COMPRESSED: Final = 4096
+"""Bytes above which an entry is compressed."""
+LARGEST: Final = 256 * 1024 * 1024
+"""Bytes that an entry may have once it is inflated."""
+PIECES: Final = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
+LONG: Final = 32
+"""Characters above which a text is replayed in pieces: it was not one token."""
+VECTOR: Final = struct.Struct("!cI")
+"""Before the floats of one embedding: a mark, and the tokens of its text, plus one if they are known."""
+FACTS: Final = ("model", "upstream", "digest", "params")
+"""What was told of an answer that is told again with its copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """seconds: how long the answer took when it was generated."""
+
+    events: Sequence[Event]
+    facts: Mapping[str, str]
+    seconds: float
+
+    def pack(self) -> bytes:
+        head = orjson.dumps([self.seconds, {name: self.facts[name] for name in FACTS if name in self.facts}])
+        body = b"%d\n" % len(head) + head + dump(self.events)
+        return PLAIN + body if len(body) <= COMPRESSED else SMALL + zlib.compress(body, 1)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Entry | None:
+        """None for what is malformed, or was kept by another version."""
+        try:
+            body = packed[1:] if packed[:1] == PLAIN else inflated(packed)
+            length, _, rest = body.partition(b"\n")
+            seconds, facts = orjson.loads(rest[: int(length)])
+            return cls(load(rest[int(length) :]), facts, float(seconds))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error):
+            return None
+
+
+def inflated(packed: bytes) -> bytes:
+    """Raises ValueError or zlib.error."""
+    if packed[:1] != SMALL:
+        raise ValueError("neither plain nor compressed")
+    stream = zlib.decompressobj()
+    body = stream.decompress(packed[1:], LARGEST)
+    if not stream.eof:
+        raise ValueError("cut off, or larger than anything that is kept")
+    return body
+
+
+def complete(events: Iterable[Event], length: bool) -> bool:
+    """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
+    reasons = {event.reason for event in events if isinstance(event, Finish)}
+    return bool(reasons) and reasons <= ({"stop", "tool_calls", "length"} if length else {"stop", "tool_calls"})
+
+
+def usage_of(events: Iterable[Event]) -> Usage | None:
+    return next((event for event in events if isinstance(event, Usage)), None)
+
+
+def in_pieces(events: Iterable[Event]) -> Iterable[Event]:
+    """For a stream: a text that came whole is told word by word, as its client expects."""
+    for event in events:
+        if isinstance(event, Text) and len(event.text) > LONG and not event.logprobs:
+            yield from (Text(piece, event.choice) for piece in PIECES.findall(event.text))
+        else:
+            yield event
+
+
+# --- embeddings: one entry a text --------------------------------------------------------------------
+
+
+def pack_vector(vector: NDArray[np.float32], tokens: int | None) -> bytes:
+    return VECTOR.pack(b"v", 0 if tokens is None else tokens + 1) + vector.astype("<f4").tobytes()
+
+
+def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None] | None:
+    """None for what is malformed."""
+    import numpy as np
+
+    if len(packed) <= VECTOR.size or (len(packed) - VECTOR.size) % 4 or packed[:1] != b"v":
+        return None
+    _, tokens = VECTOR.unpack_from(packed)
+    vector = np.frombuffer(packed, "<f4", offset=VECTOR.size)
+    return (vector, tokens - 1 if tokens else None) if np.isfinite(vector).all() else None
+
+
+def shared_out(total: int | None, texts: Sequence[str]) -> list[int | None]:
+    """Tokens of each text, by its share of the characters; they add up to the total."""
+    if total is None:
+        return [None] * len(texts)
+    lengths = [len(text) + 1 for text in texts]
+    ends, all_of_them = 0, sum(lengths)
+    shares: list[int | None] = []
+    before = 0
+    for length in lengths:
+        ends += length
+        upto = total * ends // all_of_them
+        shares.append(upto - before)
+        before = upto
+    return shares
+
+
+def label_of(model: str, tenant: str, route: str, prompt: str) -> bytes:
+    """What an entry can be found by."""
+    return orjson.dumps({"model": model, "tenant": tenant, "route": route, "prompt": prompt})
+
+
+def read_label(label: bytes) -> dict[str, JSON]:
+    try:
+        told = orjson.loads(label)
+    except orjson.JSONDecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -1,0 +1,92 @@
+"""Embeddings, kept text by text: a batch with one new text asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from plugins.cache import entry, key
+from plugins.cache.wishes import NotKept, Wishes
+from proxy.errors import UpstreamError
+from proxy.host import Host
+from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.streams import collect, replay
+from proxy.types import Call, Embed, Handler, Reply, Usage
+from proxy.types import Vectors as VectorsEvent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Row = tuple[NDArray[np.float32], int | None]
+
+
+class Vectors:
+    def __init__(self, store: KeyValue, host: Host) -> None:
+        self.store = store
+        self.host = host
+
+    async def answered(
+        self, call_next: Handler, wishes: Wishes, ttl: float, stamp: str, tenant: str, call: Call
+    ) -> Reply:
+        """What is kept, and the rest from the upstream; in the order that was asked."""
+        ask = call.ask
+        if not isinstance(ask, Embed) or not ask.inputs:
+            return await call_next(call)
+        texts = list(dict.fromkeys(ask.inputs))
+        prefix = key.prefix_of("cache", tenant)
+        keys = {text: prefix + key.key_of([ask.dimensions, text], call.route, stamp) for text in texts}
+        known = await self.known(keys, wishes) if wishes.reads else {}
+        new = [text for text in texts if text not in known]
+        reply = Reply.of(replay(()))
+        if new:
+            if wishes.only:
+                raise NotKept
+            reply = await call_next(call.but(ask=replace(ask, inputs=tuple(new))))
+            known |= await self.asked(reply, new, keys, call, ttl, tenant)
+        events = together(ask.inputs, known)
+        facts = {**reply.facts, "cache": "miss" if new else "hit"}
+        if new and len(new) < len(texts):
+            facts["cached-inputs"] = f"{len(texts) - len(new)} of {len(texts)}"
+        return Reply.of(replay(events), **facts)
+
+    async def known(self, keys: dict[str, str], wishes: Wishes) -> dict[str, Row]:
+        try:
+            found = await self.store.get(list(keys.values()))
+        except StoreError:
+            return {}
+        now, rows = self.host.clock.time(), {}
+        for text, kept in zip(keys, found, strict=True):
+            fresh = kept is not None and (wishes.oldest is None or now - kept.born <= wishes.oldest)
+            if kept is not None and fresh and (row := entry.unpack_vector(kept.value)) is not None:
+                rows[text] = row
+        return rows
+
+    async def asked(
+        self, reply: Reply, new: Sequence[str], keys: dict[str, str], call: Call, ttl: float, tenant: str
+    ) -> dict[str, Row]:
+        """Read the upstream's vectors and keep them."""
+        answer = await collect(reply)
+        if answer.vectors is None or len(answer.vectors.values) != len(new):
+            raise UpstreamError("The upstream sent no vectors.", "server")
+        tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, new)
+        rows = dict(zip(new, zip(answer.vectors.values, tokens, strict=True), strict=True))
+        model = reply.facts.get("model", call.model)
+        if "fallback" not in reply.facts:
+            label = partial(entry.label_of, model, tenant, call.route)
+            news = [New(keys[text], entry.pack_vector(*rows[text]), ttl, label(text[: key.PROMPT])) for text in new]
+            with suppress(StoreError):  # told by the store
+                await self.store.set(news)
+        return rows
+
+
+def together(inputs: Sequence[str], rows: dict[str, Row]) -> list[VectorsEvent | Usage]:
+    import numpy as np
+
+    counts = [rows[text][1] for text in inputs]
+    known = [count for count in counts if count is not None]
+    vectors = np.stack([rows[text][0] for text in inputs]).astype(np.float32)
+    return [VectorsEvent(vectors), Usage(sum(known) if len(known) == len(counts) else None, 0)]

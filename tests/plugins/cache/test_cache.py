@@ -1,0 +1,500 @@
+"""The cache in a running server, with the stock client and by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from proxy.errors import ConfigError
+from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
+from tests.conftest import ASK, HI, Running, Start
+from tests.whole.asking import Stream, asked, data_url, error_of, function, picture, said, schema, streamed, user, whole
+
+CACHE = "plugins: {cache: {}}\nchains: {chat: [cache], completions: [cache], embeddings: [cache]}\n"
+KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
+
+
+def cache(more: str = "", chain: str = "cache") -> str:
+    return f"plugins: {{cache: {{{more}}}, retry: {{wait: 0}}}}\nchains: {{chat: [{chain}], embeddings: [cache]}}\n"
+
+
+def outcome(response: Any) -> str:
+    return str(response.headers["x-gemmapy-cache"])
+
+
+async def outcomes(run: Running, *bodies: dict[str, Any], **headers: str) -> list[str]:
+    found = []
+    for body in bodies:
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, **body}, headers=headers)
+        assert response.status == 200, await response.text()
+        await response.read()
+        found.append(outcome(response))
+    return found
+
+
+# --- hits --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+async def test_one_entry_serves_streams_and_whole_answers_alike(start: Start, first: bool, second: bool) -> None:
+    async with start(CACHE) as run:
+        answers = [await run.chat(stream=stream, seed=1) for stream in (first, second)]
+        texts = []
+        for answer, stream in zip(answers, (first, second), strict=True):
+            texts.append((await streamed(answer)).text() if stream else said(await whole(answer))["content"])
+        assert [outcome(answer) for answer in answers] == ["miss", "hit"]
+        assert texts[0] == texts[1] and "simulated" in texts[0]
+        assert len(asked(run.ollama)) == 1
+        assert answers[1].headers["age"] == "0"
+        assert answers[0].headers["x-gemmapy-cache-key"] == answers[1].headers["x-gemmapy-cache-key"]
+
+
+async def test_a_streamed_hit_comes_in_pieces_and_a_recorded_one_in_its_own(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.chat(seed=1)
+        replayed = await streamed(await run.chat(seed=1, stream=True))
+        assert len([one for one in replayed.deltas() if one.get("content")]) > 5
+        live = await streamed(await run.chat(seed=2, stream=True))
+        again = await streamed(await run.chat(seed=2, stream=True))
+        assert [one.get("content") for one in live.deltas()] == [one.get("content") for one in again.deltas()]
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        ({"tools": [function("weather")], "messages": user("weather in Oslo")}, "demo"),
+        ({"tools": [function("weather")], "messages": user("weather in Oslo")}, "demo-rendered"),
+        ({"messages": user("why?"), "reasoning_effort": "high"}, "demo-thinking"),
+        ({"logprobs": True, "top_logprobs": 2}, "demo"),
+        ({"response_format": schema({"name": {"type": "string"}})}, "demo"),
+        ({"n": 3}, "demo"),
+        ({"stop": ["no"]}, "demo"),
+    ],
+)
+async def test_a_hit_is_the_answer_itself_whatever_is_in_it(start: Start, body: dict[str, Any], model: str) -> None:
+    async with start(CACHE) as run:
+        for stream in (False, True):
+            documents = []
+            for _ in range(2):
+                response = await run.chat(model=model, stream=stream, seed=5, **body)
+                documents.append(parts(Stream((await response.read()).decode())) if stream else await response.json())
+            if not stream:
+                for document in documents:
+                    document.pop("id"), document.pop("created")
+                    for choice in document["choices"]:
+                        assert choice["finish_reason"]
+            assert documents[0] == documents[1]
+        assert len(asked(run.ollama)) == body.get("n", 1), "one generation, and three copies"
+
+
+def parts(stream: Stream) -> Any:
+    """Everything of a stream that does not depend on how it was cut."""
+    assert stream.done
+    told: dict[tuple[int, str], Any] = {}
+    for chunk in stream.chunks:
+        for choice in chunk["choices"]:
+            for name, value in choice["delta"].items():
+                if name in ("content", "reasoning_content") and value:
+                    told[choice["index"], name] = told.get((choice["index"], name), "") + value
+                elif name == "tool_calls":
+                    told.setdefault((choice["index"], name), []).extend(value)
+            if choice["finish_reason"]:
+                told[choice["index"], "finish"] = choice["finish_reason"]
+    return told
+
+
+async def test_a_hit_reports_its_usage_and_where_it_came_from(start: Start) -> None:
+    async with start(CACHE) as run, run.client() as client:
+        raw = [await client.chat.completions.with_raw_response.create(**ASK, seed=1) for _ in range(2)]
+        one, two = [answer.parse() for answer in raw]
+        assert one.usage == two.usage and one.usage and one.usage.completion_tokens > 0
+        assert one.system_fingerprint == two.system_fingerprint
+        for name in ("x-gemmapy-model", "x-gemmapy-upstream", "x-gemmapy-digest"):
+            assert raw[0].headers[name] == raw[1].headers[name]
+
+
+async def test_both_dialects_and_all_spellings_share_an_entry(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.chat(seed=1, temperature=1, tools=[function("f")])
+        native = {"model": "DEMO:latest", "messages": HI, "stream": False, "tools": [function("f")]}
+        native["options"] = {"temperature": 1.0, "seed": 1}
+        response = await run.http.post(f"{run.url}/api/chat", json=native)
+        assert outcome(response) == "hit" and (await response.json())["done"]
+        spelled = json.dumps(
+            {"tools": [function("f")], "seed": 1, "temperature": 1.0, "stream": False, **ASK}, indent=3
+        )
+        headers = {"Content-Type": "application/json"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", data=spelled, headers=headers)
+        assert outcome(response) == "hit"
+        assert len(asked(run.ollama)) == 1
+
+
+# --- misses ------------------------------------------------------------------------------------------
+
+DIFFERENT: list[dict[str, Any]] = [
+    {},
+    {"messages": user("other")},
+    {"messages": [{"role": "system", "content": "Be brief."}, *HI]},
+    {"messages": [*HI, {"role": "assistant", "content": "a"}, *HI]},
+    {"model": "demo-rendered"},
+    {"temperature": 0.5},
+    {"temperature": 0},
+    {"top_p": 0.5},
+    {"seed": 1},
+    {"seed": 2},
+    {"max_tokens": 100},
+    {"stop": ["a"]},
+    {"stop": ["b"]},
+    {"presence_penalty": 0.5},
+    {"frequency_penalty": 0.5},
+    {"options": {"top_k": 3}},
+    {"options": {"min_p": 0.1}},
+    {"options": {"repeat_penalty": 1.5}},
+    {"n": 2},
+    {"logprobs": True},
+    {"logprobs": True, "top_logprobs": 1},
+    {"tools": [function("f")]},
+    {"tools": [function("g")]},
+    {"tools": [function("f", {"a": {"type": "string"}})]},
+    {"tools": [function("f")], "tool_choice": "none"},
+    {"tools": [function("f")], "tool_choice": "required"},
+    {"tools": [function("f")], "parallel_tool_calls": False},
+    {"response_format": {"type": "json_object"}},
+    {"response_format": schema({"a": {"type": "string"}})},
+    {"response_format": schema({"b": {"type": "string"}})},
+    {"response_format": schema({"a": {"type": "string"}}, strict=False)},
+]
+
+
+async def test_whatever_reaches_the_model_makes_another_call(start: Start) -> None:
+    """A key of some of the fields is what most caches get wrong."""
+    async with start(CACHE) as run:
+        assert await outcomes(run, *DIFFERENT) == ["miss"] * len(DIFFERENT)
+        assert await outcomes(run, *DIFFERENT) == ["hit"] * len(DIFFERENT)
+
+
+async def test_thinking_and_images_count_too(start: Start) -> None:
+    async with start(CACHE) as run:
+        efforts = [{"model": "demo-thinking", "reasoning_effort": effort} for effort in ("low", "high", "none")]
+        other = data_url().replace("iVBOR", "iVBOR", 1)[:-4] + "AAAA"
+        pictures = [{"model": "demo-vision", "messages": picture(url)} for url in (data_url(), other)]
+        assert await outcomes(run, *efforts, *pictures) == ["miss"] * 5
+        assert await outcomes(run, *efforts, *pictures) == ["hit"] * 5
+
+
+async def test_what_does_not_reach_the_model_does_not_count(start: Start) -> None:
+    async with start(CACHE) as run:
+        told: list[dict[str, Any]] = [
+            {},
+            {"user": "u"},
+            {"metadata": {"a": "b"}},
+            {"stream": True},
+            {"stream_options": None},
+            {"verbosity": "low"},
+        ]
+        assert await outcomes(run, *told) == ["miss"] + ["hit"] * (len(told) - 1)
+
+
+async def test_a_model_that_was_pulled_anew_misses(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
+        monkeypatch.setattr(name, 0.0)
+    ollama = Simulator()
+    async with start(CACHE, ollama) as run:
+        assert await outcomes(run, {}, {}) == ["miss", "hit"]
+        again = [Model(one.name, one.capabilities, digest="f" * 64) for one in CATALOGUE]
+        ollama.shelf = type(ollama.shelf)(tuple(again))
+        await run.chat()  # the list is asked for again meanwhile
+        await asyncio.sleep(0.05)
+        assert await outcomes(run, {}) == ["miss"] or await outcomes(run, {}) == ["hit"]
+        assert len(asked(ollama)) == 2
+
+
+async def test_an_option_that_the_operator_pins_makes_another_answer(start: Start) -> None:
+    async with start(CACHE) as run:
+        assert await outcomes(run, {}, {}) == ["miss", "hit"]
+        run.configure(CACHE + "models: {demo: {num_ctx: 512}}\n")
+        assert await run.server.reload()
+        assert await outcomes(run, {}, {}) == ["miss", "hit"]
+        run.configure(CACHE)
+        assert await run.server.reload()
+        assert await outcomes(run, {}) == ["hit"], "and the old one is still there"
+
+
+async def test_callers_do_not_see_each_others_answers(start: Start) -> None:
+    async with start(CACHE + KEYS) as run:
+        for key in ("a-key", "b-key"):
+            assert await outcomes(run, {}, {}, Authorization=f"Bearer {key}") == ["miss", "hit"]
+    async with start(cache("share: global") + KEYS) as run:
+        for key, told in (("a-key", ["miss", "hit"]), ("b-key", ["hit", "hit"])):
+            assert await outcomes(run, {}, {}, Authorization=f"Bearer {key}") == told
+
+
+async def test_what_was_left_to_chance_is_not_kept_where_that_is_set(start: Start) -> None:
+    async with start(cache("sampled: skip")) as run:
+        assert (
+            await outcomes(run, {}, {"temperature": 0.5}, {"temperature": 0}, {"seed": 3})
+            == ["bypass"] * 2 + ["miss"] * 2
+        )
+        assert (
+            await outcomes(run, {}, {"temperature": 0.5}, {"temperature": 0}, {"seed": 3})
+            == ["bypass"] * 2 + ["hit"] * 2
+        )
+
+
+# --- what is not kept --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["error_line", "eof", "reset", "garbage"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_broke_off_is_not_kept(start: Start, kind: Any, stream: bool) -> None:
+    async with start(CACHE, Simulator(faults=[Fault(kind, after=2)], delay=0.005)) as run:
+        first = await run.chat(stream=stream)
+        await first.read()
+        assert await outcomes(run, {}, {}) == ["miss", "hit"]
+
+
+async def test_an_error_is_not_kept(start: Start) -> None:
+    async with start(CACHE, Simulator(faults=[Fault("status"), Fault("status", status=503)])) as run:
+        assert [(await run.chat()).status for _ in range(2)] == [502, 503]
+        assert await outcomes(run, {}, {}) == ["miss", "hit"]
+
+
+async def test_an_answer_that_was_cut_by_its_limit_is_kept_only_where_that_is_set(start: Start) -> None:
+    async with start(CACHE) as run:
+        assert await outcomes(run, {"max_tokens": 2}, {"max_tokens": 2}) == ["miss", "miss"]
+    async with start(cache("keep_length: true")) as run:
+        assert await outcomes(run, {"max_tokens": 2}, {"max_tokens": 2}) == ["miss", "hit"]
+
+
+async def test_an_answer_that_is_too_large_is_not_kept(start: Start) -> None:
+    async with start(cache("max_entry_bytes: 300")) as run:
+        assert await outcomes(run, {}, {}) == ["miss", "miss"]
+
+
+async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_generation(start: Start) -> None:
+    async with start(CACHE, Simulator(delay=0.02)) as run:
+        response = await run.chat(stream=True)
+        await response.content.readany()
+        response.close()
+        await run.ollama.until_abandoned(1)
+        assert await outcomes(run, {}) == ["miss"]
+
+
+# --- wishes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("control", "told"),
+    [
+        ("no-cache", ["miss", "miss"]),
+        ("no-store", ["bypass", "bypass"]),
+        ("max-age=0", ["miss", "miss"]),
+        ("max-age=60", ["hit", "hit"]),
+        ("MAX-AGE=60, min-fresh=1", ["hit", "hit"]),
+        ("only-if-cached", ["hit", "hit"]),
+        ("nonsense", ["hit", "hit"]),
+    ],
+)
+async def test_a_request_says_what_it_wants_of_the_cache(start: Start, control: str, told: list[str]) -> None:
+    async with start(CACHE) as run:
+        await run.chat()
+        assert await outcomes(run, {}, {}, **{"Cache-Control": control}) == told
+        assert await outcomes(run, {}) == ["hit"], "what was kept is kept, or newer"
+
+
+async def test_only_a_kept_answer_may_be_wanted(start: Start) -> None:
+    async with start(CACHE) as run:
+        for path, body in (("chat/completions", ASK), ("embeddings", {"model": "demo-embed", "input": "x"})):
+            headers = {"Cache-Control": "only-if-cached"}
+            response = await run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers)
+            assert (await error_of(response, 504))["code"] == "not_cached"
+            assert response.headers["x-should-retry"] == "false"
+        assert asked(run.ollama) == []
+
+
+async def test_a_body_may_say_no(start: Start) -> None:
+    async with start(CACHE) as run:
+        assert await outcomes(run, {"use_cache": False}, {"use_cache": False}) == ["bypass"] * 2
+        assert await outcomes(run, {"use_cache": True}, {}) == ["miss", "hit"]
+        assert (await error_of(await run.chat(use_cache="no"), 400))["param"] == "use_cache"
+
+
+async def test_a_request_sets_how_long_its_answer_is_kept(start: Start) -> None:
+    async with start(cache("max_ttl: 0.2")) as run:
+        assert await outcomes(run, {}, **{"x-gemmapy-cache-ttl": "9999"}) == ["miss"]
+        await asyncio.sleep(0.25)
+        assert await outcomes(run, {}) == ["miss"]
+        for wrong in ("soon", "-1", "0", "1e9", "nan"):
+            headers = {"x-gemmapy-cache-ttl": wrong}
+            response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+            assert (await error_of(response, 400))["param"] == "x-gemmapy-cache-ttl"
+
+
+# --- one generation for all --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_equal_calls_at_once_share_one_generation(start: Start, stream: bool) -> None:
+    async with start(CACHE, Simulator(delay=0.002)) as run:
+        answers = await asyncio.gather(*(run.chat(stream=stream) for _ in range(100)))
+        bodies = {(await answer.text()).partition('"choices"')[2] for answer in answers} if not stream else set()
+        texts = {(await streamed(answer)).text() for answer in answers} if stream else set()
+        assert len(bodies | texts) == 1
+        assert sorted({outcome(answer) for answer in answers}) == ["miss", "shared"]
+        assert len(asked(run.ollama)) == 1
+
+
+async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start: Start) -> None:
+    words = Said(pieces=tuple(f"w{number} " for number in range(30)))
+    async with start(CACHE, Simulator(delay=0.02, say=lambda body: words)) as run:
+        first = await run.chat(stream=True)
+        early = b""
+        while early.count(b'"content":"w') < 10:
+            early += await first.content.readany()
+        second = await run.chat(stream=True)
+        at_once = await second.content.readany()
+        assert outcome(second) == "shared" and at_once.count(b'"content":"w') >= 10
+        rest = Stream((at_once + await second.read()).decode())
+        assert rest.done and rest.text() == "".join(words.pieces)
+        assert Stream((early + await first.read()).decode()).text() == rest.text()
+        assert len(asked(run.ollama)) == 1
+
+
+async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start) -> None:
+    async with start(CACHE, Simulator(delay=0.01)) as run:
+        first = await run.chat(stream=True)
+        await first.content.readany()
+        second = await run.chat(stream=True)
+        first.close()
+        assert (await streamed(second)).done
+        assert run.ollama.abandoned == 0
+        assert await outcomes(run, {}) == ["hit"]
+
+
+async def test_the_generation_ends_with_its_last_caller(start: Start) -> None:
+    async with start(CACHE, Simulator(delay=0.05)) as run:
+        calls = [asyncio.ensure_future(run.chat()) for _ in range(3)]
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        for call in calls:
+            call.cancel()
+        await run.ollama.until_abandoned(1)
+        assert await outcomes(run, {}) == ["miss"], "and whoever asks next gets one of its own"
+
+
+async def test_a_failure_is_everybodys_and_no_stampede(start: Start) -> None:
+    ollama = Simulator(faults=[Fault("slow_load", seconds=0.05), Fault("status", times=99)])
+    async with start(CACHE, ollama) as run:
+        answers = await asyncio.gather(*(run.chat() for _ in range(20)))
+        assert {answer.status for answer in answers} == {502}
+        assert len(asked(ollama)) == 1
+
+
+async def test_a_stream_that_breaks_off_breaks_off_for_all(start: Start) -> None:
+    async with start(CACHE, Simulator(faults=[Fault("error_line", after=4)], delay=0.01)) as run:
+        streams = [await streamed(one) for one in await asyncio.gather(*(run.chat(stream=True) for _ in range(5)))]
+        assert [bool(one.broken) for one in streams] == [True] * 5
+        assert len({one.text() for one in streams}) == 1
+
+
+async def test_sharing_leaves_nothing_behind(start: Start) -> None:
+    async with start(CACHE, Simulator(delay=0.001)) as run:
+        await asyncio.gather(*(run.chat(stream=number % 2 == 0, seed=number % 5) for number in range(40)))
+        await asyncio.sleep(0.05)
+        assert run.server.services.state["cache flights"] == {}
+        assert not [task for task in run.server.services.background.tasks if "shared answer" in task.get_name()]
+
+
+# --- completions and embeddings ----------------------------------------------------------------------
+
+
+async def test_completions_are_kept_too(start: Start) -> None:
+    async with start(CACHE) as run, run.client() as client:
+        raw = [
+            await client.completions.with_raw_response.create(model="demo", prompt=["a", "b"], max_tokens=50, echo=echo)
+            for echo in (False, False, True)
+        ]
+        assert [one.headers["x-gemmapy-cache"] for one in raw] == ["miss", "hit", "hit"]
+        texts = [[choice.text for choice in one.parse().choices] for one in raw]
+        assert texts[0] == texts[1] and texts[2] == ["a" + texts[0][0], "b" + texts[0][1]]
+
+
+async def test_a_batch_with_one_new_text_asks_for_one(start: Start) -> None:
+    async with start(CACHE) as run:
+        one = await run.embed(input=["a", "b", "c"])
+        two = await run.embed(input=["c", "new", "a", "a"])
+        three = await run.embed(input="b")
+        documents = [await whole(answer) for answer in (one, two, three)]
+        vectors = [[row["embedding"] for row in document["data"]] for document in documents]
+        assert [outcome(answer) for answer in (one, two, three)] == ["miss", "miss", "hit"]
+        assert two.headers["x-gemmapy-cached-inputs"] == "2 of 3"
+        assert asked(run.ollama, "/api/embed")[1]["input"] == ["new"] and len(asked(run.ollama, "/api/embed")) == 2
+        assert vectors[1][0] == vectors[0][2] and vectors[1][2] == vectors[1][3] == vectors[0][0]
+        assert vectors[2][0] == vectors[0][1]
+        assert [document["usage"]["prompt_tokens"] > 0 for document in documents] == [True] * 3
+
+
+async def test_dimensions_and_models_have_vectors_of_their_own(start: Start) -> None:
+    async with start(CACHE) as run:
+        bodies: list[dict[str, Any]] = [{}, {"dimensions": 8}, {"encoding_format": "base64"}, {"dimensions": 8}]
+        assert [outcome(await run.embed(**body)) for body in bodies] == ["miss", "miss", "hit", "hit"]
+
+
+async def test_equal_batches_at_once_are_embedded_once(start: Start) -> None:
+    async with start(CACHE) as run:
+        await asyncio.gather(*(run.embed(input=["a", "b"]) for _ in range(20)))
+        assert len(asked(run.ollama, "/api/embed")) == 1
+
+
+# --- when things are away ----------------------------------------------------------------------------
+
+
+async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
+        monkeypatch.setattr(name, 0.0)
+    async with running(Simulator()) as url:
+        text = f"{CACHE}upstreams: {{local: {{ollama: '{url}'}}}}\n"
+        stack = start(text)
+        run = await stack.__aenter__()
+        assert await outcomes(run, {}) == ["miss"]
+    try:
+        assert await outcomes(run, {}, {}) == ["hit", "hit"]
+        assert (await run.chat(seed=9)).status == 502
+    finally:
+        await stack.__aexit__(None, None, None)
+
+
+async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Start) -> None:
+    with pytest.raises(ConfigError, match="'cache' keeps answers and must stand before 'retry'"):
+        async with start(cache(chain="retry, cache")):
+            pass
+    text = "plugins: {cache: {}, loud: {use: 'tests.plugins.cache.test_cache:Loud'}}\nchains: {chat: [cache, loud]}\n"
+    with pytest.raises(ConfigError, match="'loud' changes what is asked and must stand before 'cache'"):
+        async with start(text):
+            pass
+
+
+async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) -> None:
+    with pytest.raises(ConfigError, match=r"proxy.yaml:1: plugins.cache: no store is called 'fast'; there are memory"):
+        async with start(cache("store: fast")):
+            pass
+
+
+class Loud:
+    """A plugin that says that it changes what is asked."""
+
+    place = "changes"
+
+    from proxy.config import Strict
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Any, host: Any) -> None:
+        pass
+
+    async def __call__(self, call: Any, call_next: Any) -> Any:
+        return await call_next(call)
