@@ -57,7 +57,8 @@ def test_every_plugin_is_named_in_the_readme() -> None:
 
 async def test_every_endpoint_is_in_the_table(start: Start) -> None:
     page = (DOCS / "http.md").read_text()
-    async with start(f"{BARE}\nwrites: local\n") as run:
+    plugins = ", ".join(f"{name}: {{}}" for name in registry.known())
+    async with start(f"{BARE}\nwrites: local\nplugins: {{{plugins}}}\n") as run:
         routes: tuple[Route, ...] = run.server.live.pipeline.router.routes
         paths = [re.sub(r":[^}]+}", "}", route.path) for route in routes]
         assert [
@@ -119,7 +120,7 @@ async def test_the_readmes_curl_runs(start: Start) -> None:
         assert "data: [DONE]" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("example", blocks(ROOT / "README.md", "yaml"))
+@pytest.mark.parametrize("example", [*blocks(ROOT / "README.md", "yaml"), *blocks(DOCS / "caching.md", "yaml")])
 async def test_the_readmes_configurations_are_right(start: Start, example: str) -> None:
     async with start(re.sub(r"^listen:.*\n", "", example, flags=re.M)) as run:
         assert run.url

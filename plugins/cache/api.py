@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,48 +69,48 @@ class Api:
             raise Denied("Only admins may name other callers.", code="insufficient_permissions")
         return key.prefix_of("cache", caller.name)
 
-    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
-        """Raises Busy while the store is away."""
-        try:
-            async for one in self.store.entries(prefix):
-                yield one
-        except StoreError as error:
-            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
-
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """Counts of the server since its start, and the entries that this caller may see."""
-        count = size = 0
+        told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
+        try:
+            kept = await self.kept(self.prefix(request, None))
+        except StoreError:  # the counts are told all the same
+            kept = {"entries": None, "bytes": None, "entries_by_model": None}
+        return document({**kept, **told})
+
+    async def kept(self, prefix: str) -> dict[str, JSON]:
         models: dict[str, dict[str, int]] = {}
-        async for one in self.entries(self.prefix(request, None)):
-            count, size = count + 1, size + one.size
+        async for one in self.store.entries(prefix):
             of_model = models.setdefault(str(entry.read_label(one.label).get("model", "")), {"entries": 0, "bytes": 0})
             of_model["entries"] += 1
             of_model["bytes"] += one.size
-        told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
-        return document({"entries": count, "bytes": size, "entries_by_model": models, **told})
+        whole = {name: sum(one[name] for one in models.values()) for name in ("entries", "bytes")}
+        return {**whole, "entries_by_model": models}
 
     async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Clear)
-        return document({"deleted": await self.removed(self.prefix(request, asked.caller), Invalidate())})
+        prefix = self.prefix(request, asked.caller)
+        with available():
+            return document({"deleted": await self.removed(prefix, Invalidate())})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
-        try:
+        with available():
             return document({"deleted": await self.store.expire()})
-        except StoreError as error:
-            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Invalidate)
         prefix = self.prefix(request, asked.caller)
-        if not asked.confirm:
-            matched = [one async for one in self.entries(prefix) if self.fits(one, asked)]
-            return document({"matched": len(matched), "deleted": 0, "confirmed": False})
-        deleted = await self.removed(prefix, asked)
-        return document({"matched": deleted, "deleted": deleted, "confirmed": True})
+        with available():
+            if asked.confirm:
+                matched = deleted = await self.removed(prefix, asked)
+            else:
+                matched = len([one async for one in self.store.entries(prefix) if self.fits(one, asked)])
+                deleted = 0
+        return document({"matched": matched, "deleted": deleted, "confirmed": asked.confirm})
 
     async def removed(self, prefix: str, asked: Invalidate) -> int:
         deleted, going = 0, []
-        async for one in self.entries(prefix):
+        async for one in self.store.entries(prefix):
             if self.fits(one, asked):
                 going.append(one.key)
             if len(going) >= BATCH:
@@ -127,6 +128,15 @@ class Api:
         if asked.model is not None and not same_model(str(label.get("model", "")), asked.model):
             return False
         return asked.text is None or contains(str(label.get("prompt", "")), asked.text)
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Raises Busy while the store is away."""
+    try:
+        yield
+    except StoreError as error:
+        raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
 
 def same_model(one: str, other: str) -> bool:

@@ -1,0 +1,158 @@
+"""Looking into the cache and taking things out of it, over every kind of store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Running, Start
+from tests.servers import redis_server
+from tests.whole.asking import error_of, user
+
+KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
+A, B, OPS = ({"Authorization": f"Bearer {key}"} for key in ("a-key", "b-key", "o-key"))
+NOBODY: dict[str, str] = {}
+
+
+@pytest.fixture(params=["memory", "disk", "redis"])
+async def run(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> AsyncIterator[Running]:
+    """A server with keys whose cache is in each kind of store."""
+    async with AsyncExitStack() as stack:
+        kinds = {"memory": "memory: {}", "disk": f"disk: {{path: '{tmp_path}/c.db'}}", "redis": ""}
+        if request.param == "redis":
+            server = await stack.enter_async_context(redis_server(tmp_path))
+            kinds["redis"] = f"redis: '{server.url}', timeout: 1"
+        text = (
+            f"stores: {{kept: {{{kinds[request.param]}}}}}\nplugins: {{cache: {{store: kept}}}}\n"
+            f"chains: {{chat: [cache], embeddings: [cache]}}\n{KEYS}"
+        )
+        yield await stack.enter_async_context(start(text))
+
+
+async def chat(run: Running, who: dict[str, str], text: str, **body: Any) -> str:
+    document = {"model": "demo", "messages": user(text), **body}
+    response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=who)
+    assert response.status == 200
+    await response.read()
+    return str(response.headers["x-gemmapy-cache"])
+
+
+async def post(run: Running, who: dict[str, str], name: str, **body: Any) -> Any:
+    response = await run.http.post(f"{run.url}/api/cache/{name}", json=body, headers=who)
+    assert response.status == 200, await response.text()
+    return await response.json()
+
+
+async def stats(run: Running, who: dict[str, str]) -> Any:
+    return await (await run.http.get(f"{run.url}/api/cache/stats", headers=who)).json()
+
+
+async def filled(run: Running) -> None:
+    for who, text, model in ((A, "alpha one", "demo"), (A, "Alpha TWO", "demo-rendered"), (B, "beta one", "demo")):
+        assert await chat(run, who, text, model=model) == "miss"
+
+
+async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
+    await filled(run)
+    mine, whole = await stats(run, A), await stats(run, OPS)
+    assert (mine["entries"], whole["entries"]) == (2, 3) and 0 < mine["bytes"] < whole["bytes"]
+    assert set(mine["entries_by_model"]) == {"demo:latest", "demo-rendered:latest"}
+    assert "hits" not in mine, "what others asked is not a user's to know"
+    assert (whole["hits"], whole["misses"]) == (0, 3)
+    assert await chat(run, A, "alpha one") == "hit"
+    whole = await stats(run, OPS)
+    assert (whole["hits"], whole["hit_rate"], whole["saved_completion_tokens"] > 0) == (1, 0.25, True)
+    assert whole["models"]["demo"]["hits"] == 1 and whole["saved_seconds"] > 0
+
+
+async def test_owners_clear_their_own_and_admins_all(run: Running) -> None:
+    await filled(run)
+    assert await post(run, A, "clear") == {"deleted": 2}
+    assert [await chat(run, A, "alpha one"), await chat(run, B, "beta one")] == ["miss", "hit"]
+    assert await post(run, OPS, "clear", caller="bob") == {"deleted": 1}
+    assert await post(run, OPS, "clear") == {"deleted": 1}
+    assert (await stats(run, OPS))["entries"] == 0
+    response = await run.http.post(f"{run.url}/api/cache/clear", json={"caller": "bob"}, headers=A)
+    assert (await error_of(response, 403))["code"] == "insufficient_permissions"
+
+
+@pytest.mark.parametrize(
+    ("asked", "matched"),
+    [
+        ({"model": "demo"}, 2),
+        ({"model": "demo:latest"}, 2),
+        ({"text": "ALPHA"}, 2),
+        ({"text": "a*one"}, 2),
+        ({"text": "one*a"}, 0),
+        ({"text": "alpha", "model": "demo"}, 1),
+        ({"caller": "alice"}, 2),
+        ({"caller": "nobody"}, 0),
+        ({"older_than": 0}, 3),
+        ({"older_than": 3600}, 0),
+        ({"key": "0" * 32}, 0),
+        ({}, 3),
+    ],
+)
+async def test_what_goes_is_chosen_and_first_only_counted(run: Running, asked: dict[str, Any], matched: int) -> None:
+    await filled(run)
+    await asyncio.sleep(0.01)
+    assert await post(run, OPS, "invalidate", **asked) == {"matched": matched, "deleted": 0, "confirmed": False}
+    told = await post(run, OPS, "invalidate", confirm=True, **asked)
+    assert told == {"matched": matched, "deleted": matched, "confirmed": True}
+    assert (await stats(run, OPS))["entries"] == 3 - matched
+
+
+async def test_one_entry_goes_by_the_key_that_its_answer_told(run: Running) -> None:
+    await filled(run)
+    document = {"model": "demo", "messages": user("alpha one")}
+    response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=A)
+    key = response.headers["x-gemmapy-cache-key"]
+    assert await post(run, B, "invalidate", key=key, confirm=True) == {"matched": 0, "deleted": 0, "confirmed": True}
+    assert (await post(run, A, "invalidate", key=key, confirm=True))["deleted"] == 1
+    assert await chat(run, A, "alpha one") == "miss"
+
+
+async def test_what_has_expired_is_cleared(run: Running) -> None:
+    document = {"model": "demo", "messages": user("short")}
+    headers = {**A, "x-gemmapy-cache-ttl": "0.05"}
+    await (await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=headers)).read()
+    await asyncio.sleep(0.1)
+    assert (await post(run, OPS, "clear-expired"))["deleted"] in (0, 1), "some stores do it by themselves"
+    assert (await stats(run, OPS))["entries"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"older_than": -1}, "older_than"), ({"confirm": "yes"}, "confirm"), ({"txet": "a"}, "txet"), ({"key": 1}, "key")],
+)
+async def test_a_wrong_wish_names_its_field(run: Running, body: dict[str, Any], param: str) -> None:
+    response = await run.http.post(f"{run.url}/api/cache/invalidate", json=body, headers=OPS)
+    assert (await error_of(response, 400))["param"] == param
+
+
+async def test_nobody_without_a_key_gets_in(run: Running) -> None:
+    for method, name in (("GET", "stats"), ("POST", "clear"), ("POST", "clear-expired"), ("POST", "invalidate")):
+        for who in (NOBODY, {"Authorization": "Bearer wrong"}):
+            response = await run.http.request(method, f"{run.url}/api/cache/{name}", headers=who)
+            await error_of(response, 401)
+
+
+async def test_embeddings_are_found_by_their_text(run: Running) -> None:
+    body = {"model": "demo-embed", "input": ["the first", "the second"]}
+    await (await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=A)).read()
+    assert (await post(run, A, "invalidate", text="second", confirm=True))["deleted"] == 1
+    response = await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=A)
+    assert response.headers["x-gemmapy-cached-inputs"] == "1 of 2"
+
+
+async def test_everybodys_entries_are_the_admins(start: Start) -> None:
+    text = f"plugins: {{cache: {{share: global}}}}\nchains: {{chat: [cache]}}\n{KEYS}"
+    async with start(text) as run:
+        assert [await chat(run, who, "alpha") for who in (A, B)] == ["miss", "hit"]
+        assert await post(run, A, "clear") == {"deleted": 0}
+        assert await post(run, OPS, "clear") == {"deleted": 1}

@@ -1,0 +1,130 @@
+"""A cache whose Redis fails: answers go on without it, soon and correctly, and it comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.stores import breaker
+from proxy.stores.redis import SPACE
+from proxy.upstreams.demo import Simulator
+from tests.conftest import Running, Start
+from tests.servers import RedisServer, redis_server
+from tests.whole.asking import streamed, user
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+def config(server: RedisServer) -> str:
+    return (
+        f"stores: {{shared: {{redis: '{server.url}'}}}}\nplugins: {{cache: {{store: shared}}}}\n"
+        "chains: {chat: [cache], embeddings: [cache]}\n"
+    )
+
+
+async def ask(run: Running, seed: int, stream: bool = False) -> str:
+    """What the cache did; the answer itself must be right."""
+    response = await run.chat(seed=seed, messages=user(f"say {seed}"), stream=stream)
+    assert response.status == 200
+    if stream:
+        assert f"say {seed}" in (await streamed(response)).text()
+    else:
+        assert f"say {seed}" in (await response.json())["choices"][0]["message"]["content"]
+    return str(response.headers["x-gemmapy-cache"])
+
+
+async def test_two_servers_share_what_is_in_redis(start: Start, server: RedisServer) -> None:
+    async with start(config(server)) as one, start(config(server)) as other:
+        text = config(server) + f"upstreams: {{local: {{ollama: '{upstream_of(one)}'}}}}\n"
+        other.configure(text)
+        assert await other.server.reload()
+        assert await ask(one, 1) == "miss"
+        assert await ask(other, 1) == "hit" and await ask(other, 1, stream=True) == "hit"
+
+
+def upstream_of(run: Running) -> str:
+    return run.server.config.upstreams["local"].urls[0]
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_answers_go_on_without_it_and_it_heals(
+    start: Start, server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "REST", 0.2)
+    async with start(config(server)) as run:
+        assert [await ask(run, 1), await ask(run, 1)] == ["miss", "hit"]
+        with caplog.at_level(logging.INFO, "proxy.stores.breaker"):
+            server.kill() if trouble == "killed" else server.freeze()
+            began = asyncio.get_running_loop().time()
+            assert {await ask(run, number, number % 2 == 0) for number in range(40)} == {"miss"}
+            assert asyncio.get_running_loop().time() - began < 5
+            if trouble == "killed":
+                await server.start()
+            else:
+                server.thaw()
+            await asyncio.sleep(0.3)
+            assert await ask(run, 100) == "miss"
+            assert await ask(run, 100) == "hit"
+        assert len([text for text in caplog.messages if "go on without it" in text]) == 1
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
+        assert told["errors"] > 0
+
+
+async def test_killed_and_restarted_under_load_it_costs_no_answer(start: Start, server: RedisServer) -> None:
+    stop = asyncio.Event()
+    asked = 0
+
+    async with start(config(server), Simulator(parallel=64)) as run:
+
+        async def caller(number: int) -> None:
+            nonlocal asked
+            while not stop.is_set():
+                await ask(run, (number * 7 + asked) % 20, asked % 2 == 0)
+                asked += 1
+
+        async with asyncio.TaskGroup() as callers:
+            for number in range(8):
+                callers.create_task(caller(number))
+            for _ in range(2):
+                await asyncio.sleep(0.2)
+                server.kill()
+                await asyncio.sleep(0.2)
+                await server.start()
+            stop.set()
+    assert asked > 50
+
+
+async def test_one_that_is_full_keeps_nothing_and_answers_go_on(start: Start, tmp_path: Path) -> None:
+    async with redis_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction") as full:
+        async with start(config(full)) as run:
+            assert [await ask(run, 1) for _ in range(10)] == ["miss"] * 10
+
+
+async def test_garbage_under_a_key_is_a_miss(start: Start, server: RedisServer) -> None:
+    from redis.asyncio import Redis
+
+    async with start(config(server)) as run, Redis(port=server.port) as client:
+        assert await ask(run, 1) == "miss"
+        (key,) = [one async for one in client.scan_iter(f"{SPACE}*")]
+        value = await client.get(key)
+        assert isinstance(value, bytes)
+        for garbage in (b"", b"\x00" * 50, value[:-20], value[:10] + b"\xff" * 30, value.replace(b"Text", b"Tixt")):
+            await client.set(key, garbage)
+            assert await ask(run, 1) == "miss"
+            assert await ask(run, 1) == "hit"
+
+
+async def test_no_secret_of_its_url_is_told(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    text = "stores: {shared: {redis: 'redis://user:canary@127.0.0.1:9/0'}}\n"
+    async with start(f"{text}plugins: {{cache: {{store: shared}}}}\nchains: {{chat: [cache]}}\n") as run:
+        assert await ask(run, 1) == "miss"
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).text()
+    assert "canary" not in caplog.text + told and "127.0.0.1:9" in caplog.text
