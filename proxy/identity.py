@@ -24,6 +24,7 @@ FORWARDED_FOR: Final = "X-Forwarded-For"
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
 
+@lru_cache(4096)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address, perhaps in brackets, can only mean this machine."""
     host = host.strip("[]").rstrip(".").lower()

@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from pydantic import NonNegativeFloat
 
-from plugins.cache import entry, key
+from plugins.cache import key
 from plugins.cache.stats import Stats
 from proxy.config import Strict
 from proxy.errors import Busy, Denied
@@ -81,7 +81,7 @@ class Api:
     async def kept(self, prefix: str) -> dict[str, JSON]:
         models: dict[str, dict[str, int]] = {}
         async for one in self.store.entries(prefix):
-            of_model = models.setdefault(str(entry.read_label(one.label).get("model", "")), {"entries": 0, "bytes": 0})
+            of_model = models.setdefault(str(key.read_label(one.label)[0].get("model", "")), {"entries": 0, "bytes": 0})
             of_model["entries"] += 1
             of_model["bytes"] += one.size
         whole = {name: sum(one[name] for one in models.values()) for name in ("entries", "bytes")}
@@ -124,10 +124,10 @@ class Api:
             return False
         if asked.model is None and asked.text is None:
             return True
-        label = entry.read_label(one.label)
-        if asked.model is not None and not same_model(str(label.get("model", "")), asked.model):
+        facts, words = key.read_label(one.label)
+        if asked.model is not None and not same_model(str(facts.get("model", "")), asked.model):
             return False
-        return asked.text is None or contains(str(label.get("prompt", "")), asked.text)
+        return asked.text is None or contains(words, asked.text)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from proxy.streams import dump, load
-from proxy.types import JSON, Event, Finish, Text, Usage
+from proxy.types import Event, Finish, Text, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +42,8 @@ class Entry:
     seconds: float
 
     def pack(self) -> bytes:
-        head = orjson.dumps([self.seconds, {name: self.facts[name] for name in FACTS if name in self.facts}])
-        body = b"%d\n" % len(head) + head + dump(self.events)
+        facts = {name: self.facts[name] for name in FACTS if name in self.facts}
+        body = orjson.dumps([self.seconds, facts]) + b"\n" + dump(self.events)
         return PLAIN + body if len(body) <= COMPRESSED else SMALL + zlib.compress(body, 1)
 
     @classmethod
@@ -51,9 +51,9 @@ class Entry:
         """None for what is malformed, or was kept by another version."""
         try:
             body = packed[1:] if packed[:1] == PLAIN else inflated(packed)
-            length, _, rest = body.partition(b"\n")
-            seconds, facts = orjson.loads(rest[: int(length)])
-            return cls(load(rest[int(length) :]), facts, float(seconds))
+            head, _, events = body.partition(b"\n")
+            seconds, facts = orjson.loads(head)
+            return cls(load(events), facts, float(seconds))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error):
             return None
 
@@ -120,16 +120,3 @@ def shared_out(total: int | None, texts: Sequence[str]) -> list[int | None]:
         shares.append(upto - before)
         before = upto
     return shares
-
-
-def label_of(model: str, tenant: str, route: str, prompt: str) -> bytes:
-    """What an entry can be found by."""
-    return orjson.dumps({"model": model, "tenant": tenant, "route": route, "prompt": prompt})
-
-
-def read_label(label: bytes) -> dict[str, JSON]:
-    try:
-        told = orjson.loads(label)
-    except orjson.JSONDecodeError:
-        return {}
-    return told if isinstance(told, dict) else {}

@@ -18,7 +18,9 @@ class Flight:
     it is cancelled.  Its events are kept until it ends: as much as one answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, began: float) -> None:
+        """began: monotonic seconds."""
+        self.began = began
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None

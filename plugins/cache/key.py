@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 import orjson
 
-from proxy.types import JSON, Call, Chat, Complete, Embed, Message
+from proxy.types import JSON, Ask, Call, Chat, Complete, Embed, Image, Message
 
 VERSION: Final = "1"
 """Of the key and of what is kept under it; another one finds nothing that was kept before."""
-PROMPT: Final = 65_536
-"""Characters of a prompt that can be looked through afterwards."""
+MOST: Final = 65_536
+"""Bytes of a question that can be looked through afterwards."""
+WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base64", "url", "type", "names"})
 
 
 def prefix_of(space: str, tenant: str) -> str:
@@ -21,12 +24,16 @@ def prefix_of(space: str, tenant: str) -> str:
     return f"{space}:{VERSION}:{hashlib.sha256(tenant.encode()).hexdigest()[:16]}:"
 
 
-def key_of(asked: JSON, route: str, stamp: str) -> str:
-    """32 hexadecimal digits over all of it; the order of names in a mapping does not count.
+def told_of(asked: JSON, route: str, stamp: str) -> bytes:
+    """All that makes a call what it is, as JSON; the order of names in a mapping does not count.
 
     stamp: of the model, which differs when the same question may be answered otherwise.
     """
-    told = orjson.dumps([route, stamp, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps([route, stamp, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+
+
+def key_of(told: bytes) -> str:
+    """32 hexadecimal digits over all of it."""
     return hashlib.sha256(told).hexdigest()[:32]
 
 
@@ -40,22 +47,24 @@ def asked_of(call: Call) -> JSON:
         return [messages, ask.tools, ask.tool_choice, ask.parallel_tool_calls, ask.format, ask.options, ask.think,
                 ask.logprobs, ask.n]  # fmt: skip
     if isinstance(ask, Complete) and ask.images:
-        return [ask.prompts, ask.raw, ask.suffix, ask.system, [digest(one.base64) for one in ask.images], ask.format,
-                ask.options, ask.think, ask.logprobs, ask.n, ask.best_of]  # fmt: skip
+        pictures = tuple(Image(digest(one.base64)) for one in ask.images)
+        return replace(ask, images=pictures)
     return ask
 
 
 def spelled(message: Message) -> JSON:
     """Pictures by digest, and arguments as values: how their JSON was spelled does not count."""
-    return [
-        message.role,
-        message.text,
-        [digest(one.base64) for one in message.images],
-        message.thinking,
-        [[one.id, one.name, arguments(one.arguments)] for one in message.tool_calls],
-        message.tool_call_id,
-        message.name,
-    ]
+    return {
+        "role": message.role,
+        "text": message.text,
+        "base64": [digest(one.base64) for one in message.images],
+        "thinking": message.thinking,
+        "tool_calls": [
+            {"id": one.id, "name": one.name, "arguments": arguments(one.arguments)} for one in message.tool_calls
+        ],
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+    }
 
 
 def arguments(text: str) -> JSON:
@@ -75,13 +84,42 @@ def repeats(call: Call) -> bool:
     return isinstance(call.ask, Embed) or options.get("seed") is not None or options.get("temperature") == 0
 
 
-def prompt_of(call: Call) -> str:
-    """The words that were asked, for whoever looks through what is kept."""
-    return "\n".join(_words(call))[:PROMPT]
+def label_of(call: Call, model: str, tenant: str, told: bytes) -> bytes:
+    """What an entry can be found by: a line of facts, and the question as JSON, whole or only its words."""
+    if len(told) > MOST:
+        told = orjson.dumps([call.route, "", ["".join(words_of(call.ask))[:MOST]]])
+    return head_of(model, tenant) + told
 
 
-def _words(call: Call) -> Iterator[str]:
-    ask = call.ask
+@lru_cache(1024)
+def head_of(model: str, tenant: str) -> bytes:
+    return orjson.dumps({"model": model, "tenant": tenant}) + b"\n"
+
+
+def read_label(label: bytes) -> tuple[dict[str, JSON], str]:
+    """The facts, and the words that were asked."""
+    head, _, told = label.partition(b"\n")
+    try:
+        facts, (_, _, asked) = orjson.loads(head), orjson.loads(told)
+    except ValueError:
+        return {}, ""
+    return (facts, "\n".join(strings(asked, ""))) if isinstance(facts, dict) else ({}, "")
+
+
+def strings(value: JSON, name: str) -> Iterator[str]:
+    """Every text in a question that somebody wrote; not names of roles, functions or fields."""
+    if isinstance(value, str):
+        if name not in WORDLESS:
+            yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from strings(one, name)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from strings(one, key)
+
+
+def words_of(ask: Ask) -> Iterator[str]:
     if isinstance(ask, Chat):
         yield from (one.text for one in ask.messages)
     elif isinstance(ask, Complete):

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
-from plugins.cache.flight import Flight
+from plugins.cache.flight import Flight, Keep
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Vectors
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
@@ -75,7 +75,8 @@ class Cache:
             self.stats.note(call.model, BYPASS)
             return (await call_next(call)).noting(cache=BYPASS)
         tenant = self.tenant(call.caller)
-        digest = key.key_of(key.asked_of(call), call.route, stamp)
+        told = key.told_of(key.asked_of(call), call.route, stamp)
+        digest = key.key_of(told)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
@@ -87,7 +88,9 @@ class Cache:
             reply = await flight.joined(call)
             self.stats.note(call.model, "shared")
             return reply.noting(**{"cache": "shared", "cache-key": digest})
-        reply = await self.generated(where, call, call_next, self.ttl(wishes), tenant)
+        reply = await self.generated(
+            where, call, call_next, partial(self.keep, where, call, self.ttl(wishes), tenant, told)
+        )
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(call.model, outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
@@ -139,12 +142,8 @@ class Cache:
             self.stats.note("", "error")
             return None
 
-    async def generated(self, where: str, call: Call, call_next: Handler, ttl: float, tenant: str) -> Reply:
-        flight, began = Flight(), self.host.clock.monotonic()
-
-        async def keep(flown: Flight) -> None:
-            await self.keep(flown, where, call, ttl, tenant, self.host.clock.monotonic() - began)
-
+    async def generated(self, where: str, call: Call, call_next: Handler, keep: Keep) -> Reply:
+        flight = Flight(self.host.clock.monotonic())
         flight.task = self.host.background.start(flight.run(call, call_next, keep), "generating a shared answer")
         other = self.flights.get(where)
         if (other is None or other.abandoned) and len(self.flights) < MOST_FLIGHTS:
@@ -156,12 +155,13 @@ class Cache:
         if self.flights.get(where) is flight:
             del self.flights[where]
 
-    async def keep(self, flight: Flight, where: str, call: Call, ttl: float, tenant: str, seconds: float) -> None:
+    async def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
         if isinstance(call.ask, Embed) or not self.worth(flight):
             return
+        seconds = self.host.clock.monotonic() - flight.began
         packed = Entry(flight.events, flight.facts, seconds).pack()
         if len(packed) <= self.settings.max_entry_bytes:
-            label = entry.label_of(flight.facts.get("model", call.model), tenant, call.route, key.prompt_of(call))
+            label = key.label_of(call, flight.facts.get("model", call.model), tenant, told)
             await self.put([New(where, packed, ttl, label)])
 
     def worth(self, flight: Flight) -> bool:

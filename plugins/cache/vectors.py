@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from plugins.cache import entry, key
@@ -38,7 +37,8 @@ class Vectors:
             return await call_next(call)
         texts = list(dict.fromkeys(ask.inputs))
         prefix = key.prefix_of("cache", tenant)
-        keys = {text: prefix + key.key_of([ask.dimensions, text], call.route, stamp) for text in texts}
+        told = {text: key.told_of([ask.dimensions, text], call.route, stamp) for text in texts}
+        keys = {text: prefix + key.key_of(told[text]) for text in texts}
         known = await self.known(keys, wishes) if wishes.reads else {}
         new = [text for text in texts if text not in known]
         reply = Reply.of(replay(()))
@@ -46,7 +46,7 @@ class Vectors:
             if wishes.only:
                 raise NotKept
             reply = await call_next(call.but(ask=replace(ask, inputs=tuple(new))))
-            known |= await self.asked(reply, new, keys, call, ttl, tenant)
+            known |= await self.asked(reply, call, {text: (keys[text], told[text]) for text in new}, ttl, tenant)
         events = together(ask.inputs, known)
         facts = {**reply.facts, "cache": "miss" if new else "hit"}
         if new and len(new) < len(texts):
@@ -66,18 +66,20 @@ class Vectors:
         return rows
 
     async def asked(
-        self, reply: Reply, new: Sequence[str], keys: dict[str, str], call: Call, ttl: float, tenant: str
+        self, reply: Reply, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
     ) -> dict[str, Row]:
-        """Read the upstream's vectors and keep them."""
+        """Read the upstream's vectors and keep them.  new: by text, its key and what it was made from."""
         answer = await collect(reply)
         if answer.vectors is None or len(answer.vectors.values) != len(new):
             raise UpstreamError("The upstream sent no vectors.", "server")
-        tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, new)
+        tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, list(new))
         rows = dict(zip(new, zip(answer.vectors.values, tokens, strict=True), strict=True))
         model = reply.facts.get("model", call.model)
         if "fallback" not in reply.facts:
-            label = partial(entry.label_of, model, tenant, call.route)
-            news = [New(keys[text], entry.pack_vector(*rows[text]), ttl, label(text[: key.PROMPT])) for text in new]
+            news = [
+                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(call, model, tenant, told))
+                for text, (where, told) in new.items()
+            ]
             with suppress(StoreError):  # told by the store
                 await self.store.set(news)
         return rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from redis.backoff import NoBackoff
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
-from proxy.stores.keyvalue import Entry, Kept, New
+from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
 HEAD: Final = struct.Struct("!2sdI")
 """What stands before a label and a value: a mark, when it was set, and how long the label is."""
@@ -41,6 +42,7 @@ class RedisStore:
         self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock)
         # One try: another would be paid for by whoever waits.
         common: dict[str, Any] = {"socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+        self.together = Together(self.read)
         self.client: Any
         if place.scheme.endswith(CLUSTER):
             self.client = RedisCluster.from_url(url.replace(CLUSTER, "", 1), **common)
@@ -49,10 +51,13 @@ class RedisStore:
             self.client = Redis.from_pool(pool)
 
     async def get(self, keys: Sequence[str]) -> list[Kept | None]:
-        if len(keys) == 1:
-            return [opened(await self.breaker.do(self.client.get(SPACE + keys[0])))]
-        found = await self.breaker.do(self.piped([("GET", SPACE + key) for key in keys]))
+        found = await self.together.read([SPACE + key for key in keys])
         return [opened(one) for one in found]
+
+    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        if len(keys) == 1:
+            return [await self.breaker.do(self.client.get(keys[0]))]
+        return await self.breaker.do(self.piped([("GET", key) for key in keys]))
 
     async def set(self, news: Sequence[New]) -> None:
         now = self.clock.time()
@@ -114,6 +119,44 @@ class RedisStore:
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+
+class Together:
+    """Reads that are asked for in one turn of the event loop go in one round trip, which costs most of their time."""
+
+    def __init__(self, read: Callable[[Sequence[str]], Awaitable[list[bytes | None]]]) -> None:
+        self.read_all = read
+        self.waiting: list[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[bytes | None]] = loop.create_future()
+        if not self.waiting:
+            loop.call_soon(self.send)
+        self.waiting.append((keys, future))
+        return await future
+
+    def send(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        # Not one caller's: it must not end because that one leaves.
+        task = asyncio.get_running_loop().create_task(self.sent(waiting))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def sent(self, waiting: Sequence[tuple[Sequence[str], asyncio.Future[list[bytes | None]]]]) -> None:
+        try:
+            found = await self.read_all([key for keys, _ in waiting for key in keys])
+        except StoreError as error:
+            for _, future in waiting:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        at = 0
+        for keys, future in waiting:
+            if not future.done():
+                future.set_result(found[at : at + len(keys)])
+            at += len(keys)
 
 
 async def taken(keys: AsyncIterator[bytes]) -> list[bytes]:

@@ -9,12 +9,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.bench.caching import CACHING
 from tests.bench.parts import KERNEL, Length
 from tests.bench.processes import CORES, Bench, bench
 from tests.bench.report import Found, table
 from tests.bench.surface import SURFACE
 
-PARTS = {**KERNEL, **SURFACE}
+PARTS = {**KERNEL, **SURFACE, **CACHING}
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from typing import cast
 
 import uvloop
 
-from tests.bench.asks import Ask
+from tests.bench.asks import FIRST, Ask
 
 CONNECTIONS = 32
 
@@ -20,6 +20,14 @@ SCRIPT = """\
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = [==[%s]==]
+local before, after = wrk.body:match("^(.*)VARIED(.*)$")
+if before then
+  local number = %d
+  request = function()
+    number = number + 1
+    return wrk.format(nil, nil, nil, before .. string.format("%%d", number) .. after)
+  end
+end
 function done(summary)
   local e = summary.errors
   print("counted", summary.requests, e.connect + e.read + e.write + e.status + e.timeout)
@@ -36,7 +44,8 @@ def hammer(port: int, ask: Ask, seconds: int, folder: Path) -> int:
 
 def wrk(port: int, ask: Ask, seconds: int, folder: Path) -> int:
     script = folder / "wrk.lua"
-    script.write_text(SCRIPT % ask.body)
+    begin = FIRST + time.monotonic_ns() // 1000 % FIRST  # another run does not repeat the numbers of this one
+    script.write_text(SCRIPT % (ask.body, begin))
     url = f"http://127.0.0.1:{port}{ask.path}"
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(script), url]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -63,14 +72,15 @@ class Caller(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, ask: Ask) -> None:
-        self.request = ask.request
+        self.ask = ask
+        self.number = time.monotonic_ns() % FIRST
         self.answers = 0
         self.failed = False
         self.got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
-        self.transport.write(self.request)
+        self.transport.write(self.ask.numbered(self.number))
 
     def data_received(self, data: bytes) -> None:
         self.got = self.got + data if self.got else data
@@ -79,7 +89,8 @@ class Caller(asyncio.Protocol):
         self.failed = self.failed or not self.got.startswith(b"HTTP/1.1 200")
         self.got = b""
         self.answers += 1
-        self.transport.write(self.request)
+        self.number += 1
+        self.transport.write(self.ask.numbered(self.number))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.failed = True

@@ -146,9 +146,17 @@ class Bench:
 
     @contextmanager
     def proxy(
-        self, chain: str = "", level: str = "info", hosts: int = 1, workers: int = 1, upstream: int = 0
+        self,
+        chain: str = "",
+        level: str = "info",
+        hosts: int = 1,
+        workers: int = 1,
+        upstream: int = 0,
+        more: str = "",
     ) -> Iterator[Process]:
-        """chain: plugins with a comma between them, each with its defaults.  upstream: another one's port.
+        """chain: plugins with a comma between them.  upstream: another one's port.  more: lines of the file.
+
+        Each plugin has its defaults, unless `more` says what it has.
 
         Several workers may run on every core.
         """
@@ -160,8 +168,8 @@ class Bench:
             f"listen: {{port: {port}, drain: 1, workers: {workers}}}\n"
             f"upstreams: {{local: {{ollama: {urls}}}}}\n"
             f"log: {{level: {level}}}\n"
-            f"plugins: {{{plugins}}}\n"
-            f"chains: {{chat: [{chain}]}}\n"
+            f"chains: {{chat: [{chain}], embeddings: [{chain}]}}\n"
+            + (more if "plugins:" in more else f"plugins: {{{plugins}}}\n{more}")
         )
         arguments = ["proxy", "serve", "--config", str(config)]
         cores = {MEASURED} if workers == 1 else set(CORES)

@@ -103,9 +103,9 @@ async def test_killed_and_restarted_under_load_it_costs_no_answer(start: Start, 
 
 
 async def test_one_that_is_full_keeps_nothing_and_answers_go_on(start: Start, tmp_path: Path) -> None:
-    async with redis_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction") as full:
-        async with start(config(full)) as run:
-            assert [await ask(run, 1) for _ in range(10)] == ["miss"] * 10
+    full = redis_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
+    async with full as server, start(config(server)) as run:
+        assert [await ask(run, 1) for _ in range(10)] == ["miss"] * 10
 
 
 async def test_garbage_under_a_key_is_a_miss(start: Start, server: RedisServer) -> None:
