@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -35,6 +35,9 @@ class Models(Protocol):
     async def stamp(self, name: str) -> str | None:
         """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
         what the operator pinned.  None if no upstream lists it."""
+
+    def upstreams(self) -> Collection[str]:
+        """Their names."""
 
     async def all(self) -> list[ModelInfo]:
         """Every model that callers may ask for, aliases included."""

@@ -32,6 +32,9 @@ def settings_page() -> str:
         cls = registry.find(name)
         said = " ".join((cls.__doc__ or _module_doc(cls)).split())
         parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(cls.Settings)]
+        for setting, field in cls.Settings.model_fields.items():
+            for inner in dict.fromkeys(_models_in(field.annotation)):
+                parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, "")
     return "\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 

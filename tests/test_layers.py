@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy"),
+    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy.news", "proxy"),
     ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
     (
         "proxy.chain",
@@ -33,6 +33,7 @@ PLUGINS_MAY = {
     "proxy.types",
     "proxy.asks",
     "proxy.models",
+    "proxy.news",
     "proxy.errors",
     "proxy.streams",
     "proxy.wire",

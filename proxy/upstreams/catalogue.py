@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, TypeAlias
@@ -20,6 +20,8 @@ from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
 
 EVERY = "*"
+UPSTREAM = "upstream"
+"""The tag of a call with which a plugin chooses where it is asked."""
 RECENT = 1.0
 """Seconds for which it is not asked again where a model lives."""
 MOST_HOMES = 1000
@@ -77,7 +79,10 @@ class Catalogue:
 
     async def __call__(self, call: Call) -> Reply:
         """Sends the call to the upstream of its model.  Raises NotFound for what is not there or not allowed."""
-        upstream, info = self.recent(call.model) or await self.remembered(call.model)
+        if call.tags and (wanted := call.tags.get(UPSTREAM)):
+            upstream, info = await self.home(call.model, wanted)
+        else:
+            upstream, info = self.recent(call.model) or await self.remembered(call.model)
         server, ask = self.servers[upstream], call.ask
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
@@ -97,26 +102,30 @@ class Catalogue:
         self.homes[name] = (time.monotonic() + RECENT, home)
         return home
 
-    async def home(self, name: str) -> Home:
-        """The upstream of a model, and what it says of it."""
+    async def home(self, name: str, at: str | None = None) -> Home:
+        """The upstream of a model, and what it says of it.  at: the one that a plugin chose."""
         asked = self.settled.of(name)
         if not asked.allowed:
             raise unknown(name)
         real = asked.alias or name
         settled = self.settled.of(real)
-        wanted = settled.upstream
+        wanted = at or settled.upstream
         for upstream in [wanted] if wanted else self.servers:
             if is_cloud(real) and upstream not in self.cloudy:
                 continue
-            if info := await self.found(upstream, real):
+            if info := await self.found(upstream, real, alone=wanted is not None):
                 return upstream, info
         raise unknown(name, asked.alias)
 
-    async def found(self, upstream: str, name: str) -> ModelInfo | None:
+    def upstreams(self) -> Collection[str]:
+        return self.servers.keys()
+
+    async def found(self, upstream: str, name: str, alone: bool) -> ModelInfo | None:
+        """alone: no other upstream may be asked."""
         try:
             return await self.servers[upstream].find(name)
         except UpstreamError:
-            if len(self.servers) == 1 or self.settled.of(name).upstream:
+            if alone or len(self.servers) == 1:
                 raise
             return None  # another upstream may have it
 

@@ -280,3 +280,43 @@ async def test_a_wait_that_ends_after_the_deadline_is_not_begun(start: Start) ->
         error = await error_of(await run.chat(), 503)
         assert time.perf_counter() - begun < 0.4
     assert error["code"] == "upstream_overloaded"
+
+
+# --- the caller's word, the budget, and the record ---------------------------------------------------
+
+
+async def test_a_caller_may_want_no_further_tries(start: Start) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status", times=2)])) as run:
+        response = await run.chat(use_retry=False)
+        assert response.status == 502 and "x-should-retry" not in response.headers
+        assert "x-gemmapy-params" not in response.headers and len(asked(run.ollama)) == 1
+        assert (await run.chat(use_retry=True)).status == 200
+
+
+async def test_an_outage_is_not_multiplied_by_retries(start: Start) -> None:
+    text = "plugins: {retry: {attempts: 5, wait: 0, budget: 0.1}}\nchains: {chat: [retry]}\n"
+    async with start(text, Simulator(faults=[Fault("status", times=10_000)])) as run:
+        answers = [await run.chat() for _ in range(100)]
+        assert {answer.status for answer in answers} == {502}
+        assert 100 < len(asked(run.ollama)) < 140, "a tenth more, and what is always allowed"
+        last = answers[-1]
+        assert last.headers["x-gemmapy-retry"] == "out of budget" and last.headers["x-should-retry"] == "false"
+
+
+async def test_what_became_of_the_tries_is_recorded(start: Start) -> None:
+    async with start(RETRY, Simulator(faults=[Fault("status"), Fault("status", times=3, path="/api/embed")])) as run:
+        await run.chat()
+        await run.chat()
+        await run.embed()
+        told = await whole(await run.http.get(f"{run.url}/api/retry/stats?hours=1"))
+    assert (told["attempts"], told["failures"], told["retries"]) == (6, 4, 3)
+    assert (told["successes_after_retry"], told["failure_rate"]) == (1, round(4 / 6, 4))
+    assert told["errors"] == {"upstream_server": 4}
+    assert {one["model"]: one["attempts"] for one in told["by_model"]}["demo:latest"] == 2
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "49", "many", "1e9", "nan"])
+async def test_hours_that_are_none_are_refused(start: Start, hours: str) -> None:
+    async with start(RETRY) as run:
+        error = await error_of(await run.http.get(f"{run.url}/api/retry/stats", params={"hours": hours}), 400)
+    assert error["param"] == "hours"

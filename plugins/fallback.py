@@ -1,0 +1,183 @@
+"""Another model, or another place, when the one that was asked for fails before its first event."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from pydantic import PositiveFloat, model_validator
+
+from proxy.config import Strict
+from proxy.errors import Cause, ConfigError, NotFound, ProxyError, TooMany, UpstreamError
+from proxy.host import Host
+from proxy.news import FellBack
+from proxy.types import Call, Embed, Handler, Reply
+from proxy.wire.ollama_models import canonical
+
+log = logging.getLogger(__name__)
+Condition: TypeAlias = Cause | Literal["context_length", "first_token_timeout", "model_not_found"]
+USUAL: Final[tuple[Condition, ...]] = (
+    "connect", "timeout", "overloaded", "load", "memory", "server", "cut", "first_token_timeout"
+)  # fmt: skip
+
+
+class Other(Strict):
+    """One fallback, with conditions of its own."""
+
+    model: str | None = None
+    """The model that is asked instead; unset is the same one."""
+    upstream: str | None = None
+    """The upstream that is asked, whichever lists the model first."""
+    on: tuple[Condition, ...] | None = None
+    """Failures of the one before, in which this one is asked; unset are those of the plugin."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Other:
+        if self.model is None and self.upstream is None:
+            raise ValueError("a fallback names a `model`, an `upstream`, or both")
+        return self
+
+
+Link: TypeAlias = str | Other
+
+
+@dataclass(slots=True)
+class Trail:
+    """What was tried, and why it failed."""
+
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    attempts: int = 0
+
+    def add(self, call: Call, error: ProxyError) -> None:
+        self.failures.append((place_of(call), error.code or error.kind))
+        self.attempts += int(error.facts.get("attempts", "1"))
+
+    def told(self, last: str = "") -> str:
+        steps = [f"{place} ({why})" for place, why in self.failures]
+        return ", ".join([*steps, last] if last else steps)
+
+
+class Fallback:
+    """Asks another model, or the same at another upstream, when a call fails before its first event.
+
+    After the first event nothing is switched.  Embeddings only fall back to the same model elsewhere: another one's
+    vectors would not be comparable.
+    """
+
+    place = "tries"
+
+    class Settings(Strict):
+        models: dict[str, tuple[Link, ...]] = {}  # noqa: RUF012  (pydantic copies defaults)
+        """By model, what is asked in its place, in that order: a model's name, or `{model, upstream, on}`."""
+        default: tuple[Link, ...] = ()
+        """The same for every model that is not listed."""
+        on: tuple[Condition, ...] = USUAL
+        """Failures in which the next one is asked.  `context_length` sends what does not fit to a model with a larger
+        window; `model_not_found` asks for another where the model is not there."""
+        first_token: PositiveFloat | None = None
+        """Seconds that a stream may take to begin while there is another to ask: `first_token_timeout`."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.chains = {canonical(name): links for name, links in settings.models.items()}
+        every = [link for links in (settings.default, *settings.models.values()) for link in links]
+        unknown = {one.upstream for one in every if isinstance(one, Other) and one.upstream} - set(
+            host.models.upstreams()
+        )
+        if unknown:
+            raise ConfigError([f"no upstream is called {name!r}" for name in sorted(filter(None, unknown))])
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        links = self.links(call)
+        if not links:
+            return await call_next(call)
+        try:
+            return await self.asked(call, call_next, last=False)
+        except ProxyError as error:
+            trail = Trail()
+            trail.add(call, error)
+            return await self.elsewhere(call, call_next, links, trail, error)
+
+    async def elsewhere(
+        self, call: Call, call_next: Handler, links: tuple[Link, ...], trail: Trail, error: ProxyError
+    ) -> Reply:
+        """The first answer of another; or the last failure, told with all the others."""
+        for index, link in enumerate(links):
+            if not self.fits(link, error):
+                continue
+            here, why = switched(call, link), error.code or error.kind
+            self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why))
+            call.progress(f"asking {place_of(here)} instead")
+            try:
+                reply = await self.asked(here, call_next, last=index == len(links) - 1)
+            except ProxyError as failed:
+                error = failed
+                trail.add(here, failed)
+            else:
+                return noted(reply, trail, here)
+        raise blamed(error, trail)
+
+    def links(self, call: Call) -> tuple[Link, ...]:
+        links = self.chains.get(canonical(call.model), self.settings.default)
+        if isinstance(call.ask, Embed):
+            links = tuple(link for link in links if isinstance(link, Other) and link.model in (None, call.model))
+        return links
+
+    async def asked(self, call: Call, call_next: Handler, last: bool) -> Reply:
+        limit = self.settings.first_token
+        if limit is None or last or not call.stream:
+            return await call_next(call)
+        try:
+            async with asyncio.timeout(limit):
+                return await call_next(call)
+        except TimeoutError:
+            message = f"{place_of(call)} did not begin within {limit:g} seconds."
+            raise UpstreamError(message, "timeout", code="first_token_timeout") from None
+
+    def fits(self, link: Link, error: ProxyError) -> bool:
+        allowed = link.on if isinstance(link, Other) and link.on is not None else self.settings.on
+        return bool(self.conditions(error) & set(allowed))
+
+    def conditions(self, error: ProxyError) -> set[Condition]:
+        """What this failure counts as; nothing where another model could not help."""
+        if error.code == "context_length_exceeded":
+            return {"context_length"}
+        if error.code == "first_token_timeout":
+            return {"first_token_timeout"}
+        if isinstance(error, UpstreamError):
+            return {error.cause}
+        if isinstance(error, NotFound) and error.code == "model_not_found":
+            return {"model_not_found"}
+        return {"overloaded"} if isinstance(error, TooMany) else set()
+
+
+def noted(reply: Reply, trail: Trail, here: Call) -> Reply:
+    told = trail.told(place_of(here))
+    log.warning("request %s fell back: %s", here.id, told)
+    return reply.noting(fallback=told, attempts=str(trail.attempts + int(reply.facts.get("attempts", "1"))))
+
+
+def switched(call: Call, link: Link) -> Call:
+    if isinstance(link, str):
+        return call.but(model=link)
+    tags = {**call.tags, "upstream": link.upstream} if link.upstream else call.tags
+    return call.but(model=link.model or call.model, tags=tags)
+
+
+def place_of(call: Call) -> str:
+    upstream = call.tags.get("upstream")
+    return f"{call.model} at {upstream}" if upstream else call.model
+
+
+def blamed(error: ProxyError, trail: Trail) -> ProxyError:
+    """The last failure, told with all that were tried."""
+    if len(trail.failures) > 1:
+        error.facts["fallback"] = trail.told()
+        error.facts["attempts"] = str(trail.attempts)
+        error.args = (f"{error} Tried: {trail.told()}.",)
+        error.again = False
+        log.warning("nothing could answer: %s", trail.told())
+    return error

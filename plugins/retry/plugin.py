@@ -1,0 +1,133 @@
+"""Ask again when an upstream fails before its first event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+from aiohttp import web
+from pydantic import NonNegativeFloat, PositiveInt
+
+from plugins.retry.budget import Budget
+from plugins.retry.record import HOURS, Record
+from proxy.config import Strict
+from proxy.errors import BadCall, Cause, UpstreamError
+from proxy.host import Host
+from proxy.news import Attempt, FellBack
+from proxy.types import Call, Handler, Reply, Route
+
+FIELD: Final = "use_retry"
+
+
+class Retry:
+    place = "tries"
+    fields = frozenset({FIELD})
+
+    class Settings(Strict):
+        attempts: PositiveInt = 3
+        """How often a call is tried in all."""
+        wait: NonNegativeFloat = 0.5
+        """Seconds of the first wait at most; each further one may be twice as long.  The wait itself is drawn
+        evenly from nothing to that (full jitter), so that many callers do not come back at once."""
+        max_wait: NonNegativeFloat = 30.0
+        """Seconds that no wait exceeds, unless the upstream asked for longer; then the error is given at once."""
+        on: tuple[Cause, ...] = ("connect", "overloaded", "load", "server", "cut", "invalid_answer")
+        """Which failures are worth another try.  Not listed: `timeout`, which would double the wait of the
+        caller, and `memory`, which does not heal by asking again.  A fault of the request never is."""
+        budget: NonNegativeFloat = 0.2
+        """Further tries for each call, over all calls of the process: in an outage the upstream is asked a fifth
+        more often, and not three times.  One a second is always allowed, and up to a hundred are saved up."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.clock = host.clock
+        self.host = host
+        self.budget = host.kept("retry budget", lambda: Budget(host.clock))
+        self.record = host.kept("retry record", lambda: Record(host.clock))
+        host.on(Attempt, self.record.attempted)
+        host.on(FellBack, self.record.fell_back)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        began = self.clock.monotonic()
+        self.budget.earn(self.settings.budget)
+        try:
+            reply = await call_next(call)
+        except UpstreamError as error:
+            self.tell(call, 1, began, error=error.code or "")
+            if not wanted(call):
+                raise
+            return await self.again(call, call_next, error)
+        self.tell(call, 1, began, reply)
+        return reply
+
+    async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
+        """Every further attempt, after the first failed with `error`."""
+        for attempt in range(2, self.settings.attempts + 1):
+            wait = self.wait(attempt - 1, error)
+            worth = error.cause in self.settings.on and error.again is not False
+            if worth and wait > self.settings.max_wait:
+                raise counted(error, attempt - 1)  # the client is told how long, and may come back then
+            if not worth or not self.in_time(wait, call):
+                raise final(error, attempt - 1)
+            if not self.budget.spend():
+                error.facts["retry"] = "out of budget"
+                raise final(error, attempt - 1)
+            call.progress(f"trying again after: {error.code}")
+            await self.clock.sleep(wait)
+            began = self.clock.monotonic()
+            try:
+                reply = await call_next(call)
+            except UpstreamError as failed:
+                self.tell(call, attempt, began, error=failed.code or "")
+                error = failed
+            else:
+                self.tell(call, attempt, began, reply)
+                return reply.noting(attempts=str(attempt))
+        raise final(error, self.settings.attempts)
+
+    def tell(self, call: Call, number: int, began: float, reply: Reply | None = None, error: str = "") -> None:
+        facts = {} if reply is None else reply.facts
+        model, upstream = facts.get("model", call.model), facts.get("upstream", "")
+        seconds = self.clock.monotonic() - began
+        self.host.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds))
+
+    def wait(self, attempt: int, error: UpstreamError) -> float:
+        """Seconds before the next try; never sooner than the upstream asked for."""
+        longest = min(self.settings.max_wait, self.settings.wait * 2.0 ** (attempt - 1))
+        return max(self.clock.uniform(0, longest), error.wait or 0.0)
+
+    def in_time(self, wait: float, call: Call) -> bool:
+        return call.deadline is None or self.clock.monotonic() + wait < call.deadline
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/retry/stats", self.stats)
+
+    async def stats(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Attempts, successes after a retry, fallbacks and failures, by model and upstream."""
+        given = request.query.get("hours", "24")
+        hours = float(given) if given.replace(".", "", 1).isascii() and given.replace(".", "", 1).isdecimal() else 0.0
+        if not 0 < hours <= HOURS:
+            message = f"Invalid 'hours': expected a number above 0 and up to {HOURS}."
+            raise BadCall(message, param="hours", code="invalid_value")
+        return web.Response(body=orjson.dumps(self.record.told(hours)), content_type="application/json")
+
+
+def wanted(call: Call) -> bool:
+    """Whether the caller wants further tries.  Raises BadCall if that cannot be read."""
+    use = call.extra.get(FIELD) if call.extra else None
+    if use is not None and type(use) is not bool:
+        raise BadCall(f"Invalid type for '{FIELD}': expected a boolean.", param=FIELD, code="invalid_type")
+    return use is not False
+
+
+def final(error: UpstreamError, attempts: int) -> UpstreamError:
+    """The client shall not begin anew what was tried here: its own retries would multiply ours."""
+    error.again = False
+    return counted(error, attempts)
+
+
+def counted(error: UpstreamError, attempts: int) -> UpstreamError:
+    if attempts > 1:
+        error.facts["attempts"] = str(attempts)
+    return error

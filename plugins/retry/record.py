@@ -1,0 +1,84 @@
+"""What became of the tries of the last hours: counts in buckets of minutes, bounded."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import Final
+
+from proxy.host import Clock
+from proxy.news import Attempt, FellBack
+from proxy.types import JSON
+
+BUCKET: Final = 300
+"""Seconds that are counted together."""
+HOURS: Final = 48
+"""How far back the record reaches."""
+MODELS: Final = 200
+"""Pairs of a model and an upstream that are counted each in one bucket; the rest is counted together."""
+OTHERS: Final = ("(others)", "")
+ERRORS: Final = 50
+
+Pair = tuple[str, str]
+
+
+class Record:
+    """Counts since the server started; they outlive reloads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.buckets: OrderedDict[int, dict[Pair, Counter[str]]] = OrderedDict()
+
+    def counts(self, pair: Pair) -> Counter[str]:
+        now = int(self.clock.time()) // BUCKET
+        bucket = self.buckets.get(now)
+        if bucket is None:
+            bucket = self.buckets[now] = {}
+            while len(self.buckets) > HOURS * 3600 // BUCKET:
+                self.buckets.popitem(last=False)
+        if pair not in bucket and len(bucket) >= MODELS:
+            pair = OTHERS
+        return bucket.setdefault(pair, Counter())
+
+    def attempted(self, one: Attempt) -> None:
+        counts = self.counts((one.model, one.upstream))
+        counts["attempts"] += 1
+        if one.error:
+            counts["failures"] += 1
+            known = f"error {one.error}" in counts or len(counts) < ERRORS
+            counts[f"error {one.error}" if known else "error (others)"] += 1
+        elif one.number > 1:
+            counts["successes_after_retry"] += 1
+        if one.number > 1:
+            counts["retries"] += 1
+
+    def fell_back(self, one: FellBack) -> None:
+        self.counts((one.model, ""))["fallbacks"] += 1
+
+    def told(self, hours: float) -> dict[str, JSON]:
+        since = (self.clock.time() - hours * 3600) / BUCKET
+        pairs: dict[Pair, Counter[str]] = {}
+        for when, bucket in self.buckets.items():
+            for pair, counts in bucket.items() if when >= since - 1 else ():
+                pairs.setdefault(pair, Counter()).update(counts)
+        whole: Counter[str] = Counter()
+        for counts in pairs.values():
+            whole.update(counts)
+        by = [
+            {"model": model, "upstream": upstream or None, **figures(counts)}
+            for (model, upstream), counts in sorted(pairs.items())
+        ]
+        return {"hours": hours, **figures(whole), "by_model": by}
+
+
+def figures(counts: Counter[str]) -> dict[str, JSON]:
+    attempts, failures = counts["attempts"], counts["failures"]
+    errors = {name.removeprefix("error "): count for name, count in counts.items() if name.startswith("error ")}
+    return {
+        "attempts": attempts,
+        "failures": failures,
+        "failure_rate": round(failures / attempts, 4) if attempts else None,
+        "retries": counts["retries"],
+        "successes_after_retry": counts["successes_after_retry"],
+        "fallbacks": counts["fallbacks"],
+        "errors": errors,
+    }

@@ -1,0 +1,184 @@
+"""The plugin `fallback` in a running server, over models that fail."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from proxy.errors import ConfigError
+from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
+from tests.conftest import Start
+from tests.whole.asking import asked, dead_url, error_of, said, streamed, user, whole
+
+SPARE = Model("spare:latest", frozenset({"completion", "tools"}), context=32_768)
+MODELS = (*CATALOGUE, SPARE)
+
+
+def config(settings: str, chain: str = "fallback", retry: str = "{wait: 0, attempts: 2}") -> str:
+    return (
+        f"plugins: {{fallback: {settings}, retry: {retry}, cache: {{}}}}\n"
+        f"chains: {{chat: [{chain}], embeddings: [{chain}], completions: [{chain}]}}\n"
+    )
+
+
+SPARED = "{models: {demo: [spare]}}"
+
+
+def failing(*faults: Fault, **more: Any) -> Simulator:
+    return Simulator(models=MODELS, faults=faults, **more)
+
+
+def models_asked(ollama: Simulator) -> list[str]:
+    return [body["model"] for body in asked(ollama)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["status", "error_line", "eof", "reset", "garbage", "load_failure"])
+async def test_another_model_answers_when_the_one_that_was_asked_for_fails(
+    start: Start, stream: bool, kind: Any
+) -> None:
+    async with start(config(SPARED), failing(Fault(kind))) as run:
+        response = await run.chat(stream=stream)
+        text = (await streamed(response)).text() if stream else said(await whole(response))["content"]
+    assert "simulated" in text
+    assert response.headers["x-gemmapy-model"] == "spare:latest"
+    assert (
+        response.headers["x-gemmapy-fallback"].startswith("demo (upstream_")
+        and "spare" in response.headers["x-gemmapy-fallback"]
+    )
+    assert response.headers["x-gemmapy-attempts"] == "2"
+
+
+async def test_without_trouble_nothing_is_told(start: Start) -> None:
+    async with start(config(SPARED), failing()) as run:
+        response = await run.chat()
+        assert response.headers["x-gemmapy-model"] == "demo:latest"
+        assert not {"x-gemmapy-fallback", "x-gemmapy-attempts"} & set(response.headers)
+
+
+async def test_each_model_is_tried_as_often_as_retries_allow(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    faults = [Fault("status", times=3)]
+    with caplog.at_level(logging.WARNING, "plugins.fallback"):
+        async with start(config(SPARED, "fallback, retry"), failing(*faults)) as run:
+            response = await run.chat()
+            assert models_asked(run.ollama) == ["demo:latest"] * 2 + ["spare:latest"] * 2
+    assert response.status == 200 and response.headers["x-gemmapy-attempts"] == "4"
+    assert "demo (upstream_server), spare" in caplog.text
+
+
+async def test_when_all_fail_the_error_tells_what_was_tried(start: Start) -> None:
+    settings = "{models: {demo: [spare, demo-rendered]}}"
+    async with start(config(settings, "fallback, retry"), failing(Fault("status", times=99))) as run:
+        response = await run.chat()
+        error = await error_of(response, 502)
+    for name in ("demo (upstream_server)", "spare (upstream_server)", "demo-rendered (upstream_server)"):
+        assert name in error["message"] and name in response.headers["x-gemmapy-fallback"]
+    assert response.headers["x-gemmapy-attempts"] == "6" and response.headers["x-should-retry"] == "false"
+
+
+async def test_a_stream_that_has_begun_is_not_switched(start: Start) -> None:
+    async with start(config(SPARED), failing(Fault("error_line", after=3), delay=0.01)) as run:
+        stream = await streamed(await run.chat(stream=True))
+        assert stream.broken and stream.text() and models_asked(run.ollama) == ["demo:latest"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"model": "nobody"}, {"temperature": 9}, {"model": "demo-embed"}, {"messages": []}, {"logit_bias": {"1": 1}}],
+)
+async def test_a_fault_of_the_request_goes_nowhere_else(start: Start, body: dict[str, Any]) -> None:
+    async with start(config("{default: [spare]}"), failing()) as run:
+        assert 400 <= (await run.chat(**body)).status < 500
+        assert "spare:latest" not in models_asked(run.ollama)
+
+
+async def test_what_does_not_fit_goes_to_a_larger_window_where_that_is_set(start: Start) -> None:
+    long = user("word " * 12_000)
+    larger = config("{models: {demo: [{model: spare, on: [context_length]}]}}") + "models: {spare: {num_ctx: 32768}}\n"
+    async with start(larger, failing()) as run:
+        response = await run.chat(messages=long)
+        assert response.status == 200, await response.text()
+        assert response.headers["x-gemmapy-fallback"] == "demo (context_length_exceeded), spare"
+    async with start(config(SPARED), failing()) as run:
+        assert (await error_of(await run.chat(messages=long), 400))["code"] == "context_length_exceeded"
+    async with start(larger, failing(Fault("status"))) as run:
+        assert (await run.chat()).status == 502, "and other failures do not go there"
+
+
+async def test_a_stream_that_does_not_begin_is_asked_of_another(start: Start) -> None:
+    settings = "{models: {demo: [spare]}, first_token: 0.1}"
+    async with start(config(settings), failing(Fault("stall"))) as run:
+        response = await run.chat(stream=True)
+        assert (await streamed(response)).done
+        assert response.headers["x-gemmapy-fallback"] == "demo (first_token_timeout), spare"
+        await run.ollama.until_abandoned(1)
+
+
+async def test_a_model_that_is_not_there_has_a_substitute_where_that_is_set(start: Start) -> None:
+    async with start(config("{models: {gone: [spare]}, on: [model_not_found]}"), failing()) as run:
+        assert (await run.chat(model="gone")).headers["x-gemmapy-model"] == "spare:latest"
+        assert (await run.chat(model="other")).status == 404
+
+
+async def test_another_upstream_may_have_the_same_model(start: Start) -> None:
+    async with running(Simulator()) as spare:
+        text = config("{default: [{upstream: spare}]}", "fallback, retry", "{wait: 0, attempts: 1}")
+        text += f"upstreams: {{first: {{ollama: '{dead_url()}'}}, spare: {{ollama: '{spare}'}}}}\n"
+        text += "models: {demo: {upstream: first}, demo-embed: {upstream: first}}\n"
+        async with start(text) as run:
+            response = await run.chat()
+            assert response.headers["x-gemmapy-upstream"] == "spare"
+            assert response.headers["x-gemmapy-fallback"] == "demo (upstream_connect), demo at spare"
+            embedded = await run.embed()
+            assert embedded.status == 200 and embedded.headers["x-gemmapy-upstream"] == "spare"
+
+
+async def test_embeddings_never_come_from_another_model(start: Start) -> None:
+    async with start(config("{default: [spare]}"), failing(Fault("status"))) as run:
+        assert (await run.embed()).status == 502
+        assert [body["model"] for body in asked(run.ollama, "/api/embed")] == ["demo-embed:latest"]
+
+
+async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
+    async with running(Simulator(delay=0.05)) as busy, running(Simulator(models=MODELS)) as spare:
+        hosts = f"busy: {{ollama: '{busy}', slots: 1, line: {{most: 1, wait: 0.05}}}}, spare: {{ollama: '{spare}'}}"
+        text = config("{models: {demo: [{upstream: spare}]}}") + f"upstreams: {{{hosts}}}\n"
+        async with start(text) as run:
+            first = await run.chat(stream=True)
+            second = await run.chat()
+            assert second.headers["x-gemmapy-fallback"] == "demo (queue_timeout), demo at spare"
+            await first.read()
+
+
+async def test_an_answer_of_a_fallback_is_not_kept(start: Start) -> None:
+    async with start(config(SPARED, "cache, fallback"), failing(Fault("status"))) as run:
+        told = [
+            (one.headers["x-gemmapy-model"], one.headers["x-gemmapy-cache"])
+            for one in [await run.chat() for _ in range(3)]
+        ]
+    assert told == [("spare:latest", "miss"), ("demo:latest", "miss"), ("demo:latest", "hit")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("{default: [{upstream: nowhere}]}", "no upstream is called 'nowhere'"),
+        ("{default: [{}]}", "a fallback names a `model`, an `upstream`, or both"),
+        ("{on: [sometimes]}", "Input should be"),
+    ],
+)
+async def test_a_wrong_setting_is_a_problem_of_the_file(start: Start, settings: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        async with start(config(settings)):
+            pass
+
+
+async def test_the_answer_is_the_models_that_was_switched_to(start: Start) -> None:
+    ollama = failing(Fault("status"), say=lambda body: Said(pieces=(body["model"],)))
+    async with start(config(SPARED), ollama) as run:
+        document = await whole(await run.chat())
+        assert said(document)["content"] == "spare:latest" and document["model"] == "demo", (
+            "the name as it was asked for"
+        )
