@@ -158,6 +158,7 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shelf.aclose)
         for pool in assembly.pools.values():
+            pool.open()
             stack.callback(pool.close)
         for plugin in assembly.plugins.values():
             if isinstance(plugin, AbstractAsyncContextManager):

@@ -21,6 +21,8 @@ NOBODY: Final = Caller("anonymous", "public")
 HERE: Final = Caller("anonymous", "admin")
 ELSEWHERE: Final = Caller("anonymous", "user")
 FORWARDED_FOR: Final = "X-Forwarded-For"
+FORWARDED: Final = (FORWARDED_FOR, "Forwarded", "X-Real-IP", "Via")
+"""Headers of gateways; whoever comes through one is not known to sit at this machine."""
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
 
@@ -85,7 +87,8 @@ class Guard:
 
     def keyless(self, request: web.BaseRequest, client: str) -> Caller:
         """While there are no keys, whoever sits at this machine is its admin; what a gateway hands on is not."""
-        here = self.local and is_loopback(client) and FORWARDED_FOR not in request.headers
+        forwarded = any(name in request.headers for name in FORWARDED)
+        here = self.local and is_loopback(client) and not forwarded
         return HERE if here else ELSEWHERE
 
     def identify(self, request: web.BaseRequest) -> Caller:

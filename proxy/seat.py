@@ -41,6 +41,9 @@ LONG: Final = 10.0
 MARGIN: Final = 5.0
 """Seconds in which a process ends that has nothing left to do."""
 
+RELOADED: Final = 60.0
+"""Seconds that a worker may take to build a configuration."""
+
 
 def pause_before_restart(last: float, lived: float) -> float:
     """Seconds.  last: the pause before the worker that lived for `lived` seconds; 0 if there was none."""
@@ -137,7 +140,15 @@ class Life:
             return ()
         self.reloaded = asyncio.get_running_loop().create_future()
         self.tell(Reload(text=text))
-        return await self.reloaded
+        try:
+            async with asyncio.timeout(RELOADED):
+                return await self.reloaded
+        except TimeoutError:  # its successor starts with the new text, or with the old one if that stays
+            log.error(
+                "worker %s did not read the configuration within %g seconds: it is ended", self.place.index, RELOADED
+            )
+            self.kill()
+            return ()
 
     async def status(self) -> int:
         """The process's, soon after it hung up."""

@@ -51,8 +51,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     most = request.client_max_size
     if (request.content_length or 0) > most:
         raise too_large(most)
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await welcome(request)
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
     if encoding not in ENCODINGS:
         raise WrongType(f"The content encoding '{encoding[:40]}' is not read here.", code="unsupported_encoding")
@@ -69,6 +68,12 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     except (web.RequestPayloadError, ValueError):
         request.content.feed_eof()  # what is left of it cannot be read either
         raise BadCall("The body is not encoded as its headers say.", code=UNREADABLE) from None
+
+
+async def welcome(request: web.BaseRequest) -> None:
+    """Tell a client that asks first that its body may come."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def check_notes(notes: Mapping[str, str], params: str) -> None:

@@ -63,7 +63,7 @@ def trail(request: web.BaseRequest) -> Mapping[str, str]:
     parent = headers.get("traceparent")
     if parent is not None and TRACE_PARENT.fullmatch(parent):
         told["traceparent"] = parent
-        if TRACE_STATE.fullmatch(state := headers.get("tracestate", "")):
+        if TRACE_STATE.fullmatch(state := ",".join(headers.getall("tracestate", ()))):
             told["tracestate"] = state
     return told
 

@@ -80,7 +80,8 @@ class Front:
     ) -> web.StreamResponse:
         guard, gateways = pipeline.value.guard, pipeline.value.gateways
         exchange.client, exchange.scheme = gateways.client(request), gateways.scheme(request)
-        exchange.via = hops.onwards(request.headers.get(hdrs.VIA), self.server)
+        exchange.via = hops.onwards(request.headers.getall(hdrs.VIA, ()), self.server)
+        hops.VIA.set(exchange.via)
         guard.check_site(request)
         if hdrs.ORIGIN in request.headers:
             exchange.headers |= guard.cors(request)

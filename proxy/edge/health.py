@@ -40,7 +40,8 @@ class Health:
 
     async def readyz(self, request: web.BaseRequest) -> web.StreamResponse:
         """200 when an upstream answers; 503 when none does, or when the server is stopping."""
-        upstreams = {name: "unreachable" if why else "ok" for name, why in (await self.upstreams()).items()}
+        told = {} if self.readiness.stopping else await self.upstreams()
+        upstreams = {name: "unreachable" if why else "ok" for name, why in told.items()}
         ready = "ok" in upstreams.values() and not self.readiness.stopping
         status = "stopping" if self.readiness.stopping else "ok" if ready else "no upstream answers"
         body = orjson.dumps({"status": status, "upstreams": upstreams})

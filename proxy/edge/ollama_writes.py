@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import hdrs, web
 
+from proxy.edge.body import welcome
 from proxy.edge.calls import trail
 from proxy.edge.exchange import CLIENT_LEFT, exchange_of
 from proxy.edge.writer import STREAM_HEADERS
-from proxy.errors import BadCall, UpstreamError
+from proxy.errors import BadCall, UpstreamError, WrongType
 from proxy.types import Route
 from proxy.upstreams.pool import Pool
 from proxy.wire.ollama_out import error_body
@@ -66,6 +67,10 @@ class OllamaWrites:
 
     async def relayed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         url = self.host(request)
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            # It would go on inflated, under the length of what was sent.
+            raise WrongType("A compressed body is not handed on.", code="unsupported_encoding")
+        await welcome(request)
         headers = dict(trail(request))
         for name in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
             if name in request.headers:

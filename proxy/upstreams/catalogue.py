@@ -22,6 +22,8 @@ from proxy.wire.ollama_models import canonical, is_cloud
 EVERY = "*"
 UPSTREAM = "upstream"
 """The tag of a call with which a plugin chooses where it is asked."""
+PROBED = 2.0
+"""Seconds that an upstream may take to show that it is there."""
 RECENT = 1.0
 """Seconds for which it is not asked again where a model lives."""
 MOST_HOMES = 1000
@@ -189,8 +191,17 @@ class Catalogue:
     async def alive(self) -> dict[str, str]:
         """Upstream -> "" if it answers, else why not."""
         names = list(self.servers)
-        results = await asyncio.gather(*(self.servers[n].version() for n in names), return_exceptions=True)
+        results = await asyncio.gather(*(in_time(self.servers[n].version()) for n in names), return_exceptions=True)
         return {name: "" if isinstance(told, str) else str(told) for name, told in zip(names, results, strict=True)}
+
+
+async def in_time(asking: Awaitable[str]) -> str:
+    """Raises UpstreamError for what takes longer than a probe waits."""
+    try:
+        async with asyncio.timeout(PROBED):
+            return await asking
+    except TimeoutError:
+        raise UpstreamError(f"no answer within {PROBED:g} seconds", "timeout") from None
 
 
 def check_images(asked: str, chat: Chat) -> None:

@@ -142,8 +142,9 @@ class Merged:
         begun = self.begun[index]
         try:
             reply = await start()
-            begun.set_result(reply.facts)
             try:
+                if not begun.done():  # else whoever waited for it has just left
+                    begun.set_result(reply.facts)
                 await self.read(index, reply)
             finally:
                 await reply.aclose()

@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         """Forget the last answer."""
         self.status = 0
         self.wait_for: float | None = None
+        self.final = False
+        """Whether the server says that trying again makes no sense."""
         """Seconds after which the server wants to be asked again."""
         self.framed = False
         self.head = 0
@@ -94,6 +96,8 @@ class Connection(asyncio.Protocol):
             self.framed = True  # else the body ends with the connection
         elif lower == b"retry-after" and value.isdigit() and len(value) < 6:
             self.wait_for = float(value)
+        elif lower == b"x-should-retry":
+            self.final = value.lower() == b"false"
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()

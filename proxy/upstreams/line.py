@@ -30,19 +30,25 @@ class Standing:
     picked: int = 0
     out: bool = False
     """Whether it did not answer, and another is asked instead."""
+    failures: int = 0
+    """Calls in a row that failed there."""
+    rests: float = 0.0
+    """Monotonic seconds until which others go before it, because of these."""
     probe: asyncio.Task[None] | None = None
     """Looks whether it is back."""
 
 
-Pick = Callable[[], Standing | None]
+Pick = Callable[[str, tuple[str, ...]], Standing | None]
+"""Model and hosts that were tried -> the host that could take such a call now."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One call in line.  pick: a host that could take it now."""
+    """One call in line.  model: canonical; tried: hosts that it has been to."""
 
     call: Call
-    pick: Pick
+    model: str
+    tried: tuple[str, ...] = ()
     ready: asyncio.Future[Standing] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -86,9 +92,12 @@ class Line:
         self.clock = clock
         self.standings: dict[str, Standing] = {}
         self.turn = 0
+        self.pick: Pick = lambda model, tried: None
+        """The newest pool's: those who wait longest are not bound to what the hosts were allowed when they came."""
         self.pace = 1.0
         """Mean seconds between two calls that leave while others wait."""
-        self.left = float("-inf")
+        self.left: float | None = None
+        """When the last one left, if others have waited since."""
 
     def standing(self, url: str, upstream: str, several: bool) -> Standing:
         """upstream: its name; several: whether it has more hosts than this one."""
@@ -96,14 +105,14 @@ class Line:
         found.name = f"{upstream}/{urlsplit(url).netloc}" if several else upstream
         return found
 
-    async def enter(self, call: Call, pick: Pick, bounds: Settings) -> Standing:
+    async def enter(self, one: Waiting, bounds: Settings) -> Standing:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
-        one = Waiting(call, pick)
         self.order.add(one)
         self.serve()
-        if not one.ready.done() and len(self.order) > bounds.most:
+        # A call for several answers is one that waits, or it could never be served.
+        if not one.ready.done() and len({waiting.call.id for waiting in self.order}) > bounds.most:
             self.order.remove(one)
-            message = f"All hosts are busy, and {bounds.most} calls wait already."
+            message = f"All hosts are busy, and {bounds.most} already wait."
             raise TooMany(message, code="queue_full", wait=self.foretold())
         return await self.waited(one, bounds.wait)
 
@@ -130,11 +139,14 @@ class Line:
     def leave(self, standing: Standing) -> None:
         """A call has ended on this host."""
         standing.busy -= 1
-        if self.order:
-            now = self.clock.monotonic()
+        if not self.order:
+            self.left = None
+            return
+        now = self.clock.monotonic()
+        if self.left is not None:
             self.pace += NEW * (min(now - self.left, LONGEST) - self.pace)
-            self.left = now
-            self.serve()
+        self.left = now
+        self.serve()
 
     def serve(self) -> None:
         """Send on whoever can be taken now; tell the others how many stand before them."""
@@ -142,7 +154,7 @@ class Line:
         for one in self.order:
             if one.ready.done():  # it is leaving
                 continue
-            found = one.pick()
+            found = self.pick(one.model, one.tried)
             if found is None:
                 one.call.progress(f"waiting in line, {before} before")
                 before += 1

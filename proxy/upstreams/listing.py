@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 from proxy.background import Background
 from proxy.clock import Clock
+from proxy.errors import ProxyError, UpstreamError
 from proxy.models import ModelInfo
 from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_models
 
 FRESH = 10.0
 """Seconds after which the list is asked for again, while the old one still serves."""
+PATIENCE = 0.5
+"""Seconds that one waits for a server that did not answer the last time."""
 SETTLED = 1.0
 """Seconds for which a name that is not on the list is believed not to exist."""
 
@@ -37,6 +40,8 @@ class Listing:
         self.shown: dict[tuple[str, str], ModelInfo] = {}
         self.asked = float("-inf")
         self.asking: asyncio.Task[None] | None = None
+        self.failed: UpstreamError | None = None
+        """Why the last answer did not come."""
 
     @property
     def is_old(self) -> bool:
@@ -48,15 +53,23 @@ class Listing:
         if age > FRESH:
             asking = self.refreshing()
             if not self.known or age > 6 * FRESH:
-                await asyncio.shield(asking)
+                await self.waited(asking)
         return self.known
+
+    async def waited(self, asking: asyncio.Task[None]) -> None:
+        """Not for long where the last answer did not come either: one server that hangs does not hold up all calls."""
+        if self.failed is not None:
+            await asyncio.wait([asking], timeout=PATIENCE)
+            if not asking.done():
+                raise self.failed
+        await asyncio.shield(asking)
 
     async def find(self, name: str) -> ModelInfo | None:
         """What is known of a model, capabilities included; None if the server does not have it."""
         canonical = ollama_models.canonical(name)
         found = (await self.all()).get(canonical)
         if found is None and self.clock.monotonic() - self.asked > SETTLED:
-            await asyncio.shield(self.refreshing())  # it may have been pulled just now
+            await self.waited(self.refreshing())  # it may have been pulled just now
             found = self.known.get(canonical)
         if found is not None and found.capabilities is None:
             found = await self.described(found)
@@ -69,7 +82,15 @@ class Listing:
         return self.asking
 
     async def refresh(self) -> None:
-        models = self.read(await self.remote.ask_soon(self.path))
+        try:
+            models = self.read(await self.remote.ask_soon(self.path))
+        except UpstreamError as error:
+            self.failed = error
+            raise
+        except ProxyError as error:  # no fault of whoever asks here for a model
+            self.failed = UpstreamError(f"{self.remote.url}{self.path}: {error}", "server", code=error.code)
+            raise self.failed from error
+        self.failed = None
         self.known = {ollama_models.canonical(one.name): one for one in models}
         self.shown = {
             key: info

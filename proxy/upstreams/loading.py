@@ -61,9 +61,11 @@ class Loading:
         """Raises UpstreamError; nothing is then known to be loaded."""
         try:
             self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
-        except ProxyError:
+        except ProxyError as error:
             self.loaded = set()
-            raise
+            if isinstance(error, UpstreamError):
+                raise
+            raise UpstreamError(f"{self.ollama.url}/api/ps: {error}", "server", code=error.code) from error
         finally:
             self.asked = self.clock.monotonic()
 

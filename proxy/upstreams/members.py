@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
-from proxy.errors import UpstreamError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON, Call, Reply
 from proxy.wire.ollama_models import canonical
@@ -83,12 +83,20 @@ async def running(members: Sequence[Member]) -> list[JSON]:
 
 
 async def version(members: Sequence[Member]) -> str:
-    """Of the first that answers.  Raises UpstreamError if none does."""
-    told = await asyncio.gather(*(one.version() for one in members), return_exceptions=True)
-    for one in told:
-        if isinstance(one, str):
-            return one
-    raise first_failure(told)
+    """Of the first that answers, however long others take.  Raises UpstreamError if none does."""
+    asking = [asyncio.ensure_future(one.version()) for one in members]
+    failed: list[ProxyError] = []
+    try:
+        for answered in asyncio.as_completed(asking):
+            try:
+                return await answered
+            except ProxyError as error:
+                failed.append(error)
+    finally:
+        for one in asking:
+            one.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+    raise UpstreamError(str(failed[0]), getattr(failed[0], "cause", "server"))
 
 
 def first_failure(told: Sequence[object]) -> BaseException:

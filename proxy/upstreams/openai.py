@@ -112,12 +112,12 @@ class OpenAI:
             document = await self.http.read(response)
         finally:
             response.close()
-        reader = AnswerReader(call.model, plan.top)
+        reader = AnswerReader(call.model, plan.top, self.error_of)
         return Reply.of(replay([*reader.read(document), *reader.end()]))
 
     async def streamed(self, call: Call, plan: Plan) -> Reply:
         response = await self.http.send(plan.path, plan.body, call)
-        events = self.events(response, AnswerReader(call.model, plan.top))
+        events = self.events(response, AnswerReader(call.model, plan.top, self.error_of))
         return await begun(Reply.of(events).on_close(response.close))
 
     async def events(self, response: Connection, reader: AnswerReader) -> Events:

@@ -14,7 +14,7 @@ from proxy.models import ModelInfo
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
-from proxy.upstreams.line import FirstCome, Line, Standing
+from proxy.upstreams.line import FirstCome, Line, Standing, Waiting
 from proxy.upstreams.members import Member
 from proxy.wire.ollama_models import canonical
 
@@ -29,6 +29,12 @@ PATIENCE: Final = 1.0
 PROBE: Final = 1.0
 """Seconds between two looks at a host that is out."""
 NEVER: Final = 2**200
+RESTS: Final = 2**150
+FAULTS: Final = ("server", "cut", "load", "memory")
+"""Failures that speak against a host."""
+FIRST: Final = 1.0
+"""Seconds for which one that failed comes last; twice as long after each further failure in a row."""
+LONGEST: Final = 30.0
 TURNS: Final = 64
 """Bits of the running number of choices."""
 MOST: Final = 1000
@@ -77,9 +83,12 @@ class Pool:
         mine = member.known(name) or info
         try:
             reply = await member(call, mine)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, UpstreamError):
+                self.rest(standing, error)
             self.line.leave(standing)
             raise
+        standing.failures = 0
         if call.stream:
             return told(reply, mine, standing.name).on_close(partial(self.line.leave, standing))
         self.line.leave(standing)  # a whole answer has been read to its end
@@ -87,7 +96,7 @@ class Pool:
 
     async def waited(self, call: Call, info: ModelInfo, name: str, tried: tuple[str, ...] = ()) -> Reply:
         """In its turn, and at whichever host has room then."""
-        standing = await self.line.enter(call, partial(self.pick, name, tried), self.line_settings)
+        standing = await self.line.enter(Waiting(call, name, tried), self.line_settings)
         try:
             return await self.asked(call, info, name, standing)
         except ProxyError as error:
@@ -106,16 +115,21 @@ class Pool:
 
     def pick(self, name: str, tried: Sequence[str] = ()) -> Standing | None:
         """The host that would take a call for this model now; None if those that could are all busy."""
-        best, least, slots = None, NEVER, self.slots or NEVER
+        best, least, slots, untried = None, NEVER, self.slots or NEVER, False
         places = self.having.get(name) or self.places_of(name)
         for one, member in places:
-            if one.busy >= slots or one.url in tried:
+            if one.url in tried:
+                continue
+            untried = True
+            if one.busy >= slots:
                 continue
             # Among equals the one that was chosen longest ago, so that none is starved.
             cost = (one.busy + (0 if member.warm(name) else self.cold)) << TURNS | one.picked
+            if one.failures and one.rests > self.services.clock.monotonic():
+                cost += RESTS
             if cost < least:
                 best, least = one, cost
-        return best if places else self.last_resort(name, tried)
+        return best if untried else self.last_resort(name, tried)
 
     def places_of(self, name: str) -> Sequence[tuple[Standing, Member]]:
         """The hosts that are in and have a model, as far as known; remembered until something is heard of any."""
@@ -130,6 +144,13 @@ class Pool:
         free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
+
+    def rest(self, one: Standing, error: UpstreamError) -> None:
+        """A host that fails at once has always the fewest calls; let others go before it for a while."""
+        if error.cause in FAULTS:
+            one.failures += 1
+            seconds = min(LONGEST, FIRST * 2.0 ** (one.failures - 1))
+            one.rests = self.services.clock.monotonic() + seconds
 
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""
@@ -196,6 +217,11 @@ class Pool:
             self.heard()
         finally:
             one.probe = None
+
+    def open(self) -> None:
+        """From now on those who wait are served by what this pool says of the hosts."""
+        self.line.pick = self.pick
+        self.line.serve()
 
     def close(self) -> None:
         """Whoever follows looks after the hosts that are out."""

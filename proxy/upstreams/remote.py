@@ -30,8 +30,7 @@ class Remote:
     def __init__(self, origin: Origin, server: str, most: int, name: str, read_error: ReadError) -> None:
         self.origin = origin
         self.url = origin.url
-        self.own = f"Via: {hops.named(server)}\r\n"
-        """The header lines of what is asked for nobody's call."""
+        self.server = server
         self.most = most
         """Bytes that one answer may have."""
         self.name = name
@@ -42,7 +41,7 @@ class Remote:
 
         Raises the error that the host's answer means, or UpstreamError.
         """
-        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own
+        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own()
         return await self.exchange("POST", path, orjson.dumps(body), call.model, call.connect_timeout, more)
 
     async def exchange(
@@ -57,9 +56,14 @@ class Remote:
         try:
             failed = self.read_error(answer.status, await self.read(answer), model)
             failed.wait = failed.wait if answer.wait_for is None else answer.wait_for
+            failed.again = False if answer.final else failed.again
             raise failed
         finally:
             answer.close()
+
+    def own(self) -> str:
+        """The header lines of what is not a caller's call, though a request may be the reason."""
+        return f"Via: {hops.VIA.get() or hops.named(self.server)}\r\n"
 
     async def read(self, answer: Connection) -> bytes:
         """The whole body, bounded.  Raises UpstreamError."""
@@ -88,7 +92,7 @@ class Remote:
     async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
         """One small document; a GET where there is no body."""
         method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
-        answer = await self.exchange(method, path, written, model, None, self.own)
+        answer = await self.exchange(method, path, written, model, None, self.own())
         try:
             return await self.read(answer)
         finally:

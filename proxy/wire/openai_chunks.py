@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import orjson
 
@@ -15,15 +16,19 @@ BROKEN = ("abort", "error", "cancelled")
 """Why a server says that it ended an answer which it did not end well."""
 
 
+ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
+
+
 class AnswerReader:
     """Reads the chunks of one answer, or its only document, of chats and of completions.
 
-    top: alternatives a token that were asked for; some servers tell more.
+    top: alternatives a token that were asked for; some servers tell more.  error_of: what an error of theirs means.
     """
 
-    def __init__(self, model: str, top: int = 0) -> None:
+    def __init__(self, model: str, top: int = 0, error_of: ReadError = openai_refusals.error_of) -> None:
         self.model = model
         self.top = top
+        self.error_of = error_of
         self.calls = Calls()
         self.called = self.finished = False
         self.done = False
@@ -42,11 +47,11 @@ class AnswerReader:
             if usage := data.get("usage"):
                 self.usage = usage_of(usage)
             return [event for choice in data["choices"] for event in self.of(choice)]
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):  # JSON that is none is a ValueError
             raise UpstreamError("The upstream sent what is not one of its answers.", "server") from None
 
     def failure(self, payload: bytes) -> ProxyError:
-        return openai_refusals.error_of(200, payload, self.model)
+        return self.error_of(200, payload, self.model)
 
     def end(self) -> list[Event]:
         """What is known when nothing more comes.  Raises UpstreamError if that was too early."""
@@ -120,7 +125,16 @@ def spelled(token: str, logprob: float | None) -> dict[str, JSON]:
 
 def usage_of(told: Mapping[str, JSON]) -> Usage:
     details = told.get("prompt_tokens_details") or {}
-    return Usage(told.get("prompt_tokens"), told.get("completion_tokens"), details.get("cached_tokens"))
+    return Usage(
+        count(told.get("prompt_tokens")), count(told.get("completion_tokens")), count(details.get("cached_tokens"))
+    )
+
+
+def count(value: JSON) -> int | None:
+    """Raises TypeError for what is none."""
+    if value is not None and type(value) is not int:
+        raise TypeError
+    return value
 
 
 class Calls:

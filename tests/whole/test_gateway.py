@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from multidict import CIMultiDict
 
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
@@ -162,8 +163,24 @@ async def test_a_proxy_that_is_its_own_upstream_says_so(start: Start) -> None:
         error = await error_of(response, 508)
         assert error["code"] == "loop_detected" and response.headers["x-should-retry"] == "false"
         assert (await chat(run, {"Via": "1.1 nginx"})).status == 200
+        mine = via.removeprefix("1.1 ")
+        for told in (f"1.0 {mine}", f"1.1 {mine} (a comment), 1.1 nginx", f"HTTP/1.1 {mine} , 1.1 x"):
+            assert (await chat(run, {"Via": told})).status == 508
+        twice = CIMultiDict([("Via", "1.1 varnish"), ("Via", via)])
+        assert (await chat(run, twice)).status == 508
         many = ", ".join(f"1.1 gemmapy-{number:016x}" for number in range(8))
         assert (await error_of(await chat(run, {"Via": many}), 508))["code"] == "loop_detected"
+
+
+async def test_retries_do_not_multiply_over_proxies_in_a_row(start: Start) -> None:
+    text = "plugins: {retry: {attempts: 3, wait: 0}}\nchains: {chat: [retry]}\n"
+    async with start(text, Simulator(faults=[Fault("status", times=99)])) as inner:
+        for kind in (f"ollama: '{inner.url}'", f"openai: '{inner.url}/v1'"):
+            seen = len(asked(inner.ollama))
+            async with start(f"{text}upstreams: {{next: {{{kind}}}}}\n") as outer:
+                response = await outer.chat()
+                assert response.status == 502 and response.headers["x-should-retry"] == "false"
+            assert len(asked(inner.ollama)) - seen == 3
 
 
 # --- the SDK's habits --------------------------------------------------------------------------------

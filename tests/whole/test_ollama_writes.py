@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import hashlib
 import io
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import aiohttp
 import ollama
 import pytest
+from aiohttp import web
 
 from proxy.upstreams.demo import Simulator, running
 from tests.conftest import BARE, Start
@@ -109,3 +112,44 @@ async def test_an_ollama_that_is_away_is_told_in_its_own_form(start: Start) -> N
     async with start(text) as run:
         status, told = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"})
         assert status == 502 and told.startswith('{"error":"http://127.0.0.1:9')
+
+
+async def test_a_compressed_body_is_refused_before_anything_goes_on(start: Start) -> None:
+    async with start(OPEN) as run:
+        before = len(run.ollama.seen)
+        headers = {"Content-Encoding": "gzip"}
+        status, told = await asked(run.http, "POST", f"{run.url}/api/pull", data=gzip.compress(b"{}"), headers=headers)
+        assert status == 415 and "compressed" in told and len(run.ollama.seen) == before
+
+
+async def test_a_client_that_asks_whether_it_may_send_is_answered(start: Start) -> None:
+    async with start(OPEN) as run:
+        url = f"{run.url}/api/blobs/{digest(b'small')}"
+        async with asyncio.timeout(2), run.http.post(url, data=b"small", expect100=True) as response:
+            assert response.status == 201
+
+
+async def test_nothing_follows_a_digest(start: Start) -> None:
+    async with start(OPEN) as run:
+        before = len(run.ollama.seen)
+        for path in (f"{digest(b'x')}%2F..%2F..%2Fapi%2Fdelete", f"{digest(b'x')}a", f"{digest(b'x')}%0d%0a"):
+            status, _ = await asked(run.http, "POST", f"{run.url}/api/blobs/{path}", data=b"x")
+            assert status in (400, 404)
+        assert len(run.ollama.seen) == before
+
+
+async def test_a_redirect_leads_nowhere(start: Start) -> None:
+    led = []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        led.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with start(f"{BARE}\nwrites: far\nupstreams: {{far: {{ollama: '{url}'}}}}\n") as run:
+        status, _ = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"}, allow_redirects=False)
+    await runner.cleanup()
+    assert status == 307 and led.count("/elsewhere") == 0

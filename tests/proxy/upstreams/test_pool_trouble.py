@@ -1,0 +1,249 @@
+"""What hosts, callers and reloads can do to a pool at the wrong moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from proxy.clock import Clock
+from proxy.settings import Line as Settings
+from proxy.types import Call, Chat, Reply
+from proxy.upstreams.choices import Merged
+from proxy.upstreams.demo import Fault, Simulator, running
+from proxy.upstreams.line import FirstCome, Line, Standing, Waiting
+from tests.conftest import BARE, Start
+from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
+from tests.whole.asking import error_of, streamed, whole
+
+
+class FakeClock(Clock):
+    """One that stands still until it is moved."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def saying(status: int, delay: float = 0.0) -> AsyncIterator[str]:
+    """The URL of a server that says the same to everything."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(delay)
+        return web.json_response({"error": "no"}, status=status)
+
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+# --- leaving at the wrong moment ---------------------------------------------------------------------
+
+
+async def test_an_answer_that_begins_as_its_caller_leaves_is_closed() -> None:
+    """Otherwise its host would keep a slot for it for ever."""
+    begun, closed = [], []
+
+    async def nothing() -> AsyncIterator[None]:
+        return
+        yield
+
+    for lag in range(4):
+
+        async def start() -> Reply:
+            await asyncio.sleep(0)
+            begun.append(1)
+            return Reply.of(nothing()).on_close(lambda: closed.append(1))  # type: ignore[arg-type]
+
+        merged = Merged([start, start], 2)
+        starting = asyncio.ensure_future(merged.started())
+        for _ in range(lag):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await asyncio.gather(*merged.tasks, return_exceptions=True)
+    assert begun and len(begun) == len(closed)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_callers_that_leave_at_any_moment_leave_no_slot_behind(start: Start, n: int) -> None:
+    async with pooled(start, [Simulator(delay=0.001, parallel=64)], slots=4) as run:
+
+        async def leaving(after: float) -> None:
+            task = asyncio.ensure_future(run.chat(n=n, stream=True))
+            done, _ = await asyncio.wait([task], timeout=after)
+            if done:
+                task.result().close()
+            task.cancel()
+
+        for _ in range(4):
+            await asyncio.gather(*(leaving(number / 1500) for number in range(24)))
+        pool = run.server.live.pipeline.value.upstreams["pool"]
+        async with asyncio.timeout(3):
+            while pool.standings[0].busy:  # noqa: ASYNC110  (a slot tells nobody that it is free)
+                await asyncio.sleep(0.01)
+        assert (await whole(await run.chat()))["choices"]
+
+
+async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
+    line, standing = Line(FirstCome(), FakeClock()), Standing("http://one")
+    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    standing.busy = 1
+    first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
+    await asyncio.sleep(0)
+    line.leave(standing)  # the first is served now, and has not heard of it
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert await asyncio.wait_for(second, 1) is standing
+    assert standing.busy == 1 and len(line.order) == 0
+
+
+async def test_whoever_leaves_is_not_served_any_more() -> None:
+    line, standing = Line(FirstCome(), FakeClock()), Standing("http://one", busy=1)
+    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
+    await asyncio.sleep(0)
+    first.cancel()
+    line.leave(standing)
+    assert await asyncio.wait_for(second, 1) is standing
+    await asyncio.gather(first, return_exceptions=True)
+    assert standing.busy == 1
+
+
+async def test_a_refused_caller_is_told_how_fast_the_line_moves() -> None:
+    clock = FakeClock()
+    line, standing = Line(FirstCome(), clock), Standing("http://one", busy=1)
+    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    tasks = [asyncio.ensure_future(line.enter(waiting(str(number)), Settings())) for number in range(61)]
+    await asyncio.sleep(0)
+    for _ in range(40):
+        clock.now += 5
+        line.leave(standing)
+        await asyncio.sleep(0)
+    assert 55 <= line.foretold() <= 60, "twenty-one before it, five seconds each, and a minute at most"
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def waiting(name: str) -> Waiting:
+    return Waiting(Call(id=name, route="chat", model="m", ask=Chat(messages=())), "m:latest")
+
+
+# --- more answers than places ------------------------------------------------------------------------
+
+
+async def test_a_call_for_several_answers_takes_one_place_in_the_line(start: Start) -> None:
+    async with pooled(start, [Simulator()], slots=1, line="{most: 1}") as run:
+        assert len((await whole(await run.chat(n=6)))["choices"]) == 6
+
+
+async def test_a_reload_gives_those_who_wait_what_it_allows(start: Start) -> None:
+    async with running(Simulator(delay=0.02, parallel=64)) as url:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: '{url}', slots: SLOTS}}}}\n"
+        async with start(text.replace("SLOTS", "1")) as run:
+            first = await run.chat(stream=True)
+            waiting = [asyncio.ensure_future(run.chat(stream=True)) for _ in range(3)]
+            await until_waiting(run, 3)
+            run.configure(text.replace("SLOTS", "8"))
+            assert await run.server.reload()
+            async with asyncio.timeout(1):
+                answers = [await one for one in waiting]
+            for answer in (first, *answers):
+                assert (await streamed(answer)).done
+
+
+# --- hosts that say no -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500, 508])
+async def test_an_upstream_that_denies_its_list_takes_nothing_from_the_others(start: Start, status: int) -> None:
+    async with saying(status) as bad, running(Simulator()) as good:
+        for upstreams in (
+            f"{{bad: {{openai: '{bad}/v1'}}, good: {{ollama: '{good}'}}}}",
+            f"{{pool: {{ollama: ['{bad}', '{good}']}}}}",
+        ):
+            async with start(f"{BARE}\nupstreams: {upstreams}\n") as run:
+                assert [(await run.chat()).status for _ in range(3)] == [200] * 3
+                assert len((await whole(await run.http.get(f"{run.url}/v1/models")))["data"]) > 3
+                assert (await error_of(await run.chat(model="nobody"), 404))["code"] == "model_not_found"
+
+
+async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -> None:
+    bad = Simulator(faults=[Fault("status", times=1000)])
+    good = Simulator()
+    async with pooled(start, [bad, good]) as run:
+        statuses = [(await run.chat()).status for _ in range(12)]
+        assert statuses.count(502) <= 2 and answers(good) >= 10
+
+
+async def test_one_that_has_recovered_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstreams.pool.FIRST", 0.05)
+    hosts = [Simulator(faults=[Fault("status")]), Simulator(faults=[Fault("status")])]
+    async with pooled(start, hosts, slots=1) as run:
+        for _ in range(4):
+            await run.chat()
+        await asyncio.sleep(0.2)
+        replies = await asyncio.gather(run.chat(), run.chat())
+        assert {reply.status for reply in replies} == {200}
+        assert len({reply.headers["x-gemmapy-upstream"] for reply in replies}) == 2
+
+
+async def test_retries_go_to_another_host(start: Start) -> None:
+    text = "plugins: {retry: {wait: 0, attempts: 2}}\nchains: {chat: [retry]}"
+    bad, good = Simulator(faults=[Fault("status", times=1000)]), Simulator()
+    async with pooled(start, [bad, good], text) as run:
+        assert [(await run.chat()).status for _ in range(6)] == [200] * 6
+
+
+async def test_readiness_does_not_wait_for_a_host_that_hangs(start: Start) -> None:
+    async with saying(200, delay=30) as hangs, running(Simulator()) as good:
+        for upstreams in (
+            f"{{pool: {{ollama: ['{hangs}', '{good}']}}}}",
+            f"{{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}",
+        ):
+            async with start(f"{BARE}\nupstreams: {upstreams}\n") as run, asyncio.timeout(4):
+                assert (await run.http.get(f"{run.url}/readyz")).status == 200
+
+
+async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.3)
+    monkeypatch.setattr("proxy.upstreams.listing.PATIENCE", 0.02)
+    monkeypatch.setattr("proxy.upstreams.catalogue.RECENT", 0.0)
+    async with saying(200, delay=30) as hangs, running(Simulator()) as good:
+        text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
+        async with start(text) as run:
+            assert (await run.chat()).status == 200  # the first waits as long as a list may take
+            async with asyncio.timeout(0.25):
+                assert (await run.chat()).status == 200
+
+
+# --- proxies that lead to each other -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/api/version", "/api/ps", "/v1/models", "/api/tags"])
+async def test_two_proxies_that_lead_to_each_other_ask_each_other_once(
+    start: Start, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start() as one, start() as other, aiohttp.ClientSession() as http:
+        for run, to in ((one, other), (other, one)):
+            run.configure(f"{BARE}\nupstreams: {{next: {{ollama: '{to.url}'}}}}\n")
+            assert await run.server.reload()
+        with caplog.at_level(logging.INFO, "gemmapy.requests"):
+            async with asyncio.timeout(5), http.get(one.url + path) as response:
+                assert response.status >= 500 or path == "/api/ps", "nothing is loaded at an upstream that is away"
+            await asyncio.sleep(0.1)
+        assert len([one for one in caplog.records if hasattr(one, "told")]) <= 8
