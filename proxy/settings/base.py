@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
@@ -18,12 +18,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def check_port(parts: SplitResult) -> None:
+    """Raises ValueError; a URL needs none, but a wrong one would only be noticed by who connects."""
+    try:
+        wrong = parts.port == 0
+    except ValueError:
+        wrong = True
+    if wrong:
+        raise ValueError("the port of a URL is a number from 1 to 65535")
+
+
 def _http_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not an http:// or https:// URL")
     if parts.username or parts.query or parts.fragment:
         raise ValueError("a URL here has no user, query or fragment")
+    check_port(parts)
     return url.rstrip("/")
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, PositiveFloat, PositiveInt, SecretStr, model_validator
 
-from proxy.settings.base import MIB, Strict
+from proxy.settings.base import MIB, Strict, check_port
 
 SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 
@@ -16,6 +16,7 @@ def _redis_url(url: SecretStr) -> SecretStr:
     parts = urlsplit(url.get_secret_value())
     if parts.scheme not in SCHEMES or not parts.hostname:
         raise ValueError(f"this is no URL with one of the schemes {', '.join(SCHEMES)}")
+    check_port(parts)
     return url
 
 

@@ -41,6 +41,15 @@ def test_every_problem_is_told_at_once_with_its_line() -> None:
     ]
 
 
+@pytest.mark.parametrize("port", ["114341", "abc", "0", "-1"])
+@pytest.mark.parametrize(
+    "place", ["upstreams: {{a: {{ollama: 'http://127.0.0.1:{}'}}}}", "stores: {{a: {{redis: 'redis://r:{}/0'}}}}"]
+)
+def test_a_port_that_is_none_is_a_problem_of_the_file(place: str, port: str) -> None:
+    (problem,) = problems(CHAINS + place.format(port))
+    assert problem.startswith("proxy.yaml:2: ") and problem.endswith("the port of a URL is a number from 1 to 65535")
+
+
 def test_a_text_that_is_no_yaml_is_told_with_its_line() -> None:
     assert problems("chains:\n  chat: [\n") == [
         "proxy.yaml:3: not YAML: expected the node content, but found '<stream end>'"
