@@ -7,15 +7,18 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from proxy import __version__, reference
 from proxy import config as configuration
-from proxy.config import Config
+from proxy.config import Config, Demo
 from proxy.errors import ConfigError
 from proxy.identity import check_exposure
+from proxy.settings import Listen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,10 +47,11 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=check)
 
     one = commands.add_parser("simulate", help="run a simulated Ollama")
-    one.add_argument("--host", default="127.0.0.1")
-    one.add_argument("--port", type=int, default=11434)
-    one.add_argument("--delay", type=float, default=0.0, help="seconds between two pieces of an answer")
-    one.add_argument("--load-time", type=float, default=0.0, help="seconds that a cold model takes to load")
+    one.add_argument("--host", type=setting(Listen, "host"), default="127.0.0.1")
+    one.add_argument("--port", type=setting(Listen, "port"), default=11434)
+    delay, load_time = setting(Demo, "delay"), setting(Demo, "load_time")
+    one.add_argument("--delay", type=delay, default=0.0, help="seconds between two pieces of an answer")
+    one.add_argument("--load-time", type=load_time, default=0.0, help="seconds that a cold model takes to load")
     one.set_defaults(do=simulate)
 
     one = commands.add_parser("reference", help="print the settings reference as Markdown")
@@ -59,12 +63,24 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
+    """Takes an argument as the setting of this name would be taken."""
+
+    def read(text: str) -> Any:
+        try:
+            return getattr(model.model_validate({name: text}), name)
+        except ValidationError as error:
+            raise argparse.ArgumentTypeError(error.errors()[0]["msg"]) from None
+
+    return read
+
+
 def add_serve(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
     )
-    one.add_argument("--host", help="address to listen on")
-    one.add_argument("--port", type=int, help="port to listen on")
+    one.add_argument("--host", type=setting(Listen, "host"), help="address to listen on")
+    one.add_argument("--port", type=setting(Listen, "port"), help="port to listen on")
     one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
     one.add_argument("--insecure", action="store_true", help="allow a public address without keys")
     one.set_defaults(do=serve)

@@ -12,7 +12,7 @@ from proxy.settings.base import MIB, BasePath, Network, Strict
 class Listen(Strict):
     """Where the server listens; a restart changes these."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to bind.  Any but a loopback address wants `keys`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """TCP port; 0 takes a free one."""

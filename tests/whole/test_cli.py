@@ -9,7 +9,9 @@ import socket
 from pathlib import Path
 
 import aiohttp
+import pytest
 
+from proxy.cli import main
 from tests.conftest import ASK
 from tests.whole.commands import command, served
 
@@ -69,6 +71,25 @@ async def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         status, _, err = await command("serve", "--demo", "--port", port)
         assert status == 1 and f"cannot listen on 127.0.0.1:{port}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--demo", "--port", "99999"], "--port: Input should be less than or equal to 65535"),
+        (["serve", "--demo", "--port", "-1"], "--port: Input should be greater than or equal to 0"),
+        (["serve", "--demo", "--host", ""], "--host: String should have at least 1 character"),
+        (["simulate", "--port", "99999"], "--port: Input should be less than or equal to 65535"),
+        (["simulate", "--delay", "-1"], "--delay: Input should be greater than or equal to 0"),
+        (["simulate", "--load-time", "soon"], "--load-time: Input should be a valid number"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
 
 
 async def test_a_public_address_without_keys_is_refused() -> None:
