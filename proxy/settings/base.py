@@ -38,6 +38,26 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _ollama_paths(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if (end := url.rpartition("/")[2]) in ("v1", "api"):
+            base = url.removesuffix(f"/{end}")
+            kind = "; /v1 belongs to `openai` URLs" if end == "v1" else ""
+            raise ValueError(f"{url!r}: an `ollama` URL is what stands before Ollama's own /api: {base}{kind}")
+    return urls
+
+
+ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/models", "/responses")
+
+
+def _openai_paths(urls: tuple[str, ...]) -> tuple[str, ...]:
+    for url in urls:
+        if endpoint := next((one for one in ENDPOINTS if url.endswith(one)), None):
+            base = url.removesuffix(endpoint)
+            raise ValueError(f"{url!r}: a base URL is what stands before the endpoints: {base}")
+    return urls
+
+
 def _base_path(path: str) -> str:
     path = path.rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
@@ -69,6 +89,8 @@ Urls = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 """One URL, or a list of them."""
+OllamaUrls = Annotated[Urls, AfterValidator(_ollama_paths)]
+OpenAIUrls = Annotated[Urls, AfterValidator(_openai_paths)]
 
 
 GO_DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from proxy.settings.base import MIB, BearerKey, KeepAlive, Strict, Urls
+from proxy.settings.base import MIB, BearerKey, KeepAlive, OllamaUrls, OpenAIUrls, Strict
 
 
 class Demo(Strict):
@@ -34,9 +34,9 @@ EXTRAS = Literal["top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n
 class Upstream(Strict):
     """Where models live: exactly one of `ollama`, `openai` and `demo`."""
 
-    ollama: Urls | None = None
+    ollama: OllamaUrls | None = None
     """URL of an Ollama server; or a list of them, which are then one pool of equal hosts."""
-    openai: Urls | None = None
+    openai: OpenAIUrls | None = None
     """Base URL, with its `/v1`, of any server that speaks OpenAI's API; or a list of them."""
     demo: Demo | None = None
     """A simulated Ollama inside this process, for trying things out."""

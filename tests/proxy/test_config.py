@@ -50,6 +50,29 @@ def test_a_port_that_is_none_is_a_problem_of_the_file(place: str, port: str) -> 
     assert problem.startswith("proxy.yaml:2: ") and problem.endswith("the port of a URL is a number from 1 to 65535")
 
 
+@pytest.mark.parametrize(
+    ("kind", "url", "told"),
+    [
+        ("ollama", "http://h:1/v1", "an `ollama` URL is what stands before Ollama's own /api: http://h:1; /v1 belongs"),
+        ("ollama", "http://h:1/x/api/", "an `ollama` URL is what stands before Ollama's own /api: http://h:1/x"),
+        ("openai", "http://h/v1/models", "a base URL is what stands before the endpoints: http://h/v1"),
+        ("openai", "http://h/v1/chat/completions", "a base URL is what stands before the endpoints: http://h/v1"),
+        ("openai", "http://h/v1/completions", "a base URL is what stands before the endpoints: http://h/v1"),
+    ],
+)
+def test_a_url_of_the_wrong_kind_is_told_the_right_one(kind: str, url: str, told: str) -> None:
+    (problem,) = problems(f"{CHAINS}upstreams: {{a: {{{kind}: ['http://fine/v2', '{url}']}}}}")
+    assert problem.startswith(f"proxy.yaml:2: upstreams.a.{kind}: ") and told in problem
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"), [("ollama", "http://h/ollama"), ("openai", "http://h/v1beta/openai"), ("openai", "http://h")]
+)
+def test_a_url_may_have_a_path_of_its_own(kind: str, url: str) -> None:
+    config, _ = read(f"{CHAINS}upstreams: {{a: {{{kind}: '{url}'}}}}", {})
+    assert config.upstreams["a"].urls == (url,)
+
+
 def test_a_text_that_is_no_yaml_is_told_with_its_line() -> None:
     assert problems("chains:\n  chat: [\n") == [
         "proxy.yaml:3: not YAML: expected the node content, but found '<stream end>'"
