@@ -66,7 +66,12 @@ def _base_path(path: str) -> str:
 
 
 def _network(text: str) -> str:
-    ipaddress.ip_network(text)
+    try:
+        whole = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network such as '10.0.0.0/8'") from None
+    if ipaddress.ip_interface(text).ip != whole.network_address:
+        raise ValueError(f"{text!r} is an address inside of a network; did you mean '{whole}'?")
     return text
 
 

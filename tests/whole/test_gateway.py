@@ -11,6 +11,7 @@ import openai
 import pytest
 from multidict import CIMultiDict
 
+from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
 from tests.whole.asking import asked, dead_url, error_of, streamed, whole
@@ -75,12 +76,15 @@ async def test_what_a_gateway_hands_on_is_not_this_machines_admin(start: Start) 
             assert response.status == status
 
 
-async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start) -> None:
-    from proxy.errors import ConfigError
-
-    with pytest.raises(ConfigError, match=r"trusted_proxies\.0"):
-        async with start(f"{BARE}\nlisten: {{port: 0, trusted_proxies: [everyone]}}\n"):
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [("everyone", "neither an address nor a network"), ("127.0.0.1/8", "did you mean '127.0.0.0/8'?")],
+)
+async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start, network: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with start(f"{BARE}\nlisten: {{port: 0, trusted_proxies: [{network}]}}\n"):
             pass
+    assert "listen.trusted_proxies.0: " in str(caught.value) and told in str(caught.value)
 
 
 # --- what goes on, and what does not -----------------------------------------------------------------
