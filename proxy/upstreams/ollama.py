@@ -16,12 +16,14 @@ from proxy.upstreams.alike import is_empty, refused, together, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
-from proxy.upstreams.remote import Remote
+from proxy.upstreams.remote import Kind, Remote
 from proxy.values import value
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
 from proxy.wire.ollama_lines import ChatReader
+
+KIND = Kind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
 
 
 @value
@@ -49,7 +51,7 @@ class Ollama:
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, "Ollama", ollama_errors.error_of)
+        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
         # What is known of a server is worth keeping over a reload, and so are loads that are under way.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(

@@ -17,10 +17,12 @@ from proxy.upstreams.alike import is_empty, refused, together, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.ollama import origin_of
-from proxy.upstreams.remote import Remote
+from proxy.upstreams.remote import Kind, Remote
 from proxy.wire import openai_bodies, openai_chunks, openai_models, openai_refusals, sse
 from proxy.wire.openai_bodies import Plan
 from proxy.wire.openai_chunks import AnswerReader
+
+KIND = Kind("The upstream", "an `openai` URL is all that stands before it, which often ends in /v1")
 
 
 class OpenAI:
@@ -35,7 +37,7 @@ class OpenAI:
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
-        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, "The upstream", self.error_of)
+        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, self.error_of)
         self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
         self.listing.remote = self.http  # what is known is kept, the settings are new
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import orjson
 
-from proxy.errors import ProxyError, UpstreamError
+from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON, Call
 from proxy.upstreams.http1 import Connection, Origin, Unreachable
 from proxy.wire import hops
@@ -24,16 +25,25 @@ ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
 """Status, body and model -> what they mean to the caller."""
 
 
-class Remote:
-    """server: this server's own id.  name: what the host is called in messages."""
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """name: what such a host is called in messages.  url: how its URL is written."""
 
-    def __init__(self, origin: Origin, server: str, most: int, name: str, read_error: ReadError) -> None:
+    name: str
+    url: str
+
+
+class Remote:
+    """server: this server's own id.  kind: the upstream's, which says what its errors mean."""
+
+    def __init__(self, origin: Origin, server: str, most: int, kind: Kind, read_error: ReadError) -> None:
         self.origin = origin
         self.url = origin.url
         self.server = server
         self.most = most
         """Bytes that one answer may have."""
-        self.name = name
+        self.name = kind.name
+        self.kind = kind
         self.read_error = read_error
 
     async def send(self, path: str, body: JSON, call: Call) -> Connection:
@@ -105,6 +115,19 @@ class Remote:
                 return await self.ask(path, body, model)
         except TimeoutError as error:
             raise self.blamed(error) from error
+        except (BadCall, Denied, NotFound, TooOld) as error:
+            if model:
+                raise
+            raise self.amiss(path, error) from error
+
+    def amiss(self, path: str, error: ProxyError) -> UpstreamError:
+        """What is wrong where nobody's call can be at fault; another try would not find it otherwise."""
+        text = f"{self.url}{path}: {error}"
+        if isinstance(error, NotFound | TooOld):
+            text = f"{self.url} answers, but has no {path}: {self.kind.url}."
+        found = UpstreamError(text, "server", code=error.code if isinstance(error, Denied | TooOld) else None)
+        found.again = False
+        return found
 
     def blamed(self, error: OSError) -> UpstreamError:
         """What went wrong with a connection, and with whom."""

@@ -251,7 +251,7 @@ async def test_a_wrong_key_is_told_without_the_key(start: Start, caplog: pytest.
     caplog.set_level(logging.DEBUG)
     async with far(Simulator(), KEYED) as url, start(near(url, key="sk-other-secret")) as run:
         for response in (await run.chat(), await run.http.get(f"{run.url}/v1/models")):
-            error = await error_of(response, 502)
+            error = await error_of(response, 502)  # it is not the caller's
             assert error["code"] == "upstream_denied" and "sk-other" not in error["message"]
         ready = await (await run.http.get(f"{run.url}/readyz")).text()
     assert "sk-other" not in caplog.text + ready
@@ -513,6 +513,34 @@ def test_a_key_that_could_break_a_header_is_a_configuration_error(key: str) -> N
     text = f"chains: {{}}\nupstreams: {{far: {{openai: 'http://x/v1', key: {key}}}}}\n"
     with pytest.raises(ConfigError, match="printable ASCII"):
         configuration.read("x.yaml", text, registry.problems_of, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "told"),
+    [
+        ("openai", "/v2", "/v2 answers, but has no /models: an `openai` URL is all that stands before it"),
+        ("ollama", "", " answers, but has no /api/tags: an `ollama` URL has no path such as /v1"),
+    ],
+)
+async def test_a_url_that_leads_elsewhere_is_told_and_is_no_fault_of_the_caller(
+    start: Start, kind: str, end: str, told: str
+) -> None:
+    async with scripted({"/v1/models": listing("m")}) as url:
+        bare = url.removesuffix("/v1")
+        async with start(f"{BARE}\nupstreams: {{far: {{{kind}: '{bare}{end}'}}}}\nplugins: {{}}") as run:
+            for response in (await run.chat(), await run.http.get(f"{run.url}/v1/models")):
+                error = await error_of(response, 502)
+                assert f"{bare}{told}" in error["message"] and response.headers["x-should-retry"] == "false"
+
+
+async def test_a_list_that_is_refused_is_no_fault_of_the_caller_and_leaves_the_other_upstreams(start: Start) -> None:
+    refused = Scripted(b'{"error": {"message": "which tenant?"}}', 400)
+    async with scripted({"/v1/models": refused}) as url:
+        async with start(near(url)) as run:
+            error = await error_of(await run.chat(), 502)
+            assert "which tenant?" in error["message"]
+        async with start(f"{BARE}\nupstreams: {{far: {{openai: '{url}'}}, near: {{ollama: $OLLAMA}}}}\n") as run:
+            assert (await run.chat()).status == (await run.http.get(f"{run.url}/v1/models")).status == 200
 
 
 async def test_what_a_pool_asks_of_it(start: Start) -> None:
