@@ -7,7 +7,9 @@ upstream that costs more than all the rest of a call.  The parsing is httptools'
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import ssl
 from collections import deque
 from typing import Final
@@ -210,11 +212,8 @@ class Origin:
                 )
         except TimeoutError as error:
             raise Unreachable(f"it accepted no connection within {limit:g} seconds") from error
-        except ssl.SSLError as error:
-            raise Unreachable(f"TLS failed: {error.reason or error}") from error
         except OSError as error:
-            told = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else "its name is not known"
-            raise Unreachable(told) from error
+            raise Unreachable(reason_of(error)) from error
         return connection
 
     def kept(self) -> Connection | None:
@@ -240,3 +239,16 @@ class Origin:
     def close(self) -> None:
         while self.idle:
             self.idle.pop().fail("was closed")
+
+
+def reason_of(error: OSError) -> str:
+    """Why no connection could be made."""
+    if isinstance(error, ssl.SSLError):
+        plain = error.reason == "WRONG_VERSION_NUMBER"
+        return f"TLS failed: {'it speaks plain HTTP; use http://' if plain else error.reason or error}"
+    if isinstance(error, socket.gaierror):  # whose numbers are not the system's
+        return "its name is not known"
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    # A name with several addresses, such as `localhost`, failed at each of them, and asyncio tells it in one string.
+    return os.strerror(errno.ECONNREFUSED).lower() if f"Errno {errno.ECONNREFUSED}]" in str(error) else str(error)

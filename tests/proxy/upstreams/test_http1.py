@@ -220,5 +220,12 @@ async def test_a_server_without_tls_is_told_as_such() -> None:
     server = await asyncio.start_server(plain, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unreachable, match="TLS failed"):
+        with pytest.raises(Unreachable, match="TLS failed: it speaks plain HTTP; use http://"):
             await Origin(f"https://127.0.0.1:{port}").ask("GET", "/", b"", 1)
+
+
+def test_each_address_of_a_name_may_have_refused() -> None:
+    refused = "[Errno 111] Connect call failed ('{}', 9)"
+    several = OSError(f"Multiple exceptions: {refused.format('::1')}, {refused.format('127.0.0.1')}")
+    assert http1.reason_of(several) == "connection refused"
+    assert http1.reason_of(OSError("odd")) == "odd"
