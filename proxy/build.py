@@ -123,7 +123,7 @@ async def build(config: Config, source: Source, services: Services, readiness: R
             config.requests.max_bytes,
             Gateways(config.listen.trusted_proxies),
             assembly.pools,
-            assembly.catalogue.alive,
+            assembly.catalogue.lost_aliases,
         )
         return Pipeline(router, door, await opened(assembly, shelf))
     except BaseException:

@@ -134,26 +134,35 @@ class Running(Protocol):
     config: Config
     url: str
 
-    async def alive(self) -> Mapping[str, str]:
-        """Upstream -> "" if it answers, else why not."""
+    async def hosts(self) -> Mapping[str, Mapping[str, str]]:
+        """Upstream -> host -> "" if it answers, else why not."""
 
 
 async def banner(running: Running, path: Path) -> str:
     """What was started, in plain words."""
     config: Config = running.config
-    alive = await running.alive()
-    lines = [f"GemmaPy Proxy {__version__} listens on {running.url}/v1   (configuration: {path})"]
+    found = await running.hosts()
+    url = f"{running.url}{config.listen.base_path}/v1"
+    lines = [f"GemmaPy Proxy {__version__} listens on {url}   (configuration: {path})"]
     if config.listen.workers > 1:
         lines.append(f"  {config.listen.workers} workers")
     for name, upstream in config.upstreams.items():
-        where = "simulated, no model runs" if upstream.demo else ", ".join(upstream.urls)
-        lines.append(f"  upstream {name}: {alive[name] or f'{where}, answers'}")
+        for host, why in found[name].items():
+            where = "simulated, no model runs" if upstream.demo else host
+            lines.append(f"  upstream {name}: {why or f'{where}, answers'}")
     lines += [f"  chain {chain}" for chain in chains(config)]
     if not config.keys:
         lines.append("  no keys are configured: everybody who reaches this address may use it")
-    if all(alive.values()):
-        lines.append("No upstream answers.  Start Ollama with `ollama serve`, or try things out with --demo.")
+    if all(why for hosts in found.values() for why in hosts.values()):
+        lines.append(f"No upstream answers.{way_out(config, found)}")
     return "\n".join(lines)
+
+
+def way_out(config: Config, found: Mapping[str, Mapping[str, str]]) -> str:
+    """What to do where an Ollama does not run; of what else is amiss its own line tells."""
+    tried = [why for name, upstream in config.upstreams.items() if upstream.ollama for why in found[name].values()]
+    refused = any("connection refused" in why for why in tried)
+    return "  Start Ollama with `ollama serve`, or try things out with --demo." if refused else ""
 
 
 def chains(config: Config) -> list[str]:

@@ -65,10 +65,10 @@ class Ready(Strict):
 
 
 class Alive(Strict):
-    """Upstream -> "" if it answered at the start, else why not."""
+    """Upstream -> host -> "" if it answered at the start, else why not."""
 
     word: Literal["alive"] = "alive"
-    upstreams: dict[str, str]
+    upstreams: dict[str, dict[str, str]]
 
 
 class Reloaded(Strict):

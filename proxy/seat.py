@@ -69,7 +69,7 @@ class Life:
         self.process: asyncio.subprocess.Process | None = None
         self.control: asyncio.StreamWriter | None = None
         self.problems: tuple[str, ...] = ()
-        self.upstreams: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self.upstreams: asyncio.Future[dict[str, dict[str, str]]] = asyncio.get_running_loop().create_future()
         self.reloaded: asyncio.Future[tuple[str, ...]] | None = None
         self.ready = self.leaving = False
         self.calls = 0

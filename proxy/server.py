@@ -11,7 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import aiohttp
 from aiohttp import web
@@ -39,6 +39,9 @@ BACKLOG = 1024
 """Connections that the system keeps until they are accepted."""
 
 STOPPING = "stopping once the calls under way (%s) have finished; a second signal cuts them"
+
+Hosts: TypeAlias = Mapping[str, Mapping[str, str]]
+"""Upstream -> host -> "" if it answers, else why not."""
 
 Renew = Callable[[], Awaitable[None]]
 """Puts what the file says now in place of what it said.  Raises ConfigError, with nothing changed."""
@@ -70,9 +73,24 @@ class Server:
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the calls under way shall not be waited for."""
 
-    async def alive(self) -> Mapping[str, str]:
-        """Upstream -> "" if it answers, else why not."""
-        return await self.live.pipeline.value.alive()
+    async def hosts(self) -> Hosts:
+        pools = self.live.pipeline.value.upstreams
+        told = await asyncio.gather(*(pool.alive() for pool in pools.values()))
+        return dict(zip(pools, told, strict=True))
+
+    async def doubt(self) -> None:
+        """Tell what of the configuration does not seem to be so; of several processes the first one does."""
+        if not self.services.place.index:
+            for doubt in await self.live.pipeline.value.doubts():
+                log.warning("%s", doubt)
+
+    async def look_around(self) -> None:
+        """After a reload nobody reads a banner."""
+        if not self.services.place.index:
+            for name, hosts in (await self.hosts()).items():
+                for why in filter(None, hosts.values()):
+                    log.warning("upstream %s does not answer: %s", name, why)
+        await self.doubt()
 
     async def renew(self) -> None:
         """Swap in the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
@@ -80,6 +98,7 @@ class Server:
         pipeline = await build(config, source, self.services, self.readiness)
         self.config = config
         self.live.replace(pipeline)
+        self.services.background.start(self.look_around(), "asking the upstreams")
 
     async def reload(self) -> bool:
         return await renewed(self.renew)
@@ -202,6 +221,7 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
         server.services.background.start(reloading(server.renew, watch), "reloading")
         server.services.background.start(watch.looking(), "watching the configuration")
         await started(server)
+        server.services.background.start(server.doubt(), "asking for the models of aliases")
         settle_down()
         await stop.wait()
     if tell is not None:

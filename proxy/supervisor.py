@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from proxy.background import Background, either
 from proxy.config import Config
@@ -16,7 +16,7 @@ from proxy.identity import check_exposure
 from proxy.orders import Hurry, Start
 from proxy.reading import Read, Told, Watch, held
 from proxy.seat import MARGIN, Seat
-from proxy.server import BACKLOG, GRACE, STOPPING, examined, reloading, url_of
+from proxy.server import BACKLOG, GRACE, STOPPING, Hosts, examined, reloading, url_of
 from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,14 @@ class Supervisor:
 
         return Seat(place, self.dealer, start)
 
-    async def alive(self) -> Mapping[str, str]:
-        """Upstream -> "" if it answered when a worker asked at its start, else why not."""
+    async def hosts(self) -> Hosts:
+        """As a worker found them at its start."""
         asked = [seat.life.upstreams for seat in self.seats if seat.life.ready]
         if asked:
             await asyncio.wait(asked)
         told = [one.result() for one in asked if not one.cancelled()]
-        return told[0] if told else dict.fromkeys(self.config.upstreams, "not asked yet")
+        unasked = {name: dict.fromkeys(one.urls, "not asked yet") for name, one in self.config.upstreams.items()}
+        return told[0] if told else unasked
 
     def signalled(self) -> None:
         """The first time stops; the second one cuts the calls under way."""

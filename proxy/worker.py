@@ -136,7 +136,8 @@ class Worker:
         await self.intake.close()
 
     async def say_who_is_alive(self, server: Server) -> None:
-        self.say(Alive(upstreams=dict(await server.alive())))
+        self.say(Alive(upstreams={name: dict(hosts) for name, hosts in (await server.hosts()).items()}))
+        await server.doubt()
 
     async def say_when_idle(self, server: Server) -> None:
         await server.live.idle()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
@@ -31,7 +31,8 @@ class Door:
     max_bytes: int
     gateways: Gateways
     upstreams: Mapping[str, Pool]
-    alive: Callable[[], Awaitable[Mapping[str, str]]]
+    doubts: Callable[[], Awaitable[Sequence[str]]]
+    """Gives what of the configuration does not seem to be so."""
 
 
 Tell = Callable[[Exchange], None]

@@ -175,6 +175,21 @@ class Catalogue:
                 listed.append(replace(behind, name=name))
         return listed
 
+    async def lost_aliases(self) -> list[str]:
+        """Those whose model no upstream lists, in words; none where not every upstream tells its list."""
+        lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
+        there: set[str] = set()
+        for listed in lists:
+            if isinstance(listed, BaseException):
+                return []
+            there.update(listed)
+        behind = {name: self.settled.of(name).alias for name in self.settled.names}
+        return [
+            f"models.{name}: no upstream lists {alias!r}, whose alias it is"
+            for name, alias in behind.items()
+            if alias and canonical(alias) not in there
+        ]
+
     async def running(self) -> list[JSON]:
         """What is loaded anywhere; an upstream that is away has nothing loaded."""
         lists = await asyncio.gather(*(s.running() for s in self.servers.values()), return_exceptions=True)

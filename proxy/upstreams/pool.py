@@ -262,6 +262,11 @@ class Pool:
         """Of the first host that answers.  Raises UpstreamError if none does."""
         return await members.version(list(self.members.values()))
 
+    async def alive(self) -> Mapping[str, str]:
+        """Host -> "" if it answers, else why not."""
+        told = await asyncio.gather(*(one.version() for one in self.members.values()), return_exceptions=True)
+        return {url: "" if isinstance(one, str) else str(one) for url, one in zip(self.members, told, strict=True)}
+
 
 def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
     """The reply with what is to be known of where it comes from."""

@@ -37,6 +37,35 @@ async def test_without_ollama_the_banner_says_how_to_go_on(tmp_path: Path) -> No
         assert "ollama serve" in await serving.until("No upstream answers")
 
 
+async def test_the_banner_tells_of_each_host_and_names_ollama_only_where_one_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "listen: {port: 0, base_path: /llm}\nupstreams: {a: {openai: ['http://127.0.0.1:9/v1', 'http://127.0.0.1:7/v1']}}\n"
+        "chains: {}\n"
+    )
+    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving:
+        assert "ollama serve" not in await serving.until("No upstream answers")
+        assert "/llm/v1 " in serving.banner
+        for port in (9, 7):
+            told = f"  upstream a: http://127.0.0.1:{port}/v1 cannot be reached: connection refused.\n"
+            assert told in serving.banner
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_what_nobody_reads_in_a_banner_is_warned_of(tmp_path: Path, workers: int) -> None:
+    file = tmp_path / "c.yaml"
+    text = (
+        DEMO.replace("port: 0", f"port: 0, workers: {workers}") + "models: {gpt: {alias: nobody}, ok: {alias: demo}}\n"
+    )
+    file.write_text(text)
+    async with served("serve", "--config", str(file)) as serving:
+        lost = "warning models.gpt: no upstream lists 'nobody', whose alias it is"
+        if lost not in serving.banner:  # a worker may tell it before the supervisor's banner
+            await serving.until(lost)
+        file.write_text(text.replace("{demo: {demo: {delay: 0.02}}}", "{a: {ollama: ['http://127.0.0.1:9']}}"))
+        await serving.until("warning upstream a does not answer: http://127.0.0.1:9 cannot be reached")
+        assert "models.ok" not in serving.banner and serving.banner.count("models.gpt") == 1
+
+
 async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(DEMO)
     async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
