@@ -15,6 +15,7 @@ from proxy.edge.calls import Own
 from proxy.edge.desk import Counter
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
+from proxy.edge.guide import Guide
 from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
 from proxy.edge.ollama_writes import OllamaWrites
@@ -122,6 +123,7 @@ async def build(config: Config, source: Source, services: Services, readiness: R
             Guard(config),
             config.requests.max_bytes,
             Gateways(config.listen.trusted_proxies),
+            Guide(config, router.routes),
             assembly.pools,
             assembly.catalogue.lost_aliases,
         )

@@ -13,8 +13,9 @@ from aiohttp import hdrs, web
 from proxy.edge.body import UNREADABLE
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
+from proxy.edge.guide import Guide
 from proxy.edge.health import Readiness
-from proxy.errors import ProxyError, WrongMethod
+from proxy.errors import NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
 from proxy.upstreams.pool import Pool
@@ -30,6 +31,7 @@ class Door:
     guard: Guard
     max_bytes: int
     gateways: Gateways
+    guide: Guide
     upstreams: Mapping[str, Pool]
     doubts: Callable[[], Awaitable[Sequence[str]]]
     """Gives what of the configuration does not seem to be so."""
@@ -93,7 +95,11 @@ class Front:
             exchange.errors = exact.errors or exchange.errors
             exchange.caller = guard.admit(request, exact.who, exchange.client)
             return await exact.handle(request)
-        route, names = await router.find(request)
+        exchange.errors = pipeline.value.guide.dialect(request.path)
+        try:
+            route, names = await router.find(request)
+        except NotFound:
+            raise pipeline.value.guide.nowhere(request.method, request.path) from None
         exchange.errors = route.errors or exchange.errors
         exchange.caller = guard.admit(request, route.who, exchange.client)
         return await route.handle(request, **names)

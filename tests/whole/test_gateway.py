@@ -39,7 +39,8 @@ async def test_every_route_stands_under_the_base_path(start: Start) -> None:
             assert (await client.chat.completions.create(**ASK)).choices[0].message.content
             assert (await client.models.retrieve("demo")).id
         assert (await run.http.get(f"{base}/healthz")).status == (await run.http.get(f"{run.url}/readyz")).status == 200
-        assert (await run.http.get(f"{run.url}/v1/models")).status == 404
+        outside = await error_of(await run.http.get(f"{run.url}/v1/models"), 404)
+        assert "every path here begins with /llm (listen.base_path)" in outside["message"]
         assert (await run.http.get(f"{run.url}/llmv1/models")).status == 404
 
 

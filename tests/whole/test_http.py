@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -323,6 +324,58 @@ async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
             error = await error_of(await run.http.request(method, run.url + path), 404)
             assert error["code"] == "unknown_url" and error["type"] == "invalid_request_error"
         assert not run.ollama.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/chat/completions", "did you mean /v1/chat/completions?"),
+        ("/v1/v1/models", "did you mean /v1/models?"),
+        ("/v1/v1/models/demo", "did you mean /v1/models/demo?"),
+        ("/v1/api/chat", "did you mean /api/chat?"),
+        ("/v1/chat/completions/", "did you mean /v1/chat/completions?"),
+        ("/v1/responses", "not served here; use POST /v1/chat/completions"),
+        ("/v1/threads/t_1/runs", "not served here; use POST /v1/chat/completions"),
+        ("/v1/audio/speech", "models here read and write text"),
+        ("/v1", "Unknown request URL: POST /v1"),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "/llm"])
+async def test_an_unknown_path_is_told_the_one_that_was_meant(start: Start, base: str, path: str, told: str) -> None:
+    async with start(f"{BOTH}listen: {{port: 0, base_path: '{base}'}}") as run:
+        error = await error_of(await run.http.post(run.url + base + path), 404)
+    assert error["code"] == "unknown_url"
+    assert re.sub(r"(?<= )/", f"{base}/", told) in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        ("POST", "/v1/embeddings", "/v1/embeddings is off: no chain `embeddings` in the configuration."),
+        ("POST", "/api/embed", "/api/embed is off: no chain `embeddings` in the configuration."),
+        ("POST", "/api/pull", "/api/pull is off: name an upstream under `writes` in the configuration."),
+        ("HEAD", "/api/blobs/sha256:1", ""),
+        ("POST", "/api/blobs/sha256:1", "/api/blobs/sha256:1 is off: name an upstream under `writes`"),
+    ],
+)
+async def test_what_is_off_says_why_in_the_words_of_its_dialect(
+    start: Start, method: str, path: str, told: str
+) -> None:
+    async with start("chains: {chat: [], completions: []}") as run:
+        response = await run.http.request(method, run.url + path)
+        text = await response.text()
+    assert response.status == 404
+    if path.startswith("/v1"):
+        error = json.loads(text)["error"]
+        assert (error["message"], error["code"]) == (told, "route_off")
+    elif told:
+        assert json.loads(text)["error"].startswith(told)
+
+
+async def test_a_wrong_method_at_a_path_of_ollamas_is_told_in_its_words(start: Start) -> None:
+    async with start() as run:
+        response = await run.http.get(f"{run.url}/api/chat")
+        assert response.status == 405 and isinstance((await response.json())["error"], str)
 
 
 @pytest.mark.parametrize(

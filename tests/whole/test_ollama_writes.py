@@ -39,7 +39,7 @@ async def test_nothing_can_be_changed_unless_it_is_opened(start: Start, method: 
     async with start() as run:
         before = len(run.ollama.seen)
         status, text = await asked(run.http, method, f"{run.url}/api/{path}", json={"model": "demo"})
-        assert status == 404 and "unknown_url" in text
+        assert status == 404 and "is off: name an upstream under `writes`" in text
         assert (await asked(run.http, "HEAD", f"{run.url}/api/blobs/{digest(b'x')}"))[0] == 404
         assert len(run.ollama.seen) == before
 

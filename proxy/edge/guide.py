@@ -1,0 +1,88 @@
+"""What is told whoever asks for a path that leads nowhere: in which dialect, and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from proxy.config import Config
+from proxy.errors import NotFound, ProxyError
+from proxy.types import Route
+from proxy.wire import ollama_out, openai_errors
+
+OLLAMAS: Final = re.compile(
+    r"/api/(chat|generate|embed|embeddings|tags|show|ps|version|create|pull|push|copy|delete|blobs/.*)"
+)
+"""The paths of Ollama's own; other ones under `/api` are not its dialect's."""
+CHAINS: Final[Mapping[str, str]] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/api/chat": "chat",
+    "/api/generate": "completions",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
+}
+"""Which chain opens a path."""
+CHAT: Final = "use POST /v1/chat/completions"
+INSTEAD: Final[Mapping[str, str]] = {
+    "responses": CHAT,
+    "conversations": CHAT,
+    "assistants": CHAT,
+    "threads": CHAT,
+    "realtime": f"{CHAT} with 'stream': true",
+    "batches": f"{CHAT} once a question",
+    "moderations": f"{CHAT} with a model that judges",
+    "files": "send images in the messages of POST /v1/chat/completions",
+    "uploads": "send images in the messages of POST /v1/chat/completions",
+    "vector_stores": "POST /v1/embeddings makes vectors for a store of your own",
+    "images": "models here see images, in POST /v1/chat/completions, but make none",
+    "audio": "models here read and write text",
+    "fine_tuning": "models here are used as they are",
+}
+"""OpenAI's endpoints that are not here, and what is."""
+
+
+class Guide:
+    """routes: those that are there, their paths with the base path."""
+
+    def __init__(self, config: Config, routes: Iterable[Route]) -> None:
+        self.base = config.listen.base_path
+        self.chains = config.chains
+        self.there = {route.path for route in routes if "{" not in route.path}
+
+    def dialect(self, path: str) -> Callable[[ProxyError], bytes]:
+        """How errors are written at a path, until a route says so."""
+        return ollama_out.error_body if OLLAMAS.fullmatch(path.removeprefix(self.base)) else openai_errors.error_body
+
+    def nowhere(self, method: str, path: str) -> NotFound:
+        """path: of a URL without a route."""
+        if self.base and not path.startswith(f"{self.base}/"):
+            hint = f"every path here begins with {self.base} (listen.base_path)"
+            return unknown(method, path, hint)
+        bare = path.removeprefix(self.base)
+        if bare in CHAINS and CHAINS[bare] not in self.chains:
+            return NotFound(f"{path} is off: no chain `{CHAINS[bare]}` in the configuration.", code="route_off")
+        if OLLAMAS.fullmatch(bare):
+            return NotFound(f"{path} is off: name an upstream under `writes` in the configuration.", code="route_off")
+        first = bare.removeprefix("/v1/").partition("/")[0] if bare.startswith("/v1/") else ""
+        if first in INSTEAD:
+            instead = INSTEAD[first].replace("/v1/", f"{self.base}/v1/")
+            return unknown(method, path, f"this endpoint of OpenAI's is not served here; {instead}")
+        return unknown(method, path, self.meant(bare))
+
+    def meant(self, bare: str) -> str:
+        """The path that is there, where `/v1` is missing or too much, or the end has a slash."""
+        for one in (f"/v1{bare}", bare.removeprefix("/v1"), bare.rstrip("/")):
+            there = self.base + one in self.there or one.startswith("/v1/models/")
+            if one != bare and there and one != "/":
+                return f"did you mean {self.base}{one}?{'' if one == bare.rstrip('/') else f'  {BASES}'}"
+        return ""
+
+
+BASES: Final = "OpenAI's clients take a base URL that ends in /v1, Ollama's one without it."
+
+
+def unknown(method: str, path: str, hint: str) -> NotFound:
+    return NotFound(f"Unknown request URL: {method} {path}{hint and ': '}{hint}", code="unknown_url")
