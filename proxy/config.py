@@ -42,9 +42,11 @@ def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Conf
         config = source.check(Config, source.data)
         problems += contradictions(config, source)
     except ConfigError as error:
-        # What follows from an unset variable is not told beside it.
-        problems += [problem for problem in error.problems if _line(problem) not in map(_line, source.problems)]
+        problems += error.problems
     problems += more(source)
+    # What follows from an unset variable is not told beside it.
+    unset = {line for lines in source.unset.values() for line in lines}
+    problems = source.problems + [one for one in problems if one not in source.problems and _line(one) not in unset]
     if config is None or problems:
         raise ConfigError(sorted(problems, key=_line))
     return config, source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from proxy.config import Config
 from proxy.errors import ConfigError
 from proxy.host import Host
-from proxy.yamlfile import Source
+from proxy.yamlfile import Source, hint
 
 GROUP = "gemmapy_proxy.plugins"
 
@@ -96,13 +95,23 @@ def chain_problems(
     for index, name in enumerate(names):
         place = ("chains", route, index)
         if name not in plugins:
-            yield source.problem(place, f"{name!r} is not under plugins{hint(str(name), plugins)}")
+            yield source.problem(place, f"{name!r} is not under plugins{meant(str(name), plugins)}")
         elif name in found and not any("__call__" in vars(base) for base in found[name].__mro__):
             yield source.problem(place, f"{name!r} cannot sit in a chain")
         elif name in names[:index]:
             yield source.problem(place, f"{name!r} stands in this chain twice")
         elif name in found:
             yield from (source.problem(place, text) for text in out_of_place(name, names[:index], found))
+
+
+def meant(name: str, plugins: Mapping[str, Any]) -> str:
+    """Advice for a chain; never a name that is wrong itself."""
+    offered = known()
+    if name in offered:
+        return f"; declare it there, as `{name}: {{}}`"
+    return hint(
+        name, [one for one, told in plugins.items() if one in offered or (isinstance(told, dict) and "use" in told)]
+    )
 
 
 def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iterable[str]:
@@ -118,10 +127,9 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
 
 def told(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
+        if (error.name or "").partition(".")[0] in ("plugins", "proxy"):
+            return (
+                f"no module is called {error.name!r}: `plugins` and `proxy` are this server's own, name yours otherwise"
+            )
         return f"no module is called {error.name!r}: is it installed, or on PYTHONPATH?"
     return str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import yaml
@@ -41,6 +43,8 @@ class Source:
         self.name = name
         self.text = text
         self.problems: list[str] = []
+        self.unset: dict[str, list[int]] = {}
+        """On which lines each unset variable stands."""
         self.data: Any = {}
         self.lines: Mapping[Place, int] = {}
         try:
@@ -48,6 +52,7 @@ class Source:
             node = loader.get_single_node()
             if node is not None:
                 self._fill(loader, node, env)
+                self.problems += [self._missing(name, lines, env) for name, lines in self.unset.items()]
                 self.data = loader.construct_document(node)
                 self.lines = dict(_lines(node, ()))
         except yaml.MarkedYAMLError as error:
@@ -65,7 +70,9 @@ class Source:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            raise ConfigError([self.problem((*at, *e["loc"]), _words(e)) for e in error.errors()]) from None
+            found = [(_place(data, e["loc"]), e) for e in error.errors()]
+            problems = [self.problem((*at, *place), _words(e) + _meant(model, place, e)) for place, e in found]
+            raise ConfigError(list(dict.fromkeys(problems))) from None
 
     def _fill(self, loader: yaml.SafeLoader, node: yaml.Node, env: Mapping[str, str]) -> None:
         match node:
@@ -86,9 +93,13 @@ class Source:
         # As in a shell, `:-` also stands in for a variable that is set and empty.
         value = env.get(found["name"]) or found["default"]
         if value is None:
-            line, how = node.start_mark.line + 1, "empty" if found["name"] in env else "not set"
-            self.problems.append(f"{self.name}:{line}: environment variable {found['name']} is {how}")
+            self.unset.setdefault(found["name"], []).append(node.start_mark.line + 1)
         return value or ""
+
+    def _missing(self, name: str, lines: list[int], env: Mapping[str, str]) -> str:
+        first, *others = dict.fromkeys(lines)
+        also = f" (also on line {', '.join(map(str, others))})" if others else ""
+        return f"{self.name}:{first}: environment variable {name} is {'empty' if name in env else 'not set'}{also}"
 
     def _no_doubles(self, pairs: list[tuple[yaml.Node, yaml.Node]]) -> None:
         seen = set()
@@ -117,6 +128,46 @@ WORDS = {
 def _words(error: ErrorDetails) -> str:
     """pydantic's words, where they are not about Python."""
     return WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
+
+
+def _place(data: Any, steps: Place) -> Place:
+    """Where in the file: without pydantic's own names for keys, and for the branches that a value may take."""
+    place: Place = ()
+    for index, step in enumerate(steps):
+        inside = step in data if isinstance(data, dict) else isinstance(data, list) and isinstance(step, int)
+        if inside or (isinstance(data, dict) and index == len(steps) - 1):
+            place = (*place, step)
+            data = data[step] if inside else None
+    return place
+
+
+def _meant(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
+    """The setting that an unknown one is nearly, or the name that a mapping may have."""
+    if error["type"] == "extra_forbidden":
+        return hint(str(place[-1]), [name for one in _models(model, place[:-1]) for name in one.model_fields])
+    if error["type"] == "literal_error" and error["loc"][-1:] == ("[key]",):
+        return hint(str(place[-1]), re.findall(r"'(\w+)'", error["ctx"]["expected"]))
+    return ""
+
+
+def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
+    """The kinds of settings that may stand at a place."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not place:
+            yield annotation
+        elif field := annotation.model_fields.get(str(place[0])):
+            yield from _models(field.annotation, place[1:])
+    elif origin in (dict, tuple):
+        yield from _models(inner[origin is dict], place[1:])
+    else:
+        for one in inner:
+            yield from _models(one, place)
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from proxy.settings.base import Strict as Strict
 from proxy.settings.server import Key as Key
 from proxy.settings.server import Listen as Listen
 from proxy.settings.server import Log as Log
 from proxy.settings.server import Requests as Requests
+from proxy.settings.server import SecretOrKey as SecretOrKey
 from proxy.settings.server import Streams as Streams
 from proxy.settings.server import Web as Web
 from proxy.settings.stores import Store as Store
@@ -31,7 +32,7 @@ class Config(Strict):
     """Named places where models live."""
     models: dict[str, Model] = {}
     """Aliases, pins and permissions, by model name."""
-    keys: dict[str, SecretStr | Key] = {}
+    keys: dict[str, SecretOrKey] = {}
     """Bearer keys by the caller's name: a secret, or `{key, role}`.  Empty: only loopback, everybody is admin."""
     stores: dict[str, Store] = {}
     """Named places where plugins keep things."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, Tag
 
 from proxy.settings.base import MIB, BasePath, Network, Strict
 
@@ -33,6 +33,16 @@ class Key(Strict):
     """The secret, best from the environment: `"${ALICE_KEY}"`."""
     role: Literal["user", "admin"] = "user"
     """What it opens: `user` the chains, `admin` everything."""
+
+
+def _form(given: object) -> str:
+    return "mapping" if isinstance(given, dict | Key) else "text"
+
+
+SecretOrKey = Annotated[
+    Annotated[SecretStr, Tag("text")] | Annotated[Key, Tag("mapping")],
+    Discriminator(_form),  # so that what is wrong in a mapping is not told as being no text
+]
 
 
 class Requests(Strict):

@@ -35,8 +35,8 @@ def test_every_problem_is_told_at_once_with_its_line() -> None:
     text = "listen:\n  port: 99999\n  hots: x\nupstreams:\n  a: {ollama: 'ftp://x'}\n  b: {}\nchains:\n  chat: []\n"
     assert problems(text) == [
         "proxy.yaml:2: listen.port: Input should be less than or equal to 65535",
-        "proxy.yaml:3: listen.hots: there is no such setting",
-        "proxy.yaml:5: upstreams.a.ollama.0: 'ftp://x' is not an http:// or https:// URL",
+        "proxy.yaml:3: listen.hots: there is no such setting; did you mean 'host'?",
+        "proxy.yaml:5: upstreams.a.ollama: 'ftp://x' is not an http:// or https:// URL",
         "proxy.yaml:6: upstreams.b: an upstream is one of `ollama: URL`, `openai: URL` and `demo: {}`",
     ]
 
@@ -109,7 +109,7 @@ def test_problems_of_every_kind_are_told_together_in_the_order_of_their_lines() 
     assert problems(text) == [
         "proxy.yaml:1: environment variable A is not set",
         "proxy.yaml:2: listen.port: Input should be a valid integer, unable to parse string as an integer",
-        "proxy.yaml:6: plugins.retry.attemps: there is no such setting",
+        "proxy.yaml:6: plugins.retry.attemps: there is no such setting; did you mean 'attempts'?",
         "proxy.yaml:7: plugins.acme: no module is called 'acme_none': is it installed, or on PYTHONPATH?",
         "proxy.yaml:10: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
     ]
@@ -120,6 +120,60 @@ def test_a_key_belongs_to_one_caller() -> None:
         "proxy.yaml:2: keys.b: this key is also the one of 'a'",
         "proxy.yaml:2: keys.c: this key is empty",
     ]
+
+
+def test_what_is_wrong_with_a_key_in_a_mapping_is_told_plainly() -> None:
+    assert problems(
+        CHAINS + "keys:\n  bob: {key: x, roles: admin}\n  eve: {role: admin}\n  mel: {key: y, role: boss}"
+    ) == [
+        "proxy.yaml:3: keys.bob.roles: there is no such setting; did you mean 'role'?",
+        "proxy.yaml:4: keys.eve.key: this setting is required",
+        "proxy.yaml:5: keys.mel.role: Input should be 'user' or 'admin'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("chain: {}", "chain: there is no such setting; did you mean 'chains'?"),
+        ("upstreams: {a: {olama: 'http://h'}}", "upstreams.a.olama: there is no such setting; did you mean 'ollama'?"),
+        (
+            "upstreams: {a: {demo: {dealy: 1}}}",
+            "upstreams.a.demo.dealy: there is no such setting; did you mean 'delay'?",
+        ),
+        ("stores: {a: {disk: {paht: x}}}", "stores.a.disk.paht: there is no such setting; did you mean 'path'?"),
+        ("models: {a: {xyzzy: 1}}", "models.a.xyzzy: there is no such setting"),
+    ],
+)
+def test_an_unknown_setting_is_told_the_one_that_was_meant(text: str, told: str) -> None:
+    assert problems(f"{CHAINS}{text}\n")[0] == f"proxy.yaml:2: {told}"
+
+
+def test_an_unknown_chain_is_told_by_its_name() -> None:
+    (problem,) = problems("chains: {chta: []}")
+    assert problem.startswith("proxy.yaml:1: chains.chta: Input should be 'chat', 'completions'")
+    assert problem.endswith("; did you mean 'chat'?")
+
+
+def test_no_advice_leads_back_to_what_is_wrong_itself() -> None:
+    assert problems("plugins:\n  retyr: {}\nchains: {chat: [retry]}") == [
+        "proxy.yaml:2: plugins.retyr: no plugin is called 'retyr'; did you mean 'retry'?",
+        "proxy.yaml:3: chains.chat.0: 'retry' is not under plugins; declare it there, as `retry: {}`",
+    ]
+
+
+def test_a_variable_that_is_missing_is_one_problem() -> None:
+    text = "keys:\n  a: ${K}\nplugins:\n  retry:\n    attempts: ${N}\n    wait: ${N}\n" + CHAINS
+    assert problems(text) == [
+        "proxy.yaml:2: environment variable K is not set",
+        "proxy.yaml:5: environment variable N is not set (also on line 6)",
+    ]
+
+
+@pytest.mark.parametrize("module", ["plugins.mine", "proxy.mine"])
+def test_a_module_that_ours_hide_is_told_as_that(module: str) -> None:
+    (problem,) = problems(f"plugins: {{a: {{use: '{module}:Mine'}}}}\n{CHAINS}")
+    assert problem.endswith("`plugins` and `proxy` are this server's own, name yours otherwise")
 
 
 def test_unset_variables_are_all_told_with_their_lines() -> None:
