@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Protocol, TypeAlias
 
@@ -27,6 +29,8 @@ PROBED = 2.0
 RECENT = 1.0
 """Seconds for which it is not asked again where a model lives."""
 MOST_HOMES = 1000
+SOON = 0.5
+"""Seconds that advice on a wrong name may take."""
 UNKNOWN = "0.0.0"
 """What an Ollama says that was built without a version, and a server that is none."""
 Home: TypeAlias = tuple[str, ModelInfo]
@@ -117,7 +121,15 @@ class Catalogue:
                 continue
             if info := await self.found(upstream, real, alone=wanted is not None):
                 return upstream, info
-        raise unknown(name, asked.alias)
+        raise unknown(name, asked.alias, "" if asked.alias else await self.nearest(name))
+
+    async def nearest(self, name: str) -> str:
+        """The name most like this one that callers may ask for; "" if there is none, or if it is not known soon."""
+        with suppress(UpstreamError, TimeoutError):
+            async with asyncio.timeout(SOON):
+                names = [info.name.removesuffix(":latest") for info in await self.all()]
+                return next(iter(get_close_matches(name[:100], names, 1, cutoff=0.7)), "")
+        return ""
 
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
@@ -227,8 +239,10 @@ def check_images(asked: str, chat: Chat) -> None:
             raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
 
 
-def unknown(name: str, alias: str | None = None) -> NotFound:
+def unknown(name: str, alias: str | None = None, near: str = "") -> NotFound:
     message = f"The model '{name[:200]}' does not exist or you do not have access to it."
+    if near:
+        message += f"  Did you mean '{near}'?"
     if alias:
         message = f"The model '{name[:200]}' is an alias of '{alias}', which no upstream has."
     return NotFound(message, param="model", code="model_not_found")

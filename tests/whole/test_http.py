@@ -409,6 +409,25 @@ async def test_a_model_is_found_by_its_path(start: Start, id: str) -> None:
         assert (await whole(response))["object"] == "model"
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("demoo", "access to it.  Did you mean 'demo'?"),
+        ("gpt-4o-mnii", "access to it.  Did you mean 'gpt-4o-mini'?"),
+        ("demo-embd", "access to it."),
+        ("hidden", "access to it."),
+        ("xyzzy", "access to it."),
+    ],
+)
+async def test_an_unknown_model_is_told_the_nearest_that_the_caller_may_use(
+    start: Start, asked: str, told: str
+) -> None:
+    models = "models: {gpt-4o-mini: {alias: demo}, hidden: {alias: demo, allowed: false}, demo-embed: {allowed: false}}"
+    async with start(f"{BOTH}{models}\n") as run:
+        error = await error_of(await run.chat(model=asked), 404)
+    assert error["code"] == "model_not_found" and error["message"].endswith(told)
+
+
 # --- keys ------------------------------------------------------------------------------------------
 
 
