@@ -17,6 +17,7 @@ import orjson
 
 from proxy.config import Log
 from proxy.edge.exchange import Exchange
+from proxy.live import PROBES
 from proxy.types import JSON
 
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
@@ -72,9 +73,13 @@ class RequestLog:
         self.formatted = json_line if settings.format == "json" else plain_line
         self.write = write
         self.also = also
+        self.quiet = () if settings.level == "debug" else tuple(PROBES)
+        """Ends of the paths that are asked every few seconds by what runs the server, and are told if they fail."""
         self.ended: list[Exchange] = []
 
     def __call__(self, exchange: Exchange) -> None:
+        if exchange.status == 200 and exchange.path.endswith(self.quiet):
+            return
         if not self.ended:
             asyncio.get_running_loop().call_later(FLUSH, self.flush)
         self.ended.append(exchange)

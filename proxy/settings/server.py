@@ -90,4 +90,4 @@ class Log(Strict):
     format: Literal["plain", "json"] = "plain"
     """A line for people, or a JSON object a line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is written; request lines are `info`."""
+    """The least that is written; request lines are `info`, but those of probes that went well `debug`."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
-from proxy.logs import WHOLE, pieces
+from proxy.config import Log
+from proxy.edge.exchange import Exchange
+from proxy.logs import WHOLE, RequestLog, pieces
 
 
 @pytest.mark.parametrize(
@@ -18,3 +22,15 @@ def test_lines_are_written_whole_and_in_order_and_never_more_at_once_than_a_pipe
     assert b"".join(written) == b"".join(lines)
     assert all(piece.endswith(b"\n") for piece in written if piece)
     assert all(len(piece) <= WHOLE or piece.count(b"\n") == 1 for piece in written)
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 2), ("debug", 4)])
+async def test_probes_that_went_well_are_told_only_to_who_looks_for_bugs(
+    level: Literal["info", "debug"], lines: int
+) -> None:
+    written: list[bytes] = []
+    log = RequestLog(Log(level=level), written.append)
+    for path, status in (("/healthz", 200), ("/llm/readyz", 200), ("/readyz", 503), ("/v1/models", 200)):
+        log(Exchange("id", {}, "GET", path, status=status))
+    log.flush()
+    assert b"".join(written).count(b"\n") == lines
