@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from proxy.settings import Listen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    told = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    told = (worker() if words[:1] == ["worker"] else parser()).parse_args(words)
     try:
         return int(told.do(told) or 0)
     except ConfigError as error:
@@ -37,12 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_serve(commands.add_parser("serve", help="run the proxy"))
 
-    one = commands.add_parser("worker")  # a supervisor starts these: no help, no place in the list
-    one.add_argument("control", type=int)
-    one.add_argument("channel", type=int)
-    one.set_defaults(do=work)
-
-    one = commands.add_parser("check", help="check a configuration file and print its chains")
+    one = commands.add_parser("check", help="check a configuration file and print what it says")
     one.add_argument("file", type=Path)
     one.set_defaults(do=check)
 
@@ -61,6 +56,16 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("schema", help="print the JSON schema of the configuration file, for editors")
     one.set_defaults(do=lambda _: print(json.dumps(reference.schema(), indent=2)))
     return whole
+
+
+def worker() -> argparse.ArgumentParser:
+    """Of the command with which a supervisor starts its workers, which is nobody else's."""
+    one = argparse.ArgumentParser("gemmapy-proxy")
+    one.add_argument("worker")
+    one.add_argument("control", type=int)
+    one.add_argument("channel", type=int)
+    one.set_defaults(do=work)
+    return one
 
 
 def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
@@ -90,6 +95,8 @@ def serve(told: argparse.Namespace) -> int:
     from proxy import logs, reading, server, supervisor
 
     path: Path = told.config or configuration.default_path()
+    if told.config is None and not path.exists():
+        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE"])
     said = reading.Told(told.host, told.port, told.demo, told.insecure)
     read = reading.reader(path, said)
     config, _ = read()
@@ -104,7 +111,7 @@ def serve(told: argparse.Namespace) -> int:
             return run(supervisor.run(read, watch, said, started))
         run(server.run(read, watch, told.insecure, started))
     except OSError as error:
-        print(server.port_is_taken(error, config), file=sys.stderr)
+        print(server.port_is_taken(error, config.listen.host, config.listen.port), file=sys.stderr)
         return 1
     return 0
 
@@ -176,9 +183,15 @@ def check(told: argparse.Namespace) -> int:
     from proxy import reading, server
 
     read = reading.reader(told.file, reading.Told())
-    config, _ = asyncio.run(server.examined(read))
-    check_exposure(config, insecure=False)
-    print(*chains(config), sep="\n")
+    config, source = asyncio.run(server.examined(read))
+    check_exposure(config, source, insecure=False)
+    for doubt in configuration.doubts(config):
+        print(f"{told.file}: {doubt}", file=sys.stderr)
+    print(f"{told.file}: ok")
+    for name, upstream in config.upstreams.items():
+        print(f"upstream {name}: {', '.join(upstream.urls) or 'simulated'}")
+    print(f"keys: {len(config.keys) or 'none, this machine may do everything'}")
+    print(*(f"chain {chain}" for chain in chains(config)), sep="\n")
     return 0
 
 
@@ -188,12 +201,12 @@ def refer(told: argparse.Namespace) -> int:
 
 
 def simulate(told: argparse.Namespace) -> int:
+    from proxy import server
     from proxy.upstreams import demo
 
     try:
         run(demo.simulate(told.host, told.port, delay=told.delay, load_time=told.load_time))
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        print(f"cannot listen on {told.host}:{told.port}: {why}", file=sys.stderr)
+        print(server.port_is_taken(error, told.host, told.port), file=sys.stderr)
         return 1
     return 0

@@ -65,10 +65,22 @@ def contradictions(config: Config, source: Source) -> list[str]:
     ]
 
 
+def doubts(config: Config) -> Iterator[str]:
+    """What is hardly meant, though it can be done."""
+    hosts: dict[str, list[str]] = {}
+    for name, upstream in config.upstreams.items():
+        for url in upstream.urls:
+            hosts.setdefault(url, []).append(name)
+    for url, names in hosts.items():
+        if len(names) > 1 and any(config.upstreams[name].slots for name in names):
+            yield f"{url} is a host of {' and of '.join(names)}, each of which counts its `slots` alone"
+
+
 def _upstreams_problems(config: Config, source: Source) -> Iterator[str]:
     for name, upstream in config.upstreams.items():
         if upstream.slots is not None and upstream.slots < config.listen.workers:
-            told = f"{upstream.slots} slots cannot be divided among {config.listen.workers} workers"
+            count = config.listen.workers
+            told = f"{upstream.slots} slots cannot be divided among {count} workers; give it {count}, or fewer workers"
             yield source.problem(("upstreams", name, "slots"), told)
     if config.writes is not None:
         target = config.upstreams.get(config.writes)

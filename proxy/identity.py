@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from proxy.config import Config, Key
 from proxy.errors import ConfigError, Denied, Unauthenticated
 from proxy.types import Caller, Who
+from proxy.yamlfile import Source
 
 NOBODY: Final = Caller("anonymous", "public")
 HERE: Final = Caller("anonymous", "admin")
@@ -48,15 +49,18 @@ def host_of(header: str) -> tuple[str, bool]:
     return host, is_loopback(host)
 
 
-def check_exposure(config: Config, insecure: bool) -> None:
+def check_exposure(config: Config, source: Source, insecure: bool) -> None:
     """Raises ConfigError if anybody on the network could use the server without a key."""
-    if not config.keys and not insecure and not is_loopback(config.listen.host):
-        raise ConfigError(
-            [
-                f"{config.listen.host} is not a loopback address and no keys are configured, so that anybody who "
-                "reaches this machine could use it.  Add `keys:`, listen on 127.0.0.1, or say --insecure."
-            ]
-        )
+    host = config.listen.host
+    if config.keys or insecure or is_loopback(host):
+        return
+    problem = (
+        f"{host} is not a loopback address and no keys are configured, so that anybody who reaches this machine could "
+        "use it.  Add `keys:`, listen on 127.0.0.1, or say --insecure."
+    )
+    listen = source.data.get("listen")
+    of_the_file = isinstance(listen, dict) and listen.get("host") == host  # else it is the command line's
+    raise ConfigError([source.problem(("listen", "host"), problem) if of_the_file else problem])
 
 
 class Guard:

@@ -59,7 +59,7 @@ def held(read: Read, first: Config, insecure: bool) -> Read:
             config = config.model_copy(update={"listen": first.listen})
             if problems := configuration.contradictions(config, source):
                 raise ConfigError(problems)
-        check_exposure(config, insecure)
+        check_exposure(config, source, insecure)
         return config, source
 
     return again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -173,7 +174,7 @@ async def serving(
     Raises ConfigError, or OSError if the port is taken.
     """
     config, source = read()
-    check_exposure(config, insecure)
+    check_exposure(config, source, insecure)
     readiness = Readiness()
     async with services(place) as lent:
         pipeline = await build(config, source, lent, readiness)
@@ -255,7 +256,8 @@ def url_of(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def port_is_taken(error: OSError, config: Config) -> str:
+def port_is_taken(error: OSError, host: str, port: int) -> str:
     named = isinstance(error, socket.gaierror)  # whose numbers are not the system's
     why = os.strerror(error.errno) if error.errno and not named else error.strerror or str(error)
-    return f"cannot listen on {config.listen.host}:{config.listen.port}: {why}"
+    way_out = "; choose another port with --port" if error.errno == errno.EADDRINUSE else ""
+    return f"cannot listen on {host}:{port}: {why}{way_out}"

@@ -146,7 +146,7 @@ async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor],
     Raises ConfigError, or OSError if the port is taken.
     """
     config, source = await examined(read)
-    check_exposure(config, told.insecure)
+    check_exposure(config, source, told.insecure)
     listening = await bound(config.listen.host, config.listen.port, BACKLOG)
     url = url_of(config.listen.host, listening[0].getsockname()[1])
     again = held(read, config, told.insecure)

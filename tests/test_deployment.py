@@ -181,8 +181,8 @@ async def asks(port: str, key: str) -> int:
 
 
 def test_the_configuration_of_containers_is_right_once_there_is_a_key() -> None:
-    config, _ = load(CONTAINER, registry.problems_of, {"GEMMAPY_KEY": "secret"})
-    check_exposure(config, insecure=False)
+    config, source = load(CONTAINER, registry.problems_of, {"GEMMAPY_KEY": "secret"})
+    check_exposure(config, source, insecure=False)
     assert config.listen.host == "0.0.0.0" and config.upstreams["local"].ollama == ("http://ollama:11434",)
 
 
@@ -272,8 +272,8 @@ def test_the_manifests_configuration_is_right(tmp_path: Path) -> None:
     (variable,) = pod["containers"][0]["env"]
     assert "secretKeyRef" in variable["valueFrom"]
     (tmp_path / "proxy.yaml").write_text(manifests()["ConfigMap"]["data"]["proxy.yaml"])
-    config, _ = load(tmp_path / "proxy.yaml", registry.problems_of, {variable["name"]: "secret"})
-    check_exposure(config, insecure=False)
+    config, source = load(tmp_path / "proxy.yaml", registry.problems_of, {variable["name"]: "secret"})
+    check_exposure(config, source, insecure=False)
     mounted = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}["config"]
     assert mounted["mountPath"] == str(Path(LAST.env["GEMMAPY_CONFIG"]).parent)
     assert "subPath" not in mounted, "a file mounted by itself is never updated"

@@ -11,13 +11,19 @@ from proxy import registry
 from proxy.config import Config
 from proxy.errors import ConfigError, Denied, Unauthenticated
 from proxy.identity import Guard, check_exposure, is_loopback
+from proxy.reading import Told
 from proxy.types import Who
+from proxy.yamlfile import Source
 
 KEYS = "keys: {alice: a-key, ops: {key: o-key, role: admin}}\n"
 
 
+def found(text: str) -> tuple[Config, Source]:
+    return configuration.read("proxy.yaml", f"{text}chains: {{chat: []}}\n", registry.problems_of, {})
+
+
 def config(text: str = "") -> Config:
-    return configuration.read("proxy.yaml", f"{text}chains: {{chat: []}}\n", registry.problems_of, {})[0]
+    return found(text)[0]
 
 
 def request(**headers: str) -> web.BaseRequest:
@@ -59,11 +65,17 @@ def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "::", "example.com"])
 def test_a_public_address_wants_keys_or_a_word(host: str) -> None:
-    exposed = config(f"listen: {{host: '{host}'}}\n")
-    with pytest.raises(ConfigError, match="--insecure"):
-        check_exposure(exposed, insecure=False)
-    check_exposure(exposed, insecure=True)
-    check_exposure(config(f"{KEYS}listen: {{host: '{host}'}}\n"), insecure=False)
+    exposed, source = found(f"\nlisten:\n  host: '{host}'\n")
+    with pytest.raises(ConfigError, match=r"^proxy\.yaml:3: listen\.host: .*--insecure"):
+        check_exposure(exposed, source, insecure=False)
+    check_exposure(exposed, source, insecure=True)
+    check_exposure(*found(f"{KEYS}listen: {{host: '{host}'}}\n"), insecure=False)
+
+
+def test_an_address_of_the_command_line_is_not_sought_in_the_file() -> None:
+    local, source = found("listen: {host: 127.0.0.1}\n")
+    with pytest.raises(ConfigError, match=r"^0\.0\.0\.0 is not a loopback address"):
+        check_exposure(Told(host="0.0.0.0").over(local), source, insecure=False)
 
 
 @pytest.mark.parametrize(

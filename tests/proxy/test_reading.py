@@ -30,7 +30,9 @@ def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file
     read = reader(path, Told())
     again = held(read, read()[0], insecure=False)
     path.write_text("upstreams: {a: {ollama: 'http://a', slots: 2}}\nchains: {}\n")
-    with pytest.raises(ConfigError, match=r"a\.slots: 2 slots cannot be divided among 4 workers"):
+    with pytest.raises(
+        ConfigError, match=r"a\.slots: 2 slots cannot be divided among 4 workers; give it 4, or fewer workers"
+    ):
         again()
 
 

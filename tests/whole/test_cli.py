@@ -99,7 +99,8 @@ async def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         status, _, err = await command("serve", "--demo", "--port", port)
-        assert status == 1 and f"cannot listen on 127.0.0.1:{port}" in err
+        assert status == 1 and f"cannot listen on 127.0.0.1:{port}" in err and "choose another port with --port" in err
+        assert (await command("simulate", "--port", port))[2] == err
 
 
 @pytest.mark.parametrize(
@@ -128,12 +129,15 @@ async def test_a_public_address_without_keys_is_refused() -> None:
 
 async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\n")
-    assert await command("check", str(file)) == (
-        0,
-        "chat: client -> retry -> upstream\nembeddings: client -> upstream\n",
-        "",
-    )
+    file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\nkeys: {a: x}\n")
+    said = [
+        f"{file}: ok",
+        "upstream local: http://127.0.0.1:11434",
+        "keys: 1",
+        "chain chat: client -> retry -> upstream",
+        "chain embeddings: client -> upstream",
+    ]
+    assert await command("check", str(file)) == (0, "\n".join(said) + "\n", "")
     file.write_text("plugins:\n  retry: {attempts: none}\nchains: {chat: [retyr]}\n")
     status, out, err = await command("check", str(file))
     assert (status, out) == (1, "")
@@ -141,6 +145,31 @@ async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
         f"{file}:2: plugins.retry.attempts: Input should be a valid integer, unable to parse string as an integer",
         f"{file}:3: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
     ]
+
+
+async def test_check_tells_what_is_hardly_meant(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "upstreams: {a: {ollama: 'http://h', slots: 2}, b: {ollama: ['http://h', 'http://i']}}\nchains: {}\n"
+    )
+    status, _, err = await command("check", str(file))
+    assert (status, err) == (0, f"{file}: http://h is a host of a and of b, each of which counts its `slots` alone\n")
+
+
+async def test_a_file_that_the_environment_names_and_that_is_not_there_is_told_as_that() -> None:
+    status, _, err = await command("serve", env={"GEMMAPY_CONFIG": "/nowhere/my.yaml"})
+    assert (status, err) == (
+        1,
+        "/nowhere/my.yaml, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE\n",
+    )
+
+
+def test_the_command_of_a_supervisor_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["sevre"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    said = capsys.readouterr()
+    assert "worker" not in said.out + said.err and "serve" in said.err
 
 
 async def test_a_simulated_ollama_runs_on_its_own() -> None:

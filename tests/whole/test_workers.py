@@ -174,7 +174,7 @@ async def test_a_second_server_on_the_port_is_a_clear_error(shared: Serving, sha
     port = shared.url.rpartition(":")[2]
     (tmp_path / "one.yaml").write_text(TWO.replace("workers: 2", "workers: 1"))
     files = (shared_file, tmp_path / "one.yaml")
-    told = f"cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    told = f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another port with --port\n"
     seconds = [command("serve", "--config", str(file), "--port", port) for file in files]
     assert await asyncio.gather(*seconds) == [(1, "", told)] * 2
 
