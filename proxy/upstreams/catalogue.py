@@ -121,7 +121,7 @@ class Catalogue:
                 continue
             if info := await self.found(upstream, real, alone=wanted is not None):
                 return upstream, info
-        raise unknown(name, asked.alias, "" if asked.alias else await self.nearest(name))
+        raise unknown(name, asked.alias, "" if asked.alias or wanted else await self.nearest(name))
 
     async def nearest(self, name: str) -> str:
         """The name most like this one that callers may ask for; "" if there is none, or if it is not known soon."""
