@@ -11,7 +11,7 @@ from langchain_ollama import ChatOllama
 from pydantic import BaseModel
 
 from proxy.upstreams.demo import Fault, Said, Simulator
-from tests.conftest import ASK, HI, Running, Start
+from tests.conftest import ASK, BARE, HI, Running, Start
 from tests.whole.asking import PNG, function
 
 
@@ -37,6 +37,33 @@ async def test_the_synchronous_client_works_too(start: Start) -> None:
             answer = await asyncio.to_thread(sync.chat, "demo", HI)
             generated = await asyncio.to_thread(sync.generate, "demo", "hello")
         assert "simulated" in (answer.message.content or "") and "simulated" in generated.response
+
+
+async def test_a_key_comes_from_the_environment_or_from_the_clients_headers(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"Authorization": "Bearer secret"}
+    async with start(f"{BARE}\nkeys: {{alice: secret}}\n") as run:
+        async with client(run) as without:
+            with pytest.raises(ollama.ResponseError):
+                await without.chat("demo", HI)
+        await answered_with_a_key(run, headers=headers)
+        monkeypatch.setenv("OLLAMA_API_KEY", "secret")
+        await answered_with_a_key(run)
+
+
+async def answered_with_a_key(run: Running, **options: Any) -> None:
+    """Both clients, with these options for the HTTP client beneath."""
+    async with client(run, **options) as native:
+        assert (await native.chat("demo", HI)).message.content
+    model = ChatOllama(base_url=run.url, model="demo", client_kwargs=options)
+    assert (await model.ainvoke("hi")).content
+    await closed(model)
+
+
+async def closed(model: ChatOllama) -> None:
+    model._client.close()  # type: ignore[no-untyped-call]
+    await model._async_client.close()  # type: ignore[no-untyped-call]
 
 
 async def test_one_chain_serves_both_dialects(start: Start) -> None:
@@ -158,5 +185,4 @@ async def test_langchains_chat_ollama(start: Start) -> None:
         model = ChatOllama(model="demo", base_url=run.url)
         assert (await model.ainvoke("hi")).content == "Hello there"
         assert "".join([str(part.content) async for part in model.astream("hi")]) == "Hello there"
-        model._client.close()  # type: ignore[no-untyped-call]
-        await model._async_client.close()  # type: ignore[no-untyped-call]
+        await closed(model)
