@@ -52,4 +52,5 @@ class Config(Strict):
     plugins: dict[str, dict[str, Any] | None] = {}
     """Named plugin instances; `use` names the plugin and defaults to the instance's name."""
     chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]]
-    """Plugins by route, from the client inwards.  A route without a chain is switched off."""
+    """Plugins by route, from the client inwards.  A route without a chain is switched off.  `internal` is for calls
+    that plugins make themselves."""

@@ -45,8 +45,8 @@ class Upstream(Strict):
     options: tuple[EXTRAS, ...] = ()
     """Sampling options beyond OpenAI's that an `openai` upstream understands; others are ignored and told."""
     slots: PositiveInt | None = None
-    """Calls that each host works on at once; more wait in line.  Unset hands every call on: Ollama has a line of
-    its own, without bound."""
+    """Calls that each host works on at once; more wait in line.  Unset hands every call on at once, to wait inside of
+    Ollama, however many they are."""
     line: Line = Line()
     """Where calls wait while every host is busy."""
     allow_cloud: bool = False
