@@ -189,18 +189,17 @@ class Catalogue:
 
     async def lost_aliases(self) -> list[str]:
         """Those whose model no upstream lists, in words; none where not every upstream tells its list."""
+        aliases = {name: alias for name in self.settled.names if (alias := self.settled.of(name).alias)}
+        if not aliases or any((await self.alive()).values()):
+            return []
         lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
         there: set[str] = set()
         for listed in lists:
             if isinstance(listed, BaseException):
                 return []
             there.update(listed)
-        behind = {name: self.settled.of(name).alias for name in self.settled.names}
-        return [
-            f"models.{name}: no upstream lists {alias!r}, whose alias it is"
-            for name, alias in behind.items()
-            if alias and canonical(alias) not in there
-        ]
+        lost = [(name, alias) for name, alias in aliases.items() if canonical(alias) not in there]
+        return [f"models.{name}: no upstream lists {alias!r}, whose alias it is" for name, alias in lost]
 
     async def running(self) -> list[JSON]:
         """What is loaded anywhere; an upstream that is away has nothing loaded."""

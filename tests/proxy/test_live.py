@@ -113,3 +113,12 @@ def test_the_packaged_configuration_is_found() -> None:
     from proxy.config import packaged
 
     assert packaged("proxy.yaml").read_text() == (Path(__file__).parents[2] / "config" / "proxy.yaml").read_text()
+
+
+async def test_where_no_alias_can_be_wrong_no_list_is_asked_for(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    dead = "upstreams: {a: {ollama: 'http://127.0.0.1:9'}}\nmodels: {gpt: {alias: nobody}}\nchains: {}"
+    for text in ("chains: {}", dead):
+        async with start(text) as run:
+            await run.server.doubt()
+            assert not [one for one in run.ollama.seen if one.path == "/api/tags"]
+    assert "alias" not in caplog.text and "listing" not in caplog.text
