@@ -77,16 +77,17 @@ class Cluster(RedisServer):
         return f"redis+cluster://127.0.0.1:{self.port}"
 
 
-@asynccontextmanager
-async def redis_cluster(folder: Path) -> AsyncIterator[RedisServer]:
-    """A cluster of one node, which has every slot."""
-    async with redis_server(folder, "--cluster-enabled", "yes") as server:
-        async with Redis(port=server.port) as client, asyncio.timeout(10):
-            run: Any = client.execute_command  # it has no types
-            await run("CLUSTER", "ADDSLOTS", *range(16384))
-            while b"cluster_state:ok" not in await run("CLUSTER", "INFO"):  # noqa: ASYNC110  (it tells nobody)
-                await asyncio.sleep(0.01)
-        yield Cluster(server.folder, server.port)
+async def all_slots(port: int) -> None:
+    async with Redis(port=port) as client, asyncio.timeout(10):
+        run: Any = client.execute_command  # it has no types
+        await run("CLUSTER", "ADDSLOTS", *range(16384))
+        while b"cluster_state:ok" not in await run("CLUSTER", "INFO"):  # noqa: ASYNC110  (it tells nobody)
+            await asyncio.sleep(0.01)
+
+
+async def emptied(port: int) -> None:
+    async with Redis(port=port) as client:
+        await client.flushall()
 
 
 @asynccontextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,25 +13,41 @@ from proxy.stores.disk import Disk
 from proxy.stores.keyvalue import KeyValue, New
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
-from tests.servers import redis_cluster, redis_server
+from tests.servers import Cluster, RedisServer, all_slots, emptied, low_port
 
 KINDS = ("memory", "disk", "redis", "cluster")
 
 
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
+    """A Redis and a cluster for all of these tests: a cluster takes two seconds to form."""
+    folder = tmp_path_factory.mktemp("redis")
+    plain, cluster = RedisServer(folder, low_port()), Cluster(folder, low_port())
+    try:
+        asyncio.run(plain.start())
+        asyncio.run(cluster.start("--cluster-enabled", "yes"))
+        asyncio.run(all_slots(cluster.port))
+        yield {"redis": plain, "cluster": cluster}
+    finally:
+        plain.kill()
+        cluster.kill()
+
+
 @pytest.fixture(params=KINDS)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[KeyValue]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, servers: dict[str, RedisServer]
+) -> AsyncIterator[KeyValue]:
     made: KeyValue
-    async with AsyncExitStack() as stack:
-        if request.param == "memory":
-            made = Memory(1_000_000, Clock())
-        elif request.param == "disk":
-            made = Disk(str(tmp_path / "a" / "b.db"), 1_000_000, Clock())
-        elif request.param == "redis":
-            made = RedisStore((await stack.enter_async_context(redis_server(tmp_path))).url, 1.0, Clock())
-        else:
-            made = RedisStore((await stack.enter_async_context(redis_cluster(tmp_path))).url, 1.0, Clock())
-        stack.push_async_callback(made.aclose)
-        yield made
+    if request.param == "memory":
+        made = Memory(1_000_000, Clock())
+    elif request.param == "disk":
+        made = Disk(str(tmp_path / "a" / "b.db"), 1_000_000, Clock())
+    else:
+        server = servers[request.param]
+        await emptied(server.port)
+        made = RedisStore(server.url, 1.0, Clock())
+    yield made
+    await made.aclose()
 
 
 async def values(store: KeyValue, *keys: str) -> list[bytes | None]:

@@ -39,7 +39,7 @@ async def saying(status: int, delay: float = 0.0) -> AsyncIterator[str]:
         await asyncio.sleep(delay)
         return web.json_response({"error": "no"}, status=status)
 
-    runner = web.ServerRunner(web.Server(handle))
+    runner = web.ServerRunner(web.Server(handle, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
