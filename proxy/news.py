@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proxy.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Attempt:
     """One try of a call has ended.
 

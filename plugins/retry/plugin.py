@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
@@ -42,23 +42,24 @@ class Retry:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.clock = host.clock
-        self.host = host
+        self.monotonic = host.clock.monotonic
+        self.announce = host.announce
         self.budget = host.kept("retry budget", lambda: Budget(host.clock))
         self.record = host.kept("retry record", lambda: Record(host.clock))
         host.on(Attempt, self.record.attempted)
         host.on(FellBack, self.record.fell_back)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        began = self.clock.monotonic()
+        began = self.monotonic()
         self.budget.earn(self.settings.budget)
         try:
             reply = await call_next(call)
         except UpstreamError as error:
-            self.tell(call, 1, began, error=error.code or "")
+            self.tell(call, 1, began, {}, error.code or "")
             if not wanted(call):
                 raise
             return await self.again(call, call_next, error)
-        self.tell(call, 1, began, reply)
+        self.tell(call, 1, began, reply.facts, "")
         return reply
 
     async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
@@ -75,22 +76,21 @@ class Retry:
                 raise final(error, attempt - 1)
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)
-            began = self.clock.monotonic()
+            began = self.monotonic()
             try:
                 reply = await call_next(call)
             except UpstreamError as failed:
-                self.tell(call, attempt, began, error=failed.code or "")
+                self.tell(call, attempt, began, {}, failed.code or "")
                 error = failed
             else:
-                self.tell(call, attempt, began, reply)
+                self.tell(call, attempt, began, reply.facts, "")
                 return reply.noting(attempts=str(attempt))
         raise final(error, self.settings.attempts)
 
-    def tell(self, call: Call, number: int, began: float, reply: Reply | None = None, error: str = "") -> None:
-        facts = {} if reply is None else reply.facts
+    def tell(self, call: Call, number: int, began: float, facts: Mapping[str, str], error: str) -> None:
         model, upstream = facts.get("model", call.model), facts.get("upstream", "")
-        seconds = self.clock.monotonic() - began
-        self.host.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds))
+        seconds = self.monotonic() - began
+        self.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds))
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""
@@ -98,7 +98,7 @@ class Retry:
         return max(self.clock.uniform(0, longest), error.wait or 0.0)
 
     def in_time(self, wait: float, call: Call) -> bool:
-        return call.deadline is None or self.clock.monotonic() + wait < call.deadline
+        return call.deadline is None or self.monotonic() + wait < call.deadline
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/retry/stats", self.stats)

@@ -27,21 +27,28 @@ class Record:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.buckets: OrderedDict[int, dict[Pair, Counter[str]]] = OrderedDict()
+        self.newest: dict[Pair, Counter[str]] = {}
+        self.until = float("-inf")
+        """Unix seconds at which the newest bucket is full."""
 
     def counts(self, pair: Pair) -> Counter[str]:
-        now = int(self.clock.time()) // BUCKET
-        bucket = self.buckets.get(now)
-        if bucket is None:
-            bucket = self.buckets[now] = {}
-            while len(self.buckets) > HOURS * 3600 // BUCKET:
-                self.buckets.popitem(last=False)
-        if pair not in bucket and len(bucket) >= MODELS:
-            pair = OTHERS
-        return bucket.setdefault(pair, Counter())
+        if (now := self.clock.time()) >= self.until:
+            self.begin(int(now) // BUCKET)
+        if (found := self.newest.get(pair)) is not None:
+            return found
+        return self.newest.setdefault(pair if len(self.newest) < MODELS else OTHERS, Counter())
+
+    def begin(self, bucket: int) -> None:
+        self.newest = self.buckets.setdefault(bucket, {})
+        self.until = (bucket + 1) * BUCKET
+        while len(self.buckets) > HOURS * 3600 // BUCKET:
+            self.buckets.popitem(last=False)
 
     def attempted(self, one: Attempt) -> None:
         counts = self.counts((one.model, one.upstream))
         counts["attempts"] += 1
+        if not one.error and one.number == 1:  # as nearly all do
+            return
         if one.error:
             counts["failures"] += 1
             known = f"error {one.error}" in counts or len(counts) < ERRORS
