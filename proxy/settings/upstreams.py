@@ -19,7 +19,7 @@ class Demo(Strict):
 
 
 class Line(Strict):
-    """Where calls wait while every host of an upstream is busy."""
+    """Where calls wait while every host of an upstream is busy; callers take turns."""
 
     most: PositiveInt = 256
     """Calls that may wait; a further one is a 429."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -65,23 +67,32 @@ class Order(Protocol):
     def __len__(self) -> int: ...
 
 
-class FirstCome:
-    """First come, first served."""
+class Turns:
+    """A turn for each caller, so that none of them starves another; of one caller's calls the first comes first."""
 
     def __init__(self) -> None:
-        self.waiting: dict[Waiting, None] = {}
+        self.callers: OrderedDict[str, dict[Waiting, None]] = OrderedDict()
 
     def add(self, one: Waiting) -> None:
-        self.waiting[one] = None
+        self.callers.setdefault(one.call.caller, {})[one] = None
 
     def remove(self, one: Waiting) -> None:
-        self.waiting.pop(one, None)
+        caller = one.call.caller
+        calls = self.callers.get(caller, {})
+        if one not in calls:
+            return
+        del calls[one]
+        if calls:
+            self.callers.move_to_end(caller)  # it has had its turn
+        else:
+            del self.callers[caller]
 
     def __iter__(self) -> Iterator[Waiting]:
-        return iter(list(self.waiting))
+        for turn in zip_longest(*[list(calls) for calls in self.callers.values()]):
+            yield from (one for one in turn if one is not None)
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return sum(map(len, self.callers.values()))
 
 
 class Line:

@@ -14,7 +14,7 @@ from proxy.models import ModelInfo
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
-from proxy.upstreams.line import FirstCome, Line, Standing, Waiting
+from proxy.upstreams.line import Line, Standing, Turns, Waiting
 from proxy.upstreams.members import Member
 from proxy.wire.ollama_models import canonical
 
@@ -55,7 +55,7 @@ class Pool:
         self.slots = None if settings.slots is None else share(settings.slots)
         self.cold = self.slots or COLD
         self.services = services
-        self.line = services.kept(f"line {name}", lambda: Line(FirstCome(), services.clock))
+        self.line = services.kept(f"line {name}", lambda: Line(Turns(), services.clock))
         self.standings = [self.line.standing(host.url, name, len(hosts) > 1) for host in hosts]
         self.places = list(zip(self.standings, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None

@@ -267,3 +267,22 @@ async def until_waiting(run: Running, count: int) -> None:
     async with asyncio.timeout(2):
         while len(line.order) != count:  # noqa: ASYNC110  (a line tells nobody who joins it)
             await asyncio.sleep(0.002)
+
+
+async def test_callers_take_turns_so_that_none_starves_another(start: Start) -> None:
+    text = BARE + "\nkeys: {many: m-key, few: f-key}"
+    async with pooled(start, [Simulator(delay=0.002)], text, slots=1) as run:
+        served: list[str] = []
+
+        async def call(name: str) -> None:
+            headers = {"Authorization": f"Bearer {name[0]}-key"}
+            body = {"model": "demo", "messages": HI}
+            response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=headers)
+            assert response.status == 200
+            served.append(name)
+
+        many = [asyncio.ensure_future(call("many")) for _ in range(9)]
+        await until_waiting(run, 8)
+        few = [asyncio.ensure_future(call("few")) for _ in range(2)]
+        await asyncio.gather(*many, *few)
+    assert max(index for index, name in enumerate(served) if name == "few") <= 5, served

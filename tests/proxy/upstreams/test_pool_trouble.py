@@ -16,7 +16,7 @@ from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
-from proxy.upstreams.line import FirstCome, Line, Standing, Waiting
+from proxy.upstreams.line import Line, Standing, Turns, Waiting
 from tests.conftest import BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
 from tests.whole.asking import error_of, streamed, whole
@@ -97,7 +97,7 @@ async def test_callers_that_leave_at_any_moment_leave_no_slot_behind(start: Star
 
 
 async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
-    line, standing = Line(FirstCome(), FakeClock()), Standing("http://one")
+    line, standing = Line(Turns(), FakeClock()), Standing("http://one")
     line.pick = lambda model, tried: standing if standing.busy < 1 else None
     standing.busy = 1
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
@@ -110,7 +110,7 @@ async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
 
 
 async def test_whoever_leaves_is_not_served_any_more() -> None:
-    line, standing = Line(FirstCome(), FakeClock()), Standing("http://one", busy=1)
+    line, standing = Line(Turns(), FakeClock()), Standing("http://one", busy=1)
     line.pick = lambda model, tried: standing if standing.busy < 1 else None
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
@@ -123,7 +123,7 @@ async def test_whoever_leaves_is_not_served_any_more() -> None:
 
 async def test_a_refused_caller_is_told_how_fast_the_line_moves() -> None:
     clock = FakeClock()
-    line, standing = Line(FirstCome(), clock), Standing("http://one", busy=1)
+    line, standing = Line(Turns(), clock), Standing("http://one", busy=1)
     line.pick = lambda model, tried: standing if standing.busy < 1 else None
     tasks = [asyncio.ensure_future(line.enter(waiting(str(number)), Settings())) for number in range(61)]
     await asyncio.sleep(0)
