@@ -1,0 +1,67 @@
+"""A host that dies and returns under load, behind the packaged chain: what clients see, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from proxy.upstreams.demo import Simulator, running
+from tests.conftest import ASK, Running, Start
+from tests.whole.asking import dead_url, user
+
+CHAIN = (
+    "plugins: {timeouts: {total: 10}, cache: {}, fallback: {}, retry: {attempts: 4, wait: 0.05, budget: 1}}\n"
+    "chains: {chat: [timeouts, cache, fallback, retry]}\n"
+)
+
+
+async def ask(run: Running, number: int) -> str:
+    """`right`, `told` for an error that was told, or what else came of it."""
+    stream = number % 2 == 0
+    body = {**ASK, "stream": stream, "messages": user(f"say {number}"), "seed": number}
+    async with run.http.post(f"{run.url}/v1/chat/completions", json=body) as response:
+        text = await response.text()
+    if response.status != 200:
+        return "told" if "error" in json.loads(text) else text
+    if f"say {number}" in text.replace('\\"', "") or (stream and f"{number}" in text):
+        whole = text.endswith("data: [DONE]\n\n") if stream else True
+        return "right" if whole else "told" if '"error"' in text else "silent"
+    return "told" if '"error"' in text else "wrong"
+
+
+class Callers:
+    """They ask on and on, each time something new."""
+
+    def __init__(self, run: Running) -> None:
+        self.run = run
+        self.saw: Counter[str] = Counter()
+        self.number = 0
+        self.stop = asyncio.Event()
+
+    async def call(self) -> None:
+        while not self.stop.is_set():
+            self.number += 1
+            self.saw[await ask(self.run, self.number)] += 1
+
+
+async def test_nothing_is_lost_in_silence_while_a_host_comes_and_goes(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.pool.PROBE", 0.05)
+    bad, times = dead_url(), 3
+    async with running(Simulator(delay=0.002, parallel=64)) as good:
+        async with start(f"{CHAIN}upstreams: {{pool: {{ollama: ['{good}', '{bad}'], slots: 4}}}}\n") as run:
+            callers = Callers(run)
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(8):
+                    tasks.create_task(callers.call())
+                for _ in range(times):
+                    await asyncio.sleep(0.1)
+                    async with running(Simulator(delay=0.002, parallel=64), port=int(bad.rpartition(":")[2])):
+                        await asyncio.sleep(0.3)
+                callers.stop.set()
+    assert set(callers.saw) <= {"right", "told"}, callers.saw
+    assert callers.saw["right"] > 50 and callers.saw["told"] <= 4 * times, "no more than ran on it when it went"
