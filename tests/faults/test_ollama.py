@@ -17,7 +17,7 @@ from proxy.upstreams.demo import Fault, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
 from tests.whole.asking import Stream, dead_url
 
-LIMITS: Final = "{connect: 1, first_event: 0.3, between_events: 0.3, total: 1}"
+LIMITS: Final = "{connect: 1, first_event: 0.3, between_events: 0.3, total: 0.6}"
 CHAIN: Final = "[timeouts, cache, retry]"
 CONFIG: Final = (
     f"plugins: {{timeouts: {LIMITS}, cache: {{}}, retry: {{attempts: 1}}}}\n"
@@ -48,7 +48,7 @@ WAYS: Final = {
     "completion": Way("/v1/completions", {"model": "demo", "prompt": "hi", "max_tokens": 50}, "/api/generate"),
     "embedding": Way("/v1/embeddings", {"model": "demo-embed", "input": "hi"}, "/api/embed"),
 }
-LOAD: Final = 1.2
+LOAD: Final = 0.8
 """Seconds: more than any call may take here; the load goes on without it."""
 BEFORE: Final[dict[str, tuple[Fault, int, str]]] = {
     "500": (Fault("status"), 502, "upstream_server"),

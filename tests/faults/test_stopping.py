@@ -52,16 +52,17 @@ async def test_nothing_is_lost_in_silence_while_a_host_comes_and_goes(
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.pool.PROBE", 0.05)
     bad, times = dead_url(), 3
-    async with running(Simulator(delay=0.002, parallel=64)) as good:
-        async with start(f"{CHAIN}upstreams: {{pool: {{ollama: ['{good}', '{bad}'], slots: 4}}}}\n") as run:
-            callers = Callers(run)
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(8):
-                    tasks.create_task(callers.call())
-                for _ in range(times):
-                    await asyncio.sleep(0.1)
-                    async with running(Simulator(delay=0.002, parallel=64), port=int(bad.rpartition(":")[2])):
-                        await asyncio.sleep(0.3)
-                callers.stop.set()
+    good = Simulator(delay=0.002, parallel=64)
+    text = f"{CHAIN}upstreams: {{pool: {{ollama: ['$OLLAMA', '{bad}'], slots: 4}}}}\n"
+    async with start(text, good) as run:
+        callers = Callers(run)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(8):
+                tasks.create_task(callers.call())
+            for _ in range(times):
+                await asyncio.sleep(0.1)
+                async with running(Simulator(delay=0.002, parallel=64), port=int(bad.rpartition(":")[2])):
+                    await asyncio.sleep(0.3)
+            callers.stop.set()
     assert set(callers.saw) <= {"right", "told"}, callers.saw
     assert callers.saw["right"] > 50 and callers.saw["told"] <= 4 * times, "no more than ran on it when it went"
