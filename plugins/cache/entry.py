@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -56,6 +57,14 @@ class Entry:
             return cls(load(events), facts, float(seconds))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error):
             return None
+
+
+def unpacked(packed: bytes) -> Entry | None:
+    """The same; what is small and was read a moment ago is not read again."""
+    return _remembered(packed) if len(packed) <= COMPRESSED else Entry.unpack(packed)
+
+
+_remembered = lru_cache(512)(Entry.unpack)
 
 
 def inflated(packed: bytes) -> bytes:

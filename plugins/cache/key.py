@@ -19,6 +19,7 @@ MOST: Final = 65_536
 WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base64", "url", "type", "names"})
 
 
+@lru_cache(4096)
 def prefix_of(space: str, tenant: str) -> str:
     """What the keys of one tenant begin with.  space: the plugin's name in the configuration."""
     return f"{space}:{VERSION}:{hashlib.sha256(tenant.encode()).hexdigest()[:16]}:"

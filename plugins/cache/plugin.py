@@ -80,19 +80,19 @@ class Cache:
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
-        elif wishes.reads and (kept := await self.found(where, wishes, call)) is not None:
-            return kept.noting(**{"cache-key": digest})
+        elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
+            return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
         if wishes.reads and (flight := self.flights.get(where)) is not None and not flight.abandoned:
             reply = await flight.joined(call)
-            self.stats.note(call.model, "shared")
+            self.stats.note(reply.facts.get("model", call.model), "shared")
             return reply.noting(**{"cache": "shared", "cache-key": digest})
         reply = await self.generated(
             where, call, call_next, partial(self.keep, where, call, self.ttl(wishes), tenant, told)
         )
         outcome = reply.facts.get("cache", "miss")
-        self.stats.note(call.model, outcome)
+        self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
 
     async def stamp(self, model: str) -> str | None:
@@ -122,18 +122,18 @@ class Cache:
     def ttl(self, wishes: Wishes) -> float:
         return min(wishes.ttl or self.settings.ttl, self.settings.max_ttl)
 
-    async def found(self, where: str, wishes: Wishes, call: Call) -> Reply | None:
+    async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
         kept = await self.looked_up(where)
         age = max(0.0, self.host.clock.time() - kept.born) if kept else 0.0
         if kept is None or (wishes.oldest is not None and age > wishes.oldest):
             return None
-        found = Entry.unpack(kept.value)
+        found = entry.unpacked(kept.value)
         if found is None:
             return None
-        self.stats.note(call.model, "hit", entry.usage_of(found.events), found.seconds)
+        self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
-        return Reply.of(replay(events), **found.facts).noting(cache="hit", age=str(int(age)))
+        return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 
     async def looked_up(self, where: str) -> Kept | None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.types import JSON, Usage
@@ -11,42 +11,53 @@ from proxy.types import JSON, Usage
 MOST: Final = 1000
 """Models that are counted each; what is over that is counted together."""
 OTHERS: Final = "(others)"
-OUTCOMES: Final = ("hit", "miss", "shared", "bypass", "error")
+OUTCOMES: Final = {"hit": "hits", "miss": "misses", "shared": "shared", "bypass": "bypassed", "error": "errors"}
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of one model.  The saved ones are what was not generated again."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
 
 
 class Stats:
     """Counts since the server started; they outlive reloads."""
 
     def __init__(self) -> None:
-        self.models: dict[str, Counter[str]] = {}
-        self.seconds: dict[str, float] = {}
+        self.models: dict[str, Counts] = {}
 
     def note(self, model: str, outcome: str, usage: Usage | None = None, seconds: float = 0.0) -> None:
         """usage, seconds: what was saved."""
-        if model not in self.models and len(self.models) >= MOST:
-            model = OTHERS
-        counts = self.models.setdefault(model, Counter())
-        counts[outcome] += 1
+        counts = self.models.get(model)
+        if counts is None:
+            counts = self.models.setdefault(model if len(self.models) < MOST else OTHERS, Counts())
+        counts.outcomes[outcome] += 1
         if usage is not None:
-            counts["saved_prompt_tokens"] += usage.prompt_tokens or 0
-            counts["saved_completion_tokens"] += usage.completion_tokens or 0
-        self.seconds[model] = self.seconds.get(model, 0.0) + seconds
+            counts.prompt_tokens += usage.prompt_tokens or 0
+            counts.completion_tokens += usage.completion_tokens or 0
+            counts.seconds += seconds
 
     def told(self) -> dict[str, JSON]:
-        models = {model: told(counts, self.seconds[model]) for model, counts in sorted(self.models.items())}
-        whole: Counter[str] = Counter()
-        for counts in self.models.values():
-            whole.update(counts)
-        return {**told(whole, sum(self.seconds.values())), "models": models}
+        whole = Counts()
+        for one in self.models.values():
+            whole.outcomes.update(one.outcomes)
+            whole.prompt_tokens += one.prompt_tokens
+            whole.completion_tokens += one.completion_tokens
+            whole.seconds += one.seconds
+        return {**told(whole), "models": {model: told(counts) for model, counts in sorted(self.models.items())}}
 
 
-def told(counts: Mapping[str, int], seconds: float) -> dict[str, JSON]:
-    asked = sum(counts.get(name, 0) for name in ("hit", "miss", "shared"))
-    names = {"hit": "hits", "miss": "misses", "shared": "shared", "bypass": "bypassed", "error": "errors"}
+def told(counts: Counts) -> dict[str, JSON]:
+    known = counts.outcomes
+    asked = known["hit"] + known["miss"] + known["shared"]
     return {
-        **{names[name]: counts.get(name, 0) for name in OUTCOMES},
-        "hit_rate": round((counts.get("hit", 0) + counts.get("shared", 0)) / asked, 4) if asked else None,
-        "saved_prompt_tokens": counts.get("saved_prompt_tokens", 0),
-        "saved_completion_tokens": counts.get("saved_completion_tokens", 0),
-        "saved_seconds": round(seconds, 3),
+        **{name: known[outcome] for outcome, name in OUTCOMES.items()},
+        "hit_rate": round((known["hit"] + known["shared"]) / asked, 4) if asked else None,
+        "saved_prompt_tokens": counts.prompt_tokens,
+        "saved_completion_tokens": counts.completion_tokens,
+        "saved_seconds": round(counts.seconds, 3),
     }

@@ -67,7 +67,7 @@ async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
     assert await chat(run, A, "alpha one") == "hit"
     whole = await stats(run, OPS)
     assert (whole["hits"], whole["hit_rate"], whole["saved_completion_tokens"] > 0) == (1, 0.25, True)
-    assert whole["models"]["demo"]["hits"] == 1 and whole["saved_seconds"] > 0
+    assert whole["models"]["demo:latest"]["hits"] == 1 and whole["saved_seconds"] > 0
 
 
 async def test_owners_clear_their_own_and_admins_all(run: Running) -> None:
