@@ -46,17 +46,15 @@ def kept(store: str) -> str:
 def hits(bench: Bench, length: Length) -> Iterator[Found]:
     with ExitStack() as stack:
         server = stack.enter_context(redis(bench.folder))
-        shared, disk = kept(f"redis: '{server.url}', timeout: 1"), kept(f"disk: {{path: '{bench.folder}/c.db'}}")
+        shared = kept(f"redis: '{server.url}', timeout: 1")
         servers = {
             "forwarder": Served(stack.enter_context(bench.forwarder()), asks.native()),
             "memory": Served(stack.enter_context(bench.proxy(CACHED)), asks.openai()),
             "redis": Served(stack.enter_context(bench.proxy(CACHED, more=shared)), asks.openai()),
-            "disk": Served(stack.enter_context(bench.proxy(CACHED, more=disk)), asks.openai()),
         }
         samples = interleaved(bench, servers, length)
     yield Found("hits from memory / forwarder", ratio(samples, "memory", "forwarder"), "", 1.0, 1.3, least=True)
     yield Found("hits from Redis / forwarder", ratio(samples, "redis", "forwarder"), "", 0.6, least=True)
-    print(f"  hits from disk: {ratio(samples, 'disk', 'forwarder'):.3f} of the forwarder")
 
 
 def misses(bench: Bench, length: Length) -> Iterator[Found]:
