@@ -13,7 +13,7 @@ from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
-from proxy.edge.writer import Writer
+from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
 from proxy.streams import collect
 from proxy.types import JSON, Ask, Handler, Route
@@ -89,7 +89,9 @@ class Ollama:
         asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.own["embeddings"].fields)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
-        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"]))
+        reply = await in_time(
+            self.send, call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"])
+        )
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

@@ -14,7 +14,7 @@ from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.tokens import decoded
-from proxy.edge.writer import Writer
+from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
@@ -75,7 +75,7 @@ class OpenAI:
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
         texts = await decoded(asked.tokens, "input") if asked.tokens else asked.texts
-        reply = await self.send(call_of(request, "embeddings", asked, asked.embed(texts), False, own))
+        reply = await in_time(self.send, call_of(request, "embeddings", asked, asked.embed(texts), False, own))
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage

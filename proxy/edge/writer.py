@@ -12,9 +12,9 @@ from aiohttp import web
 from proxy.config import Streams
 from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer, collect
-from proxy.types import Call, Event, Handler, Usage
+from proxy.types import Call, Event, Handler, Reply, Usage
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Writer:
         exchange.model, exchange.route = call.model, call.route
         if call.stream:
             return await self.streamed(request, exchange, call, style, notes)
-        reply = await self.send(call)
+        reply = await in_time(self.send, call)
         exchange.answered(reply.facts)
         answer = await collect(reply)
         exchange.usage = answer.usage
@@ -157,6 +157,22 @@ class Writer:
     def failed(self, request: web.BaseRequest, error: ProxyError, style: Style, outlet: Outlet) -> None:
         exchange_of(request).error = error.code or error.kind
         outlet.fail(error, style.failed(error))
+
+
+async def in_time(send: Handler, call: Call) -> Reply:
+    """The reply to a call for a whole answer, within its caller's deadline.
+
+    Raises UpstreamError when that has passed: OpenAI's SDKs would give up a moment later, and ask again.
+    """
+    if call.deadline is None:
+        return await send(call)
+    try:
+        async with asyncio.timeout_at(call.deadline):
+            return await send(call)
+    except TimeoutError:
+        error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")
+        error.again = False
+        raise error from None
 
 
 def fingerprint(facts: Mapping[str, str]) -> str:

@@ -229,6 +229,17 @@ async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(start:
         assert len(asked(run.ollama)) == 1
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings"])
+async def test_its_limit_holds_without_any_plugin(start: Start, path: str) -> None:
+    body = ASK if "chat" in path else {"model": "demo-embed", "input": "x"}
+    async with start(ollama=Simulator(faults=[Fault("stall", times=9)])) as run:
+        headers = {"x-stainless-read-timeout": "0.3"}
+        response = await run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers)
+        assert (await error_of(response, 504))["code"] == "upstream_timeout"
+        assert response.headers["x-should-retry"] == "false"
+        await run.ollama.until_abandoned(1)
+
+
 async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> None:
     long = Said(pieces=("word ",) * 12)
     async with start(RETRY, Simulator(delay=0.03, say=lambda body: long)) as run, run.client(timeout=0.2) as client:
