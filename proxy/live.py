@@ -29,6 +29,7 @@ class Router:
         """base: the path that stands before that of every route; those for probes answer without it, too."""
         given = tuple(routes)
         bare = [route for route in given if route.path in PROBES] if base else []
+        bare += [replace(route, path=base) for route in given if route.path == "/"] if base else []
         self.routes = (*(replace(route, path=base + route.path) for route in given), *bare)
         self.exact = {(route.method, route.path): route for route in self.routes if "{" not in route.path}
         self.methods: dict[str, set[str]] = {}

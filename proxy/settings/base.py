@@ -60,7 +60,7 @@ def _openai_paths(urls: tuple[str, ...]) -> tuple[str, ...]:
 
 def _base_path(path: str) -> str:
     path = path.rstrip("/")
-    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+    if path and not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+", path):
         raise ValueError(f"{path!r} is not a path such as '/llm'")
     return path
 

@@ -39,6 +39,7 @@ async def test_every_route_stands_under_the_base_path(start: Start) -> None:
             assert (await client.chat.completions.create(**ASK)).choices[0].message.content
             assert (await client.models.retrieve("demo")).id
         assert (await run.http.get(f"{base}/healthz")).status == (await run.http.get(f"{run.url}/readyz")).status == 200
+        assert (await run.http.get(base)).status == (await run.http.get(f"{base}/")).status == 200
         outside = await error_of(await run.http.get(f"{run.url}/v1/models"), 404)
         assert "every path here begins with /llm (listen.base_path)" in outside["message"]
         assert (await run.http.get(f"{run.url}/llmv1/models")).status == 404
@@ -86,6 +87,15 @@ async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start, net
         async with start(f"{BARE}\nlisten: {{port: 0, trusted_proxies: [{network}]}}\n"):
             pass
     assert "listen.trusted_proxies.0: " in str(caught.value) and told in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["llm", "/llm/../x", "/..", "/a//b", "/ä", "/a?b"])
+async def test_a_base_path_that_is_none_is_a_problem_of_the_file(start: Start, path: str) -> None:
+    from proxy.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="base_path"):
+        async with start(f"{BARE}\nlisten: {{port: 0, base_path: '{path}'}}\n"):
+            pass
 
 
 # --- what goes on, and what does not -----------------------------------------------------------------
