@@ -95,7 +95,7 @@ class Fallback:
         if not links:
             return await call_next(call)
         try:
-            return await self.asked(call, call_next, last=False)
+            return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:
             trail = Trail()
             trail.add(call, error)
@@ -112,7 +112,7 @@ class Fallback:
             self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why))
             call.progress(f"asking {place_of(here)} instead")
             try:
-                reply = await self.asked(here, call_next, last=index == len(links) - 1)
+                reply = await self.asked(here, call_next, self.impatient(links[index + 1 :]))
             except ProxyError as failed:
                 error = failed
                 trail.add(here, failed)
@@ -123,17 +123,25 @@ class Fallback:
     def links(self, call: Call) -> tuple[Link, ...]:
         links = self.chains.get(canonical(call.model), self.settings.default)
         if isinstance(call.ask, Embed):
-            links = tuple(link for link in links if isinstance(link, Other) and link.model in (None, call.model))
+            mine = canonical(call.model)
+            links = tuple(one for one in links if isinstance(one, Other) and canonical(one.model or mine) == mine)
         return links
 
-    async def asked(self, call: Call, call_next: Handler, last: bool) -> Reply:
+    def impatient(self, links: tuple[Link, ...]) -> bool:
+        """Whether there is another to ask when a stream does not begin."""
+        late = UpstreamError("", "timeout", code="first_token_timeout")
+        return self.settings.first_token is not None and any(self.fits(link, late) for link in links)
+
+    async def asked(self, call: Call, call_next: Handler, impatient: bool) -> Reply:
         limit = self.settings.first_token
-        if limit is None or last or not call.stream:
+        if limit is None or not impatient or not call.stream:
             return await call_next(call)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit) as waiting:
                 return await call_next(call)
         except TimeoutError:
+            if not waiting.expired():
+                raise
             message = f"{place_of(call)} did not begin within {limit:g} seconds."
             raise UpstreamError(message, "timeout", code="first_token_timeout") from None
 
@@ -175,6 +183,7 @@ def place_of(call: Call) -> str:
 def blamed(error: ProxyError, trail: Trail) -> ProxyError:
     """The last failure, told with all that were tried."""
     if len(trail.failures) > 1:
+        error = error.copied()
         error.facts["fallback"] = trail.told()
         error.facts["attempts"] = str(trail.attempts)
         error.args = (f"{error} Tried: {trail.told()}.",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 Cause: TypeAlias = Literal["connect", "timeout", "overloaded", "load", "memory", "server", "cut", "invalid_answer"]
 
@@ -25,6 +25,13 @@ class ProxyError(Exception):
         """Whether the client shall try again; becomes `x-should-retry`.  None leaves it to the client."""
         self.facts: dict[str, str] = {}
         """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
+
+    def copied(self) -> Self:
+        """The same failure for another call: what is told of it for one must not be told of it for all."""
+        made = type(self).__new__(type(self), *self.args)
+        made.__dict__.update(self.__dict__)
+        made.facts = dict(self.facts)
+        return made
 
 
 class BadCall(ProxyError):

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import orjson
 from aiohttp import web
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from plugins.cache import key
 from plugins.cache.stats import Stats
 from proxy.config import Strict
-from proxy.errors import Busy, Denied
+from proxy.errors import BadCall, Busy, Denied
 from proxy.host import Host
 from proxy.stores.keyvalue import Entry, KeyValue, StoreError
 from proxy.types import JSON, Route
 
 BATCH: Final = 1000
 """Entries taken out at once."""
+
+
+Said = Annotated[str, Field(min_length=1)]
 
 
 class Clear(Strict):
@@ -33,15 +36,24 @@ class Clear(Strict):
 class Invalidate(Strict):
     """Which entries go; all that is said must fit, and something must be."""
 
-    key: str | None = None
-    model: str | None = None
-    caller: str | None = None
+    key: Said | None = None
+    model: Said | None = None
+    caller: Said | None = None
     older_than: NonNegativeFloat | None = None
     """Seconds."""
-    text: str | None = None
+    text: Said | None = None
     """What the prompt contains, whatever the case of its letters; `*` stands for anything."""
     confirm: bool = False
     """Unless true nothing is taken out, and the answer says how many would be."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Invalidate:
+        if (self.key, self.model, self.caller, self.older_than, self.text) == (None,) * 5:
+            raise ValueError("say which entries: key, model, caller, older_than or text; or use clear")
+        return self
+
+
+EVERYTHING: Final = Invalidate.model_construct()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,10 @@ class Api:
         """What the keys begin with that this caller may see.  Raises Denied."""
         caller = self.host.desk.caller(request)
         if caller.is_admin:
-            whole = f"cache:{key.VERSION}:"
-            return whole if named is None else key.prefix_of("cache", "" if self.common else named)
+            if named is not None and self.common:
+                message = "Callers share their entries here (share: global); none are one caller's."
+                raise BadCall(message, param="caller", code="invalid_value")
+            return f"cache:{key.VERSION}:" if named is None else key.prefix_of("cache", named)
         if named is not None and named != caller.name:
             raise Denied("Only admins may name other callers.", code="insufficient_permissions")
         return key.prefix_of("cache", caller.name)
@@ -91,7 +105,7 @@ class Api:
         asked = await self.host.desk.form(request, Clear)
         prefix = self.prefix(request, asked.caller)
         with available():
-            return document({"deleted": await self.removed(prefix, Invalidate())})
+            return document({"deleted": await self.removed(prefix, EVERYTHING)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
         with available():

@@ -47,6 +47,13 @@ class Entry:
         body = orjson.dumps([self.seconds, facts]) + b"\n" + dump(self.events)
         return PLAIN + body if len(body) <= COMPRESSED else SMALL + zlib.compress(body, 1)
 
+    @property
+    def is_sound(self) -> bool:
+        facts = isinstance(self.facts, dict) and set(self.facts) <= set(FACTS)
+        texts = all(isinstance(one.text, str) for one in self.events if isinstance(one, Text))
+        counts = (usage_of(self.events) or Usage(None, None)).prompt_tokens
+        return facts and texts and complete(self.events, length=True) and isinstance(counts, int | None)
+
     @classmethod
     def unpack(cls, packed: bytes) -> Entry | None:
         """None for what is malformed, or was kept by another version."""
@@ -54,7 +61,8 @@ class Entry:
             body = packed[1:] if packed[:1] == PLAIN else inflated(packed)
             head, _, events = body.partition(b"\n")
             seconds, facts = orjson.loads(head)
-            return cls(load(events), facts, float(seconds))
+            found = cls(load(events), facts, float(seconds))
+            return found if found.is_sound else None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error):
             return None
 

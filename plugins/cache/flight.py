@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
 from proxy.types import Call, Event, Events, Handler, Reply
 
@@ -21,6 +22,8 @@ class Flight:
     def __init__(self, began: float) -> None:
         """began: monotonic seconds."""
         self.began = began
+        self.call: Call | None = None
+        """As it was sent on."""
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
@@ -34,27 +37,32 @@ class Flight:
 
     async def run(self, call: Call, call_next: Handler, keep: Keep) -> None:
         """`keep` is given the flight once it has ended well, and after its readers were told."""
-        # Its callers' own limits are kept around each of them; here nobody's is known to be everybody's.
-        call = call.but(deadline=None, progress=self.progress)
+        self.call = call.but(progress=self.progress)
         try:
-            reply = await call_next(call)
-            try:
-                self.facts = reply.facts
-                if type(reply.events) is Replay:
-                    self.events += reply.events.rest
-                else:
-                    async for event in reply.events:
-                        self.events.append(event)
-                        self.begun = True
-                        self.wake()
-            finally:
-                await reply.aclose()
+            await self.read(await call_next(self.call))
         except Exception as error:  # raised by every reader
             self.error = error
-        self.begun = self.over = True
-        self.wake()
+        except BaseException:  # cancelled, and by its last reader unless the server stops
+            self.error = UpstreamError("The generation was broken off.", "cut")
+            raise
+        finally:
+            self.begun = self.over = True
+            self.wake()
         if self.error is None:
             await keep(self)
+
+    async def read(self, reply: Reply) -> None:
+        try:
+            self.facts = reply.facts
+            if type(reply.events) is Replay:
+                self.events += reply.events.rest
+                return
+            async for event in reply.events:
+                self.events.append(event)
+                self.begun = True
+                self.wake()
+        finally:
+            await reply.aclose()
 
     def progress(self, text: str) -> None:
         for told in self.told:
@@ -79,11 +87,13 @@ class Flight:
         """
         self.readers += 1
         self.told.append(call.progress)
+        if self.call is not None:
+            self.wait_for(call.deadline)
         try:
             while not self.begun:
                 await self.news()
             if self.error is not None and not self.events:
-                raise self.error
+                raise own(self.error)
         except BaseException:
             self.leave(call)
             raise
@@ -100,9 +110,15 @@ class Flight:
                 yield self.events[at - 1]
             if self.over:
                 if self.error is not None:
-                    raise self.error
+                    raise own(self.error)
                 return
             await self.news()
+
+    def wait_for(self, deadline: float | None) -> None:
+        """It is given up when nobody waits any more, and not when the first one does not."""
+        if self.call is not None and self.call.deadline is not None:
+            later = None if deadline is None else max(deadline, self.call.deadline)
+            setattr(self.call, "deadline", later)  # noqa: B010  (nobody changes a call but who made it)
 
     def leave(self, call: Call) -> None:
         self.readers -= 1
@@ -111,3 +127,8 @@ class Flight:
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.task.cancel()
+
+
+def own(error: Exception) -> Exception:
+    """Each reader's own copy: whoever stands around it may tell more of it."""
+    return error.copied() if isinstance(error, ProxyError) else error

@@ -16,6 +16,8 @@ VERSION: Final = "1"
 """Of the key and of what is kept under it; another one finds nothing that was kept before."""
 MOST: Final = 65_536
 """Bytes of a question that can be looked through afterwards."""
+CHAT_PARTS: Final = 9
+ANY: Final = "*"
 WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base64", "url", "type", "names"})
 
 
@@ -104,7 +106,16 @@ def read_label(label: bytes) -> tuple[dict[str, JSON], str]:
         facts, (_, _, asked) = orjson.loads(head), orjson.loads(told)
     except ValueError:
         return {}, ""
-    return (facts, "\n".join(strings(asked, ""))) if isinstance(facts, dict) else ({}, "")
+    return (facts, "\n".join(strings(written(asked), ""))) if isinstance(facts, dict) else ({}, "")
+
+
+def written(asked: JSON) -> JSON:
+    """The parts of a question that somebody wrote: messages, tools and formats; or prompts."""
+    if isinstance(asked, list) and len(asked) == CHAT_PARTS:
+        return [asked[0], asked[1], asked[4]]
+    if isinstance(asked, dict):
+        return [asked.get(name) for name in ("system", "prompts", "suffix", "format")]
+    return asked
 
 
 def strings(value: JSON, name: str) -> Iterator[str]:
@@ -117,7 +128,8 @@ def strings(value: JSON, name: str) -> Iterator[str]:
             yield from strings(one, name)
     elif isinstance(value, dict):
         for key, one in value.items():
-            yield from strings(one, key)
+            # Inside of these the names are the caller's own.
+            yield from strings(one, ANY if name == ANY or key in ("arguments", "parameters", "schema") else key)
 
 
 def words_of(ask: Ask) -> Iterator[str]:

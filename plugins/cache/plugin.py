@@ -72,13 +72,18 @@ class Cache:
         wishes = wishes_of(call)
         stamp = await self.stamp(call.model) if self.may(call, wishes) else None
         if stamp is None:
+            if wishes.only:
+                raise NotKept
             self.stats.note(call.model, BYPASS)
             return (await call_next(call)).noting(cache=BYPASS)
         tenant = self.tenant(call.caller)
+        if call.tags:
+            stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
         told = key.told_of(key.asked_of(call), call.route, stamp)
         digest = key.key_of(told)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
+            where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
             return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from plugins.cache import entry, key
@@ -45,13 +44,27 @@ class Vectors:
         if new:
             if wishes.only:
                 raise NotKept
-            reply = await call_next(call.but(ask=replace(ask, inputs=tuple(new))))
-            known |= await self.asked(reply, call, {text: (keys[text], told[text]) for text in new}, ttl, tenant)
+            reply, asked = await self.fetched(
+                call_next, call, {text: (keys[text], told[text]) for text in new}, ttl, tenant
+            )
+            if known and length_of(asked) != length_of(known):  # other weights by the same name
+                known, new = {}, texts
+                wanted = {text: (keys[text], told[text]) for text in texts}
+                reply, asked = await self.fetched(call_next, call, wanted, ttl, tenant)
+            known |= asked
         events = together(ask.inputs, known)
         facts = {**reply.facts, "cache": "miss" if new else "hit"}
         if new and len(new) < len(texts):
             facts["cached-inputs"] = f"{len(texts) - len(new)} of {len(texts)}"
         return Reply.of(replay(events), **facts)
+
+    async def fetched(
+        self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
+    ) -> tuple[Reply, dict[str, Row]]:
+        """The upstream's reply and its vectors.  new: by text, its key and what that was made from."""
+        ask = Embed(inputs=tuple(new), dimensions=call.ask.dimensions if isinstance(call.ask, Embed) else None)
+        reply = await call_next(call.but(ask=ask))
+        return reply, await self.asked(reply, call, new, ttl, tenant)
 
     async def known(self, keys: dict[str, str], wishes: Wishes) -> dict[str, Row]:
         try:
@@ -77,12 +90,20 @@ class Vectors:
         model = reply.facts.get("model", call.model)
         if "fallback" not in reply.facts:
             news = [
-                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(call, model, tenant, told))
+                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(of_one(call, text), model, tenant, told))
                 for text, (where, told) in new.items()
             ]
             with suppress(StoreError):  # told by the store
                 await self.store.set(news)
         return rows
+
+
+def length_of(rows: dict[str, Row]) -> int:
+    return len(next(iter(rows.values()))[0])
+
+
+def of_one(call: Call, text: str) -> Call:
+    return call.but(ask=Embed(inputs=(text,)))
 
 
 def together(inputs: Sequence[str], rows: dict[str, Row]) -> list[VectorsEvent | Usage]:

@@ -55,7 +55,7 @@ class Retry:
         try:
             reply = await call_next(call)
         except UpstreamError as error:
-            self.tell(call, 1, began, {}, error.code or "")
+            self.tell(call, 1, began, error.facts, error.code or "")
             if not wanted(call):
                 raise
             return await self.again(call, call_next, error)
@@ -72,15 +72,16 @@ class Retry:
             if not worth or not self.in_time(wait, call):
                 raise final(error, attempt - 1)
             if not self.budget.spend():
-                error.facts["retry"] = "out of budget"
-                raise final(error, attempt - 1)
+                spent = final(error, attempt - 1)
+                spent.facts["retry"] = "out of budget"
+                raise spent
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)
             began = self.monotonic()
             try:
                 reply = await call_next(call)
             except UpstreamError as failed:
-                self.tell(call, attempt, began, {}, failed.code or "")
+                self.tell(call, attempt, began, failed.facts, failed.code or "")
                 error = failed
             else:
                 self.tell(call, attempt, began, reply.facts, "")
@@ -123,11 +124,13 @@ def wanted(call: Call) -> bool:
 
 def final(error: UpstreamError, attempts: int) -> UpstreamError:
     """The client shall not begin anew what was tried here: its own retries would multiply ours."""
-    error.again = False
-    return counted(error, attempts)
+    made = counted(error, attempts)
+    made.again = False
+    return made
 
 
 def counted(error: UpstreamError, attempts: int) -> UpstreamError:
+    made = error.copied()
     if attempts > 1:
-        error.facts["attempts"] = str(attempts)
-    return error
+        made.facts["attempts"] = str(attempts)
+    return made

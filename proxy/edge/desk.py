@@ -40,7 +40,8 @@ class Counter:
             if first["type"] == "missing":
                 message = f"Missing required parameter: '{name}'."
                 raise BadCall(message, param=name, code="missing_required_parameter") from None
-            message = f"Invalid '{name}': {first['msg']}."
+            said = first["msg"].removeprefix("Value error, ")
+            message = f"Invalid '{name}': {said}." if name else f"The body is incomplete: {said}."
             raise BadCall(message, param=name or None, code="invalid_value") from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from proxy.clock import Clock
+from proxy.stores.breaker import Breaker
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,10 @@ ROOM: Final = 0.9
 """Share of the bound that is left when room is made, so that not every new value has to make some."""
 BATCH: Final = 500
 """Rows read at once by `entries`, and keys in one statement."""
-BUSY: Final = 5.0
+BUSY: Final = 0.2
 """Seconds to wait for another process that writes."""
+PATIENCE: Final = 1.0
+"""Seconds that one operation may take; after some failures the store is left alone for a while."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kept (
@@ -51,17 +54,23 @@ class Disk:
         self.clock = clock
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="disk store")
         self.opened: sqlite3.Connection | None = None
+        self.closed = False
+        self.breaker = Breaker(path, PATIENCE, clock)
         self.touched: dict[str, float] = {}
         """When keys were last read; written together with the next value."""
 
     async def do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Raises StoreError."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.thread, lambda: self.done(work))
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.path}: {error}") from error
+        if self.closed:
+            raise StoreError(f"{self.path} is closed")
+        return await self.breaker.do(self.in_thread(work))
+
+    async def in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, lambda: self.done(work))
 
     def done(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        if self.closed:
+            raise StoreError(f"{self.path} is closed")
         if self.opened is None:
             self.opened = self.open()
         with self.opened:  # a transaction
@@ -77,6 +86,8 @@ class Disk:
             aside = self.path.with_suffix(".unreadable")
             log.warning("%s is no store of ours (%s): it is put aside as %s", self.path, error, aside)
             self.path.replace(aside)
+            for rest in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + rest).unlink(missing_ok=True)
             return self.connected()
 
     def connected(self) -> sqlite3.Connection:
@@ -123,7 +134,7 @@ class Disk:
             base.executemany("UPDATE kept SET used = ? WHERE key = ?", [(when, key) for key, when in touched.items()])
             base.executemany("DELETE FROM kept WHERE key = ?", [(new.key,) for new in news])
             make_room(base, self.most, sum(row[3] for row in rows), now)
-            base.executemany("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            base.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
         await self.do(work)
 
@@ -153,8 +164,9 @@ class Disk:
                 self.opened.close()
                 self.opened = None
 
+        self.closed = True
         await asyncio.get_running_loop().run_in_executor(self.thread, close)
-        self.thread.shutdown()
+        self.thread.shutdown(wait=False)
 
 
 Row = tuple[str, bytes, int, float, float]
@@ -172,19 +184,31 @@ def page_after(after: str, prefix: str, now: float) -> Callable[[sqlite3.Connect
 
 
 def make_room(base: sqlite3.Connection, most: int, wanted: int, now: float) -> None:
-    """Expired rows go first, then those that were used longest ago."""
+    """Expired rows go first, then those that were used longest ago.
+
+    Rows take whole pages: a size counts as much more as the file is larger than what is in it.
+    """
     (size,) = base.execute("SELECT size FROM total").fetchone()
-    if size + wanted <= most:
+    waste = max(1.0, taken(base) / size) if size > most // 20 else 2.0
+    if (size + wanted) * waste <= most:
         return
     base.execute("DELETE FROM kept WHERE expires <= ?", (now,))
     (size,) = base.execute("SELECT size FROM total").fetchone()
     going: list[tuple[str]] = []
     for key, freed in base.execute("SELECT key, size FROM kept ORDER BY used"):
-        if size + wanted <= most * ROOM:
+        if (size + wanted) * waste <= most * ROOM:
             break
         going.append((key,))
         size -= freed
     base.executemany("DELETE FROM kept WHERE key = ?", going)
+
+
+def taken(base: sqlite3.Connection) -> float:
+    """Bytes of the pages in use, less what the file may be larger than its bound."""
+    (pages,), (free,), (page,) = (
+        base.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+    )
+    return float((pages - free) * page * 4 / 5)
 
 
 def marks(values: Sequence[str]) -> str:

@@ -23,6 +23,8 @@ MARK: Final = b"G1"
 FIRST: Final = 4096
 """Bytes read of an entry for its label; longer labels are read in a second go."""
 BATCH: Final = 200
+STEP: Final = 1000
+"""Keys that one step of a scan looks at."""
 CONNECTIONS: Final = 64
 SLOWLY: Final = 10.0
 """Times as patient with what looks through everything."""
@@ -40,8 +42,12 @@ class RedisStore:
         self.clock = clock
         place = urlsplit(url)
         self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock)
-        # One try: another would be paid for by whoever waits.
-        common: dict[str, Any] = {"socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+        # Looking through everything takes long; it must not count against those who read.
+        self.slow = Breaker(f"{self.breaker.name}, looked through", SLOWLY * patience, clock)
+        # One try: another would be paid for by whoever waits.  No limit of the client's own: with one it waits through
+        # asyncio's wait_for, which in Python 3.11 loses the breaker's.
+        retry = Retry(NoBackoff(), 0)
+        common: dict[str, Any] = {"socket_connect_timeout": patience, "socket_timeout": None, "retry": retry}
         self.together = Together(self.read)
         self.client: Any
         if place.scheme.endswith(CLUSTER):
@@ -57,7 +63,8 @@ class RedisStore:
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
         if len(keys) == 1:
             return [await self.breaker.do(self.client.get(keys[0]))]
-        return await self.breaker.do(self.piped([("GET", key) for key in keys]))
+        found = await self.breaker.do(self.piped([("GET", key) for key in keys], raises=False))
+        return [None if isinstance(one, Exception) else one for one in found]  # what is no value of ours
 
     async def set(self, news: Sequence[New]) -> None:
         now = self.clock.time()
@@ -68,26 +75,43 @@ class RedisStore:
         ]  # fmt: skip
         await self.breaker.do(self.piped(commands))
 
-    def piped(self, commands: Sequence[tuple[Any, ...]]) -> Awaitable[list[Any]]:
+    def piped(self, commands: Sequence[tuple[Any, ...]], raises: bool = True) -> Awaitable[list[Any]]:
         """One round trip (in a cluster one to each node)."""
         pipe = self.client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
-        executed: Awaitable[list[Any]] = pipe.execute()
+        executed: Awaitable[list[Any]] = pipe.execute(raise_on_error=raises)
         return executed
 
     async def delete(self, keys: Sequence[str]) -> int:
         gone = 0
         for at in range(0, len(keys), BATCH):
             some = [("UNLINK", SPACE + key) for key in keys[at : at + BATCH]]
-            gone += sum(await self.breaker.do(self.piped(some), SLOWLY * self.breaker.patience))
+            gone += sum(await self.slow.do(self.piped(some)))
         return gone
 
     async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
-        scan = self.client.scan_iter(match=f"{SPACE}{escaped(prefix)}*", count=BATCH)
-        while some := await self.breaker.do(taken(scan), SLOWLY * self.breaker.patience):
-            for entry in await self.described(some):
-                yield entry
+        seen: set[bytes] = set()  # a scan may give a key twice
+        async for some in self.scanned(f"{SPACE}{escaped(prefix)}*"):
+            fresh = [key for key in dict.fromkeys(some) if key not in seen]
+            seen.update(fresh)
+            for at in range(0, len(fresh), BATCH):
+                for entry in await self.described(fresh[at : at + BATCH]):
+                    yield entry
+
+    async def scanned(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """What each step of a scan finds, which may be nothing; one node of a cluster after the other."""
+        nodes = self.client.get_primaries() if isinstance(self.client, RedisCluster) else [None]
+        for node in nodes:
+            where = {} if node is None else {"target_nodes": node}
+            cursor = 0
+            while True:
+                told = await self.slow.do(self.client.scan(cursor, match=pattern, count=STEP, **where))
+                cursors, some = told
+                cursor = next(iter(cursors.values())) if isinstance(cursors, dict) else cursors
+                yield some
+                if not cursor:
+                    break
 
     async def described(self, keys: Sequence[bytes]) -> list[Entry]:
         asked = [
@@ -95,7 +119,7 @@ class RedisStore:
             for key in keys
             for command in (("GETRANGE", key, 0, FIRST - 1), ("STRLEN", key), ("PTTL", key))
         ]  # fmt: skip
-        told = await self.breaker.do(self.piped(asked), SLOWLY * self.breaker.patience)
+        told = await self.slow.do(self.piped(asked))
         found = []
         for index, key in enumerate(keys):
             start, size, left = told[3 * index : 3 * index + 3]
@@ -109,7 +133,7 @@ class RedisStore:
             return None
         _, born, length = HEAD.unpack_from(start)
         if HEAD.size + length > len(start):
-            start = await self.breaker.do(self.client.getrange(key, 0, HEAD.size + length - 1))
+            start = await self.slow.do(self.client.getrange(key, 0, HEAD.size + length - 1))
         label = start[HEAD.size : HEAD.size + length]
         name = key.decode().removeprefix(SPACE)
         return Entry(name, label, size + len(key), born, self.clock.time() + left / 1000)
@@ -157,16 +181,6 @@ class Together:
             if not future.done():
                 future.set_result(found[at : at + len(keys)])
             at += len(keys)
-
-
-async def taken(keys: AsyncIterator[bytes]) -> list[bytes]:
-    """The next of them, none at the end."""
-    some: list[bytes] = []
-    async for key in keys:
-        some.append(key)
-        if len(some) == BATCH:
-            break
-    return some
 
 
 def opened(found: bytes | None) -> Kept | None:

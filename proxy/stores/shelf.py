@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from proxy.stores.keyvalue import KeyValue
@@ -49,8 +50,9 @@ class Shelf:
 
     async def aclose(self) -> None:
         """Give back what was taken; what nobody else has is closed."""
-        for name in self.taken:
-            self.opened[name].users -= 1
-            if not self.opened[name].users:
-                await self.opened.pop(name).store.aclose()
-        self.taken.clear()
+        async with AsyncExitStack() as closing:  # each is closed, even where another's closing fails
+            while self.taken:
+                name = self.taken.pop()
+                self.opened[name].users -= 1
+                if not self.opened[name].users:
+                    closing.push_async_callback(self.opened.pop(name).store.aclose)

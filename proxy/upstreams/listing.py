@@ -61,8 +61,11 @@ class Listing:
         if self.failed is not None:
             await asyncio.wait([asking], timeout=PATIENCE)
             if not asking.done():
-                raise self.failed
-        await asyncio.shield(asking)
+                raise self.failed.copied()
+        try:
+            await asyncio.shield(asking)
+        except ProxyError as error:  # which all who wait are given
+            raise error.copied() from error
 
     async def find(self, name: str) -> ModelInfo | None:
         """What is known of a model, capabilities included; None if the server does not have it."""

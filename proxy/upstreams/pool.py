@@ -66,7 +66,11 @@ class Pool:
     async def __call__(self, call: Call, info: ModelInfo) -> Reply:
         """Raises TooMany when the line is full or does not move, else what the host raises."""
         if self.alone is not None and self.slots is None:
-            return told(await self.alone(call, info), info, self.name)
+            try:
+                return told(await self.alone(call, info), info, self.name)
+            except ProxyError as error:
+                placed(error, info, self.name)
+                raise
         if self.services.clock.monotonic() - self.polled > POLL:
             await self.fresh()
         name = canonical(info.name)
@@ -87,6 +91,8 @@ class Pool:
             if isinstance(error, UpstreamError):
                 self.rest(standing, error)
             self.line.leave(standing)
+            if isinstance(error, ProxyError):
+                placed(error, mine, standing.name)
             raise
         standing.failures = 0
         if call.stream:
@@ -266,6 +272,13 @@ class Pool:
         """Host -> "" if it answers, else why not."""
         told = await asyncio.gather(*(one.version() for one in self.members.values()), return_exceptions=True)
         return {url: "" if isinstance(one, str) else str(one) for url, one in zip(self.members, told, strict=True)}
+
+
+def placed(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
+    """A failure that says where it happened."""
+    error.facts.setdefault("model", info.name)
+    error.facts.setdefault("upstream", upstream)
+    return error
 
 
 def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,38 @@ async def test_a_disk_store_stays_within_its_bound(tmp_path: Path) -> None:
     assert (tmp_path / "cache.db").stat().st_size <= 2_600_000
 
 
+@pytest.mark.parametrize("size", [40, 2_053, 3_077, 6_000, 20_000])
+async def test_a_file_never_fills_up_whatever_the_size_of_its_values(tmp_path: Path, size: int) -> None:
+    """Rows take whole pages, so that values just above half a page take twice their size."""
+    store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
+    for number in range(0, 4_000_000 // (size + 300), 50):
+        await store.set([New(f"{number + one}", b"x" * size, 60) for one in range(50)])
+    newest = await store.get([f"{number + 49}"])
+    await store.aclose()
+    assert newest[0] is not None and (tmp_path / "cache.db").stat().st_size <= 2_700_000
+
+
+async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
+    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
+    await store.set([New("a", b"1", 60)])
+    await store.aclose()
+    with pytest.raises(StoreError, match="closed"):
+        await store.get(["a"])
+
+
+async def test_a_file_that_another_process_locks_costs_no_seconds(tmp_path: Path) -> None:
+    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
+    await store.set([New("a", b"1", 60)])
+    other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with asyncio.timeout(1):
+        with pytest.raises(StoreError, match="locked"):
+            await store.set([New("b", b"1", 60)])
+        assert (await store.get(["a"]))[0] is not None
+    other.close()
+    await store.aclose()
+
+
 async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 1.0, Clock())
@@ -78,8 +111,7 @@ async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None
             assert [one.key async for one in store.entries()] == ["a"]
         await store.client.delete(f"{SPACE}b")
         await store.client.lpush(f"{SPACE}b", "a list")
-        with pytest.raises(StoreError):
-            await store.get(["b"])
+        assert [found is not None for found in await store.get(["b", "a"])] == [False, True]
         await store.aclose()
 
 

@@ -116,6 +116,21 @@ async def test_a_stream_that_does_not_begin_is_asked_of_another(start: Start) ->
         await run.ollama.until_abandoned(1)
 
 
+async def test_a_stream_may_take_its_time_where_nobody_else_would_be_asked(start: Start) -> None:
+    settings = "{models: {demo: [{model: spare, on: [context_length]}]}, first_token: 0.05}"
+    async with start(config(settings), failing(Fault("stall", seconds=0.2))) as run:
+        assert (await streamed(await run.chat(stream=True))).done
+
+
+async def test_failures_of_others_are_not_told_again_and_again(start: Start) -> None:
+    """All calls that wait for one list of models are given its failure; each tells it in its own words."""
+    text = config("{default: [spare]}", "fallback, retry") + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n"
+    async with start(text) as run:
+        answers = [await run.chat() for _ in range(5)]
+        assert len({answer.headers["x-gemmapy-attempts"] for answer in answers}) == 1
+        assert len({(await error_of(answer, 502))["message"] for answer in answers}) == 1
+
+
 async def test_a_model_that_is_not_there_has_a_substitute_where_that_is_set(start: Start) -> None:
     async with start(config("{models: {gone: [spare]}, on: [model_not_found]}"), failing()) as run:
         assert (await run.chat(model="gone")).headers["x-gemmapy-model"] == "spare:latest"

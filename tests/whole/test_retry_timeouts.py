@@ -312,7 +312,7 @@ async def test_what_became_of_the_tries_is_recorded(start: Start) -> None:
     assert (told["attempts"], told["failures"], told["retries"]) == (6, 4, 3)
     assert (told["successes_after_retry"], told["failure_rate"]) == (1, round(4 / 6, 4))
     assert told["errors"] == {"upstream_server": 4}
-    assert {one["model"]: one["attempts"] for one in told["by_model"]}["demo:latest"] == 2
+    assert {one["model"]: one["attempts"] for one in told["by_model"]}["demo:latest"] == 3
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "49", "many", "1e9", "nan"])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import ConfigError
+from plugins.cache.flight import Flight
+from proxy.errors import ConfigError, UpstreamError
+from proxy.types import Call, Chat, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
 from tests.whole.asking import Stream, asked, data_url, error_of, function, picture, said, schema, streamed, user, whole
@@ -465,6 +467,50 @@ async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, mo
         assert (await run.chat(seed=9)).status == 502
     finally:
         await stack.__aexit__(None, None, None)
+
+
+async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
+    async def broken(call: Call) -> Reply:
+        raise asyncio.CancelledError
+
+    async def keep(flight: Flight) -> None:
+        raise AssertionError("there is nothing to keep")
+
+    flight, call = Flight(0.0), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
+    flight.task = asyncio.ensure_future(flight.run(call, broken, keep))
+    with pytest.raises(UpstreamError, match="broken off"):
+        await asyncio.wait_for(flight.joined(call), 1)
+    await asyncio.gather(flight.task, return_exceptions=True)
+
+
+async def test_each_reader_has_a_failure_of_its_own() -> None:
+    async def failing(call: Call) -> Reply:
+        await asyncio.sleep(0)
+        raise UpstreamError("no", "server")
+
+    async def keep(flight: Flight) -> None: ...
+
+    flight, call = Flight(0.0), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
+    flight.task = asyncio.ensure_future(flight.run(call, failing, keep))
+    one, other = await asyncio.gather(flight.joined(call), flight.joined(call), return_exceptions=True)
+    assert isinstance(one, UpstreamError) and isinstance(other, UpstreamError) and one is not other
+    one.facts["attempts"] = "3"
+    assert other.facts == {} and str(one) == str(other) == "no" and one.cause == "server"
+
+
+async def test_retries_within_keep_the_callers_limit(start: Start) -> None:
+    text = "plugins: {cache: {}, retry: {max_wait: 60}}\nchains: {chat: [cache, retry]}\n"
+    async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
+        headers = {"x-stainless-read-timeout": "0.5"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+        assert (await error_of(response, 503))["code"] == "upstream_overloaded", "it does not wait in vain"
+
+
+async def test_only_a_kept_answer_is_wanted_also_where_none_is_kept(start: Start) -> None:
+    async with start(cache("sampled: skip")) as run:
+        headers = {"Cache-Control": "only-if-cached"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+        assert (await error_of(response, 504))["code"] == "not_cached" and asked(run.ollama) == []
 
 
 async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Start) -> None:
