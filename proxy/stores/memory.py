@@ -13,13 +13,18 @@ OVERHEAD: Final = 300
 """Bytes that an entry takes besides its key, label and value, about."""
 
 
+Held = tuple[bytes, bytes, int, float, float]
+"""Value, label, size, born, expires: a tuple of what holds nothing else is no work for the garbage collector, of which
+there may be hundreds of thousands here."""
+
+
 class Memory:
     """most: bytes of everything together."""
 
     def __init__(self, most: int, clock: Clock) -> None:
         self.most = most
         self.clock = clock
-        self.kept: OrderedDict[str, tuple[Kept, Entry]] = OrderedDict()
+        self.kept: OrderedDict[str, Held] = OrderedDict()
         self.size = 0
 
     async def get(self, keys: Sequence[str]) -> list[Kept | None]:
@@ -30,11 +35,12 @@ class Memory:
         found = self.kept.get(key)
         if found is None:
             return None
-        if found[1].expires <= now:
+        value, _, _, born, expires = found
+        if expires <= now:
             self.drop(key)
             return None
         self.kept.move_to_end(key)
-        return found[0]
+        return Kept(value, born)
 
     async def set(self, news: Sequence[New]) -> None:
         now = self.clock.time()
@@ -42,16 +48,15 @@ class Memory:
             self.drop(new.key)
             size = OVERHEAD + len(new.key) + len(new.label) + len(new.value)
             if size <= self.most:
-                entry = Entry(new.key, new.label, size, now, now + new.ttl)
-                self.kept[new.key] = (Kept(new.value, now), entry)
+                self.kept[new.key] = (new.value, new.label, size, now, now + new.ttl)
                 self.size += size
         while self.size > self.most:
-            self.drop(next(iter(self.kept)))
+            self.size -= self.kept.popitem(last=False)[1][2]
 
     def drop(self, key: str) -> bool:
         if (found := self.kept.pop(key, None)) is None:
             return False
-        self.size -= found[1].size
+        self.size -= found[2]
         return True
 
     async def delete(self, keys: Sequence[str]) -> int:
@@ -59,13 +64,13 @@ class Memory:
 
     async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
         now = self.clock.time()
-        for key, (_, entry) in list(self.kept.items()):
-            if key.startswith(prefix) and entry.expires > now:
-                yield entry
+        for key, (_, label, size, born, expires) in list(self.kept.items()):
+            if key.startswith(prefix) and expires > now:
+                yield Entry(key, label, size, born, expires)
 
     async def expire(self) -> int:
         now = self.clock.time()
-        return await self.delete([key for key, (_, entry) in self.kept.items() if entry.expires <= now])
+        return await self.delete([key for key, held in self.kept.items() if held[4] <= now])
 
     async def aclose(self) -> None:
         self.kept.clear()

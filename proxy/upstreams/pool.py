@@ -94,7 +94,8 @@ class Pool:
             if isinstance(error, ProxyError):
                 placed(error, mine, standing.name)
             raise
-        standing.failures = 0
+        if standing.failures:
+            standing.failures = 0
         if call.stream:
             return told(reply, mine, standing.name).on_close(partial(self.line.leave, standing))
         self.line.leave(standing)  # a whole answer has been read to its end
