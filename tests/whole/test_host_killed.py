@@ -9,7 +9,7 @@ from collections import Counter
 import aiohttp
 
 from tests.conftest import ASK, Running, Start
-from tests.whole.commands import served
+from tests.whole.commands import Serving, served
 
 CHAIN = "plugins: {retry: {attempts: 4, wait: 0.05}}\nchains: {chat: [retry]}\n"
 CALLERS = 8
@@ -31,8 +31,8 @@ async def call(run: Running, http: aiohttp.ClientSession, stream: bool) -> str:
 async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: Start) -> None:
     pattern = r"listens on (http://[\d.:]+)"
     async with (
-        served("simulate", "--port", "0", "--delay", "0.01", pattern=pattern) as dying,
-        served("simulate", "--port", "0", "--delay", "0.01", pattern=pattern) as steady,
+        served("simulate", "--port", "0", "--delay", "0.015", pattern=pattern) as dying,
+        served("simulate", "--port", "0", "--delay", "0.015", pattern=pattern) as steady,
         start(f"{CHAIN}upstreams: {{pool: {{ollama: ['{dying.url}', '{steady.url}'], slots: 6}}}}\n") as run,
         aiohttp.ClientSession() as http,
     ):
@@ -47,8 +47,7 @@ async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: St
             for number in range(CALLERS):
                 callers.create_task(caller(number % 2 == 0))
             await until(saw, CALLERS)
-            begun = await begun_on(run, dying.url)
-            dying.process.kill()
+            begun = await killed_at_its_first_word(run, dying)
             ends = [(one, (await one.text()).endswith("data: [DONE]\n\n")) for one in begun]
             await until(saw, saw.total() + 2 * CALLERS)
             stop.set()
@@ -59,11 +58,17 @@ async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: St
     assert saw["stream broken"] <= 6, "no more than it had slots"
 
 
-async def begun_on(run: Running, url: str) -> list[aiohttp.ClientResponse]:
-    """Streams that have their first event, at least one of them from that host."""
-    begun: list[aiohttp.ClientResponse] = []
-    while not any(one.headers["x-gemmapy-upstream"].endswith(url.removeprefix("http://")) for one in begun):
-        begun = await asyncio.gather(*(run.chat(stream=True) for _ in range(4)))
+async def killed_at_its_first_word(run: Running, dying: Serving) -> list[aiohttp.ClientResponse]:
+    """Streams that have begun, the first of them from that host, which is killed at once."""
+    host, begun = dying.url.removeprefix("http://"), []
+    while dying.process.returncode is None:
+        asking = [asyncio.ensure_future(run.chat(stream=True)) for _ in range(4)]
+        for answered in asyncio.as_completed(asking):
+            response = await answered
+            begun.append(response)
+            if response.headers["x-gemmapy-upstream"].endswith(host) and dying.process.returncode is None:
+                dying.process.kill()
+                await dying.process.wait()
     return begun
 
 
