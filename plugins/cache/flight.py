@@ -118,7 +118,8 @@ class Flight:
         """It is given up when nobody waits any more, and not when the first one does not."""
         if self.call is not None and self.call.deadline is not None:
             later = None if deadline is None else max(deadline, self.call.deadline)
-            setattr(self.call, "deadline", later)  # noqa: B010  (nobody changes a call but who made it)
+            # This copy is the flight's own and already on its way; `retry`, further in, looks at it before each try.
+            setattr(self.call, "deadline", later)  # noqa: B010  (the type checker holds that nobody else does this)
 
     def leave(self, call: Call) -> None:
         self.readers -= 1
