@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -20,11 +24,13 @@ from proxy.edge.health import Health, Readiness
 from proxy.edge.images import Images
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.writer import Writer
-from proxy.errors import NotFound
+from proxy.errors import ConfigError, NotFound
 from proxy.host import Host, Services
 from proxy.identity import Guard
 from proxy.live import Pipeline, Router
 from proxy.registry import build_plugins
+from proxy.settings import Database as DatabaseSettings
+from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds
 from proxy.types import Call, Endpoints, Handler, Reply, Route
@@ -36,6 +42,13 @@ from proxy.upstreams.pool import Pool
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
+
+if TYPE_CHECKING:
+    from proxy.sql.database import Database
+
+log = logging.getLogger(__name__)
+PATIENCE: Final = 30.0
+"""Seconds that a database may take to come up when a server starts with it."""
 
 
 class Assembly:
@@ -59,7 +72,8 @@ class Assembly:
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         desk = Counter(config.requests)
-        host = Host(services, self.send, self.answer, self.catalogue, desk, shelf)
+        self.database = partial(database_of, config.database, services)
+        host = Host(services, self.send, self.answer, self.catalogue, desk, shelf, open_database=self.database)
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
@@ -78,6 +92,10 @@ class Assembly:
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         return await self.writer.answer(request, call, ChatStyle(call.model), {})
+
+    def features(self) -> list[Feature]:
+        """Of whom there are tables."""
+        return [plugin.tables for plugin in self.plugins.values() if hasattr(plugin, "tables")]
 
     def own(self) -> dict[str, Own]:
         """By chain, what its plugins declared as theirs."""
@@ -137,12 +155,32 @@ def shelf_of(config: Config, services: Services) -> Shelf:
     return Shelf(kinds(config.stores, services.clock), services.kept("stores", dict[str, Opened]))
 
 
+def database_of(settings: DatabaseSettings, services: Services) -> Database:
+    """Opened once a process; connects when it is first used."""
+
+    def opened() -> Database:
+        from proxy.sql.database import Database  # only those who keep records pay for SQLAlchemy
+
+        made = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
+        services.opened.push_async_callback(made.aclose)
+        return made
+
+    return services.kept("database", opened)
+
+
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls, shelf_of(config, services))
     assembly.router(Readiness())
     return assembly
+
+
+async def migrate(config: Config, source: Source, services: Services) -> list[str]:
+    """Brings every table in use up to date, and gives the names of the features.  Raises ConfigError."""
+    assembly = check(config, source, services)
+    await migrated(assembly)
+    return [feature.name for feature in assembly.features()]
 
 
 async def demo_url(services: Services, name: str, demo: Demo) -> str:
@@ -162,7 +200,32 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
         for pool in assembly.pools.values():
             pool.open()
             stack.callback(pool.close)
+        await migrated(assembly)
         for plugin in assembly.plugins.values():
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)
         return stack.pop_all()
+
+
+async def migrated(assembly: Assembly) -> None:
+    """The tables of every feature in use brought up to date.  Raises ConfigError if the database stays away."""
+    for feature in assembly.features():
+        from proxy.sql.database import DatabaseAway
+
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await patiently(assembly.database(), feature)
+        except (DatabaseAway, TimeoutError) as error:
+            raise ConfigError([str(error) or "the database does not answer"]) from error
+
+
+async def patiently(database: Database, feature: Feature) -> None:
+    """A database that starts together with its server is waited for."""
+    from proxy.sql.database import DatabaseAway
+
+    while True:
+        try:
+            return await database.migrate(feature)
+        except DatabaseAway as error:
+            log.warning("%s", error)
+            await asyncio.sleep(1)

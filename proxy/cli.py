@@ -41,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("file", type=Path)
     one.set_defaults(do=check)
 
+    one = commands.add_parser(
+        "migrate", help="bring the tables of the database up to date, as a server does when it starts"
+    )
+    add_config(one)
+    one.set_defaults(do=migrate)
+
     one = commands.add_parser("simulate", help="run a simulated Ollama")
     one.add_argument("--host", type=setting(Listen, "host"), default="127.0.0.1")
     one.add_argument("--port", type=setting(Listen, "port"), default=11434)
@@ -80,10 +86,14 @@ def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
     return read
 
 
-def add_serve(one: argparse.ArgumentParser) -> None:
+def add_config(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
     )
+
+
+def add_serve(one: argparse.ArgumentParser) -> None:
+    add_config(one)
     one.add_argument("--host", type=setting(Listen, "host"), help="address to listen on")
     one.add_argument("--port", type=setting(Listen, "port"), help="port to listen on")
     one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
@@ -94,9 +104,7 @@ def add_serve(one: argparse.ArgumentParser) -> None:
 def serve(told: argparse.Namespace) -> int:
     from proxy import logs, reading, server, supervisor
 
-    path: Path = told.config or configuration.default_path()
-    if told.config is None and not path.exists():
-        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE"])
+    path = path_of(told)
     said = reading.Told(told.host, told.port, told.demo, told.insecure)
     read = reading.reader(path, said)
     config, _ = read()
@@ -114,6 +122,21 @@ def serve(told: argparse.Namespace) -> int:
         print(server.port_is_taken(error, config.listen.host, config.listen.port), file=sys.stderr)
         return 1
     return 0
+
+
+def path_of(told: argparse.Namespace) -> Path:
+    """Raises ConfigError where there is no such file."""
+    path: Path = told.config or configuration.default_path()
+    if told.config is None and not path.exists():
+        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE"])
+    return path
+
+
+def migrate(told: argparse.Namespace) -> None:
+    from proxy import reading, server
+
+    names = run(server.migrated(reading.reader(path_of(told), reading.Told())))
+    print(f"up to date: {', '.join(names)}" if names else "nothing in this configuration keeps records")
 
 
 def work(told: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -16,10 +16,14 @@ from proxy.background import Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.models import ModelInfo
+from proxy.news import CallEnded, Cost
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.types import Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
+
+if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
+    from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
@@ -101,6 +105,18 @@ class Desk(Protocol):
         """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
 
 
+Price: TypeAlias = Callable[[CallEnded], Cost | None]
+
+
+def unpriced(ended: CallEnded) -> Cost | None:
+    """Where nothing has a price."""
+    return None
+
+
+def no_database() -> Database:
+    raise LookupError("this pipeline has no database")
+
+
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 
 
@@ -121,6 +137,14 @@ class Host:
     desk: Desk
     shelf: Shelf
     bus: Bus = field(default_factory=Bus)
+    price: Price = unpriced
+    """What a call cost."""
+    open_database: Callable[[], Database] = no_database
+
+    @property
+    def database(self) -> Database:
+        """Where records are kept.  A plugin that declares `tables`, a Feature, finds them there once it is entered."""
+        return self.open_database()
 
     @property
     def http(self) -> aiohttp.ClientSession:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from proxy.values import value
 
@@ -34,3 +35,68 @@ class FellBack:
     asked: str
     model: str
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
+
+    currency: such as `USD`.
+    amount: by the price of its model; 0 where the answer was kept.
+    saved: what it would have cost, had the answer not been kept.
+    cloud: what the same would cost at the cloud service it is compared with.
+    energy_mj: electrical energy in thousandths of a joule, by the times that the upstream told.
+    power: what this energy costs.
+    """
+
+    currency: str
+    amount: int | None = None
+    saved: int = 0
+    cloud: int | None = None
+    energy_mj: int | None = None
+    power: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """A call is over: answered, failed, cut or left by its client.  Times in ns, `at` in seconds since 1970.
+
+    asked, model: the model that was asked for and the one that answered; model and upstream are "" where none did.
+    prompt_tokens, completion_tokens, cached_tokens, thinking_tokens: None where nothing is known, not even roughly.
+    estimated: names of those that the upstream did not tell.
+    queue_ns: in line for a host; load_ns, prompt_ns, eval_ns: as the upstream told, 0 where the answer was kept.
+    first_ns: until the first event, None where none came.
+    cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
+    finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
+    error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
+    about, tags: as on the call.
+    """
+
+    id: str
+    at: float
+    caller: str
+    key: str
+    route: str
+    stream: bool
+    asked: str
+    model: str = ""
+    upstream: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    thinking_tokens: int | None = None
+    estimated: tuple[str, ...] = ()
+    queue_ns: int = 0
+    load_ns: int = 0
+    prompt_ns: int = 0
+    eval_ns: int = 0
+    first_ns: int | None = None
+    total_ns: int = 0
+    cache: str = ""
+    attempts: int = 0
+    fallback: str = ""
+    finish: str = ""
+    error: str = ""
+    cost: Cost | None = None
+    about: Mapping[str, object] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)

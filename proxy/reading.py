@@ -50,7 +50,8 @@ def reader(path: Path, told: Told) -> Read:
 
 
 def held(read: Read, first: Config, insecure: bool) -> Read:
-    """Reads what a reload may change.  `listen` stays what it was: who may come in depends on the real address."""
+    """Reads what a reload may change.  `listen` stays what it was: who may come in depends on the real address; and so
+    does `database`, where records of calls under way are still to be written."""
 
     def again() -> tuple[Config, Source]:
         config, source = read()
@@ -59,6 +60,9 @@ def held(read: Read, first: Config, insecure: bool) -> Read:
             config = config.model_copy(update={"listen": first.listen})
             if problems := configuration.contradictions(config, source):
                 raise ConfigError(problems)
+        if config.database != first.database:
+            log.warning("`database` changes with a restart only")
+            config = config.model_copy(update={"database": first.database})
         check_exposure(config, source, insecure)
         return config, source
 

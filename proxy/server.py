@@ -18,7 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.background import Background, either
-from proxy.build import build, check
+from proxy.build import build, check, migrate
 from proxy.config import Config, Log
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.health import Readiness
@@ -131,6 +131,13 @@ async def examined(read: Read) -> tuple[Config, Source]:
     async with services() as lent:
         check(config, source, lent)
     return config, source
+
+
+async def migrated(read: Read) -> list[str]:
+    """Brings the tables in use up to date, and gives the names of what they belong to.  Raises ConfigError."""
+    config, source = read()
+    async with services() as lent:
+        return await migrate(config, source, lent)
 
 
 class Entrance(Protocol):

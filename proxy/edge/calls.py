@@ -48,6 +48,8 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         ask,
         stream,
         exchange.caller.name,
+        exchange.caller.key,
+        exchange.caller.models,
         asked.about,
         asked.extra,
         {name: request.headers[name] for name in own.headers if name in request.headers},

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from proxy.settings.base import Strict as Strict
+from proxy.settings.database import Database as Database
 from proxy.settings.server import Key as Key
 from proxy.settings.server import Listen as Listen
 from proxy.settings.server import Log as Log
@@ -36,6 +37,8 @@ class Config(Strict):
     """Bearer keys by the caller's name: a secret, or `{key, role}`.  Empty: only loopback, everybody is admin."""
     stores: dict[str, Store] = {}
     """Named places where plugins keep things."""
+    database: Database = Database()
+    """Where records are kept."""
     writes: str | None = None
     """Name of the `ollama` upstream whose models admins may pull, create, copy, push and delete through Ollama's own
     endpoints; unset switches these off."""

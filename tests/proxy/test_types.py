@@ -19,6 +19,8 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         ask=Chat(messages=(Message("user", "hi"),)),
         stream=True,
         caller="alice",
+        key="key_1",
+        models=("gemma*",),
         about={"user": "u"},
         extra={"rag": True},
         headers={"cache-control": "no-store"},

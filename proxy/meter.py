@@ -1,0 +1,181 @@
+"""What a call took: measured once, at whichever part of a chain asks for it first, and announced when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from typing import Final
+
+from proxy.asks import Chat, Complete, Embed
+from proxy.errors import ProxyError
+from proxy.host import Host
+from proxy.news import CallEnded
+from proxy.streams import Replay, replay
+from proxy.types import Ask, Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage
+
+METERED: Final = "metered"
+"""Tag of a call that is being measured; it holds the route, since a plugin's own call may be made from another."""
+LEFT: Final = "client_left"
+BROKEN: Final = "internal_error"
+LETTERS: Final = 4
+"""Letters that a token has, about, where nobody has counted."""
+KEPT: Final = ("hit", "shared")
+
+
+async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
+    """Hand the call on; every CallEnded is announced exactly once, however many plugins of its chain ask for it."""
+    if call.tags.get(METERED) == call.route:
+        return await call_next(call)
+    tally = Tally(call, host)
+    try:
+        reply = await call_next(call.but(tags={**call.tags, METERED: call.route}))
+    except BaseException as error:
+        tally.end(error)
+        raise
+    return tally.reading(reply)
+
+
+class Tally:
+    """Grows with the events of one answer."""
+
+    def __init__(self, call: Call, host: Host) -> None:
+        self.call = call
+        self.host = host
+        self.at = host.clock.time()
+        self.began = host.clock.monotonic()
+        self.first: float | None = None
+        self.facts: dict[str, str] = {}
+        self.usage: Usage | None = None
+        self.finish = ""
+        self.thought = self.said = self.pieces = 0
+        """Letters of thinking and of the rest, and events that brought them."""
+        self.over = False
+
+    def reading(self, reply: Reply) -> Reply:
+        self.first = self.host.clock.monotonic()
+        self.facts = dict(reply.facts)
+        if type(reply.events) is Replay:
+            events = list(reply.events.rest)
+            self.add_all(events)
+            self.end(None)
+            return Reply(replay(events), reply.facts, reply.closers)
+        return reply.through(self.counted).on_close(partial(self.end, None))
+
+    async def counted(self, events: Events) -> Events:
+        try:
+            async for event in events:
+                self.add(event)
+                yield event
+        except Exception as error:
+            self.end(error)
+            raise
+
+    def add_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        kind = type(event)
+        if kind is Text:
+            self.pieces += 1
+            self.said += len(event.text)  # type: ignore[union-attr]
+        elif kind is Thinking:
+            self.pieces += 1
+            self.thought += len(event.text)  # type: ignore[union-attr]
+        elif isinstance(event, ToolCalled):
+            self.said += len(event.name) + len(event.arguments)
+        elif isinstance(event, Usage):
+            self.usage = event
+        elif isinstance(event, Finish):
+            self.finish = event.reason
+        else:  # vectors
+            self.finish = "stop"
+
+    def end(self, error: BaseException | None) -> None:
+        """Only the first end counts."""
+        if self.over:
+            return
+        self.over = True
+        if isinstance(error, ProxyError):
+            self.facts = {**self.facts, **error.facts}
+        ended = self.ended(self.told(error))
+        self.host.announce(ended)
+
+    def told(self, error: BaseException | None) -> str:
+        if isinstance(error, ProxyError):
+            return error.code or error.kind
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return LEFT
+        if error is not None:
+            return BROKEN
+        return "" if self.finish else LEFT
+
+    def ended(self, error: str) -> CallEnded:
+        now, call, facts = self.host.clock.monotonic(), self.call, self.facts
+        kept = facts.get("cache") in KEPT
+        usage = self.usage or Usage(None, None)
+        tokens, estimated = self.tokens(usage)
+        made = partial(
+            CallEnded,
+            call.id,
+            self.at,
+            call.caller,
+            call.key,
+            call.route,
+            call.stream,
+            call.model,
+            facts.get("model", ""),
+            facts.get("upstream", ""),
+            *tokens,
+            estimated,
+            nanoseconds(facts.get("queue-ms")),
+            0 if kept else usage.load_ns,
+            0 if kept else usage.prompt_ns,
+            0 if kept else usage.eval_ns,
+            None if self.first is None else int((self.first - self.began) * 1e9),
+            int((now - self.began) * 1e9),
+            facts.get("cache", ""),
+            int(facts.get("attempts", "0" if kept else "1")),
+            facts.get("fallback", ""),
+            "" if error else self.finish,
+            error,
+            about=call.about,
+            tags={name: value for name, value in call.tags.items() if name != METERED},
+        )
+        return made(cost=self.host.price(made()))
+
+    def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
+        """In, out, cached and thought; and the names of those that are estimated."""
+        guessed: list[str] = []
+        prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
+        if self.first is not None:  # a call that nobody answered took none
+            if prompt is None:
+                prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
+            if completion is None:
+                made = self.pieces if self.call.stream else (self.said + self.thought) / LETTERS
+                completion = guess(guessed, "completion_tokens", made)
+            if thinking is None and self.thought:
+                share = self.thought / (self.thought + self.said)
+                thinking = guess(guessed, "thinking_tokens", completion * share)
+        return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def guess(guessed: list[str], name: str, about: float) -> int:
+    guessed.append(name)
+    return max(1, round(about)) if about else 0
+
+
+def letters(ask: Ask) -> int:
+    """Letters of what is asked, roughly what it is paid for."""
+    if isinstance(ask, Chat):
+        return sum(len(message.text) for message in ask.messages)
+    if isinstance(ask, Complete):
+        return sum(map(len, ask.prompts))
+    if isinstance(ask, Embed):
+        return sum(map(len, ask.inputs))
+    return 0
+
+
+def nanoseconds(milliseconds: str | None) -> int:
+    return int(float(milliseconds) * 1e6) if milliseconds else 0

@@ -1,0 +1,32 @@
+"""Where records are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, PositiveFloat, PositiveInt, SecretStr
+
+from proxy.settings.base import Strict, check_port
+
+
+def _database_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    parts = urlsplit(text)
+    if parts.scheme == "sqlite" and text.startswith("sqlite:///") and len(text) > len("sqlite:///"):
+        return url
+    if parts.scheme == "postgresql" and parts.path.strip("/"):
+        check_port(parts)
+        return url
+    raise ValueError("a database is 'sqlite:///PATH' or 'postgresql://USER:PASSWORD@HOST/NAME'")
+
+
+class Database(Strict):
+    """Where records are kept: users, keys, usage; opened only if something needs it.  A restart changes these."""
+
+    url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr("sqlite:///data/gemmapy.db")
+    """`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME`, best from the environment."""
+    connections: PositiveInt = 5
+    """Connections that each process opens at most."""
+    timeout: PositiveFloat = 10.0
+    """Seconds to wait for a connection, or for another process that writes to the same file."""

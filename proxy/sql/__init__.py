@@ -1,0 +1,1 @@
+"""Records in SQL: SQLite in a file, or PostgreSQL."""

@@ -1,0 +1,125 @@
+"""One database, SQLite or PostgreSQL, through SQLAlchemy Core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from proxy.errors import Busy
+from proxy.sql.feature import Feature
+
+DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+WRITES: Final = "writes"
+PRAGMAS: Final = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON")
+STATEMENT: Final = 30.0
+"""Seconds that one statement may take at PostgreSQL."""
+
+
+class DatabaseAway(Busy):
+    """The database does not answer; it may later."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="database_unavailable", wait=5.0)
+
+
+@contextmanager
+def awayness(name: str) -> Iterator[None]:
+    """What says that the database is away, as DatabaseAway; what says that a statement is wrong stays what it is."""
+    try:
+        yield
+    except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
+        raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseAway(f"The database {name} has gone: {first_line(error)}") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("asyncpg"):  # it says so itself while it starts or stops
+            raise
+        raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    told = getattr(error, "orig", None) or error
+    return (str(told) or type(told).__name__).partition("\n")[0]
+
+
+class Database:
+    """url: as it is configured, without a driver.  Every method that talks to it raises DatabaseAway."""
+
+    def __init__(self, url: str, connections: int, timeout: float) -> None:
+        self.url = make_url(url)
+        self.name = self.url.render_as_string(hide_password=True)
+        self.dialect = self.url.get_backend_name()
+        self.timeout = timeout
+        self.engine = self.opened(connections)
+        self.migrated: set[str] = set()
+        self.migrating = asyncio.Lock()
+        # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
+        self.turn = asyncio.Lock() if self.dialect == "sqlite" else nullcontext()
+
+    def opened(self, connections: int) -> AsyncEngine:
+        driver: URL = self.url.set(drivername=DRIVERS[self.dialect])
+        sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
+        if self.dialect == "sqlite":
+            engine = create_async_engine(driver, connect_args={"timeout": self.timeout}, **sizes)
+            event.listen(engine.sync_engine, "connect", set_up)
+            event.listen(engine.sync_engine, "begin", begin)
+            return engine
+        patience = {"timeout": self.timeout, "command_timeout": STATEMENT}
+        return create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that sees one state of everything."""
+        with awayness(self.name):
+            async with self.engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: all that is written in it stays when the block is left, or nothing if it raises."""
+        with awayness(self.name):
+            async with self.turn, self.engine.connect() as connection:
+                await connection.execution_options(**{WRITES: True})
+                async with connection.begin():
+                    yield connection
+
+    async def migrate(self, feature: Feature) -> None:
+        """Bring the feature's tables up to date, once a process; of several processes one does it, others wait."""
+        from proxy.sql.migrations import upgrade  # only those who need it pay for Alembic
+
+        async with self.migrating:
+            if feature.name not in self.migrated:
+                if self.dialect == "sqlite":
+                    Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+                async with self.writing() as connection:
+                    await connection.run_sync(upgrade, feature)
+                self.migrated.add(feature.name)
+
+    async def aclose(self) -> None:
+        await self.engine.dispose()
+
+
+def set_up(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, and DDL is part of them
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def begin(connection: Connection) -> None:
+    # A transaction that reads first and then writes would fail where another one wrote in between.
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+Opener = Callable[[], Database]

@@ -1,0 +1,115 @@
+"""What holds of every kind of database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from proxy.sql.database import Database, DatabaseAway
+from proxy.sql.feature import Feature
+from tests.conftest import Start
+from tests.servers import PostgresServer, free_port
+
+NOTES = Feature("test", Path(__file__).parent / "history")
+ADD = text("INSERT INTO test_notes (id, text, at) VALUES (:id, 'a', 0)")
+COUNT = text("SELECT count(*) FROM test_notes")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, 3, 10)
+    await database.migrate(NOTES)
+    yield database
+    await database.aclose()
+
+
+async def count(database: Database) -> int:
+    async with database.reading() as connection:
+        return int((await connection.execute(COUNT)).scalar_one())
+
+
+async def add(database: Database, *ids: int) -> None:
+    async with database.writing() as connection:
+        for one in ids:
+            await connection.execute(ADD, {"id": one})
+
+
+async def test_what_is_written_stays_and_what_fails_leaves_nothing(database: Database) -> None:
+    await add(database, 1, 2)
+    with pytest.raises(IntegrityError):
+        await add(database, 3, 1)
+    assert await count(database) == 2
+
+
+async def test_many_writers_lose_nothing(database: Database) -> None:
+    async def look_and_add(number: int) -> None:
+        async with database.writing() as connection:
+            (had,) = (await connection.execute(COUNT)).one()  # read first, as those do who check before they write
+            await connection.execute(ADD, {"id": number})
+            assert had >= 0
+
+    await asyncio.gather(*(look_and_add(number) for number in range(50)))
+    assert await count(database) == 50
+
+
+async def test_two_processes_may_write_at_once(database: Database, database_url: str) -> None:
+    other = Database(database_url, 3, 10)
+    try:
+        await asyncio.gather(*(add(one, 2 * n + odd) for odd, one in enumerate((database, other)) for n in range(20)))
+        assert await count(other) == 40
+    finally:
+        await other.aclose()
+
+
+async def test_of_several_processes_one_migrates_and_the_others_wait(database_url: str) -> None:
+    several = [Database(database_url, 2, 30) for _ in range(5)]
+    try:
+        await asyncio.gather(*(one.migrate(NOTES) for one in several))
+        await several[0].migrate(NOTES)
+        assert [await count(one) for one in several] == [0] * 5
+    finally:
+        for one in several:
+            await one.aclose()
+
+
+async def test_a_database_that_is_not_there_is_said_to_be_away() -> None:
+    database = Database(f"postgresql://me:canary@127.0.0.1:{free_port()}/x", 1, 1)
+    with pytest.raises(DatabaseAway) as failed:
+        await database.migrate(NOTES)
+    assert "127.0.0.1" in str(failed.value) and "canary" not in str(failed.value)
+    await database.aclose()
+
+
+async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(await postgres.create(f"killed_{free_port()}"), 2, 5)
+    await database.migrate(NOTES)
+    postgres.kill()
+    try:
+        for _ in range(2):
+            with pytest.raises(DatabaseAway):
+                await count(database)
+    finally:
+        await postgres.start()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await count(database) == 0
+                break
+            except DatabaseAway:
+                await asyncio.sleep(0.05)
+    await database.aclose()
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "postgresql://h", "canary"])
+async def test_a_url_of_no_database_is_refused_without_being_told(start: Start, url: str) -> None:
+    with pytest.raises(Exception, match="a database is") as failed:
+        async with start(f"database: {{url: '{url}'}}\nchains: {{chat: []}}\n"):
+            pass
+    assert "canary" not in str(failed.value)
