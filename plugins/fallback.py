@@ -70,7 +70,8 @@ class Fallback:
 
     class Settings(Strict):
         models: dict[str, tuple[Link, ...]] = {}  # noqa: RUF012  (pydantic copies defaults)
-        """By model, what is asked in its place, in that order: a model's name, or `{model, upstream, on}`."""
+        """By model, what is asked in its place, in that order: a model's name, or `{model, upstream, on}`.  What is
+        said of a model holds for its aliases, too, unless they are listed themselves."""
         default: tuple[Link, ...] = ()
         """The same for every model that is not listed."""
         on: tuple[Condition, ...] = USUAL
@@ -121,7 +122,9 @@ class Fallback:
         raise blamed(error, trail)
 
     def links(self, call: Call) -> tuple[Link, ...]:
-        links = self.chains.get(canonical(call.model), self.settings.default)
+        links = self.chains.get(canonical(call.model))
+        if links is None:
+            links = self.chains.get(canonical(self.host.models.real(call.model)), self.settings.default)
         if isinstance(call.ask, Embed):
             mine = canonical(call.model)
             links = tuple(one for one in links if isinstance(one, Other) and canonical(one.model or mine) == mine)

@@ -43,6 +43,9 @@ class Models(Protocol):
     def upstreams(self) -> Collection[str]:
         """Their names."""
 
+    def real(self, name: str) -> str:
+        """The name that an alias stands for; of any other name itself."""
+
     async def all(self) -> list[ModelInfo]:
         """Every model that callers may ask for, aliases included."""
 

@@ -134,6 +134,9 @@ class Catalogue:
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
 
+    def real(self, name: str) -> str:
+        return self.settled.of(name).alias or name
+
     async def found(self, upstream: str, name: str, alone: bool) -> ModelInfo | None:
         """alone: no other upstream may be asked."""
         try:

@@ -197,3 +197,10 @@ async def test_the_answer_is_the_models_that_was_switched_to(start: Start) -> No
         assert said(document)["content"] == "spare:latest" and document["model"] == "demo", (
             "the name as it was asked for"
         )
+
+
+async def test_what_holds_of_a_model_holds_of_its_aliases(start: Start) -> None:
+    text = config(SPARED) + "models: {gpt-4o: {alias: demo}}\n"
+    async with start(text, failing(Fault("status"))) as run:
+        response = await run.chat(model="gpt-4o")
+    assert response.status == 200 and response.headers["x-gemmapy-model"] == "spare:latest"
