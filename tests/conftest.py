@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -47,6 +48,12 @@ class Running:
 
     async def embed(self, **body: Any) -> aiohttp.ClientResponse:
         return await self.http.post(f"{self.url}/v1/embeddings", json={"model": "demo-embed", "input": "hi", **body})
+
+    async def settled(self) -> None:
+        """What was answered is kept by now, where it is kept at all: until then a repeat shares it."""
+        async with asyncio.timeout(10):
+            while self.server.services.state.get("cache flights"):  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.002)
 
     def configure(self, text: str) -> None:
         """Put this into the configuration file; `server.reload()` reads it."""

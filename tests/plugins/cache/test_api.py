@@ -39,6 +39,7 @@ async def chat(run: Running, who: dict[str, str], text: str, **body: Any) -> str
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=who)
     assert response.status == 200
     await response.read()
+    await run.settled()
     return str(response.headers["x-gemmapy-cache"])
 
 
