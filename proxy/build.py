@@ -21,6 +21,7 @@ from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
 from proxy.edge.health import Health, Readiness
+from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.writer import Writer
@@ -39,6 +40,7 @@ from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
 from proxy.upstreams.pool import Pool
+from proxy.upstreams.sharing import Sharing
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
@@ -62,7 +64,7 @@ class Assembly:
         self.http = services.http
         settled = Settled(config.models)
         self.pools = {
-            name: Pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], upstream, services)
+            name: self.pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], services, shelf)
             for name, upstream in config.upstreams.items()
         }
         cloudy = frozenset(
@@ -83,6 +85,13 @@ class Assembly:
         if upstream.openai:
             return OpenAI(url, upstream, services, strict)
         return Ollama(url, upstream, services, settled.pins, strict)
+
+    def pool(self, name: str, hosts: Sequence[Member], services: Services, shelf: Shelf) -> Pool:
+        settings = self.config.upstreams[name]
+        if settings.share is None:
+            return Pool(name, hosts, settings, services)
+        sharing = Sharing(shelf.keyvalue(settings.share), services.background, services.clock)
+        return Pool(name, hosts, settings, services, sharing)
 
     def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none."""
@@ -120,6 +129,7 @@ class Assembly:
             *ollama.routes(),
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),
+            *Hosts(self.pools).routes(),
         ]
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):

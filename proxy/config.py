@@ -82,6 +82,8 @@ def _upstreams_problems(config: Config, source: Source) -> Iterator[str]:
             count = config.listen.workers
             told = f"{upstream.slots} slots cannot be divided among {count} workers; give it {count}, or fewer workers"
             yield source.problem(("upstreams", name, "slots"), told)
+        if upstream.share is not None and upstream.share not in config.stores:
+            yield source.problem(("upstreams", name, "share"), f"no store is called {upstream.share!r}")
     if config.writes is not None:
         target = config.upstreams.get(config.writes)
         if target is None or target.openai is not None:

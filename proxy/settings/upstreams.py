@@ -25,6 +25,9 @@ class Line(Strict):
     """Calls that may wait; a further one is a 429."""
     wait: PositiveFloat = 60.0
     """Seconds that a call may wait; then it is a 429."""
+    group: NonNegativeFloat = 10.0
+    """Seconds for which calls of a model that a host has loaded may go before one for which it would have to load
+    another, so that two models do not put each other out with every call; 0 is never."""
 
 
 EXTRAS = Literal["top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "num_keep"]
@@ -49,6 +52,9 @@ class Upstream(Strict):
     Ollama, however many they are."""
     line: Line = Line()
     """Where calls wait while every host is busy."""
+    share: str | None = None
+    """Name of a store, best a Redis, through which several workers or servers tell each other of hosts that cool down
+    after three failures in a row; unset lets each find out by itself."""
     allow_cloud: bool = False
     """Whether names such as `gpt-oss:120b-cloud`, which Ollama forwards to ollama.com, may be asked for."""
     embed_batch: PositiveInt = 64

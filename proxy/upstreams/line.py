@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.errors import TooMany
 from proxy.settings import Line as Settings
 from proxy.types import Call
+from proxy.upstreams.standing import COOLING, Standing
 
 LONGEST: Final = 60.0
 """Seconds that a refused caller is told to wait at most."""
@@ -21,36 +22,24 @@ NEW: Final = 0.1
 """Weight of the newest interval in the mean that foretells how fast the line moves."""
 
 
-@dataclass(slots=True, eq=False)
-class Standing:
-    """How one host stands.  busy: calls under way; picked: when it was last chosen, as a running number."""
-
-    url: str
-    name: str = ""
-    """What callers are told of where their answer comes from."""
-    busy: int = 0
-    picked: int = 0
-    out: bool = False
-    """Whether it did not answer, and another is asked instead."""
-    failures: int = 0
-    """Calls in a row that failed there."""
-    rests: float = 0.0
-    """Monotonic seconds until which others go before it, because of these."""
-    probe: asyncio.Task[None] | None = None
-    """Looks whether it is back."""
-
-
-Pick = Callable[[str, tuple[str, ...]], Standing | None]
-"""Model and hosts that were tried -> the host that could take such a call now."""
+Pick = Callable[[str, tuple[str, ...], int], Standing | None]
+"""Model, hosts that were tried, and beginning of the conversation -> the host that could take such a call now."""
+Warm = Callable[[Standing, str], bool]
+"""Whether a host has a model loaded."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One call in line.  model: canonical; tried: hosts that it has been to."""
+    """One call in line.  model: canonical; tried: hosts that it has been to; beginning: of its conversation.
+
+    passed: monotonic seconds at which another first went before it because that one's model was loaded.
+    """
 
     call: Call
     model: str
     tried: tuple[str, ...] = ()
+    beginning: int = 0
+    passed: float | None = None
     ready: asyncio.Future[Standing] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -103,8 +92,14 @@ class Line:
         self.clock = clock
         self.standings: dict[str, Standing] = {}
         self.turn = 0
-        self.pick: Pick = lambda model, tried: None
+        self.pick: Pick = lambda model, tried, beginning: None
         """The newest pool's: those who wait longest are not bound to what the hosts were allowed when they came."""
+        self.warm: Warm = lambda standing, model: True
+        self.group = 0.0
+        """Seconds for which calls whose model is loaded may go before one whose model is not."""
+        self.loads = self.loads_avoided = 0
+        """Calls that were sent to a host which had to load their model; and those that were not, because others of
+        the loaded model went first."""
         self.pace = 1.0
         """Mean seconds between two calls that leave while others wait."""
         self.left: float | None = None
@@ -145,6 +140,8 @@ class Line:
         self.turn += 1
         found.picked = self.turn
         found.busy += 1
+        if not found.well:
+            found.trial = found.failures >= COOLING
         return found
 
     def leave(self, standing: Standing) -> None:
@@ -161,17 +158,48 @@ class Line:
 
     def serve(self) -> None:
         """Send on whoever can be taken now; tell the others how many stand before them."""
-        before = 0
+        before, waiting = 0, {one.model for one in self.order if not one.ready.done()}
+        held: list[Waiting] = []
+        served = False
         for one in self.order:
             if one.ready.done():  # it is leaving
                 continue
-            found = self.pick(one.model, one.tried)
+            found = self.pick(one.model, one.tried, one.beginning)
+            if found is not None and self.holds(one, found, waiting):
+                held.append(one)
+                found = None
             if found is None:
                 one.call.progress(f"waiting in line, {before} before")
                 before += 1
             else:
-                self.order.remove(one)
-                one.ready.set_result(self.taken(found))
+                self.send(one, found)
+                self.loads_avoided += bool(held)
+                served = True
+        if held and not served:  # those for whom they were held could not be taken
+            self.send_first(held)
+
+    def holds(self, one: Waiting, found: Standing, waiting: Collection[str]) -> bool:
+        """Whether a call shall wait, although there is room, for others whose model is loaded there.
+
+        On a GPU with room for one model two of them would otherwise put each other out with every call.
+        """
+        if not self.group or len(waiting) == 1 or self.warm(found, one.model):
+            return False
+        if not any(self.warm(found, model) for model in waiting):
+            return False
+        now = self.clock.monotonic()
+        if one.passed is None:
+            one.passed = now
+        return now - one.passed < self.group
+
+    def send(self, one: Waiting, found: Standing) -> None:
+        self.order.remove(one)
+        one.ready.set_result(self.taken(found))
+
+    def send_first(self, held: Iterable[Waiting]) -> None:
+        for one in held:
+            if (found := self.pick(one.model, one.tried, one.beginning)) is not None:
+                self.send(one, found)
 
     def foretold(self) -> float:
         """Seconds after which a refused caller may find a place."""

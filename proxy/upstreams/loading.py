@@ -88,4 +88,6 @@ class Loading:
         except TimeoutError:
             message = f"{info.name} was not loaded within {self.limit:g} seconds."
             raise UpstreamError(message, "load") from None
+        with suppress(ProxyError):  # it may have put others out
+            await asyncio.shield(self.refreshing())
         self.loaded.add(name)

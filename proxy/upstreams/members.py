@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from proxy.errors import ProxyError, UpstreamError
@@ -29,6 +29,9 @@ class Member(Protocol):
 
     def warm(self, name: str) -> bool:
         """Whether a model, by canonical name, is loaded or being loaded, as far as known."""
+
+    def loaded(self) -> Collection[str]:
+        """Canonical names of the models that are loaded, as far as known."""
 
     async def poll(self) -> None:
         """Bring what is known up to date.  Raises UpstreamError."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
@@ -84,6 +84,9 @@ class Ollama:
 
     def warm(self, name: str) -> bool:
         return name in self.loading.loaded or name in self.loading.loads
+
+    def loaded(self) -> Collection[str]:
+        return self.loading.loaded
 
     def changed(self) -> None:
         self.listing.asked = self.loading.asked = float("-inf")

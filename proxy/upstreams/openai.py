@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 
 from proxy.config import Upstream
 from proxy.errors import ProxyError
@@ -64,6 +64,9 @@ class OpenAI:
     def warm(self, name: str) -> bool:
         """Such a server has loaded what it lists."""
         return True
+
+    def loaded(self) -> Collection[str]:
+        return self.listing.known.keys()
 
     async def poll(self) -> None:
         """Brings the list up to date.  Raises UpstreamError."""

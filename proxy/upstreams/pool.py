@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -14,29 +14,22 @@ from proxy.models import ModelInfo
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
-from proxy.upstreams.line import Line, Standing, Turns, Waiting
+from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.members import Member
+from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
+from proxy.upstreams.sharing import Sharing
+from proxy.upstreams.standing import CLOSED, Standing
+from proxy.upstreams.watch import POLL, Watch
+from proxy.values import value
 from proxy.wire.ollama_models import canonical
 
 log = logging.getLogger(__name__)
 
-POLL: Final = 2.0
-"""Seconds after which the hosts are asked again what they have, while calls come in."""
-BELIEVED: Final = 30.0
-"""Seconds after which a call waits for their answers."""
-PATIENCE: Final = 1.0
-"""Seconds that it waits at most: one host that hangs does not hold up the others."""
-PROBE: Final = 1.0
-"""Seconds between two looks at a host that is out."""
-NEVER: Final = 2**200
-RESTS: Final = 2**150
+NEVER: Final = 2**60
+COOL: Final = CLOSED - LEAD
+"""The least that a host counts which cools down."""
 FAULTS: Final = ("server", "cut", "load", "memory")
 """Failures that speak against a host."""
-FIRST: Final = 1.0
-"""Seconds for which one that failed comes last; twice as long after each further failure in a row."""
-LONGEST: Final = 30.0
-TURNS: Final = 64
-"""Bits of the running number of choices."""
 MOST: Final = 1000
 """Models of which it is remembered who has them."""
 COLD: Final = 4
@@ -44,10 +37,27 @@ COLD: Final = 4
 where no number of slots says so."""
 
 
-class Pool:
-    """name: the upstream's."""
+@value
+class Asking:
+    """A call for a model, by its canonical name, with the beginning of its conversation."""
 
-    def __init__(self, name: str, hosts: Sequence[Member], settings: Upstream, services: Services) -> None:
+    call: Call
+    info: ModelInfo
+    name: str
+    beginning: int
+
+
+class Pool:
+    """name: the upstream's.  sharing: what other processes say of its hosts."""
+
+    def __init__(
+        self,
+        name: str,
+        hosts: Sequence[Member],
+        settings: Upstream,
+        services: Services,
+        sharing: Sharing | None = None,
+    ) -> None:
         self.name = name
         self.members = {host.url: host for host in hosts}
         share = services.place.share
@@ -59,9 +69,10 @@ class Pool:
         self.standings = [self.line.standing(host.url, name, len(hosts) > 1) for host in hosts]
         self.places = list(zip(self.standings, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
+        self.sharing = None if self.alone else sharing
+        self.prompts = None if self.alone else services.kept(f"prompts {name}", Prompts)
         self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
-        self.polled = float("-inf")
-        self.polling: asyncio.Task[None] | None = None
+        self.watch = Watch(self.members, self.standings, services, self.heard)
 
     async def __call__(self, call: Call, info: ModelInfo) -> Reply:
         """Raises TooMany when the line is full or does not move, else what the host raises."""
@@ -71,72 +82,92 @@ class Pool:
             except ProxyError as error:
                 placed(error, info, self.name)
                 raise
-        if self.services.clock.monotonic() - self.polled > POLL:
-            await self.fresh()
+        if self.services.clock.monotonic() - self.watch.polled > POLL and self.alone is None:
+            await self.watch.fresh()
+        if self.sharing is not None:
+            self.sharing.look(self.standings)
         name = canonical(info.name)
+        asking = Asking(call, info, name, 0 if self.prompts is None else beginning_of(call, name))
         # Nobody who comes later is served before those who wait, even if it could be.
-        if self.line.order or (standing := self.pick(name)) is None:
-            return await self.waited(call, info, name)
+        if self.line.order or (standing := self.pick(name, (), asking.beginning)) is None:
+            return await self.waited(asking)
         try:
-            return await self.asked(call, info, name, self.line.taken(standing))
+            return await self.asked(asking, self.line.taken(standing))
         except ProxyError as error:
-            return await self.another(call, info, name, standing, error)
+            return await self.another(asking, standing, error)
 
-    async def asked(self, call: Call, info: ModelInfo, name: str, standing: Standing) -> Reply:
-        member = self.members[standing.url]
-        mine = member.known(name) or info
+    async def waited(self, asking: Asking, tried: tuple[str, ...] = ()) -> Reply:
+        """In its turn, and at whichever host has room then.  tried: those that it has been to."""
+        began = self.services.clock.monotonic()
+        waiting = Waiting(asking.call, asking.name, tried, asking.beginning)
+        standing = await self.line.enter(waiting, self.line_settings)
+        queued = (self.services.clock.monotonic() - began) * 1000
         try:
-            reply = await member(call, mine)
+            return (await self.asked(asking, standing)).noting(**{"queue-ms": f"{queued:.1f}"})
+        except ProxyError as error:
+            return await self.another(asking, standing, error, tried)
+
+    async def another(self, asking: Asking, failed: Standing, error: ProxyError, tried: tuple[str, ...] = ()) -> Reply:
+        """The same of another host, if this one certainly has not begun the call and another may; else the error."""
+        tried = (*tried, failed.url)
+        if not self.elsewhere(error, failed, asking.name, tried):
+            raise error
+        return await self.waited(asking, tried)
+
+    async def asked(self, asking: Asking, standing: Standing) -> Reply:
+        member = self.members[standing.url]
+        mine = member.known(asking.name) or asking.info
+        if not member.warm(asking.name):
+            self.line.loads += 1
+        try:
+            reply = await member(asking.call, mine)
         except BaseException as error:
-            if isinstance(error, UpstreamError):
-                self.rest(standing, error)
+            self.failed(standing, error)
             self.line.leave(standing)
             if isinstance(error, ProxyError):
                 placed(error, mine, standing.name)
             raise
-        if standing.failures:
-            standing.failures = 0
-        if call.stream:
+        if not standing.well:
+            self.answered(standing)
+        if self.prompts is not None and asking.beginning:
+            self.prompts.read(asking.beginning, standing.url)
+        if asking.call.stream:
             return told(reply, mine, standing.name).on_close(partial(self.line.leave, standing))
         self.line.leave(standing)  # a whole answer has been read to its end
         return told(reply, mine, standing.name)
 
-    async def waited(self, call: Call, info: ModelInfo, name: str, tried: tuple[str, ...] = ()) -> Reply:
-        """In its turn, and at whichever host has room then."""
-        standing = await self.line.enter(Waiting(call, name, tried), self.line_settings)
-        try:
-            return await self.asked(call, info, name, standing)
-        except ProxyError as error:
-            return await self.another(call, info, name, standing, error, tried)
-
-    async def another(
-        self, call: Call, info: ModelInfo, name: str, failed: Standing, error: ProxyError, tried: tuple[str, ...] = ()
-    ) -> Reply:
-        """The same of another host, if there is one that may take it; else the error."""
-        tried = (*tried, failed.url)
-        if not self.elsewhere(error, failed, name, tried):
-            raise error
-        return await self.waited(call, info, name, tried)
-
     # --- which host ----------------------------------------------------------------------------------
 
-    def pick(self, name: str, tried: Sequence[str] = ()) -> Standing | None:
+    def pick(self, name: str, tried: Sequence[str] = (), beginning: int = 0) -> Standing | None:
         """The host that would take a call for this model now; None if those that could are all busy."""
-        best, least, slots, untried = None, NEVER, self.slots or NEVER, False
         places = self.having.get(name) or self.places_of(name)
+        if tried:
+            places = [place for place in places if place[0].url not in tried]
+        return self.least_busy(name, places, beginning) if places else self.last_resort(name, tried)
+
+    def least_busy(self, name: str, places: Sequence[tuple[Standing, Member]], beginning: int) -> Standing | None:
+        """Of these the one with the least to do, counting what speaks against it and for it."""
+        best, least, turn, slots = None, NEVER, 0, self.slots or NEVER
+        read = self.prompts.at(beginning) if self.prompts is not None and beginning else None
         for one, member in places:
-            if one.url in tried:
-                continue
-            untried = True
             if one.busy >= slots:
                 continue
+            load = one.busy if one.well else one.busy + one.burden(self.services.clock.monotonic())
+            if one.url == read:
+                load -= LEAD
+            if load > least:
+                continue
+            if not member.warm(name):
+                load += self.cold
             # Among equals the one that was chosen longest ago, so that none is starved.
-            cost = (one.busy + (0 if member.warm(name) else self.cold)) << TURNS | one.picked
-            if one.failures and one.rests > self.services.clock.monotonic():
-                cost += RESTS
-            if cost < least:
-                best, least = one, cost
-        return best if untried else self.last_resort(name, tried)
+            if load < least or (load == least and one.picked < turn):
+                best, least, turn = one, load, one.picked
+        return None if least >= COOL and self.trusted(places) else best
+
+    def trusted(self, places: Iterable[tuple[Standing, Member]]) -> bool:
+        """Whether one of these is not cooling down; then those that are get no call, even if it is busy."""
+        now = self.services.clock.monotonic()
+        return any(one.burden(now) < CLOSED for one, _ in places)
 
     def places_of(self, name: str) -> Sequence[tuple[Standing, Member]]:
         """The hosts that are in and have a model, as far as known; remembered until something is heard of any."""
@@ -152,82 +183,37 @@ class Pool:
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
-    def rest(self, one: Standing, error: UpstreamError) -> None:
+    def failed(self, one: Standing, error: BaseException) -> None:
         """A host that fails at once has always the fewest calls; let others go before it for a while."""
-        if error.cause in FAULTS:
-            one.failures += 1
-            seconds = min(LONGEST, FIRST * 2.0 ** (one.failures - 1))
-            one.rests = self.services.clock.monotonic() + seconds
+        if not isinstance(error, UpstreamError) or error.cause not in FAULTS:
+            one.trial = False  # it has said nothing of the host
+            return
+        seconds = one.failed(self.services.clock.monotonic())
+        if seconds and self.sharing is not None:
+            self.sharing.cools(one, seconds)
+
+    def answered(self, one: Standing) -> None:
+        if one.answered(self.services.clock.monotonic()) and self.sharing is not None:
+            self.sharing.is_well(one)
 
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
-            self.take_out(failed, error)
+            self.watch.take_out(failed, error)
         elif not (isinstance(error, NotFound) and error.code == "model_not_found"):
             return False
         others = (one for one in self.standings if one.url not in tried and not one.out)
         return any(self.members[one.url].known(name) for one in others)
-
-    # --- what is known of them -----------------------------------------------------------------------
-
-    async def fresh(self) -> None:
-        """See to it that what the hosts have is known, and not long ago."""
-        age = self.services.clock.monotonic() - self.polled
-        if self.alone is not None or age <= POLL:
-            return
-        if self.polling is None or self.polling.done():
-            self.polling = self.services.background.start(self.poll(), "asking the hosts of a pool")
-        if age > BELIEVED:
-            await asyncio.wait([self.polling], timeout=PATIENCE)
-
-    async def poll(self) -> None:
-        for one in self.standings:
-            if one.out and one.probe is None:  # found out by a pipeline that is gone
-                self.start_probe(one)
-        asked = [one for one in self.standings if not one.out]
-        told = await asyncio.gather(*(self.members[one.url].poll() for one in asked), return_exceptions=True)
-        for one, error in zip(asked, told, strict=True):
-            if isinstance(error, UpstreamError):
-                self.take_out(one, error)
-            elif isinstance(error, BaseException):
-                raise error
-        self.polled = self.services.clock.monotonic()
-        self.heard()
 
     def heard(self) -> None:
         """What is known of the hosts has changed, and somebody who waits may go on."""
         self.having.clear()
         self.line.serve()
 
-    def take_out(self, one: Standing, error: UpstreamError) -> None:
-        if self.alone is None and not one.out:
-            log.warning("%s is asked no more until it answers: %s", one.url, error)
-            one.out = True
-            self.having.clear()
-            self.start_probe(one)
-
-    def start_probe(self, one: Standing) -> None:
-        one.probe = self.services.background.start(self.probe(one), f"looking after {one.url}")
-
-    async def probe(self, one: Standing) -> None:
-        """Until the host answers again; no model is run."""
-        try:
-            while True:
-                await self.services.clock.sleep(PROBE)
-                try:
-                    await self.members[one.url].poll()
-                except UpstreamError:
-                    continue
-                break
-            one.out = False
-            log.info("%s answers again", one.url)
-            self.heard()
-        finally:
-            one.probe = None
-
     def open(self) -> None:
         """From now on those who wait are served by what this pool says of the hosts."""
-        self.line.pick = self.pick
+        self.line.pick, self.line.group = self.pick, self.line_settings.group
+        self.line.warm = lambda standing, model: self.members[standing.url].warm(model)
         self.line.serve()
 
     def close(self) -> None:
@@ -238,7 +224,7 @@ class Pool:
 
     def changed(self, url: str) -> None:
         self.members[url].changed()
-        self.polled = float("-inf")
+        self.watch.polled = float("-inf")
 
     # --- what they have ------------------------------------------------------------------------------
 
@@ -248,7 +234,7 @@ class Pool:
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host could be asked, or if none that has the model can."""
-        await self.fresh()
+        await self.watch.fresh()
         found = await members.found(self.usable(), name)
         self.having.clear()
         return found
@@ -268,6 +254,23 @@ class Pool:
     async def version(self) -> str:
         """Of the first host that answers.  Raises UpstreamError if none does."""
         return await members.version(list(self.members.values()))
+
+    def told(self) -> JSON:
+        """How its hosts stand, for people."""
+        now = self.services.clock.monotonic()
+        hosts = [
+            {
+                "host": one.url,
+                "state": one.state(now),
+                "busy": one.busy,
+                "failures": one.failures,
+                "loaded": sorted(name for name in self.members[one.url].loaded()),
+            }
+            for one in self.standings
+        ]
+        line = self.line
+        figures = {"waiting": len(line.order), "loads": line.loads, "loads_avoided": line.loads_avoided}
+        return {"slots": self.slots, **figures, "hosts": hosts}
 
     async def alive(self) -> Mapping[str, str]:
         """Host -> "" if it answers, else why not."""

@@ -50,7 +50,7 @@ class Callers:
 async def test_nothing_is_lost_in_silence_while_a_host_comes_and_goes(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.pool.PROBE", 0.05)
+    monkeypatch.setattr("proxy.upstreams.watch.PROBE", 0.05)
     bad, times = dead_url(), 3
     good = Simulator(delay=0.002, parallel=64)
     text = f"{CHAIN}upstreams: {{pool: {{ollama: ['$OLLAMA', '{bad}'], slots: 4}}}}\n"

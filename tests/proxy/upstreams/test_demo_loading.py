@@ -136,7 +136,7 @@ async def test_a_reload_waits_for_the_answers_under_way() -> None:
 
 
 async def test_a_full_queue_refuses_what_needs_a_load() -> None:
-    simulator = Simulator(load_time=0.05, max_queue=1)
+    simulator = Simulator(load_time=0.3, max_queue=1)
     async with begun(simulator, 3) as requests:
         statuses = [status for status, _ in await asyncio.gather(*requests)]
         busy = (await requests[2])[1]["error"]

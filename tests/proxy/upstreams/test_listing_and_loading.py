@@ -16,7 +16,7 @@ async def test_many_calls_ask_for_the_list_once(start: Start) -> None:
     async with start() as run:
         await asyncio.gather(*(run.chat() for _ in range(20)))
         assert paths(run.ollama, "/api/tags") == 1
-        assert paths(run.ollama, "/api/ps") == 1
+        assert paths(run.ollama, "/api/ps") == 2, "before the model was loaded, and after"
 
 
 async def test_a_cold_model_is_loaded_once_for_all_who_wait(start: Start) -> None:

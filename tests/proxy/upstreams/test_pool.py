@@ -12,7 +12,7 @@ import pytest
 
 from proxy.upstreams.demo import CATALOGUE, Fault, Simulator, running
 from tests.conftest import BARE, HI, Running, Start
-from tests.whole.asking import dead_url, error_of, streamed, whole
+from tests.whole.asking import dead_url, error_of, streamed, user, whole
 
 WITHOUT_DEMO = [one for one in CATALOGUE if one.name != "demo:latest"]
 
@@ -51,8 +51,8 @@ async def test_the_least_busy_of_the_loaded_hosts_is_taken_and_among_equals_none
         assert [answers(one) for one in hosts] == [2, 2, 2, 2]
         for reply in replies:
             assert (await streamed(reply)).done
-        for _ in range(4):
-            assert (await run.chat()).status == 200
+        for number in range(4):
+            assert (await run.chat(messages=user(f"another {number}"))).status == 200
         assert [answers(one) for one in hosts] == [3, 3, 3, 3]
     assert [one.loads for one in hosts] == [1, 1, 1, 1]
 
@@ -95,7 +95,7 @@ async def test_a_host_that_refuses_connections_costs_no_call(
     start: Start, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     ollama = Simulator()
-    with caplog.at_level(logging.WARNING, "proxy.upstreams.pool"):
+    with caplog.at_level(logging.WARNING, "proxy.upstreams.watch"):
         async with pooled(start, [dead_url(), ollama], slots=8) as run:
             assert {(await run.chat(stream=stream)).status for _ in range(8)} == {200}
             assert (await run.embed()).status == 200
@@ -105,7 +105,7 @@ async def test_a_host_that_refuses_connections_costs_no_call(
 async def test_a_host_that_dies_is_left_out_and_let_back_once_it_answers(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.pool.PROBE", 0.02)
+    monkeypatch.setattr("proxy.upstreams.watch.PROBE", 0.02)
     steady, dying = Simulator(), Simulator()
     async with AsyncExitStack() as life:
         url = await life.enter_async_context(running(dying))
@@ -139,7 +139,7 @@ async def test_when_no_host_can_be_reached_a_call_says_so_at_once(start: Start) 
 
 
 async def test_a_host_that_hangs_does_not_hold_up_the_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstreams.pool.PATIENCE", 0.05)
+    monkeypatch.setattr("proxy.upstreams.watch.PATIENCE", 0.05)
     left = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

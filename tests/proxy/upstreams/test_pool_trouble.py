@@ -16,7 +16,8 @@ from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
-from proxy.upstreams.line import Line, Standing, Turns, Waiting
+from proxy.upstreams.line import Line, Turns, Waiting
+from proxy.upstreams.standing import Standing
 from tests.conftest import BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
 from tests.whole.asking import error_of, streamed, whole
@@ -98,7 +99,7 @@ async def test_callers_that_leave_at_any_moment_leave_no_slot_behind(start: Star
 
 async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
     line, standing = Line(Turns(), FakeClock()), Standing("http://one")
-    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
     standing.busy = 1
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
@@ -111,7 +112,7 @@ async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
 
 async def test_whoever_leaves_is_not_served_any_more() -> None:
     line, standing = Line(Turns(), FakeClock()), Standing("http://one", busy=1)
-    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
     first.cancel()
@@ -124,7 +125,7 @@ async def test_whoever_leaves_is_not_served_any_more() -> None:
 async def test_a_refused_caller_is_told_how_fast_the_line_moves() -> None:
     clock = FakeClock()
     line, standing = Line(Turns(), clock), Standing("http://one", busy=1)
-    line.pick = lambda model, tried: standing if standing.busy < 1 else None
+    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
     tasks = [asyncio.ensure_future(line.enter(waiting(str(number)), Settings())) for number in range(61)]
     await asyncio.sleep(0)
     for _ in range(40):
@@ -189,7 +190,7 @@ async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -
 
 
 async def test_one_that_has_recovered_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstreams.pool.FIRST", 0.05)
+    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 0.05)
     hosts = [Simulator(faults=[Fault("status")]), Simulator(faults=[Fault("status")])]
     async with pooled(start, hosts, slots=1) as run:
         for _ in range(4):

@@ -1,0 +1,78 @@
+"""What several processes, or several servers, tell each other of hosts that cool down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from proxy.background import Background
+from proxy.clock import Clock
+from proxy.stores.keyvalue import KeyValue, New, StoreError
+from proxy.upstreams.standing import COOLING, LONGEST, Standing
+
+PREFIX: Final = "host:"
+AGAIN: Final = 1.0
+"""Seconds after which it is looked at again what others say, while calls come in."""
+
+
+class Sharing:
+    """Written and read in the background: no call waits for it, and a store that is away changes nothing else."""
+
+    def __init__(self, store: KeyValue, background: Background, clock: Clock) -> None:
+        self.store = store
+        self.background = background
+        self.clock = clock
+        self.looked = float("-inf")
+
+    def cools(self, one: Standing, seconds: float) -> None:
+        """A host has begun to cool down here."""
+        value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
+        self.background.start(self.write(New(PREFIX + one.url, value, seconds)), "telling of a host that cools down")
+
+    def is_well(self, one: Standing) -> None:
+        """It is not cooling down any more."""
+        self.background.start(self.forget(PREFIX + one.url), "telling of a host that is well again")
+
+    def look(self, standings: Sequence[Standing]) -> None:
+        if self.clock.monotonic() - self.looked > AGAIN:
+            self.looked = self.clock.monotonic()
+            self.background.start(self.read(standings), "asking which hosts cool down")
+
+    async def write(self, new: New) -> None:
+        try:
+            await self.store.set([new])
+        except StoreError:  # told by the store
+            return
+
+    async def forget(self, key: str) -> None:
+        try:
+            await self.store.delete([key])
+        except StoreError:
+            return
+
+    async def read(self, standings: Sequence[Standing]) -> None:
+        try:
+            found = await self.store.get([PREFIX + one.url for one in standings])
+        except StoreError:
+            return
+        for one, kept in zip(standings, found, strict=True):
+            self.learn(one, 0.0 if kept is None else remaining(kept.value, self.clock.time()))
+
+    def learn(self, one: Standing, seconds: float) -> None:
+        """Others say that it cools down for so long; 0 where they say nothing."""
+        if seconds and (one.told or not one.failures):
+            one.failures, one.rests = COOLING, self.clock.monotonic() + seconds
+            one.well, one.told = False, True
+        elif not seconds and one.told and one.rests > self.clock.monotonic():
+            one.recovered(self.clock.monotonic())  # somebody else's call went well
+
+
+def remaining(value: bytes, now: float) -> float:
+    """Seconds that are left; 0 of what is no such value."""
+    try:
+        left = float(orjson.loads(value)["until"]) - now
+    except (ValueError, KeyError, TypeError):
+        return 0.0
+    return min(left, LONGEST) if left > 0 else 0.0

@@ -1,0 +1,93 @@
+"""What the hosts of a pool have, looked after while calls come in, and whether one that was away is back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from proxy.errors import UpstreamError
+from proxy.host import Services
+from proxy.upstreams.members import Member
+from proxy.upstreams.standing import Standing
+
+log = logging.getLogger(__name__)
+
+POLL: Final = 2.0
+"""Seconds after which the hosts are asked again what they have, while calls come in."""
+BELIEVED: Final = 30.0
+"""Seconds after which a call waits for their answers."""
+PATIENCE: Final = 1.0
+"""Seconds that it waits at most: one host that hangs does not hold up the others."""
+PROBE: Final = 1.0
+"""Seconds between two looks at a host that is out."""
+
+
+class Watch:
+    """heard: called when something has become known.  The only host of a pool is neither asked nor taken out."""
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        standings: Sequence[Standing],
+        services: Services,
+        heard: Callable[[], None],
+    ) -> None:
+        self.members = members
+        self.standings = standings
+        self.services = services
+        self.heard = heard
+        self.alone = len(standings) == 1
+        self.polled = float("-inf")
+        self.polling: asyncio.Task[None] | None = None
+
+    async def fresh(self) -> None:
+        """See to it that what the hosts have is known, and not long ago."""
+        age = self.services.clock.monotonic() - self.polled
+        if self.alone or age <= POLL:
+            return
+        if self.polling is None or self.polling.done():
+            self.polling = self.services.background.start(self.poll(), "asking the hosts of a pool")
+        if age > BELIEVED:
+            await asyncio.wait([self.polling], timeout=PATIENCE)
+
+    async def poll(self) -> None:
+        for one in self.standings:
+            if one.out and one.probe is None:  # found out by a pipeline that is gone
+                self.start_probe(one)
+        asked = [one for one in self.standings if not one.out]
+        told = await asyncio.gather(*(self.members[one.url].poll() for one in asked), return_exceptions=True)
+        for one, error in zip(asked, told, strict=True):
+            if isinstance(error, UpstreamError):
+                self.take_out(one, error)
+            elif isinstance(error, BaseException):
+                raise error
+        self.polled = self.services.clock.monotonic()
+        self.heard()
+
+    def take_out(self, one: Standing, error: UpstreamError) -> None:
+        if not self.alone and not one.out:
+            log.warning("%s is asked no more until it answers: %s", one.url, error)
+            one.out = True
+            self.heard()
+            self.start_probe(one)
+
+    def start_probe(self, one: Standing) -> None:
+        one.probe = self.services.background.start(self.probe(one), f"looking after {one.url}")
+
+    async def probe(self, one: Standing) -> None:
+        """Until the host answers again; no model is run."""
+        try:
+            while True:
+                await self.services.clock.sleep(PROBE)
+                try:
+                    await self.members[one.url].poll()
+                except UpstreamError:
+                    continue
+                break
+            one.let_back(self.services.clock.monotonic())
+            log.info("%s answers again", one.url)
+            self.heard()
+        finally:
+            one.probe = None

@@ -1,0 +1,195 @@
+"""Which host of a pool takes a call, and which call of the line goes first."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count, cycle, islice
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import UpstreamError
+from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
+from proxy.upstreams.pool import Pool
+from tests.conftest import Running, Start
+from tests.proxy.upstreams.test_pool import answers, pooled
+from tests.servers import redis_server
+from tests.whole.asking import error_of, streamed, user
+
+OTHER = Model("other:latest", frozenset({"completion"}), context=4096)
+BOTH = (*CATALOGUE, OTHER)
+
+
+async def warmed(run: Running) -> Pool:
+    """The pool, whose every host has loaded the model."""
+    pool = run.server.live.pipeline.value.upstreams["pool"]
+    for url in pool.members:
+        await (await run.http.post(f"{url}/api/chat", json={"model": "demo", "messages": []})).read()
+    await pool.watch.poll()
+    return pool
+
+
+async def test_a_conversation_stays_where_its_beginning_was_read(start: Start) -> None:
+    hosts = [Simulator() for _ in range(4)]
+    async with pooled(start, hosts) as run:
+        places: dict[str, set[str]] = {}
+        for turn in range(3):
+            for name in ("ann", "bob", "eve", "kim"):
+                messages = user(f"I am {name}")
+                for _ in range(turn):
+                    messages += [{"role": "assistant", "content": "yes"}, {"role": "user", "content": "and now?"}]
+                response = await run.chat(messages=messages)
+                places.setdefault(name, set()).add(response.headers["x-gemmapy-upstream"])
+    assert [len(found) for found in places.values()] == [1, 1, 1, 1]
+
+
+async def test_but_not_where_that_host_has_much_more_to_do(start: Start) -> None:
+    hosts = [Simulator(delay=0.02, parallel=16) for _ in range(2)]
+    async with pooled(start, hosts) as run:
+        await warmed(run)
+        await (await run.chat()).read()
+        before = [answers(one) for one in hosts]
+        streams = await asyncio.gather(*(run.chat(stream=True) for _ in range(10)))
+        fewer, more = sorted(answers(one) - had for one, had in zip(hosts, before, strict=True))
+        assert 0 < more - fewer <= 2, "two calls more, and no more than that"
+        for stream in streams:
+            await stream.read()
+
+
+async def test_a_host_that_fails_again_and_again_is_left_alone_until_it_has_rested(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 0.05)
+    steady, failing = Simulator(), Simulator()
+    async with pooled(start, [steady, failing]) as run:
+        pool = await warmed(run)
+        standing = pool.standings[1]
+        failing.faults.extend([Fault("status")] * 3)
+        numbers = count()
+        async with asyncio.timeout(10):
+            while standing.failures < 3:
+                await (await run.chat(messages=user(f"again {next(numbers)}"))).read()
+        had = answers(failing)
+        assert [(await run.chat(messages=user(f"now {n}"))).status for n in range(5)] == [200] * 5
+        assert answers(failing) == had and standing.failures == 3
+        async with asyncio.timeout(10):
+            while standing.failures:
+                assert (await run.chat(messages=user(f"well {next(numbers)}"))).status == 200
+        told = await (await run.http.get(f"{run.url}/api/hosts")).json()
+    states = [host["state"] for host in told["upstreams"]["pool"]["hosts"]]
+    assert states == ["in", "starting"]
+
+
+async def test_where_every_host_cools_down_the_last_one_is_asked_all_the_same(start: Start) -> None:
+    hosts = [Simulator(), Simulator()]
+    async with pooled(start, hosts) as run:
+        pool = await warmed(run)
+        for one in pool.standings:
+            for _ in range(3):
+                one.failed(run.server.services.clock.monotonic())
+        assert (await run.chat()).status == 200
+
+
+async def test_servers_tell_each_other_of_a_host_that_cools_down(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.sharing.AGAIN", 0.02)
+    async with redis_server(tmp_path) as redis, running(Simulator()) as first, running(Simulator()) as second:
+        stores = f"stores: {{both: {{redis: '{redis.url}', timeout: 1}}}}\nchains: {{chat: []}}\n"
+        async with (
+            pooled(start, [first, second], stores, share="both") as one,
+            pooled(start, [first, second], stores, share="both") as other,
+        ):
+            mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
+            for _ in range(3):
+                mine.failed(mine.standings[0], failure())
+            async with asyncio.timeout(10):
+                while theirs.standings[0].failures < 3:
+                    assert (await other.chat()).status == 200
+            assert theirs.standings[0].state(other.server.services.clock.monotonic()) == "cooling"
+            mine.standings[0].trial = True
+            mine.answered(mine.standings[0])
+            async with asyncio.timeout(10):
+                while theirs.standings[0].failures:
+                    assert (await other.chat()).status == 200
+
+
+def failure() -> UpstreamError:
+    return UpstreamError("it failed", "server")
+
+
+async def test_a_store_that_is_away_changes_nothing_else(start: Start) -> None:
+    stores = "stores: {gone: {redis: 'redis://127.0.0.1:9/0'}}\nchains: {chat: []}\n"
+    async with pooled(start, [Simulator(), Simulator()], stores, share="gone") as run:
+        pool = run.server.live.pipeline.value.upstreams["pool"]
+        for _ in range(3):
+            pool.failed(pool.standings[0], failure())
+        assert [(await run.chat()).status for _ in range(3)] == [200] * 3
+        pool.standings[0].trial = True
+        pool.answered(pool.standings[0])
+        assert (await run.chat()).status == 200
+
+
+async def asked_by_turns(start: Start, group: float) -> tuple[int, int]:
+    """Loads at a host with room for one model, of 64 calls for two; and how many the line says it avoided."""
+    ollama = Simulator(models=BOTH, max_loaded=1, parallel=1)
+    async with pooled(start, [ollama], slots=1, line=f"{{group: {group}}}") as run:
+        models = cycle(["demo", "other"])
+
+        async def caller() -> None:
+            for model in islice(models, 8):
+                response = await run.chat(model=model)
+                assert response.status == 200, await response.text()
+                await response.read()
+
+        await asyncio.gather(*(caller() for _ in range(8)))
+        told = await (await run.http.get(f"{run.url}/api/hosts")).json()
+    return ollama.loads, told["upstreams"]["pool"]["loads_avoided"]
+
+
+async def test_calls_for_one_model_go_together_so_that_two_do_not_put_each_other_out(start: Start) -> None:
+    apart, none = await asked_by_turns(start, 0)
+    together, avoided = await asked_by_turns(start, 10)
+    assert together * 3 < apart and none == 0
+    assert avoided >= together
+
+
+async def test_a_model_that_is_not_loaded_waits_no_longer_than_it_may(start: Start) -> None:
+    ollama = Simulator(models=BOTH, max_loaded=1, parallel=1, delay=0.002)
+    async with pooled(start, [ollama], slots=1, line="{group: 0.2}") as run:
+        served = asyncio.Event()
+
+        async def caller() -> None:
+            while not served.is_set():
+                await (await run.chat(model="demo")).read()
+
+        async def patient() -> None:
+            await asyncio.sleep(0.05)
+            assert (await run.chat(model="other")).status == 200
+            served.set()
+
+        async with asyncio.timeout(20):
+            await asyncio.gather(patient(), *(caller() for _ in range(4)))
+
+
+async def test_an_unknown_store_is_a_problem_of_the_file(start: Start) -> None:
+    with pytest.raises(Exception, match="no store is called 'nowhere'"):
+        async with pooled(start, ["http://127.0.0.1:9"], share="nowhere"):
+            pass
+
+
+async def test_who_waited_is_told_how_long(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.01)], slots=1) as run:
+        first = await run.chat(stream=True)
+        second = asyncio.ensure_future(run.chat(stream=True, messages=user("me too")))
+        assert (await streamed(first)).done
+        response = await second
+        assert float(response.headers["x-gemmapy-queue-ms"]) > 0
+        assert (await streamed(response)).done
+        assert "x-gemmapy-queue-ms" not in first.headers
+
+
+async def test_only_admins_see_how_hosts_stand(start: Start) -> None:
+    async with pooled(start, [Simulator()], "keys: {ann: a-key}\nchains: {chat: []}\n") as run:
+        response = await run.http.get(f"{run.url}/api/hosts", headers={"Authorization": "Bearer a-key"})
+        assert (await error_of(response, 403))["code"] == "insufficient_permissions"
