@@ -85,7 +85,7 @@ def at(fault: Fault, way: Way) -> Fault:
 async def nothing_left(run: Running) -> None:
     """No place, no task and no shared generation; and nothing was kept."""
     pool = run.server.live.pipeline.value.upstreams["local"]
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while (  # noqa: ASYNC110  (they end by themselves, and tell nobody)
             any(one.busy for one in pool.standings)
             or len(pool.line.order)

@@ -37,7 +37,7 @@ def tool(parameters: dict[str, Any], index: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("links", [30, 60])
 async def test_a_schema_that_would_be_checked_for_ever_is_refused(start: Start, links: int) -> None:
-    async with start() as run, asyncio.timeout(2):
+    async with start() as run, asyncio.timeout(10):
         error = await error_of(await run.chat(response_format=shaped(chain_of(links, "allOf"))), 400)
         assert error["code"] == "invalid_schema"
         forced = await run.chat(tools=[tool(chain_of(links, "anyOf"))], tool_choice="required")
@@ -47,7 +47,7 @@ async def test_a_schema_that_would_be_checked_for_ever_is_refused(start: Start, 
 async def test_an_answer_too_deep_for_a_schema_that_loops_is_not_checked_for_ever(start: Start) -> None:
     loops = {"allOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}]}
     deep = Simulator(say=lambda body: Said("[" * 40 + "]" * 40))
-    async with start(ollama=deep) as run, asyncio.timeout(2):
+    async with start(ollama=deep) as run, asyncio.timeout(10):
         error = await error_of(await run.chat(response_format=shaped(loops)), 502)
         assert "too deep" in error["message"]
 
@@ -63,7 +63,7 @@ async def test_words_that_hold_references_cannot_grow_without_bound(start: Start
     for index in range(1, 40):
         definitions[f"d{index}"] = {"not": {"$ref": f"#/$defs/d{index - 1}"}}
     schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d39"}}, "$defs": definitions}
-    async with start() as run, asyncio.timeout(2):
+    async with start() as run, asyncio.timeout(10):
         assert (await run.chat(tools=[tool(schema)])).status in (200, 400)
         sent = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("tools")]
         assert all(len(str(body)) < 2_000_000 for body in sent)
@@ -202,7 +202,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> No
         reader, writer = await asyncio.open_connection(host, int(port))
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             answer = await reader.read()
         writer.close()
         await writer.wait_closed()
@@ -218,7 +218,7 @@ async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await run.ollama.until(lambda: run.ollama.finished == 1)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(10):
             await run.server.live.idle()
         writer.transport.abort()
 

@@ -103,7 +103,7 @@ async def answering(port: int, process: asyncio.subprocess.Process) -> None:
 async def tokens(response: aiohttp.ClientResponse, number: int) -> bytes:
     """What has come once that many chunks with words are there."""
     seen = b""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while seen.count(b'"content":"') <= number:  # the first has the role and no words
             seen += await response.content.readany()
     return seen
@@ -120,7 +120,7 @@ async def test_a_stream_comes_token_by_token_while_the_model_still_works(through
 @pytest.mark.parametrize("page", [PAGE, OLD], ids=["1.1", "1.0"])
 async def test_ollamas_own_streams_come_token_by_token_too(through: Through, page: str) -> None:
     async with through(ollama=Simulator(faults=[STALLED]), page=page) as run:
-        async with run.http.post(f"{run.url}/api/chat", json=ASK) as response, asyncio.timeout(2):
+        async with run.http.post(f"{run.url}/api/chat", json=ASK) as response, asyncio.timeout(10):
             lines = [json.loads(await response.content.readline()) for _ in range(2)]
         assert all(line["message"]["content"] and not line["done"] for line in lines)
 

@@ -125,7 +125,7 @@ async def test_a_compressed_body_is_refused_before_anything_goes_on(start: Start
 async def test_a_client_that_asks_whether_it_may_send_is_answered(start: Start) -> None:
     async with start(OPEN) as run:
         url = f"{run.url}/api/blobs/{digest(b'small')}"
-        async with asyncio.timeout(2), run.http.post(url, data=b"small", expect100=True) as response:
+        async with asyncio.timeout(10), run.http.post(url, data=b"small", expect100=True) as response:
             assert response.status == 201
 
 

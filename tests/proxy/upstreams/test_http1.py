@@ -57,7 +57,7 @@ async def serving(serve: Serve) -> AsyncIterator[tuple[Origin, Server]]:
 
 
 async def until(so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while not so():  # noqa: ASYNC110  (nothing tells of a transport's own state)
             await asyncio.sleep(0.001)
 
@@ -180,7 +180,7 @@ async def test_leaving_closes_the_connection() -> None:
         asking = asyncio.ensure_future(origin.ask("POST", "/", b"{}", 1))
         await server.heard.wait()
         asking.cancel()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await gone.wait()
 
 
