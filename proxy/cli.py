@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--load-time", type=load_time, default=0.0, help="seconds that a cold model takes to load")
     one.set_defaults(do=simulate)
 
+    add_top(commands.add_parser("top", help="show a running server live"))
+
     one = commands.add_parser("reference", help="print the settings reference as Markdown")
     one.add_argument("--parameters", action="store_true", help="the table of request fields instead")
     one.set_defaults(do=refer)
@@ -90,6 +93,13 @@ def add_config(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
     )
+
+
+def add_top(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--url", default="http://127.0.0.1:8080", help="where the server listens")
+    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an admin's key; else $GEMMAPY_KEY")
+    one.add_argument("--once", action="store_true", help="show it once and end")
+    one.set_defaults(do=top)
 
 
 def add_serve(one: argparse.ArgumentParser) -> None:
@@ -137,6 +147,12 @@ def migrate(told: argparse.Namespace) -> None:
 
     names = run(server.migrated(reading.reader(path_of(told), reading.Told())))
     print(f"up to date: {', '.join(names)}" if names else "nothing in this configuration keeps records")
+
+
+def top(told: argparse.Namespace) -> None:
+    from proxy import top
+
+    top.run(told.url, told.key, told.once)
 
 
 def work(told: argparse.Namespace) -> int:

@@ -52,11 +52,16 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of a server's processes this one is.  server: an id that all of them share."""
+    """Which of a server's processes this one is.
+
+    server: an id that all of them share.  folder: one that they share, as long as the server runs; "" where it has one
+    process only.
+    """
 
     server: str = field(default_factory=lambda: new_id(""))
     index: int = 0
     count: int = 1
+    folder: str = ""
 
     def share(self, whole: int) -> int:
         """This process's part of what the whole server may have; the parts add up to it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 
 from proxy.background import Background, either
@@ -23,8 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    def __init__(self, read: Read, found: tuple[Config, Source], told: Told, dealer: Dealer, url: str) -> None:
-        """read: for reloads.  found: what it gave at the start."""
+    def __init__(
+        self, read: Read, found: tuple[Config, Source], told: Told, dealer: Dealer, url: str, folder: str
+    ) -> None:
+        """read: for reloads.  found: what it gave at the start.  folder: for what the workers share in files."""
         self.config, source = found
         self.name, self.text = source.name, source.text
         self.first = self.config
@@ -36,7 +39,7 @@ class Supervisor:
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         count = self.config.listen.workers
         server = Place().server
-        self.seats = [self.seat(Place(server, index, count)) for index in range(count)]
+        self.seats = [self.seat(Place(server, index, count, folder)) for index in range(count)]
 
     def seat(self, place: Place) -> Seat:
         def start() -> Start:
@@ -150,10 +153,11 @@ async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor],
     listening = await bound(config.listen.host, config.listen.port, BACKLOG)
     url = url_of(config.listen.host, listening[0].getsockname()[1])
     again = held(read, config, told.insecure)
-    supervisor = Supervisor(again, (config, source), told, Dealer(listening), url)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.signalled)
-    loop.add_signal_handler(signal.SIGHUP, watch.hangup)
-    await supervisor.run(watch, tell)
-    return int(supervisor.failed)
+    with tempfile.TemporaryDirectory(prefix="gemmapy-", ignore_cleanup_errors=True) as folder:
+        supervisor = Supervisor(again, (config, source), told, Dealer(listening), url, folder)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, supervisor.signalled)
+        loop.add_signal_handler(signal.SIGHUP, watch.hangup)
+        await supervisor.run(watch, tell)
+        return int(supervisor.failed)

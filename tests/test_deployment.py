@@ -210,8 +210,17 @@ def services() -> dict[str, Any]:
 
 
 def test_only_the_proxy_is_published(services: dict[str, Any]) -> None:
-    assert {name for name, service in services.items() if "ports" in service} == {"proxy"}
+    published = {name for name, service in services.items() if "ports" in service}
+    assert published == {"proxy", "grafana"} and services["grafana"]["profiles"] == ["monitoring"]
+    assert services["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
     assert services["proxy"]["ports"] == ["${GEMMAPY_BIND:-127.0.0.1}:8080:8080"]
+
+
+def test_what_is_mounted_for_monitoring_is_there(services: dict[str, Any]) -> None:
+    mounted = [one for name in ("prometheus", "grafana") for one in services[name]["volumes"] if one.startswith("./")]
+    assert len(mounted) == 3 and all((ROOT / one.split(":")[0]).exists() for one in mounted)
+    scraped = yaml.safe_load((ROOT / "config/prometheus.yml").read_text())["scrape_configs"]
+    assert [one["static_configs"] for one in scraped] == [[{"targets": ["proxy:8080"]}]]
 
 
 def test_the_proxy_starts_when_the_others_answer(services: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ FLOORS = (
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.reference", "proxy.reading"),
-    ("proxy.server", "proxy.seat"),
+    ("proxy.server", "proxy.seat", "proxy.top"),
     ("proxy.supervisor", "proxy.worker"),
     ("proxy.cli", "proxy.__main__"),
 )

@@ -21,7 +21,7 @@ async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[i
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
     )
-    out, err = await asyncio.wait_for(process.communicate(), 10)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
     return process.returncode or 0, out.decode(), err.decode()
 
 
@@ -36,7 +36,7 @@ class Serving:
 
     async def until(self, pattern: str) -> str:
         """The first line from now on that matches."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while line := (await self.stream.readline()).decode():
                 self.banner += line
                 if re.search(pattern, line):
@@ -45,7 +45,7 @@ class Serving:
 
     async def rest(self) -> str:
         """Everything it wrote, once it has ended."""
-        self.banner += (await asyncio.wait_for(self.stream.read(), 10)).decode()
+        self.banner += (await asyncio.wait_for(self.stream.read(), 30)).decode()
         return self.banner
 
 

@@ -1,0 +1,72 @@
+"""Counts and times of every call, for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from aiohttp import web
+
+from plugins.metrics.registry import Registry, registry_of
+from proxy.config import Strict
+from proxy.host import Host
+from proxy.meter import metered
+from proxy.news import Attempt, CallEnded, FellBack
+from proxy.types import Call, Handler, Reply, Route
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from plugins.metrics.instruments import Instruments
+
+
+class Metrics:
+    """Counts and times of every call, at `GET /metrics` in the form that Prometheus reads.
+
+    Stand it outermost, so that nothing that happens to a call is missed.
+    """
+
+    class Settings(Strict):
+        who: Literal["public", "user", "admin"] = "admin"
+        """Who may read `/metrics`: `public` needs no key, `user` and `admin` a key with such a role."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
+        self.instruments = host.kept("metrics", self.made)
+        host.on(CallEnded, self.instruments.ended)
+        host.on(Attempt, self.instruments.attempted)
+        host.on(FellBack, self.instruments.fell_back)
+
+    def made(self) -> Instruments:
+        from plugins.metrics.instruments import Instruments  # which imports what the registry has prepared
+
+        return Instruments(self.registry.own)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        running = self.instruments.running.labels(call.route)
+        running.inc()
+        try:
+            reply = await metered(call, call_next, self.host)
+        except BaseException:
+            running.dec()
+            raise
+        return reply.on_close(running.dec)
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/metrics", self.answer, self.settings.who)
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        written, kind = await asyncio.to_thread(partial(text_of, self.registry.all(), request.headers.get("Accept")))
+        return web.Response(body=written, headers={"Content-Type": kind})
+
+
+def text_of(registry: CollectorRegistry, accepted: str | None) -> tuple[bytes, str]:
+    """In the form that the reader prefers, and its type."""
+    from prometheus_client.exposition import choose_encoder
+
+    encode, kind = choose_encoder(accepted or "")
+    return encode(registry), kind
