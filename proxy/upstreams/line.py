@@ -30,16 +30,12 @@ Warm = Callable[[Standing, str], bool]
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One call in line.  model: canonical; tried: hosts that it has been to; beginning: of its conversation.
-
-    passed: monotonic seconds at which another first went before it because that one's model was loaded.
-    """
+    """One call in line.  model: canonical; tried: hosts that it has been to; beginning: of its conversation."""
 
     call: Call
     model: str
     tried: tuple[str, ...] = ()
     beginning: int = 0
-    passed: float | None = None
     ready: asyncio.Future[Standing] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -97,6 +93,10 @@ class Line:
         self.warm: Warm = lambda standing, model: True
         self.group = 0.0
         """Seconds for which calls whose model is loaded may go before one whose model is not."""
+        self.grouped: dict[str, float] = {}
+        """Since when others are held because of the model that a host, by its URL, has loaded."""
+        self.look_again: asyncio.TimerHandle | None = None
+        """Wakes those who are held at a host that has room, where nobody leaves one so soon."""
         self.loads = self.loads_avoided = 0
         """Calls that were sent to a host which had to load their model; and those that were not, because others of
         the loaded model went first."""
@@ -129,6 +129,7 @@ class Line:
         except BaseException as error:
             self.order.remove(one)
             if one.ready.done() and not one.ready.cancelled():  # served while it was leaving
+                one.ready.result().trial = False
                 self.leave(one.ready.result())
             if isinstance(error, TimeoutError):
                 message = f"All hosts stayed busy for the {patience:g} seconds that a call may wait."
@@ -149,6 +150,7 @@ class Line:
         standing.busy -= 1
         if not self.order:
             self.left = None
+            self.grouped.clear()
             return
         now = self.clock.monotonic()
         if self.left is not None:
@@ -188,12 +190,19 @@ class Line:
         if not any(self.warm(found, model) for model in waiting):
             return False
         now = self.clock.monotonic()
-        if one.passed is None:
-            one.passed = now
-        return now - one.passed < self.group
+        left = self.grouped.setdefault(found.url, now) + self.group - now
+        if left > 0 and self.look_again is None:
+            self.look_again = asyncio.get_running_loop().call_later(left, self.looked_again)
+        return left > 0
+
+    def looked_again(self) -> None:
+        self.look_again = None
+        self.serve()
 
     def send(self, one: Waiting, found: Standing) -> None:
         self.order.remove(one)
+        if self.grouped and not self.warm(found, one.model):
+            self.grouped.pop(found.url, None)  # now another group begins there
         one.ready.set_result(self.taken(found))
 
     def send_first(self, held: Iterable[Waiting]) -> None:

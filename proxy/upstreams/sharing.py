@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from socket import gethostname
 from typing import Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -26,14 +28,20 @@ class Sharing:
         self.clock = clock
         self.looked = float("-inf")
 
+    def key(self, one: Standing) -> str:
+        """An address of this machine's own means another host to every machine."""
+        host = urlsplit(one.url).hostname or ""
+        here = f"{gethostname()}:" if host in ("localhost", "::1") or host.startswith("127.") else ""
+        return f"{PREFIX}{here}{one.url}"
+
     def cools(self, one: Standing, seconds: float) -> None:
         """A host has begun to cool down here."""
         value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
-        self.background.start(self.write(New(PREFIX + one.url, value, seconds)), "telling of a host that cools down")
+        self.background.start(self.write(New(self.key(one), value, seconds)), "telling of a host that cools down")
 
     def is_well(self, one: Standing) -> None:
         """It is not cooling down any more."""
-        self.background.start(self.forget(PREFIX + one.url), "telling of a host that is well again")
+        self.background.start(self.forget(self.key(one)), "telling of a host that is well again")
 
     def look(self, standings: Sequence[Standing]) -> None:
         if self.clock.monotonic() - self.looked > AGAIN:
@@ -54,7 +62,7 @@ class Sharing:
 
     async def read(self, standings: Sequence[Standing]) -> None:
         try:
-            found = await self.store.get([PREFIX + one.url for one in standings])
+            found = await self.store.get([self.key(one) for one in standings])
         except StoreError:
             return
         for one, kept in zip(standings, found, strict=True):

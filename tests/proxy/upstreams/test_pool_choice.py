@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import UpstreamError
+from proxy.types import Call, Chat
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
+from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.pool import Pool
+from proxy.upstreams.standing import Standing
 from tests.conftest import Running, Start
+from tests.contracts.test_stores import Watch
 from tests.proxy.upstreams.test_pool import answers, pooled
 from tests.servers import redis_server
 from tests.whole.asking import error_of, streamed, user
@@ -152,6 +156,29 @@ async def test_calls_for_one_model_go_together_so_that_two_do_not_put_each_other
     together, avoided = await asked_by_turns(start, 10)
     assert together * 3 < apart and none == 0
     assert avoided >= together
+
+
+async def test_groups_stay_together_however_long_calls_have_waited() -> None:
+    clock, loaded, loads = Watch(), "a", 0
+    line = Line(Turns(), clock)
+    host = Standing("h")
+    line.pick = lambda model, tried, beginning: None if host.busy else host
+    line.warm = lambda standing, model: model == loaded
+    line.group = 5.0
+    waiting = [Waiting(Call(str(n), "chat", "ab"[n % 2], Chat(())), "ab"[n % 2]) for n in range(40)]
+    host.busy = 1
+    for one in waiting:
+        line.order.add(one)
+    for _ in waiting:
+        line.leave(host)
+        (served,) = (one for one in waiting if one.ready.done() and one not in list(line.order))
+        waiting = [one for one in waiting if one is not served]
+        loads += served.model != loaded
+        loaded = served.model
+        clock.now += 1.0  # each takes a second
+        if not waiting:
+            break
+    assert loads <= 8
 
 
 async def test_a_model_that_is_not_loaded_waits_no_longer_than_it_may(start: Start) -> None:
