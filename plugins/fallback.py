@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from pydantic import PositiveFloat, model_validator
 
 from proxy.config import Strict
-from proxy.errors import Cause, ConfigError, NotFound, ProxyError, TooMany, UpstreamError
+from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
 from proxy.news import FellBack
 from proxy.types import Call, Embed, Handler, Reply
@@ -110,6 +110,8 @@ class Fallback:
             if not self.fits(link, error):
                 continue
             here, why = switched(call, link), error.code or error.kind
+            if not self.opens(here):
+                continue
             self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why))
             call.progress(f"asking {place_of(here)} instead")
             try:
@@ -120,6 +122,14 @@ class Fallback:
             else:
                 return noted(reply, trail, here)
         raise blamed(error, trail)
+
+    def opens(self, call: Call) -> bool:
+        """Whether the caller's key opens the model; one that it does not is no reason to hide why the first failed."""
+        try:
+            self.host.models.check(call)
+        except Denied:
+            return False
+        return True
 
     def links(self, call: Call) -> tuple[Link, ...]:
         links = self.chains.get(canonical(call.model))

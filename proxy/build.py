@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
 from proxy.edge.calls import Own
 from proxy.edge.desk import Counter
+from proxy.edge.exchange import exchange_of
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
@@ -26,8 +28,8 @@ from proxy.edge.images import Images
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
-from proxy.host import Host, Services
-from proxy.identity import Guard
+from proxy.host import Desk, Host, Services
+from proxy.identity import Guard, Verifier, check_route, has_admin
 from proxy.live import Pipeline, Router
 from proxy.registry import build_plugins
 from proxy.settings import Database as DatabaseSettings
@@ -46,7 +48,9 @@ from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
 
 if TYPE_CHECKING:
-    from proxy.sql.database import Database
+    from proxy.accounts.accounts import Accounts
+    from proxy.sql.database import Database, Opener
+    from proxy.webtokens.tokens import Tokens
 
 log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
@@ -73,9 +77,11 @@ class Assembly:
         self.catalogue = Catalogue(settled, self.pools, cloudy)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
-        desk = Counter(config.requests)
+        self.desk = desk = Counter(config.requests)
         self.database = partial(database_of, config.database, services)
         host = Host(services, self.send, self.answer, self.catalogue, desk, shelf, open_database=self.database)
+        self.accounts = accounts_of(config, services, self.database)
+        self.tokens = tokens_of(config, services)
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
@@ -94,17 +100,21 @@ class Assembly:
         return Pool(name, hosts, settings, services, sharing)
 
     def send(self, call: Call) -> Awaitable[Reply]:
-        """Through the chain of the call's route.  Raises NotFound where there is none."""
+        """Through the chain of the call's route.  Raises NotFound where there is none, and Denied for a model that the
+        caller's key does not open: before any plugin can answer."""
+        self.catalogue.check(call)
         if chain := self.chains.get(call.route):
             return chain(call)
         raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        check_route(exchange_of(request).caller, call.route)
         return await self.writer.answer(request, call, ChatStyle(call.model), {})
 
     def features(self) -> list[Feature]:
         """Of whom there are tables."""
-        return [plugin.tables for plugin in self.plugins.values() if hasattr(plugin, "tables")]
+        own = [] if self.accounts is None else [self.accounts.tables]
+        return own + [plugin.tables for plugin in self.plugins.values() if hasattr(plugin, "tables")]
 
     def own(self) -> dict[str, Own]:
         """By chain, what its plugins declared as theirs."""
@@ -115,6 +125,11 @@ class Assembly:
             )
             for route, names in self.config.chains.items()
         }
+
+    def guard(self, gateways: Gateways, services: Services) -> Guard:
+        verifiers: list[Verifier] = [one for one in (self.accounts, self.tokens) if one is not None]
+        secret = services.kept("identity secret", partial(token_bytes, 32))
+        return Guard(self.config, verifiers, gateways.trusts, secret)
 
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
@@ -131,6 +146,8 @@ class Assembly:
             *Health(readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
         ]
+        if self.accounts is not None:
+            routes += accounts_api(self.accounts, self.desk)
         for plugin in self.plugins.values():
             if isinstance(plugin, Endpoints):
                 routes += plugin.routes()
@@ -147,13 +164,15 @@ async def build(config: Config, source: Source, services: Services, readiness: R
     try:
         assembly = Assembly(config, source, services, urls, shelf)
         router = assembly.router(readiness)
+        gateways = Gateways(config.listen.trusted_proxies)
         door = Door(
-            Guard(config),
+            assembly.guard(gateways, services),
             config.requests.max_bytes,
-            Gateways(config.listen.trusted_proxies),
+            gateways,
             Guide(config, router.routes),
             assembly.pools,
             assembly.catalogue.lost_aliases,
+            frozenset() if config.identity_header is None else config.identity_header.names,
         )
         return Pipeline(router, door, await opened(assembly, shelf))
     except BaseException:
@@ -163,6 +182,28 @@ async def build(config: Config, source: Source, services: Services, readiness: R
 
 def shelf_of(config: Config, services: Services) -> Shelf:
     return Shelf(kinds(config.stores, services.clock), services.kept("stores", dict[str, Opened]))
+
+
+def accounts_of(config: Config, services: Services, database: Opener) -> Accounts | None:
+    if config.accounts is None:
+        return None
+    from proxy.accounts.accounts import Accounts
+
+    return Accounts(config.accounts, services, database, tuple(config.keys), has_admin(config))
+
+
+def accounts_api(accounts: Accounts, desk: Desk) -> Iterable[Route]:
+    from proxy.accounts.api import Api
+
+    return Api(accounts, desk).routes()
+
+
+def tokens_of(config: Config, services: Services) -> Tokens | None:
+    if config.jwt is None:
+        return None
+    from proxy.webtokens.tokens import Tokens  # only those who use them pay for cryptography
+
+    return Tokens(config.jwt, services)
 
 
 def database_of(settings: DatabaseSettings, services: Services) -> Database:
@@ -211,6 +252,9 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
             pool.open()
             stack.callback(pool.close)
         await migrated(assembly)
+        for identity in (assembly.accounts, assembly.tokens):
+            if identity is not None:
+                await stack.enter_async_context(identity)
         for plugin in assembly.plugins.values():
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)

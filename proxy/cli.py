@@ -7,17 +7,19 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from proxy import __version__, reference
 from proxy import config as configuration
+from proxy.commands import keys
+from proxy.commands.shared import add_config, path_of, run
 from proxy.config import Config, Demo
 from proxy.errors import ConfigError
-from proxy.identity import check_exposure
+from proxy.identity import check_exposure, is_guarded
 from proxy.settings import Listen
 
 
@@ -47,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_config(one)
     one.set_defaults(do=migrate)
+
+    keys.add(commands)
 
     one = commands.add_parser("simulate", help="run a simulated Ollama")
     one.add_argument("--host", type=setting(Listen, "host"), default="127.0.0.1")
@@ -89,12 +93,6 @@ def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
     return read
 
 
-def add_config(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
-        "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
-    )
-
-
 def add_top(one: argparse.ArgumentParser) -> None:
     one.add_argument("--url", default="http://127.0.0.1:8080", help="where the server listens")
     one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an admin's key; else $GEMMAPY_KEY")
@@ -134,14 +132,6 @@ def serve(told: argparse.Namespace) -> int:
     return 0
 
 
-def path_of(told: argparse.Namespace) -> Path:
-    """Raises ConfigError where there is no such file."""
-    path: Path = told.config or configuration.default_path()
-    if told.config is None and not path.exists():
-        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE"])
-    return path
-
-
 def migrate(told: argparse.Namespace) -> None:
     from proxy import reading, server
 
@@ -160,18 +150,6 @@ def work(told: argparse.Namespace) -> int:
 
     worker.leave_signals()
     return run(worker.run(told.control, told.channel))
-
-
-Result = TypeVar("Result")
-
-
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """On uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
 
 
 class Running(Protocol):
@@ -197,7 +175,7 @@ async def banner(running: Running, path: Path) -> str:
             where = "simulated, no model runs" if upstream.demo else host
             lines.append(f"  upstream {name}: {why or f'{where}, answers'}")
     lines += [f"  chain {chain}" for chain in chains(config)]
-    if not config.keys:
+    if not is_guarded(config):
         lines.append("  no keys are configured: everybody who reaches this address may use it")
     if all(why for hosts in found.values() for why in hosts.values()):
         lines.append(f"No upstream answers.{way_out(config, found)}")
@@ -229,7 +207,10 @@ def check(told: argparse.Namespace) -> int:
     print(f"{told.file}: ok")
     for name, upstream in config.upstreams.items():
         print(f"upstream {name}: {', '.join(upstream.urls) or 'simulated'}")
-    print(f"keys: {len(config.keys) or 'none, this machine may do everything'}")
+    print(f"keys: {len(config.keys) or ('none' if is_guarded(config) else 'none, this machine may do everything')}")
+    for way in ("accounts", "jwt", "identity_header"):
+        if getattr(config, way) is not None:
+            print(f"{way}: on")
     print(*(f"chain {chain}" for chain in chains(config)), sep="\n")
     return 0
 

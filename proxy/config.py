@@ -62,6 +62,7 @@ def contradictions(config: Config, source: Source) -> list[str]:
         *_upstreams_problems(config, source),
         *_models_problems(config, source),
         *_keys_problems(config, source),
+        *_header_problems(config, source),
     ]
 
 
@@ -116,6 +117,12 @@ def _keys_problems(config: Config, source: Source) -> Iterator[str]:
             yield source.problem(("keys", name), "this key is empty")
         elif (other := secrets.setdefault(secret, name)) != name:
             yield source.problem(("keys", name), f"this key is also the one of {other!r}")
+
+
+def _header_problems(config: Config, source: Source) -> Iterator[str]:
+    if config.identity_header is not None and not config.listen.trusted_proxies:
+        told = "nobody is believed: list the gateway's addresses under listen.trusted_proxies"
+        yield source.problem(("identity_header",), told)
 
 
 def packaged(name: str) -> Path:

@@ -33,8 +33,11 @@ Happening = TypeVar("Happening")
 class Models(Protocol):
     """What the upstreams know of their models."""
 
-    async def info(self, name: str) -> ModelInfo | None:
-        """The model behind a name or an alias; None if no upstream lists it."""
+    def check(self, call: Call) -> None:
+        """Raises Denied for a model that the caller's key does not open.  Whoever answers by itself asks this first."""
+
+    async def info(self, name: str, patterns: tuple[str, ...] | None = None) -> ModelInfo | None:
+        """The model behind a name or an alias; None if no upstream lists it, or if these patterns do not open it."""
 
     async def stamp(self, name: str) -> str | None:
         """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
@@ -46,8 +49,8 @@ class Models(Protocol):
     def real(self, name: str) -> str:
         """The name that an alias stands for; of any other name itself."""
 
-    async def all(self) -> list[ModelInfo]:
-        """Every model that callers may ask for, aliases included."""
+    async def all(self, patterns: tuple[str, ...] | None = None) -> list[ModelInfo]:
+        """Every model that callers may ask for and that these patterns open, aliases included."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
-from pydantic import SecretStr
 
 from proxy.config import Config, Key
 from proxy.errors import ConfigError, Denied, Unauthenticated
+from proxy.settings import IdentityHeader
+from proxy.settings.identity import SHORTEST
 from proxy.types import Caller, Who
 from proxy.yamlfile import Source
 
@@ -24,6 +26,9 @@ ELSEWHERE: Final = Caller("anonymous", "user")
 FORWARDED_FOR: Final = "X-Forwarded-For"
 FORWARDED: Final = (FORWARDED_FOR, "Forwarded", "X-Real-IP", "Via")
 """Headers of gateways; whoever comes through one is not known to sit at this machine."""
+ROOT_KEY: Final = "GEMMAPY_ADMIN_KEY"
+"""The environment's variable with an admin's key, where there are accounts."""
+LONGEST_NAME: Final = 256
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
 
@@ -49,45 +54,105 @@ def host_of(header: str) -> tuple[str, bool]:
     return host, is_loopback(host)
 
 
+class Verifier(Protocol):
+    """Knows callers by tokens that stand in no file: API keys of the database, or web tokens."""
+
+    def owns(self, token: str) -> bool:
+        """Whether a token looks like one of its kind."""
+
+    def recall(self, digest: bytes) -> Caller | None:
+        """The caller of a token that was verified a moment ago.  digest: stands for the token in this process."""
+
+    async def verify(self, token: str, digest: bytes) -> Caller:
+        """Raises Unauthenticated, or Busy while nobody can say."""
+
+
+def is_guarded(config: Config) -> bool:
+    """Whether callers have to say who they are."""
+    ways = (config.accounts, config.jwt, config.identity_header)
+    return bool(config.keys) or any(way is not None for way in ways)
+
+
 def check_exposure(config: Config, source: Source, insecure: bool) -> None:
     """Raises ConfigError if anybody on the network could use the server without a key."""
     host = config.listen.host
-    if config.keys or insecure or is_loopback(host):
+    if is_guarded(config) or insecure or is_loopback(host):
         return
     problem = (
         f"{host} is not a loopback address and no keys are configured, so that anybody who reaches this machine could "
-        "use it.  Add `keys:`, listen on 127.0.0.1, or say --insecure."
+        "use it.  Add `keys:` or `accounts:`, listen on 127.0.0.1, or say --insecure."
     )
     listen = source.data.get("listen")
     of_the_file = isinstance(listen, dict) and listen.get("host") == host  # else it is the command line's
     raise ConfigError([source.problem(("listen", "host"), problem) if of_the_file else problem])
 
 
-class Guard:
-    """Knows the keys of one configuration."""
+def root_key(config: Config, env: Mapping[str, str] = os.environ) -> str | None:
+    """The key that the environment gives to an admin of the accounts.  Raises ConfigError for one too short."""
+    key = env.get(ROOT_KEY, "").strip() if config.accounts is not None else ""
+    if key and len(key) < SHORTEST:
+        raise ConfigError([f"{ROOT_KEY} has less than {SHORTEST} characters"])
+    return key or None
 
-    def __init__(self, config: Config) -> None:
+
+def given_keys(config: Config) -> Iterator[tuple[str, Caller]]:
+    """Those of the file, and the one of the environment."""
+    for name, given in config.keys.items():
+        one = given if isinstance(given, Key) else Key(key=given)
+        routes = None if one.routes is None else frozenset[str](one.routes)
+        yield one.key.get_secret_value(), Caller(name, one.role, models=one.models, routes=routes)
+    if (root := root_key(config)) is not None:
+        yield root, Caller("admin", "admin")
+
+
+def has_admin(config: Config) -> bool:
+    """Whether an admin has a key that is not in the database."""
+    return any(caller.is_admin for _, caller in given_keys(config))
+
+
+def nobody_trusted(address: str) -> bool:
+    return False
+
+
+class Guard:
+    """Knows who may come in, by one configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        verifiers: Sequence[Verifier] = (),
+        trusts: Callable[[str], bool] = nobody_trusted,
+        secret: bytes | None = None,
+    ) -> None:
+        """trusts: whether an address is a gateway's, whose word counts.  secret: what digests are made with."""
         # Looked up by a digest under a secret of this process, so that timing tells nothing of a key.
-        self.secret = secrets.token_bytes(32)
-        self.callers: dict[bytes, Caller] = {}
-        for name, given in config.keys.items():
-            key, role = (given.key, given.role) if isinstance(given, Key) else (given, "user")
-            self.callers[self.digest(key)] = Caller(name, role)
-        self.local = not config.keys and is_loopback(config.listen.host)
+        self.secret = secret or secrets.token_bytes(32)
+        self.callers = {self.digest(key): caller for key, caller in given_keys(config)}
+        self.verifiers = verifiers
+        self.trusts = trusts
+        self.header = config.identity_header
+        self.guarded = is_guarded(config)
+        self.local = not self.guarded and is_loopback(config.listen.host)
         self.origins = config.web.origins
         self.hosts = frozenset(host.lower() for host in config.web.hosts)
 
-    def digest(self, key: SecretStr) -> bytes:
-        return hmac.digest(self.secret, key.get_secret_value().encode(), "sha256")
+    def digest(self, token: str) -> bytes:
+        return hmac.digest(self.secret, token.encode(errors="surrogateescape"), "sha256")
 
-    def admit(self, request: web.BaseRequest, who: Who, client: str) -> Caller:
-        """client: the address that the request came from.  Raises Unauthenticated or Denied."""
+    def admit(self, request: web.BaseRequest, who: Who, client: str) -> Caller | Awaitable[Caller]:
+        """At once, or after a look into the database or at a token.
+
+        client: the address that the request came from.  Raises Unauthenticated, Denied, or Busy.
+        """
         if who == "public":
             return NOBODY
-        caller = self.identify(request) if self.callers else self.keyless(request, client)
-        if RANK[caller.role] < RANK[who]:
-            raise Denied(f"This needs a key with the role '{who}'.", code="insufficient_permissions")
-        return caller
+        caller = self.identify(request) if self.guarded else self.keyless(request, client)
+        if isinstance(caller, Caller):
+            return entitled(caller, who)
+        return self.later(caller, who)
+
+    async def later(self, identified: Awaitable[Caller], who: Who) -> Caller:
+        return entitled(await identified, who)
 
     def keyless(self, request: web.BaseRequest, client: str) -> Caller:
         """While there are no keys, whoever sits at this machine is its admin; what a gateway hands on is not."""
@@ -95,7 +160,9 @@ class Guard:
         here = self.local and is_loopback(client) and not forwarded
         return HERE if here else ELSEWHERE
 
-    def identify(self, request: web.BaseRequest) -> Caller:
+    def identify(self, request: web.BaseRequest) -> Caller | Awaitable[Caller]:
+        if self.header is not None and (told := self.told(request, self.header)) is not None:
+            return told
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -104,7 +171,26 @@ class Guard:
         digest = hmac.digest(self.secret, token.encode(errors="surrogateescape"), "sha256")
         if known := self.callers.get(digest):
             return known
+        for verifier in self.verifiers:
+            if known := verifier.recall(digest):
+                return known
+        for verifier in self.verifiers:
+            if verifier.owns(token):
+                return verifier.verify(token, digest)
         raise Unauthenticated("The API key is not one of this server's.", code="invalid_api_key")
+
+    def told(self, request: web.BaseRequest, header: IdentityHeader) -> Caller | None:
+        """Whom a trusted gateway names; None where it names nobody, or is none.  Raises Unauthenticated."""
+        names = request.headers.getall(header.user, ())
+        name = "".join(names).strip()
+        if not name or not self.trusts(request.remote or ""):
+            return None
+        roles = request.headers.getall(header.role, ()) if header.role else ()
+        # Where a gateway adds its header to the client's own, nobody could tell them apart.
+        if len(names) > 1 or len(roles) > 1 or len(name) > LONGEST_NAME or not name.isprintable():
+            raise Unauthenticated(f"The header {header.user} names no caller.", code="invalid_identity")
+        is_admin = name in header.admins or "admin" in roles
+        return Caller(name, "admin" if is_admin else "user")
 
     def check_site(self, request: web.BaseRequest) -> None:
         """Without keys, a page in a browser on this machine must not get in by a name that it made up.
@@ -133,3 +219,16 @@ class Guard:
             hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: "*",
             hdrs.VARY: hdrs.ORIGIN,
         }
+
+
+def entitled(caller: Caller, who: Who) -> Caller:
+    """Raises Denied for one whose role does not open this."""
+    if RANK[caller.role] < RANK[who]:
+        raise Denied(f"This needs a key with the role '{who}'.", code="insufficient_permissions")
+    return caller
+
+
+def check_route(caller: Caller, route: str) -> None:
+    """route: the name of a chain.  Raises Denied for one that the caller's key does not open."""
+    if caller.routes is not None and route not in caller.routes:
+        raise Denied(f"This key does not open the route '{route}'.", code="route_not_allowed")

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
@@ -73,6 +73,14 @@ class Server:
     url: str = ""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the calls under way shall not be waited for."""
+
+    def unbelieved(self, connection: web.RequestHandler) -> Collection[str]:
+        """The headers that whoever has this connection may not send."""
+        door = self.live.pipeline.value
+        if not door.stripped:
+            return ()
+        peer = connection.peername
+        return () if isinstance(peer, tuple) and door.gateways.trusts(peer[0]) else door.stripped
 
     async def hosts(self) -> Hosts:
         pools = self.live.pipeline.value.upstreams
@@ -197,7 +205,7 @@ async def serving(
 @asynccontextmanager
 async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> AsyncIterator[None]:
     front = Front(server.live, tell, server.readiness, server.services.place.server)
-    http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes)
+    http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes, server.unbelieved)
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:

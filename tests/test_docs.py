@@ -14,8 +14,10 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from proxy import config as configuration
 from proxy import reference, registry
 from proxy.config import packaged
+from proxy.identity import is_guarded
 from proxy.types import Route
 from tests.conftest import BARE, Running, Start
 
@@ -55,10 +57,11 @@ def test_every_plugin_is_named_in_the_readme() -> None:
     assert [name for name in registry.known() if f"`{name}`" not in readme] == []
 
 
-async def test_every_endpoint_is_in_the_table(start: Start) -> None:
+async def test_every_endpoint_is_in_the_table(start: Start, tmp_path: Path) -> None:
     page = (DOCS / "http.md").read_text()
     plugins = ", ".join(f"{name}: {{}}" for name in registry.known())
-    async with start(f"{BARE}\nwrites: local\nplugins: {{{plugins}}}\n") as run:
+    records = f"accounts: {{bootstrap: false}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
+    async with start(f"{BARE}\nwrites: local\n{records}plugins: {{{plugins}}}\n") as run:
         routes: tuple[Route, ...] = run.server.live.pipeline.router.routes
         paths = [re.sub(r":[^}]+}", "}", route.path) for route in routes]
         assert [
@@ -118,6 +121,18 @@ async def test_the_readmes_curl_runs(start: Start) -> None:
             subprocess.run, ["bash", "-c", here(example, run)], capture_output=True, text=True, check=False
         )
         assert "data: [DONE]" in done.stdout, done.stderr
+
+
+def complete(example: str) -> str:
+    """A part of a configuration as one that could be served."""
+    return example if "chains:" in example else f"{example}chains: {{chat: []}}\n"
+
+
+@pytest.mark.parametrize("example", [one for one in blocks(DOCS / "identity.md", "yaml") if "middlewares" not in one])
+def test_the_configurations_of_identity_are_right(example: str) -> None:
+    env = {name: f"{name} of at least sixteen" for name in ("ALICE_KEY", "OPS_KEY", "BATCH_KEY")}
+    config, _ = configuration.read("proxy.yaml", complete(example), registry.problems_of, env)
+    assert is_guarded(config)
 
 
 @pytest.mark.parametrize("example", [*blocks(ROOT / "README.md", "yaml"), *blocks(DOCS / "caching.md", "yaml")])

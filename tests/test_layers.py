@@ -23,11 +23,11 @@ FLOORS = (
         "proxy.storing",
     ),
     ("plugins",),
-    ("proxy.registry", "proxy.identity", "proxy.edge", "proxy.logs"),
+    ("proxy.registry", "proxy.identity", "proxy.accounts", "proxy.webtokens", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.reference", "proxy.reading"),
     ("proxy.server", "proxy.seat", "proxy.top"),
     ("proxy.supervisor", "proxy.worker"),
-    ("proxy.cli", "proxy.__main__"),
+    ("proxy.cli", "proxy.commands", "proxy.__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {

@@ -69,6 +69,7 @@ class Cache:
         self.vectors = Vectors(self.store, host)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
         wishes = wishes_of(call)
         stamp = await self.stamp(call.model) if self.may(call, wishes) else None
         if stamp is None:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, exchange_of
+from proxy.identity import check_route
 from proxy.types import JSON, Ask, Call
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -39,8 +40,12 @@ class Read(Protocol):
 
 
 def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
-    """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain."""
+    """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain.
+
+    Raises Denied where the caller's key does not open the chain.
+    """
     exchange = exchange_of(request)
+    check_route(exchange.caller, route)
     return Call(
         exchange.id,
         route,

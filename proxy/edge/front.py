@@ -18,6 +18,7 @@ from proxy.edge.health import Readiness
 from proxy.errors import NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
+from proxy.types import Caller
 from proxy.upstreams.pool import Pool
 from proxy.wire import hops
 
@@ -35,6 +36,8 @@ class Door:
     upstreams: Mapping[str, Pool]
     doubts: Callable[[], Awaitable[Sequence[str]]]
     """Gives what of the configuration does not seem to be so."""
+    stripped: frozenset[str] = frozenset()
+    """Headers, in lower case, that are taken out of every request but a gateway's."""
 
 
 Tell = Callable[[Exchange], None]
@@ -93,7 +96,8 @@ class Front:
         router = pipeline.router
         if exact := router.exact.get((request.method, request.path)):
             exchange.errors = exact.errors or exchange.errors
-            exchange.caller = guard.admit(request, exact.who, exchange.client)
+            admitted = guard.admit(request, exact.who, exchange.client)
+            exchange.caller = admitted if isinstance(admitted, Caller) else await admitted
             return await exact.handle(request)
         exchange.errors = pipeline.value.guide.dialect(request.path)
         try:
@@ -101,7 +105,8 @@ class Front:
         except NotFound:
             raise pipeline.value.guide.nowhere(request.method, request.path) from None
         exchange.errors = route.errors or exchange.errors
-        exchange.caller = guard.admit(request, route.who, exchange.client)
+        admitted = guard.admit(request, route.who, exchange.client)
+        exchange.caller = admitted if isinstance(admitted, Caller) else await admitted
         return await route.handle(request, **names)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.edge.exchange import Exchange
 from proxy.edge.front import error_response
@@ -41,19 +42,39 @@ class Handler(web.RequestHandler):
 
 
 class HttpServer(web.Server):
-    """Hands every request to `front`; most: gives the bytes that a body may have at present."""
+    """Hands every request to `front`."""
 
     def __init__(
-        self, front: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], most: Callable[[], int]
+        self,
+        front: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        most: Callable[[], int],
+        unbelieved: Callable[[Any], Collection[str]] = lambda _: (),
     ) -> None:
+        """most: gives the bytes that a body may have at present.
+
+        unbelieved: gives the headers, in lower case, that whoever has a connection may not send; it is asked with the
+        connection, and nobody here gets to see them.
+        """
         self.most = most
+        self.unbelieved = unbelieved
         # A client that leaves before the first byte must be noticed.
         super().__init__(front, request_factory=self.request_of, handler_cancellation=True)
 
     # aiohttp calls it with five things whose types it does not export.
     def request_of(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         loop = asyncio.get_running_loop()
+        if names := self.unbelieved(protocol):
+            message = without(message, names)
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=self.most())
 
     def __call__(self) -> Handler:
         return Handler(self, loop=asyncio.get_running_loop(), **OPTIONS)
+
+
+def without(message: Any, names: Collection[str]) -> Any:
+    """The head of a request without these headers.  names: in lower case."""
+    if not any(name in message.headers for name in names):
+        return message
+    kept = [(name, value) for name, value in message.headers.items() if name.lower() not in names]
+    raw = tuple((name, value) for name, value in message.raw_headers if name.decode("latin-1").lower() not in names)
+    return message._replace(headers=CIMultiDictProxy(CIMultiDict(kept)), raw_headers=raw)

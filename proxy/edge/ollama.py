@@ -17,7 +17,7 @@ from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
 from proxy.streams import collect
 from proxy.types import JSON, Ask, Handler, Route
-from proxy.upstreams.catalogue import Catalogue
+from proxy.upstreams.catalogue import Catalogue, unknown
 from proxy.wire import ollama_in, ollama_out, read
 from proxy.wire.ollama_in import AskedNatively
 from proxy.wire.ollama_out import NativeStyle
@@ -100,19 +100,23 @@ class Ollama:
 
     async def tags(self, request: web.BaseRequest) -> web.StreamResponse:
         """Every upstream's entries, and the aliases under their own names."""
-        entries = [{**one.told, "name": one.name, "model": one.name} for one in await self.catalogue.all()]
+        listed = await self.catalogue.all(exchange_of(request).caller.models)
+        entries = [{**one.told, "name": one.name, "model": one.name} for one in listed]
         return document({"models": entries})
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
         body = read.mapping(await self.body(request), "the body")
         name = read.model(body.get("model") or read.needed(body, "name", "model"), "model")
-        upstream, info = await self.catalogue.home(name)
+        patterns = exchange_of(request).caller.models
+        if not self.catalogue.opens(patterns, name):
+            raise unknown(name)
+        upstream, info = await self.catalogue.home(name, None, patterns)
         asked = {"model": info.name, **{key: body[key] for key in ("verbose",) if key in body}}
         told = await self.catalogue.servers[upstream].show(asked)
         return web.Response(body=told, content_type="application/json")
 
     async def ps(self, request: web.BaseRequest) -> web.StreamResponse:
-        return document({"models": await self.catalogue.running()})
+        return document({"models": await self.catalogue.running(exchange_of(request).caller.models)})
 
     async def version(self, request: web.BaseRequest) -> web.StreamResponse:
         return document({"version": await self.catalogue.version()})

@@ -83,13 +83,14 @@ class OpenAI:
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 
     async def list_models(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = openai_models.write_models(await self.models.all())
+        body = openai_models.write_models(await self.models.all(exchange_of(request).caller.models))
         return web.Response(body=body, content_type="application/json")
 
     async def one_model(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         name = unquote(id)  # clients send a `/` in a name as %2F, some of them twice
-        listed = next((one for one in await self.models.all() if one.name == name), None)
-        info = listed or await self.models.info(name)
+        patterns = exchange_of(request).caller.models
+        listed = next((one for one in await self.models.all(patterns) if one.name == name), None)
+        info = listed or await self.models.info(name, patterns)
         if info is None:
             message = f"The model '{name[:200]}' does not exist or you do not have access to it."
             raise NotFound(message, param="model", code="model_not_found")

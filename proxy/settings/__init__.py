@@ -8,6 +8,9 @@ from pydantic import Field
 
 from proxy.settings.base import Strict as Strict
 from proxy.settings.database import Database as Database
+from proxy.settings.identity import Accounts as Accounts
+from proxy.settings.identity import IdentityHeader as IdentityHeader
+from proxy.settings.identity import Jwt as Jwt
 from proxy.settings.server import Key as Key
 from proxy.settings.server import Listen as Listen
 from proxy.settings.server import Log as Log
@@ -34,7 +37,14 @@ class Config(Strict):
     models: dict[str, Model] = {}
     """Aliases, pins and permissions, by model name."""
     keys: dict[str, SecretOrKey] = {}
-    """Bearer keys by the caller's name: a secret, or `{key, role}`.  Empty: only loopback, everybody is admin."""
+    """Bearer keys by the caller's name: a secret, or `{key, role}`.  Without any, nor `accounts`, `jwt` or
+    `identity_header`: only loopback, everybody is admin."""
+    accounts: Accounts | None = None
+    """Users and API keys in the database; `{}` turns them on."""
+    jwt: Jwt | None = None
+    """Callers that an identity provider vouches for."""
+    identity_header: IdentityHeader | None = None
+    """Callers that a trusted gateway names."""
     stores: dict[str, Store] = {}
     """Named places where plugins keep things."""
     database: Database = Database()

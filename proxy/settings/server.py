@@ -8,12 +8,15 @@ from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Posi
 
 from proxy.settings.base import MIB, BasePath, Network, Strict
 
+ChainName = Literal["chat", "completions", "embeddings"]
+"""Those that clients ask for."""
+
 
 class Listen(Strict):
     """Where the server listens; a restart changes these."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address to bind.  Any but a loopback address wants `keys`."""
+    """Address to bind.  Any but a loopback address wants `keys`, `accounts`, `jwt` or `identity_header`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """TCP port; 0 takes a free one."""
     drain: NonNegativeFloat = 30.0
@@ -23,7 +26,7 @@ class Listen(Strict):
     base_path: BasePath = ""
     """Path under which a gateway serves this server, such as `/llm`, if the gateway leaves it in the URL."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Addresses and networks of gateways, whose `X-Forwarded-For` and `-Proto` are believed."""
+    """Addresses and networks of gateways, whose `X-Forwarded-For` and `-Proto`, and `identity_header`, are believed."""
 
 
 class Key(Strict):
@@ -33,6 +36,10 @@ class Key(Strict):
     """The secret, best from the environment: `"${ALICE_KEY}"`."""
     role: Literal["user", "admin"] = "user"
     """What it opens: `user` the chains, `admin` everything."""
+    models: tuple[str, ...] | None = None
+    """Patterns of the models that it opens, such as `gemma*`; unset is every one."""
+    routes: tuple[ChainName, ...] | None = None
+    """Chains that it opens; unset is every one."""
 
 
 def _form(given: object) -> str:

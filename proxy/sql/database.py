@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from proxy.sql.feature import Feature
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 WRITES: Final = "writes"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
+logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
 STATEMENT: Final = 30.0
 """Seconds that one statement may take at PostgreSQL."""
 
@@ -68,6 +70,7 @@ class Database:
     def opened(self, connections: int) -> AsyncEngine:
         driver: URL = self.url.set(drivername=DRIVERS[self.dialect])
         sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
+        sizes["hide_parameters"] = True  # errors are logged, and what is written may be secret
         if self.dialect == "sqlite":
             engine = create_async_engine(driver, connect_args={"timeout": self.timeout}, **sizes)
             event.listen(engine.sync_engine, "connect", set_up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from sqlalchemy import Connection, text
 from proxy.sql.feature import Feature
 
 ENVIRONMENT: Final = Path(__file__).parent / "alembic"
+logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its own plugins
 LOCK: Final = zlib.crc32(b"gemmapy-proxy migrations")
 
 

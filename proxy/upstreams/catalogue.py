@@ -14,10 +14,11 @@ from typing import Protocol, TypeAlias
 import orjson
 
 from proxy.config import Model
-from proxy.errors import BadCall, NotFound, UpstreamError
+from proxy.errors import BadCall, Denied, NotFound, UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON, Call, Chat, Reply
 from proxy.upstreams import choices
+from proxy.upstreams.access import Patterns, opens
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
 
@@ -84,11 +85,15 @@ class Catalogue:
         self.homes: dict[str, tuple[float, Home]] = {}
 
     async def __call__(self, call: Call) -> Reply:
-        """Sends the call to the upstream of its model.  Raises NotFound for what is not there or not allowed."""
+        """Sends the call to the upstream of its model.
+
+        Raises NotFound for what is not there or not allowed, and Denied for what the caller's key does not open.
+        """
+        self.check(call)
         if call.tags and (wanted := call.tags.get(UPSTREAM)):
-            upstream, info = await self.home(call.model, wanted)
+            upstream, info = await self.home(call.model, wanted, call.models)
         else:
-            upstream, info = self.recent(call.model) or await self.remembered(call.model)
+            upstream, info = self.recent(call.model) or await self.remembered(call.model, call.models)
         server, ask = self.servers[upstream], call.ask
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
@@ -96,20 +101,36 @@ class Catalogue:
             return await choices.fanned_out(call, lambda one: server(one, info))
         return await server(call, info)
 
+    def check(self, call: Call) -> None:
+        """Raises Denied for a model that the caller's key does not open."""
+        if call.models is not None and not self.opens(call.models, call.model):
+            message = f"This key does not open the model '{call.model[:200]}'."
+            raise Denied(message, param="model", code="model_not_allowed")
+
+    def opens(self, patterns: Patterns, name: str) -> bool:
+        """Whether a pattern fits the name that is asked for, or the model whose alias it is."""
+        if patterns is None or opens(patterns, name):
+            return True
+        alias = self.settled.of(name).alias
+        return alias is not None and opens(patterns, alias)
+
     def recent(self, name: str) -> Home | None:
         """Where a model was a moment ago; nearly every call asks for one that another just asked for."""
         found = self.homes.get(name)
         return found[1] if found is not None and found[0] > time.monotonic() else None
 
-    async def remembered(self, name: str) -> Home:
-        home = await self.home(name)
+    async def remembered(self, name: str, patterns: Patterns = None) -> Home:
+        home = await self.home(name, None, patterns)
         if len(self.homes) >= MOST_HOMES:
             self.homes.clear()
         self.homes[name] = (time.monotonic() + RECENT, home)
         return home
 
-    async def home(self, name: str, at: str | None = None) -> Home:
-        """The upstream of a model, and what it says of it.  at: the one that a plugin chose."""
+    async def home(self, name: str, at: str | None = None, patterns: Patterns = None) -> Home:
+        """The upstream of a model, and what it says of it.
+
+        at: the one that a plugin chose.  patterns: of the models that the caller may be told of.
+        """
         asked = self.settled.of(name)
         if not asked.allowed:
             raise unknown(name)
@@ -121,13 +142,13 @@ class Catalogue:
                 continue
             if info := await self.found(upstream, real, alone=wanted is not None):
                 return upstream, info
-        raise unknown(name, asked.alias, "" if asked.alias or wanted else await self.nearest(name))
+        raise unknown(name, asked.alias, "" if asked.alias or wanted else await self.nearest(name, patterns))
 
-    async def nearest(self, name: str) -> str:
+    async def nearest(self, name: str, patterns: Patterns) -> str:
         """The name most like this one that callers may ask for; "" if there is none, or if it is not known soon."""
         with suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(SOON):
-                names = [info.name.removesuffix(":latest") for info in await self.all()]
+                names = [info.name.removesuffix(":latest") for info in await self.all(patterns)]
                 return next(iter(get_close_matches(name[:100], names, 1, cutoff=0.7)), "")
         return ""
 
@@ -146,9 +167,9 @@ class Catalogue:
                 raise
             return None  # another upstream may have it
 
-    async def info(self, name: str) -> ModelInfo | None:
+    async def info(self, name: str, patterns: Patterns = None) -> ModelInfo | None:
         try:
-            return (await self.home(name))[1]
+            return (await self.home(name))[1] if self.opens(patterns, name) else None
         except NotFound:
             return None
 
@@ -164,8 +185,9 @@ class Catalogue:
         fixed = orjson.dumps([pins.options, pins.shift], option=orjson.OPT_SORT_KEYS).decode()
         return f"{upstream} {canonical(model)} {digest} {fixed}"
 
-    async def all(self) -> list[ModelInfo]:
-        """Raises UpstreamError only if no upstream at all answers."""
+    async def all(self, patterns: Patterns = None) -> list[ModelInfo]:
+        """Those that these patterns open, None being every one.  Raises UpstreamError only if no upstream at all
+        answers."""
         lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
         there: dict[str, ModelInfo] = {}
         for upstream, listed in zip(self.servers, lists, strict=True):
@@ -179,7 +201,7 @@ class Catalogue:
         if not there and (failed := next((one for one in lists if isinstance(one, UpstreamError)), None)):
             raise failed
         allowed = [info for name, info in there.items() if self.settled.of(name).allowed]
-        return [*allowed, *self.aliases(there)]
+        return [one for one in (*allowed, *self.aliases(there)) if self.opens(patterns, one.name)]
 
     def aliases(self, there: Mapping[str, ModelInfo]) -> list[ModelInfo]:
         """Those whose model is there, even if that one itself is hidden."""
@@ -204,10 +226,12 @@ class Catalogue:
         lost = [(name, alias) for name, alias in aliases.items() if canonical(alias) not in there]
         return [f"models.{name}: no upstream lists {alias!r}, whose alias it is" for name, alias in lost]
 
-    async def running(self) -> list[JSON]:
-        """What is loaded anywhere; an upstream that is away has nothing loaded."""
+    async def running(self, patterns: Patterns = None) -> list[JSON]:
+        """What is loaded anywhere, of the models that these patterns open; an upstream that is away has nothing
+        loaded."""
         lists = await asyncio.gather(*(s.running() for s in self.servers.values()), return_exceptions=True)
-        return [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
+        entries = [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
+        return [one for one in entries if self.opens(patterns, str(one.get("name", "")))]
 
     async def version(self) -> str:
         """Of the first Ollama that answers.  Raises UpstreamError if no upstream does."""

@@ -12,7 +12,7 @@ from proxy.config import Config
 from proxy.errors import ConfigError, Denied, Unauthenticated
 from proxy.identity import Guard, check_exposure, is_loopback
 from proxy.reading import Told
-from proxy.types import Who
+from proxy.types import Caller, Who
 from proxy.yamlfile import Source
 
 KEYS = "keys: {alice: a-key, ops: {key: o-key, role: admin}}\n"
@@ -30,12 +30,19 @@ def request(**headers: str) -> web.BaseRequest:
     return make_mocked_request("GET", "/", headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
+def admitted(guard: Guard, asking: web.BaseRequest, who: Who) -> Caller:
+    """Of whom is known at once; nothing is awaited for a key of the file."""
+    caller = guard.admit(asking, who, "127.0.0.1")
+    assert isinstance(caller, Caller)
+    return caller
+
+
 @pytest.mark.parametrize(
     ("header", "who", "caller"),
     [("Bearer a-key", "user", "alice"), ("bearer o-key", "admin", "ops"), ("Bearer  a-key ", "user", "alice")],
 )
 def test_a_key_names_its_caller(header: str, who: Who, caller: str) -> None:
-    assert Guard(config(KEYS)).admit(request(Authorization=header), who, "127.0.0.1").name == caller
+    assert admitted(Guard(config(KEYS)), request(Authorization=header), who).name == caller
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Bearer a-ke", "Bearer a-keyy", "Basic a-key", "a-key"])
@@ -52,13 +59,13 @@ def test_a_low_key_opens_nothing_of_the_admins() -> None:
 
 
 def test_public_routes_need_no_key() -> None:
-    assert Guard(config(KEYS)).admit(request(), "public", "127.0.0.1").name == "anonymous"
+    assert admitted(Guard(config(KEYS)), request(), "public").name == "anonymous"
 
 
 def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() -> None:
-    assert Guard(config()).admit(request(), "admin", "127.0.0.1").name == "anonymous"
+    assert admitted(Guard(config()), request(), "admin").name == "anonymous"
     public = Guard(config("listen: {host: 0.0.0.0}\n"))
-    assert public.admit(request(), "user", "127.0.0.1").name == "anonymous"
+    assert admitted(public, request(), "user").name == "anonymous"
     with pytest.raises(Denied):
         public.admit(request(), "admin", "127.0.0.1")
 
@@ -70,6 +77,21 @@ def test_a_public_address_wants_keys_or_a_word(host: str) -> None:
         check_exposure(exposed, source, insecure=False)
     check_exposure(exposed, source, insecure=True)
     check_exposure(*found(f"{KEYS}listen: {{host: '{host}'}}\n"), insecure=False)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "accounts: {}",
+        "jwt: {jwks: 'https://id.example.com/keys', issuer: a, audience: b}",
+        "identity_header: {}",
+    ],
+)
+def test_every_way_to_say_who_calls_guards_a_public_address(way: str) -> None:
+    guarded, source = found(f"{way}\nlisten: {{host: 0.0.0.0, trusted_proxies: [10.0.0.1]}}\n")
+    check_exposure(guarded, source, insecure=False)
+    with pytest.raises(Unauthenticated):
+        Guard(guarded).admit(request(), "user", "127.0.0.1")
 
 
 def test_an_address_of_the_command_line_is_not_sought_in_the_file() -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from proxy.config import Strict
 from proxy.errors import Busy, Denied, ProxyError, TooMany
 from proxy.host import Host
-from proxy.types import Call, Events, Handler, Reply, Route
+from proxy.types import Call, Chat, Events, Handler, Reply, Route
 
 KINDS: dict[str, type[ProxyError]] = {"too_many": TooMany, "denied": Denied, "busy": Busy}
 
@@ -51,6 +51,21 @@ class Pausing:
                 await asyncio.sleep(0)
 
 
+class Turned:
+    """Asks another model where the last message says `turn to MODEL`."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if isinstance(call.ask, Chat) and call.ask.messages[-1].text.startswith("turn to "):
+            call = call.but(model=call.ask.messages[-1].text.removeprefix("turn to "))
+        return await call_next(call)
+
+
 class Desk:
     """A page for users and one for admins."""
 
@@ -69,4 +84,6 @@ class Desk:
         return web.Response(text="come in")
 
     async def named(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        if name == "headers":
+            return web.json_response([one.lower() for one in request.headers])
         return web.Response(text=name)

@@ -1,0 +1,116 @@
+"""The accounts of one configuration: opened with it, and asked who a key belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from proxy.accounts import keys
+from proxy.accounts.store import ROOT, Store
+from proxy.accounts.tables import TABLES
+from proxy.accounts.uses import Uses
+from proxy.accounts.verified import Verified
+from proxy.errors import Busy, ConfigError
+from proxy.host import Services
+from proxy.settings import Accounts as Settings
+from proxy.types import Caller
+
+if TYPE_CHECKING:
+    from proxy.sql.database import Database
+
+log = logging.getLogger(__name__)
+FIRST = "No admin had a key.  This one is shown once, and kept nowhere: {key}"
+
+
+class Accounts(AbstractAsyncContextManager["Accounts"]):
+    """names: of the keys in the file, which are no users' names.  rooted: there is an admin without the database."""
+
+    tables = TABLES
+
+    def __init__(
+        self,
+        settings: Settings,
+        services: Services,
+        opened: Callable[[], Database],
+        names: Sequence[str] = (),
+        rooted: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.names = frozenset(names)
+        self.rooted = rooted
+        self.clock = services.clock
+        self.store = Store(opened, services.clock)
+        self.state = services.kept(self.place(), lambda: State(self.store, services))
+
+    def place(self) -> str:
+        """What is remembered of keys ends where another secret begins."""
+        given = self.settings.secret
+        told = "" if given is None else hashlib.sha256(given.get_secret_value().encode()).hexdigest()
+        return f"accounts {told}"
+
+    async def __aenter__(self) -> Accounts:
+        """Once the tables are there.  Raises ConfigError if the database has gone again."""
+        if self.state.secret is None:
+            try:
+                self.state.secret = await self.begun()
+            except Busy as error:
+                raise ConfigError([str(error)]) from error
+        with suppress(Busy):  # which must not keep a new configuration from serving
+            for name in await self.store.names(sorted(self.names)):
+                log.warning("keys.%s: a user in the database has this name, too; they count as one caller", name)
+        return self
+
+    async def begun(self) -> bytes:
+        """The secret of the keys, once there is an admin who has one.  Raises DatabaseAway."""
+        secret = await secret_of(self.settings, self.store)
+        if self.settings.bootstrap and not self.rooted:
+            root = ROOT if ROOT not in self.names else f"{ROOT}-first"
+            if (key := await self.store.bootstrap(secret, root)) is not None:
+                print(FIRST.format(key=key), file=sys.stderr, flush=True)  # noqa: T201  (a log would keep it)
+        return secret
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.state.uses.close()
+
+    def owns(self, token: str) -> bool:
+        """Whether this is the place to ask about a bearer token."""
+        return keys.could_be(token)
+
+    def recall(self, digest: bytes) -> Caller | None:
+        return self.state.verified.recall(digest)
+
+    async def verify(self, token: str, digest: bytes) -> Caller:
+        """Raises Unauthenticated, or Busy while the database is away."""
+        return await self.state.verified.verify(digest, keys.hash_of(token, self.secret))
+
+    @property
+    def secret(self) -> bytes:
+        if self.state.secret is None:
+            raise LookupError("the accounts are not open")
+        return self.state.secret
+
+    def changed(self) -> None:
+        """Keys or users are not what they were."""
+        self.state.verified.forget()
+
+
+class State:
+    """What outlives a reload."""
+
+    def __init__(self, store: Store, services: Services) -> None:
+        self.uses = Uses(store.used, services.clock, services.background)
+        self.verified = Verified(store.find, services.clock, services.background, self.uses.note)
+        self.secret: bytes | None = None
+
+
+async def secret_of(settings: Settings, store: Store) -> bytes:
+    """Raises DatabaseAway where it is the database that keeps it."""
+    given = settings.secret
+    return await store.secret() if given is None else given.get_secret_value().encode()

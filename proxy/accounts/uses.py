@@ -1,0 +1,69 @@
+"""When keys were used last, written in the background and seldom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from proxy.background import Background
+from proxy.clock import Clock
+from proxy.errors import Busy
+
+EVERY: Final = 60.0
+"""Seconds in which one key is written once at most."""
+GATHER: Final = 2.0
+"""Seconds that a use waits for others, to be written together."""
+LEAVING: Final = 2.0
+"""Seconds that the last write may take when the server stops."""
+MOST: Final = 10_000
+
+Write = Callable[[Mapping[str, int]], Awaitable[None]]
+"""Takes microseconds since 1970 by the id of a key.  Raises Busy while that cannot be."""
+
+
+class Uses:
+    def __init__(self, write: Write, clock: Clock, background: Background) -> None:
+        self.write = write
+        self.clock = clock
+        self.background = background
+        self.due: dict[str, float] = {}
+        self.pending: dict[str, int] = {}
+        self.writing: asyncio.Task[None] | None = None
+
+    def note(self, key: str) -> None:
+        """The key with this id is used now."""
+        now = self.clock.monotonic()
+        if self.due.get(key, now) > now or len(self.pending) >= MOST:
+            return
+        if len(self.due) >= MOST:
+            self.due.clear()
+        self.due[key] = now + EVERY
+        self.pending[key] = int(self.clock.time() * 1_000_000)
+        if self.writing is None or self.writing.done():
+            self.writing = self.background.start(self.work(), "writing when API keys were used")
+
+    async def work(self) -> None:
+        """Until nothing waits to be written; while the database is away it does wait."""
+        while self.pending:
+            await self.clock.sleep(GATHER)
+            with suppress(Busy):
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Raises Busy, with everything still waiting."""
+        if not self.pending:
+            return
+        batch, self.pending = self.pending, {}
+        try:
+            await self.write(batch)
+        except BaseException:
+            self.pending = {**batch, **self.pending}
+            raise
+
+    async def close(self) -> None:
+        """Write what waits; a database that is away is not waited for."""
+        with suppress(Busy, TimeoutError):
+            async with asyncio.timeout(LEAVING):
+                await self.flush()

@@ -1,0 +1,151 @@
+"""`gemmapy-proxy keys`: API keys in the database of a configuration, whether or not a server runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from proxy.commands.shared import add_config, path_of, run
+from proxy.config import Config
+from proxy.errors import ConfigError, ProxyError
+
+if TYPE_CHECKING:  # SQLAlchemy is imported by the commands that need it
+    from proxy.accounts.records import Key, Wanted
+    from proxy.accounts.store import Store
+
+UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+ROUTES: Final = ("chat", "completions", "embeddings")
+PAGE: Final = 100
+Work: TypeAlias = Callable[["Store", Config, argparse.Namespace], Coroutine[Any, Any, None]]
+
+
+def add(commands: Any) -> None:
+    """commands: what `argparse` adds parsers to."""
+    whole = commands.add_parser("keys", help="make, list and revoke API keys in the database")
+    verbs = whole.add_subparsers(required=True, metavar="VERB")
+
+    one = verbs.add_parser("create", help="make a key and print it, once")
+    one.add_argument("--user", required=True, help="whose key it is; made too if there is no such user")
+    one.add_argument("--name", default="", help="what it is for")
+    one.add_argument("--role", choices=("user", "admin"), default="user")
+    one.add_argument("--expires", type=life, metavar="30d", help="when it ends: minutes, hours, days or weeks from now")
+    one.add_argument("--models", nargs="+", metavar="PATTERN", help="models that it opens, such as 'gemma*'; else all")
+    one.add_argument("--routes", nargs="+", choices=ROUTES, help="routes that it opens; else all")
+    finish(one, create)
+
+    one = verbs.add_parser("list", help="list the keys, newest first")
+    one.add_argument("--user", help="of this user only")
+    finish(one, list_all)
+
+    one = verbs.add_parser("revoke", help="end a key for good")
+    one.add_argument("id", metavar="ID", help="as `keys list` shows it: key_…")
+    finish(one, revoke)
+
+
+def finish(one: argparse.ArgumentParser, work: Work) -> None:
+    add_config(one)
+    one.set_defaults(do=partial(done, work))
+
+
+def life(text: str) -> int:
+    """Seconds of `30d`, `12h`, `90m` or `2w`."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90m, 12h, 30d or 2w")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def done(work: Work, told: argparse.Namespace) -> int:
+    """Raises ConfigError with whatever went wrong."""
+    try:
+        run(with_store(work, told))
+    except ProxyError as error:
+        raise ConfigError([str(error)]) from error
+    return 0
+
+
+async def with_store(work: Work, told: argparse.Namespace) -> None:
+    from proxy.reading import Told, reader
+
+    config, _ = reader(path_of(told), Told())()
+    if config.accounts is None:
+        raise ConfigError([f"{path_of(told)} has no `accounts:`, so that no key of the database would open anything"])
+    async with opened(config) as store:
+        await work(store, config, told)
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[Store]:
+    """Its tables brought up to date.  Raises DatabaseAway."""
+    from proxy.accounts.store import Store
+    from proxy.accounts.tables import TABLES
+    from proxy.clock import Clock
+    from proxy.sql.database import Database
+
+    settings = config.database
+    database = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
+    try:
+        await database.migrate(TABLES)
+        yield Store(lambda: database, Clock())
+    finally:
+        await database.aclose()
+
+
+async def create(store: Store, config: Config, told: argparse.Namespace) -> None:
+    from proxy.accounts.accounts import secret_of
+
+    if config.accounts is None:
+        return
+    wanted = wanted_of(config, told)
+    key, kept = await store.create(wanted, await secret_of(config.accounts, store), with_user=True)
+    print(f"{line(kept)}\nThis is shown once, and kept nowhere:\n{key}")
+
+
+def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:
+    """Raises ConfigError for a user that cannot be."""
+    from proxy.accounts.api import check_name
+    from proxy.accounts.records import SECOND, Wanted
+
+    if told.user in config.keys:
+        raise ConfigError([f"'{told.user}' is the name of a key under `keys:` in the configuration"])
+    try:
+        check_name(told.user)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    expires = None if told.expires is None else (int(time.time()) + told.expires) * SECOND
+    models, routes = (None if given is None else tuple(given) for given in (told.models, told.routes))
+    return Wanted(told.user, told.name[:128], told.role, models, routes, {}, expires)
+
+
+async def list_all(store: Store, config: Config, told: argparse.Namespace) -> None:
+    after, some = None, True
+    while some:
+        keys = await store.keys(PAGE, after, told.user)
+        for key in keys:
+            print(line(key))
+        after, some = (keys[-1].id, len(keys) == PAGE) if keys else (None, False)
+
+
+async def revoke(store: Store, config: Config, told: argparse.Namespace) -> None:
+    print(line(await store.revoke(told.id)))
+
+
+def line(key: Key) -> str:
+    """One key in words."""
+    words = [key.id, f"{key.prefix}…", f"user={key.user}", f"role={key.role}"]
+    words += [f"name={key.name!r}"] if key.name else []
+    words += [f"models={','.join(key.models)}"] if key.models is not None else []
+    words += [f"routes={','.join(key.routes)}"] if key.routes is not None else []
+    for name, at in (("created", key.created), ("expires", key.expires), ("revoked", key.revoked)):
+        words += [f"{name}={day(at)}"] if at is not None else []
+    return " ".join([*words, f"used={day(key.last_used) if key.last_used is not None else 'never'}"])
+
+
+def day(micros: int) -> str:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%MZ")

@@ -1,0 +1,1 @@
+"""JSON web tokens of an identity provider, checked against its public keys."""

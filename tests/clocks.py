@@ -1,0 +1,26 @@
+"""Time that tests move by hand."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy.clock import Clock
+
+
+class Watch(Clock):
+    """A clock that stands still until it is moved.  Sleeps end at once."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds

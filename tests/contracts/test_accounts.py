@@ -1,0 +1,186 @@
+"""What holds of users and keys in every kind of database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from proxy.accounts import keys
+from proxy.accounts.records import SECOND, Found, Key, Wanted
+from proxy.accounts.store import Store
+from proxy.accounts.tables import METADATA, TABLES
+from proxy.errors import BadCall, NotFound
+from proxy.sql.database import Database
+from tests.clocks import Watch
+
+SECRET = b"a secret of the tests"
+ALICE = Wanted("alice", "laptop", "user", ("gemma*",), ("chat",), {"team": "blue"})
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with opened(database_url) as store:
+        yield store
+
+
+class opened:
+    """The store in a database of its own connections."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url, 3, 30)
+
+    async def __aenter__(self) -> Store:
+        await self.database.migrate(TABLES)
+        return Store(lambda: self.database, Watch())
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.database.aclose()
+
+
+async def found(store: Store, key: str) -> Found | None:
+    hash = keys.hash_of(key, SECRET)
+    return (await store.find([hash, "0" * 64])).get(hash)
+
+
+async def created(store: Store, wanted: Wanted = ALICE) -> tuple[str, Key]:
+    return await store.create(wanted, SECRET, with_user=True)
+
+
+def watch(store: Store) -> Watch:
+    assert isinstance(store.clock, Watch)
+    return store.clock
+
+
+async def test_the_migrations_make_the_tables_that_the_code_asks(store: Store) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from sqlalchemy import Connection
+
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"version_table": "accounts_version"})
+        return list(compare_metadata(context, METADATA))
+
+    async with store.database.reading() as connection:
+        assert [one for one in await connection.run_sync(differences) if "accounts_version" not in str(one)] == []
+
+
+async def test_a_key_is_found_by_its_hash_and_opens_what_it_was_made_for(store: Store) -> None:
+    key, kept = await created(store)
+    assert key.startswith(kept.prefix) and len(kept.prefix) == 17 and len(key) >= 11 + 43
+    told = await found(store, key)
+    assert told is not None and told.refusal == ""
+    caller = told.caller
+    assert (caller.name, caller.role, caller.key) == ("alice", "user", kept.id)
+    assert (caller.models, caller.routes) == (("gemma*",), frozenset({"chat"}))
+    assert await found(store, key + "x") is None and await found(store, key[:-1]) is None
+
+
+async def test_the_key_itself_is_nowhere_in_the_database(store: Store) -> None:
+    key, _ = await created(store)
+    async with store.database.reading() as connection:
+        for table in METADATA.tables.values():
+            rows = (await connection.execute(table.select())).all()
+            assert key not in str(rows) and key[20:] not in str(rows)
+
+
+async def test_a_key_ends_when_it_expires_is_revoked_or_its_user_is_disabled(store: Store) -> None:
+    lasting, one = await created(store)
+    ending, _ = await created(store, replace(ALICE, expires=store.now() + 10 * SECOND))
+
+    async def refusals() -> list[str]:
+        return [told.refusal for key in (lasting, ending) if (told := await found(store, key))]
+
+    assert await refusals() == ["", ""]
+    watch(store).move(10)
+    assert await refusals() == ["", "has expired"]
+    await store.change_user("alice", {"disabled": True})
+    assert "disabled" in (await refusals())[0]
+    await store.change_user("alice", {"disabled": False})
+    assert (await refusals())[0] == ""
+    first = await store.revoke(one.id)
+    watch(store).move(10)
+    assert (await store.revoke(one.id)).revoked == first.revoked
+    assert (await refusals())[0] == "was revoked"
+
+
+async def test_a_key_opens_no_more_than_its_user_may(store: Store) -> None:
+    key, _ = await created(store, Wanted("root", role="admin"))
+    told = await found(store, key)
+    assert told is not None and told.caller.is_admin
+    await store.change_user("root", {"role": "user"})
+    told = await found(store, key)
+    assert told is not None and not told.caller.is_admin
+    with pytest.raises(BadCall):
+        await store.create(Wanted("root", role="admin"), SECRET)
+
+
+async def test_a_key_needs_a_user_and_a_user_a_name_of_its_own(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.create(ALICE, SECRET)
+    await store.add_user("alice", "user", {})
+    with pytest.raises(BadCall, match="already"):
+        await store.add_user("alice", "admin", {})
+    with pytest.raises(NotFound):
+        await store.revoke("key_nowhere")
+    with pytest.raises(NotFound):
+        await store.change_user("bob", {"role": "admin"})
+
+
+async def test_lists_are_paged_from_the_newest_and_lose_nothing(store: Store) -> None:
+    made = []
+    for number in range(7):
+        watch(store).move(number % 2)  # some of them at the same moment
+        made.append((await created(store, replace(ALICE, user="bob" if number == 3 else "alice")))[1].id)
+    listed: list[Key] = []
+    while part := await store.keys(3, listed[-1].id if listed else None, None):
+        listed += part
+    assert sorted(one.id for one in listed) == sorted(made)
+    times = [one.created for one in listed]
+    assert times == sorted(times, reverse=True)
+    assert [one.id for one in await store.keys(100, None, "bob")] == [made[3]]
+    assert sorted(one.name for one in await store.users(10, None)) == ["alice", "bob"]
+    with pytest.raises(BadCall):
+        await store.keys(3, "key_nowhere", None)
+
+
+async def test_with_a_user_go_its_keys(store: Store) -> None:
+    key, _ = await created(store)
+    await store.remove_user("alice")
+    assert await found(store, key) is None and await store.keys(10, None, None) == []
+    with pytest.raises(NotFound):
+        await store.user("alice")
+
+
+async def test_a_last_use_never_goes_backwards(store: Store) -> None:
+    _, kept = await created(store)
+    await store.used({kept.id: 2_000_000, "key_gone": 1})
+    await store.used({kept.id: 1_000_000})
+    assert (await store.key(kept.id)).last_used == 2_000_000
+
+
+async def test_of_several_processes_one_makes_the_secret_and_the_first_key(database_url: str) -> None:
+    several = [opened(database_url) for _ in range(4)]
+    stores = await asyncio.gather(*(one.__aenter__() for one in several))
+    try:
+        secrets = await asyncio.gather(*(store.secret() for store in stores))
+        assert len(set(secrets)) == 1 and len(secrets[0]) == 32
+        made = [key for key in await asyncio.gather(*(store.bootstrap(SECRET) for store in stores)) if key]
+        assert len(made) == 1
+        told = await found(stores[0], made[0])
+        assert told is not None and told.caller.is_admin and told.caller.name == "admin"
+    finally:
+        for one in several:
+            await one.__aexit__()
+
+
+async def test_a_first_key_is_made_again_only_when_no_admin_has_one_that_works(store: Store) -> None:
+    key = await store.bootstrap(SECRET)
+    assert key is not None and await store.bootstrap(SECRET) is None
+    await store.change_user("admin", {"disabled": True})
+    again = await store.bootstrap(SECRET)
+    assert again is not None
+    told = await found(store, again)
+    assert told is not None and told.caller.is_admin and told.refusal == ""

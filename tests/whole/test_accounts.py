@@ -1,0 +1,419 @@
+"""Users and keys in the database: made, used, limited and ended through a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from proxy.accounts import uses, verified
+from proxy.types import Caller
+from tests.conftest import ASK, BARE, HI, Running, Start
+from tests.servers import PostgresServer
+from tests.whole.asking import error_of
+
+ROOT = "canary-root-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMAPY_ADMIN_KEY", ROOT)
+
+
+def yaml(url: str, more: str = "") -> str:
+    chains = "" if "chains:" in more else f"{BARE}\n"
+    return f"{chains}accounts: {{}}\ndatabase: {{url: '{url}'}}\n{more}"
+
+
+@pytest.fixture
+def light(tmp_path: Any) -> str:
+    """The URL of a database for what does not depend on its kind."""
+    return f"sqlite:///{tmp_path / 'records.db'}"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+class Admin:
+    """The administration of a running server."""
+
+    def __init__(self, run: Running, key: str = ROOT) -> None:
+        self.run = run
+        self.key = key
+
+    async def ask(self, method: str, path: str, body: Any = None) -> aiohttp.ClientResponse:
+        sent = {} if body is None else {"json": body}
+        return await self.run.http.request(method, f"{self.run.url}/api/admin/{path}", headers=bearer(self.key), **sent)
+
+    async def told(self, method: str, path: str, body: Any = None) -> Any:
+        response = await self.ask(method, path, body)
+        assert response.status == 200, await response.text()
+        return await response.json()
+
+    async def key_for(self, user: str, **more: Any) -> Any:
+        """A new key, its user made where there is none."""
+        await self.ask("POST", "users", {"name": user})
+        return await self.told("POST", "keys", {"user": user, **more})
+
+
+async def chat(run: Running, key: str, **body: Any) -> aiohttp.ClientResponse:
+    return await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, **body}, headers=bearer(key))
+
+
+async def status(run: Running, key: str) -> int:
+    return (await run.http.get(f"{run.url}/v1/models", headers=bearer(key))).status
+
+
+async def test_a_key_is_made_shown_once_used_and_ended(start: Start, database_url: str) -> None:
+    async with start(yaml(database_url)) as run:
+        admin = Admin(run)
+        made = await admin.key_for("alice", name="laptop", metadata={"team": "blue"}, expires_in=3600)
+        key = made.pop("key")
+        assert made["expires_at"] - made["created_at"] in (3600, 3599) and made["prefix"] == key[:17]
+        async with run.client(api_key=key) as client:
+            assert (await client.chat.completions.create(**ASK)).choices
+        listed = await admin.told("GET", "keys")
+        assert listed["data"] == [made] == [await admin.told("GET", f"keys/{made['id']}")]
+        assert listed["has_more"] is False and key not in str(listed)
+        revoked = await admin.told("DELETE", f"keys/{made['id']}")
+        assert revoked["revoked_at"] is not None
+        error = await error_of(await chat(run, key), 401)
+        assert error["code"] == "invalid_api_key" and "was revoked" in error["message"]
+
+
+async def test_users_are_made_changed_and_removed(start: Start, database_url: str) -> None:
+    async with start(yaml(database_url)) as run:
+        admin = Admin(run)
+        user = await admin.told("POST", "users", {"name": "bob@example.com", "metadata": {"a": "b"}})
+        key = (await admin.told("POST", "keys", {"user": "bob@example.com"}))["key"]
+        assert await status(run, key) == 200
+        assert (await admin.told("PUT", f"users/{user['id']}", {"disabled": True}))["disabled_at"] is not None
+        assert await status(run, key) == 401
+        changed = await admin.told("PUT", "users/bob@example.com", {"disabled": False, "role": "admin"})
+        assert (changed["role"], changed["disabled_at"], changed["metadata"]) == ("admin", None, {"a": "b"})
+        assert await status(run, key) == 200
+        boss = (await admin.told("POST", "keys", {"user": user["id"], "role": "admin"}))["key"]
+        assert (await Admin(run, boss).told("GET", "users?limit=1"))["data"][0] == changed
+        assert (await Admin(run, key).ask("GET", "users")).status == 403
+        assert (await admin.told("DELETE", f"users/{user['id']}"))["deleted"] is True
+        assert await status(run, key) == await status(run, boss) == 401
+        assert (await error_of(await admin.ask("GET", f"users/{user['id']}"), 404))["code"] == "user_not_found"
+
+
+async def test_lists_are_paged(start: Start, light: str) -> None:
+    async with start(yaml(light)) as run:
+        admin = Admin(run)
+        made = [(await admin.key_for("alice"))["id"] for _ in range(5)]
+        first = await admin.told("GET", "keys?limit=3&user=alice")
+        rest = await admin.told("GET", f"keys?limit=3&after={first['last_id']}")
+        assert sorted(one["id"] for one in first["data"] + rest["data"]) == sorted(made)
+        assert (first["has_more"], rest["has_more"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "keys", {}, "user"),
+        ("POST", "keys", {"user": "a", "colour": 1}, "colour"),
+        ("POST", "keys", {"user": "a", "models": []}, "models"),
+        ("POST", "keys", {"user": "a", "models": [""]}, "models[0]"),
+        ("POST", "keys", {"user": "a", "routes": ["internal"]}, "routes[0]"),
+        ("POST", "keys", {"user": "a", "role": "public"}, "role"),
+        ("POST", "keys", {"user": "a", "expires_in": 0}, "expires_in"),
+        ("POST", "keys", {"user": "a", "expires_at": 1}, "expires_at"),
+        ("POST", "keys", {"user": "a", "expires_at": 10**30}, "expires_at"),
+        ("POST", "keys", {"user": "a", "expires_at": 2 * 10**9, "expires_in": 5}, None),
+        ("POST", "keys", {"user": "a", "metadata": {"x": 1}}, "metadata.x"),
+        ("POST", "keys", {"user": "a", "name": 129 * "x"}, "name"),
+        ("POST", "users", {"name": "a b"}, "name"),
+        ("POST", "users", {"name": "user_1"}, "name"),
+        ("POST", "users", {"name": "anonymous"}, "name"),
+        ("POST", "users", {"name": "config"}, "name"),
+        ("PUT", "users/a", {"name": "b"}, "name"),
+        ("GET", "keys?limit=0", None, "limit"),
+        ("GET", "keys?limit=many", None, "limit"),
+        ("GET", "keys?after=key_x", None, "after"),
+        ("GET", "users?user=a", None, "user"),
+    ],
+)
+async def test_what_is_wrong_is_told_by_its_name(
+    start: Start, light: str, method: str, path: str, body: Any, field: str | None
+) -> None:
+    async with start(yaml(light, "keys: {config: a-key}\n")) as run:
+        error = await error_of(await Admin(run).ask(method, path, body), 400)
+        assert error["param"] == field
+
+
+async def test_two_keys_of_one_user_are_one_caller(start: Start, light: str, caplog: pytest.LogCaptureFixture) -> None:
+    text = yaml(light, "plugins: {cache: {}}\nchains: {chat: [cache]}\n")
+    with caplog.at_level(logging.INFO, "gemmapy.requests"):
+        async with start(text) as run:
+            keys = [(await Admin(run).key_for("alice"))["key"] for _ in range(2)]
+            outcomes = [(await chat(run, key)).headers["x-gemmapy-cache"] for key in keys]
+    assert outcomes == ["miss", "hit"]
+    told = [record.told for record in caplog.records if hasattr(record, "told")]
+    assert [one["caller"] for one in told if one["path"] == "/v1/chat/completions"] == ["alice", "alice"]
+
+
+# --- what a key opens --------------------------------------------------------------------------------
+
+ALIASES = "models: {gpt-4o: {alias: demo-thinking}, tiny: {alias: demo}}\n"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "name", "allowed"),
+    [
+        (["demo"], "demo", True),
+        (["demo:latest"], "demo", True),
+        (["DEMO"], "demo:latest", True),
+        (["demo"], "demo-vision", False),
+        (["demo*"], "demo-vision", True),
+        (["demo-v?sion", "x"], "demo-vision", True),
+        (["gpt-4o"], "gpt-4o", True),
+        (["gpt-4o"], "demo-thinking", False),
+        (["demo-thinking"], "gpt-4o", True),
+        (["demo"], "gpt-4o", False),
+        (["demo"], "nowhere", False),
+    ],
+)
+async def test_a_key_opens_the_models_that_it_names(
+    start: Start, light: str, patterns: list[str], name: str, allowed: bool
+) -> None:
+    async with start(yaml(light, ALIASES)) as run:
+        key = (await Admin(run).key_for("alice", models=patterns))["key"]
+        ours = bearer(key)
+        native = {"model": name, "messages": HI, "stream": False}
+        answers = [
+            await chat(run, key, model=name),
+            await run.http.post(f"{run.url}/api/chat", json=native, headers=ours),
+            await run.http.post(f"{run.url}/v1/completions", json={"model": name, "prompt": "a"}, headers=ours),
+        ]
+        assert [one.status for one in answers] == [200 if allowed else 403] * 3
+        if not allowed:
+            assert (await error_of(answers[0], 403))["code"] == "model_not_allowed"
+        streamed = await (await chat(run, key, model=name, stream=True)).text()
+        assert ("[DONE]" in streamed) is allowed
+        shown = await run.http.get(f"{run.url}/v1/models/{name}", headers=ours)
+        native_shown = await run.http.post(f"{run.url}/api/show", json={"model": name}, headers=ours)
+        assert shown.status == native_shown.status == (200 if allowed else 404)
+
+
+async def test_lists_show_a_key_only_its_own_models(start: Start, light: str) -> None:
+    async with start(yaml(light, ALIASES)) as run:
+        key = (await Admin(run).key_for("alice", models=["demo", "gpt-*"]))["key"]
+        assert (await chat(run, ROOT)).status == (await chat(run, ROOT, model="demo-vision")).status == 200
+
+        async def names(path: str, inside: str, by: str) -> set[str]:
+            told = await (await run.http.get(run.url + path, headers=bearer(key))).json()
+            return {one[by].removesuffix(":latest") for one in told[inside]}
+
+        assert await names("/v1/models", "data", "id") == {"demo", "tiny", "gpt-4o"}
+        assert await names("/api/tags", "models", "name") == {"demo", "tiny", "gpt-4o"}
+        assert await names("/api/ps", "models", "name") == {"demo"}
+
+
+async def test_advice_on_a_name_tells_of_no_model_that_is_closed(start: Start, light: str) -> None:
+    async with start(yaml(light)) as run:
+        key = (await Admin(run).key_for("alice", models=["demo-vison", "demo"]))["key"]
+        assert "demo-vision" not in (await error_of(await chat(run, key, model="demo-vison"), 404))["message"]
+        assert "demo-vision" in (await error_of(await chat(run, ROOT, model="demo-vison"), 404))["message"]
+
+
+async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Start, light: str) -> None:
+    asks: Mapping[str, tuple[str, dict[str, Any]]] = {
+        "/v1/chat/completions": ("chat", ASK),
+        "/api/chat": ("chat", {"model": "demo", "messages": HI, "stream": False}),
+        "/v1/completions": ("completions", {"model": "demo", "prompt": "a"}),
+        "/api/generate": ("completions", {"model": "demo", "prompt": "a", "stream": False}),
+        "/v1/embeddings": ("embeddings", {"model": "demo-embed", "input": "a"}),
+        "/api/embed": ("embeddings", {"model": "demo-embed", "input": "a"}),
+        "/api/embeddings": ("embeddings", {"model": "demo-embed", "prompt": "a"}),
+    }
+    async with start(yaml(light, "keys: {config: {key: yaml-key, routes: [embeddings]}}\n")) as run:
+        made = (await Admin(run).key_for("alice", routes=["chat"]))["key"]
+        for key, opened in ((made, "chat"), ("yaml-key", "embeddings")):
+            for path, (route, body) in asks.items():
+                response = await run.http.post(run.url + path, json=body, headers=bearer(key))
+                assert response.status == (200 if route == opened else 403), path
+                if route != opened and path.startswith("/v1"):
+                    assert (await error_of(response, 403))["code"] == "route_not_allowed"
+
+
+async def test_the_cache_gives_a_key_nothing_of_a_model_that_is_closed_to_it(start: Start, light: str) -> None:
+    more = "plugins: {cache: {}, turn: {use: 'tests.whole.rigged:Turned'}}\nchains: {chat: [turn, cache]}\n" + ALIASES
+    async with start(yaml(light, more)) as run:
+        wide = (await Admin(run).key_for("alice"))["key"]
+        narrow = (await Admin(run).key_for("alice", models=["demo"]))["key"]
+        for model in ("demo-thinking", "gpt-4o"):
+            assert (await chat(run, wide, model=model)).status == 200
+            assert (await chat(run, wide, model=model)).headers["x-gemmapy-cache"] == "hit"
+            for stream in (False, True):
+                refused = await chat(run, narrow, model=model, stream=stream)
+                assert (await error_of(refused, 403))["code"] == "model_not_allowed"
+        turned = {"messages": [{"role": "user", "content": "turn to demo-thinking"}]}
+        assert (await chat(run, wide, **turned)).status == (await chat(run, wide, **turned)).status == 200
+        assert (await error_of(await chat(run, narrow, **turned), 403))["code"] == "model_not_allowed"
+        assert (await chat(run, wide)).status == 200
+        assert (await chat(run, narrow)).headers["x-gemmapy-cache"] == "hit"
+
+
+async def test_a_fallback_does_not_lead_to_a_model_that_is_closed(start: Start, light: str) -> None:
+    more = "plugins: {fallback: {default: [demo-thinking], on: [model_not_found]}}\nchains: {chat: [fallback]}\n"
+    async with start(yaml(light, more)) as run:
+        narrow = (await Admin(run).key_for("alice", models=["gone*"]))["key"]
+        assert (await chat(run, ROOT, model="gone")).headers["x-gemmapy-model"].startswith("demo-thinking")
+        assert (await error_of(await chat(run, narrow, model="gone"), 404))["code"] == "model_not_found"
+
+
+# --- trouble -----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def under_load(run: Running, key: str) -> AsyncIterator[list[int]]:
+    """Gives the statuses of the calls that four clients make until the block is left."""
+    statuses: list[int] = []
+    stop = asyncio.Event()
+
+    async def load() -> None:
+        while not stop.is_set():
+            statuses.append((await chat(run, key)).status)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(load())
+        yield statuses
+        stop.set()
+
+
+async def until(wanted: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(15):
+        while not await wanted():  # noqa: ASYNC110  (what is waited for is told by asking)
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def killed(postgres: PostgresServer) -> AsyncIterator[None]:
+    """It is gone until the block is left."""
+    postgres.kill()
+    try:
+        yield
+    finally:
+        await postgres.start()
+
+
+async def test_a_database_that_is_killed_under_load_costs_no_call_with_a_verified_key(
+    start: Start, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified, "LIFE", 0.2)
+    monkeypatch.setattr(verified, "AGAIN", 0.1)
+    if postgres.process is None:
+        await postgres.start()
+    async with start(yaml(await postgres.create(f"killed_{id(start)}"))) as run:
+        key = (await Admin(run).key_for("alice"))["key"]
+        async with under_load(run, key) as statuses:
+            await asyncio.sleep(0.3)
+            async with killed(postgres):
+                await asyncio.sleep(0.5)
+                error = await error_of(await chat(run, "sk-gemmapy-unknown"), 503)
+                assert error["code"] == "database_unavailable"
+                assert (await error_of(await Admin(run).ask("GET", "keys"), 503))["code"] == "database_unavailable"
+                await asyncio.sleep(0.5)
+            during = len(statuses)
+
+            async def back() -> bool:
+                return await status(run, "sk-gemmapy-unknown") == 401 and len(statuses) > during
+
+            await until(back)
+        assert len(statuses) > 20 and set(statuses) == {200}
+
+
+async def test_the_last_use_of_a_key_is_told(start: Start, light: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uses, "GATHER", 0.01)
+    async with start(yaml(light)) as run:
+        admin = Admin(run)
+        made = await admin.key_for("alice")
+        assert made["last_used_at"] is None and await status(run, made["key"]) == 200
+
+        async def written() -> bool:
+            used = (await admin.told("GET", f"keys/{made['id']}"))["last_used_at"]
+            return used is not None and used >= made["created_at"]
+
+        await until(written)
+
+
+async def test_a_last_use_is_written_when_the_server_stops(start: Start, light: str) -> None:
+    async with start(yaml(light)) as run:
+        made = await Admin(run).key_for("alice")
+        assert await status(run, made["key"]) == 200
+    async with start(yaml(light)) as run:
+        assert (await Admin(run).told("GET", f"keys/{made['id']}"))["last_used_at"] >= made["created_at"]
+
+
+@pytest.mark.parametrize("secret", ["", "canary-secret-of-the-server"], ids=["kept", "given"])
+async def test_no_key_ever_stands_in_a_log(
+    start: Start,
+    light: str,
+    secret: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = yaml(light).replace("accounts: {}", f"accounts: {{secret: {secret}}}") if secret else yaml(light)
+    with caplog.at_level(logging.DEBUG):
+        async with start(f"{text}keys: {{config: canary-yaml}}\nlog: {{level: debug}}\n") as run:
+            made = await Admin(run).key_for("alice")
+            keys = [made["key"], "canary-yaml", ROOT, "sk-gemmapy-canary-wrong", "canary-wrong"]
+            for key in keys:
+                await chat(run, key)
+                await Admin(run, key).ask("POST", "keys", {"user": "nobody"})
+                await run.http.get(f"{run.url}/nowhere", headers=bearer(key))
+            secrets = [secret, run.server.live.pipeline.value.guard.verifiers[0].secret.hex()]  # type: ignore[attr-defined]
+            await Admin(run).told("DELETE", f"keys/{made['id']}")
+            await chat(run, made["key"])
+
+            async def broken(*_: object) -> Caller:
+                raise ZeroDivisionError
+
+            monkeypatch.setattr(run.server.live.pipeline.value.guard.verifiers[0], "verify", broken)
+            assert (await chat(run, keys[3])).status == 500
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "ZeroDivisionError" in said and "status" in said
+    assert [key for key in (*keys, *secrets) if key and key in said] == []
+    assert made["key"][20:] not in said
+
+
+async def test_accounts_can_be_turned_on_by_a_reload_and_keys_live_on_over_one(start: Start, light: str) -> None:
+    async with start(f"{BARE}\ndatabase: {{url: '{light}'}}\nkeys: {{config: a-key}}\n") as run:
+        assert await status(run, "a-key") == 200
+        run.configure(yaml(light))
+        assert await run.server.reload()
+        key = (await Admin(run).key_for("alice"))["key"]
+        assert (await status(run, key), await status(run, "a-key")) == (200, 401)
+        assert await run.server.reload()
+        assert await status(run, key) == 200
+        run.configure(yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}"))
+        assert await run.server.reload()
+        assert await status(run, key) == 401
+
+
+async def test_a_name_that_keys_in_the_file_have_too_is_told(
+    start: Start, light: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start(yaml(light)) as run:
+        await Admin(run).key_for("alice")
+    async with start(yaml(light, "keys: {alice: a-key}\n")) as run:
+        assert await status(run, "a-key") == 200
+    assert "keys.alice: a user in the database has this name, too" in caplog.text
+
+
+async def test_stock_clients_say_that_a_key_is_wrong(start: Start, light: str) -> None:
+    async with start(yaml(light)) as run, run.client(api_key="sk-gemmapy-wrong") as client:
+        with pytest.raises(openai.AuthenticationError, match="not one of this server's"):
+            await client.models.list()

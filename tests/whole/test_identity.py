@@ -1,0 +1,324 @@
+"""Whoever cannot say who they are gets in nowhere; and who says it through a gateway or a token does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import registry
+from proxy.accounts.records import Wanted
+from proxy.cli import main
+from proxy.errors import ConfigError
+from proxy.types import Route
+from proxy.webtokens import keyset
+from tests.conftest import ASK, BARE, Running, Start
+from tests.provider import AUDIENCE, ISSUER, Provider, provider, public, rsa_key, token
+from tests.whole.asking import error_of
+from tests.whole.commands import served
+
+ROOT = "root-0123456789-0123456789"
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def jwt_of(place: str | Path, **more: Any) -> str:
+    told = {"jwks": str(place), "issuer": ISSUER, "audience": AUDIENCE, **more}
+    return f"jwt: {json.dumps(told)}\n"
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [public(rsa_key(), kid="one")]}))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMMAPY_ADMIN_KEY", ROOT)
+
+
+# --- default deny ------------------------------------------------------------------------------------
+
+KEYED = "keys: {bob: bob-key, ops: {key: ops-key, role: admin}}\n"
+
+
+@asynccontextmanager
+async def everything(start: Start, tmp_path: Path, keys_file: Path, database: str) -> AsyncIterator[Running]:
+    """A server with every plugin, every endpoint, and every way to say who one is."""
+    plugins = "".join(f"  {name}: {{}}\n" for name in registry.known())
+    text = (
+        f"{BARE}\nwrites: local\naccounts: {{}}\ndatabase: {{url: '{database}'}}\n{KEYED}"
+        f"{jwt_of(keys_file, role='roles', admin=['boss'])}"
+        "identity_header: {role: X-Forwarded-Role}\n"
+        "listen: {port: 0, drain: 1, trusted_proxies: [192.0.2.1]}\n"
+        f"plugins:\n{plugins}"
+    )
+    async with start(text) as run:
+        yield run
+
+
+async def made(run: Running, **more: Any) -> Any:
+    for path, body in (("users", {"name": "alice"}), ("keys", {"user": "alice", **more})):
+        response = await run.http.post(f"{run.url}/api/admin/{path}", json=body, headers=bearer(ROOT))
+    return await response.json()
+
+
+async def ask(run: Running, route: Route, headers: Mapping[str, str]) -> int:
+    path = re.sub(r"\{[^}]+\}", "x", route.path)
+    async with run.http.request(route.method, run.url + path, headers=headers) as response:
+        return response.status
+
+
+async def test_every_route_is_closed_to_whoever_it_is_not_for(
+    start: Start, tmp_path: Path, keys_file: Path, database_url: str
+) -> None:
+    async with everything(start, tmp_path, keys_file, database_url) as run:
+        low, revoked = (await made(run))["key"], await made(run)
+        await run.http.delete(f"{run.url}/api/admin/keys/{revoked['id']}", headers=bearer(ROOT))
+        accounts: Any = run.server.live.pipeline.value.guard.verifiers[0]
+        expired, _ = await accounts.store.create(Wanted("alice", expires=accounts.store.now()), accounts.secret)
+        nobody: list[Mapping[str, str]] = [
+            {},
+            *map(bearer, ("wrong", "sk-gemmapy-wrong", expired, revoked["key"], low[:-1])),
+            *map(bearer, (token(exp=1), token(rsa_key(1)), token(iss="evil"), token(aud="other"))),
+            {"Authorization": "Basic Ym9iOmJvYi1rZXk="},
+            {"X-Forwarded-User": "root", "X-Forwarded-Role": "admin"},
+        ]
+        users = [bearer(low), bearer("bob-key"), bearer(token())]
+        admins = [bearer(ROOT), bearer("ops-key"), bearer(token(roles=["boss"]))]
+        routes: tuple[Route, ...] = run.server.live.pipeline.router.routes
+        assert {route.who for route in routes} == {"public", "user", "admin"} and len(routes) > 35
+        for route in routes:
+            strangers = [await ask(run, route, headers) for headers in nobody]
+            if route.who != "public":
+                assert set(strangers) == {401}, (route.method, route.path)
+                assert {await ask(run, route, headers) for headers in users} & {401, 403} == (
+                    {403} if route.who == "admin" else set()
+                ), (route.method, route.path)
+                if route.path not in ("/api/delete", "/api/admin/keys/{id}"):
+                    assert not {await ask(run, route, headers) for headers in admins} & {401, 403}, route.path
+            else:
+                assert not set(strangers) & {401, 403}, (route.method, route.path)
+
+
+def test_a_route_is_for_admins_unless_it_says_otherwise() -> None:
+    assert Route("GET", "/x", lambda: None).who == "admin"  # type: ignore[arg-type,return-value]
+
+
+async def test_anothers_things_are_not_there(start: Start, tmp_path: Path) -> None:
+    text = "plugins: {cache: {}}\nchains: {chat: [cache]}\nkeys: {a: a-key, b: b-key}\n"
+    async with start(text) as run:
+        answer = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=bearer("a-key"))
+        body = {"key": answer.headers["x-gemmapy-cache-key"], "confirm": True}
+        for key, matched in (("b-key", 0), ("a-key", 1)):
+            told = await run.http.post(f"{run.url}/api/cache/invalidate", json=body, headers=bearer(key))
+            assert (await told.json())["matched"] == matched
+
+
+# --- a gateway's word --------------------------------------------------------------------------------
+
+TRUSTED = "listen: {port: 0, trusted_proxies: [127.0.0.0/8]}\n"
+STRANGER = "listen: {port: 0, trusted_proxies: [192.0.2.1]}\n"
+DESK = "plugins: {desk: {use: 'tests.whole.rigged:Desk'}}\n"
+HEADER = f"{BARE}\nidentity_header: {{role: X-Forwarded-Role, admins: [zoe]}}\n{DESK}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "user", "admin"),
+    [
+        ({"X-Forwarded-User": "alice"}, 200, 403),
+        ({"X-Forwarded-User": "zoe"}, 200, 200),
+        ({"X-Forwarded-User": "alice", "X-Forwarded-Role": "admin"}, 200, 200),
+        ({"X-Forwarded-User": "alice", "X-Forwarded-Role": "administrator"}, 200, 403),
+        ({"X-Forwarded-Role": "admin"}, 401, 401),
+        ({"X-Forwarded-User": ""}, 401, 401),
+        ({"X-Forwarded-User": "a" * 300}, 401, 401),
+        ({}, 401, 401),
+        (bearer("a-key"), 200, 403),
+        ({"X-Forwarded-User": "zoe", **bearer("a-key")}, 200, 200),
+    ],
+)
+async def test_a_trusted_gateway_says_who_calls(start: Start, headers: dict[str, str], user: int, admin: int) -> None:
+    async with start(f"{HEADER}{TRUSTED}keys: {{bob: a-key}}\n") as run:
+        statuses = [(await run.http.get(f"{run.url}/desk/{who}", headers=headers)).status for who in ("user", "admin")]
+        assert statuses == [user, admin]
+
+
+async def test_nobody_else_can_say_who_calls_and_no_plugin_sees_what_they_said(start: Start) -> None:
+    claimed = {"X-Forwarded-User": "zoe", "x-forwarded-ROLE": "admin", "X-Forwarded-For": "192.0.2.1"}
+    async with start(f"{HEADER}{STRANGER}keys: {{bob: a-key}}\n") as run:
+        assert (await run.http.get(f"{run.url}/desk/user", headers=claimed)).status == 401
+        response = await run.http.get(f"{run.url}/desk/admin", headers={**claimed, **bearer("a-key")})
+        assert response.status == 403
+        seen = await (await run.http.get(f"{run.url}/desk/headers/public", headers=claimed)).json()
+        assert "x-forwarded-for" in seen and not {"x-forwarded-user", "x-forwarded-role"} & set(seen)
+
+
+async def test_a_name_that_was_given_twice_is_nobodys(start: Start) -> None:
+    async with start(f"{HEADER}{TRUSTED}") as run:
+        twice = [("X-Forwarded-User", "zoe"), ("X-Forwarded-User", "alice")]
+        error = await error_of(await run.http.get(f"{run.url}/desk/user", headers=twice), 401)
+        assert error["code"] == "invalid_identity"
+
+
+async def test_a_callers_name_is_told_in_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "gemmapy.requests"):
+        async with start(f"{HEADER}{TRUSTED}") as run:
+            await run.http.get(f"{run.url}/desk/user", headers={"X-Forwarded-User": "älice"})
+    assert [record.told["caller"] for record in caplog.records if hasattr(record, "told")] == ["älice"]
+
+
+async def test_a_header_that_nobody_is_believed_in_is_a_mistake(start: Start) -> None:
+    with pytest.raises(ConfigError, match="identity_header: nobody is believed"):
+        async with start(HEADER):
+            pass
+
+
+# --- web tokens --------------------------------------------------------------------------------------
+
+
+async def test_a_token_opens_what_its_roles_do(start: Start, keys_file: Path) -> None:
+    text = f"{BARE}\n{jwt_of(keys_file, user='email', role='groups', admin='boss')}writes: local\n"
+    async with start(text) as run:
+        user, boss = token(email="a@b.c"), token(email="z@b.c", groups=["boss"])
+        async with run.client(api_key=user) as client:
+            for _ in range(3):
+                assert (await client.chat.completions.create(**ASK)).choices
+        statuses = [
+            (await run.http.post(f"{run.url}/api/pull", json={}, headers=bearer(one))).status for one in (user, boss)
+        ]
+        assert statuses[0] == 403 and statuses[1] not in (401, 403)
+        assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status == 401
+
+
+async def test_a_provider_that_is_away_at_the_start_is_a_503_until_it_is_there(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyset, "SOON", 0.05)
+    there = Provider(status=500)
+    async with provider(there), start(f"{BARE}\n{jwt_of(there.url)}") as run:
+        error = await error_of(await run.http.get(f"{run.url}/v1/models", headers=bearer(token())), 503)
+        assert error["code"] == "keys_unavailable"
+        there.status = 200
+        async with asyncio.timeout(10):
+            while (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def test_keys_of_a_provider_outlive_a_reload(start: Start) -> None:
+    async with provider() as there, start(f"{BARE}\n{jwt_of(there.url)}") as run:
+        assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status == 200
+        there.status = 500
+        assert await run.server.reload()
+        assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status == 200
+
+
+# --- the first key, and the command line -------------------------------------------------------------
+
+
+def config_file(tmp_path: Path, workers: int = 1, more: str = "accounts: {}\n") -> Path:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        f"listen: {{port: 0, drain: 1, workers: {workers}}}\n"
+        "upstreams: {demo: {demo: {}}}\nchains: {chat: []}\n"
+        f"database: {{url: 'sqlite:///{tmp_path}/data/records.db'}}\n{more}"
+    )
+    return file
+
+
+FOUND = re.compile(r"sk-gemmapy-[\w-]{43}")
+
+
+async def test_an_admin_key_is_printed_once_by_one_of_all_workers(tmp_path: Path) -> None:
+    file = str(config_file(tmp_path, workers=2))
+    async with served("serve", "--config", file, env={"GEMMAPY_ADMIN_KEY": ""}) as serving:
+        serving.process.terminate()
+        (key,) = FOUND.findall(await serving.rest())
+        assert key
+
+
+async def test_an_admin_key_is_made_where_none_is_known(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"{BARE}\naccounts: {{}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
+
+    async def printed(text: str) -> list[str]:
+        async with start(text) as run:
+            assert await run.server.reload()
+        return FOUND.findall("".join(capfd.readouterr()))
+
+    assert await printed(text) == []
+    monkeypatch.delenv("GEMMAPY_ADMIN_KEY")
+    assert await printed(f"{text}{KEYED}") == []
+    assert await printed(text.replace("accounts: {}", "accounts: {bootstrap: false}")) == []
+    (key,) = await printed(text)
+    assert await printed(text) == []
+    async with start(text) as run:
+        listed = await (await run.http.get(f"{run.url}/api/admin/keys", headers=bearer(key))).json()
+        assert [(one["user"], one["role"]) for one in listed["data"]] == [("admin", "admin")]
+
+
+async def test_keys_are_made_listed_and_revoked_from_the_command_line(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path)
+
+    async def said(verb: str, *more: str) -> str:
+        assert await asyncio.to_thread(main, ["keys", verb, "--config", str(file), *more]) == 0
+        return capsys.readouterr().out
+
+    limits = ("--models", "demo", "--routes", "chat", "--name", "a b", "--expires", "30d")
+    out = await said("create", "--user", "alice", *limits)
+    (key,), id = FOUND.findall(out), out.split()[0]
+    out = await said("list", "--user", "alice")
+    assert key not in out and key[:17] in out
+    assert all(word in out for word in (id, "models=demo", "routes=chat", "name='a b'", "expires=", "used=never"))
+    assert await said("list", "--user", "nobody") == ""
+    async with start(re.sub(r"(listen|upstreams):.*\n", "", file.read_text())) as run:
+        assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(key))).status == 200
+    assert "revoked=" in await said("revoke", id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("create", "--user", "a b"), "cannot be a name"),
+        (("create", "--user", "bob"), "under `keys:`"),
+        (("create", "--user", "x", "--expires", "soon"), "is no time such as"),
+        (("revoke", "key_nowhere"), "There is no key 'key_nowhere'"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    file = str(config_file(tmp_path, more=f"accounts: {{}}\n{KEYED}"))
+    try:
+        status = main(["keys", *arguments, "--config", file])
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    assert status != 0 and told in capsys.readouterr().err
+
+
+def test_without_accounts_no_key_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "list", "--config", str(config_file(tmp_path, more=""))]) == 1
+    assert "no `accounts:`" in capsys.readouterr().err
+
+
+async def test_an_admin_key_of_the_environment_that_is_too_short_is_refused(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMMAPY_ADMIN_KEY", "short")
+    with pytest.raises(ConfigError, match="GEMMAPY_ADMIN_KEY has less than 16"):
+        async with start(f"{BARE}\naccounts: {{}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"):
+            pass
