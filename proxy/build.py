@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from proxy.chain import compose
 from proxy.config import Config, Demo, Upstream
+from proxy.costing import book_of
 from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
 from proxy.edge.calls import Own
@@ -82,6 +84,8 @@ class Assembly:
         host = Host(services, self.send, self.answer, self.catalogue, desk, shelf, open_database=self.database)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
+        prices = book_of(config.costs, config.upstreams, source)
+        host = replace(host, price=prices.cost, prices=prices)
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)

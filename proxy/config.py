@@ -17,6 +17,9 @@ from proxy.settings import Requests as Requests
 from proxy.settings import Streams as Streams
 from proxy.settings import Strict as Strict
 from proxy.settings import Upstream as Upstream
+from proxy.settings.costs import Currency as Currency
+from proxy.settings.costs import Pattern as Pattern
+from proxy.settings.costs import Rate as Rate
 from proxy.wire.ollama_models import canonical
 from proxy.yamlfile import Source
 

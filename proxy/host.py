@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
+from proxy.prices import Book
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.types import Call, Caller, Handler, Reply
@@ -115,6 +116,12 @@ class Desk(Protocol):
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
 
+    def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
+        """What every answer to this request carries; an endpoint that streams sends it by itself."""
+
+    def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
+        """What the URL asks for, as a model; a field that is a tuple may be named several times.  Raises BadCall."""
+
 
 Price: TypeAlias = Callable[[CallEnded], Cost | None]
 
@@ -150,6 +157,8 @@ class Host:
     bus: Bus = field(default_factory=Bus)
     price: Price = unpriced
     """What a call cost."""
+    prices: Book = field(default_factory=Book)
+    """Where `price` looks; a feature that keeps prices puts them there."""
     open_database: Callable[[], Database] = no_database
 
     @property

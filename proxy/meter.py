@@ -142,6 +142,7 @@ class Tally:
             error,
             about=call.about,
             tags={name: value for name, value in call.tags.items() if name != METERED},
+            cache_key=facts.get("cache-key", ""),
         )
         return made(cost=self.host.price(made()))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from proxy.asks import JSON
 from proxy.values import value
 
 
@@ -42,7 +44,7 @@ class Cost:
     """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
 
     currency: such as `USD`.
-    amount: by the price of its model; 0 where the answer was kept.
+    amount: by the price of its model; 0 where the answer was kept.  prompt: what of it the prompt took.
     saved: what it would have cost, had the answer not been kept.
     cloud: what the same would cost at the cloud service it is compared with.
     energy_mj: electrical energy in thousandths of a joule, by the times that the upstream told.
@@ -51,6 +53,7 @@ class Cost:
 
     currency: str
     amount: int | None = None
+    prompt: int | None = None
     saved: int = 0
     cloud: int | None = None
     energy_mj: int | None = None
@@ -68,6 +71,7 @@ class CallEnded:
     first_ns: until the first event, None where none came.
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
+    cache_key: under which the cache keeps the answer, or would.
     error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
     about, tags: as on the call.
     """
@@ -100,3 +104,25 @@ class CallEnded:
     cost: Cost | None = None
     about: Mapping[str, object] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    cache_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A caller has said what an answer is worth.  cache_key: of the call, "" where there was no cache."""
+
+    call: str
+    caller: str
+    rating: Literal["up", "down", "none"]
+    cache_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsAsked:
+    """Somebody wants to tell of past tries.  Who keeps records of them adds a way to read those to `told`.
+
+    hours: how far back.  Each of `told` gives what `/api/retry/stats` answers; it may raise Busy.
+    """
+
+    hours: float
+    told: list[Callable[[], Awaitable[dict[str, JSON]]]] = field(default_factory=list)

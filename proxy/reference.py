@@ -5,6 +5,8 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -77,6 +79,8 @@ NAMES = {
     float: "number",
     bool: "true or false",
     SecretStr: "secret",
+    Decimal: "number",
+    date: "date",
     type(None): "null",
 }
 

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    ("proxy.types", "proxy.asks", "proxy.values", "proxy.models", "proxy.errors", "proxy.clock", "proxy.news", "proxy"),
+    (
+        "proxy.types",
+        "proxy.asks",
+        "proxy.values",
+        "proxy.models",
+        "proxy.errors",
+        "proxy.clock",
+        "proxy.news",
+        "proxy.prices",
+        "proxy",
+    ),
     ("proxy.streams", "proxy.stores", "proxy.sql", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),
     (
         "proxy.chain",
@@ -21,6 +31,7 @@ FLOORS = (
         "proxy.live",
         "proxy.orders",
         "proxy.storing",
+        "proxy.costing",
     ),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.accounts", "proxy.webtokens", "proxy.edge", "proxy.logs"),
@@ -35,6 +46,7 @@ PLUGINS_MAY = {
     "proxy.asks",
     "proxy.models",
     "proxy.news",
+    "proxy.prices",
     "proxy.errors",
     "proxy.streams",
     "proxy.wire",

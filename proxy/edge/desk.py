@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -27,22 +27,42 @@ class Counter:
     def caller(self, request: web.BaseRequest) -> Caller:
         return exchange_of(request).caller
 
+    def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
+        return exchange_of(request).headers
+
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Raises BadCall naming the first field that is wrong."""
         body = await read_json(request, self.bounds) if request.body_exists else {}
         try:
             return kind.model_validate(body, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = path_of(first["loc"])
-            if first["type"] == "extra_forbidden":
-                raise BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter") from None
-            if first["type"] == "missing":
-                message = f"Missing required parameter: '{name}'."
-                raise BadCall(message, param=name, code="missing_required_parameter") from None
-            said = first["msg"].removeprefix("Value error, ")
-            message = f"Invalid '{name}': {said}." if name else f"The body is incomplete: {said}."
-            raise BadCall(message, param=name or None, code="invalid_value") from None
+            raise told(error) from None
+
+    def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
+        """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""
+        given: dict[str, Any] = {}
+        for written in dict.fromkeys(request.query):
+            name = written.removesuffix("[]")
+            field = kind.model_fields.get(name)
+            many = field is not None and get_origin(field.annotation) is tuple
+            given[name] = [*given.get(name, ()), *request.query.getall(written)] if many else request.query[written]
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            raise told(error) from None
+
+
+def told(error: ValidationError) -> BadCall:
+    """Of several faults the first."""
+    first = error.errors()[0]
+    name = path_of(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
+    if first["type"] == "missing":
+        return BadCall(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
+    said = first["msg"].removeprefix("Value error, ")
+    message = f"Invalid '{name}': {said}." if name else f"Invalid request: {said}."
+    return BadCall(message, param=name or None, code="invalid_value")
 
 
 def path_of(place: Sequence[str | int]) -> str:

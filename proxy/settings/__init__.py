@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from proxy.settings.base import Strict as Strict
+from proxy.settings.costs import Costs as Costs
 from proxy.settings.database import Database as Database
 from proxy.settings.identity import Accounts as Accounts
 from proxy.settings.identity import IdentityHeader as IdentityHeader
@@ -49,6 +50,8 @@ class Config(Strict):
     """Named places where plugins keep things."""
     database: Database = Database()
     """Where records are kept."""
+    costs: Costs = Costs()
+    """What calls cost."""
     writes: str | None = None
     """Name of the `ollama` upstream whose models admins may pull, create, copy, push and delete through Ollama's own
     endpoints; unset switches these off."""

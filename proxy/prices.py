@@ -1,0 +1,145 @@
+"""What calls cost: prices by model and date, exact to the billionth of a currency's unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from proxy.news import CallEnded, Cost
+
+MILLION: Final = 10**6
+KWH: Final = 3_600_000_000
+"""Thousandths of a joule in a kilowatt-hour."""
+KEPT: Final = ("hit", "shared")
+MOST: Final = 1000
+"""Models whose prices are remembered as found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tariff:
+    """A price from a day on.  Money in billionths of the currency's unit, for a million tokens.
+
+    pattern: of models' names, with `*` and `?`.
+    since: unix seconds.
+    cached: of prompt tokens that the upstream had in its cache; None is the same as `input`.
+    ended: from then on the pattern has no price.
+    like: name of the service that it is the price of.
+    """
+
+    pattern: str
+    since: float
+    currency: str
+    input: int = 0
+    output: int = 0
+    cached: int | None = None
+    ended: bool = False
+    like: str = ""
+
+    def of(self, prompt: int, cached: int, completion: int) -> tuple[int, int]:
+        """Billionths for so many tokens, and for the prompt's part of them.  cached: how many of `prompt` were."""
+        known = self.input if self.cached is None else self.cached
+        asked = (prompt - cached) * self.input + cached * known
+        return rounded(asked + completion * self.output, MILLION), rounded(asked, MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What upstreams draw.  watts: by upstream's name, thousandths of a watt while idle and while busy.
+
+    per_kwh: billionths of the currency's unit.
+    """
+
+    currency: str = "USD"
+    per_kwh: int | None = None
+    watts: Mapping[str, tuple[int, int]] | None = None
+
+    def drawn(self, ended: CallEnded) -> int | None:
+        """Thousandths of a joule: at the idle rate while it loads, at the busy one while it reads and writes."""
+        if ended.cache in KEPT:
+            return 0
+        watts = (self.watts or {}).get(ended.upstream) or (self.watts or {}).get(ended.upstream.partition("/")[0])
+        if watts is None:
+            return None
+        return rounded(watts[0] * ended.load_ns + watts[1] * (ended.prompt_ns + ended.eval_ns), 10**9)
+
+
+class Prices:
+    """Of one kind: those asked for, or those of a cloud."""
+
+    def __init__(self, tariffs: Iterable[Tariff]) -> None:
+        self.tariffs = sorted(tariffs, key=lambda one: (len(one.pattern), one.since), reverse=True)
+        self.found: dict[str, list[Tariff]] = {}
+
+    def of(self, model: str, at: float) -> Tariff | None:
+        """By the longest pattern that fits, and of its prices the one that holds at that time."""
+        if (fitting := self.found.get(model)) is None:
+            if len(self.found) >= MOST:
+                self.found.clear()
+            fitting = self.found[model] = [one for one in self.tariffs if fits(model, one.pattern)]
+        held = next((one for one in fitting if one.since <= at), None)
+        return None if held is None or held.ended else held
+
+
+class Book:
+    """Every price there is.  `put` replaces those that were set while the server ran."""
+
+    def __init__(
+        self, models: Iterable[Tariff] = (), cloud: Iterable[Tariff] = (), energy: Energy | None = None
+    ) -> None:
+        self.written = (tuple(models), tuple(cloud))
+        self.energy = energy or Energy()
+        self.put((), ())
+
+    def put(self, models: Iterable[Tariff], cloud: Iterable[Tariff]) -> None:
+        self.models = Prices((*self.written[0], *models))
+        self.cloud = Prices((*self.written[1], *cloud))
+        self.empty = not (self.models.tariffs or self.cloud.tariffs or self.energy.watts)
+
+    def cost(self, ended: CallEnded) -> Cost | None:
+        """None where nothing has a price.  What is in another currency than the model's price is not told."""
+        if self.empty:
+            return None
+        kept = ended.cache in KEPT
+        amount, prompt, currency = self.asked(ended)
+        energy = self.energy.drawn(ended)
+        known = energy is not None and self.energy.per_kwh is not None and currency == self.energy.currency
+        return Cost(
+            currency,
+            0 if kept else amount,
+            0 if kept else prompt,
+            (amount or 0) if kept else 0,
+            self.compared(ended, currency),
+            energy,
+            rounded((energy or 0) * (self.energy.per_kwh or 0), KWH) if known else None,
+        )
+
+    def asked(self, ended: CallEnded) -> tuple[int | None, int | None, str]:
+        tariff = self.models.of(ended.model, ended.at)
+        if tariff is not None:
+            return *tariff.of(*tokens(ended)), tariff.currency
+        nothing = ended.prompt_tokens is None and ended.completion_tokens is None
+        return *((0, 0) if nothing else (None, None)), self.energy.currency
+
+    def compared(self, ended: CallEnded, currency: str) -> int | None:
+        """What the tokens that were asked for would cost there, kept answers included."""
+        tariff = self.cloud.of(ended.model, ended.at)
+        return None if tariff is None or tariff.currency != currency else tariff.of(*tokens(ended))[0]
+
+
+def tokens(ended: CallEnded) -> tuple[int, int, int]:
+    prompt = ended.prompt_tokens or 0
+    return prompt, min(ended.cached_tokens or 0, prompt), ended.completion_tokens or 0
+
+
+def fits(model: str, pattern: str) -> bool:
+    """Whatever the case; Ollama's names may leave out `:latest`."""
+    model, pattern = model.lower(), pattern.lower()
+    return fnmatchcase(model, pattern) or fnmatchcase(model.removesuffix(":latest"), pattern)
+
+
+def rounded(numerator: int, denominator: int) -> int:
+    """Of the two nearest whole numbers the nearer one; the even one where neither is."""
+    whole, rest = divmod(numerator, denominator)
+    return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))

@@ -1,0 +1,141 @@
+"""What calls cost, to the billionth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import ROUND_HALF_EVEN, Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.config import Config
+from proxy.costing import book_of
+from proxy.errors import ConfigError
+from proxy.news import CallEnded, Cost
+from proxy.prices import Book, Energy, Tariff, fits, rounded
+from proxy.yamlfile import Source
+
+CALL = CallEnded("r", 1000.0, "ann", "", "chat", False, "gemma:2b", "gemma:2b", "home/10.0.0.5", 1000, 10)
+BILLION = 10**9
+
+
+def tariff(pattern: str, price: int, since: float = 0, **more: object) -> Tariff:
+    return replace(Tariff(pattern, since, "USD", price * BILLION, price * BILLION), **more)  # type: ignore[arg-type]
+
+
+def cost(book: Book, call: CallEnded = CALL) -> Cost:
+    found = book.cost(call)
+    assert found is not None
+    return found
+
+
+def test_without_prices_nothing_is_known() -> None:
+    assert Book().cost(CALL) is None
+
+
+def test_the_longest_pattern_counts() -> None:
+    book = Book([tariff("*", 9), tariff("gemma*", 2), tariff("gemma:7b", 5)])
+    assert cost(book).amount == 1010 * 2000 and cost(book).prompt == 1000 * 2000
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern", "does"),
+    [("Gemma:2b", "gemma*", True), ("demo:latest", "demo", True), ("demo", "demo:latest", False), ("a", "b", False)],
+)
+def test_patterns_of_models(model: str, pattern: str, does: bool) -> None:
+    assert fits(model, pattern) == does
+
+
+def test_a_price_holds_from_its_day_on() -> None:
+    book = Book([tariff("gemma*", 1), tariff("gemma*", 3, since=1500), tariff("*", 7)])
+    assert cost(book).amount == 1010 * 1000
+    assert cost(book, replace(CALL, at=1500.0)).amount == 1010 * 3000
+
+
+def test_a_pattern_whose_price_has_ended_costs_null_and_does_not_fall_to_a_shorter_one() -> None:
+    book = Book([tariff("gemma*", 1), tariff("*", 7)])
+    book.put([tariff("gemma*", 0, since=900, ended=True)], [])
+    assert cost(book).amount is None and cost(book, replace(CALL, at=800.0)).amount == 1010 * 1000
+
+
+def test_a_kept_answer_costs_nothing_and_saves_what_it_would_have_cost() -> None:
+    book = Book([tariff("*", 2)], [tariff("*", 10)], Energy("USD", BILLION, {"home": (0, 1000)}))
+    kept = cost(book, replace(CALL, cache="hit", eval_ns=10**9))
+    assert (kept.amount, kept.prompt, kept.saved, kept.energy_mj, kept.power) == (0, 0, 1010 * 2000, 0, 0)
+    assert kept.cloud == 1010 * 10_000
+
+
+def test_cached_prompt_tokens_have_a_price_of_their_own() -> None:
+    book = Book([tariff("*", 2, cached=BILLION)])
+    assert cost(book, replace(CALL, cached_tokens=400)).amount == (600 * 2 + 400 * 1 + 10 * 2) * 1000
+    assert cost(book, replace(CALL, cached_tokens=9000)).prompt == 1000 * 1000, "never more than there were"
+
+
+def test_what_took_nothing_costs_nothing_and_what_has_no_price_null() -> None:
+    book = Book([tariff("other", 2)])
+    assert cost(book).amount is None
+    assert cost(book, replace(CALL, model="", prompt_tokens=None, completion_tokens=None)).amount == 0
+
+
+def test_energy_by_the_times_of_the_upstream() -> None:
+    energy = Energy("USD", 300_000_000, {"home": (30_000, 250_000)})
+    found = cost(Book(energy=energy), replace(CALL, load_ns=2 * 10**9, prompt_ns=10**9, eval_ns=3 * 10**9))
+    assert found.energy_mj == (30 * 2 + 250 * 4) * 1000
+    assert found.power == rounded(1_060_000 * 300_000_000, 3_600_000_000) and found.amount is None
+    assert cost(Book(energy=energy), replace(CALL, upstream="elsewhere")).energy_mj is None
+
+
+def test_other_currencies_than_the_prices_are_not_told() -> None:
+    euro = replace(tariff("*", 1), currency="EUR")
+    found = cost(Book([euro], [tariff("*", 2)], Energy("USD", BILLION, {"home": (0, 1000)})))
+    assert (found.currency, found.amount is None, found.cloud, found.power) == ("EUR", False, None, None)
+
+
+@given(st.integers(0, 10**12), st.integers(1, 10**6))
+def test_rounding_is_half_to_even(numerator: int, denominator: int) -> None:
+    exact = Decimal(numerator) / Decimal(denominator)
+    assert abs(rounded(numerator, denominator) - exact) <= Decimal("0.5")
+    halves = Decimal(numerator) / 2
+    assert rounded(numerator, 2) == int(halves.quantize(Decimal(1), ROUND_HALF_EVEN))
+
+
+def book(text: str, upstreams: tuple[str, ...] = ("local",), name: str = "proxy.yaml") -> Book:
+    source = Source(name, text + "\nchains: {}\n", {})
+    config = source.check(Config, source.data)
+    return book_of(config.costs, dict.fromkeys(upstreams), source)
+
+
+def test_prices_are_what_was_written_and_not_their_floats() -> None:
+    made = book("costs: {prices: {models: {'*': {input: 0.1, output: 0.000000001, valid_from: 1970-01-01}}}}")
+    (found,) = made.models.tariffs
+    assert (found.input, found.output, found.currency) == (100_000_000, 1, "USD")
+
+
+def test_prices_may_be_in_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text("models:\n  a: [{input: 1}, {input: 2, valid_from: 2026-02-01}]\n")
+    made = book("costs: {prices: prices.yaml, currency: EUR}", name=str(tmp_path / "proxy.yaml"))
+    assert [(one.input, one.currency) for one in made.models.tariffs] == [(2 * BILLION, "EUR"), (BILLION, "EUR")]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("costs: {prices: none.yaml}", "costs.prices: .*none.yaml cannot be read"),
+        ("costs: {energy: {watts: {loca: {busy: 1}}}}", "no upstream is called 'loca'"),
+        ("costs: {prices: {models: {a: {input: -1}}}}", "greater than or equal to 0"),
+        ("costs: {prices: {models: {a: {input: 0.0000000001}}}}", "decimal places"),
+        ("costs: {prices: {models: {a: {inptu: 1}}}}", "no such setting"),
+        ("costs: {currency: euro}", "pattern"),
+    ],
+)
+def test_what_is_wrong_with_prices_is_told(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        book(text)
+
+
+def test_a_fault_in_the_file_of_prices_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text("models:\n  a:\n    input: x\n")
+    with pytest.raises(ConfigError, match=r"prices.yaml:3: models.a"):
+        book("costs: {prices: prices.yaml}", name=str(tmp_path / "proxy.yaml"))
