@@ -123,6 +123,8 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
             yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
         if mine == "keeps" and theirs == "tries":
             yield f"{name!r} keeps answers and must stand before {other!r}, which tries again"
+        if mine == "records" and theirs in ("keeps", "tries"):
+            yield f"{name!r} records calls and must stand before {other!r}, whose answers it would not hear of"
 
 
 def told(error: Exception) -> str:

@@ -19,6 +19,7 @@ from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
+from proxy.news import Rated
 from proxy.stores.keyvalue import Kept, New, StoreError
 from proxy.streams import replay
 from proxy.types import Call, Embed, Handler, Reply, Route
@@ -67,6 +68,7 @@ class Cache:
         self.flights = host.kept("cache flights", dict[str, Flight])
         self.stamps: dict[str, tuple[float, str]] = {}
         self.vectors = Vectors(self.store, host)
+        host.on(Rated, self.rated)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
@@ -172,6 +174,18 @@ class Cache:
 
     def worth(self, flight: Flight) -> bool:
         return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)
+
+    def rated(self, one: Rated) -> None:
+        """An answer that its caller found bad is not given again."""
+        if one.rating == "down" and one.cache_key:
+            where = key.prefix_of("cache", self.tenant(one.caller)) + one.cache_key
+            self.host.background.start(self.drop(where), "taking a bad answer out of the cache")
+
+    async def drop(self, where: str) -> None:
+        try:
+            await self.store.delete([where])
+        except StoreError:
+            self.stats.note("", "error")
 
     async def put(self, news: Sequence[New]) -> None:
         try:

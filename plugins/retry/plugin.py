@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import orjson
@@ -12,12 +13,14 @@ from pydantic import NonNegativeFloat, PositiveInt
 from plugins.retry.budget import Budget
 from plugins.retry.record import HOURS, Record
 from proxy.config import Strict
-from proxy.errors import BadCall, Cause, UpstreamError
+from proxy.errors import BadCall, Busy, Cause, UpstreamError
 from proxy.host import Host
-from proxy.news import Attempt, FellBack
-from proxy.types import Call, Handler, Reply, Route
+from proxy.news import Attempt, AttemptsAsked, FellBack
+from proxy.types import JSON, Call, Handler, Reply, Route
 
 FIELD: Final = "use_retry"
+KEPT_HOURS: Final = 24 * 366
+"""How far back may be asked where attempts are on record."""
 
 
 class Retry:
@@ -108,10 +111,20 @@ class Retry:
         """Attempts, successes after a retry, fallbacks and failures, by model and upstream."""
         given = request.query.get("hours", "24")
         hours = float(given) if given.replace(".", "", 1).isascii() and given.replace(".", "", 1).isdecimal() else 0.0
-        if not 0 < hours <= HOURS:
-            message = f"Invalid 'hours': expected a number above 0 and up to {HOURS}."
+        asked = AttemptsAsked(hours)
+        self.announce(asked)
+        most = KEPT_HOURS if asked.told else HOURS
+        if not 0 < hours <= most:
+            message = f"Invalid 'hours': expected a number above 0 and up to {most}."
             raise BadCall(message, param="hours", code="invalid_value")
-        return web.Response(body=orjson.dumps(self.record.told(hours)), content_type="application/json")
+        return web.Response(body=orjson.dumps(await self.told(asked)), content_type="application/json")
+
+    async def told(self, asked: AttemptsAsked) -> dict[str, JSON]:
+        """From the records, where a plugin keeps some; while those are away, what this process itself has counted."""
+        for records in asked.told:
+            with suppress(Busy):
+                return await records()
+        return self.record.told(min(asked.hours, HOURS))
 
 
 def wanted(call: Call) -> bool:

@@ -12,10 +12,11 @@ from pathlib import Path
 from tests.bench.caching import CACHING
 from tests.bench.parts import KERNEL, Length
 from tests.bench.processes import CORES, Bench, bench
+from tests.bench.records import RECORDS
 from tests.bench.report import Found, table
 from tests.bench.surface import SURFACE
 
-PARTS = {**KERNEL, **SURFACE, **CACHING}
+PARTS = {**KERNEL, **SURFACE, **CACHING, **RECORDS}
 
 
 def main() -> int:

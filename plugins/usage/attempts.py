@@ -1,0 +1,72 @@
+"""What became of past tries, from their rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sqlalchemy import Row, case, func, select
+
+from plugins.usage.tables import ATTEMPTS
+from plugins.usage.writer import Writer
+from proxy.host import Host
+from proxy.news import AttemptsAsked
+from proxy.types import JSON
+
+A = ATTEMPTS.c
+AGAIN = case((A.number > 1, 1), else_=0)
+FELL = case((A.number == 0, 1), else_=0)
+
+
+class Attempts:
+    """Answers for every process of the server, and for as long as rows are kept."""
+
+    def __init__(self, writer: Writer, host: Host) -> None:
+        self.writer = writer
+        self.host = host
+
+    def asked(self, event: AttemptsAsked) -> None:
+        event.told.append(partial(self.told, event.hours))
+
+    async def told(self, hours: float) -> dict[str, JSON]:
+        """Raises Busy while the database is away."""
+        await self.writer.flush()
+        since = int((self.host.clock.time() - hours * 3600) * 1e6)
+        kinds = (A.model, A.upstream, A.error, AGAIN.label("again"), FELL.label("fell"))
+        query = select(*kinds, func.count().label("count")).where(A.at >= since)
+        async with self.host.database.reading() as connection:
+            rows = (await connection.execute(query.group_by(A.model, A.upstream, A.error, AGAIN, FELL))).all()
+        pairs: dict[tuple[str, str], list[Row[tuple[JSON, ...]]]] = {}
+        for row in rows:
+            pairs.setdefault((row.model, row.upstream), []).append(row)
+        by = [
+            {"model": model, "upstream": upstream or None, **figures(some)}
+            for (model, upstream), some in sorted(pairs.items())
+        ]
+        return {"hours": hours, **figures(list(rows)), "by_model": by}
+
+
+def figures(rows: list[Row[tuple[JSON, ...]]]) -> dict[str, JSON]:
+    """As `/api/retry/stats` tells them."""
+    tries = [row for row in rows if not row.fell]
+    attempts, failed = total(tries), [row for row in tries if row.error]
+    failures = total(failed)
+    errors: dict[str, int] = {}
+    for row in failed:
+        errors[row.error] = errors.get(row.error, 0) + number(row)
+    return {
+        "attempts": attempts,
+        "failures": failures,
+        "failure_rate": round(failures / attempts, 4) if attempts else None,
+        "retries": total([row for row in tries if row.again]),
+        "successes_after_retry": total([row for row in tries if row.again and not row.error]),
+        "fallbacks": total([row for row in rows if row.fell]),
+        "errors": errors,
+    }
+
+
+def total(rows: list[Row[tuple[JSON, ...]]]) -> int:
+    return sum(map(number, rows))
+
+
+def number(row: Row[tuple[JSON, ...]]) -> int:
+    return int(row._mapping["count"])  # a row has a method of that name, too

@@ -1,0 +1,188 @@
+"""What calls cost: users see their own, admins everybody's.  Currencies are never added up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any, Final, Literal
+
+from aiohttp import web
+from pydantic import Field, model_validator
+
+from plugins.usage import figures
+from plugins.usage.figures import DAY, MICRO, Window, WithUser, document
+from plugins.usage.money import begin, day_of, midnight, money, next_month
+from proxy.host import Host
+from proxy.prices import rounded
+from proxy.types import JSON, Route
+
+MOST: Final = 3660
+"""Days that may be asked for at once."""
+COLUMNS: Final = (
+    "calls", "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "hits", "shared", "priced",
+    "cost", "prompt_cost", "saved", "compared", "cloud", "energy_mj", "power",
+)  # fmt: skip
+BY: Final = {"model": "model", "user": "caller", "key": "key_id", "day": "start"}
+
+
+class Period(WithUser):
+    """A day, week or month until now, in UTC; or the days `from` to `to`, both included."""
+
+    period: Literal["day", "week", "month"] | None = None
+    since: date | None = Field(None, alias="from")
+    to: date | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Period:
+        if self.to is not None and self.since is None:
+            raise ValueError("`to` needs `from`")
+        if self.since is not None and self.period is not None:
+            raise ValueError("say `period`, or `from` and `to`")
+        if self.since and self.to and not 0 <= (self.to - self.since).days < MOST:
+            raise ValueError(f"`to` is `from` or a later day, and not {MOST} days later")
+        return self
+
+    def days(self, now: float) -> tuple[date, date]:
+        """The first day, and the one after the last."""
+        today = day_of(now)
+        if self.since is None:
+            return begin(self.period or "month", today), today + timedelta(1)
+        last = self.to if self.to is not None else max(self.since, today)
+        return max(self.since, last - timedelta(MOST)), min(last, date.max - timedelta(1)) + timedelta(1)
+
+    def window(self, now: float, caller: str | None) -> Window:
+        first, after = self.days(now)
+        return Window(midnight(first), midnight(after), DAY, caller)
+
+
+class Breakdown(Period):
+    by: Literal["model", "user", "key", "day"] = "model"
+
+
+class Costs:
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/costs/summary", self.summary, "user")
+        yield Route("GET", "/api/costs/projection", self.projection, "user")
+        yield Route("GET", "/api/costs/breakdown", self.breakdown, "user")
+        yield Route("GET", "/api/admin/costs/all", self.all)
+
+    async def read(self, window: Window, *by: str) -> list[dict[str, Any]]:
+        return await figures.read(self.host.database, window, *by, "currency", columns=COLUMNS)
+
+    async def summary(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Period)
+        window = self.window(request, asked)
+        models = await self.read(window, "model")
+        parts = grouped(models, "model")
+        breakdown = [{"model": name, **told(parts[name])} for name in sorted(parts)]
+        return document({**self.span(asked, window), **told(models), "breakdown": breakdown})
+
+    async def projection(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What the month will have cost, by what its days cost so far."""
+        asked = self.host.desk.query(request, WithUser)
+        now = self.host.clock.time()
+        today = day_of(now)
+        first, end = midnight(today.replace(day=1)), midnight(next_month(today))
+        window = Window(first, midnight(today + timedelta(1)), DAY, self.whose(request, asked))
+        found = await self.read(window)
+        passed = max(DAY, int(now) - first)
+        by = [
+            {
+                "currency": currency,
+                "total_cost": money(total(some, "cost")),
+                "daily_mean": money(rounded(total(some, "cost") * DAY, passed)),
+                "projected_cost": money(rounded(total(some, "cost") * (end - first), passed)),
+            }
+            for currency, some in sorted(grouped(priced(found), "currency").items())
+        ]
+        only = by[0] if len(by) == 1 else {"currency": None, "daily_mean": None, "projected_cost": None}
+        days = {"month": f"{today:%Y-%m}", "days_passed": round(passed / DAY, 2), "days_in_month": (end - first) // DAY}
+        unpriced = {"unpriced_requests": total(found, "calls") - total(found, "priced")}
+        return document({**days, "user": window.caller, **only, **unpriced, "by_currency": by})
+
+    async def breakdown(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Breakdown)
+        window, column = self.window(request, asked), BY[asked.by]
+        parts = grouped(await self.read(window, column), column)
+        rows = [{asked.by: spelled(asked.by, value), **told(parts[value])} for value in sorted(parts)]
+        return document({**self.span(asked, window), "by": asked.by, "rows": rows})
+
+    async def all(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Period)
+        window = self.window(request, asked)
+        found = await self.read(window, "caller")
+        users = grouped(found, "caller")
+        rows = [{"user": name, **told(users[name])} for name in sorted(users)]
+        return document({**self.span(asked, window), **told(found), "users": rows})
+
+    def window(self, request: web.BaseRequest, asked: Period) -> Window:
+        return asked.window(self.host.clock.time(), self.whose(request, asked))
+
+    def whose(self, request: web.BaseRequest, asked: WithUser) -> str | None:
+        return figures.whose(self.host.desk.caller(request), asked.user)
+
+    def span(self, asked: Period, window: Window) -> dict[str, JSON]:
+        period = None if asked.since else asked.period or "month"
+        last = day_of(window.until - DAY)
+        return {"period": period, "from": day_of(window.since), "to": last, "user": window.caller}
+
+
+def grouped(found: Sequence[Mapping[str, Any]], column: str) -> dict[Any, list[Mapping[str, Any]]]:
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in found:
+        groups.setdefault(one[column], []).append(one)
+    return groups
+
+
+def priced(found: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those in a currency: what has no price is in none."""
+    return [one for one in found if one["currency"]]
+
+
+def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
+    return sum(one[column] for one in found)
+
+
+def told(found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
+    """The sums of some calls; with several currencies their money is told by currency only."""
+    by = [in_currency(currency, some) for currency, some in sorted(grouped(priced(found), "currency").items())]
+    only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", ()))
+    calls = total(found, "calls")
+    return {
+        **only,
+        "total_requests": calls,
+        "unpriced_requests": calls - total(found, "priced"),
+        "cached_requests": total(found, "hits") + total(found, "shared"),
+        "prompt_tokens": total(found, "prompt_tokens"),
+        "completion_tokens": total(found, "completion_tokens"),
+        "energy_kwh": kilowatt_hours(total(found, "energy_mj")),
+        "by_currency": by,
+    }
+
+
+def in_currency(currency: str, found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
+    """total_cost is null where no call had a price.  saved: what kept answers would have cost.  cloud_cost: the same
+    calls at the cloud that they are compared with."""
+    known = total(found, "priced") > 0
+    cost, prompt = total(found, "cost"), total(found, "prompt_cost")
+    return {
+        "currency": currency or None,
+        "total_cost": money(cost) if known else None,
+        "prompt_cost": money(prompt) if known else None,
+        "response_cost": money(cost - prompt) if known else None,
+        "saved": money(total(found, "saved")),
+        "cloud_cost": money(total(found, "cloud")) if total(found, "compared") else None,
+        "energy_cost": money(total(found, "power")),
+    }
+
+
+def kilowatt_hours(thousandths: int) -> JSON:
+    """From thousandths of a joule, to the billionth."""
+    return money(rounded(thousandths * 10**9, 3_600_000_000))
+
+
+def spelled(by: str, value: Any) -> JSON:
+    return day_of(value / MICRO) if by == "day" else value or None

@@ -1,0 +1,159 @@
+"""Sums, read and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+from sqlalchemy import ColumnElement, Select, func, select
+
+from plugins.usage import bins
+from plugins.usage.tables import BINS, COUNTS, SUMS
+from proxy.config import Strict
+from proxy.errors import Denied
+from proxy.sql.database import Database
+from proxy.types import JSON, Caller
+
+DAY: Final = 86_400
+MICRO: Final = 1_000_000
+Found = Mapping[str, Any]
+"""By column, what it adds up to; and those that it was grouped by."""
+PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+NOTHING: Final[Found] = {**dict.fromkeys(COUNTS, 0), **dict.fromkeys(BINS, "")}
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which sums are meant.  since, until: unix seconds, whole spans; until is not part of it.
+
+    caller: whose; None is everybody's.  models: only these, None is all; routes: likewise.
+    """
+
+    since: int
+    until: int
+    span: int = DAY
+    caller: str | None = None
+    models: Sequence[str] | None = None
+    routes: Sequence[str] | None = None
+    keys: Sequence[str] | None = None
+    callers: Sequence[str] | None = None
+
+    def conditions(self, by_caller: bool) -> Iterable[ColumnElement[bool]]:
+        """by_caller: whether the answer tells callers or keys apart, as everybody's sums do not."""
+        at = SUMS.c
+        yield at.span == self.span
+        yield at.start >= self.since * MICRO
+        yield at.start < self.until * MICRO
+        yield at.own == int(by_caller or (self.caller, self.keys, self.callers) != (None, None, None))
+        if self.caller is not None:
+            yield at.caller == self.caller
+        for column, wanted in (
+            (at.model, self.models),
+            (at.route, self.routes),
+            (at.key_id, self.keys),
+            (at.caller, self.callers),
+        ):
+            if wanted is not None:
+                yield column.in_(list(wanted))
+
+
+class WithUser(Strict):
+    """Whose figures; admins may name anybody."""
+
+    user: str | None = None
+
+
+def whose(caller: Caller, user: str | None) -> str | None:
+    """None is everybody's.  Raises Denied for others' figures."""
+    if caller.is_admin:
+        return user
+    if user is not None and user != caller.name:
+        raise Denied("Only admins may name other users.", code="insufficient_permissions")
+    return caller.name
+
+
+async def read(
+    database: Database, window: Window, *by: str, columns: Sequence[str] = (*COUNTS, *BINS)
+) -> list[dict[str, Any]]:
+    """One of each group; without any `by` one in all, if there was a call."""
+    async with database.reading() as connection:
+        rows = (await connection.execute(query(window, by, columns))).mappings().all()
+    return [{name: value if name in by else whole(value) for name, value in row.items()} for row in rows]
+
+
+def query(window: Window, by: Sequence[str], columns: Sequence[str]) -> Select[Any]:
+    groups = [SUMS.c[name] for name in by]
+    added = [added_up(name) for name in columns]
+    chosen = select(*groups, *added).where(*window.conditions(bool({"caller", "key_id"} & set(by))))
+    return chosen.group_by(*groups).order_by(*groups) if groups else chosen.having(func.count() > 0)
+
+
+def added_up(name: str) -> ColumnElement[Any]:
+    if name in BINS:
+        return func.aggregate_strings(SUMS.c[name], "").label(name)
+    return func.sum(SUMS.c[name]).label(name)
+
+
+def whole(value: Any) -> Any:
+    """PostgreSQL gives sums of whole numbers as decimals."""
+    return value if isinstance(value, str) else int(value or 0)
+
+
+def told(found: Found) -> dict[str, JSON]:
+    """The figures of a sum."""
+    looked = found["hits"] + found["shared"] + found["misses"]
+    return {
+        "total_requests": found["calls"],
+        "errors": found["failed"],
+        "client_left": found["left_early"],
+        "error_rate": ratio(found["failed"], found["calls"]),
+        "cache_hits": found["hits"] + found["shared"],
+        "cache_hit_rate": ratio(found["hits"] + found["shared"], looked),
+        "fallbacks": found["fallbacks"],
+        "prompt_tokens": found["prompt_tokens"],
+        "completion_tokens": found["completion_tokens"],
+        "total_tokens": found["prompt_tokens"] + found["completion_tokens"],
+        "cached_tokens": found["cached_tokens"],
+        "thinking_tokens": found["thinking_tokens"],
+        "estimated_requests": found["estimated"],
+        **times(found),
+        "satisfaction": {
+            "up": found["up"],
+            "down": found["down"],
+            "share": ratio(found["up"], found["up"] + found["down"]),
+        },
+    }
+
+
+def times(found: Found) -> dict[str, JSON]:
+    """In milliseconds, of calls that were answered."""
+    return {
+        "avg_duration": milliseconds(found["total_us"], found["answered"]),
+        "duration": percentiles(found["total_bins"]),
+        "avg_first_token": milliseconds(found["first_us"], found["begun"]),
+        "first_token": percentiles(found["first_bins"]),
+        "avg_queue": milliseconds(found["queue_us"], found["calls"]),
+        "avg_load": milliseconds(found["load_us"], found["calls"]),
+        "avg_tokens_per_sec": ratio(found["generated_tokens"] * MICRO, found["eval_us"], 2),
+    }
+
+
+def percentiles(text: str) -> dict[str, JSON]:
+    counts = bins.read(text)
+    found = {name: bins.percentile(counts, share) for name, share in PERCENTILES.items()}
+    return {name: None if value is None else round(value / 1000, 3) for name, value in found.items()}
+
+
+def ratio(part: int, of: int, digits: int = 4) -> float | None:
+    return round(part / of, digits) if of else None
+
+
+def milliseconds(micros: int, calls: int) -> float | None:
+    return round(micros / calls / 1000, 3) if calls else None
+
+
+def document(told: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told), content_type="application/json")

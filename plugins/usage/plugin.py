@@ -1,0 +1,103 @@
+"""The record of calls: hears what every call took, and keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final, Self
+
+from pydantic import PositiveInt
+
+from plugins.usage.api import Api
+from plugins.usage.attempts import Attempts
+from plugins.usage.costs import Costs
+from plugins.usage.export import Export
+from plugins.usage.keeping import Keeping
+from plugins.usage.organization import Organization
+from plugins.usage.pricing import Pricing
+from plugins.usage.ratings import Ratings
+from plugins.usage.rows import Names, attempt_row, call_row, fallback_row
+from plugins.usage.tables import FEATURE
+from plugins.usage.writer import Writer
+from proxy.config import Strict
+from proxy.host import Host
+from proxy.meter import metered
+from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
+from proxy.types import Call, Handler, Reply, Route
+
+PATIENCE: Final = 5.0
+"""Seconds that the last records may take to be written when the server stops."""
+
+
+class Usage:
+    """Keeps a record of every call and of what it took and cost, and tells figures of them.
+
+    Stands outermost, so that what inner plugins refuse is recorded, too.  Records are written in the background, at
+    most half a second after a call has ended; no call waits for the database.
+    """
+
+    place = "records"
+    tables = FEATURE
+
+    class Settings(Strict):
+        pending: PositiveInt = 100_000
+        """Records that each process keeps while the database is away; what comes beyond is lost, counted and told."""
+        keep_days: PositiveInt | None = 90
+        """Days that records of single calls are kept; sums by the day stay.  Unset keeps them for ever."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
+        self.writer.most = settings.pending
+        self.names = host.kept("usage names", Names)
+        self.keeping = Keeping(settings.keep_days, host)
+        self.pricing = Pricing(host)
+        self.attempts = Attempts(self.writer, host)
+        self.tasks: list[asyncio.Task[None]] = []
+        host.on(CallEnded, self.ended)
+        host.on(Attempt, self.attempted)
+        host.on(FellBack, self.fell_back)
+        host.on(AttemptsAsked, self.attempts.asked)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        return await metered(call, call_next, self.host)
+
+    def ended(self, ended: CallEnded) -> None:
+        self.writer.add(call_row(ended, self.names.of(ended)))
+
+    def attempted(self, one: Attempt) -> None:
+        self.writer.add(attempt_row(one, self.host.clock.time()))
+
+    def fell_back(self, one: FellBack) -> None:
+        self.writer.add(fallback_row(one, self.host.clock.time()))
+
+    async def __aenter__(self) -> Self:
+        await self.pricing.read()
+        start = self.host.background.start
+        if self.writer.task is None:  # it writes for every pipeline that there will be
+            self.writer.task = start(self.writer.run(), "writing records of usage")
+        self.tasks = [
+            start(self.pricing.follow(), "looking for new prices"),
+            start(self.keeping.run(), "deleting old records of usage"),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for task in self.tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.writer.close(PATIENCE)
+
+    def routes(self) -> Iterable[Route]:
+        for part in (
+            Api(self.writer, self.host),
+            Ratings(self.writer, self.host),
+            Costs(self.host),
+            self.pricing,
+            Organization(self.host),
+            Export(self.host),
+        ):
+            yield from part.routes()

@@ -1,0 +1,127 @@
+"""Prices that admins set while the server runs: kept in the database, and known to every process within seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from aiohttp import web
+from sqlalchemy import func, insert, select
+
+from plugins.usage.figures import document
+from plugins.usage.money import money
+from plugins.usage.tables import PRICES
+from proxy.config import Currency, Pattern, Rate, Strict
+from proxy.errors import Busy
+from proxy.host import Host
+from proxy.prices import Tariff
+from proxy.types import JSON, Route
+
+EVERY: Final = 2.0
+"""Seconds between two looks for new prices."""
+KINDS: Final = ("models", "cloud")
+
+
+class Put(Strict):
+    """Prices from now on, by pattern; null ends a pattern's.  What is not named stays."""
+
+    models: dict[Pattern, Rate | None] = {}
+    cloud: dict[Pattern, Rate | None] = {}
+    currency: Currency | None = None
+    """Of those that do not name their own; unset is the configuration's."""
+
+
+class Pricing:
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.book = host.prices
+        self.newest: int | None = None
+        """Id of the last price that is known here."""
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/admin/costs/pricing", self.get)
+        yield Route("PUT", "/api/admin/costs/pricing", self.put)
+
+    async def follow(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            with suppress(Busy):  # told by whoever writes; the last known prices hold
+                await self.read()
+
+    async def read(self) -> None:
+        """Take over what was set since the last look.  Raises Busy while the database is away."""
+        async with self.host.database.reading() as connection:
+            newest = (await connection.execute(select(func.max(PRICES.c.id)))).scalar_one()
+            if newest == self.newest:
+                return
+            rows = (await connection.execute(select(PRICES).order_by(PRICES.c.id))).mappings().all()
+        kinds = {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
+        self.book.put(kinds["models"], kinds["cloud"])
+        self.newest = newest
+
+    async def get(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.read()
+        energy = self.book.energy
+        told: dict[str, JSON] = {
+            "currency": energy.currency,
+            "models": listed(self.book.models.tariffs),
+            "cloud": listed(self.book.cloud.tariffs),
+            "energy": {
+                "per_kwh": money(energy.per_kwh),
+                "watts": {
+                    name: {"idle": idle / 1000, "busy": busy / 1000}
+                    for name, (idle, busy) in (energy.watts or {}).items()
+                },
+            },
+        }
+        return document(told)
+
+    async def put(self, request: web.BaseRequest) -> web.StreamResponse:
+        form = await self.host.desk.form(request, Put)
+        by, now = self.host.desk.caller(request).name, int(self.host.clock.time() * 1e6)
+        currency = form.currency or self.book.energy.currency
+        given: Mapping[str, Mapping[str, Rate | None]] = {"models": form.models, "cloud": form.cloud}
+        rows = [
+            {"at": now, "kind": kind, "pattern": pattern, "set_by": by, **columns(rate, currency)}
+            for kind, rates in given.items()
+            for pattern, rate in rates.items()
+        ]
+        if rows:
+            async with self.host.database.writing() as connection:
+                await connection.execute(insert(PRICES), rows)
+        return await self.get(request)
+
+
+def columns(rate: Rate | None, currency: str) -> dict[str, Any]:
+    if rate is None:
+        return {"currency": currency, "input": 0, "output": 0, "cached": None, "ended": 1, "like": ""}
+    return {
+        "currency": rate.currency or currency,
+        "input": int(rate.input.scaleb(9)),
+        "output": int(rate.output.scaleb(9)),
+        "cached": None if rate.cached is None else int(rate.cached.scaleb(9)),
+        "ended": 0,
+        "like": rate.like,
+    }
+
+
+def tariff_of(row: Mapping[str, Any]) -> Tariff:
+    amounts = row["input"], row["output"], row["cached"]
+    return Tariff(row["pattern"], row["at"] / 1e6, row["currency"], *amounts, bool(row["ended"]), row["like"])
+
+
+def listed(tariffs: Iterable[Tariff]) -> dict[str, JSON]:
+    """By pattern, the newest first: money for a million tokens."""
+    told: defaultdict[str, list[JSON]] = defaultdict(list)
+    for one in sorted(tariffs, key=lambda one: (one.pattern, -one.since)):
+        since = datetime.fromtimestamp(one.since, UTC).isoformat()
+        prices: dict[str, JSON] = {"input": money(one.input), "output": money(one.output), "cached": money(one.cached)}
+        if one.ended:
+            prices = dict.fromkeys(prices)
+        like = {"like": one.like} if one.like else {}
+        told[one.pattern].append({"valid_from": since, "currency": one.currency, **prices, **like})
+    return dict(told)

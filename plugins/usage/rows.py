@@ -1,0 +1,171 @@
+"""What happened, as rows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from proxy.news import Attempt, CallEnded, FellBack
+from proxy.types import JSON
+
+LONGEST: Final = 200
+"""Letters of a name that anybody may have made up."""
+MOST: Final = 4096
+"""Bytes of what a client says of its call."""
+KNOWN: Final = 1000
+
+
+class CallRow(NamedTuple):
+    """The columns of a call, in their order, without `id` and what a rating fills in."""
+
+    at: int
+    call: str
+    caller: str
+    key_id: str
+    route: str
+    stream: int
+    asked: str
+    model: str
+    upstream: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    thinking_tokens: int | None
+    estimated: str
+    queue_ns: int
+    load_ns: int
+    prompt_ns: int
+    eval_ns: int
+    first_ns: int | None
+    total_ns: int
+    cache: str
+    attempts: int
+    fallback: str
+    finish: str
+    error: str
+    currency: str
+    cost: int | None
+    prompt_cost: int | None
+    saved: int
+    cloud: int | None
+    energy_mj: int | None
+    power: int | None
+    conversation: str
+    arm: str
+    client_user: str
+    metadata: str
+    tags: str
+    cache_key: str
+
+
+class AttemptRow(NamedTuple):
+    at: int
+    call: str
+    caller: str
+    route: str
+    model: str
+    upstream: str
+    number: int
+    error: str
+    micros: int
+
+
+class Names:
+    """Which models answered under which names: what fails is told of the model that it would have reached.
+
+    A name that never led anywhere is nobody's: else whoever asks for made-up models would fill the sums with them.
+    """
+
+    def __init__(self) -> None:
+        self.models: OrderedDict[str, str] = OrderedDict()
+
+    def of(self, ended: CallEnded) -> str:
+        if not ended.model:
+            return self.models.get(ended.asked, "")
+        if self.models.get(ended.asked) != ended.model and not ended.fallback:
+            self.models[ended.asked] = ended.model
+            if len(self.models) > KNOWN:
+                self.models.popitem(last=False)
+        return ended.model
+
+
+def call_row(ended: CallEnded, model: str) -> CallRow:
+    cost = ended.cost
+    money = ("", None, None, 0, None, None, None) if cost is None else (
+        cost.currency, cost.amount, cost.prompt, cost.saved, cost.cloud, cost.energy_mj, cost.power
+    )  # fmt: skip
+    user, metadata = said(ended.about) if ended.about else ("", "")
+    tags = ended.tags
+    return CallRow(
+        int(ended.at * 1e6),
+        ended.id[:LONGEST],
+        clean(ended.caller),
+        clean(ended.key),
+        ended.route,
+        int(ended.stream),
+        clean(ended.asked),
+        clean(model),
+        clean(ended.upstream),
+        ended.prompt_tokens,
+        ended.completion_tokens,
+        ended.cached_tokens,
+        ended.thinking_tokens,
+        " ".join(ended.estimated),
+        ended.queue_ns,
+        ended.load_ns,
+        ended.prompt_ns,
+        ended.eval_ns,
+        ended.first_ns,
+        ended.total_ns,
+        ended.cache,
+        ended.attempts,
+        clean(ended.fallback),
+        ended.finish,
+        clean(ended.error),
+        *money,
+        *((clean(tags.get("conversation", "")), clean(tags.get("arm", ""))) if tags else ("", "")),
+        user,
+        metadata,
+        written(tags) if tags else "",
+        ended.cache_key,
+    )
+
+
+def attempt_row(one: Attempt, now: float) -> AttemptRow:
+    at, micros = int((now - one.seconds) * 1e6), int(one.seconds * 1e6)
+    names = one.call[:LONGEST], clean(one.caller), one.route, clean(one.model), clean(one.upstream)
+    return AttemptRow(at, *names, one.number, clean(one.error), micros)
+
+
+def fallback_row(one: FellBack, now: float) -> AttemptRow:
+    return AttemptRow(
+        int(now * 1e6), one.call[:LONGEST], clean(one.caller), "", clean(one.model), "", 0, clean(one.error), 0
+    )
+
+
+@lru_cache(4096)
+def clean(text: str) -> str:
+    """What every database takes as text."""
+    if text.isascii() and text.isprintable():
+        return text[:LONGEST]
+    return text[:LONGEST].encode(errors="replace").decode().replace("\0", "")
+
+
+def said(about: Mapping[str, Any]) -> tuple[str, str]:
+    """The client's own user, and its metadata as JSON."""
+    user = about.get("user") or about.get("safety_identifier") or ""
+    metadata = about.get("metadata")
+    return clean(user if isinstance(user, str) else ""), written(metadata) if metadata else ""
+
+
+def written(given: JSON) -> str:
+    """As JSON; too much of it as nothing but that it was too much."""
+    try:
+        told = orjson.dumps(given, default=dict).decode()
+    except (TypeError, ValueError):  # deeper, or of other letters, than JSON can be written
+        return ""
+    return told if len(told) <= MOST else '{"(too long)":true}'

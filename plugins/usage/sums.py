@@ -1,0 +1,145 @@
+"""Sums of calls by the minute, the hour and the day, kept as the calls are written: figures need not read those."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.usage import bins
+from plugins.usage.rows import CallRow
+from plugins.usage.statements import alone, insert_rows, update_rows
+from plugins.usage.tables import BINS, COUNTS, DIMENSIONS, SUMS
+
+SPANS: Final = (60, 3600, 86_400)
+"""Seconds."""
+LEFT: Final = "client_left"
+CHUNK: Final = 500
+"""Sums that are looked up at once."""
+
+Place = tuple[Any, ...]
+"""What a sum is of: own, span, start, and the dimensions."""
+
+MINUTE: Final = 60_000_000
+WHOLE: Final = (
+    "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "cost", "prompt_cost", "saved", "cloud",
+    "energy_mj", "power",
+)  # fmt: skip
+"""Columns of calls that are added up as they are."""
+ADDED: Final = (*COUNTS, *BINS)
+
+
+class Of(Counter[str | tuple[str, int]]):
+    """What calls add to a sum: by column, and by (column, bin)."""
+
+    def bins(self, column: str) -> Counter[int]:
+        return Counter({key[1]: count for key, count in self.items() if not isinstance(key, str) and key[0] == column})
+
+
+def of_calls(rows: Sequence[CallRow]) -> Of:
+    """Calls of one kind, which have the same dimensions.
+
+    Times in µs are whole ones of each call, so that sums of sums are the same.
+    """
+    column = dict(zip(CallRow._fields, zip(*rows, strict=True), strict=True))
+    error, caches = rows[0].error, column["cache"]
+    found = Of(
+        calls=len(rows),
+        failed=len(rows) if error not in ("", LEFT) else 0,
+        left_early=len(rows) if error == LEFT else 0,
+        hits=caches.count("hit"),
+        shared=caches.count("shared"),
+        misses=caches.count("miss"),
+        fallbacks=len(rows) - column["fallback"].count(""),
+        estimated=len(rows) - column["estimated"].count(""),
+        priced=len(rows) - column["cost"].count(None),
+        compared=len(rows) - column["cloud"].count(None),
+        generated_tokens=sum(row.completion_tokens or 0 for row in rows if row.eval_ns),
+    )
+    for name in WHOLE:
+        found[name] = sum(filter(None, column[name]))
+    for name in ("queue", "load", "prompt", "eval"):
+        found[f"{name}_us"] = sum(map(micros, filter(None, column[f"{name}_ns"])))
+    if not error:
+        add_times(found, column)
+    return found
+
+
+def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
+    """Of calls that were answered: what is refused at once would make a server look quick."""
+    for name, count in (("total", "answered"), ("first", "begun")):
+        times = [ns // 1000 for ns in column[f"{name}_ns"] if ns is not None]
+        found[count], found[f"{name}_us"] = len(times), sum(times)
+        for number, calls in Counter(map(bins.bin_of, times)).items():
+            found[f"{name}_bins", number] = calls
+
+
+def micros(nanoseconds: int) -> int:
+    return nanoseconds // 1000
+
+
+def kind_of(row: CallRow) -> Place:
+    """The finest sum that a call is part of: a caller's, of a minute."""
+    return (
+        row.at // MINUTE, row.caller, row.key_id, row.route, row.model, row.upstream, row.error, row.currency
+    )  # fmt: skip
+
+
+def places(kind: Place) -> Iterator[Place]:
+    """Every sum that calls of a kind are part of."""
+    minute, caller, key, *rest = kind
+    for span in SPANS:
+        start = minute * MINUTE - minute * MINUTE % (span * 1_000_000)
+        yield 0, span, start, "", "", *rest
+        yield 1, span, start, caller, key, *rest
+
+
+def summed(rows: Iterable[CallRow]) -> dict[Place, Of]:
+    kinds: dict[Place, list[CallRow]] = {}
+    for row in rows:
+        kinds.setdefault(kind_of(row), []).append(row)
+    sums: dict[Place, Of] = {}
+    for kind, some in kinds.items():
+        added = of_calls(some)
+        for place in places(kind):
+            if (found := sums.get(place)) is None:
+                sums[place] = Of(added)
+            else:
+                found.update(added)
+    return sums
+
+
+def id_of(place: Place) -> str:
+    return hashlib.blake2b("\x1f".join(map(str, place)).encode(), digest_size=16).hexdigest()
+
+
+async def add(connection: AsyncConnection, sums: dict[Place, Of]) -> None:
+    """In the connection's transaction, which no other process adds beside."""
+    await alone(connection)
+    by_id = {id_of(place): (place, added) for place, added in sums.items()}
+    ids = list(by_id)
+    for at in range(0, len(ids), CHUNK):
+        await add_some(connection, {one: by_id[one] for one in ids[at : at + CHUNK]})
+
+
+async def add_some(connection: AsyncConnection, by_id: dict[str, tuple[Place, Of]]) -> None:
+    known = (await connection.execute(select(SUMS).where(SUMS.c.id.in_(list(by_id))))).mappings().all()
+    for had in known:
+        _, added = by_id[had["id"]]
+        for name in COUNTS:
+            added[name] += had[name]
+        for name in BINS:
+            for number, count in bins.read(had[name]).items():
+                added[name, number] += count
+    old = {had["id"] for had in known}
+    await update_rows(connection, SUMS, ADDED, [(*columns(by_id[one][1]), one) for one in old])
+    fresh = [(one, *place, *columns(added)) for one, (place, added) in by_id.items() if one not in old]
+    await insert_rows(connection, SUMS, ("id", "own", "span", "start", *DIMENSIONS, *ADDED), fresh)
+
+
+def columns(one: Of) -> Sequence[Any]:
+    return *(one[name] for name in COUNTS), *(bins.written(one.bins(name)) for name in BINS)

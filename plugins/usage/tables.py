@@ -1,0 +1,148 @@
+"""The tables of records.  Times are microseconds since 1970 in UTC, money billionths of the currency's unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text
+
+from proxy.sql.feature import Feature
+
+FEATURE: Final = Feature("usage", Path(__file__).parent / "migrations")
+METADATA: Final = MetaData()
+ID: Final = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up by itself in columns of this type only."""
+
+
+def text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+def count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def maybe(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=True)
+
+
+CALLS: Final = Table(
+    "usage_calls",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    text("call"),
+    text("caller"),
+    text("key_id"),
+    text("route"),
+    Column("stream", SmallInteger, nullable=False),
+    text("asked"),
+    text("model"),
+    text("upstream"),
+    *map(maybe, ("prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens")),
+    text("estimated"),
+    *map(count, ("queue_ns", "load_ns", "prompt_ns", "eval_ns")),
+    maybe("first_ns"),
+    count("total_ns"),
+    text("cache"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    *map(text, ("fallback", "finish", "error", "currency")),
+    *map(maybe, ("cost", "prompt_cost")),
+    count("saved"),
+    *map(maybe, ("cloud", "energy_mj", "power")),
+    *map(text, ("conversation", "arm", "client_user", "metadata", "tags", "cache_key")),
+    Column("rating", SmallInteger, nullable=False, server_default="0"),
+    text("comment"),
+    Index("usage_calls_at", "at"),
+    Index("usage_calls_caller", "caller", "at"),
+    Index("usage_calls_call", "call"),
+)
+"""One row a call."""
+
+ATTEMPTS: Final = Table(
+    "usage_attempts",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    *map(text, ("call", "caller", "route", "model", "upstream")),
+    Column("number", Integer, nullable=False),
+    text("error"),
+    count("micros"),
+    Index("usage_attempts_at", "at"),
+)
+"""One row a try.  number 0: not a try, but the call's going on to this model after `error`."""
+
+DIMENSIONS: Final = ("caller", "key_id", "route", "model", "upstream", "error", "currency")
+COUNTS: Final = (
+    "calls",
+    "failed",
+    "left_early",
+    "hits",
+    "shared",
+    "misses",
+    "fallbacks",
+    "estimated",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "thinking_tokens",
+    "generated_tokens",
+    "queue_us",
+    "load_us",
+    "prompt_us",
+    "eval_us",
+    "answered",
+    "total_us",
+    "begun",
+    "first_us",
+    "priced",
+    "cost",
+    "prompt_cost",
+    "saved",
+    "compared",
+    "cloud",
+    "energy_mj",
+    "power",
+    "up",
+    "down",
+)
+"""generated_tokens: those whose time of making is in `eval_us`.  answered, begun: calls whose times are in `total_us`
+and `first_us`.  priced, compared: calls whose `cost` and `cloud` are known."""
+BINS: Final = ("total_bins", "first_bins")
+
+SUMS: Final = Table(
+    "usage_sums",
+    METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("own", SmallInteger, nullable=False),
+    Column("span", Integer, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    *map(text, DIMENSIONS),
+    *map(count, COUNTS),
+    *map(text, BINS),
+    Index("usage_sums_start", "own", "span", "start"),
+    Index("usage_sums_caller", "caller", "span", "start"),
+)
+"""Sums over a minute, an hour or a day.  own 0: everybody's together, without caller and key; 1: a caller's.
+
+id: a digest of all that tells it from others.
+"""
+
+BATCHES: Final = Table(
+    "usage_batches", METADATA, Column("id", String(32), primary_key=True), Column("at", BigInteger, nullable=False)
+)
+"""What was written, so that what was written though its answer was lost is not written twice."""
+
+PRICES: Final = Table(
+    "usage_prices",
+    METADATA,
+    Column("id", ID, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    *map(text, ("kind", "pattern", "currency")),
+    *map(count, ("input", "output")),
+    maybe("cached"),
+    Column("ended", SmallInteger, nullable=False, server_default="0"),
+    *map(text, ("like", "set_by")),
+)
+"""Prices that were set while the server ran; money for a million tokens.  kind: `models` or `cloud`."""

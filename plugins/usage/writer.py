@@ -1,0 +1,170 @@
+"""Rows on their way into the database: bounded, in the background, so that no call waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy import insert, select
+
+from plugins.usage import sums
+from plugins.usage.rows import AttemptRow, CallRow
+from plugins.usage.statements import insert_rows
+from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
+from proxy.errors import Busy
+from proxy.host import Clock
+from proxy.sql.database import Database
+
+log = logging.getLogger(__name__)
+Row = CallRow | AttemptRow
+
+BATCH: Final = 500
+"""Rows that are written at once, unless more are waiting."""
+MOST: Final = 4 * BATCH
+EVERY: Final = 0.5
+"""Seconds that a row waits at most for others to be written with."""
+LONGEST: Final = 5.0
+"""Seconds between two tries to write while the database is away."""
+SAY: Final = 60.0
+"""Seconds between two warnings of what is lost."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that are written together or not at all.  tried: it may be there, although nobody said so."""
+
+    rows: Sequence[Row]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tried: bool = False
+
+
+class Writer:
+    """Outlives reloads."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database = database
+        self.clock = clock
+        self.most = 0
+        self.waiting: deque[Row] = deque()
+        self.writing: deque[Batch] = deque()
+        self.lost = 0
+        """Rows, since the process started, that could not be kept until they were written."""
+        self.said = (float("-inf"), 0)
+        self.full = asyncio.Event()
+        self.turn = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """Rows that are not written yet."""
+        return len(self.waiting) + sum(len(one.rows) for one in self.writing)
+
+    def add(self, row: Row) -> None:
+        if len(self.waiting) >= self.most:
+            self.lose(1)
+            return
+        self.waiting.append(row)
+        if len(self.waiting) == BATCH:
+            self.full.set()
+
+    def lose(self, count: int) -> None:
+        self.lost += count
+        at, lost = self.said
+        if (now := self.clock.monotonic()) - at >= SAY:
+            log.error(
+                "%s records of usage are lost: there is no room for them, or no database takes them", self.lost - lost
+            )
+            self.said = now, self.lost
+
+    async def run(self) -> None:
+        """For as long as the process lives."""
+        pause = EVERY
+        while True:
+            await self.rest(pause)
+            try:
+                await self.flush()
+                pause = EVERY
+            except Busy as error:
+                if pause == EVERY:
+                    log.warning("records of usage wait (%s so far): %s", self.pending, error)
+                pause = min(LONGEST, pause * 2)
+
+    async def rest(self, seconds: float) -> None:
+        """While the database is away, however many rows are waiting."""
+        if seconds > EVERY:
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.full.wait()
+        except TimeoutError:
+            pass
+
+    async def flush(self) -> None:
+        """Write all that is waiting now.  Raises Busy while the database is away."""
+        async with self.turn:
+            left = self.pending
+            while left > 0 and (batch := self.next()) is not None:
+                left -= await self.write(batch)
+
+    def next(self) -> Batch | None:
+        if not self.writing and self.waiting:
+            rows = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
+            self.writing.append(Batch(rows))
+        if len(self.waiting) < BATCH:
+            self.full.clear()
+        return self.writing[0] if self.writing else None
+
+    async def write(self, batch: Batch) -> int:
+        """How many rows need not be thought of any more."""
+        try:
+            await self.put(batch)
+        except Busy:
+            raise
+        except Exception:  # a row that no database takes must not keep the others from it
+            log.exception("a batch of %s records cannot be written", len(batch.rows))
+            self.writing.popleft()
+            return self.divide(batch)
+        self.writing.popleft()
+        return len(batch.rows)
+
+    def divide(self, batch: Batch) -> int:
+        """So that of a batch only the row that is at fault is lost."""
+        half = len(batch.rows) // 2
+        if not half:
+            self.lose(1)
+            return 1
+        self.writing.extendleft((Batch(batch.rows[half:]), Batch(batch.rows[:half])))
+        return 0
+
+    async def put(self, batch: Batch) -> None:
+        calls = [row for row in batch.rows if isinstance(row, CallRow)]
+        tries = [row for row in batch.rows if isinstance(row, AttemptRow)]
+        added, tried = sums.summed(calls), batch.tried
+        batch.tried = True
+        async with self.database.writing() as connection:
+            if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
+                return
+            now = int(self.clock.time() * 1e6)
+            await connection.execute(insert(BATCHES).values(id=batch.id, at=now))
+            await insert_rows(connection, CALLS, CallRow._fields, calls)
+            await insert_rows(connection, ATTEMPTS, AttemptRow._fields, tries)
+            if added:
+                await sums.add(connection, added)
+
+    async def close(self, patience: float) -> None:
+        """Write what is there, in so many seconds at most; what is not written then is told."""
+        try:
+            async with asyncio.timeout(patience):
+                while self.pending:
+                    try:
+                        await self.flush()
+                    except Busy:
+                        await asyncio.sleep(EVERY)
+        except TimeoutError:
+            log.error("%s records of usage were not written: the database does not answer", self.pending)

@@ -1,0 +1,126 @@
+"""What is measured of the record of calls."""
+
+# ruff: noqa: T201  (a command line prints)
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from statistics import median
+from typing import Final
+
+from plugins.usage.rows import CallRow, call_row
+from plugins.usage.tables import FEATURE
+from plugins.usage.writer import Batch, Writer
+from proxy.host import Clock
+from proxy.news import CallEnded, Cost
+from proxy.sql.database import Database
+from tests.bench import asks
+from tests.bench.parts import Length, Part, Served, interleaved, ratio
+from tests.bench.processes import Bench
+from tests.bench.report import Found
+from tests.servers import installed_postgres
+
+WHOLE: Final = "usage, cache, fallback, retry"
+ROWS: Final = 1_000_000
+TOGETHER: Final = 5_000
+USERS: Final = [f"user-{number}" for number in range(50)]
+MODELS: Final = [f"model-{number}:7b" for number in range(10)]
+ROUTES: Final = ("chat", "chat", "chat", "completions", "embeddings")
+ERRORS: Final = ("", *[""] * 95, "upstream_cut", "upstream_timeout", "client_left", "queue_full")
+DAYS: Final = 7
+LOOKS: Final = 7
+PATHS: Final = (
+    "/api/metrics/dashboard?days=7",
+    "/api/metrics/dashboard?days=7&user=user-7",
+    "/api/metrics/timeseries?bucket=hour&days=7",
+    "/api/metrics/timeseries?bucket=minute",
+    "/api/metrics/models?days=7",
+    "/api/metrics/endpoints?days=7",
+    "/api/metrics/errors?days=7",
+    "/api/costs/summary?period=month",
+    "/api/costs/breakdown?period=month&by=user",
+    "/api/admin/costs/all?period=month",
+)
+
+
+def chain(bench: Bench, length: Length) -> Iterator[Found]:
+    """Every call is another one, so that the cache never hits."""
+    url = f"database: {{url: 'sqlite:///{bench.folder}/chain.db'}}\n"
+    memory = "stores: {own: {memory: {max_bytes: 20000000}}}\n"
+    plugins = "plugins: {usage: {}, cache: {store: own}, fallback: {}, retry: {}}\n"
+    with ExitStack() as stack:
+        servers = {
+            "empty chain": Served(stack.enter_context(bench.proxy()), asks.varied()),
+            "usage": Served(
+                stack.enter_context(bench.proxy("usage", more=url.replace("chain", "alone"))), asks.varied()
+            ),
+            WHOLE: Served(stack.enter_context(bench.proxy(WHOLE, more=url + memory + plugins)), asks.varied()),
+        }
+        samples = interleaved(bench, servers, length)
+    yield Found("usage / empty chain", ratio(samples, "usage", "empty chain"), "", 0.75, 0.85, least=True)
+    yield Found(f"{WHOLE} / empty chain", ratio(samples, WHOLE, "empty chain"), "", 0.75, 0.85, least=True)
+
+
+def dashboards(bench: Bench, length: Length) -> Iterator[Found]:
+    """A million calls of a week, by fifty users of ten models; every view of them, each a few times."""
+    yield from looked(bench, f"sqlite:///{bench.folder}/figures.db", "SQLite", 500)
+    with installed_postgres() as server:
+        asyncio.run(server.start())
+        yield from looked(bench, asyncio.run(server.create("figures")), "PostgreSQL", 200)
+
+
+def looked(bench: Bench, url: str, name: str, bound: float) -> Iterator[Found]:
+    began = time.perf_counter()
+    asyncio.run(filled(url))
+    print(f"  {name}: {ROWS:,} rows written in {time.perf_counter() - began:.0f} s", flush=True)
+    more = f"database: {{url: '{url}'}}\nplugins: {{usage: {{keep_days: null}}}}\n"
+    with bench.proxy("usage", more=more) as proxy:
+        taken = {path: median(one_look(proxy.port, path) for _ in range(LOOKS)) for path in PATHS}
+    for path, seconds in taken.items():
+        print(f"  {name:<12} {path:<50} {seconds * 1000:6.1f} ms", flush=True)
+    yield Found(f"the slowest figures over a million calls, {name}", max(taken.values()) * 1000, "ms", bound)
+
+
+def one_look(port: int, path: str) -> float:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    began = time.perf_counter()
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    seconds = time.perf_counter() - began
+    connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"{path}: {body.decode()[:500]}")
+    return seconds
+
+
+async def filled(url: str) -> None:
+    database = Database(url, 2, 30)
+    await database.migrate(FEATURE)
+    writer, chance = Writer(database, Clock()), random.Random(7)
+    now = time.time()
+    for done in range(0, ROWS, TOGETHER):
+        at = now - DAYS * 86_400 * (1 - done / ROWS)
+        await writer.put(Batch([made(chance, at + 600 * chance.random()) for _ in range(TOGETHER)]))
+    await database.aclose()
+
+
+def made(chance: random.Random, at: float) -> CallRow:
+    user, error = chance.choice(USERS), chance.choice(ERRORS)
+    model, total = chance.choice(MODELS), int(chance.lognormvariate(20, 1))
+    prompt, completion = chance.randrange(10, 4000), chance.randrange(1, 1000)
+    cache = chance.choice(("hit", "miss", "miss", "miss"))
+    ended = CallEnded(
+        f"req_{chance.randrange(2**60):x}", at, user, f"{user}-key", chance.choice(ROUTES), True, model, model, "local",
+        prompt, completion, 0, 0, (), 0, 0, total // 10, total // 2, total // 8, total, cache, 1, "",
+        "" if error else "stop", error, Cost("USD", prompt * 150 + completion * 600, prompt * 150, 0, prompt * 2500),
+    )  # fmt: skip
+    return call_row(ended, model)
+
+
+RECORDS: Mapping[str, Part] = {"records": chain, "figures": dashboards}

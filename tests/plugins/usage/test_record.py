@@ -1,0 +1,107 @@
+"""One row a call, over either database."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from plugins.usage.rows import AttemptRow, CallRow
+from plugins.usage.tables import ATTEMPTS, CALLS
+from proxy.upstreams.demo import Fault, Simulator
+from tests.conftest import ASK, Start
+from tests.plugins.usage.asking import A, chat, config, rows, until, writer_of, written
+
+
+def test_a_row_fills_the_columns_in_their_order() -> None:
+    columns = [column.name for column in CALLS.columns]
+    assert list(CallRow._fields) == columns[1:-2] and columns[-2:] == ["rating", "comment"]
+    assert list(AttemptRow._fields) == [column.name for column in ATTEMPTS.columns][1:]
+
+
+async def test_a_call_is_recorded_with_what_it_took(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        id = await chat(run, user="ann", metadata={"team": "blue"}, stream=True, stream_options={"include_usage": True})
+        (row,) = await written(run, 1)
+    expected = {
+        "call": id, "caller": "alice", "route": "chat", "stream": 1, "asked": "demo", "model": "demo:latest",
+        "upstream": "local", "cache": "miss", "attempts": 1, "finish": "stop", "error": "", "estimated": "",
+        "client_user": "ann", "metadata": '{"team":"blue"}', "currency": "USD", "rating": 0,
+    }  # fmt: skip
+    assert {name: row[name] for name in expected} == expected
+    assert row["prompt_tokens"] > 0 and row["completion_tokens"] > 0 and row["eval_ns"] > 0
+    assert 0 < row["first_ns"] <= row["total_ns"] and row["at"] > 1e15 and len(row["cache_key"]) == 32
+    assert row["cost"] == round(row["prompt_tokens"] * 150 + row["completion_tokens"] * 600)
+    assert row["cloud"] == row["prompt_tokens"] * 2500 + row["completion_tokens"] * 10_000
+    busy = row["prompt_ns"] + row["eval_ns"]
+    assert row["energy_mj"] == round((30_000 * row["load_ns"] + 250_500 * busy) / 1e9)
+
+
+async def test_failed_cut_and_repeated_calls_are_recorded_too(start: Start, database_url: str) -> None:
+    ollama = Simulator(faults=[Fault("eof", after=3)])
+    async with start(config(database_url), ollama) as run:
+        await chat(run, stream=True)
+        await chat(run, model="nobody-has-it")
+        await chat(run), await chat(run)
+        found = await written(run, 4)
+    cut, unknown, made, kept = found
+    assert (cut["error"], cut["completion_tokens"], cut["finish"]) == ("upstream_cut", 3, "")
+    assert set(cut["estimated"].split()) == {"prompt_tokens", "completion_tokens"}
+    assert (unknown["error"], unknown["model"], unknown["prompt_tokens"], unknown["cost"]) == (
+        "model_not_found", "", None, 0,
+    )  # fmt: skip
+    assert (made["cache"], kept["cache"], kept["cost"], kept["saved"]) == ("miss", "hit", 0, made["cost"])
+    assert kept["energy_mj"] == 0 and kept["prompt_tokens"] == made["prompt_tokens"]
+
+
+async def test_every_try_has_a_row_and_the_statistics_read_them(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
+        id = await chat(run)
+        (row,) = await written(run, 1)
+        tries = await rows(writer_of(run).database, ATTEMPTS)
+        told = await (
+            await run.http.get(f"{run.url}/api/retry/stats?hours=1000", headers={"Authorization": "Bearer o-key"})
+        ).json()
+    assert row["attempts"] == 2
+    assert [(one["call"], one["number"], one["error"]) for one in tries] == [(id, 1, "upstream_server"), (id, 2, "")]
+    assert (told["attempts"], told["failures"], told["successes_after_retry"]) == (2, 1, 1)
+    assert told["errors"] == {"upstream_server": 1}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str, stream: bool) -> None:
+    async with start(config(database_url), Simulator(delay=0.05)) as run:
+        body = json.dumps({**ASK, "stream": stream, "max_tokens": 500})
+        response = run.http.post(
+            f"{run.url}/v1/chat/completions", data=body, headers={**A, "Content-Type": "application/json"}
+        )
+        if stream:
+            answer = await response
+            await answer.content.readany()
+            answer.close()
+        else:
+            import asyncio
+
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await response
+        (row,) = await written(run, 1)
+    assert row["error"] == "client_left"
+
+
+async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, database_url: str) -> None:
+    strange: list[dict[str, Any]] = [
+        {"user": "nul \0 and \ud83d\ude00"},
+        {"metadata": {"a": "b\0c"}},
+        {"model": "x" * 300 + "\0"},
+        {"metadata": {"a": "y" * 9000}},
+    ]
+    async with start(config(database_url)) as run:
+        for body in strange:
+            await chat(run, **body)
+        found = await written(run, 4)
+        await until(lambda: writer_of(run).pending == 0)
+        assert writer_of(run).lost == 0
+    assert "\0" not in found[0]["client_user"] and len(found[2]["asked"]) == 200
+    assert len(found[3]["metadata"]) < 100

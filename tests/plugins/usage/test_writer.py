@@ -1,0 +1,184 @@
+"""Rows are not lost within the bound, and not written twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.usage import writer as module
+from plugins.usage.rows import CallRow, call_row
+from plugins.usage.tables import BATCHES, CALLS, FEATURE, SUMS
+from plugins.usage.writer import Batch, Writer
+from proxy.host import Clock
+from proxy.news import CallEnded
+from proxy.sql.database import Database, DatabaseAway
+from tests.conftest import ASK, Running, Start
+from tests.plugins.usage.asking import A, chat, config, get, rows, until, writer_of, written
+from tests.servers import PostgresServer, free_port
+
+
+def row(number: int = 1, **changes: Any) -> CallRow:
+    ended = CallEnded(f"req_{number}", 1.7e9 + number, "ann", "", "chat", False, "demo", "demo:latest", "local", 5, 7)
+    return call_row(ended, "demo:latest")._replace(**changes)
+
+
+@pytest.fixture
+async def writer(database_url: str) -> AsyncIterator[Writer]:
+    database = Database(database_url, 3, 10)
+    await database.migrate(FEATURE)
+    writer = Writer(database, Clock())
+    writer.most = 1000
+    yield writer
+    await database.aclose()
+
+
+async def calls(writer: Writer) -> int:
+    (day,) = [one["calls"] for one in await rows(writer.database, SUMS) if (one["own"], one["span"]) == (0, 86_400)]
+    found = await rows(writer.database, CALLS)
+    assert day == len(found)
+    return len(found)
+
+
+async def test_what_was_written_though_nobody_said_so_is_not_written_twice(writer: Writer) -> None:
+    batch = Batch([row(1), row(2)])
+    await writer.put(batch)
+    await writer.put(batch)
+    assert await calls(writer) == 2 and len(await rows(writer.database, BATCHES)) == 1
+
+
+async def test_several_processes_add_to_the_same_sums(writer: Writer, database_url: str) -> None:
+    other = Writer(Database(database_url, 3, 10), Clock())
+    try:
+        await asyncio.gather(*(one.put(Batch([row(n)])) for one in (writer, other) for n in range(10)))
+        assert await calls(writer) == 20
+    finally:
+        await other.database.aclose()
+
+
+async def test_of_a_batch_that_cannot_be_written_only_the_row_at_fault_is_lost(writer: Writer) -> None:
+    for number in range(8):
+        writer.add(row(number, **({"at": "when"} if number == 5 else {})))
+    await writer.flush()
+    assert (await calls(writer), writer.lost, writer.pending) == (7, 1, 0)
+
+
+async def test_beyond_the_bound_the_loss_is_counted_and_said_once(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer.most = 3
+    for number in range(10):
+        writer.add(row(number))
+    assert (writer.pending, writer.lost) == (3, 7)
+    assert len([one for one in caplog.records if "are lost" in one.message]) == 1
+    await writer.flush()
+    assert await calls(writer) == 3
+
+
+@asynccontextmanager
+async def away(database: Database, monkeypatch: pytest.MonkeyPatch, after: bool) -> AsyncIterator[None]:
+    """after: the database goes away between its work and its word."""
+    whole = database.writing
+
+    @asynccontextmanager
+    async def writing() -> AsyncIterator[AsyncConnection]:
+        if after:
+            async with whole() as connection:
+                yield connection
+        raise DatabaseAway("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "writing", writing)
+        yield
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_rows_wait_for_the_database(writer: Writer, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    for number in range(5):
+        writer.add(row(number))
+    async with away(writer.database, monkeypatch, after):
+        for _ in range(2):
+            with pytest.raises(DatabaseAway):
+                await writer.flush()
+    writer.add(row(9))
+    assert (writer.pending, writer.lost) == (6, 0)
+    await writer.close(5)
+    assert (await calls(writer), writer.pending) == (6, 0)
+
+
+async def test_a_server_that_stops_does_not_wait_for_ever(writer: Writer, caplog: pytest.LogCaptureFixture) -> None:
+    writer.add(row())
+    await writer.database.aclose()
+    dead = Database(f"postgresql://me@127.0.0.1:{free_port()}/x", 1, 1)
+    writer.database = dead
+    await writer.close(0.1)
+    assert "1 records of usage were not written" in caplog.text
+    await dead.aclose()
+
+
+async def test_rows_are_written_soon_and_a_full_batch_at_once(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY", 30.0)
+    task = asyncio.ensure_future(writer.run())
+    await asyncio.sleep(0)
+    for number in range(module.BATCH):
+        writer.add(row(number))
+    await until(lambda: writer.pending == 0)
+    task.cancel()
+
+
+async def test_the_last_calls_are_written_when_the_server_stops(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        for _ in range(3):
+            await chat(run)
+    database = Database(database_url, 1, 10)
+    assert len(await rows(database, CALLS)) == 3
+    await database.aclose()
+
+
+async def test_a_reload_keeps_the_writer_and_its_rows(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        await chat(run)
+        before = writer_of(run)
+        run.configure(config(database_url, pending=7))
+        assert await run.server.reload()
+        await chat(run)
+        assert writer_of(run) is before and before.most == 7
+        assert len(await written(run, 2)) == 2
+
+
+async def calling(run: Running, done: list[str], enough: asyncio.Event) -> None:
+    """One call after another, of which each must be answered."""
+    while not enough.is_set():
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=A)
+        await response.read()
+        assert response.status == 200
+        done.append(response.headers["x-request-id"])
+
+
+async def test_a_postgresql_that_is_killed_under_load_costs_no_call_and_no_row(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(f"outage_{free_port()}")
+    async with start(config(url, chain="usage, retry")) as run, asyncio.TaskGroup() as callers:
+        done, enough = list[str](), asyncio.Event()
+        for _ in range(4):
+            callers.create_task(calling(run, done, enough))
+        await until(lambda: len(done) > 50)
+        postgres.kill()
+        try:
+            gone = len(done)
+            await until(lambda: len(done) > gone + 300)
+            assert (await get(run, "/api/metrics/dashboard", status=503))["error"]["code"] == "database_unavailable"
+        finally:
+            await postgres.start()
+        await until(lambda: writer_of(run).pending < 50)
+        enough.set()
+    database = Database(url, 1, 10)
+    assert {one["call"] for one in await rows(database, CALLS)} == set(done)
+    await database.aclose()
