@@ -94,7 +94,7 @@ async def test_a_stream_is_not_held_back(start: Start) -> None:
         async with await run.chat(stream=True) as response:
             seen = b""
             while b"This is" not in seen.replace(b'"}', b""):
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(40):
                     seen += await response.content.readany()
                 if seen.count(b"content") >= 3:
                     break
@@ -223,7 +223,7 @@ async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, 
         leaving, staying = ask(), ask()
         await run.ollama.until(lambda: run.ollama.calls["/api/chat"] + run.ollama.calls["/api/embed"] > 0)
         await leave(leaving)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             response = await staying
             assert response.status == 200 and await response.read()
         assert (run.ollama.loads, run.ollama.load_aborts, run.ollama.reloads) == (1, 0, 0)
@@ -384,7 +384,7 @@ async def test_a_reader_that_reads_nothing_is_ended(start: Start, caplog: pytest
         await run.ollama.until(lambda: run.ollama.running == 1)
         await run.ollama.until_abandoned()
         assert run.ollama.finished == 0, "what nobody reads was not taken from Ollama"
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             await run.server.live.pipeline.idle.wait()
     told = [record.__dict__["told"] for record in caplog.records]
     assert [one["error"] for one in told] == ["reader_too_slow"]
@@ -395,7 +395,7 @@ async def test_a_reader_that_wakes_up_too_late_reads_why(start: Start) -> None:
     async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
         await run.ollama.until_abandoned()
         got = bytearray()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             while b"reader_too_slow" not in got[-1000:]:
                 part = await reader.read(1_000_000)
                 assert part, "it ended without a word"
@@ -419,7 +419,7 @@ async def test_a_reader_that_is_slow_for_a_while_gets_everything(start: Start) -
     async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
         await run.ollama.until(lambda: run.ollama.running == 1)
         got = bytearray()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             while b"[DONE]" not in got[-40:]:
                 got += await reader.read(1_000_000)
         await run.ollama.until(lambda: run.ollama.finished == 1)
@@ -432,7 +432,7 @@ async def test_nothing_follows_done_however_slowly_it_is_read(start: Start) -> N
         await run.ollama.until(lambda: run.ollama.finished == 1)
         got = bytearray()
         await asyncio.sleep(0.1)  # until all of it waits for the reader, of which nothing tells
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             while not got.endswith(b"\r\n0\r\n\r\n"):
                 rest = min(3_000_000, 30_000_000 - len(got))
                 got += await (reader.readexactly(rest) if rest > 0 else reader.read(100_000))
