@@ -20,6 +20,8 @@ DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncp
 WRITES: Final = "writes"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
+AWAY: Final = ("08", "53", "57P")
+"""How the SQLSTATE of what passes begins: connections, resources, starting and stopping."""
 STATEMENT: Final = 30.0
 """Seconds that one statement may take at PostgreSQL."""
 
@@ -39,13 +41,18 @@ def awayness(name: str) -> Iterator[None]:
     except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
         raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
     except exc.DBAPIError as error:
-        if not error.connection_invalidated:
+        if not error.connection_invalidated and not passes(error):
             raise
         raise DatabaseAway(f"The database {name} has gone: {first_line(error)}") from error
     except Exception as error:
         if not type(error).__module__.startswith("asyncpg"):  # it says so itself while it starts or stops
             raise
         raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
+
+
+def passes(error: exc.DBAPIError) -> bool:
+    """Whether PostgreSQL says that it starts, stops or is full, for which SQLAlchemy has no class of its own."""
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(AWAY)
 
 
 def first_line(error: BaseException) -> str:

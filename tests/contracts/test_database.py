@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from proxy.sql.database import Database, DatabaseAway
 from proxy.sql.feature import Feature
@@ -104,6 +104,19 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: Postgr
                 break
             except DatabaseAway:
                 await asyncio.sleep(0.05)
+    await database.aclose()
+
+
+@pytest.mark.parametrize(("state", "away"), [("57P03", True), ("53300", True), ("08006", True), ("23514", False)])
+async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is_away(
+    postgres: PostgresServer, state: str, away: bool
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(postgres.url(), 1, 5)
+    with pytest.raises(DatabaseAway if away else DBAPIError):
+        async with database.reading() as connection:
+            await connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"))
     await database.aclose()
 
 
