@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -76,13 +77,12 @@ class Tally:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        kind = type(event)
-        if kind is Text:
+        if isinstance(event, Text):
             self.pieces += 1
-            self.said += len(event.text)  # type: ignore[union-attr]
-        elif kind is Thinking:
+            self.said += len(event.text)
+        elif isinstance(event, Thinking):
             self.pieces += 1
-            self.thought += len(event.text)  # type: ignore[union-attr]
+            self.thought += len(event.text)
         elif isinstance(event, ToolCalled):
             self.said += len(event.name) + len(event.arguments)
         elif isinstance(event, Usage):
@@ -116,8 +116,7 @@ class Tally:
         kept = facts.get("cache") in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
-        made = partial(
-            CallEnded,
+        ended = CallEnded(
             call.id,
             self.at,
             call.caller,
@@ -144,7 +143,8 @@ class Tally:
             tags={name: value for name, value in call.tags.items() if name != METERED},
             cache_key=facts.get("cache-key", ""),
         )
-        return made(cost=self.host.price(made()))
+        cost = self.host.price(ended)
+        return ended if cost is None else replace(ended, cost=cost)
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""

@@ -51,6 +51,7 @@ class Several:
         os.environ[FOLDER] = place.folder  # which the library looks for when it is imported
         from prometheus_client import values
 
+        # The library has no types here, nor below.
         values.ValueClass = values.MultiProcessValue(lambda: place.index)  # type: ignore[no-untyped-call]
 
     def all(self) -> CollectorRegistry:

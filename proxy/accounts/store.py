@@ -258,7 +258,8 @@ def key_of(row: Row) -> Key:
 
 def limits_of(row: Row) -> tuple[Any, Any]:
     """The models and the routes of a key."""
-    return tuple(None if row[one] is None else tuple(row[one]) for one in ("models", "routes"))  # type: ignore[return-value]
+    models, routes = (None if row[one] is None else tuple(row[one]) for one in ("models", "routes"))
+    return models, routes
 
 
 def found_of(row: Row, now: int) -> Found:

@@ -2,10 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.host import Place
+from proxy.host import Bus, Place
+from proxy.news import FellBack
 
 
 @pytest.mark.parametrize(("whole", "count"), [(1, 1), (8, 3), (4, 4), (7, 2), (3, 5)])
 def test_the_shares_of_all_processes_add_up(whole: int, count: int) -> None:
     shares = [Place("s", index, count).share(whole) for index in range(count)]
     assert sum(shares) == whole and max(shares) - min(shares) <= 1
+
+
+def test_a_listeners_fault_is_neither_the_others_nor_the_announcers(caplog: pytest.LogCaptureFixture) -> None:
+    bus, heard = Bus(), list[FellBack]()
+    bus.on(FellBack, lambda event: 1 / 0)  # type: ignore[arg-type]  # it is wrong on purpose
+    bus.on(FellBack, heard.append)
+    bus.announce(event := FellBack("1", "ann", "demo", "spare", "x"))
+    assert heard == [event] and "FellBack could not be told" in caplog.text
