@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -116,7 +115,8 @@ class Tally:
         kept = facts.get("cache") in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
-        ended = CallEnded(
+        tags = call.tags
+        made = CallEnded(
             call.id,
             self.at,
             call.caller,
@@ -139,12 +139,14 @@ class Tally:
             facts.get("fallback", ""),
             "" if error else self.finish,
             error,
-            about=call.about,
-            tags={name: value for name, value in call.tags.items() if name != METERED},
-            cache_key=facts.get("cache-key", ""),
+            None,
+            call.about,
+            {name: told for name, told in tags.items() if name != METERED} if tags else tags,
+            facts.get("cache-key", ""),
         )
-        cost = self.host.price(ended)
-        return ended if cost is None else replace(ended, cost=cost)
+        # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
+        setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)
+        return made
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""

@@ -39,7 +39,7 @@ class FellBack:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cost:
     """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
 
@@ -60,7 +60,7 @@ class Cost:
     power: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallEnded:
     """A call is over: answered, failed, cut or left by its client.  Times in ns, `at` in seconds since 1970.
 

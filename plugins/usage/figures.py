@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Column, ColumnElement, Select, Table, func, select
 
 from plugins.usage import bins
-from plugins.usage.tables import BINS, COUNTS, SUMS
+from plugins.usage.tables import BINS, SUMS
 from proxy.config import Strict
 from proxy.errors import Denied
 from proxy.sql.database import Database
@@ -22,7 +22,13 @@ MICRO: Final = 1_000_000
 Found = Mapping[str, Any]
 """By column, what it adds up to; and those that it was grouped by."""
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-NOTHING: Final[Found] = {**dict.fromkeys(COUNTS, 0), **dict.fromkeys(BINS, "")}
+TOLD: Final = (
+    "calls", "failed", "left_early", "hits", "shared", "misses", "fallbacks", "prompt_tokens", "completion_tokens",
+    "cached_tokens", "thinking_tokens", "estimated", "generated_tokens", "queue_us", "load_us", "eval_us", "answered",
+    "total_us", "begun", "first_us", "up", "down", *BINS,
+)  # fmt: skip
+"""What figures are told of; money is another matter."""
+NOTHING: Final[Found] = {**dict.fromkeys(TOLD, 0), **dict.fromkeys(BINS, "")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,13 @@ class Window:
     keys: Sequence[str] | None = None
     callers: Sequence[str] | None = None
 
+    @property
+    def table(self) -> Table:
+        return SUMS[self.span]
+
     def conditions(self, by_caller: bool) -> Iterable[ColumnElement[bool]]:
         """by_caller: whether the answer tells callers or keys apart, as everybody's sums do not."""
-        at = SUMS.c
-        yield at.span == self.span
+        at = self.table.c
         yield at.start >= self.since * MICRO
         yield at.start < self.until * MICRO
         yield at.own == int(by_caller or (self.caller, self.keys, self.callers) != (None, None, None))
@@ -75,9 +84,7 @@ def whose(caller: Caller, user: str | None) -> str | None:
     return caller.name
 
 
-async def read(
-    database: Database, window: Window, *by: str, columns: Sequence[str] = (*COUNTS, *BINS)
-) -> list[dict[str, Any]]:
+async def read(database: Database, window: Window, *by: str, columns: Sequence[str] = TOLD) -> list[dict[str, Any]]:
     """One of each group; without any `by` one in all, if there was a call."""
     async with database.reading() as connection:
         rows = (await connection.execute(query(window, by, columns))).mappings().all()
@@ -85,16 +92,16 @@ async def read(
 
 
 def query(window: Window, by: Sequence[str], columns: Sequence[str]) -> Select[Any]:
-    groups = [SUMS.c[name] for name in by]
-    added = [added_up(name) for name in columns]
+    groups = [window.table.c[name] for name in by]
+    added = [added_up(window.table.c[name]) for name in columns]
     chosen = select(*groups, *added).where(*window.conditions(bool({"caller", "key_id"} & set(by))))
     return chosen.group_by(*groups).order_by(*groups) if groups else chosen.having(func.count() > 0)
 
 
-def added_up(name: str) -> ColumnElement[Any]:
-    if name in BINS:
-        return func.aggregate_strings(SUMS.c[name], "").label(name)
-    return func.sum(SUMS.c[name]).label(name)
+def added_up(column: Column[Any]) -> ColumnElement[Any]:
+    if column.name in BINS:
+        return func.aggregate_strings(column, "").label(column.name)
+    return func.sum(column).label(column.name)
 
 
 def whole(value: Any) -> Any:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import ColumnElement, Table, delete, select
 
 from plugins.usage.statements import alone
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS, SUMS
-from proxy.errors import Busy
-from proxy.host import Host
+from proxy.host import Clock
+from proxy.sql.database import Database
 
 DAY: Final = 86_400
 MINUTES: Final = 2 * DAY
 """Seconds that sums by the minute are kept, at most."""
 WRITTEN: Final = DAY
 """Seconds for which it is known what was written."""
-EVERY: Final = 3600.0
-"""Seconds between two times."""
 CHUNK: Final = 2000
 """Rows that go at once."""
 
@@ -27,30 +24,26 @@ CHUNK: Final = 2000
 class Keeping:
     """Deletes what is older than the settings say.  It does no harm where several processes do it."""
 
-    def __init__(self, days: int | None, host: Host) -> None:
+    def __init__(self, days: int | None, database: Database, clock: Clock) -> None:
         self.days = days
-        self.host = host
-
-    async def run(self) -> None:
-        while True:
-            with suppress(Busy):  # told by whoever writes
-                await self.tidy()
-            await asyncio.sleep(EVERY)
+        self.database = database
+        self.clock = clock
 
     async def tidy(self) -> None:
-        now = self.host.clock.time()
+        now = self.clock.time()
         await self.remove(BATCHES, BATCHES.c.at < micros(now - WRITTEN))
-        await self.remove(SUMS, (SUMS.c.span == 60) & (SUMS.c.start < micros(now - MINUTES)))
+        minutes, hours, _ = SUMS.values()
+        await self.remove(minutes, minutes.c.start < micros(now - MINUTES))
         if self.days is not None:
             limit = micros(now - self.days * DAY)
-            await self.remove(SUMS, (SUMS.c.span < DAY) & (SUMS.c.start < limit))
+            await self.remove(hours, hours.c.start < limit)
             await self.remove(CALLS, CALLS.c.at < limit)
             await self.remove(ATTEMPTS, ATTEMPTS.c.at < limit)
 
     async def remove(self, table: Table, old: ColumnElement[bool]) -> None:
         some = select(table.c.id).where(old).limit(CHUNK)
         while True:
-            async with self.host.database.writing() as connection:
+            async with self.database.writing() as connection:
                 await alone(connection)
                 gone = await connection.execute(delete(table).where(table.c.id.in_(some)))
             if gone.rowcount < CHUNK:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, Self
 
@@ -21,11 +21,16 @@ from plugins.usage.rows import Names, attempt_row, call_row, fallback_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
 from proxy.config import Strict
+from proxy.errors import Busy
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
 
+LOOK: Final = 2.0
+"""Seconds between two looks for new prices."""
+TIDY: Final = 3600.0
+"""Seconds between two deletions of what is old."""
 PATIENCE: Final = 5.0
 """Seconds that the last records may take to be written when the server stops."""
 
@@ -51,9 +56,10 @@ class Usage:
         self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
         self.writer.most = settings.pending
         self.names = host.kept("usage names", Names)
-        self.keeping = Keeping(settings.keep_days, host)
+        self.keeping = Keeping(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
+        self.over = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         host.on(CallEnded, self.ended)
         host.on(Attempt, self.attempted)
@@ -78,18 +84,27 @@ class Usage:
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing records of usage")
         self.tasks = [
-            start(self.pricing.follow(), "looking for new prices"),
-            start(self.keeping.run(), "deleting old records of usage"),
+            start(self.now_and_then(self.pricing.read, LOOK), "looking for new prices"),
+            start(self.now_and_then(self.keeping.tidy, TIDY), "deleting old records of usage"),
         ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.over.set()
+        # Not cancelled: what a connection was doing then would go on in its thread.
+        await asyncio.wait(self.tasks, timeout=PATIENCE)
         for task in self.tasks:
             task.cancel()
-        for task in self.tasks:
-            with suppress(asyncio.CancelledError):
-                await task
         await self.writer.close(PATIENCE)
+
+    async def now_and_then(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Until the pipeline closes; that the database is away is told by whoever writes."""
+        while not self.over.is_set():
+            with suppress(Busy):
+                await work()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.over.wait()
 
     def routes(self) -> Iterable[Route]:
         for part in (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,13 +14,10 @@ from plugins.usage.figures import document
 from plugins.usage.money import money
 from plugins.usage.tables import PRICES
 from proxy.config import Currency, Pattern, Rate, Strict
-from proxy.errors import Busy
 from proxy.host import Host
 from proxy.prices import Tariff
 from proxy.types import JSON, Route
 
-EVERY: Final = 2.0
-"""Seconds between two looks for new prices."""
 KINDS: Final = ("models", "cloud")
 
 
@@ -45,12 +40,6 @@ class Pricing:
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/admin/costs/pricing", self.get)
         yield Route("PUT", "/api/admin/costs/pricing", self.put)
-
-    async def follow(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY)
-            with suppress(Busy):  # told by whoever writes; the last known prices hold
-                await self.read()
 
     async def read(self) -> None:
         """Take over what was set since the last look.  Raises Busy while the database is away."""

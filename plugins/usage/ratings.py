@@ -15,7 +15,6 @@ from plugins.usage import sums
 from plugins.usage.figures import document
 from plugins.usage.rows import CallRow
 from plugins.usage.statements import alone
-from plugins.usage.sums import Of
 from plugins.usage.tables import CALLS
 from plugins.usage.writer import EVERY, Writer
 from proxy.config import Strict
@@ -94,7 +93,7 @@ class Ratings:
             await connection.execute(update(CALLS).where(CALLS.c.id == row["id"]).values(**new))
             if difference := difference_of(row["rating"], new["rating"]):
                 call = CallRow(*(row[name] for name in CallRow._fields))
-                await sums.add(connection, {place: Of(difference) for place in sums.places(sums.kind_of(call))})
+                await sums.add(connection, sums.everywhere(sums.kind_of(call), difference))
         return row
 
 

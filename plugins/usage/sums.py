@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage import bins
@@ -15,14 +15,14 @@ from plugins.usage.rows import CallRow
 from plugins.usage.statements import alone, insert_rows, update_rows
 from plugins.usage.tables import BINS, COUNTS, DIMENSIONS, SUMS
 
-SPANS: Final = (60, 3600, 86_400)
-"""Seconds."""
 LEFT: Final = "client_left"
 CHUNK: Final = 500
 """Sums that are looked up at once."""
 
 Place = tuple[Any, ...]
-"""What a sum is of: own, span, start, and the dimensions."""
+"""What a sum is of: own, start, and the dimensions."""
+Sums = dict[int, dict[Place, "Of"]]
+"""By span in seconds."""
 
 MINUTE: Final = 60_000_000
 WHOLE: Final = (
@@ -89,45 +89,50 @@ def kind_of(row: CallRow) -> Place:
     )  # fmt: skip
 
 
-def places(kind: Place) -> Iterator[Place]:
-    """Every sum that calls of a kind are part of."""
+def places(kind: Place, span: int) -> Iterator[Place]:
+    """The sums that calls of a kind are part of: everybody's, and the caller's."""
     minute, caller, key, *rest = kind
-    for span in SPANS:
-        start = minute * MINUTE - minute * MINUTE % (span * 1_000_000)
-        yield 0, span, start, "", "", *rest
-        yield 1, span, start, caller, key, *rest
+    start = minute * MINUTE - minute * MINUTE % (span * 1_000_000)
+    yield 0, start, "", "", *rest
+    yield 1, start, caller, key, *rest
 
 
-def summed(rows: Iterable[CallRow]) -> dict[Place, Of]:
+def everywhere(kind: Place, added: Mapping[str, int]) -> Sums:
+    """What calls of a kind add to every sum that they are part of."""
+    return {span: {place: Of(added) for place in places(kind, span)} for span in SUMS}
+
+
+def summed(rows: Iterable[CallRow]) -> Sums:
     kinds: dict[Place, list[CallRow]] = {}
     for row in rows:
         kinds.setdefault(kind_of(row), []).append(row)
-    sums: dict[Place, Of] = {}
+    sums: Sums = {span: {} for span in SUMS}
     for kind, some in kinds.items():
         added = of_calls(some)
-        for place in places(kind):
-            if (found := sums.get(place)) is None:
-                sums[place] = Of(added)
-            else:
-                found.update(added)
+        for span, found in sums.items():
+            for place in places(kind, span):
+                found.setdefault(place, Of()).update(added)
     return sums
 
 
 def id_of(place: Place) -> str:
-    return hashlib.blake2b("\x1f".join(map(str, place)).encode(), digest_size=16).hexdigest()
+    """Those of one time stand together in an index."""
+    digest = hashlib.blake2b("\x1f".join(map(str, place)).encode(), digest_size=12).hexdigest()
+    return f"{place[1] // MINUTE:08x}{digest}"
 
 
-async def add(connection: AsyncConnection, sums: dict[Place, Of]) -> None:
+async def add(connection: AsyncConnection, sums: Sums) -> None:
     """In the connection's transaction, which no other process adds beside."""
     await alone(connection)
-    by_id = {id_of(place): (place, added) for place, added in sums.items()}
-    ids = list(by_id)
-    for at in range(0, len(ids), CHUNK):
-        await add_some(connection, {one: by_id[one] for one in ids[at : at + CHUNK]})
+    for span, places in sums.items():
+        by_id = {id_of(place): (place, added) for place, added in places.items()}
+        ids = list(by_id)
+        for at in range(0, len(ids), CHUNK):
+            await add_some(connection, SUMS[span], {one: by_id[one] for one in ids[at : at + CHUNK]})
 
 
-async def add_some(connection: AsyncConnection, by_id: dict[str, tuple[Place, Of]]) -> None:
-    known = (await connection.execute(select(SUMS).where(SUMS.c.id.in_(list(by_id))))).mappings().all()
+async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, tuple[Place, Of]]) -> None:
+    known = (await connection.execute(select(table).where(table.c.id.in_(list(by_id))))).mappings().all()
     for had in known:
         _, added = by_id[had["id"]]
         for name in COUNTS:
@@ -136,9 +141,9 @@ async def add_some(connection: AsyncConnection, by_id: dict[str, tuple[Place, Of
             for number, count in bins.read(had[name]).items():
                 added[name, number] += count
     old = {had["id"] for had in known}
-    await update_rows(connection, SUMS, ADDED, [(*columns(by_id[one][1]), one) for one in old])
+    await update_rows(connection, table, ADDED, [(*columns(by_id[one][1]), one) for one in old])
     fresh = [(one, *place, *columns(added)) for one, (place, added) in by_id.items() if one not in old]
-    await insert_rows(connection, SUMS, ("id", "own", "span", "start", *DIMENSIONS, *ADDED), fresh)
+    await insert_rows(connection, table, ("id", "own", "start", *DIMENSIONS, *ADDED), fresh)
 
 
 def columns(one: Of) -> Sequence[Any]:

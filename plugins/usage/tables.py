@@ -111,22 +111,26 @@ COUNTS: Final = (
 and `first_us`.  priced, compared: calls whose `cost` and `cloud` are known."""
 BINS: Final = ("total_bins", "first_bins")
 
-SUMS: Final = Table(
-    "usage_sums",
-    METADATA,
-    Column("id", String(32), primary_key=True),
-    Column("own", SmallInteger, nullable=False),
-    Column("span", Integer, nullable=False),
-    Column("start", BigInteger, nullable=False),
-    *map(text, DIMENSIONS),
-    *map(count, COUNTS),
-    *map(text, BINS),
-    Index("usage_sums_start", "own", "span", "start"),
-    Index("usage_sums_caller", "caller", "span", "start"),
-)
-"""Sums over a minute, an hour or a day.  own 0: everybody's together, without caller and key; 1: a caller's.
 
-id: a digest of all that tells it from others.
+def sums(name: str) -> Table:
+    return Table(
+        name,
+        METADATA,
+        Column("id", String(32), primary_key=True),
+        Column("own", SmallInteger, nullable=False),
+        Column("start", BigInteger, nullable=False),
+        *map(text, DIMENSIONS),
+        *map(count, COUNTS),
+        *map(text, BINS),
+        Index(f"{name}_start", "own", "start"),
+        Index(f"{name}_caller", "caller", "start"),
+    )
+
+
+SUMS: Final = {60: sums("usage_minutes"), 3600: sums("usage_hours"), 86_400: sums("usage_days")}
+"""Sums over so many seconds.  own 0: everybody's together, without caller and key; 1: a caller's.
+
+id: the time, and a digest of all else that tells it from others.
 """
 
 BATCHES: Final = Table(

@@ -154,7 +154,7 @@ class Writer:
             await connection.execute(insert(BATCHES).values(id=batch.id, at=now))
             await insert_rows(connection, CALLS, CallRow._fields, calls)
             await insert_rows(connection, ATTEMPTS, AttemptRow._fields, tries)
-            if added:
+            if calls:
                 await sums.add(connection, added)
 
     async def close(self, patience: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -44,12 +44,16 @@ class Counter:
         for written in dict.fromkeys(request.query):
             name = written.removesuffix("[]")
             field = kind.model_fields.get(name)
-            many = field is not None and get_origin(field.annotation) is tuple
+            many = field is not None and is_list(field.annotation)
             given[name] = [*given.get(name, ()), *request.query.getall(written)] if many else request.query[written]
         try:
             return kind.model_validate(given)
         except ValidationError as error:
             raise told(error) from None
+
+
+def is_list(annotation: object) -> bool:
+    return get_origin(annotation) is tuple or any(get_origin(one) is tuple for one in get_args(annotation))
 
 
 def told(error: ValidationError) -> BadCall:

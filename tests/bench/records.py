@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from statistics import median
 from typing import Final
 
+from plugins.usage.keeping import Keeping
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Batch, Writer
@@ -27,7 +28,7 @@ from tests.servers import installed_postgres
 
 WHOLE: Final = "usage, cache, fallback, retry"
 ROWS: Final = 1_000_000
-TOGETHER: Final = 5_000
+TOGETHER: Final = 20_000
 USERS: Final = [f"user-{number}" for number in range(50)]
 MODELS: Final = [f"model-{number}:7b" for number in range(10)]
 ROUTES: Final = ("chat", "chat", "chat", "completions", "embeddings")
@@ -100,13 +101,14 @@ def one_look(port: int, path: str) -> float:
 
 
 async def filled(url: str) -> None:
-    database = Database(url, 2, 30)
+    database = Database(url, 2, 60)
     await database.migrate(FEATURE)
     writer, chance = Writer(database, Clock()), random.Random(7)
     now = time.time()
     for done in range(0, ROWS, TOGETHER):
         at = now - DAYS * 86_400 * (1 - done / ROWS)
         await writer.put(Batch([made(chance, at + 600 * chance.random()) for _ in range(TOGETHER)]))
+    await Keeping(None, database, Clock()).tidy()  # as a server has done that runs for a week
     await database.aclose()
 
 

@@ -26,7 +26,8 @@ def maybe(*names: str) -> list[sa.Column[int]]:
 def upgrade() -> None:
     calls()
     attempts()
-    sums()
+    for name in ("usage_minutes", "usage_hours", "usage_days"):
+        sums(name)
     op.create_table(
         "usage_batches",
         sa.Column("id", sa.String(32), primary_key=True),
@@ -85,12 +86,11 @@ def attempts() -> None:
     op.create_index("usage_attempts_at", "usage_attempts", ["at"])
 
 
-def sums() -> None:
+def sums(name: str) -> None:
     op.create_table(
-        "usage_sums",
+        name,
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("own", sa.SmallInteger, nullable=False),
-        sa.Column("span", sa.Integer, nullable=False),
         sa.Column("start", sa.BigInteger, nullable=False),
         *texts("caller", "key_id", "route", "model", "upstream", "error", "currency"),
         *counts("calls", "failed", "left_early", "hits", "shared", "misses", "fallbacks", "estimated"),
@@ -99,5 +99,5 @@ def sums() -> None:
         *counts("priced", "cost", "prompt_cost", "saved", "compared", "cloud", "energy_mj", "power", "up", "down"),
         *texts("total_bins", "first_bins"),
     )
-    op.create_index("usage_sums_start", "usage_sums", ["own", "span", "start"])
-    op.create_index("usage_sums_caller", "usage_sums", ["caller", "span", "start"])
+    op.create_index(f"{name}_start", name, ["own", "start"])
+    op.create_index(f"{name}_caller", name, ["caller", "start"])

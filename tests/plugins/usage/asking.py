@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import select
 
-from plugins.usage.tables import ATTEMPTS, CALLS, SUMS
+from plugins.usage.tables import CALLS
 from plugins.usage.writer import Writer
-from proxy.sql.database import Database
+from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import ASK, Running
 
 KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
@@ -55,14 +56,14 @@ def writer_of(run: Running) -> Writer:
 
 async def written(run: Running, count: int | None = None) -> list[dict[str, Any]]:
     """The rows of calls once all is written; waits until there are so many."""
-    await writer_of(run).flush()
-    if count is not None:
-        await until(lambda: writer_of(run).pending == 0)
-        async with asyncio.timeout(10):
-            while len(await rows(writer_of(run).database, CALLS)) < count:
-                await asyncio.sleep(0.01)
+    async with asyncio.timeout(15):
+        while True:
+            with suppress(DatabaseAway):
                 await writer_of(run).flush()
-    return await rows(writer_of(run).database, CALLS)
+                found = await rows(writer_of(run).database, CALLS)
+                if len(found) >= (count or 0):
+                    return found
+            await asyncio.sleep(0.01)
 
 
 async def rows(database: Database, table: Any = CALLS) -> list[dict[str, Any]]:
@@ -75,6 +76,3 @@ async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.005)
-
-
-TABLES = (CALLS, ATTEMPTS, SUMS)

@@ -6,9 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 
 from plugins.usage.rows import AttemptRow, CallRow
-from plugins.usage.tables import ATTEMPTS, CALLS
+from plugins.usage.tables import ATTEMPTS, CALLS, FEATURE, METADATA
+from proxy.sql.database import Database
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
 from tests.plugins.usage.asking import A, chat, config, rows, until, writer_of, written
@@ -105,3 +108,13 @@ async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, databas
         assert writer_of(run).lost == 0
     assert "\0" not in found[0]["client_user"] and len(found[2]["asked"]) == 200
     assert len(found[3]["metadata"]) < 100
+
+
+async def test_the_migrations_make_the_tables_as_they_are_described(database_url: str) -> None:
+    database = Database(database_url, 1, 10)
+    await database.migrate(FEATURE)
+    async with database.reading() as connection:
+        found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), METADATA))
+    await database.aclose()
+    names = {table.name for table in METADATA.tables.values()}
+    assert [one for one in found if not (one[0] == "remove_table" and one[1].name not in names)] == []

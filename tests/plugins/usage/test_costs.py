@@ -1,0 +1,185 @@
+"""What calls cost, added up exactly and told with all digits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import openai
+
+from plugins.usage.money import begin, next_month, spelled
+from tests.conftest import Running, Start
+from tests.plugins.usage.asking import OPS, A, B, chat, config, get, writer_of, written
+from tests.servers import PostgresServer
+
+BILLION = Decimal(10**9)
+
+
+def told(rows: list[dict[str, Any]], column: str = "cost") -> Decimal:
+    return sum((Decimal(one[column] or 0) for one in rows), Decimal(0)) / BILLION
+
+
+def test_money_is_spelled_with_all_its_digits() -> None:
+    cases = {0: "0", 1: "0.000000001", 105_000: "0.000105", 10**9: "1", 12_500_000_000: "12.5", 10**12: "1000"}
+    assert {number: spelled(number) for number in cases} == cases
+
+
+def test_weeks_begin_on_monday_and_months_end() -> None:
+    day = datetime(2026, 12, 31, tzinfo=UTC).date()
+    assert [str(begin(one, day)) for one in ("day", "week", "month")] == ["2026-12-31", "2026-12-28", "2026-12-01"]
+    assert str(next_month(day)) == "2027-01-01"
+
+
+async def filled(run: Running) -> list[dict[str, Any]]:
+    await chat(run, A), await chat(run, A), await chat(run, B, stream=True)
+    await chat(run, A, model="demo-thinking")
+    return await written(run, 4)
+
+
+async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        found = await filled(run)
+        whole = await get(run, "/api/costs/summary")
+        mine = await get(run, "/api/costs/summary?period=day", B)
+        everybody = await get(run, "/api/admin/costs/all")
+        projected = await get(run, "/api/costs/projection")
+        by = {one: await get(run, f"/api/costs/breakdown?by={one}") for one in ("model", "user", "key", "day")}
+        assert (await get(run, "/api/admin/costs/all", A, 403))["error"]["code"] == "insufficient_permissions"
+    assert (whole["total_cost"], whole["currency"]) == (told(found), "USD") and whole["total_cost"] > 0
+    assert whole["prompt_cost"] + whole["response_cost"] == whole["total_cost"]
+    assert (whole["saved"], whole["cloud_cost"]) == (told(found, "saved"), told(found, "cloud"))
+    assert whole["energy_cost"] == told(found, "power") and whole["saved"] == told(found[:1])
+    assert (whole["unpriced_requests"], whole["cached_requests"]) == (0, 1)
+    assert sum(one["total_cost"] for one in whole["breakdown"]) == whole["total_cost"]
+    assert mine["total_cost"] == told([one for one in found if one["caller"] == "bob"])
+    assert [one["user"] for one in everybody["users"]] == ["alice", "bob"]
+    assert sum(one["total_cost"] for one in everybody["users"]) == everybody["total_cost"] == whole["total_cost"]
+    for rows in by.values():
+        assert sum(one["total_cost"] for one in rows["rows"]) == whole["total_cost"]
+    assert projected["total_cost"] == whole["total_cost"] <= projected["projected_cost"]
+
+
+async def test_models_without_a_price_cost_null_and_are_counted(start: Start, database_url: str) -> None:
+    more = "costs: {prices: {models: {demo: {input: 1, output: 1}}}}\n"
+    async with start(config(database_url, more)) as run:
+        found = await filled(run)
+        whole = await get(run, "/api/costs/summary")
+    assert [one["cost"] is None for one in found] == [False, False, False, True]
+    assert whole["unpriced_requests"] == 1 and whole["total_cost"] == told(found)
+    assert {one["model"]: one["total_cost"] is None for one in whole["breakdown"]} == {
+        "demo-thinking:latest": True,
+        "demo:latest": False,
+    }
+
+
+async def test_without_prices_everything_costs_null(start: Start, database_url: str) -> None:
+    async with start(config(database_url, "costs: {}\n")) as run:
+        await filled(run)
+        whole = await get(run, "/api/costs/summary")
+    assert (whole["total_cost"], whole["currency"], whole["unpriced_requests"]) == (None, None, 4)
+
+
+async def test_currencies_are_not_added_up(start: Start, database_url: str) -> None:
+    prices = "{'*': {input: 1, output: 1}, 'demo-thinking*': {input: 1, output: 1, currency: EUR}}"
+    async with start(config(database_url, f"costs: {{prices: {{models: {prices}}}}}\n")) as run:
+        found = await filled(run)
+        whole = await get(run, "/api/costs/summary")
+        projected = await get(run, "/api/costs/projection")
+    assert whole["total_cost"] is None and projected["projected_cost"] is None
+    assert {one["currency"]: one["total_cost"] for one in whole["by_currency"]} == {
+        "EUR": told(found[3:]),
+        "USD": told(found[:3]),
+    }
+
+
+async def test_prices_set_while_the_server_runs_hold_from_then_on(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run, start(config(database_url)) as other:
+        await chat(run)
+        put = {"models": {"demo*": {"input": 1.5, "output": 6, "cached": 0.75}}, "cloud": {"*": None}}
+        response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=put, headers=OPS)
+        assert response.status == 200
+        await get(other, "/api/admin/costs/pricing")  # which looks at once; unasked it looks every two seconds
+        for one in (run, other):
+            await chat(one, A, seed=1)
+            await writer_of(one).flush()
+        found = await written(run, 3)
+        listed = await get(run, "/api/admin/costs/pricing")
+        assert (await get(run, "/api/admin/costs/pricing", A, 403))["error"]
+        wrong = {"models": {"demo*": {"input": -1}}}
+        response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=wrong, headers=OPS)
+        assert response.status == 400
+    rate = [one["cost"] / (one["completion_tokens"] * 600 + cached(one)) for one in found]
+    assert rate == [1, 10, 10]
+    assert found[0]["cloud"] > 0 and (found[1]["cloud"], found[2]["cloud"]) == (None, None)
+    assert [one["input"] for one in listed["models"]["demo*"]] == [Decimal("1.5"), Decimal("0.15")]
+    assert listed["cloud"]["*"][0]["input"] is None
+
+
+def cached(row: dict[str, Any]) -> int:
+    known = row["cached_tokens"] or 0
+    return int((row["prompt_tokens"] - known) * 150 + known * 75)
+
+
+async def test_openais_sdk_reads_usage_and_costs(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        found = await filled(run)
+        await (await run.http.post(f"{run.url}/v1/embeddings", json={"model": "demo-embed", "input": "hi"},
+                                   headers=A)).read()  # fmt: skip
+        embedded = (await written(run, 5))[-1]
+        client = openai.AsyncOpenAI(base_url=f"{run.url}/v1", api_key="o-key", admin_api_key="o-key", max_retries=0)
+        usage, since = client.admin.organization.usage, int(found[0]["at"] / 1e6) - 2 * 86_400
+        for width in ("1m", "1h", "1d"):
+            start_time = since if width != "1m" else int(found[0]["at"] / 1e6) - 600
+            page = await usage.completions(
+                start_time=start_time, bucket_width=width, group_by=["model", "user_id"],
+                limit=60 if width != "1d" else 3,
+            )  # fmt: skip
+            results: list[Any] = [one for bucket in page.data for one in bucket.results]
+            assert sum(one.input_tokens for one in results) == sum(one["prompt_tokens"] for one in found)
+            assert {(one.model, one.user_id, one.num_model_requests) for one in results} == {
+                ("demo:latest", "alice", 2), ("demo:latest", "bob", 1), ("demo-thinking:latest", "alice", 1),
+            }  # fmt: skip
+        embeddings = await usage.embeddings(start_time=since)
+        (one,) = [one for bucket in embeddings.data for one in bucket.results]
+        assert getattr(one, "input_tokens", 0) == embedded["prompt_tokens"]
+        await client.close()
+
+
+async def test_costs_come_page_by_page(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        found = await filled(run)
+        client = openai.AsyncOpenAI(base_url=f"{run.url}/v1", api_key="o-key", admin_api_key="o-key", max_retries=0)
+        usage, since = client.admin.organization.usage, int(found[0]["at"] / 1e6) - 2 * 86_400
+        first = await usage.costs(start_time=since, limit=2, group_by=["line_item"])
+        assert first.has_more and [bucket.results for bucket in first.data] == [[], []]
+        second = await usage.costs(start_time=since, limit=2, group_by=["line_item"], page=first.next_page or "")
+        (bucket,) = second.data
+        spent = {str(one.line_item): one.amount for one in bucket.results}  # type: ignore[union-attr]
+        thought = spent["demo-thinking:latest"]
+        assert thought is not None and Decimal(str(thought.value)) == told(found[3:]) and thought.currency == "usd"
+        assert not second.has_more
+        nobody = await usage.completions(start_time=since, user_ids=["nobody"])
+        assert not [one for bucket in nobody.data for one in bucket.results]
+        await client.close()
+        refused = await get(run, "/v1/organization/costs?start_time=0", A, 403)
+        assert refused["error"]["code"] == "insufficient_permissions"
+        assert (await get(run, "/v1/organization/costs", status=400))["error"]["param"] == "start_time"
+        assert (await get(run, "/v1/organization/costs?start_time=0&limit=999", status=400))["error"][
+            "param"
+        ] == "limit"
+
+
+async def test_the_last_known_prices_hold_while_the_database_is_away(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create("prices_away")
+    async with start(config(url)) as run:
+        postgres.kill()
+        try:
+            await chat(run)
+            assert (await get(run, "/api/admin/costs/pricing", status=503))["error"]["code"] == "database_unavailable"
+        finally:
+            await postgres.start()
+        (row,) = await written(run, 1)
+        assert row["cost"] > 0
