@@ -55,6 +55,8 @@ def set_up(settings: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+    if settings.level != "debug":  # it tells every step that it takes, and most at every start
+        logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def stamp(seconds: int) -> str:

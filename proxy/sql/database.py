@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from proxy.errors import Busy
+from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
@@ -109,10 +109,20 @@ class Database:
         async with self.migrating:
             if feature.name not in self.migrated:
                 if self.dialect == "sqlite":
-                    Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True)
+                    self.make_file()
                 async with self.writing() as connection:
                     await connection.run_sync(upgrade, feature)
                 self.migrated.add(feature.name)
+
+    def make_file(self) -> None:
+        """Raises ConfigError where it cannot be written, which unlike other faults of a database does not pass."""
+        path = Path(self.url.database or "")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}; say `database: {{url: …}}`, or leave out what keeps records"
+            raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error
 
     async def aclose(self) -> None:
         await self.engine.dispose()

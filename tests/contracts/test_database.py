@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from proxy.errors import ConfigError
 from proxy.sql.database import Database, DatabaseAway
 from proxy.sql.feature import Feature
 from tests.conftest import Start
@@ -117,6 +118,14 @@ async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is
     with pytest.raises(DatabaseAway if away else DBAPIError):
         async with database.reading() as connection:
             await connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"))
+    await database.aclose()
+
+
+async def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    database = Database(f"sqlite:///{tmp_path}/file/records.db", 1, 1)
+    with pytest.raises(ConfigError, match=r"file/records.db cannot be written: .*/file: File exists"):
+        await database.migrate(NOTES)
     await database.aclose()
 
 

@@ -1,0 +1,260 @@
+"""Rows, sums and summaries are the same to the last token and billionth."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plugins.usage import bins, sums
+from plugins.usage.rows import CallRow, call_row
+from plugins.usage.tables import SUMS
+from proxy.news import CallEnded, Cost
+from proxy.sql.database import Database
+from proxy.upstreams.demo import Fault, Simulator
+from tests.conftest import ASK, Running, Start
+from tests.plugins.usage.asking import OPS, A, B, config, get, rows, writer_of, written
+from tests.whole.commands import served
+
+COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens")
+MONEY = ("cost", "prompt_cost", "saved", "cloud", "energy_mj", "power")
+MAYBE = st.none() | st.integers(0, 10**7)
+COSTS = st.none() | st.builds(
+    Cost, st.sampled_from(["USD", "EUR"]), MAYBE, MAYBE, st.integers(0, 99), MAYBE, MAYBE, MAYBE
+)
+CALLS = st.builds(
+    CallEnded,
+    id=st.just("r"),
+    at=st.floats(1.7e9, 1.7e9 + 3 * 86_400),
+    caller=st.sampled_from("ab"),
+    key=st.sampled_from(["", "k"]),
+    route=st.just("chat"),
+    stream=st.booleans(),
+    asked=st.just("m"),
+    model=st.sampled_from(["m", "n", ""]),
+    prompt_tokens=MAYBE,
+    completion_tokens=MAYBE,
+    cached_tokens=MAYBE,
+    thinking_tokens=MAYBE,
+    estimated=st.sampled_from([(), ("prompt_tokens",)]),
+    queue_ns=st.integers(0, 10**12),
+    eval_ns=st.integers(0, 10**12),
+    first_ns=MAYBE,
+    total_ns=st.integers(0, 10**13),
+    cache=st.sampled_from(["", "hit", "miss", "shared"]),
+    error=st.sampled_from(["", "", "upstream_cut", "client_left"]),
+    cost=COSTS,
+)
+
+
+def total(found: Iterable[Mapping[Any, Any]], *columns: str) -> list[int]:
+    return [sum(one[column] or 0 for one in found) for column in columns]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(CALLS, min_size=1, max_size=30), st.randoms())
+def test_however_calls_are_batched_their_sums_are_the_same(calls: list[CallEnded], chance: random.Random) -> None:
+    made = [call_row(one, one.model) for one in calls]
+    whole, parts = sums.summed(made), batched(made, chance)
+    assert whole == parts
+    for places in whole.values():
+        for own in (0, 1):
+            some = [one for place, one in places.items() if place[0] == own]
+            dicts = [row._asdict() for row in made]
+            assert total(some, *COUNTED, *MONEY) == total(dicts, *COUNTED, *MONEY)
+            assert total(some, "calls", "failed") == [
+                len(made), len([row for row in made if row.error == "upstream_cut"])
+            ]  # fmt: skip
+            answered = [row for row in made if not row.error]
+            counted = sum((one.bins("total_bins") for one in some), Counter[int]())
+            assert counted == Counter(bins.bin_of(row.total_ns // 1000) for row in answered)
+
+
+def batched(made: list[CallRow], chance: random.Random) -> sums.Sums:
+    found: sums.Sums = {span: {} for span in SUMS}
+    while made:
+        some, made = made[: (at := chance.randint(1, len(made)))], made[at:]
+        for span, places in sums.summed(some).items():
+            for place, added in places.items():
+                found[span].setdefault(place, sums.Of()).update(added)
+    return found
+
+
+# --- a server --------------------------------------------------------------------------------------
+
+Ask = Callable[[Running, dict[str, str]], Awaitable[object]]
+
+
+def asking(**body: Any) -> Ask:
+    async def ask(run: Running, who: dict[str, str]) -> None:
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, **body}, headers=who)
+        await response.read()
+
+    return ask
+
+
+async def twice_at_once(run: Running, who: dict[str, str]) -> None:
+    ask = asking(messages=[{"role": "user", "content": "at once"}], max_tokens=5, seed=1)
+    await asyncio.gather(ask(run, who), ask(run, who))
+
+
+async def embedding(run: Running, who: dict[str, str]) -> None:
+    body = {"model": "demo-embed", "input": ["a", "b c"]}
+    await (await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=who)).read()
+
+
+async def leaving(run: Running, who: dict[str, str]) -> None:
+    body = {**ASK, "stream": True, "max_tokens": 400, "seed": 3}
+    response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who)
+    await response.content.readany()
+    response.close()
+
+
+async def cut(run: Running, who: dict[str, str]) -> None:
+    run.ollama.faults.append(Fault("eof", after=2))
+    await asking(stream=True, seed=random.randrange(2**30))(run, who)
+
+
+async def failed(run: Running, who: dict[str, str]) -> None:
+    run.ollama.faults.append(Fault("status", times=3))
+    await asking(seed=random.randrange(2**30))(run, who)
+
+
+KINDS: list[Ask] = [
+    asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
+    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving, cut, failed,
+]  # fmt: skip
+UNPRICED = (
+    "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
+    "'demo-t*': {input: 0.333333333, output: 0.7}, 'demo-r*': {input: 1, output: 2, currency: EUR}}, "
+    "cloud: {'*': {input: 2.5, output: 10}}}, energy: {per_kwh: 0.3, watts: {local: {idle: 30, busy: 250.5}}}}\n"
+)
+
+
+async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url: str) -> None:
+    async with start(config(database_url, UNPRICED), Simulator(delay=0.001)) as run:
+        kinds = KINDS * 2
+        random.Random(11).shuffle(kinds)
+        for number, kind in enumerate(kinds):
+            await kind(run, (A, B)[number % 2])
+        found = await written(run, 2 * (len(KINDS) + 1))
+        outcomes = {(one["cache"], one["error"]) for one in found}
+        assert {one["cost"] is None for one in found} == {True, False}
+        assert {"hit", "miss"} <= {cache for cache, _ in outcomes}
+        assert {"", "client_left", "upstream_cut", "model_not_found"} <= {error for _, error in outcomes}
+        await rows_are_summed(run, found)
+        await figures_are_the_rows(run, found)
+        await costs_are_the_rows(run, found)
+
+
+async def rows_are_summed(run: Running, found: list[dict[str, Any]]) -> None:
+    for table in SUMS.values():
+        summed = await rows(writer_of(run).database, table)
+        for own in (0, 1):
+            some = [one for one in summed if one["own"] == own]
+            assert total(some, *COUNTED, *MONEY) == total(found, *COUNTED, *MONEY)
+            assert total(some, "calls") == [len(found)]
+
+
+async def figures_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
+    told = await get(run, "/api/metrics/dashboard?days=2")
+    assert [told["total_requests"], *(told[name] for name in COUNTED)] == [len(found), *total(found, *COUNTED)]
+    series = await get(run, "/api/metrics/timeseries?bucket=minute")
+    assert total(series["points"], *COUNTED) == total(found, *COUNTED)
+    since = int(found[0]["at"] / 1e6)
+    pages = [
+        await get(run, f"/v1/organization/usage/{one}?start_time={since}") for one in ("completions", "embeddings")
+    ]
+    results = [one for page in pages for bucket in page["data"] for one in bucket["results"]]
+    assert total(results, "input_tokens", "num_model_requests") == [*total(found, "prompt_tokens"), len(found)]
+
+
+async def costs_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
+    day = "period=week"
+    whole = await get(run, f"/api/costs/summary?{day}")
+    mine = [await get(run, f"/api/costs/summary?{day}", who) for who in (A, B)]
+    everybody = await get(run, f"/api/admin/costs/all?{day}")
+    broken = [(await get(run, f"/api/costs/breakdown?{day}&by={by}"))["rows"] for by in ("model", "user", "key", "day")]
+    billed = await get(run, f"/v1/organization/costs?start_time={int(found[0]['at'] / 1e6)}", OPS)
+    amounts = [one["amount"] for bucket in billed["data"] for one in bucket["results"]]
+    for currency in ("USD", "EUR"):
+        exact = sum(Decimal(one["cost"] or 0) for one in found if one["currency"] == currency) / 10**9
+        assert exact > 0
+        for parts in ([whole], mine, [everybody], everybody["users"], whole["breakdown"], *broken):
+            assert spent(parts, currency) == exact
+        assert sum(one["value"] for one in amounts if one["currency"] == currency.lower()) == exact
+    unpriced = len([one for one in found if one["cost"] is None])
+    assert whole["unpriced_requests"] == total(mine, "unpriced_requests")[0] == unpriced > 0
+
+
+def spent(parts: Iterable[Mapping[str, Any]], currency: str) -> Decimal:
+    return sum(
+        (
+            one["total_cost"] or Decimal(0)
+            for part in parts
+            for one in part["by_currency"]
+            if one["currency"] == currency
+        ),
+        Decimal(0),
+    )
+
+
+# --- processes -------------------------------------------------------------------------------------
+
+
+async def test_a_killed_process_loses_no_more_than_what_was_not_written(tmp_path: Path) -> None:
+    path, url = tmp_path / "c.yaml", f"sqlite:///{tmp_path}/records.db"
+    path.write_text(
+        f"listen: {{port: 0}}\nupstreams: {{demo: {{demo: {{}}}}}}\ndatabase: {{url: '{url}'}}\n"
+        "plugins: {usage: {}}\nchains: {chat: [usage]}\n"
+    )
+    database = Database(url, 1, 10)
+    async with served("serve", "--config", str(path)) as server, aiohttp.ClientSession() as http:
+
+        async def calls(count: int) -> None:
+            for _ in range(count):
+                await (await http.post(f"{server.url}/v1/chat/completions", json=ASK)).read()
+
+        await calls(20)
+        async with asyncio.timeout(10):
+            while len(await rows(database)) < 20:  # noqa: ASYNC110  (another process writes them)
+                await asyncio.sleep(0.02)
+        await calls(5)
+        server.process.kill()
+        await server.process.wait()
+    found = await rows(database)
+    (day,) = [one["calls"] for one in await rows(database, SUMS[86_400]) if not one["own"]]
+    await database.aclose()
+    assert 20 <= len(found) == day <= 25
+
+
+async def test_several_workers_write_into_one_database(tmp_path: Path) -> None:
+    path, url = tmp_path / "c.yaml", f"sqlite:///{tmp_path}/records.db"
+    path.write_text(
+        f"listen: {{port: 0, workers: 2, drain: 5}}\nupstreams: {{demo: {{demo: {{}}}}}}\ndatabase: {{url: '{url}'}}\n"
+        "plugins: {usage: {}}\nchains: {chat: [usage]}\n"
+    )
+    async with served("serve", "--config", str(path)) as server:
+
+        async def one_client() -> None:
+            async with aiohttp.ClientSession() as http:
+                for _ in range(10):
+                    await (await http.post(f"{server.url}/v1/chat/completions", json=ASK)).read()
+
+        await asyncio.gather(*(one_client() for _ in range(6)))
+        server.process.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(server.process.wait(), 15)
+    database = Database(url, 1, 10)
+    found = await rows(database)
+    assert len(found) == 60 == sum(one["calls"] for one in await rows(database, SUMS[60]) if not one["own"])
+    await database.aclose()
