@@ -36,7 +36,7 @@ class Serving:
 
     async def until(self, pattern: str) -> str:
         """The first line from now on that matches."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30):  # as long as a busy machine may take to start Python
             while line := (await self.stream.readline()).decode():
                 self.banner += line
                 if re.search(pattern, line):

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -237,24 +236,9 @@ async def test_a_killed_process_loses_no_more_than_what_was_not_written(tmp_path
     assert 20 <= len(found) == day <= 25
 
 
-async def test_several_workers_write_into_one_database(tmp_path: Path) -> None:
-    path, url = tmp_path / "c.yaml", f"sqlite:///{tmp_path}/records.db"
-    path.write_text(
-        f"listen: {{port: 0, workers: 2, drain: 5}}\nupstreams: {{demo: {{demo: {{}}}}}}\ndatabase: {{url: '{url}'}}\n"
-        "plugins: {usage: {}}\nchains: {chat: [usage]}\n"
-    )
-    async with served("serve", "--config", str(path)) as server:
-
-        async def one_client() -> None:
-            async with aiohttp.ClientSession() as http:
-                for _ in range(10):
-                    await (await http.post(f"{server.url}/v1/chat/completions", json=ASK)).read()
-
-        await asyncio.gather(*(one_client() for _ in range(6)))
-        server.process.terminate()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(server.process.wait(), 15)
-    database = Database(url, 1, 10)
-    found = await rows(database)
-    assert len(found) == 60 == sum(one["calls"] for one in await rows(database, SUMS[60]) if not one["own"])
-    await database.aclose()
+async def test_several_servers_write_into_one_database(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as one, start(config(database_url)) as other:
+        await asyncio.gather(*(asking(seed=n)(run, A) for n in range(30) for run in (one, other)))
+        await asyncio.gather(writer_of(one).flush(), writer_of(other).flush())
+        assert (await get(one, "/api/metrics/dashboard")) == (await get(other, "/api/metrics/dashboard"))
+        await rows_are_summed(one, await written(other, 60))
