@@ -23,9 +23,9 @@ from proxy.sql.database import Database
 log = logging.getLogger(__name__)
 Row = CallRow | AttemptRow
 
-BATCH: Final = 500
+BATCH: Final = 1000
 """Rows that are written at once, unless more are waiting."""
-MOST: Final = 4 * BATCH
+MOST: Final = 2 * BATCH
 EVERY: Final = 0.5
 """Seconds that a row waits at most for others to be written with."""
 LONGEST: Final = 5.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import Config
+from proxy.config import Config, packaged
 from proxy.costing import book_of
 from proxy.errors import ConfigError
 from proxy.news import CallEnded, Cost
@@ -117,6 +117,14 @@ def test_prices_may_be_in_a_file_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text("models:\n  a: [{input: 1}, {input: 2, valid_from: 2026-02-01}]\n")
     made = book("costs: {prices: prices.yaml, currency: EUR}", name=str(tmp_path / "proxy.yaml"))
     assert [(one.input, one.currency) for one in made.models.tariffs] == [(2 * BILLION, "EUR"), (BILLION, "EUR")]
+
+
+def test_the_prices_that_are_shipped_are_comparisons_only() -> None:
+    made = book("costs: {prices: prices.yaml}", name=str(packaged("proxy.yaml")))
+    assert made.models.tariffs == []
+    now = 1_800_000_000.0
+    compared = {model: made.cloud.of(model, now) for model in ("gemma3:4b", "llama3.3:70b", "nomic-embed-text:latest")}
+    assert [one and one.like for one in compared.values()] == ["gpt-4o-mini", "gpt-4o", "text-embedding-3-small"]
 
 
 @pytest.mark.parametrize(
