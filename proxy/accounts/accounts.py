@@ -96,9 +96,11 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
             raise LookupError("the accounts are not open")
         return self.state.secret
 
-    def changed(self) -> None:
-        """Keys or users are not what they were."""
-        self.state.verified.forget()
+    def key_changed(self, id: str) -> None:
+        self.state.verified.forget(lambda caller: caller.key == id)
+
+    def user_changed(self, name: str) -> None:
+        self.state.verified.forget(lambda caller: caller.name == name)
 
 
 class State:

@@ -13,13 +13,14 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from proxy.accounts.accounts import Accounts
 from proxy.accounts.records import SECOND, Key, Role, User, Wanted
-from proxy.errors import BadCall
+from proxy.errors import BadCall, NotFound
 from proxy.host import Desk
 from proxy.settings import Strict
 from proxy.settings.server import ChainName
 from proxy.types import JSON, Route
 
 NAME: Final = re.compile(r"(?!user_)[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
+SANE: Final = re.compile(r"[!-~]{1,128}")
 RESERVED: Final = frozenset({"anonymous"})
 """Names of callers who are nobody."""
 PAGE: Final = 20
@@ -38,8 +39,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_label(text: str) -> str:
+    """Raises ValueError for what would tear a line of a list."""
+    if not text.isprintable():
+        raise ValueError("this is for people to read, and may hold no control characters")
+    return text
+
+
 Name = Annotated[str, AfterValidator(check_name)]
-Label = Annotated[str, Field(max_length=128)]
+Who = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
+Label = Annotated[str, Field(max_length=128), AfterValidator(check_label)]
 Pattern = Annotated[str, Field(min_length=1, max_length=600)]
 Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -50,7 +59,7 @@ Metadata = Annotated[
 class NewKey(Strict):
     """expires_at: Unix seconds; expires_in: seconds from now."""
 
-    user: str
+    user: Who
     name: Label = ""
     role: Role = "user"
     models: Annotated[list[Pattern], Field(min_length=1, max_length=100)] | None = None
@@ -122,11 +131,11 @@ class Api:
         return page(await self.accounts.store.keys(limit + 1, asked.get("after"), asked.get("user")), limit)
 
     async def show_key(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return document((await self.accounts.store.key(id)).told())
+        return document((await self.accounts.store.key(sane(id))).told())
 
     async def revoke_key(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        revoked = await self.accounts.store.revoke(id)
-        self.accounts.changed()
+        revoked = await self.accounts.store.revoke(sane(id))
+        self.accounts.key_changed(id)
         return document(revoked.told())
 
     # --- users -----------------------------------------------------------------------------------------
@@ -144,19 +153,26 @@ class Api:
         return page(await self.accounts.store.users(limit + 1, asked.get("after")), limit)
 
     async def show_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return document((await self.accounts.store.user(id)).told())
+        return document((await self.accounts.store.user(sane(id))).told())
 
     async def change_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = await self.desk.form(request, Changes)
         changes = {name: value for name, value in asked.model_dump().items() if value is not None}
-        user = await self.accounts.store.change_user(id, changes)
-        self.accounts.changed()
+        user = await self.accounts.store.change_user(sane(id), changes)
+        self.accounts.user_changed(user.name)
         return document(user.told())
 
     async def remove_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        user = await self.accounts.store.remove_user(id)
-        self.accounts.changed()
+        user = await self.accounts.store.remove_user(sane(id))
+        self.accounts.user_changed(user.name)
         return document({"object": "user.deleted", "id": user.id, "deleted": True})
+
+
+def sane(id: str) -> str:
+    """A name or an id as one could be.  Raises NotFound; not every database takes every character."""
+    if not SANE.fullmatch(id):
+        raise NotFound("There is no such thing.", code="not_found")
+    return id
 
 
 def query(request: web.BaseRequest, known: Sequence[str]) -> Mapping[str, str]:
@@ -164,6 +180,8 @@ def query(request: web.BaseRequest, known: Sequence[str]) -> Mapping[str, str]:
     for name in request.query:
         if name not in known:
             raise BadCall(f"Unknown parameter: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
+        if not SANE.fullmatch(request.query[name]):
+            raise BadCall(f"Invalid '{name}': it can be no such thing.", param=name, code="invalid_value")
     return request.query
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias, TypeVar
 
@@ -164,10 +164,14 @@ class Verified:
             self.known.pop(digest, None)
             put(self.refused, digest, outcome)
 
-    def forget(self) -> None:
-        """Look everything up again: keys or users were changed here."""
+    def forget(self, changed: Callable[[Caller], bool]) -> None:
+        """Look everything up again: keys or users were changed here.
+
+        changed: whether a caller is one of them, whom not even a database that is away brings back.
+        """
         self.age += 1
-        self.known.clear()
+        kept = [(digest, known) for digest, known in self.known.items() if not changed(known.caller)]
+        self.known = OrderedDict((digest, replace(known, fresh=float("-inf"))) for digest, known in kept)
         self.refused.clear()
 
 

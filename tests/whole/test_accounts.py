@@ -117,6 +117,18 @@ async def test_lists_are_paged(start: Start, light: str) -> None:
         assert (first["has_more"], rest["has_more"]) == (True, False)
 
 
+async def test_odd_characters_are_no_fault_of_the_server(start: Start, database_url: str) -> None:
+    odd = {"a\0b": "\0\u2028\U0001f600"}
+    async with start(yaml(database_url)) as run:
+        admin = Admin(run)
+        made = await admin.key_for("alice", name="\U0001f600 é", metadata=odd, models=["\0[", "[a", "demo"])
+        assert (await admin.told("GET", f"keys/{made['id']}"))["metadata"] == odd
+        assert await status(run, made["key"]) == 200 and (await chat(run, made["key"])).status == 200
+        for path in ("keys/%00", "users/%00", "keys/%FF", "users/a%2Fb", f"keys/{'x' * 500}"):
+            for method in ("GET", "DELETE"):
+                assert (await admin.ask(method, path)).status == 404, path
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "field"),
     [
@@ -136,6 +148,9 @@ async def test_lists_are_paged(start: Start, light: str) -> None:
         ("POST", "users", {"name": "user_1"}, "name"),
         ("POST", "users", {"name": "anonymous"}, "name"),
         ("POST", "users", {"name": "config"}, "name"),
+        ("POST", "keys", {"user": "a", "name": "a\0b"}, "name"),
+        ("POST", "keys", {"user": "a\0b"}, "user"),
+        ("GET", "keys?after=%00", None, "after"),
         ("PUT", "users/a", {"name": "b"}, "name"),
         ("GET", "keys?limit=0", None, "limit"),
         ("GET", "keys?limit=many", None, "limit"),

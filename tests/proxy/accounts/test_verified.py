@@ -79,8 +79,16 @@ async def test_what_was_changed_here_holds_at_once() -> None:
     looking = Looking()
     assert await looking.ask() == "alice"
     looking.table.rows.clear()
-    looking.verified.forget()
+    looking.verified.forget(lambda caller: False)
     assert await looking.ask() == "invalid_api_key"
+
+
+async def test_what_was_changed_here_is_not_believed_while_the_database_is_away_but_all_else_is() -> None:
+    looking = Looking(a=Found(ALICE, None), b=Found(Caller("bob", "user", "key_b"), None))
+    assert (await looking.ask("a"), await looking.ask("b")) == ("alice", "bob")
+    looking.table.away = True
+    looking.verified.forget(lambda caller: caller.key == "key_a")
+    assert (await looking.ask("a"), await looking.ask("b")) == ("database_unavailable", "bob")
 
 
 async def test_an_answer_that_was_under_way_during_a_change_is_not_remembered() -> None:
@@ -88,7 +96,7 @@ async def test_an_answer_that_was_under_way_during_a_change_is_not_remembered() 
     looking.table.hangs = asyncio.Event()
     asking = asyncio.ensure_future(looking.ask())
     await asyncio.sleep(0.01)
-    looking.verified.forget()
+    looking.verified.forget(lambda caller: False)
     looking.table.hangs.set()
     await asking
     assert looking.verified.recall(b"a") is None
