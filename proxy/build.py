@@ -73,7 +73,17 @@ class Assembly:
         self.writer = Writer(self.send, config.streams)
         desk = Counter(config.requests)
         self.database = partial(database_of, config.database, services)
-        host = Host(services, self.send, self.answer, self.catalogue, desk, shelf, open_database=self.database)
+        workers = config.listen.workers
+        host = Host(
+            services,
+            self.send,
+            self.answer,
+            self.catalogue,
+            desk,
+            shelf,
+            open_database=self.database,
+            workers=workers,
+        )
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)

@@ -70,6 +70,7 @@ class CallEnded:
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
     error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
     about, tags: as on the call.
+    meter: what inner plugins see as the call's tag `metered`; no other call has it.
     """
 
     id: str
@@ -100,3 +101,4 @@ class CallEnded:
     cost: Cost | None = None
     about: Mapping[str, object] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    meter: str = ""

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
+from proxy.stores.counters.redis import InRedis
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
 HEAD: Final = struct.Struct("!2sdI")
@@ -49,6 +50,7 @@ class RedisStore:
         retry = Retry(NoBackoff(), 0)
         common: dict[str, Any] = {"socket_connect_timeout": patience, "socket_timeout": None, "retry": retry}
         self.together = Together(self.read)
+        self.counting: InRedis | None = None
         self.client: Any
         if place.scheme.endswith(CLUSTER):
             self.client = RedisCluster.from_url(url.replace(CLUSTER, "", 1), **common)
@@ -140,6 +142,13 @@ class RedisStore:
 
     async def expire(self) -> int:
         return 0
+
+    def counters(self) -> InRedis:
+        """Its own breaker: a limit is worth more patience than a cache's answer."""
+        if self.counting is None:
+            breaker = Breaker(f"{self.breaker.name}, asked for limits,", SLOWLY * self.breaker.patience, self.clock)
+            self.counting = InRedis(lambda commands: self.piped(commands, raises=False), breaker, self.clock)
+        return self.counting
 
     async def aclose(self) -> None:
         await self.client.aclose()
