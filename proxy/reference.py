@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -34,7 +35,7 @@ def settings_page() -> str:
         parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(cls.Settings)]
         for setting, field in cls.Settings.model_fields.items():
             for inner in dict.fromkeys(_models_in(field.annotation)):
-                parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, "")
+                parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, f"plugins.{name}.{setting}.")
     return "\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
@@ -75,6 +76,7 @@ NAMES = {
     str: "text",
     int: "whole number",
     float: "number",
+    Decimal: "number",
     bool: "true or false",
     SecretStr: "secret",
     type(None): "null",

@@ -13,6 +13,7 @@ from proxy.host import Host
 from proxy.yamlfile import Source, hint
 
 GROUP = "gemmapy_proxy.plugins"
+DOES = {"keeps": "keeps answers", "tries": "tries again"}
 
 
 def known() -> Mapping[str, Any]:
@@ -121,6 +122,8 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
         theirs = getattr(found.get(other), "place", "")
         if mine == "changes" and theirs == "keeps":
             yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
+        if mine == "limits" and theirs in ("keeps", "tries"):
+            yield f"{name!r} counts calls and must stand before {other!r}, which {DOES[theirs]}"
         if mine == "keeps" and theirs == "tries":
             yield f"{name!r} keeps answers and must stand before {other!r}, which tries again"
 

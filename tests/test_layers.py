@@ -34,6 +34,7 @@ PLUGINS_MAY = {
     "proxy.types",
     "proxy.asks",
     "proxy.models",
+    "proxy.values",
     "proxy.news",
     "proxy.errors",
     "proxy.streams",
