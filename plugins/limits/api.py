@@ -12,7 +12,7 @@ from aiohttp import web
 
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting
-from plugins.limits.plan import Counted, Need, Rules, counted_of, subject_of
+from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
 from plugins.limits.told import money
 from proxy.errors import BadCall, Busy
 from proxy.host import Host
@@ -22,7 +22,6 @@ from proxy.types import JSON, Caller, Route
 
 MOST: Final = 1000
 USUAL: Final = 100
-NOTHING: Final = Need()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Api:
         rule, told = self.rules.read(subject) or gone(subject)
         counted = list(counted_of(rule, subject))
         claims = [one.claim(NOTHING, self.calendar) for one in counted]
-        verdict = (await self.counting.taken(self.counting.counters, claims, "")).verdict
+        verdict, _, _ = await self.counting.taken(self.counting.counters, claims, "")
         limits = {one.quantity.name: self.figures(one, verdict, index) for index, one in enumerate(counted)}
         said = rule.model_dump(mode="json", include={"per", "match", "unless"}, exclude_defaults=True)
         return {"id": subject, "rule": {"per": rule.per, **said}, **told, "limits": limits}

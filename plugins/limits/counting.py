@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from proxy.errors import Busy
 from proxy.host import Host, Place
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import StoreError
-from proxy.values import value
 
 log = logging.getLogger(__name__)
 SAY: Final = 60.0
 """Seconds between two lines in the log; what was counted alone longer ago is of no use."""
 
 
-@value
-class Taken:
-    """What became of claims, and where they are to be settled."""
-
-    verdict: Verdict
-    holding: Holding
-    counters: Counters
+Taken: TypeAlias = tuple[Verdict, Holding, Counters]
+"""What became of claims, what is held of them if they were granted, and where it is to be settled."""
 
 
 class Records(Protocol):
@@ -44,11 +38,15 @@ class Counting:
         self.place: Place = host.services.place
         self.refuses = refuses
         self.alone = InMemory(host.clock)
+        self.near = counters if isinstance(counters, InMemory) else None
+        """Those that answer at once."""
         self.last = self.said = float("-inf")
         """When the store was last away, and when that was last told."""
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Taken:
         """Raises Busy where calls are refused while something is away."""
+        if self.near is not None and not (verdict := self.near.taken(claims, lease)).unknown:
+            return verdict, Holding(lease, claims, verdict.at), self.near
         try:
             return await self.taken(self.counters, claims, lease)
         except StoreError as error:
@@ -61,7 +59,7 @@ class Counting:
         if verdict.unknown:
             claims = await self.begun(claims)
             verdict = await counters.take(claims, lease)
-        return Taken(verdict, Holding(lease, claims, verdict.at), counters)
+        return verdict, Holding(lease, claims, verdict.at), counters
 
     async def begun(self, claims: Sequence[Claim]) -> list[Claim]:
         """Those that have to begin with something, with what was spent by the records."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import ceil
-from typing import Final
 
 from plugins.limits.plan import Need
-from proxy.asks import Chat, Complete
+from proxy.asks import Chat, Embed
 from proxy.host import Host
 from proxy.meter import LETTERS, letters
 from proxy.news import CallEnded
 from proxy.types import Ask, Call
-
-NOTHING: Final = Need()
 
 
 class Guess:
@@ -24,15 +20,13 @@ class Guess:
         self.answer = answer
 
     def of(self, call: Call, units: Collection[str]) -> Need:
-        """units: what is counted of it; nothing is guessed in vain."""
-        if "tokens" not in units and "money" not in units:
-            return NOTHING
-        prompt = ceil(letters(call.ask) / LETTERS)
+        """units: what is counted of it."""
+        prompt = -(-letters(call.ask) // LETTERS)
         answer = self.answered(call.ask)
         return Need(prompt, prompt + answer, self.money(call, prompt, answer) if "money" in units else 0)
 
     def answered(self, ask: Ask) -> int:
-        if not isinstance(ask, Chat | Complete):
+        if isinstance(ask, Embed):
             return 0
         most = ask.options.get("max_tokens")
         each = most if isinstance(most, int) and most > 0 else self.answer

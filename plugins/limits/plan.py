@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote, unquote
@@ -14,6 +14,7 @@ from plugins.limits.calendar import Calendar
 from plugins.limits.rules import MINUTE, Quantity, Rule, Which
 from proxy.errors import ConfigError
 from proxy.stores.counters import Claim
+from proxy.values import value
 
 LONGEST: Final = 160
 """Letters of a name in a key; of longer ones the rest is a digest, so that a database can have an index of them."""
@@ -23,13 +24,16 @@ AFTERWARDS: Final = 86_400.0
 """Seconds for which a budget's count is kept when its time is over: calls that began in it may still end."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Need:
     """What a call will take, about.  prompt, tokens: of its prompt, and with its answer; money: billionths."""
 
     prompt: int = 0
     tokens: int = 0
     money: int = 0
+
+
+NOTHING: Final = Need()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +62,27 @@ class Counted:
         return Claim(f"{self.key}|{span.name}", self.most, amount, 0.0, life, None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """All that is counted of a call.  subjects: whose counts these are."""
+    """All that is counted of a call.
 
-    counted: tuple[Counted, ...]
-    subjects: tuple[str, ...]
-    units: frozenset[str] = field(default=frozenset())
-    budgets: bool = False
+    subjects: whose counts these are.  units: of each, what is counted.
+    rates: indexes of those by the minute, each with the names of its headers.
+    """
 
-    @classmethod
-    def of(cls, counted: Sequence[Counted], subjects: Sequence[str]) -> Plan:
-        units = frozenset(one.quantity.unit for one in counted)
-        return cls(tuple(counted), tuple(subjects), units, any(one.quantity.period for one in counted))
+    __slots__ = ("budgets", "counted", "guesses", "rates", "settles", "subjects", "units")
+
+    def __init__(self, counted: Sequence[Counted], subjects: Sequence[str]) -> None:
+        self.counted = tuple(counted)
+        self.subjects = tuple(subjects)
+        self.units = tuple(one.quantity.unit for one in counted)
+        self.settles = set(self.units) != {"requests"}
+        self.guesses = not {"tokens", "money"}.isdisjoint(self.units)
+        self.budgets = any(one.quantity.period for one in counted)
+        self.rates = tuple(
+            (index, tuple(f"ratelimit-{told}-{one.quantity.unit}" for told in ("limit", "remaining", "reset")))
+            for index, one in enumerate(counted)
+            if one.quantity.window
+        )
 
     def claims(self, need: Need, calendar: Calendar) -> list[Claim]:
         return [one.always or one.claim(need, calendar) for one in self.counted]
@@ -107,7 +119,7 @@ class Rules:
                 subject = subject_of(rule, about)
                 subjects.append(subject)
                 counted += counted_of(rule, subject)
-        return Plan.of(sorted(counted, key=lambda one: ORDER[one.quantity.name]), subjects)
+        return Plan(sorted(counted, key=lambda one: ORDER[one.quantity.name]), subjects)
 
     def applies(self, rule: Rule, about: Mapping[str, str]) -> bool:
         return self.fits(rule.match, about, True) and not self.fits(rule.unless, about, False)

@@ -15,16 +15,16 @@ from plugins.limits.api import Api
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting, Taken
 from plugins.limits.guess import Guess
-from plugins.limits.plan import Plan, Rules
+from plugins.limits.plan import NOTHING, Plan, Rules
 from plugins.limits.rules import Rule
 from plugins.limits.told import rates, refused
 from proxy.config import Strict
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, TooMany
 from proxy.host import Host
 from proxy.meter import KEPT, METERED, metered
 from proxy.news import CallEnded
 from proxy.sql.feature import Feature
-from proxy.stores.counters import Holding, Settlement
+from proxy.stores.counters import Claim, Counters, Holding, Verdict
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import StoreError
 from proxy.types import Call, Handler, Reply, Route
@@ -74,7 +74,7 @@ class Limits:
         self.counting = Counting(counters, self.ledger, host, settings.away == "refuse")
         self.process = new_id("")
         self.calls = 0
-        self.held: dict[str, tuple[Plan, Taken]] = {}
+        self.held: dict[str, tuple[Plan, Holding, Counters]] = {}
         """By the mark of its meter, what each call under way holds; every one of them ends."""
         self.fresh: set[Plan] = set()
         """Whose counts were used since the last tick."""
@@ -99,41 +99,45 @@ class Limits:
         mark = call.tags[METERED]
         if mark in self.held:  # a call that a plugin further in has sent through the chain again
             return await call_next(call)
-        taken = await self.taken(plan, call)
-        self.held[mark] = plan, taken
-        told = rates(plan.counted, taken.holding.claims, taken.verdict)
+        verdict, holding, counters = await self.taken(plan, call)
+        self.held[mark] = plan, holding, counters
+        told = rates(plan, holding.claims, verdict)
         try:
-            return (await call_next(call)).noting(**told)
+            reply = await call_next(call)
         except ProxyError as error:
             error.facts.update(told)
             raise
+        return Reply(reply.events, {**reply.facts, **told}, reply.closers)
 
     async def taken(self, plan: Plan, call: Call) -> Taken:
         """Raises TooMany, or Busy where it cannot be known."""
-        need = self.need.of(call, plan.units)
         self.calls += 1
-        if len(self.fresh) < FRESH:
+        if plan not in self.fresh and len(self.fresh) < FRESH:
             self.fresh.add(plan)
+        need = self.need.of(call, plan.units) if plan.guesses else NOTHING
         taken = await self.counting.take(plan.claims(need, self.calendar), f"{self.process}-{self.calls}")
-        if (full := taken.verdict.full) >= 0:
-            claims = taken.holding.claims
-            error = refused(plan.counted[full], claims[full], taken.verdict, self.calendar)
-            error.facts.update(rates(plan.counted, claims, taken.verdict))
-            raise error
+        if taken[0].full >= 0:
+            raise self.refusal(plan, taken[0], taken[1].claims)
         return taken
+
+    def refusal(self, plan: Plan, verdict: Verdict, claims: Sequence[Claim]) -> TooMany:
+        error = refused(plan.counted[verdict.full], claims[verdict.full], verdict, self.calendar)
+        error.facts.update(rates(plan, claims, verdict))
+        return error
 
     def ended(self, ended: CallEnded) -> None:
         if (held := self.held.pop(ended.meter, None)) is None:
             return
-        plan, taken = held
+        plan, holding, counters = held
+        if not plan.settles:
+            return
         tokens, money = 0, 0
         if ended.cache not in KEPT:
             tokens = (ended.prompt_tokens or 0) + (ended.completion_tokens or 0)
             money = (ended.cost.amount or 0) if ended.cost is not None else 0
         took = {"requests": 1, "tokens": tokens, "money": money, "calls": 0}
-        amounts = [took[one.quantity.unit] for one in plan.counted]
-        done = partial(self.spent, taken.holding, amounts) if plan.budgets else nothing
-        taken.counters.settle(Settlement(taken.holding, amounts, done))
+        amounts = [took[unit] for unit in plan.units]
+        counters.settle(holding, amounts, partial(self.spent, holding, amounts) if plan.budgets else nothing)
 
     def spent(self, holding: Holding, amounts: Sequence[int]) -> None:
         """Written down after it was counted, so that the records never know of more than the counters."""

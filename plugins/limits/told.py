@@ -9,30 +9,27 @@ from functools import lru_cache
 from typing import Final
 
 from plugins.limits.calendar import Calendar
-from plugins.limits.plan import Counted
+from plugins.limits.plan import Counted, Plan
 from plugins.limits.rules import BILLION
 from proxy.errors import TooMany
 from proxy.stores.counters import Claim, Verdict
 
+MINUTE: Final = "1m1s"
+"""Until a window is free again of which something was granted just now."""
 SOON: Final = 1.0
 """Seconds after which a call that is one too many at once may be tried again."""
 
 
-def rates(counted: Sequence[Counted], claims: Sequence[Claim], verdict: Verdict) -> dict[str, str]:
+def rates(plan: Plan, claims: Sequence[Claim], verdict: Verdict) -> dict[str, str]:
     """The headers of OpenAI's; of several limits of a kind that of which least is left."""
     told: dict[str, str] = {}
-    least: dict[str, int] = {}
-    for index, one in enumerate(counted):
-        quantity = one.quantity
-        if not quantity.window:
-            continue
-        unit, most = quantity.unit, claims[index].most
-        left = max(0, most - verdict.used[index])
-        if left < least.get(unit, left + 1):
-            least[unit] = left
-            told[f"ratelimit-limit-{unit}"] = str(most)
-            told[f"ratelimit-remaining-{unit}"] = str(left)
-            told[f"ratelimit-reset-{unit}"] = duration(round(verdict.whole[index] * 1000))
+    for index, (limit, remaining, reset) in plan.rates:
+        most = claims[index].most
+        left = most - verdict.used[index] if most > verdict.used[index] else 0
+        if limit not in told or left < int(told[remaining]):
+            told[limit] = str(most)
+            told[remaining] = str(left)
+            told[reset] = duration(round(verdict.whole[index] * 1000)) if verdict.whole else MINUTE
     return told
 
 

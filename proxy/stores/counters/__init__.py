@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import field
 from typing import Final, Protocol, runtime_checkable
 
 from proxy.values import value
@@ -41,6 +40,7 @@ class Verdict:
     at: the counters' own time, for settling.
     used: of each counter, with what was granted just now.
     whole: seconds until each has forgotten everything, if nothing more is asked of it; 0 for those without a window.
+        () where something was granted: then that is their window, and a sixtieth.
     full: index of the first that had no room, so that nothing was granted; -1 where all had.
     wait: seconds until that one has room; None where that is not known, or will never be.
     unknown: indexes of those that must be told what they begin with; nothing was granted.
@@ -63,16 +63,6 @@ class Holding:
     at: float
 
 
-@value
-class Settlement:
-    """What was taken in the end of what was granted; amounts are in the order of the claims."""
-
-    holding: Holding
-    amounts: Sequence[int]
-    done: Callable[[], None] = field(compare=False)
-    """Called once it has been counted, or cannot be."""
-
-
 class Counters(Protocol):
     """Those in memory never fail; whoever shares them over a network may raise StoreError."""
 
@@ -82,9 +72,10 @@ class Counters(Protocol):
         What is held under a lease comes free by itself some time after its process has died.
         """
 
-    def settle(self, settlement: Settlement) -> None:
-        """Soon, and in the background where it takes time.
+    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
+        """Count what was taken in the end, in the order of the claims: soon, and in the background where it takes time.
 
+        done: called once it has been counted, or cannot be.
         What was granted of a window in vain comes free at once; what was taken beyond it counts from now on.
         """
 

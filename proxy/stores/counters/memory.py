@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Settlement, Verdict
+from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Holding, Verdict
 
 MOST: Final = 100_000
 """Counters of each kind; what was used longest ago makes room, unless something of it is held."""
@@ -25,7 +25,10 @@ class Window:
         self.total = 0
 
     def used(self, now: float) -> int:
-        first = int(now / self.width) - SLOTS
+        slot = int(now / self.width)
+        if slot == self.newest:  # as of nearly all calls under load; who wrote in it has looked before
+            return self.total
+        first = slot - SLOTS
         while self.oldest < first and self.slots:
             self.total -= self.slots.pop(self.oldest, 0)
             self.oldest += 1
@@ -43,19 +46,19 @@ class Window:
                 return max(0.001, (slot + SLOTS + 1) * self.width - now)
         return None
 
-    def book(self, claim: Claim, now: float) -> None:
-        self.add(claim.amount, now)
-
     def add(self, amount: int, now: float) -> None:
-        slot = max(int(now / self.width), self.newest)
-        if not self.slots:
-            self.oldest = slot
-        self.newest = slot
+        slot = int(now / self.width)
+        if slot <= self.newest and self.slots:  # the clock may have been set back
+            slot = self.newest
+        else:
+            self.oldest = self.oldest if self.slots else slot
+            self.newest = slot
         self.slots[slot] = self.slots.get(slot, 0) + amount
         self.total += amount
 
     def settle(self, claim: Claim, amount: int, then: float, now: float) -> None:
         if amount > claim.amount:
+            self.used(now)
             self.add(amount - claim.amount, now)
         elif (slot := int(then / self.width)) in self.slots:
             back = min(claim.amount - amount, self.slots[slot])
@@ -85,7 +88,7 @@ class Level:
     def wait(self, claim: Claim, now: float) -> float | None:
         return None
 
-    def book(self, claim: Claim, now: float) -> None:
+    def hold(self, claim: Claim, now: float) -> None:
         self.held += claim.amount
         self.until = now + claim.life
 
@@ -108,33 +111,42 @@ class InMemory:
         self.noted: OrderedDict[str, None] = OrderedDict()
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
-        now = self.time()
-        counters, used, full = [], [], -1
-        for index, claim in enumerate(claims):
-            counter = self.found(claim, now)
-            if counter is None:
-                return self.ignorant(claims, now)
-            counters.append(counter)
-            had = counter.used(now)
-            used.append(had)
-            if full < 0 and had + claim.amount > claim.most:
-                full = index
-        if full >= 0:
-            wait = counters[full].wait(claims[full], now)
-            return Verdict(now, used, [one.whole(now) for one in counters], full, wait)
-        if lease:
-            for index, claim in enumerate(claims):
-                counters[index].book(claim, now)
-                used[index] += claim.amount
-        return Verdict(now, used, [one.whole(now) for one in counters])
+        return self.taken(claims, lease)
 
-    def found(self, claim: Claim, now: float) -> Counter | None:
-        kind = self.windows if claim.window else self.levels
-        if (counter := kind.get(claim.key)) is not None:
-            kind.move_to_end(claim.key)
-            return counter
+    def taken(self, claims: Sequence[Claim], lease: str) -> Verdict:
+        """The same, without being awaited."""
+        now = self.time()
+        counters: list[Counter] = []
+        used: list[int] = []
+        full = -1
+        for claim in claims:
+            kind = self.windows if claim.window else self.levels
+            counter = kind.get(claim.key)
+            if counter is not None:
+                kind.move_to_end(claim.key)
+            elif (counter := self.made(claim, now)) is None:
+                return self.ignorant(claims, now)
+            had = counter.used(now)
+            if had + claim.amount > claim.most and full < 0:
+                full = len(used)
+            counters.append(counter)
+            used.append(had)
+        if not lease or full >= 0:
+            wait = counters[full].wait(claims[full], now) if full >= 0 else None
+            return Verdict(now, used, [one.whole(now) for one in counters], full, wait)
+        for index, (claim, counter) in enumerate(zip(claims, counters, strict=True)):
+            if isinstance(counter, Window):
+                counter.add(claim.amount, now)
+            else:
+                counter.hold(claim, now)
+            used[index] += claim.amount
+        return Verdict(now, used, ())
+
+    def made(self, claim: Claim, now: float) -> Counter | None:
+        """None where it is not known what it begins with."""
         if claim.spent is None:
             return None
+        kind = self.windows if claim.window else self.levels
         self.make_room(kind)
         made = kind[claim.key] = Window(claim, now) if claim.window else Level(claim, now)
         return made
@@ -153,14 +165,15 @@ class InMemory:
         unknown = [index for index, claim in enumerate(claims) if claim.spent is None and claim.key not in self.levels]
         return Verdict(now, (), (), unknown=unknown)
 
-    def settle(self, settlement: Settlement) -> None:
-        holding, now = settlement.holding, self.time()
-        for claim, amount in zip(holding.claims, settlement.amounts, strict=True):
-            if amount == claim.amount and claim.window:
-                continue
-            if (counter := (self.windows if claim.window else self.levels).get(claim.key)) is not None:
-                counter.settle(claim, amount, holding.at, now)
-        settlement.done()
+    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
+        now = self.time()
+        for claim, amount in zip(holding.claims, amounts, strict=True):
+            if claim.window:
+                if amount != claim.amount and (window := self.windows.get(claim.key)) is not None:
+                    window.settle(claim, amount, holding.at, now)
+            elif (level := self.levels.get(claim.key)) is not None:
+                level.settle(claim, amount, holding.at, now)
+        done()
 
     async def lift(self, totals: Mapping[str, int]) -> None:
         for key, total in totals.items():

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
-from proxy.stores.counters import MOST_NAMES, Claim, Holding, Settlement, Verdict
+from proxy.stores.counters import MOST_NAMES, Claim, Holding, Verdict
 from proxy.stores.keyvalue import StoreError
 
 SPACE: Final = "{gemmapy:limits}:"
@@ -132,23 +132,22 @@ class InRedis:
             return
         verdict = read(told.result(), len(claims))
         if lease and verdict.full < 0 and not verdict.unknown:
-            self.settle(Settlement(Holding(lease, claims, verdict.at), [0] * len(claims), nothing))
+            self.settle(Holding(lease, claims, verdict.at), [0] * len(claims), nothing)
 
-    def settle(self, settlement: Settlement) -> None:
-        holding = settlement.holding
+    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
         self.held.pop(holding.lease, None)
         changed = [
             (one, amount)
-            for one, amount in zip(holding.claims, settlement.amounts, strict=True)
+            for one, amount in zip(holding.claims, amounts, strict=True)
             if not one.window or one.amount != amount
         ]
         if not changed:
-            return settlement.done()
+            return done()
         arguments: list[Any] = [holding.lease, int(holding.at)]
         for one, amount in changed:
             arguments += (milliseconds(one.window), one.amount, amount)
         future = self.batch.send(SETTLE, keys_of([one for one, _ in changed]), arguments)
-        future.add_done_callback(lambda told: settled(told, settlement))
+        future.add_done_callback(lambda told: settled(told, done))
 
     async def lift(self, totals: Mapping[str, int]) -> None:
         keys = list(totals)
@@ -205,17 +204,17 @@ def read(told: Sequence[int], count: int) -> Verdict:
     """What take.lua says."""
     if told[0] == 2:
         return Verdict(told[1], (), (), unknown=told[2:])
-    used, whole = told[2 : 2 + count], [one / 1000 for one in told[2 + count : 2 + 2 * count]]
+    used = told[2 : 2 + count]
     if told[0] == 0:
-        return Verdict(told[1], used, whole)
-    full, wait = told[-2:]
-    return Verdict(told[1], used, whole, full, None if wait < 0 else wait / 1000)
+        return Verdict(told[1], used, ())
+    *whole, full, wait = told[2 + count :]
+    return Verdict(told[1], used, [one / 1000 for one in whole], full, None if wait < 0 else wait / 1000)
 
 
-def settled(told: asyncio.Future[Any], settlement: Settlement) -> None:
+def settled(told: asyncio.Future[Any], done: Callable[[], None]) -> None:
     if not told.cancelled():
         told.exception()  # has been told by the breaker; the lease comes free by itself
-    settlement.done()
+    done()
 
 
 def nothing() -> None:

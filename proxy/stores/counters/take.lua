@@ -2,7 +2,8 @@
 -- KEYS: of each claim its counter, and the leases of what is held of it (the same key again where it has a window).
 -- ARGV: the name of the lease, or "" to look only; the milliseconds that it lives; then of each claim its window in ms
 -- (0 is none), the most, the amount, the ms that its counter is kept, and with what it begins ("" where unknown).
--- Gives {0, now, used…, whole…}; {1, now, used…, whole…, index, wait} where one is full; {2, now, indexes…} where it
+-- Gives {0, now, used…} where all was granted; {1, now, used…, whole…, index, wait} where one is full or it only looked,
+-- the index then -1; {2, now, indexes…} where it
 -- has to be told with what some begin.
 local SLOTS = 60
 local clock = redis.call('TIME')
@@ -106,14 +107,14 @@ if not full and lease ~= '' then
   end
 end
 
-local told = {full and 1 or 0, now}
+local looked = full or lease == ''
+local told = {looked and 1 or 0, now}
 for _, one in ipairs(claims) do told[#told + 1] = one.used end
+if not looked then return told end
 for _, one in ipairs(claims) do
   local counts = one.window > 0 and one.used > 0
   told[#told + 1] = counts and math.max(0, math.ceil((one.newest + SLOTS + 1) * one.width - now)) or 0
 end
-if full then
-  told[#told + 1] = full - 1
-  told[#told + 1] = wait_for(claims[full])
-end
+told[#told + 1] = full and full - 1 or -1
+told[#told + 1] = full and wait_for(claims[full]) or -1
 return told
