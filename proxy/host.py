@@ -95,7 +95,10 @@ class Bus:
 
     def announce(self, event: object) -> None:
         for listener in self.listeners.get(type(event), ()):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:  # one's fault is neither the call's nor the other listeners'
+                log.exception("%s could not be told", type(event).__name__)
 
 
 Form = TypeVar("Form", bound=BaseModel)

@@ -75,7 +75,7 @@ class Limits:
         self.process = new_id("")
         self.calls = 0
         self.held: dict[str, tuple[Plan, Holding, Counters]] = {}
-        """By the mark of its meter, what each call under way holds; every one of them ends."""
+        """By the mark of its meter, what each call under way holds.  The end of every one that is measured is told."""
         self.fresh: set[Plan] = set()
         """Whose counts were used since the last tick."""
         self.stopping = asyncio.Event()
