@@ -8,9 +8,10 @@ from itertools import count
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from proxy.clock import Clock
-from proxy.stores.counters import MOST_NAMES, Claim, Counters, Holding, Verdict
+from proxy.stores.counters import MOST_NAMES, Claim, Counters, Holding, Verdict, memory
 from proxy.stores.counters import redis as in_redis
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.counters.redis import InRedis
@@ -45,11 +46,11 @@ Opener = Callable[[], Counters]
 async def opener(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> AsyncIterator[Opener]:
     """Opens the same counters, as another process would; those in memory are one process's."""
     stores: list[RedisStore] = []
-    memory = InMemory(Clock())
+    alone = InMemory(Clock())
 
     def opened() -> Counters:
         if request.param == "memory":
-            return memory
+            return alone
         stores.append(RedisStore(servers[request.param].url, 1.0, Clock()))
         return stores[-1].counters()
 
@@ -290,3 +291,54 @@ async def test_of_a_counter_that_was_lost_nothing_is_made_up(
     assert list((await take(one, level(1, spent=None)))[0].unknown) == [0]
     await granted(one, level(1, spent=105, most=1000))
     assert await used(one, level(), window()) == [106, 0]
+
+
+@shared
+async def test_nothing_stays_for_ever(opener: Opener, servers: dict[str, RedisServer]) -> None:
+    one = opener()
+    holding = await granted(one, window(5), level(5), level(3, key="m", spent=7))
+    await settle(one, holding, 9, 2, 3)
+    await granted(one, window(1, most=100), level(1))
+    lives = [life async for life in lives_of(servers)]
+    assert len(lives) >= 4 and all(0 < life <= 62_000 for life in lives)
+
+
+async def lives_of(servers: dict[str, RedisServer]) -> AsyncIterator[int]:
+    """Milliseconds that each key still has."""
+    for server in servers.values():
+        async with Redis(port=server.port) as client:
+            async for key in client.scan_iter("{gemmapy:limits}:*"):
+                yield int(await client.pttl(key))
+
+
+@shared
+async def test_a_clock_that_was_set_back_blocks_nobody(opener: Opener, servers: dict[str, RedisServer]) -> None:
+    one = opener()
+    await granted(one, window(10))
+    for server in servers.values():
+        async with Redis(port=server.port) as client:
+            async for key in client.scan_iter("{gemmapy:limits}:w"):
+                later = str(int((await client.time())[0]) + 3600)
+                await client.hset(key, mapping={"newest": later, "oldest": later, later: "10"})
+    await granted(one, window(10))
+
+
+# --- those in memory ---------------------------------------------------------------------------------
+
+
+async def test_what_was_used_longest_ago_makes_room_unless_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST", 3)
+    one = InMemory(Clock())
+    await granted(one, level(2, key="held"))
+    for number in range(6):
+        await settle(one, await granted(one, level(1, key=f"l{number}"), window(1, key=f"w{number}")), 1, 1)
+    assert set(one.levels) == {"held", "l4", "l5"} and set(one.windows) == {"w3", "w4", "w5"}
+
+
+async def test_what_nobody_uses_any_more_goes() -> None:
+    one = InMemory(Clock())
+    await settle(one, await granted(one, level(1, key="m", life=0.01)), 1)
+    await granted(one, window(1, seconds=0.01), level(1, life=0.01))
+    await asyncio.sleep(0.03)
+    await one.renew()
+    assert one.windows == {} and list(one.levels) == ["l"]  # which is held

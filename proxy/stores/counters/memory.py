@@ -47,12 +47,9 @@ class Window:
         return None
 
     def add(self, amount: int, now: float) -> None:
-        slot = int(now / self.width)
-        if slot <= self.newest and self.slots:  # the clock may have been set back
-            slot = self.newest
-        else:
-            self.oldest = self.oldest if self.slots else slot
-            self.newest = slot
+        slot = self.newest = int(now / self.width)
+        if not self.slots:
+            self.oldest = slot
         self.slots[slot] = self.slots.get(slot, 0) + amount
         self.total += amount
 
@@ -105,7 +102,7 @@ Counter = Window | Level
 
 class InMemory:
     def __init__(self, clock: Clock) -> None:
-        self.time = clock.time
+        self.time = clock.monotonic  # whoever sets the clock neither frees nor blocks anybody
         self.windows: OrderedDict[str, Counter] = OrderedDict()
         self.levels: OrderedDict[str, Counter] = OrderedDict()
         self.noted: OrderedDict[str, None] = OrderedDict()

@@ -22,6 +22,10 @@ local function look_at_window(one)
   one.width = one.window / SLOTS
   one.slot = math.floor(now / one.width)
   local kept = redis.call('HMGET', one.key, 'total', 'oldest', 'newest')
+  if kept[3] and tonumber(kept[3]) > one.slot + SLOTS then -- the clock was set back: it would be full until then
+    redis.call('DEL', one.key)
+    kept = {}
+  end
   one.used, one.fresh = tonumber(kept[1]) or 0, not kept[1]
   one.oldest, one.newest = tonumber(kept[2]) or one.slot, tonumber(kept[3]) or one.slot
   local first, before = one.slot - SLOTS, one.oldest
