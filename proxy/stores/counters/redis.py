@@ -23,6 +23,7 @@ LEASE: Final = 30.0
 RENEW: Final = 10.0
 BATCH: Final = 500
 MONTH: Final = 32 * 86_400.0
+MOST_UNSURE: Final = 10_000
 NOTHING: Final = b""
 
 Run = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
@@ -105,6 +106,8 @@ class InRedis:
         self.clock = clock
         self.held: dict[str, Sequence[Claim]] = {}
         """By lease, what this process holds."""
+        self.unsure: dict[str, Sequence[Claim]] = {}
+        """By lease, what Redis may hold for this process in vain, since a command failed."""
         self.renewed = clock.monotonic()
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
@@ -118,6 +121,9 @@ class InRedis:
         except asyncio.CancelledError:
             future.add_done_callback(lambda told: self.undo(told, claims, lease))
             raise
+        except StoreError:  # perhaps of the answer only
+            self.doubt(claims, lease)
+            raise
         if lease and verdict.full < 0 and not verdict.unknown:
             self.hold(claims, lease)
         return verdict
@@ -129,7 +135,7 @@ class InRedis:
     def undo(self, told: asyncio.Future[Any], claims: Sequence[Claim], lease: str) -> None:
         """Whoever asked has left."""
         if told.cancelled() or told.exception() is not None:
-            return
+            return self.doubt(claims, lease)
         verdict = read(told.result(), len(claims))
         if lease and verdict.full < 0 and not verdict.unknown:
             self.settle(Holding(lease, claims, verdict.at), [0] * len(claims), nothing)
@@ -147,7 +153,23 @@ class InRedis:
         for one, amount in changed:
             arguments += (milliseconds(one.window), one.amount, amount)
         future = self.batch.send(SETTLE, keys_of([one for one, _ in changed]), arguments)
-        future.add_done_callback(lambda told: settled(told, done))
+        future.add_done_callback(lambda told: self.settled(told, holding, done))
+
+    def settled(self, told: asyncio.Future[Any], holding: Holding, done: Callable[[], None]) -> None:
+        if told.cancelled() or told.exception() is not None:  # the breaker has told it
+            self.doubt(holding.claims, holding.lease)
+        done()
+
+    def doubt(self, claims: Sequence[Claim], lease: str) -> None:
+        levels = [one for one in claims if not one.window and one.amount]
+        if lease and levels and len(self.unsure) < MOST_UNSURE:
+            self.unsure[lease] = levels
+
+    def let_go(self) -> None:
+        """Until Redis has heard it.  What was spent of it is lifted by whoever keeps records."""
+        unsure, self.unsure = self.unsure, {}
+        for lease, claims in unsure.items():
+            self.settle(Holding(lease, claims, 0), [0] * len(claims), nothing)
 
     async def lift(self, totals: Mapping[str, int]) -> None:
         keys = list(totals)
@@ -156,6 +178,7 @@ class InRedis:
             await self.batch.send(LIFT, [SPACE + key for key in some], [totals[key] for key in some])
 
     async def renew(self) -> None:
+        self.let_go()
         now = self.clock.monotonic()
         if now - self.renewed < RENEW:
             return
@@ -209,12 +232,6 @@ def read(told: Sequence[int], count: int) -> Verdict:
         return Verdict(told[1], used, ())
     *whole, full, wait = told[2 + count :]
     return Verdict(told[1], used, [one / 1000 for one in whole], full, None if wait < 0 else wait / 1000)
-
-
-def settled(told: asyncio.Future[Any], done: Callable[[], None]) -> None:
-    if not told.cancelled():
-        told.exception()  # has been told by the breaker; the lease comes free by itself
-    done()
 
 
 def nothing() -> None:

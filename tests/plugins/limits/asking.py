@@ -52,7 +52,11 @@ async def used(run: Running, quantity: str, index: int = 0) -> Any:
 
 
 async def until_used(run: Running, quantity: str, amount: Any) -> None:
-    """What is settled after the answer was read is seen soon."""
-    async with asyncio.timeout(5):
-        while await used(run, quantity) != amount:  # noqa: ASYNC110  (it tells nobody)
-            await asyncio.sleep(0.002)
+    """What is settled after the answer was read is seen soon, and once the store answers."""
+    async with asyncio.timeout(10):
+        while True:
+            async with run.http.get(f"{run.url}/api/limits") as response:
+                body = await response.json()
+            if response.status == 200 and body["data"][0]["limits"][quantity]["used"] == amount:
+                return
+            await asyncio.sleep(0.005)
