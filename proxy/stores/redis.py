@@ -12,6 +12,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
@@ -147,8 +148,17 @@ class RedisStore:
         """Its own breaker: a limit is worth more patience than a cache's answer."""
         if self.counting is None:
             breaker = Breaker(f"{self.breaker.name}, asked for limits,", SLOWLY * self.breaker.patience, self.clock)
-            self.counting = InRedis(lambda commands: self.piped(commands, raises=False), breaker, self.clock)
+            self.counting = InRedis(self.told, breaker, self.clock)
         return self.counting
+
+    async def told(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What each command gives, or its error; one alone is spared the making of a pipeline."""
+        if len(commands) > 1:
+            return await self.piped(commands, raises=False)
+        try:
+            return [await self.client.execute_command(*commands[0])]
+        except ResponseError as error:
+            return [error]
 
     async def aclose(self) -> None:
         await self.client.aclose()

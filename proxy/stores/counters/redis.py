@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from redis.exceptions import NoScriptError
 
@@ -26,7 +26,7 @@ MONTH: Final = 32 * 86_400.0
 MOST_UNSURE: Final = 10_000
 NOTHING: Final = b""
 
-Run = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
+Run: TypeAlias = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 """Commands, in one round trip; gives what each of them gave, or its exception."""
 
 
@@ -47,31 +47,34 @@ class Script:
 TAKE, SETTLE, RENEWAL, LIFT = Script("take"), Script("settle"), Script("renew"), Script("lift")
 
 
+Waiting: TypeAlias = tuple[Script, tuple[Any, ...], asyncio.Future[Any]]
+
+
 class Batch:
-    """What is sent in one turn of the event loop goes in one round trip."""
+    """What is sent in one turn of the event loop goes in one round trip, and so does what comes while one is under way:
+    most of what a command costs is the trip."""
 
     def __init__(self, run: Run, breaker: Breaker) -> None:
         self.run = run
         self.breaker = breaker
-        self.waiting: list[tuple[Script, tuple[Any, ...], asyncio.Future[Any]]] = []
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.waiting: list[Waiting] = []
+        self.sending: asyncio.Task[None] | None = None
 
     def send(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> asyncio.Future[Any]:
         """Gives StoreError where it cannot be done.  Whoever leaves does not undo it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        if not self.waiting:
-            loop.call_soon(self.start)
         self.waiting.append((script, script.call(keys, arguments), future))
+        if self.sending is None or self.sending.done():
+            self.sending = loop.create_task(self.send_all())  # not one caller's
         return future
 
-    def start(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        task = asyncio.get_running_loop().create_task(self.sent(waiting))  # not one caller's
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    async def send_all(self) -> None:
+        while self.waiting:
+            some, self.waiting = self.waiting[:BATCH], self.waiting[BATCH:]
+            await self.sent(some)
 
-    async def sent(self, waiting: Sequence[tuple[Script, tuple[Any, ...], asyncio.Future[Any]]]) -> None:
+    async def sent(self, waiting: Sequence[Waiting]) -> None:
         try:
             told = await self.breaker.do(self.run([call for _, call, _ in waiting]))
             unheard = [index for index, one in enumerate(told) if isinstance(one, NoScriptError)]
@@ -90,10 +93,8 @@ class Batch:
                 future.set_result(one)
 
     async def idle(self) -> None:
-        while self.waiting or self.tasks:
-            await asyncio.sleep(0)
-            if self.tasks:
-                await asyncio.wait(list(self.tasks))
+        while self.sending is not None and not self.sending.done():
+            await asyncio.wait([self.sending])
 
 
 class InRedis:
