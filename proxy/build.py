@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
@@ -81,11 +80,21 @@ class Assembly:
         self.writer = Writer(self.send, config.streams)
         self.desk = desk = Counter(config.requests)
         self.database = partial(database_of, config.database, services)
-        host = Host(services, self.send, self.answer, self.catalogue, desk, shelf, open_database=self.database)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
         prices = book_of(config.costs, config.upstreams, source)
-        host = replace(host, price=prices.cost, prices=prices)
+        host = Host(
+            services,
+            self.send,
+            self.answer,
+            self.catalogue,
+            desk,
+            shelf,
+            price=prices.cost,
+            prices=prices,
+            open_database=self.database,
+            workers=config.listen.workers,
+        )
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)

@@ -18,6 +18,8 @@ from proxy.errors import ConfigError
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
+from proxy.stores.counters import Counters, Shared
+from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.types import Call, Caller, Handler, Reply
@@ -43,6 +45,9 @@ class Models(Protocol):
     async def stamp(self, name: str) -> str | None:
         """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
         what the operator pinned.  None if no upstream lists it."""
+
+    def named(self, name: str) -> str:
+        """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
 
     def upstreams(self) -> Collection[str]:
         """Their names."""
@@ -163,6 +168,8 @@ class Host:
     prices: Book = field(default_factory=Book)
     """Where `price` looks; a feature that keeps prices puts them there."""
     open_database: Callable[[], Database] = no_database
+    workers: int = 1
+    """Processes that answer."""
 
     @property
     def database(self) -> Database:
@@ -187,6 +194,20 @@ class Host:
             return self.shelf.keyvalue(name)
         except Unknown:
             raise ConfigError([f"no store is called {name!r}; there are {', '.join(self.shelf.kinds)}"]) from None
+
+    def counters(self, name: str | None) -> Counters:
+        """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.
+
+        Raises ConfigError.
+        """
+        if name is not None:
+            store = self.keyvalue(name)
+            if not isinstance(store, Shared):
+                raise ConfigError([f"the store {name!r} cannot count; take one of the kind `redis`"])
+            return store.counters()
+        if self.workers > 1:
+            raise ConfigError([f"{self.workers} workers would each count alone; name a `store` of the kind `redis`"])
+        return self.kept("counters", lambda: InMemory(self.clock))
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         return self.services.kept(name, make)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
+from itertools import count
 from typing import Final
 
 from proxy.asks import Chat, Complete, Embed
@@ -15,7 +16,9 @@ from proxy.streams import Replay, replay
 from proxy.types import Ask, Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage
 
 METERED: Final = "metered"
-"""Tag of a call that is being measured; it holds the route, since a plugin's own call may be made from another."""
+"""Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
+which `CallEnded.meter` repeats, since clients may give two calls one id."""
+NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
@@ -25,11 +28,11 @@ KEPT: Final = ("hit", "shared")
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
     """Hand the call on; every CallEnded is announced exactly once, however many plugins of its chain ask for it."""
-    if call.tags.get(METERED) == call.route:
+    if call.tags and call.tags.get(METERED, "").rpartition(" ")[0] == call.route:
         return await call_next(call)
     tally = Tally(call, host)
     try:
-        reply = await call_next(call.but(tags={**call.tags, METERED: call.route}))
+        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}))
     except BaseException as error:
         tally.end(error)
         raise
@@ -41,6 +44,7 @@ class Tally:
 
     def __init__(self, call: Call, host: Host) -> None:
         self.call = call
+        self.meter = f"{call.route} {next(NUMBERS)}"
         self.host = host
         self.at = host.clock.time()
         self.began = host.clock.monotonic()
@@ -143,6 +147,7 @@ class Tally:
             call.about,
             {name: told for name, told in tags.items() if name != METERED} if tags else tags,
             facts.get("cache-key", ""),
+            self.meter,
         )
         # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
         setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)

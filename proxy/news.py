@@ -74,6 +74,7 @@ class CallEnded:
     cache_key: under which the cache keeps the answer, or would.
     error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
     about, tags: as on the call.
+    meter: what inner plugins see as the call's tag `metered`; no other call has it.
     """
 
     id: str
@@ -105,6 +106,7 @@ class CallEnded:
     about: Mapping[str, object] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     cache_key: str = ""
+    meter: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def settings_page() -> str:
         parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(cls.Settings)]
         for setting, field in cls.Settings.model_fields.items():
             for inner in dict.fromkeys(_models_in(field.annotation)):
-                parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, "")
+                parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, f"plugins.{name}.{setting}.")
     return "\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 

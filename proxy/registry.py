@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 from proxy.config import Config
 from proxy.errors import ConfigError
@@ -13,6 +13,16 @@ from proxy.host import Host
 from proxy.yamlfile import Source, hint
 
 GROUP = "gemmapy_proxy.plugins"
+MISPLACED: Final = {
+    ("records", "limits"): ("records calls", "whose refusals it would not hear of"),
+    ("records", "keeps"): ("records calls", "whose answers it would not hear of"),
+    ("records", "tries"): ("records calls", "whose answers it would not hear of"),
+    ("limits", "keeps"): ("counts calls", "which keeps answers"),
+    ("limits", "tries"): ("counts calls", "which tries again"),
+    ("changes", "keeps"): ("changes what is asked", "which keeps answers"),
+    ("keeps", "tries"): ("keeps answers", "which tries again"),
+}
+"""What must not stand further in than what, by their places, and why."""
 
 
 def known() -> Mapping[str, Any]:
@@ -118,13 +128,9 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
     """What stands nearer to the client than it may: a kept answer must be the one to what is asked in the end."""
     mine = getattr(found[name], "place", "")
     for other in before:
-        theirs = getattr(found.get(other), "place", "")
-        if mine == "changes" and theirs == "keeps":
-            yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
-        if mine == "keeps" and theirs == "tries":
-            yield f"{name!r} keeps answers and must stand before {other!r}, which tries again"
-        if mine == "records" and theirs in ("keeps", "tries"):
-            yield f"{name!r} records calls and must stand before {other!r}, whose answers it would not hear of"
+        if reasons := MISPLACED.get((mine, getattr(found.get(other), "place", ""))):
+            does, why = reasons
+            yield f"{name!r} {does} and must stand before {other!r}, {why}"
 
 
 def told(error: Exception) -> str:

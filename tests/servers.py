@@ -150,9 +150,12 @@ class PostgresServer:
         told = ["fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=16MB"]
         options = [word for one in told for word in ("-c", one)]
         command = [self.program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options]
-        self.process = await asyncio.to_thread(lambda: subprocess.Popen(command, **self.run))
         async with asyncio.timeout(20):
             while True:
+                if (
+                    self.process is None or self.process.poll() is not None
+                ):  # one that was killed may leave children yet
+                    self.process = await asyncio.to_thread(lambda: subprocess.Popen(command, **self.run))
                 with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     await (await asyncpg.connect(self.url())).close()
                     return

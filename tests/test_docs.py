@@ -24,6 +24,7 @@ from tests.conftest import BARE, Running, Start
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DEMO = packaged("demo.yaml").read_text()
+PAGES = (ROOT / "README.md", DOCS / "caching.md", DOCS / "limits.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -135,7 +136,10 @@ def test_the_configurations_of_identity_are_right(example: str) -> None:
     assert is_guarded(config)
 
 
-@pytest.mark.parametrize("example", [*blocks(ROOT / "README.md", "yaml"), *blocks(DOCS / "caching.md", "yaml")])
-async def test_the_readmes_configurations_are_right(start: Start, example: str) -> None:
+@pytest.mark.parametrize("example", [one for page in PAGES for one in blocks(page, "yaml")])
+async def test_the_readmes_configurations_are_right(
+    start: Start, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where records are kept, unless said
     async with start(re.sub(r"^listen:.*\n", "", example, flags=re.M)) as run:
         assert run.url

@@ -45,6 +45,7 @@ PLUGINS_MAY = {
     "proxy.types",
     "proxy.asks",
     "proxy.models",
+    "proxy.values",
     "proxy.news",
     "proxy.prices",
     "proxy.errors",

@@ -18,7 +18,11 @@ from proxy.wire.openai_errors import error_body
 REQUEST_ID: Final = "X-Request-Id"
 UNKNOWN: Final = Caller("-", "public")
 PROCESSING: Final = "openai-processing-ms"
-STANDARD: Final = {"age": "Age"}
+RATES: Final = frozenset(
+    f"ratelimit-{told}-{what}" for told in ("limit", "remaining", "reset") for what in ("requests", "tokens")
+)
+"""Facts of limits, which every answer tells and no log."""
+STANDARD: Final = {"age": "Age", **{name: f"x-{name}" for name in RATES}}
 """Facts that have a header of their own."""
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
@@ -83,7 +87,7 @@ class Exchange:
         if self.first is not None:
             told["first_ms"] = int((self.first - self.started) * 10_000) / 10
         told["total_ms"] = int((self.ended - self.started) * 10_000) / 10
-        told.update(self.facts)
+        told.update((name, value) for name, value in self.facts.items() if name not in RATES)
         return told
 
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:

@@ -12,9 +12,11 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
+from proxy.stores.counters.redis import InRedis
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
 HEAD: Final = struct.Struct("!2sdI")
@@ -49,6 +51,7 @@ class RedisStore:
         retry = Retry(NoBackoff(), 0)
         common: dict[str, Any] = {"socket_connect_timeout": patience, "socket_timeout": None, "retry": retry}
         self.together = Together(self.read)
+        self.counting: InRedis | None = None
         self.client: Any
         if place.scheme.endswith(CLUSTER):
             self.client = RedisCluster.from_url(url.replace(CLUSTER, "", 1), **common)
@@ -140,6 +143,22 @@ class RedisStore:
 
     async def expire(self) -> int:
         return 0
+
+    def counters(self) -> InRedis:
+        """Its own breaker: a limit is worth more patience than a cache's answer."""
+        if self.counting is None:
+            breaker = Breaker(f"{self.breaker.name}, asked for limits,", SLOWLY * self.breaker.patience, self.clock)
+            self.counting = InRedis(self.told, breaker, self.clock)
+        return self.counting
+
+    async def told(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What each command gives, or its error; one alone is spared the making of a pipeline."""
+        if len(commands) > 1:
+            return await self.piped(commands, raises=False)
+        try:
+            return [await self.client.execute_command(*commands[0])]
+        except ResponseError as error:
+            return [error]
 
     async def aclose(self) -> None:
         await self.client.aclose()

@@ -152,6 +152,9 @@ class Catalogue:
                 return next(iter(get_close_matches(name[:100], names, 1, cutoff=0.7)), "")
         return ""
 
+    def named(self, name: str) -> str:
+        return canonical(self.settled.of(name).alias or name)
+
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
 

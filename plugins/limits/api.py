@@ -1,0 +1,100 @@
+"""Looking at limits: callers at their own, admins at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import orjson
+from aiohttp import web
+
+from plugins.limits.calendar import Calendar
+from plugins.limits.counting import Counting
+from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
+from plugins.limits.told import money
+from proxy.errors import BadCall, Busy
+from proxy.host import Host
+from proxy.stores.counters import Verdict
+from proxy.stores.keyvalue import StoreError
+from proxy.types import JSON, Caller, Route
+
+MOST: Final = 1000
+USUAL: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    rules: Rules
+    counting: Counting
+    calendar: Calendar
+    host: Host
+    note: Callable[[], Awaitable[None]]
+    """Tells the counters whose counts this process has used."""
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/limits", self.told, "user")
+
+    async def told(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What is limited and how much is left, by subject, in order; after the one that `after` names."""
+        caller, after = self.host.desk.caller(request), request.query.get("after", "")
+        most = limit_of(request)
+        try:
+            await self.note()
+            subjects = [one for one in await self.subjects(caller) if one > after]
+            data = await asyncio.gather(*(self.entry(one) for one in subjects[:most]))
+        except StoreError as error:
+            raise Busy(f"Limits cannot be looked up now: {error}.", code="store_unavailable", wait=5.0) from error
+        last = data[-1]["id"] if data else None
+        body = {"object": "list", "data": data, "has_more": len(subjects) > most, "last": last}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    async def subjects(self, caller: Caller) -> list[str]:
+        """Those that were counted lately and may be seen by this caller, and those that are there for every caller."""
+        mine = {"caller": caller.name, "key": caller.key}
+        found = {one for one in await self.counting.counters.names() if self.may_see(caller, one)}
+        for rule in self.rules.rules.values():
+            if {"model", "route"}.isdisjoint(rule.dimensions) and self.rules.applies(rule, mine):
+                found.add(subject_of(rule, mine))
+        return sorted(found)
+
+    def may_see(self, caller: Caller, subject: str) -> bool:
+        if (read := self.rules.read(subject)) is None:
+            return False
+        rule, told = read
+        mine = {"caller": caller.name, "key": caller.key}
+        return caller.is_admin or (self.rules.applies(rule, mine) and subject_of(rule, {**told, **mine}) == subject)
+
+    async def entry(self, subject: str) -> JSON:
+        rule, told = self.rules.read(subject) or gone(subject)
+        counted = list(counted_of(rule, subject))
+        claims = [one.claim(NOTHING, self.calendar) for one in counted]
+        verdict, _, _ = await self.counting.taken(self.counting.counters, claims, "")
+        limits = {one.quantity.name: self.figures(one, verdict, index) for index, one in enumerate(counted)}
+        said = rule.model_dump(mode="json", include={"per", "match", "unless"}, exclude_defaults=True)
+        return {"id": subject, "rule": {"per": rule.per, **said}, **told, "limits": limits}
+
+    def figures(self, one: Counted, verdict: Verdict, index: int) -> JSON:
+        """Money is text, since it is exact.  reset: seconds until nothing counts any more, if nothing more is asked."""
+        used = verdict.used[index]
+        amounts: dict[str, JSON] = {"limit": one.most, "used": used, "remaining": max(0, one.most - used)}
+        if one.quantity.unit == "money":
+            amounts = {name: money(amount) for name, amount in amounts.items()}
+        if one.quantity.period:
+            return {**amounts, "reset": round(self.calendar.span(one.quantity.period).ends - self.calendar.time(), 3)}
+        return {**amounts, "reset": round(verdict.whole[index], 3)} if one.quantity.window else amounts
+
+
+def gone(subject: str) -> NoReturn:
+    raise LookupError(subject)  # only those were asked for that can be read
+
+
+def limit_of(request: web.BaseRequest) -> int:
+    """Raises BadCall."""
+    given = request.query.get("limit", str(USUAL))
+    most = int(given) if given.isascii() and given.isdecimal() and len(given) < 6 else 0
+    if not 0 < most <= MOST:
+        message = f"Invalid 'limit': expected a whole number from 1 to {MOST}."
+        raise BadCall(message, param="limit", code="invalid_value")
+    return most

@@ -1,0 +1,133 @@
+"""What was spent of budgets, in SQL: written in the background, and read where a counter is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+from sqlalchemy import delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from plugins.limits.calendar import begin_of
+from plugins.limits.tables import SPENT
+from proxy.host import Host
+from proxy.sql.database import Database, DatabaseAway
+
+log = logging.getLogger(__name__)
+BATCH: Final = 500
+MOST: Final = 100_000
+"""Counters whose amounts wait while the database is away; what is spent of others is forgotten by a restart."""
+PATIENCE: Final = 2.0
+"""Seconds that a call waits to learn what was spent."""
+REST: Final = 5.0
+"""Seconds for which a database that did not tell it is not asked."""
+KEEP: Final = 62 * 86_400.0
+DAY: Final = 86_400.0
+SAY: Final = 60.0
+"""Seconds between two lines in the log."""
+
+
+class Ledger:
+    """Of one process; several may write into one database."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.clock = host.clock
+        self.pending: dict[str, int] = {}
+        self.turn = asyncio.Lock()
+        self.asked: set[str] = set()
+        self.next: asyncio.Task[Mapping[str, int]] | None = None
+        self.rests = self.said = self.swept = float("-inf")
+
+    @property
+    def database(self) -> Database:
+        return self.host.database
+
+    def add(self, counter: str, amount: int) -> None:
+        if counter in self.pending or len(self.pending) < MOST:
+            self.pending[counter] = self.pending.get(counter, 0) + amount
+        else:
+            self.say(f"more than {MOST} counters wait for the database; what is spent of others is not written down")
+
+    async def flush(self) -> dict[str, int]:
+        """Write down what waits, and give what was spent in all of these counters, by all processes."""
+        totals: dict[str, int] = {}
+        async with self.turn:
+            while some := dict(sorted(self.pending.items())[:BATCH]):  # in order, so that two writers never lock up
+                try:
+                    totals |= await self.write(some)
+                except DatabaseAway as error:
+                    self.say(f"{error}  What was spent is written down when it is back.")
+                    break
+                for counter, amount in some.items():
+                    self.pending[counter] -= amount
+                    if not self.pending[counter]:
+                        del self.pending[counter]
+        return totals
+
+    async def write(self, some: Mapping[str, int]) -> dict[str, int]:
+        insert = postgresql.insert if self.database.dialect == "postgresql" else sqlite.insert
+        new = insert(SPENT).values([row(counter, amount) for counter, amount in some.items()])
+        added = new.on_conflict_do_update(
+            index_elements=[SPENT.c.counter], set_={"spent": SPENT.c.spent + new.excluded.spent}
+        )
+        async with self.database.writing() as connection:
+            told = await connection.execute(added.returning(SPENT.c.counter, SPENT.c.spent))
+            return {one.counter: one.spent for one in told}
+
+    async def spent(self, counters: Collection[str]) -> Mapping[str, int] | None:
+        """What was spent of these; None while that cannot be learned.  Those who ask at once share one reading."""
+        if self.clock.monotonic() < self.rests:
+            return None
+        self.asked.update(counters)
+        if self.next is None:
+            self.next = self.host.background.start(self.read(), "reading what was spent")
+        return await self.next_told(self.next)
+
+    async def next_told(self, reading: asyncio.Task[Mapping[str, int]]) -> Mapping[str, int] | None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(reading)
+        except (TimeoutError, DatabaseAway) as error:
+            self.rests = self.clock.monotonic() + REST
+            self.say(f"{str(error) or 'the database does not answer'}  It is not known what was spent of budgets.")
+            return None
+
+    async def read(self) -> Mapping[str, int]:
+        async with self.turn:  # nothing is on its way to the database meanwhile
+            asked, self.asked, self.next = list(self.asked), set(), None
+            found: dict[str, int] = {}
+            for some in batches(asked):
+                wanted = select(SPENT.c.counter, SPENT.c.spent).where(SPENT.c.counter.in_(some))
+                async with self.database.reading() as connection:
+                    found |= {one.counter: one.spent for one in await connection.execute(wanted)}
+            return {counter: found.get(counter, 0) + self.pending.get(counter, 0) for counter in asked}
+
+    async def sweep(self) -> None:
+        """Once a day what is long over goes."""
+        now = self.clock.time()
+        if now - self.swept < DAY:
+            return
+        self.swept = now
+        try:
+            async with self.database.writing() as connection:
+                await connection.execute(delete(SPENT).where(SPENT.c.begins < int((now - KEEP) * 1e6)))
+        except DatabaseAway as error:
+            self.say(str(error))
+
+    def say(self, text: str) -> None:
+        if (now := self.clock.monotonic()) - self.said >= SAY:
+            self.said = now
+            log.warning("%s", text)
+
+
+def row(counter: str, amount: int) -> dict[str, str | int]:
+    begins = int(begin_of(counter.rpartition("|")[2]) * 1e6)
+    return {"counter": counter, "begins": begins, "spent": amount}
+
+
+def batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(names), BATCH):
+        yield names[at : at + BATCH]

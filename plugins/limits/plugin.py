@@ -1,0 +1,190 @@
+"""Limits of requests, tokens, calls at once and money, by caller, key and model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from pydantic import PositiveInt
+
+from plugins.limits.api import Api
+from plugins.limits.calendar import Calendar
+from plugins.limits.counting import Counting, Taken
+from plugins.limits.guess import Guess
+from plugins.limits.plan import NOTHING, Plan, Rules
+from plugins.limits.rules import Rule
+from plugins.limits.told import rates, refused
+from proxy.config import Strict
+from proxy.errors import ProxyError, TooMany
+from proxy.host import Host
+from proxy.meter import KEPT, METERED, metered
+from proxy.news import CallEnded
+from proxy.sql.feature import Feature
+from proxy.stores.counters import Claim, Counters, Holding, Verdict
+from proxy.stores.counters.memory import InMemory
+from proxy.stores.keyvalue import StoreError
+from proxy.types import Call, Handler, Reply, Route
+from proxy.wire.ids import new_id
+
+if TYPE_CHECKING:
+    from plugins.limits.ledger import Ledger
+
+log = logging.getLogger(__name__)
+PLANS: Final = 4096
+TICK: Final = 1.0
+"""Seconds between two writings of what was spent."""
+FRESH: Final = 10_000
+
+
+class Limits:
+    """Refuses calls beyond what their caller, key or model may: requests and tokens per minute, calls at once, and
+    budgets of tokens and money per day and month."""
+
+    place = "limits"
+    tables: Feature
+
+    class Settings(Strict):
+        store: str | None = None
+        """A `redis` store under `stores:`, whose counts all processes share; unset counts in this process, which must
+        then be the only one."""
+        away: Literal["allow", "refuse"] = "allow"
+        """What becomes of calls while the store is away: each process counts by itself, up to its share of the limits;
+        or they are refused with 503."""
+        answer_tokens: PositiveInt = 512
+        """Tokens that are reserved for an answer that the call itself does not limit; when it is over, what it took
+        counts."""
+        limits: tuple[Rule, ...] = ()
+        """The rules.  Every one that fits a call must let it through."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        self.rules = Rules(settings.limits, host.models.named)
+        self.plan = lru_cache(PLANS)(self.rules.plan)
+        self.need = Guess(host, settings.answer_tokens)
+        self.calendar = Calendar(host.clock)
+        self.ledger: Ledger | None = None
+        if self.rules.budgets:
+            self.keep_records()
+        idle = not settings.limits and settings.store is None  # then it does not matter who counts
+        counters = InMemory(host.clock) if idle else host.counters(settings.store)
+        self.counting = Counting(counters, self.ledger, host, settings.away == "refuse")
+        self.process = new_id("")
+        self.calls = 0
+        self.held: dict[str, tuple[Plan, Holding, Counters]] = {}
+        """By the mark of its meter, what each call under way holds.  The end of every one that is measured is told."""
+        self.fresh: set[Plan] = set()
+        """Whose counts were used since the last tick."""
+        self.stopping = asyncio.Event()
+        self.ticking: asyncio.Task[None] | None = None
+        host.on(CallEnded, self.ended)
+
+    def keep_records(self) -> None:
+        from plugins.limits.ledger import Ledger  # only those who have budgets pay for SQLAlchemy
+        from plugins.limits.tables import FEATURE
+
+        self.tables = FEATURE
+        self.ledger = Ledger(self.host)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        plan = self.plan(call.caller, call.key, call.model, call.route)
+        if not plan.counted:
+            return await call_next(call)
+        return await metered(call, partial(self.limited, plan, call_next), self.host)
+
+    async def limited(self, plan: Plan, call_next: Handler, call: Call) -> Reply:
+        mark = call.tags[METERED]
+        if mark in self.held:  # a call that a plugin further in has sent through the chain again
+            return await call_next(call)
+        verdict, holding, counters = await self.taken(plan, call)
+        self.held[mark] = plan, holding, counters
+        told = rates(plan, holding.claims, verdict)
+        try:
+            reply = await call_next(call)
+        except ProxyError as error:
+            error.facts.update(told)
+            raise
+        return Reply(reply.events, {**reply.facts, **told}, reply.closers)
+
+    async def taken(self, plan: Plan, call: Call) -> Taken:
+        """Raises TooMany, or Busy where it cannot be known."""
+        self.calls += 1
+        if plan not in self.fresh and len(self.fresh) < FRESH:
+            self.fresh.add(plan)
+        need = self.need.of(call, plan.units) if plan.guesses else NOTHING
+        taken = await self.counting.take(plan.claims(need, self.calendar), f"{self.process}-{self.calls}")
+        if taken[0].full >= 0:
+            raise self.refusal(plan, taken[0], taken[1].claims)
+        return taken
+
+    def refusal(self, plan: Plan, verdict: Verdict, claims: Sequence[Claim]) -> TooMany:
+        error = refused(plan.counted[verdict.full], claims[verdict.full], verdict, self.calendar)
+        error.facts.update(rates(plan, claims, verdict))
+        return error
+
+    def ended(self, ended: CallEnded) -> None:
+        if (held := self.held.pop(ended.meter, None)) is None:
+            return
+        plan, holding, counters = held
+        if not plan.settles:
+            return
+        tokens, money = 0, 0
+        if ended.cache not in KEPT:
+            tokens = (ended.prompt_tokens or 0) + (ended.completion_tokens or 0)
+            money = (ended.cost.amount or 0) if ended.cost is not None else 0
+        took = {"requests": 1, "tokens": tokens, "money": money, "calls": 0}
+        amounts = [took[unit] for unit in plan.units]
+        counters.settle(holding, amounts, partial(self.spent, holding, amounts) if plan.budgets else nothing)
+
+    def spent(self, holding: Holding, amounts: Sequence[int]) -> None:
+        """Written down after it was counted, so that the records never know of more than the counters."""
+        for claim, amount in zip(holding.claims, amounts, strict=True):
+            if amount and self.ledger is not None and not claim.window:
+                self.ledger.add(claim.key, amount)
+
+    async def __aenter__(self) -> Self:
+        if self.rules.rules:
+            self.ticking = self.host.background.start(self.tick(), "counting what was spent")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stopping.set()
+        if self.ticking is not None:
+            await asyncio.wait([self.ticking])
+            await self.counting.counters.idle()
+            await self.written()
+
+    async def tick(self) -> None:
+        while not self.stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self.stopping.wait()
+            try:
+                await self.written()
+            except Exception:  # a fault of one writing must not end all others
+                log.exception("what was spent could not be written down")
+
+    async def written(self) -> None:
+        totals = {}
+        if self.ledger is not None:
+            totals = await self.ledger.flush()
+            await self.ledger.sweep()
+        await self.counting.tick(totals)
+        with suppress(StoreError):  # has been told by the store
+            await self.note()
+
+    async def note(self) -> None:
+        """Tell whose counts were used."""
+        fresh, self.fresh = self.fresh, set()
+        if fresh:
+            await self.counting.counters.note({subject for plan in fresh for subject in plan.subjects})
+
+    def routes(self) -> Iterable[Route]:
+        return Api(self.rules, self.counting, self.calendar, self.host, self.note).routes()
+
+
+def nothing() -> None:
+    """Nobody waits for it."""

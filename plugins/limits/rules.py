@@ -1,0 +1,149 @@
+"""What may be set: rules, and what each of them limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, PositiveInt, WithJsonSchema, model_validator
+
+from proxy.config import Strict
+
+BILLION: Final = 1_000_000_000
+MOST: Final = 9_000_000_000_000_000
+"""Larger numbers are not exact everywhere on their way."""
+MINUTE: Final = 60.0
+Unit: TypeAlias = Literal["requests", "tokens", "calls", "money"]
+Period: TypeAlias = Literal["", "day", "month"]
+Dimension: TypeAlias = Literal["caller", "key", "model", "route"]
+Per: TypeAlias = Literal["caller", "key", "model", "route", "all"]
+
+
+def _list(given: object) -> object:
+    return (given,) if isinstance(given, str) else given
+
+
+Word = Annotated[str, Field(min_length=1)]
+Patterns = Annotated[
+    tuple[Word, ...],
+    BeforeValidator(_list),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+Count = Annotated[PositiveInt, Field(le=MOST)]
+Money = Annotated[Decimal, Field(gt=0, le=MOST // BILLION, decimal_places=9)]
+
+
+class Which(Strict):
+    """Calls of which everything that is said here is so: a name or a pattern such as `gemma*`, or a list of them of
+    which one fits."""
+
+    caller: Patterns = ()
+    """Names of callers."""
+    key: Patterns = ()
+    """Ids of API keys; a call without a key has none, which `*` fits."""
+    model: Patterns = ()
+    """Models, by the name that an alias leads to."""
+    route: Patterns = ()
+    """Chains: `chat`, `completions`, `embeddings`."""
+
+
+class Rule(Strict):
+    """Limits of the same calls.  Every rule that fits a call must let it through."""
+
+    per: Annotated[
+        tuple[Per, ...],
+        BeforeValidator(_list),
+        Field(min_length=1),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["caller", "key", "model", "route", "all"]},
+                    {"type": "array", "items": {"enum": ["caller", "key", "model", "route", "all"]}, "minItems": 1},
+                ]
+            }
+        ),
+    ] = ("caller",)
+    """Who or what has a count of its own: `caller`, `key`, `model`, `route` or a list of these, such as
+    `[caller, model]`; `all` is one count for everything.  A call without a key counts as its caller's."""
+    match: Which = Which()
+    """Which calls are counted; every call unless said."""
+    unless: Which = Which()
+    """Which of them are not."""
+    requests_per_minute: Count | None = None
+    """Requests within any 60 seconds.  Kept answers count, calls that are refused here do not."""
+    tokens_per_minute: Count | None = None
+    """Tokens of prompts and answers within any 60 seconds.  Kept answers count nothing."""
+    at_once: Count | None = None
+    """Calls under way at the same time."""
+    tokens_per_day: Count | None = None
+    """Tokens in a day of UTC."""
+    tokens_per_month: Count | None = None
+    """Tokens in a month of UTC."""
+    money_per_day: Money | None = None
+    """Money in a day of UTC, in the currency of the prices: a number, or a text such as `"2.50"`.  Calls without a
+    price count nothing."""
+    money_per_month: Money | None = None
+    """The same in a month of UTC."""
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Rule:
+        if len(set(self.per)) != len(self.per):
+            raise ValueError("`per` names something twice")
+        if "all" in self.per and len(self.per) > 1:
+            raise ValueError("`per: all` is one count for everything, and goes with nothing else")
+        if not any(True for _ in self.limits()):
+            raise ValueError(f"a rule limits something: {', '.join(one.name for one in QUANTITIES)}")
+        if self.unless != Which() and all(patterns in ((), ("*",)) for _, patterns in self.unless):
+            raise ValueError("`unless` fits every call, so that none is counted")
+        return self
+
+    def limits(self) -> Iterator[tuple[Quantity, int]]:
+        """What is limited, and to how much; money in billionths."""
+        for quantity in QUANTITIES:
+            if (most := getattr(self, quantity.name)) is not None:
+                yield quantity, int(most * BILLION) if quantity.unit == "money" else most
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return () if self.per == ("all",) else self.per
+
+    @property
+    def id(self) -> str:
+        """What is counted, in words."""
+        said = [
+            f"{name} {dimension}={','.join(sorted(patterns))}"
+            for name, which in (("match", self.match), ("unless", self.unless))
+            for dimension, patterns in which
+            if patterns
+        ]
+        return " ".join(["+".join(sorted(self.per)), *said])
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """What can be limited.
+
+    words: of a limit, after its number.
+    window: seconds in which it is counted, 0 where it is not by time.
+    period: that a budget is for.
+    """
+
+    name: str
+    unit: Unit
+    words: str
+    code: str
+    window: float = 0.0
+    period: Period = ""
+
+
+QUANTITIES: Final = (  # in the order in which a refusal names them: first what helps no waiting
+    Quantity("money_per_month", "money", "per month", "insufficient_quota", period="month"),
+    Quantity("tokens_per_month", "tokens", "tokens per month", "insufficient_quota", period="month"),
+    Quantity("money_per_day", "money", "per day", "insufficient_quota", period="day"),
+    Quantity("tokens_per_day", "tokens", "tokens per day", "insufficient_quota", period="day"),
+    Quantity("requests_per_minute", "requests", "requests per minute", "rate_limit_exceeded", MINUTE),
+    Quantity("tokens_per_minute", "tokens", "tokens per minute", "rate_limit_exceeded", MINUTE),
+    Quantity("at_once", "calls", "calls at once", "too_many_at_once"),
+)

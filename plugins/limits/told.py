@@ -1,0 +1,80 @@
+"""What callers are told of their limits: in headers, and in words where one is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final
+
+from plugins.limits.calendar import Calendar
+from plugins.limits.plan import Counted, Plan
+from plugins.limits.rules import BILLION
+from proxy.errors import TooMany
+from proxy.stores.counters import Claim, Verdict
+
+MINUTE: Final = "1m1s"
+"""Until a window is free again of which something was granted just now."""
+SOON: Final = 1.0
+"""Seconds after which a call that is one too many at once may be tried again."""
+
+
+def rates(plan: Plan, claims: Sequence[Claim], verdict: Verdict) -> dict[str, str]:
+    """The headers of OpenAI's; of several limits of a kind that of which least is left."""
+    told: dict[str, str] = {}
+    for index, (limit, remaining, reset) in plan.rates:
+        most = claims[index].most
+        left = most - verdict.used[index] if most > verdict.used[index] else 0
+        if limit not in told or left < int(told[remaining]):
+            told[limit] = str(most)
+            told[remaining] = str(left)
+            told[reset] = duration(round(verdict.whole[index] * 1000)) if verdict.whole else MINUTE
+    return told
+
+
+@lru_cache(4096)
+def duration(milliseconds: int) -> str:
+    """As OpenAI writes it: `1m30s`, `6s`, `120ms`; above a second in whole ones, rounded up."""
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    seconds = -(-milliseconds // 1000)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return (f"{hours}h" if hours else "") + (f"{minutes}m" if seconds >= 60 else "") + f"{seconds % 60}s"
+
+
+def refused(one: Counted, claim: Claim, verdict: Verdict, calendar: Calendar) -> TooMany:
+    """Names the limit that was reached."""
+    quantity = one.quantity
+    if quantity.period:
+        return spent(one, verdict, calendar)
+    if not quantity.window:
+        message = f"{claim.most} calls {one.whom} are under way, which is the limit of calls at once."
+        return TooMany(message, code=quantity.code, wait=SOON)
+    message = f"The limit of {claim.most} {quantity.words} {one.whom} is reached"
+    if quantity.unit == "tokens":
+        message += f": {verdict.used[verdict.full]} are counted, and this call needs about {claim.amount}"
+    if verdict.wait is None:
+        error = TooMany(f"{message}, which is more than there ever are.", code=quantity.code)
+        error.again = False
+        return error
+    message += f".  Try again in {duration(round(verdict.wait * 1000))}."
+    return TooMany(message, code=quantity.code, wait=verdict.wait)
+
+
+def spent(one: Counted, verdict: Verdict, calendar: Calendar) -> TooMany:
+    """No try of the next minutes will help, so that none shall be made."""
+    quantity, span = one.quantity, calendar.span(one.quantity.period)
+    amount = money(one.most) if quantity.unit == "money" else str(one.most)
+    left = one.most - verdict.used[verdict.full]
+    why = "is used up" if left <= 0 else "does not suffice for this call, with those that are under way"
+    begins = datetime.fromtimestamp(span.ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    message = f"The budget of {amount} {quantity.words} {one.whom} {why}.  A new one begins at {begins}."
+    error = TooMany(message, code=quantity.code, wait=span.ends - calendar.time())
+    error.again = False
+    return error
+
+
+def money(billionths: int) -> str:
+    """`2.5` of 2,500,000,000."""
+    return f"{(Decimal(billionths) / BILLION).normalize():f}"

@@ -1,0 +1,198 @@
+"""Counters in this process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
+
+from proxy.clock import Clock
+from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Holding, Verdict
+
+MOST: Final = 100_000
+"""Counters of each kind; what was used longest ago makes room, unless something of it is held."""
+
+
+class Window:
+    """What was granted lately, by slots of time."""
+
+    __slots__ = ("newest", "oldest", "slots", "total", "width")
+
+    def __init__(self, claim: Claim, now: float) -> None:
+        self.width = claim.window / SLOTS
+        self.oldest = self.newest = int(now / self.width)
+        self.slots: dict[int, int] = {}
+        self.total = 0
+
+    def used(self, now: float) -> int:
+        slot = int(now / self.width)
+        if slot == self.newest:  # as of nearly all calls under load; who wrote in it has looked before
+            return self.total
+        first = slot - SLOTS
+        while self.oldest < first and self.slots:
+            self.total -= self.slots.pop(self.oldest, 0)
+            self.oldest += 1
+        return self.total
+
+    def whole(self, now: float) -> float:
+        return max(0.0, (self.newest + SLOTS + 1) * self.width - now) if self.total else 0.0
+
+    def wait(self, claim: Claim, now: float) -> float | None:
+        """Seconds until there is room; None if there never will be."""
+        left = self.total + claim.amount - claim.most
+        for slot in sorted(self.slots):
+            left -= self.slots[slot]
+            if left <= 0:
+                return max(0.001, (slot + SLOTS + 1) * self.width - now)
+        return None
+
+    def add(self, amount: int, now: float) -> None:
+        slot = self.newest = int(now / self.width)
+        if not self.slots:
+            self.oldest = slot
+        self.slots[slot] = self.slots.get(slot, 0) + amount
+        self.total += amount
+
+    def settle(self, claim: Claim, amount: int, then: float, now: float) -> None:
+        if amount > claim.amount:
+            self.used(now)
+            self.add(amount - claim.amount, now)
+        elif (slot := int(then / self.width)) in self.slots:
+            back = min(claim.amount - amount, self.slots[slot])
+            self.slots[slot] -= back
+            self.total -= back
+
+    def stale(self, now: float) -> bool:
+        return now >= (self.newest + SLOTS + 1) * self.width
+
+
+class Level:
+    """What was spent, and what is held."""
+
+    __slots__ = ("held", "spent", "until")
+
+    def __init__(self, claim: Claim, now: float) -> None:
+        self.spent = claim.spent or 0
+        self.held = 0
+        self.until = now + claim.life
+
+    def used(self, now: float) -> int:
+        return self.spent + self.held
+
+    def whole(self, now: float) -> float:
+        return 0.0
+
+    def wait(self, claim: Claim, now: float) -> float | None:
+        return None
+
+    def hold(self, claim: Claim, now: float) -> None:
+        self.held += claim.amount
+        self.until = now + claim.life
+
+    def settle(self, claim: Claim, amount: int, then: float, now: float) -> None:
+        self.held = max(0, self.held - claim.amount)
+        self.spent += amount
+
+    def stale(self, now: float) -> bool:
+        return now >= self.until and not self.held
+
+
+Counter = Window | Level
+
+
+class InMemory:
+    def __init__(self, clock: Clock) -> None:
+        self.time = clock.monotonic  # whoever sets the clock neither frees nor blocks anybody
+        self.windows: OrderedDict[str, Counter] = OrderedDict()
+        self.levels: OrderedDict[str, Counter] = OrderedDict()
+        self.noted: OrderedDict[str, None] = OrderedDict()
+
+    async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
+        return self.taken(claims, lease)
+
+    def taken(self, claims: Sequence[Claim], lease: str) -> Verdict:
+        """The same, without being awaited."""
+        now = self.time()
+        counters: list[Counter] = []
+        used: list[int] = []
+        full = -1
+        for claim in claims:
+            kind = self.windows if claim.window else self.levels
+            counter = kind.get(claim.key)
+            if counter is not None:
+                kind.move_to_end(claim.key)
+            elif (counter := self.made(claim, now)) is None:
+                return self.ignorant(claims, now)
+            had = counter.used(now)
+            if had + claim.amount > claim.most and full < 0:
+                full = len(used)
+            counters.append(counter)
+            used.append(had)
+        if not lease or full >= 0:
+            wait = counters[full].wait(claims[full], now) if full >= 0 else None
+            return Verdict(now, used, [one.whole(now) for one in counters], full, wait)
+        for index, (claim, counter) in enumerate(zip(claims, counters, strict=True)):
+            if isinstance(counter, Window):
+                counter.add(claim.amount, now)
+            else:
+                counter.hold(claim, now)
+            used[index] += claim.amount
+        return Verdict(now, used, ())
+
+    def made(self, claim: Claim, now: float) -> Counter | None:
+        """None where it is not known what it begins with."""
+        if claim.spent is None:
+            return None
+        kind = self.windows if claim.window else self.levels
+        self.make_room(kind)
+        made = kind[claim.key] = Window(claim, now) if claim.window else Level(claim, now)
+        return made
+
+    def make_room(self, kind: OrderedDict[str, Counter]) -> None:
+        for _ in range(len(kind)):
+            if len(kind) < MOST:
+                return
+            key = next(iter(kind))
+            if isinstance(counter := kind[key], Level) and counter.held:
+                kind.move_to_end(key)  # however many are held, that is no more than there are calls
+            else:
+                del kind[key]
+
+    def ignorant(self, claims: Sequence[Claim], now: float) -> Verdict:
+        unknown = [index for index, claim in enumerate(claims) if claim.spent is None and claim.key not in self.levels]
+        return Verdict(now, (), (), unknown=unknown)
+
+    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
+        now = self.time()
+        for claim, amount in zip(holding.claims, amounts, strict=True):
+            if claim.window:
+                if amount != claim.amount and (window := self.windows.get(claim.key)) is not None:
+                    window.settle(claim, amount, holding.at, now)
+            elif (level := self.levels.get(claim.key)) is not None:
+                level.settle(claim, amount, holding.at, now)
+        done()
+
+    async def lift(self, totals: Mapping[str, int]) -> None:
+        for key, total in totals.items():
+            if isinstance(level := self.levels.get(key), Level):
+                level.spent = max(level.spent, total)
+
+    async def renew(self) -> None:
+        """What nobody has used for long goes."""
+        now = self.time()
+        for kind in (self.windows, self.levels):
+            while kind and next(iter(kind.values())).stale(now):
+                kind.popitem(last=False)
+
+    async def note(self, names: Collection[str]) -> None:
+        for name in names:
+            self.noted[name] = None
+            self.noted.move_to_end(name)
+        while len(self.noted) > MOST_NAMES:
+            self.noted.popitem(last=False)
+
+    async def names(self) -> list[str]:
+        return sorted(self.noted)
+
+    async def idle(self) -> None:
+        """Nothing here takes time."""

@@ -1,0 +1,344 @@
+"""What all counters promise, asked of those in memory, in Redis, and in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from proxy.clock import Clock
+from proxy.stores.counters import MOST_NAMES, Claim, Counters, Holding, Verdict, memory
+from proxy.stores.counters import redis as in_redis
+from proxy.stores.counters.memory import InMemory
+from proxy.stores.counters.redis import InRedis
+from proxy.stores.redis import RedisStore
+from tests.servers import Cluster, RedisServer, all_slots, emptied, low_port
+
+KINDS = ("memory", "redis", "cluster")
+LEASES = count()
+SHORT = 0.3
+"""Seconds of a window that a test can wait for."""
+LONGER = 0.6
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
+    folder = tmp_path_factory.mktemp("redis")
+    plain, cluster = RedisServer(folder, low_port()), Cluster(folder, low_port())
+    try:
+        asyncio.run(plain.start())
+        asyncio.run(cluster.start("--cluster-enabled", "yes"))
+        asyncio.run(all_slots(cluster.port))
+        yield {"redis": plain, "cluster": cluster}
+    finally:
+        plain.kill()
+        cluster.kill()
+
+
+Opener = Callable[[], Counters]
+
+
+@pytest.fixture(params=KINDS)
+async def opener(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> AsyncIterator[Opener]:
+    """Opens the same counters, as another process would; those in memory are one process's."""
+    stores: list[RedisStore] = []
+    alone = InMemory(Clock())
+
+    def opened() -> Counters:
+        if request.param == "memory":
+            return alone
+        stores.append(RedisStore(servers[request.param].url, 1.0, Clock()))
+        return stores[-1].counters()
+
+    if request.param != "memory":
+        await emptied(servers[request.param].port)
+    yield opened
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.fixture
+def counters(opener: Opener) -> Counters:
+    return opener()
+
+
+def window(amount: int = 1, most: int = 10, key: str = "w", seconds: float = 60.0) -> Claim:
+    return Claim(key, most, amount, seconds)
+
+
+def level(amount: int = 1, most: int = 10, key: str = "l", **more: Any) -> Claim:
+    return Claim(key, most, amount, 0.0, **{"life": 60.0, **more})
+
+
+async def take(counters: Counters, *claims: Claim) -> tuple[Verdict, Holding]:
+    lease = f"lease-{next(LEASES)}"
+    verdict = await counters.take(claims, lease)
+    return verdict, Holding(lease, claims, verdict.at)
+
+
+async def granted(counters: Counters, *claims: Claim) -> Holding:
+    verdict, holding = await take(counters, *claims)
+    assert verdict.full == -1 and not verdict.unknown
+    return holding
+
+
+async def settle(counters: Counters, holding: Holding, *amounts: int) -> None:
+    done = asyncio.Event()
+    counters.settle(holding, amounts, done.set)
+    async with asyncio.timeout(5):
+        await done.wait()
+    await counters.idle()
+
+
+async def used(counters: Counters, *claims: Claim) -> list[int]:
+    return list((await counters.take(claims, "")).used)
+
+
+async def test_what_was_granted_is_used(counters: Counters) -> None:
+    verdict, _ = await take(counters, window(3), level(4))
+    assert list(verdict.used) == [3, 4] and verdict.full == -1
+    looked = await counters.take((window(), level()), "")
+    assert list(looked.used) == [3, 4] and looked.full == -1
+    assert 59 < looked.whole[0] <= 61 and looked.whole[1] == 0
+
+
+@pytest.mark.parametrize("claim", [window, level])
+async def test_nothing_is_granted_beyond_the_most(counters: Counters, claim: Callable[..., Claim]) -> None:
+    await granted(counters, claim(10))
+    verdict, _ = await take(counters, claim(1))
+    assert verdict.full == 0 and list(verdict.used) == [10]
+
+
+async def test_all_is_granted_or_nothing(counters: Counters) -> None:
+    verdict, _ = await take(counters, window(1), level(1), level(11, key="other"))
+    assert verdict.full == 2 and await used(counters, window(), level(), level(key="other")) == [0, 0, 0]
+
+
+async def test_of_several_that_are_full_the_first_is_told(counters: Counters) -> None:
+    verdict, _ = await take(counters, window(1), level(11), window(11, key="other"))
+    assert verdict.full == 1
+
+
+async def test_looking_takes_nothing(counters: Counters) -> None:
+    assert await used(counters, window(5), level(5)) == [0, 0] == await used(counters, window(5), level(5))
+
+
+@pytest.mark.parametrize("claim", [window, level])
+async def test_of_many_at_once_exactly_the_most_are_granted(opener: Opener, claim: Callable[..., Claim]) -> None:
+    processes = [opener(), opener()]
+    told = await asyncio.gather(*(take(processes[number % 2], claim(1, most=100)) for number in range(150)))
+    assert sum(verdict.full == -1 for verdict, _ in told) == 100
+
+
+async def test_a_window_forgets_what_is_older_and_says_when(counters: Counters) -> None:
+    await granted(counters, window(4, seconds=LONGER))
+    await asyncio.sleep(0.1)
+    await granted(counters, window(6, seconds=LONGER))
+    (verdict, _), (later, _) = [await take(counters, window(amount, seconds=LONGER)) for amount in (3, 5)]
+    assert verdict.wait is not None and 0 < verdict.wait <= LONGER - 0.1 + LONGER / 50
+    assert later.wait is not None and verdict.wait < later.wait
+    await asyncio.sleep(verdict.wait + 0.01)
+    await granted(counters, window(3, seconds=LONGER))
+
+
+async def test_more_than_a_window_ever_grants_is_never_granted(counters: Counters) -> None:
+    await granted(counters, window(1))
+    verdict, _ = await take(counters, window(11))
+    assert verdict.full == 0 and verdict.wait is None
+
+
+async def test_in_no_stretch_of_a_window_is_more_granted(counters: Counters) -> None:
+    loop, times = asyncio.get_running_loop(), list[tuple[float, float]]()
+    until = loop.time() + 3 * SHORT
+    while loop.time() < until:
+        before = loop.time()
+        verdict, _ = await take(counters, window(1, most=5, seconds=SHORT))
+        if verdict.full == -1:
+            times.append((before, loop.time()))
+        await asyncio.sleep(0.005)
+    assert len(times) >= 10
+    # From before the first was asked for until the sixth was there a whole window must have passed.
+    assert all(last - first >= SHORT - 0.002 for (first, _), (_, last) in zip(times, times[5:], strict=False))
+
+
+async def test_what_was_granted_in_vain_comes_free(counters: Counters) -> None:
+    holding = await granted(counters, window(8), level(8))
+    await settle(counters, holding, 3, 2)
+    assert await used(counters, window(), level()) == [3, 2]
+
+
+async def test_what_was_taken_beyond_the_grant_counts(counters: Counters) -> None:
+    holding = await granted(counters, window(2), level(2))
+    await settle(counters, holding, 30, 20)
+    assert await used(counters, window(), level()) == [30, 20]
+    verdict, _ = await take(counters, window(1))
+    assert verdict.full == 0 and verdict.wait is not None
+
+
+async def test_what_leaves_the_window_before_it_is_settled_is_not_given_back_twice(counters: Counters) -> None:
+    old = await granted(counters, window(8, seconds=LONGER))
+    await asyncio.sleep(LONGER * 1.05)
+    await granted(counters, window(5, seconds=LONGER))
+    await settle(counters, old, 0)
+    assert await used(counters, window(seconds=LONGER)) == [5]
+
+
+async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -> None:
+    one, other = await granted(counters, level(4)), await granted(counters, level(5))
+    await settle(counters, one, 0)
+    assert await used(counters, level()) == [5]
+    await settle(counters, other, 1)
+    assert await used(counters, level()) == [1]
+
+
+async def test_a_counter_that_is_not_there_must_be_told_what_it_begins_with(counters: Counters) -> None:
+    claims = (window(1), level(1, spent=None), level(1, key="m", spent=None))
+    verdict, _ = await take(counters, *claims)
+    assert list(verdict.unknown) == [1, 2] and await used(counters, window()) == [0]
+    await granted(counters, window(1), level(1, spent=7), level(1, key="m", spent=0))
+    assert list((await take(counters, *claims))[0].used) == [2, 9, 2]
+    assert (await take(counters, level(4, spent=0)))[0].full == 0  # it goes on from what it has
+
+
+async def test_what_was_spent_is_lifted_and_never_lowered(counters: Counters) -> None:
+    await settle(counters, await granted(counters, level(3)), 3)
+    await counters.lift({"l": 5, "nobody": 3})
+    assert await used(counters, level()) == [5]
+    await counters.lift({"l": 4})
+    assert await used(counters, level(), level(key="nobody")) == [5, 0]
+
+
+async def test_large_amounts_stay_exact(counters: Counters) -> None:
+    most = 9_000_000_000_000_000
+    holding = await granted(counters, level(1_234_567_890_123_457, most), window(1_234_567_890_123_457, most))
+    assert await used(counters, level(), window()) == [1_234_567_890_123_457] * 2
+    await settle(counters, holding, 7_000_000_000_000_001, 7_000_000_000_000_001)
+    assert await used(counters, level(), window()) == [7_000_000_000_000_001] * 2
+
+
+async def test_names_are_told_in_order(counters: Counters) -> None:
+    await counters.note(["b", "a"])
+    await counters.note(["c", "a"])
+    await counters.note([])
+    assert await counters.names() == ["a", "b", "c"]
+
+
+async def test_names_are_bounded_and_those_last_in_use_stay(counters: Counters) -> None:
+    await counters.note(["old"])
+    await asyncio.sleep(0.002)
+    await counters.note([f"{number}" for number in range(MOST_NAMES)])
+    names = await counters.names()
+    assert len(names) == MOST_NAMES and "old" not in names
+
+
+# --- those that are shared over a network ------------------------------------------------------------
+
+shared = pytest.mark.parametrize("opener", ["redis", "cluster"], indirect=True)
+
+
+@shared
+async def test_what_a_dead_process_held_comes_free_and_what_a_living_one_holds_does_not(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_redis, "LEASE", 0.4)
+    monkeypatch.setattr(in_redis, "RENEW", 0.0)
+    dead, living = opener(), opener()
+    await granted(dead, level(6))
+    holding = await granted(living, level(4))
+    async with asyncio.timeout(5):
+        while await used(living, level()) != [4]:
+            await living.renew()
+            await asyncio.sleep(0.02)
+    await living.renew()
+    await settle(living, holding, 0)
+    assert await used(living, level()) == [0]
+
+
+@shared
+async def test_a_lease_that_was_settled_is_not_renewed(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_redis, "RENEW", 0.0)
+    one = opener()
+    await settle(one, await granted(one, level(4)), 0)
+    assert isinstance(one, InRedis) and one.held == {}
+    await one.renew()
+    assert await used(one, level()) == [0]
+
+
+@shared
+async def test_whoever_leaves_while_asking_takes_nothing(opener: Opener) -> None:
+    one = opener()
+    asking = asyncio.ensure_future(one.take((window(5), level(5)), "leaving"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await one.idle()
+    assert await used(one, window(), level()) == [0, 0]
+
+
+@shared
+async def test_of_a_counter_that_was_lost_nothing_is_made_up(
+    opener: Opener, servers: dict[str, RedisServer], request: pytest.FixtureRequest
+) -> None:
+    one = opener()
+    holding = await granted(one, level(5, spent=100, most=1000), window(5))
+    for server in servers.values():
+        await emptied(server.port)
+    await settle(one, holding, 5, 1)
+    assert list((await take(one, level(1, spent=None)))[0].unknown) == [0]
+    await granted(one, level(1, spent=105, most=1000))
+    assert await used(one, level(), window()) == [106, 0]
+
+
+@shared
+async def test_nothing_stays_for_ever(opener: Opener, servers: dict[str, RedisServer]) -> None:
+    one = opener()
+    holding = await granted(one, window(5), level(5), level(3, key="m", spent=7))
+    await settle(one, holding, 9, 2, 3)
+    await granted(one, window(1, most=100), level(1))
+    lives = [life async for life in lives_of(servers)]
+    assert len(lives) >= 4 and all(0 < life <= 62_000 for life in lives)
+
+
+async def lives_of(servers: dict[str, RedisServer]) -> AsyncIterator[int]:
+    """Milliseconds that each key still has."""
+    for server in servers.values():
+        async with Redis(port=server.port) as client:
+            async for key in client.scan_iter("{gemmapy:limits}:*"):
+                yield int(await client.pttl(key))
+
+
+@shared
+async def test_a_clock_that_was_set_back_blocks_nobody(opener: Opener, servers: dict[str, RedisServer]) -> None:
+    one = opener()
+    await granted(one, window(10))
+    for server in servers.values():
+        async with Redis(port=server.port) as client:
+            async for key in client.scan_iter("{gemmapy:limits}:w"):
+                later = str(int((await client.time())[0]) + 3600)
+                await client.hset(key, mapping={"newest": later, "oldest": later, later: "10"})
+    await granted(one, window(10))
+
+
+# --- those in memory ---------------------------------------------------------------------------------
+
+
+async def test_what_was_used_longest_ago_makes_room_unless_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MOST", 3)
+    one = InMemory(Clock())
+    await granted(one, level(2, key="held"))
+    for number in range(6):
+        await settle(one, await granted(one, level(1, key=f"l{number}"), window(1, key=f"w{number}")), 1, 1)
+    assert set(one.levels) == {"held", "l4", "l5"} and set(one.windows) == {"w3", "w4", "w5"}
+
+
+async def test_what_nobody_uses_any_more_goes() -> None:
+    one = InMemory(Clock())
+    await settle(one, await granted(one, level(1, key="m", life=0.01)), 1)
+    await granted(one, window(1, seconds=0.01), level(1, life=0.01))
+    await asyncio.sleep(0.03)
+    await one.renew()
+    assert one.windows == {} and list(one.levels) == ["l"]  # which is held

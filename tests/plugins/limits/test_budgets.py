@@ -1,0 +1,221 @@
+"""Budgets of tokens and money: they hold, and go on after restarts, over SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from sqlalchemy import func, select
+
+from plugins.limits.tables import SPENT
+from proxy import build
+from proxy.host import Host
+from proxy.news import CallEnded, Cost
+from proxy.sql.database import Database
+from tests.conftest import Running, Start
+from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
+from tests.servers import PostgresServer, RedisServer, free_port, redis_server
+from tests.whole.asking import user
+from tests.whole.commands import served
+
+COST = 100_000_000
+"""Billionths that a token costs in these tests."""
+PROMPT = 20
+"""Tokens of a prompt at most that are not foreseen by its letters."""
+
+
+def priced(ended: CallEnded) -> Cost | None:
+    if ended.model.startswith("demo-thinking"):
+        return None
+    tokens = (ended.prompt_tokens or 0) + (ended.completion_tokens or 0)
+    return Cost("EUR", 0 if ended.cache == "hit" else tokens * COST)
+
+
+@pytest.fixture
+def prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Callable[..., Host] = Host
+    monkeypatch.setattr(build, "Host", lambda *given, **named: made(*given, **{**named, "price": priced}))
+
+
+def config(url: str, *rules: str, **more: Any) -> str:
+    return f"database: {{url: '{url}'}}\n" + limits(*rules, **more)
+
+
+async def spend(run: Running, **body: Any) -> int:
+    status, told, _ = await chat(run, **body)
+    assert status == 200, told
+    return int(told["usage"]["total_tokens"])
+
+
+async def test_a_budget_goes_on_after_a_restart(start: Start, database_url: str) -> None:
+    text = config(database_url, "{tokens_per_day: 100000, tokens_per_month: 2000000}")
+    async with start(text) as run:
+        tokens = await spend(run) + await spend(run)
+    async with start(text) as run:
+        assert await used(run, "tokens_per_day") == await used(run, "tokens_per_month") == tokens
+        tokens += await spend(run)
+        assert await used(run, "tokens_per_day") == tokens
+
+
+async def test_what_is_spent_is_refused_without_another_try(start: Start, database_url: str) -> None:
+    text = config(database_url, "{tokens_per_day: 40}", "{per: model, tokens_per_month: 100000}")
+    async with start(text) as run:
+        while (answer := await chat(run, max_tokens=10))[0] == 200:
+            pass
+        status, body, headers = answer
+        assert status == 429 and body["error"]["code"] == "insufficient_quota"
+        assert "The budget of 40 tokens per day for caller 'anonymous'" in body["error"]["message"]
+        assert "T00:00:00Z" in body["error"]["message"] and headers["x-should-retry"] == "false"
+        assert 0 < int(headers["retry-after"]) <= 86_400
+        assert 30 < await used(run, "tokens_per_day") <= 40 + PROMPT
+    async with start(text) as run:
+        assert (await chat(run, max_tokens=20))[0] == 429
+
+
+async def test_money_is_counted_exactly_and_what_has_no_price_is_not(
+    start: Start, database_url: str, prices: None
+) -> None:
+    text = config(database_url, "{money_per_day: 150, money_per_month: 10000}", chain="limits, cache")
+    async with start(text) as run:
+        tokens = await spend(run, seed=1)
+        await spend(run, seed=1)  # a kept answer costs nothing
+        await spend(run, model="demo-thinking", max_tokens=10)
+        shown = f"{tokens / 10:g}"
+        assert await used(run, "money_per_day") == await used(run, "money_per_month") == shown
+        status, body, _ = await chat(run, max_tokens=50_000, seed=2)
+        assert status == 429 and "The budget of 150 per day" in body["error"]["message"]
+    async with start(text) as run:
+        assert await used(run, "money_per_day") == shown
+
+
+async def test_what_calls_under_way_may_cost_is_reserved(start: Start, database_url: str, prices: None) -> None:
+    async with start(config(database_url, "{money_per_day: 3}")) as run:
+        answers = await asyncio.gather(*(chat(run, max_tokens=9, messages=user("hi")) for _ in range(10)))
+        assert [status for status, _, _ in answers].count(200) == 3
+
+
+async def test_two_servers_on_one_database_add_up(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        text = config(database_url, "{tokens_per_day: 1000000}", store=server.url)
+        async with start(text) as one, start(text) as other:
+            tokens = sum(await asyncio.gather(*(spend((one, other)[number % 2]) for number in range(20))))
+            await until_used(one, "tokens_per_day", tokens)
+            assert await used(other, "tokens_per_day") == tokens
+    async with start(config(database_url, "{tokens_per_day: 1000000}")) as run:
+        assert await used(run, "tokens_per_day") == tokens
+
+
+async def test_a_redis_that_comes_back_empty_is_told_what_was_spent(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with redis_server(tmp_path) as server:
+        text = config(database_url, "{tokens_per_day: 1000000}", store=server.url)
+        async with start(text) as run:
+            tokens = await spend(run) + await spend(run)
+            await again(server)
+            tokens += await spend(run)
+            await until_used(run, "tokens_per_day", tokens)
+
+
+async def test_while_redis_is_away_budgets_hold_by_the_records(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        text = config(database_url, "{tokens_per_day: 60}", store=server.url)
+        async with start(text) as run, start(text) as other:
+            assert (await statuses(run, 10, max_tokens=10))[-1] == 429
+            await until_written(database_url, await used(run, "tokens_per_day"))
+            server.kill()
+            assert await statuses(run, 1, max_tokens=40) + await statuses(other, 1, max_tokens=40) == [429, 429]
+
+
+async def again(server: RedisServer) -> None:
+    server.kill()
+    await server.start()
+
+
+async def until_written(url: str, spent: int) -> None:
+    """What was spent is written down within a second."""
+    database = Database(url, 1, 10)
+    try:
+        async with asyncio.timeout(10):
+            while await written(database) != spent:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.02)
+    finally:
+        await database.aclose()
+
+
+async def written(database: Database) -> int:
+    async with database.reading() as connection:
+        return int((await connection.execute(select(func.coalesce(func.sum(SPENT.c.spent), 0)))).scalar_one())
+
+
+async def test_a_process_that_is_killed_forgets_a_second_at_most(start: Start, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    text = config(url, "{tokens_per_day: 1000000}")
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text + "upstreams: {local: {demo: {}}}\nlisten: {port: 0}\n")
+    async with served("serve", "--config", str(path)) as serving, aiohttp.ClientSession() as http:
+
+        async def one() -> int:
+            asked = {"model": "demo", "messages": user("hi")}
+            async with http.post(f"{serving.url}/v1/chat/completions", json=asked) as response:
+                return int((await response.json())["usage"]["total_tokens"])
+
+        tokens = sum([await one() for _ in range(5)])
+        await until_written(url, tokens)
+        late = await one()
+        serving.process.kill()
+        await serving.process.wait()
+    async with start(text) as run:
+        assert tokens <= await used(run, "tokens_per_day") <= tokens + late
+
+
+async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(f"away_{free_port()}")
+    text = config(url, "{tokens_per_day: 1000000}", "{per: [caller, model], tokens_per_day: 1000000}")
+    async with start(text) as run:
+        tokens = await spend(run)
+        postgres.kill()
+        try:
+            tokens += sum(await asyncio.gather(*(spend(run) for _ in range(5))))
+            await spend(run, model="demo-thinking")  # whose counter nobody can say what to begin with
+        finally:
+            await postgres.start()
+        before = {one["id"]: one["limits"] for one in await told(run)}
+        assert len(before) == 3 and before["caller|anonymous"]["tokens_per_day"]["used"] > tokens
+    async with start(text) as run:
+        assert await used(run, "tokens_per_day") == before["caller|anonymous"]["tokens_per_day"]["used"]
+
+
+async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(f"refused_{free_port()}")
+    async with start(config(url, "{per: model, tokens_per_day: 1000000}", more="away: refuse, ")) as run:
+        postgres.kill()
+        try:
+            async with asyncio.timeout(10):
+                for number in count():  # its children may answer for a moment
+                    status, body, _ = await chat(run, model=f"nobody-{number}")
+                    if status != 404:
+                        break
+            assert (status, body["error"]["code"]) == (503, "store_unavailable")
+        finally:
+            await postgres.start()
+
+
+async def test_without_budgets_no_database_is_opened(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "never.db"
+    async with start(config(f"sqlite:///{path}", "{requests_per_minute: 5}")) as run:
+        assert (await chat(run))[0] == 200
+    assert not path.exists()

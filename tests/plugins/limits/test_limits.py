@@ -1,0 +1,312 @@
+"""Limits in one process: what passes, what is refused, and how that is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+
+from plugins.limits.told import duration
+from proxy.upstreams.demo import Fault, Simulator
+from tests.conftest import Start
+from tests.plugins.limits.asking import KEYS, chat, key, limits, statuses, told, until_used, used
+from tests.whole.asking import user
+
+
+async def test_a_limit_of_requests_lets_exactly_so_many_through(start: Start) -> None:
+    async with start(limits("{requests_per_minute: 100}")) as run:
+        answers = await asyncio.gather(*(chat(run) for _ in range(150)))
+    assert sorted(status for status, _, _ in answers) == [200] * 100 + [429] * 50
+
+
+async def test_a_refusal_names_the_limit_and_when_to_come_again(start: Start) -> None:
+    async with start(limits("{requests_per_minute: 2}")) as run:
+        await statuses(run, 2)
+        status, body, headers = await chat(run)
+    assert status == 429 and body["error"]["type"] == "rate_limit_error"
+    assert body["error"]["code"] == "rate_limit_exceeded"
+    assert "2 requests per minute for caller 'anonymous'" in body["error"]["message"]
+    assert 55 <= int(headers["retry-after"]) <= 61 and 55_000 < int(headers["retry-after-ms"]) <= 61_000
+    assert headers["x-ratelimit-limit-requests"] == "2" and headers["x-ratelimit-remaining-requests"] == "0"
+    assert "x-should-retry" not in headers
+
+
+async def test_every_answer_tells_what_is_left(start: Start) -> None:
+    rules = ("{requests_per_minute: 10, tokens_per_minute: 10000}", "{per: all, requests_per_minute: 5}")
+    async with start(limits(*rules)) as run:
+        _, _, headers = await chat(run, max_tokens=100)
+        run.ollama.faults.append(Fault("status"))
+        status, _, failed = await chat(run, max_tokens=100)
+        async with run.http.post(
+            f"{run.url}/api/chat", json={"model": "demo", "messages": user("hi"), "stream": False}
+        ) as response:
+            native = response.headers["x-ratelimit-remaining-requests"]
+    assert headers["x-ratelimit-limit-requests"] == "5" and headers["x-ratelimit-remaining-requests"] == "4"
+    assert headers["x-ratelimit-limit-tokens"] == "10000" and headers["x-ratelimit-remaining-tokens"] == "9899"
+    assert headers["x-ratelimit-reset-requests"] in ("1m0s", "1m1s")
+    assert headers["x-ratelimit-reset-tokens"] in ("1m0s", "1m1s")
+    assert status == 502 and failed["x-ratelimit-remaining-requests"] == "3"
+    assert native == "2"
+    assert not any("ratelimit" in name for name in headers if name.startswith("x-gemmapy"))
+
+
+async def test_a_stream_tells_what_is_left_and_the_log_does_not(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with start(limits("{requests_per_minute: 10}")) as run:
+        _, _, headers = await chat(run, stream=True)
+    assert headers["x-ratelimit-remaining-requests"] == "9"
+    assert "chat" in caplog.text and "ratelimit" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "0ms"),
+        (120, "120ms"),
+        (1000, "1s"),
+        (1001, "2s"),
+        (60_000, "1m0s"),
+        (90_000, "1m30s"),
+        (3_600_000, "1h0m0s"),
+    ],
+)
+def test_durations_are_written_as_openai_does(milliseconds: int, text: str) -> None:
+    assert duration(milliseconds) == text
+
+
+async def test_calls_at_once_are_limited_and_a_call_that_is_over_makes_room(start: Start) -> None:
+    async with start(limits("{at_once: 2}"), Simulator(delay=0.02)) as run:
+        two = [asyncio.ensure_future(chat(run, stream=True, max_tokens=20)) for _ in range(2)]
+        await until_used(run, "at_once", 2)
+        status, body, headers = await chat(run)
+        assert (status, body["error"]["code"], headers["retry-after"]) == (429, "too_many_at_once", "1")
+        assert "2 calls for caller 'anonymous' are under way" in body["error"]["message"]
+        for one in two:
+            assert (await one)[0] == 200
+        await until_used(run, "at_once", 0)
+        assert (await chat(run))[0] == 200
+
+
+async def test_one_call_after_the_other_is_never_one_too_many(start: Start) -> None:
+    async with start(limits("{at_once: 1}")) as run:
+        for stream in (False, True) * 15:
+            assert (await chat(run, stream=stream))[0] == 200
+
+
+@pytest.mark.parametrize("fault", ["eof", "reset", "status"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_fails_leaves_nothing_behind(start: Start, fault: Any, stream: bool) -> None:
+    async with start(limits("{at_once: 5, tokens_per_minute: 100000}"), Simulator(faults=[Fault(fault)])) as run:
+        await chat(run, stream=stream)
+        await until_used(run, "at_once", 0)
+        assert await used(run, "tokens_per_minute") == 0
+
+
+async def test_a_client_that_leaves_makes_room_and_pays_for_what_was_produced(start: Start) -> None:
+    async with start(limits("{at_once: 1, tokens_per_minute: 100000}"), Simulator(delay=0.02)) as run:
+        asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=asked)
+        await response.content.readany()
+        assert await used(run, "tokens_per_minute") == 501  # as reserved
+        response.close()
+        await until_used(run, "at_once", 0)
+        assert 0 < await used(run, "tokens_per_minute") < 100
+
+
+async def test_a_stream_that_is_cut_is_settled_with_what_it_had_brought(start: Start) -> None:
+    async with start(limits("{tokens_per_minute: 100000}"), Simulator(faults=[Fault("eof", after=3)])) as run:
+        await chat(run, stream=True, max_tokens=500)
+        await until_used(run, "tokens_per_minute", 4)  # three pieces, and a token of "hi"
+
+
+async def test_tokens_are_reserved_and_then_counted_as_they_were(start: Start) -> None:
+    async with start(limits("{tokens_per_minute: 100000}")) as run:
+        _, body, headers = await chat(run)
+        assert headers["x-ratelimit-remaining-tokens"] == str(100_000 - 512 - 1)
+        assert await used(run, "tokens_per_minute") == body["usage"]["total_tokens"]
+
+
+async def test_tokens_that_are_reserved_are_nobody_elses(start: Start) -> None:
+    async with start(limits("{tokens_per_minute: 1000}"), Simulator(delay=0.02)) as run:
+        first = asyncio.ensure_future(chat(run, stream=True, max_tokens=20))
+        await until_used(run, "tokens_per_minute", 21)
+        status, body, _ = await chat(run, max_tokens=980)
+        assert status == 429 and "1000 tokens per minute" in body["error"]["message"]
+        assert "21 are counted, and this call needs about 981" in body["error"]["message"]
+        assert (await first)[0] == 200
+
+
+async def test_an_answer_that_may_be_longer_than_the_limit_gets_what_there_is(start: Start) -> None:
+    async with start(limits("{tokens_per_minute: 200}")) as run:
+        assert (await chat(run, max_tokens=5000))[0] == 200
+        assert (await chat(run, max_tokens=5000))[0] == 429
+
+
+async def test_a_prompt_that_never_fits_is_not_tried_again(start: Start) -> None:
+    async with start(limits("{tokens_per_minute: 100}")) as run:
+        status, body, headers = await chat(run, messages=user("x" * 1000))
+    assert status == 429 and "more than there ever are" in body["error"]["message"]
+    assert headers["x-should-retry"] == "false" and "retry-after" not in headers
+
+
+async def test_a_kept_answer_counts_as_a_request_and_as_no_tokens(start: Start) -> None:
+    text = limits("{requests_per_minute: 3, tokens_per_minute: 100000}", chain="limits, cache")
+    async with start(text) as run:
+        answers = [await chat(run, seed=1) for _ in range(4)]
+        assert [headers.get("x-gemmapy-cache") for _, _, headers in answers] == ["miss", "hit", "hit", None]
+        assert answers[-1][0] == 429
+        assert await used(run, "tokens_per_minute") == answers[0][1]["usage"]["total_tokens"]
+
+
+async def test_of_a_shared_generation_the_tokens_are_counted_once(start: Start) -> None:
+    text = limits("{tokens_per_minute: 100000}", chain="limits, cache")
+    async with start(text, Simulator(delay=0.01)) as run:
+        answers = await asyncio.gather(*(chat(run, seed=1) for _ in range(5)))
+        assert {headers["x-gemmapy-cache"] for _, _, headers in answers} <= {"miss", "shared", "hit"}
+        await until_used(run, "tokens_per_minute", answers[0][1]["usage"]["total_tokens"])
+
+
+async def test_callers_do_not_use_up_each_others_limits(start: Start) -> None:
+    async with start(KEYS + limits("{requests_per_minute: 2}")) as run:
+        assert await statuses(run, 3, "ann") == [200, 200, 429]
+        assert await statuses(run, 2, "bob") == [200, 200]
+
+
+async def test_a_limit_of_all_is_everybodys(start: Start) -> None:
+    async with start(KEYS + limits("{per: all, requests_per_minute: 2}")) as run:
+        assert await statuses(run, 1, "ann") + await statuses(run, 2, "bob") == [200, 200, 429]
+        assert "for all calls together" in (await chat(run, "ann"))[1]["error"]["message"]
+
+
+async def test_models_have_counts_of_their_own_which_no_other_name_evades(start: Start) -> None:
+    text = limits("{per: [caller, model], requests_per_minute: 1}")
+    async with start("models: {nick: {alias: demo}}\n" + text) as run:
+        assert [await statuses(run, 1, model=one) for one in ("demo", "demo:latest", "DEMO", "nick")] == [
+            [200],
+            [429],
+            [429],
+            [429],
+        ]
+        assert await statuses(run, 1, model="demo-thinking") == [200]
+        message = (await chat(run))[1]["error"]["message"]
+        assert "for caller 'anonymous' and model 'demo:latest'" in message
+
+
+async def test_rules_are_for_whom_they_say(start: Start) -> None:
+    rules = (
+        "{unless: {caller: [bob, 'ro*']}, requests_per_minute: 1}",
+        "{match: {caller: bob}, requests_per_minute: 2}",
+        "{per: all, match: {model: nick, route: chat}, unless: {caller: root}, requests_per_minute: 3}",
+    )
+    async with start(KEYS + "models: {nick: {alias: demo}}\n" + limits(*rules)) as run:
+        assert await statuses(run, 2, "ann") == [200, 429]
+        assert await statuses(run, 3, "bob") == [200, 200, 429]
+        assert await statuses(run, 4, "root") == [200] * 4
+        assert len(await told(run, "ann")) == 2
+        assert len(await told(run, "root")) == 3
+
+
+async def test_a_refused_call_takes_nothing_of_any_limit(start: Start) -> None:
+    async with start(limits("{requests_per_minute: 5}", "{per: all, requests_per_minute: 1}")) as run:
+        assert await statuses(run, 4) == [200, 429, 429, 429]
+        assert {one["limits"]["requests_per_minute"]["used"] for one in await told(run)} == {1}
+
+
+async def test_two_calls_may_have_one_id(start: Start) -> None:
+    async with start(limits("{at_once: 10, tokens_per_minute: 100000}"), Simulator(delay=0.005)) as run:
+
+        async def one(number: int) -> int:
+            asked = {"model": "demo", "messages": user(f"{number} " * (number + 1)), "max_tokens": 5 + number}
+            async with run.http.post(
+                f"{run.url}/v1/chat/completions", json=asked, headers={"x-request-id": "same"}
+            ) as response:
+                return int((await response.json())["usage"]["total_tokens"])
+
+        tokens = await asyncio.gather(*map(one, range(6)))
+        await until_used(run, "at_once", 0)
+        assert await used(run, "tokens_per_minute") == sum(tokens)
+
+
+async def test_a_reload_forgets_no_count_even_where_the_limit_changes(start: Start) -> None:
+    async with start(limits("{requests_per_minute: 2}")) as run:
+        assert await statuses(run, 2) == [200, 200]
+        run.configure(limits("{requests_per_minute: 3}"))
+        assert await run.server.reload()
+        assert await statuses(run, 2) == [200, 429]
+
+
+async def test_every_route_and_dialect_is_counted(start: Start) -> None:
+    async with start(limits("{requests_per_minute: 3, tokens_per_minute: 100000}")) as run:
+        assert (await run.embed()).status == 200
+        for path in ("/v1/completions", "/api/generate"):
+            answered = await run.http.post(f"{run.url}{path}", json={"model": "demo", "prompt": "a"})
+            await answered.read()
+            assert answered.status == 200
+        refused = await run.http.post(f"{run.url}/api/chat", json={"model": "demo", "messages": user("hi")})
+        assert refused.status == 429 and "requests per minute" in (await refused.json())["error"]
+
+
+async def test_openais_client_reads_a_refusal_as_its_own(start: Start) -> None:
+    asked: Any = {"model": "demo", "messages": user("hi")}
+    async with start(limits("{requests_per_minute: 1}")) as run, run.client() as client:
+        raw = await client.chat.completions.with_raw_response.create(**asked)
+        assert raw.headers["x-ratelimit-remaining-requests"] == "0"
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.chat.completions.create(**asked)
+        assert refused.value.code == "rate_limit_exceeded"
+
+
+async def test_without_a_rule_nothing_is_counted(start: Start) -> None:
+    async with start(limits()) as run:
+        status, _, headers = await chat(run)
+        assert status == 200 and not any("ratelimit" in name for name in headers)
+        assert await told(run) == []
+
+
+# --- GET /api/limits ---------------------------------------------------------------------------------
+
+
+async def test_callers_see_their_own_limits_and_admins_all(start: Start) -> None:
+    rules = (
+        "{requests_per_minute: 9, at_once: 4}",
+        "{per: [caller, model], tokens_per_minute: 50000}",
+        "{per: key, at_once: 3}",
+    )
+    async with start(KEYS + limits(*rules)) as run:
+        await statuses(run, 2, "ann")
+        await statuses(run, 1, "bob", model="demo-thinking")
+        mine, all_of_them = await told(run, "ann"), await told(run, "root")
+    requests = next(one for one in mine if "requests_per_minute" in one["limits"])
+    assert requests["caller"] == "ann" and requests["rule"] == {"per": ["caller"]}
+    figures = requests["limits"]["requests_per_minute"]
+    assert (figures["limit"], figures["used"], figures["remaining"]) == (9, 2, 7) and 55 < figures["reset"] <= 61
+    assert requests["limits"]["at_once"] == {"limit": 4, "used": 0, "remaining": 4}
+    by_model = next(one for one in mine if "model" in one)
+    assert by_model["model"] == "demo:latest" and by_model["limits"]["tokens_per_minute"]["used"] > 0
+    assert {one.get("caller") for one in mine} == {"ann", None} and "bob" not in str(mine)
+    assert {one.get("caller") for one in all_of_them} == {"ann", "bob", "root", None}
+
+
+async def test_limits_are_told_in_pages(start: Start) -> None:
+    names = [f"c{number}" for number in range(5)]
+    keys = "keys: {root: {key: root-key, role: admin}, " + ", ".join(f"{one}: {one}-key" for one in names) + "}\n"
+    async with start(keys + limits("{requests_per_minute: 9}")) as run:
+        for one in names:
+            await chat(run, one)
+        seen, after, more = [], "", True
+        while more:
+            query = {"limit": "4", "after": after}
+            async with run.http.get(f"{run.url}/api/limits", params=query, headers=key("root")) as response:
+                page = await response.json()
+            seen += [one["caller"] for one in page["data"]]
+            after, more = page["last"], page["has_more"]
+    assert seen == [*names, "root"]
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "²", "1" * 9])
+async def test_a_wrong_page_size_is_named(start: Start, limit: str) -> None:
+    async with start(limits("{at_once: 1}")) as run:
+        response = await run.http.get(f"{run.url}/api/limits", params={"limit": limit})
+        assert response.status == 400 and (await response.json())["error"]["param"] == "limit"

@@ -1,0 +1,180 @@
+"""Limits that several processes share through Redis, and what becomes of them when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from proxy.stores import breaker
+from proxy.upstreams.demo import Simulator
+from tests.conftest import Running, Start
+from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
+from tests.servers import RedisServer, redis_server
+from tests.whole.asking import user
+from tests.whole.commands import served
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as running:
+        yield running
+
+
+async def test_two_servers_let_exactly_so_many_through(start: Start, server: RedisServer) -> None:
+    text = limits("{requests_per_minute: 100}", store=server.url)
+    async with start(text) as one, start(text) as other:
+        answers = await asyncio.gather(*(chat((one, other)[number % 2]) for number in range(150)))
+        assert Counter(status for status, _, _ in answers) == {200: 100, 429: 50}
+        assert await used(one, "requests_per_minute") == await used(other, "requests_per_minute") == 100
+
+
+async def test_processes_let_exactly_so_many_through(server: RedisServer, tmp_path: Path) -> None:
+    path = tmp_path / "proxy.yaml"
+    text = limits("{per: all, requests_per_minute: 100, at_once: 500}", store=server.url)
+    path.write_text(text + "upstreams: {local: {demo: {}}}\nlisten: {port: 0, workers: 2, drain: 0}\n")
+    async with served("serve", "--config", str(path)) as serving, aiohttp.ClientSession() as http:
+
+        async def one() -> int:
+            asked = {"model": "demo", "messages": user("hi")}
+            async with http.post(f"{serving.url}/v1/chat/completions", json=asked) as response:
+                await response.read()
+                return response.status
+
+        got = Counter(await asyncio.gather(*(one() for _ in range(150))))
+    assert got == {200: 100, 429: 50}
+
+
+async def test_tokens_of_two_servers_are_counted_together(start: Start, server: RedisServer) -> None:
+    text = limits("{tokens_per_minute: 100000, at_once: 50}", store=server.url)
+    async with start(text) as one, start(text) as other:
+        answers = await asyncio.gather(
+            *(chat((one, other)[number % 2], stream=number % 3 == 0, max_tokens=number + 1) for number in range(20))
+        )
+        assert {status for status, _, _ in answers} == {200}
+        whole = [body["usage"]["total_tokens"] for _, body, _ in answers if "usage" in body]
+        streamed = [number + 1 for number in range(20) if number % 3 == 0]
+        await until_used(one, "at_once", 0)
+        assert sum(whole) < await used(other, "tokens_per_minute") <= sum(whole) + sum(streamed) + 20 * 20
+
+
+async def test_what_a_killed_process_held_is_let_go(start: Start, server: RedisServer, tmp_path: Path) -> None:
+    text = limits("{per: all, at_once: 1}", store=server.url)
+    path = tmp_path / "proxy.yaml"
+    path.write_text(text + "upstreams: {local: {demo: {delay: 0.1}}}\nlisten: {port: 0}\n")
+    async with start(text) as run:
+        async with served("serve", "--config", str(path)) as serving, aiohttp.ClientSession() as http:
+            asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
+            response = await http.post(f"{serving.url}/v1/chat/completions", json=asked)
+            await response.content.readany()
+            assert (await chat(run))[0] == 429
+            serving.process.kill()
+            await serving.process.wait()
+        assert (await chat(run))[0] == 429
+        async with Redis(port=server.port) as client:
+            (leases,) = [one async for one in client.scan_iter("*:leases")]
+            held: Any = await client.zrange(leases, 0, -1, withscores=True)  # its types are of every version at once
+            ((member, ends),) = held
+            seconds = int((await client.time())[0])
+            assert 0 < ends / 1000 - seconds <= 31
+            await client.zadd(leases, {member: (seconds - 1) * 1000})  # as if the time had passed
+        assert (await chat(run))[0] == 200
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_each_process_counts_alone_while_redis_is_away_and_says_so(
+    start: Start, server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "REST", 1.0)
+    monkeypatch.setattr(breaker, "FAILURES", 1)
+    text = limits("{requests_per_minute: 3}", store=server.url).replace("timeout: 1", "timeout: 0.05")
+    async with start(text) as run:
+        server.kill() if trouble == "killed" else server.freeze()
+        with caplog.at_level(logging.WARNING):
+            assert await statuses(run, 8) == [200] * 3 + [429] * 5
+        assert len([one for one in caplog.messages if "counted in this process alone" in one]) == 1
+        response = await run.http.get(f"{run.url}/api/limits")
+        assert response.status == 503 and (await response.json())["error"]["code"] == "store_unavailable"
+        if trouble == "killed":
+            await server.start()
+        else:
+            server.thaw()
+        async with asyncio.timeout(5):
+            while (await chat(run))[0] == 429:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.05)
+
+
+async def test_without_redis_calls_are_refused_where_that_is_set(start: Start, server: RedisServer) -> None:
+    async with start(limits("{requests_per_minute: 30}", store=server.url, more="away: refuse, ")) as run:
+        assert (await chat(run))[0] == 200
+        server.kill()
+        status, body, headers = await chat(run)
+        assert (status, body["error"]["code"], headers["retry-after"]) == (503, "store_unavailable", "5")
+
+
+async def test_redis_that_is_killed_under_load_fails_no_call_and_nothing_stays_behind(
+    start: Start, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "REST", 0.1)
+    stop = asyncio.Event()
+    text = limits("{requests_per_minute: 100000, tokens_per_minute: 9999999, at_once: 50}", store=server.url)
+
+    async def caller(run: Running) -> Counter[int]:
+        got: Counter[int] = Counter()
+        while not stop.is_set():
+            got.update(await statuses(run, 1, stream=bool(got.total() % 2), max_tokens=3))
+        return got
+
+    async with start(text) as run:
+        callers = [asyncio.ensure_future(caller(run)) for _ in range(6)]
+        for _ in range(2):
+            await asyncio.sleep(0.15)
+            server.kill()
+            await asyncio.sleep(0.15)
+            await server.start()
+        await asyncio.sleep(0.3)
+        stop.set()
+        got = sum(await asyncio.gather(*callers), Counter[int]())
+        assert set(got) == {200} and got[200] > 10
+        await until_used(run, "at_once", 0)
+        assert [one for one in held(run) if one] == []
+
+
+def held(run: Running) -> list[object]:
+    """What the process holds by its own account, in its connection to Redis."""
+    opened = run.server.services.state["stores"]
+    return [one.store.counting.held for one in opened.values() if getattr(one.store, "counting", None)]
+
+
+async def test_a_client_that_leaves_makes_room_in_redis(start: Start, server: RedisServer) -> None:
+    text = limits("{at_once: 1, tokens_per_minute: 100000}", store=server.url)
+    async with start(text, Simulator(delay=0.02)) as run:
+        asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=asked)
+        await response.content.readany()
+        assert await used(run, "tokens_per_minute") == 501
+        response.close()
+        await until_used(run, "at_once", 0)
+        assert 0 < await used(run, "tokens_per_minute") < 100
+
+
+async def test_one_call_after_the_other_is_never_one_too_many_at_two_servers(start: Start, server: RedisServer) -> None:
+    text = limits("{per: all, at_once: 1}", store=server.url)
+    async with start(text) as one, start(text) as other:
+        for number in range(40):
+            assert (await chat((one, other)[number % 2], stream=number % 3 == 0))[0] == 200
+
+
+async def test_admins_see_what_other_processes_counted(start: Start, server: RedisServer) -> None:
+    text = limits("{per: [caller, model], requests_per_minute: 9}", store=server.url)
+    async with start(text) as one, start(text) as other:
+        await chat(one)
+        await told(one)
+        assert [entry["model"] for entry in await told(other)] == ["demo:latest"]
