@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from plugins.cache.entry import Entry
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
 from proxy.types import Call, Event, Events, Handler, Reply
@@ -30,6 +31,8 @@ class Flight:
         self.begun = self.over = False
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
+        self.answer: tuple[Entry, float] | None = None
+        """What it became, if that is worth keeping, and when (Unix seconds): the store may not have it yet."""
         self.readers = 0
         self.task: asyncio.Task[None] | None = None
         self.told: list[Callable[[str], None]] = []
@@ -50,6 +53,11 @@ class Flight:
             self.wake()
         if self.error is None:
             await keep(self)
+
+    @property
+    def open(self) -> bool:
+        """Whether it can be joined.  What has ended is no generation any more, but an answer or nothing."""
+        return not self.over and not self.abandoned
 
     async def read(self, reply: Reply) -> None:
         try:

@@ -19,7 +19,7 @@ from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.stores.keyvalue import Kept, New, StoreError
+from proxy.stores.keyvalue import New, StoreError
 from proxy.streams import replay
 from proxy.types import Call, Embed, Handler, Reply, Route
 
@@ -89,7 +89,7 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        if wishes.reads and (flight := self.flights.get(where)) is not None and not flight.abandoned:
+        if wishes.reads and (flight := self.flights.get(where)) is not None and flight.open:
             reply = await flight.joined(call)
             self.stats.note(reply.facts.get("model", call.model), "shared")
             return reply.noting(**{"cache": "shared", "cache-key": digest})
@@ -129,29 +129,36 @@ class Cache:
 
     async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
-        kept = await self.looked_up(where)
-        age = max(0.0, self.host.clock.time() - kept.born) if kept else 0.0
-        if kept is None or (wishes.oldest is not None and age > wishes.oldest):
+        answer = self.ended(where) or await self.looked_up(where) or self.ended(where)  # it may have ended meanwhile
+        if answer is None:
             return None
-        found = entry.unpacked(kept.value)
-        if found is None:
+        found, born = answer
+        age = max(0.0, self.host.clock.time() - born)
+        if wishes.oldest is not None and age > wishes.oldest:
             return None
         self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
         return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 
-    async def looked_up(self, where: str) -> Kept | None:
+    def ended(self, where: str) -> tuple[Entry, float] | None:
+        """An answer that was given and is not yet in the store, however slow that is."""
+        flight = self.flights.get(where)
+        return None if flight is None else flight.answer
+
+    async def looked_up(self, where: str) -> tuple[Entry, float] | None:
         try:
-            return (await self.store.get((where,)))[0]
+            (kept,) = await self.store.get((where,))
         except StoreError:  # told by the store; the call goes on without the cache
             self.stats.note("", "error")
             return None
+        found = None if kept is None else entry.unpacked(kept.value)
+        return None if kept is None or found is None else (found, kept.born)
 
     async def generated(self, where: str, call: Call, call_next: Handler, keep: Keep) -> Reply:
         flight = Flight(self.host.clock.monotonic())
         flight.task = self.host.background.start(flight.run(call, call_next, keep), "generating a shared answer")
         other = self.flights.get(where)
-        if (other is None or other.abandoned) and len(self.flights) < MOST_FLIGHTS:
+        if (other is None or not other.open) and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
             flight.task.add_done_callback(lambda _: self.forget(where, flight))
         return await flight.joined(call)
@@ -163,9 +170,10 @@ class Cache:
     async def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
         if isinstance(call.ask, Embed) or not self.worth(flight):
             return
-        seconds = self.host.clock.monotonic() - flight.began
-        packed = Entry(flight.events, flight.facts, seconds).pack()
+        answer = Entry(flight.events, entry.told(flight.facts), self.host.clock.monotonic() - flight.began)
+        packed = answer.pack()
         if len(packed) <= self.settings.max_entry_bytes:
+            flight.answer = (answer, self.host.clock.time())
             label = key.label_of(call, flight.facts.get("model", call.model), tenant, told)
             await self.put([New(where, packed, ttl, label)])
 
@@ -179,4 +187,10 @@ class Cache:
             self.stats.note("", "error")
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.store, self.stats, self.host, self.settings.share == "global").routes()
+        return Api(self.store, self.stats, self.host, self.settings.share == "global", self.written).routes()
+
+    async def written(self) -> None:
+        """Return when every answer that was given by now is in the store, or could not be put there."""
+        ending = [flight.task for flight in self.flights.values() if flight.over and flight.task is not None]
+        if ending:
+            await asyncio.wait(ending)

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from plugins.cache.flight import Flight
 from proxy.errors import ConfigError, UpstreamError
+from proxy.stores.keyvalue import New
+from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
-from tests.whole.asking import Stream, asked, data_url, error_of, function, picture, said, schema, streamed, user, whole
+from tests.whole.asking import (
+    Stream,
+    asked,
+    data_url,
+    error_of,
+    function,
+    picture,
+    said,
+    schema,
+    settled,
+    streamed,
+    user,
+    whole,
+)
 
 CACHE = "plugins: {cache: {}}\nchains: {chat: [cache], completions: [cache], embeddings: [cache]}\n"
 KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
@@ -133,6 +149,26 @@ async def test_both_dialects_and_all_spellings_share_an_entry(start: Start) -> N
         response = await run.http.post(f"{run.url}/v1/chat/completions", data=spelled, headers=headers)
         assert outcome(response) == "hit"
         assert len(asked(run.ollama)) == 1
+
+
+async def test_an_answer_is_a_hit_as_soon_as_it_was_given_however_slow_its_store(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, put = asyncio.Event(), Memory.set
+
+    async def slowly(store: Memory, news: Sequence[New]) -> None:
+        await ready.wait()
+        await put(store, news)
+
+    monkeypatch.setattr(Memory, "set", slowly)
+    async with start(CACHE) as run:
+        assert await outcomes(run, {}, {}, {"stream": True}) == ["miss", "hit", "hit"]
+        assert await outcomes(run, {}, **{"Cache-Control": "max-age=0"}) == ["miss"]
+        asyncio.get_running_loop().call_later(0.05, ready.set)
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
+        assert told["entries"] == 1, "who looks into the store waits for what is on its way there"
+        await settled(run)
+        assert await outcomes(run, {}) == ["hit"]
 
 
 # --- misses ------------------------------------------------------------------------------------------
@@ -405,8 +441,7 @@ async def test_a_stream_that_breaks_off_breaks_off_for_all(start: Start) -> None
 async def test_sharing_leaves_nothing_behind(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.001)) as run:
         await asyncio.gather(*(run.chat(stream=number % 2 == 0, seed=number % 5) for number in range(40)))
-        await asyncio.sleep(0.05)
-        assert run.server.services.state["cache flights"] == {}
+        await settled(run)
         assert not [task for task in run.server.services.background.tasks if "shared answer" in task.get_name()]
 
 
