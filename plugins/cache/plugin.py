@@ -66,6 +66,7 @@ class Cache:
         self.stats = host.kept("cache stats", Stats)
         self.flights = host.kept("cache flights", dict[str, Flight])
         self.stamps: dict[str, tuple[float, str]] = {}
+        self.keys = key.Keys()
         self.vectors = Vectors(self.store, host)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -79,8 +80,7 @@ class Cache:
         tenant = self.tenant(call.caller)
         if call.tags:
             stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
-        told = key.told_of(key.asked_of(call), call.route, stamp)
-        digest = key.key_of(told)
+        told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
