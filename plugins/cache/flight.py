@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
-from plugins.cache.entry import Entry
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
 from proxy.types import Call, Event, Events, Handler, Reply
-
-Keep = Callable[["Flight"], Awaitable[None]]
 
 
 class Flight:
@@ -20,9 +17,15 @@ class Flight:
     it is cancelled.  Its events are kept until it ends: as much as one answer.
     """
 
-    def __init__(self, began: float) -> None:
-        """began: monotonic seconds."""
+    __slots__ = (
+        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "readers", "task", "told",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
+        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers know."""
         self.began = began
+        self.ended = ended
         self.call: Call | None = None
         """As it was sent on."""
         self.events: list[Event] = []
@@ -31,15 +34,12 @@ class Flight:
         self.begun = self.over = False
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
-        self.answer: tuple[Entry, float] | None = None
-        """What it became, if that is worth keeping, and when (Unix seconds): the store may not have it yet."""
         self.readers = 0
         self.task: asyncio.Task[None] | None = None
         self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
-    async def run(self, call: Call, call_next: Handler, keep: Keep) -> None:
-        """`keep` is given the flight once it has ended well, and after its readers were told."""
+    async def run(self, call: Call, call_next: Handler) -> None:
         self.call = call.but(progress=self.progress)
         try:
             await self.read(await call_next(self.call))
@@ -50,14 +50,8 @@ class Flight:
             raise
         finally:
             self.begun = self.over = True
+            self.ended(self)
             self.wake()
-        if self.error is None:
-            await keep(self)
-
-    @property
-    def open(self) -> bool:
-        """Whether it can be joined.  What has ended is no generation any more, but an answer or nothing."""
-        return not self.over and not self.abandoned
 
     async def read(self, reply: Reply) -> None:
         try:
@@ -135,6 +129,7 @@ class Flight:
             self.told.remove(call.progress)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
+            self.ended(self)
             self.task.cancel()
 
 

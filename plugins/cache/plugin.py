@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Literal
 
@@ -12,14 +12,15 @@ from pydantic import PositiveFloat, PositiveInt
 from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
-from plugins.cache.flight import Flight, Keep
+from plugins.cache.flight import Flight
+from plugins.cache.outbox import Item, Outbox
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Vectors
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.stores.keyvalue import New, StoreError
+from proxy.stores.keyvalue import StoreError
 from proxy.streams import replay
 from proxy.types import Call, Embed, Handler, Reply, Route
 
@@ -65,6 +66,7 @@ class Cache:
         self.store = host.keyvalue(settings.store)
         self.stats = host.kept("cache stats", Stats)
         self.flights = host.kept("cache flights", dict[str, Flight])
+        self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
         self.vectors = Vectors(self.store, host)
@@ -89,13 +91,12 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        if wishes.reads and (flight := self.flights.get(where)) is not None and flight.open:
+        if wishes.reads and (flight := self.flights.get(where)) is not None:
             reply = await flight.joined(call)
             self.stats.note(reply.facts.get("model", call.model), "shared")
             return reply.noting(**{"cache": "shared", "cache-key": digest})
-        reply = await self.generated(
-            where, call, call_next, partial(self.keep, where, call, self.ttl(wishes), tenant, told)
-        )
+        keep = partial(self.keep, where, call, self.ttl(wishes), tenant, told)
+        reply = await self.generated(where, call, call_next, keep)
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
@@ -129,7 +130,8 @@ class Cache:
 
     async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
-        answer = self.ended(where) or await self.looked_up(where) or self.ended(where)  # it may have ended meanwhile
+        outbox, store = self.outbox, self.store
+        answer = outbox.get(store, where) or await self.looked_up(where) or outbox.get(store, where)  # it ended since
         if answer is None:
             return None
         found, born = answer
@@ -140,57 +142,44 @@ class Cache:
         events = entry.in_pieces(found.events) if call.stream else found.events
         return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 
-    def ended(self, where: str) -> tuple[Entry, float] | None:
-        """An answer that was given and is not yet in the store, however slow that is."""
-        flight = self.flights.get(where)
-        return None if flight is None else flight.answer
-
     async def looked_up(self, where: str) -> tuple[Entry, float] | None:
         try:
             (kept,) = await self.store.get((where,))
         except StoreError:  # told by the store; the call goes on without the cache
-            self.stats.note("", "error")
+            self.failed()
             return None
         found = None if kept is None else entry.unpacked(kept.value)
         return None if kept is None or found is None else (found, kept.born)
 
-    async def generated(self, where: str, call: Call, call_next: Handler, keep: Keep) -> Reply:
-        flight = Flight(self.host.clock.monotonic())
-        flight.task = self.host.background.start(flight.run(call, call_next, keep), "generating a shared answer")
-        other = self.flights.get(where)
-        if (other is None or not other.open) and len(self.flights) < MOST_FLIGHTS:
+    async def generated(self, where: str, call: Call, call_next: Handler, keep: Callable[[Flight], None]) -> Reply:
+        flight = Flight(self.host.clock.monotonic(), keep)
+        flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
+        if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
-            flight.task.add_done_callback(lambda _: self.forget(where, flight))
         return await flight.joined(call)
 
-    def forget(self, where: str, flight: Flight) -> None:
+    def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
+        """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
         if self.flights.get(where) is flight:
             del self.flights[where]
-
-    async def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
-        if isinstance(call.ask, Embed) or not self.worth(flight):
-            return
-        answer = Entry(flight.events, entry.told(flight.facts), self.host.clock.monotonic() - flight.began)
-        packed = answer.pack()
-        if len(packed) <= self.settings.max_entry_bytes:
-            flight.answer = (answer, self.host.clock.time())
-            label = key.label_of(call, flight.facts.get("model", call.model), tenant, told)
-            await self.put([New(where, packed, ttl, label)])
+        if flight.over and flight.error is None and not isinstance(call.ask, Embed) and self.worth(flight):
+            clock, largest = self.host.clock, self.settings.max_entry_bytes
+            answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
+            self.outbox.put(
+                Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed)
+            )
 
     def worth(self, flight: Flight) -> bool:
         return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)
 
-    async def put(self, news: Sequence[New]) -> None:
-        try:
-            await self.store.set(news)
-        except StoreError:
-            self.stats.note("", "error")
+    def failed(self) -> None:
+        self.stats.note("", "error")
+
+    async def __aenter__(self) -> Cache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.outbox.written()
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.store, self.stats, self.host, self.settings.share == "global", self.written).routes()
-
-    async def written(self) -> None:
-        """Return when every answer that was given by now is in the store, or could not be put there."""
-        ending = [flight.task for flight in self.flights.values() if flight.over and flight.task is not None]
-        if ending:
-            await asyncio.wait(ending)
+        return Api(self.store, self.stats, self.host, self.settings.share == "global", self.outbox.written).routes()

@@ -57,9 +57,11 @@ def schema(properties: Json, **more: Any) -> Json:
 
 async def settled(run: Running) -> None:
     """Return when every answer that was given is in the cache's store, or could not be put there."""
+    state = run.server.services.state
     async with asyncio.timeout(5):
-        while run.server.services.state["cache flights"]:  # noqa: ASYNC110  (they end by themselves, and tell nobody)
+        while state["cache flights"]:  # noqa: ASYNC110  (they end by themselves, and tell nobody)
             await asyncio.sleep(0.002)
+        await state["cache outbox"].written()
 
 
 async def error_of(response: aiohttp.ClientResponse, status: int) -> Json:
