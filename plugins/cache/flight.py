@@ -23,11 +23,11 @@ class Flight:
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
-        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers know."""
+        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on."""
         self.began = began
         self.ended = ended
         self.call: Call | None = None
-        """As it was sent on."""
+        """As it was sent on, until it is over."""
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
@@ -50,8 +50,9 @@ class Flight:
             raise
         finally:
             self.begun = self.over = True
-            self.ended(self)
+            self.call = None  # it leads back here, and the collector that looks for such cycles comes seldom
             self.wake()
+            self.ended(self)
 
     async def read(self, reply: Reply) -> None:
         try:

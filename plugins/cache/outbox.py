@@ -14,8 +14,8 @@ from proxy.host import Services
 from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.types import Call
 
-SOON: Final = 0.1
-"""Seconds that an answer may wait for others."""
+SOON: Final = 0.01
+"""Seconds that an answer may wait for others; for so long no other process finds it in their store."""
 TOGETHER: Final = 64
 """Answers that are written at once; as many do not wait."""
 MOST: Final = 1024
@@ -50,7 +50,7 @@ class Item:
 
 
 class Outbox:
-    """Packs and writes answers together, several times a second: one at a time that costs a miss a sixth more.
+    """Packs and writes answers together, as they come within a moment: one at a time that costs a miss a sixth more.
 
     What is in it can be had from it, so that nobody notices; a process that is killed loses what it holds.  It is one
     for all stores, and outlives a reload.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -515,6 +516,19 @@ async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
     with pytest.raises(UpstreamError, match="broken off"):
         await asyncio.wait_for(flight.joined(call), 1)
     await asyncio.gather(flight.task, return_exceptions=True)
+
+
+async def test_a_generation_that_is_over_is_no_work_for_the_garbage_collector(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.chat()
+        gc.collect()
+        gc.disable()
+        try:
+            for seed in range(3):
+                await run.chat(seed=seed)
+            assert not [one for one in gc.get_objects() if type(one) is Flight]
+        finally:
+            gc.enable()
 
 
 async def test_each_reader_has_a_failure_of_its_own() -> None:
