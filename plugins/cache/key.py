@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -70,8 +70,7 @@ class Keys:
 def asked_of(ask: Ask) -> JSON:
     """A chat or a completion as what JSON can hold: every field that reaches the upstream."""
     if isinstance(ask, Chat):
-        plain = not any(one.images or one.tool_calls for one in ask.messages)
-        messages = ask.messages if plain else list(map(spelled, ask.messages))
+        messages = list(map(spelled, ask.messages)) if told_in_parts(ask.messages) else ask.messages
         # Not the client's own last question: it is among the messages, as the upstream will read it.
         return [messages, ask.tools, ask.tool_choice, ask.parallel_tool_calls, ask.format, ask.options, ask.think,
                 ask.logprobs, ask.n]  # fmt: skip
@@ -79,6 +78,14 @@ def asked_of(ask: Ask) -> JSON:
         pictures = tuple(Image(digest(one.base64)) for one in ask.images)
         return replace(ask, images=pictures)
     return ask
+
+
+def told_in_parts(messages: Iterable[Message]) -> bool:
+    """Whether there is more to them than JSON can tell of them as they are."""
+    for one in messages:  # noqa: SIM110  (a generator would be begun for every call)
+        if one.images or one.tool_calls:
+            return True
+    return False
 
 
 def spelled(message: Message) -> JSON:

@@ -63,6 +63,7 @@ class Cache:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
+        self.clock = host.clock
         self.store = host.keyvalue(settings.store)
         self.stats = host.kept("cache stats", Stats)
         self.flights = host.kept("cache flights", dict[str, Flight])
@@ -103,7 +104,7 @@ class Cache:
 
     async def stamp(self, model: str) -> str | None:
         """The model's, or the last one known while its upstream does not answer: what is kept is still good."""
-        now = self.host.clock.monotonic()
+        now = self.clock.monotonic()
         until, last = self.stamps.get(model, (float("-inf"), None))
         if until > now:
             return last
@@ -135,7 +136,7 @@ class Cache:
         if answer is None:
             return None
         found, born = answer
-        age = max(0.0, self.host.clock.time() - born)
+        age = max(0.0, self.clock.time() - born)
         if wishes.oldest is not None and age > wishes.oldest:
             return None
         self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
@@ -152,7 +153,7 @@ class Cache:
         return None if kept is None or found is None else (found, kept.born)
 
     async def generated(self, where: str, call: Call, call_next: Handler, keep: Callable[[Flight], None]) -> Reply:
-        flight = Flight(self.host.clock.monotonic(), keep)
+        flight = Flight(self.clock.monotonic(), keep)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
         if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
@@ -163,7 +164,7 @@ class Cache:
         if self.flights.get(where) is flight:
             del self.flights[where]
         if flight.over and flight.error is None and not isinstance(call.ask, Embed) and self.worth(flight):
-            clock, largest = self.host.clock, self.settings.max_entry_bytes
+            clock, largest = self.clock, self.settings.max_entry_bytes
             answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
             self.outbox.put(
                 Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed)
