@@ -66,9 +66,9 @@ class Outbox:
         self.writing: set[asyncio.Task[None]] = set()
 
     def get(self, store: KeyValue, where: str) -> tuple[Entry, float] | None:
-        """An answer on its way into this store, and when it was given."""
+        """An answer on its way into this store, and when it was given; not what is too large to be kept there."""
         item = self.held.get(where)
-        if item is None or item.store is not store or item.born + item.ttl <= self.clock.time():
+        if item is None or item.store is not store or item.new(self.clock.time()) is None:
             return None
         return item.entry, item.born
 
