@@ -29,7 +29,7 @@ class Timeouts:
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
-        self.clock = host.clock
+        self.monotonic = host.clock.monotonic
         self.sweep = Sweep()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -53,7 +53,7 @@ class Timeouts:
         """An outer limit that is earlier stays."""
         if self.settings.total is None:
             return call.deadline
-        own = self.clock.monotonic() + self.settings.total
+        own = self.monotonic() + self.settings.total
         return own if call.deadline is None else min(own, call.deadline)
 
     async def watched(self, source: Events, deadline: float | None, callers: float | None) -> Events:
@@ -81,17 +81,17 @@ class Timeouts:
 class Watch:
     """Ends a wait that takes too long.  Rests between two waits: a slow consumer is no fault of the upstream."""
 
-    due: float | None = None
-    rang = False
-    fresh = True
-    """Whether this wait began after the last look; a wait costs no look at the clock of its own."""
+    __slots__ = ("callers", "deadline", "due", "fresh", "limit", "rang", "task", "waiting")
 
     def __init__(self, deadline: float | None, limit: float | None, callers: float | None) -> None:
         """The current task waits from now on, for `limit` seconds at most.  callers: the caller's own deadline."""
         self.deadline = deadline
         self.callers = callers
         self.limit = limit
-        self.waiting = True
+        self.due: float | None = None
+        self.rang = False
+        self.waiting = self.fresh = True
+        """fresh: whether this wait began after the last look; a wait costs no look at the clock of its own."""
         self.task = asyncio.current_task()
 
     def begin(self) -> None:

@@ -69,8 +69,14 @@ class Format:
     strict: bool = True
 
 
+class Lasting:
+    """A noun whose end can be noticed, by a `weakref`: what was made of it can be kept for as long as it lives."""
+
+    __slots__ = ("__weakref__",)
+
+
 @value
-class Chat:
+class Chat(Lasting):
     """What is asked of a chat model, in no dialect.
 
     options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),

@@ -37,7 +37,8 @@ class Background:
             return
         error = task.exception()
         if error is None:
-            self.failing.pop(task.get_name(), None)
+            if self.failing:
+                self.failing.pop(task.get_name(), None)
         elif isinstance(error, ProxyError):
             if self.failing.get(task.get_name()) != str(error):  # an outage is told once, not at every try
                 log.warning("%s: %s", task.get_name(), error)

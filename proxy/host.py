@@ -215,8 +215,10 @@ class Host:
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)
 
-    def announce(self, event: object) -> None:
-        self.bus.announce(event)
+    @property
+    def announce(self) -> Callable[[object], None]:
+        """Tells an event to all who listen to its kind."""
+        return self.bus.announce
 
 
 async def nowhere(call: Call) -> Reply:

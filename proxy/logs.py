@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -96,15 +95,21 @@ class RequestLog:
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
-    shown = " ".join([f"{name}={value if value.__class__ is not str else word(value)}" for name, value in told.items()])
-    if not (shown.isascii() and shown.isprintable()):
-        shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
+    shown = " ".join([f"{name}={value}" for name, value in told.items()])
+    if not (shown.count("=") == len(told) == shown.count(" ") + 1 and '"' not in shown and is_plain(shown)):
+        words = [f"{name}={word(value) if type(value) is str else value}" for name, value in told.items()]
+        shown = " ".join(words)
+        if not is_plain(shown):
+            shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
     return f"{when} {shown}\n".encode()
 
 
-@lru_cache(4096)
+def is_plain(shown: str) -> bool:
+    return shown.isascii() and shown.isprintable()
+
+
 def word(value: str) -> str:
-    """A value that cannot be taken for two; most of them were written a moment ago."""
+    """A value that cannot be taken for two."""
     return value if value.isascii() and not AMBIGUOUS.search(value) else json.dumps(value)
 
 

@@ -190,7 +190,10 @@ class Reply:
 
     async def aclose(self) -> None:
         """Close the outermost stage first, its source still open; every closer runs, even after one raised."""
-        await _close(self.closers)
+        if len(self.closers) > 1:
+            await _close(self.closers)
+        elif self.closers and (closing := self.closers[0]()) is not None:
+            await closing
 
 
 async def _close(closers: tuple[Closer, ...]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -58,12 +58,16 @@ EVERYTHING: Final = Invalidate.model_construct()
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """common: all callers share their entries, so that only admins may take any out."""
+    """common: all callers share their entries, so that only admins may take any out.
+
+    written: returns when what was answered by now is in the store; else it would be missed here, and come afterwards.
+    """
 
     store: KeyValue
     stats: Stats
     host: Host
     common: bool
+    written: Callable[[], Awaitable[None]]
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/cache/stats", self.told, "user")
@@ -86,6 +90,7 @@ class Api:
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """Counts of the server since its start, and the entries that this caller may see."""
         told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
+        await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
         except StoreError:  # the counts are told all the same
@@ -104,23 +109,32 @@ class Api:
     async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Clear)
         prefix = self.prefix(request, asked.caller)
-        with available():
+        async with self.available():
             return document({"deleted": await self.removed(prefix, EVERYTHING)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
-        with available():
+        async with self.available():
             return document({"deleted": await self.store.expire()})
 
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Invalidate)
         prefix = self.prefix(request, asked.caller)
-        with available():
+        async with self.available():
             if asked.confirm:
                 matched = deleted = await self.removed(prefix, asked)
             else:
                 matched = len([one async for one in self.store.entries(prefix) if self.fits(one, asked)])
                 deleted = 0
         return document({"matched": matched, "deleted": deleted, "confirmed": asked.confirm})
+
+    @asynccontextmanager
+    async def available(self) -> AsyncIterator[None]:
+        """The store with everything in it.  Raises Busy while it is away."""
+        await self.written()
+        try:
+            yield
+        except StoreError as error:
+            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
     async def removed(self, prefix: str, asked: Invalidate) -> int:
         deleted, going = 0, []
@@ -142,15 +156,6 @@ class Api:
         if asked.model is not None and not same_model(str(facts.get("model", "")), asked.model):
             return False
         return asked.text is None or contains(words, asked.text)
-
-
-@contextmanager
-def available() -> Iterator[None]:
-    """Raises Busy while the store is away."""
-    try:
-        yield
-    except StoreError as error:
-        raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
 
 def same_model(one: str, other: str) -> bool:

@@ -36,15 +36,14 @@ FACTS: Final = ("model", "upstream", "digest", "params")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """seconds: how long the answer took when it was generated."""
+    """facts: some of `FACTS`.  seconds: how long the answer took when it was generated."""
 
     events: Sequence[Event]
     facts: Mapping[str, str]
     seconds: float
 
     def pack(self) -> bytes:
-        facts = {name: self.facts[name] for name in FACTS if name in self.facts}
-        body = orjson.dumps([self.seconds, facts]) + b"\n" + dump(self.events)
+        body = orjson.dumps([self.seconds, self.facts]) + b"\n" + dump(self.events)
         return PLAIN + body if len(body) <= COMPRESSED else SMALL + zlib.compress(body, 1)
 
     @property
@@ -84,6 +83,11 @@ def inflated(packed: bytes) -> bytes:
     if not stream.eof:
         raise ValueError("cut off, or larger than anything that is kept")
     return body
+
+
+def told(facts: Mapping[str, str]) -> dict[str, str]:
+    """Those of an answer's facts that its copies tell, too."""
+    return {name: facts[name] for name in FACTS if name in facts}
 
 
 def complete(events: Iterable[Event], length: bool) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
 from proxy.types import Call, Event, Events, Handler, Reply
-
-Keep = Callable[["Flight"], Awaitable[None]]
 
 
 class Flight:
@@ -19,11 +17,17 @@ class Flight:
     it is cancelled.  Its events are kept until it ends: as much as one answer.
     """
 
-    def __init__(self, began: float) -> None:
-        """began: monotonic seconds."""
+    __slots__ = (
+        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "readers", "task", "told",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
+        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on."""
         self.began = began
+        self.ended = ended
         self.call: Call | None = None
-        """As it was sent on."""
+        """As it was sent on, until it is over."""
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
@@ -35,8 +39,7 @@ class Flight:
         self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
-    async def run(self, call: Call, call_next: Handler, keep: Keep) -> None:
-        """`keep` is given the flight once it has ended well, and after its readers were told."""
+    async def run(self, call: Call, call_next: Handler) -> None:
         self.call = call.but(progress=self.progress)
         try:
             await self.read(await call_next(self.call))
@@ -47,9 +50,9 @@ class Flight:
             raise
         finally:
             self.begun = self.over = True
+            self.call = None  # it leads back here, and the collector that looks for such cycles comes seldom
             self.wake()
-        if self.error is None:
-            await keep(self)
+            self.ended(self)
 
     async def read(self, reply: Reply) -> None:
         try:
@@ -127,6 +130,7 @@ class Flight:
             self.told.remove(call.progress)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
+            self.ended(self)
             self.task.cancel()
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
+from weakref import ReferenceType, ref
 
 import orjson
 
@@ -40,12 +41,36 @@ def key_of(told: bytes) -> str:
     return hashlib.sha256(told).hexdigest()[:32]
 
 
-def asked_of(call: Call) -> JSON:
+class Keys:
+    """The keys of chats that are alive: the edge hands on the same one when the same request comes again.
+
+    Each goes with its chat, so that there are never more than calls under way and requests remembered at the edge.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[ReferenceType[Chat], str, str, bytes, str]] = {}
+        """By the address of the chat: itself, route, stamp, what was told, key."""
+
+    def of(self, call: Call, stamp: str) -> tuple[bytes, str]:
+        """What `told_of` and `key_of` make of a call."""
+        ask = call.ask
+        found = self.known.get(id(ask))
+        if found is not None and found[0]() is ask and found[1] == call.route and found[2] == stamp:
+            return found[3], found[4]
+        told = told_of(asked_of(ask), call.route, stamp)
+        digest = key_of(told)
+        if isinstance(ask, Chat):
+            place = id(ask)
+            # Called before another chat can have this address.
+            reference = ref(ask, lambda _: self.known.pop(place, None))
+            self.known[place] = (reference, call.route, stamp, told, digest)
+        return told, digest
+
+
+def asked_of(ask: Ask) -> JSON:
     """A chat or a completion as what JSON can hold: every field that reaches the upstream."""
-    ask = call.ask
     if isinstance(ask, Chat):
-        plain = not any(one.images or one.tool_calls for one in ask.messages)
-        messages = ask.messages if plain else list(map(spelled, ask.messages))
+        messages = list(map(spelled, ask.messages)) if told_in_parts(ask.messages) else ask.messages
         # Not the client's own last question: it is among the messages, as the upstream will read it.
         return [messages, ask.tools, ask.tool_choice, ask.parallel_tool_calls, ask.format, ask.options, ask.think,
                 ask.logprobs, ask.n]  # fmt: skip
@@ -53,6 +78,14 @@ def asked_of(call: Call) -> JSON:
         pictures = tuple(Image(digest(one.base64)) for one in ask.images)
         return replace(ask, images=pictures)
     return ask
+
+
+def told_in_parts(messages: Iterable[Message]) -> bool:
+    """Whether there is more to them than JSON can tell of them as they are."""
+    for one in messages:  # noqa: SIM110  (a generator would be begun for every call)
+        if one.images or one.tool_calls:
+            return True
+    return False
 
 
 def spelled(message: Message) -> JSON:

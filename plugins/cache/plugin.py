@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, Literal
 
@@ -12,7 +12,8 @@ from pydantic import PositiveFloat, PositiveInt
 from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
-from plugins.cache.flight import Flight, Keep
+from plugins.cache.flight import Flight
+from plugins.cache.outbox import Item, Outbox
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Vectors
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
@@ -20,7 +21,7 @@ from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.news import Rated
-from proxy.stores.keyvalue import Kept, New, StoreError
+from proxy.stores.keyvalue import StoreError
 from proxy.streams import replay
 from proxy.types import Call, Embed, Handler, Reply, Route
 
@@ -63,10 +64,13 @@ class Cache:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
+        self.clock = host.clock
         self.store = host.keyvalue(settings.store)
         self.stats = host.kept("cache stats", Stats)
         self.flights = host.kept("cache flights", dict[str, Flight])
+        self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
+        self.keys = key.Keys()
         self.vectors = Vectors(self.store, host)
         host.on(Rated, self.rated)
 
@@ -82,8 +86,7 @@ class Cache:
         tenant = self.tenant(call.caller)
         if call.tags:
             stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
-        told = key.told_of(key.asked_of(call), call.route, stamp)
-        digest = key.key_of(told)
+        told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
@@ -92,20 +95,19 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        if wishes.reads and (flight := self.flights.get(where)) is not None and not flight.abandoned:
+        if wishes.reads and (flight := self.flights.get(where)) is not None:
             reply = await flight.joined(call)
             self.stats.note(reply.facts.get("model", call.model), "shared")
             return reply.noting(**{"cache": "shared", "cache-key": digest})
-        reply = await self.generated(
-            where, call, call_next, partial(self.keep, where, call, self.ttl(wishes), tenant, told)
-        )
+        keep = partial(self.keep, where, call, self.ttl(wishes), tenant, told)
+        reply = await self.generated(where, call, call_next, keep)
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
 
     async def stamp(self, model: str) -> str | None:
         """The model's, or the last one known while its upstream does not answer: what is kept is still good."""
-        now = self.host.clock.monotonic()
+        now = self.clock.monotonic()
         until, last = self.stamps.get(model, (float("-inf"), None))
         if until > now:
             return last
@@ -132,48 +134,50 @@ class Cache:
 
     async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
-        kept = await self.looked_up(where)
-        age = max(0.0, self.host.clock.time() - kept.born) if kept else 0.0
-        if kept is None or (wishes.oldest is not None and age > wishes.oldest):
+        outbox, store = self.outbox, self.store
+        answer = outbox.get(store, where) or await self.looked_up(where) or outbox.get(store, where)  # it ended since
+        if answer is None:
             return None
-        found = entry.unpacked(kept.value)
-        if found is None:
+        found, born = answer
+        age = max(0.0, self.clock.time() - born)
+        if wishes.oldest is not None and age > wishes.oldest:
             return None
         self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
         return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 
-    async def looked_up(self, where: str) -> Kept | None:
+    async def looked_up(self, where: str) -> tuple[Entry, float] | None:
         try:
-            return (await self.store.get((where,)))[0]
+            (kept,) = await self.store.get((where,))
         except StoreError:  # told by the store; the call goes on without the cache
-            self.stats.note("", "error")
+            self.failed()
             return None
+        found = None if kept is None else entry.unpacked(kept.value)
+        return None if kept is None or found is None else (found, kept.born)
 
-    async def generated(self, where: str, call: Call, call_next: Handler, keep: Keep) -> Reply:
-        flight = Flight(self.host.clock.monotonic())
-        flight.task = self.host.background.start(flight.run(call, call_next, keep), "generating a shared answer")
-        other = self.flights.get(where)
-        if (other is None or other.abandoned) and len(self.flights) < MOST_FLIGHTS:
+    async def generated(self, where: str, call: Call, call_next: Handler, keep: Callable[[Flight], None]) -> Reply:
+        flight = Flight(self.clock.monotonic(), keep)
+        flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
+        if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
-            flight.task.add_done_callback(lambda _: self.forget(where, flight))
         return await flight.joined(call)
 
-    def forget(self, where: str, flight: Flight) -> None:
+    def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
+        """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
         if self.flights.get(where) is flight:
             del self.flights[where]
-
-    async def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
-        if isinstance(call.ask, Embed) or not self.worth(flight):
-            return
-        seconds = self.host.clock.monotonic() - flight.began
-        packed = Entry(flight.events, flight.facts, seconds).pack()
-        if len(packed) <= self.settings.max_entry_bytes:
-            label = key.label_of(call, flight.facts.get("model", call.model), tenant, told)
-            await self.put([New(where, packed, ttl, label)])
+        if flight.over and flight.error is None and not isinstance(call.ask, Embed) and self.worth(flight):
+            clock, largest = self.clock, self.settings.max_entry_bytes
+            answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
+            self.outbox.put(
+                Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed)
+            )
 
     def worth(self, flight: Flight) -> bool:
         return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)
+
+    def failed(self) -> None:
+        self.stats.note("", "error")
 
     def rated(self, one: Rated) -> None:
         """An answer that its caller found bad is not given again."""
@@ -182,16 +186,17 @@ class Cache:
             self.host.background.start(self.drop(where), "taking a bad answer out of the cache")
 
     async def drop(self, where: str) -> None:
+        await self.outbox.written()
         try:
             await self.store.delete([where])
         except StoreError:
-            self.stats.note("", "error")
+            self.failed()
 
-    async def put(self, news: Sequence[New]) -> None:
-        try:
-            await self.store.set(news)
-        except StoreError:
-            self.stats.note("", "error")
+    async def __aenter__(self) -> Cache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.outbox.written()
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.store, self.stats, self.host, self.settings.share == "global").routes()
+        return Api(self.store, self.stats, self.host, self.settings.share == "global", self.outbox.written).routes()

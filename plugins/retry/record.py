@@ -26,14 +26,15 @@ class Record:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.time = clock.time
         self.buckets: OrderedDict[int, dict[Pair, Counter[str]]] = OrderedDict()
         self.newest: dict[Pair, Counter[str]] = {}
         self.until = float("-inf")
         """Unix seconds at which the newest bucket is full."""
 
     def counts(self, pair: Pair) -> Counter[str]:
-        if (now := self.clock.time()) >= self.until:
-            self.begin(int(now) // BUCKET)
+        if self.time() >= self.until:
+            self.begin(int(self.time()) // BUCKET)
         if (found := self.newest.get(pair)) is not None:
             return found
         return self.newest.setdefault(pair if len(self.newest) < MODELS else OTHERS, Counter())

@@ -21,6 +21,11 @@ UNREADABLE: Final = "invalid_body"
 
 
 async def read_json(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> JSON:
+    """What `read_text` and `parsed` give and raise."""
+    return parsed(await read_text(request, bounds, any_type), bounds)
+
+
+async def read_text(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> bytes:
     """any_type: the dialect does not look at the content type.  Raises WrongType, TooLarge, TooSlow or BadCall."""
     if (
         not any_type
@@ -32,7 +37,11 @@ async def read_json(request: web.BaseRequest, bounds: Requests, any_type: bool =
             f"Unsupported content type '{kind[:100]}': send 'Content-Type: application/json'.",
             code="unsupported_media_type",
         )
-    body = await read_body(request, bounds.body_timeout)
+    return await read_body(request, bounds.body_timeout)
+
+
+def parsed(body: bytes, bounds: Requests) -> JSON:
+    """Raises BadCall for what is no JSON, or too deep."""
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -57,7 +66,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
         raise WrongType(f"The content encoding '{encoding[:40]}' is not read here.", code="unsupported_encoding")
     try:
         if request.content.is_eof():  # it came with the head, as nearly all do
-            return await request.read()
+            return within(most, request.content.read_nowait())
         async with asyncio.timeout(patience):
             return await request.read()
     except TimeoutError:
@@ -68,6 +77,13 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     except (web.RequestPayloadError, ValueError):
         request.content.feed_eof()  # what is left of it cannot be read either
         raise BadCall("The body is not encoded as its headers say.", code=UNREADABLE) from None
+
+
+def within(most: int, body: bytes) -> bytes:
+    """Raises TooLarge."""
+    if len(body) > most:
+        raise too_large(most)
+    return body
 
 
 async def welcome(request: web.BaseRequest) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from proxy.edge.body import UNREADABLE
+from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
@@ -59,7 +60,7 @@ class Front:
         with self.live.pipeline as pipeline:
             try:
                 response = await self.routed(request, exchange, pipeline)
-                if not response.prepared:
+                if not (response.prepared or isinstance(response, Document)):
                     response.headers.update(exchange.headers)
             except asyncio.CancelledError:
                 # Unless the answer had already been written whole.

@@ -40,6 +40,10 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
+def pictured(chat: Chat) -> bool:
+    return any(message.images for message in chat.messages)
+
+
 class PublicResolver(AbstractResolver):
     """Resolves names, and refuses those that lead to a private address.
 

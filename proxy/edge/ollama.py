@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 from aiohttp import web
 
 from proxy.config import Config
-from proxy.edge.body import check_notes, read_json
+from proxy.edge.body import check_notes, parsed, read_json, read_text
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
+from proxy.edge.images import pictured
+from proxy.edge.memo import Memo
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
 from proxy.streams import collect
-from proxy.types import JSON, Ask, Handler, Route
+from proxy.types import JSON, Ask, Chat, Handler, Route
 from proxy.upstreams.catalogue import Catalogue, unknown
 from proxy.wire import ollama_in, ollama_out, read
 from proxy.wire.ollama_in import AskedNatively
@@ -34,6 +36,7 @@ class Ollama:
     catalogue: Catalogue
     own: Mapping[str, Own]
     limits: Limits
+    known: Memo[tuple[AskedNatively, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
         """A route without a chain is off."""
@@ -53,8 +56,18 @@ class Ollama:
         yield Route("HEAD", "/", self.hello, "public", errors)
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = ollama_in.read_native(await self.body(request), ollama_in.CHAT, self.limits, self.own["chat"].fields)
-        return await self.answered(request, asked, "chat", asked.chat(), not asked.messages)
+        body = await read_text(request, self.config.requests, any_type=True)
+        asked, chat = self.known.get(body) or self.read(body)
+        return await self.answered(request, asked, "chat", chat, not asked.messages)
+
+    def read(self, body: bytes) -> tuple[AskedNatively, Chat]:
+        """Raises BadCall naming a field."""
+        given = parsed(body, self.config.requests)
+        asked = ollama_in.read_native(given, ollama_in.CHAT, self.limits, self.own["chat"].fields)
+        read = asked, asked.chat()
+        if not pictured(read[1]):
+            self.known.put(body, read)
+        return read
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await self.body(request)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from proxy.config import Config
-from proxy.edge.body import check_notes, read_json
+from proxy.edge.body import check_notes, parsed, read_json, read_text
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
-from proxy.edge.images import Images
+from proxy.edge.images import Images, pictured
+from proxy.edge.memo import Memo
 from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
-from proxy.types import Handler, Route
+from proxy.types import Chat, Handler, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
+from proxy.wire.openai_fields import Asked
 from proxy.wire.openai_messages import Limits
 
 
@@ -36,6 +38,7 @@ class OpenAI:
     images: Images
     own: Mapping[str, Own]
     limits: Limits
+    known: Memo[tuple[Asked, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
         """A route without a chain is off."""
@@ -49,14 +52,21 @@ class OpenAI:
         yield Route("GET", "/v1/models/{id:.+}", self.one_model, "user")
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
-        own, body = self.own["chat"], await read_json(request, self.config.requests)
-        asked = openai_chat.read_chat(body, self.limits, own.fields)
-        check_notes(asked.notes, self.config.params)
-        chat = asked.chat()
+        body = await read_text(request, self.config.requests)
+        asked, chat = self.known.get(body) or self.read(body)
         ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
-        call = call_of(request, "chat", asked, ask, asked.stream, own)
+        call = call_of(request, "chat", asked, ask, asked.stream, self.own["chat"])
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         return await self.writer.answer(request, call, style, asked.notes)
+
+    def read(self, body: bytes) -> tuple[Asked, Chat]:
+        """Raises BadCall naming a field."""
+        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, self.own["chat"].fields)
+        check_notes(asked.notes, self.config.params)
+        read = asked, asked.chat()
+        if not pictured(read[1]):
+            self.known.put(body, read)
+        return read
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["completions"], await read_json(request, self.config.requests)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from proxy.config import Streams
+from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
@@ -70,16 +71,15 @@ class Writer:
         answer = await collect(reply)
         exchange.usage = answer.usage
         body = style.whole(answer, fingerprint(reply.facts))
-        response = web.Response(body=body, headers=exchange.telling(notes))
+        response = Document(body, exchange.telling(notes))
         if len(body) > self.streams.buffer_bytes:
             await self.delivered(request, exchange, response)
         return response
 
-    async def delivered(self, request: web.BaseRequest, exchange: Exchange, response: web.Response) -> None:
+    async def delivered(self, request: web.BaseRequest, exchange: Exchange, response: Document) -> None:
         """A large answer is waited for here, where a client that reads nothing is noticed."""
         try:
-            await response.prepare(request)
-            await self.patiently(request, response.write_eof())
+            await self.patiently(request, response.prepare(request))
             exchange.status = response.status
         except ConnectionError:
             exchange.status = CLIENT_LEFT

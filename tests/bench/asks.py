@@ -22,19 +22,14 @@ FIRST = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One POST."""
+    """One POST.  No two are equal where `VARIED` is in the body: it stands for another number each time."""
 
     path: str
     body: str
-    varied: bool = False
-    """Whether no two are equal: `VARIED` in the body stands for another number each time."""
-
-    @property
-    def request(self) -> bytes:
-        return self.numbered(0)
 
     def numbered(self, number: int) -> bytes:
-        body = self.body.replace(VARIED, str(FIRST + number)) if self.varied else self.body
+        """As bytes, with `VARIED` replaced; number: less than `FIRST`."""
+        body = self.body.replace(VARIED, str(FIRST + number))
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
@@ -43,22 +38,24 @@ class Ask:
 
 
 def written(body: dict[str, object]) -> str:
-    return json.dumps(body, separators=(",", ":"))
+    return json.dumps(body, separators=(",", ":")).replace(f'"{VARIED}"', VARIED)
 
 
 def native(stream: bool = False, model: str = MODEL) -> Ask:
-    """What the forwarder is sent."""
-    options = {"temperature": 0.7, "num_predict": 256}
+    """In Ollama's dialect, which the forwarder is sent, too; with another seed each time."""
+    options = {"temperature": 0.7, "num_predict": 256, "seed": VARIED}
     return Ask("/api/chat", written({"model": model, "messages": MESSAGES, "stream": stream, "options": options}))
 
 
-def varied(stream: bool = False) -> Ask:
-    """What the proxy is sent, with another seed each time."""
-    plain = openai(stream)
-    return Ask(plain.path, plain.body[:-1] + f',"seed":{VARIED}}}', varied=True)
-
-
 def openai(stream: bool = False, model: str = MODEL) -> Ask:
-    """What the proxy is sent."""
-    asked = {"model": model, "messages": MESSAGES, "stream": stream, "temperature": 0.7, "max_tokens": 256}
-    return Ask("/v1/chat/completions", written(asked))
+    """In OpenAI's, with another seed each time, so that nothing is known of it from the one before."""
+    return Ask("/v1/chat/completions", written(fields(stream, model) | {"seed": VARIED}))
+
+
+def repeated(stream: bool = False) -> Ask:
+    """The same each time, for what was answered before."""
+    return Ask("/v1/chat/completions", written(fields(stream, MODEL) | {"seed": FIRST}))
+
+
+def fields(stream: bool, model: str) -> dict[str, object]:
+    return {"model": model, "messages": MESSAGES, "stream": stream, "temperature": 0.7, "max_tokens": 256}

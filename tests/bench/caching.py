@@ -49,8 +49,8 @@ def hits(bench: Bench, length: Length) -> Iterator[Found]:
         shared = kept(f"redis: '{server.url}', timeout: 1")
         servers = {
             "forwarder": Served(stack.enter_context(bench.forwarder()), asks.native()),
-            "memory": Served(stack.enter_context(bench.proxy(CACHED)), asks.openai()),
-            "redis": Served(stack.enter_context(bench.proxy(CACHED, more=shared)), asks.openai()),
+            "memory": Served(stack.enter_context(bench.proxy(CACHED)), asks.repeated()),
+            "redis": Served(stack.enter_context(bench.proxy(CACHED, more=shared)), asks.repeated()),
         }
         samples = interleaved(bench, servers, length)
     yield Found("hits from memory / forwarder", ratio(samples, "memory", "forwarder"), "", 1.0, 1.3, least=True)
@@ -59,7 +59,7 @@ def hits(bench: Bench, length: Length) -> Iterator[Found]:
 
 def misses(bench: Bench, length: Length) -> Iterator[Found]:
     with bench.proxy("retry") as without, bench.proxy(CACHED, more=kept("memory: {max_bytes: 20000000}")) as cached:
-        servers = {"retry": Served(without, asks.varied()), CACHED: Served(cached, asks.varied())}
+        servers = {"retry": Served(without, asks.openai()), CACHED: Served(cached, asks.openai())}
         samples = interleaved(bench, servers, length)
     yield Found("misses through the cache / without it", ratio(samples, CACHED, "retry"), "", 0.85, least=True)
 
@@ -67,8 +67,8 @@ def misses(bench: Bench, length: Length) -> Iterator[Found]:
 def replays(bench: Bench, length: Length) -> Iterator[Found]:
     with bench.proxy(CACHED) as proxy:
         servers = {
-            "a stream that is generated": Served(proxy, asks.varied(stream=True)),
-            "its copy": Served(proxy, asks.openai(stream=True)),
+            "a stream that is generated": Served(proxy, asks.openai(stream=True)),
+            "its copy": Served(proxy, asks.repeated(stream=True)),
         }
         samples = interleaved(bench, servers, length)
     cost = {name: median(one.cost for one in taken) for name, taken in samples.items()}

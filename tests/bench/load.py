@@ -89,7 +89,7 @@ class Caller(asyncio.Protocol):
         self.failed = self.failed or not self.got.startswith(b"HTTP/1.1 200")
         self.got = b""
         self.answers += 1
-        self.number += 1
+        self.number = (self.number + 1) % FIRST
         self.transport.write(self.ask.numbered(self.number))
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -109,10 +109,12 @@ def complete(answer: bytes) -> bool:
 
 def one_caller(port: int, ask: Ask, times: int) -> list[float]:
     """Seconds that each of `times` answers took, one after the other on one connection."""
-    request, waited = ask.request, []
+    number, waited = time.monotonic_ns() % FIRST, []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(times):
+            number = (number + 1) % FIRST
+            request = ask.numbered(number)
             began = time.perf_counter()
             connection.sendall(request)
             answer = connection.recv(65536)

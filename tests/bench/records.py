@@ -56,11 +56,11 @@ def chain(bench: Bench, length: Length) -> Iterator[Found]:
     plugins = "plugins: {usage: {}, cache: {store: own}, fallback: {}, retry: {}}\n"
     with ExitStack() as stack:
         servers = {
-            "empty chain": Served(stack.enter_context(bench.proxy()), asks.varied()),
+            "empty chain": Served(stack.enter_context(bench.proxy()), asks.openai()),
             "usage": Served(
-                stack.enter_context(bench.proxy("usage", more=url.replace("chain", "alone"))), asks.varied()
+                stack.enter_context(bench.proxy("usage", more=url.replace("chain", "alone"))), asks.openai()
             ),
-            WHOLE: Served(stack.enter_context(bench.proxy(WHOLE, more=url + memory + plugins)), asks.varied()),
+            WHOLE: Served(stack.enter_context(bench.proxy(WHOLE, more=url + memory + plugins)), asks.openai()),
         }
         samples = interleaved(bench, servers, length)
     yield Found("usage / empty chain", ratio(samples, "usage", "empty chain"), "", 0.75, 0.85, least=True)

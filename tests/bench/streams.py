@@ -11,7 +11,7 @@ from typing import cast
 
 import uvloop
 
-from tests.bench.asks import Ask
+from tests.bench.asks import FIRST, Ask
 
 SENT = re.compile(rb'"content":"at (\d+)"')
 
@@ -30,7 +30,7 @@ class Reader(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, ask: Ask, heard: Heard) -> None:
-        self.request = ask.request
+        self.request = ask.numbered(time.monotonic_ns() % FIRST)
         self.heard = heard
         self.done = asyncio.get_running_loop().create_future()
 

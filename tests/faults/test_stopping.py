@@ -63,6 +63,9 @@ async def test_nothing_is_lost_in_silence_while_a_host_comes_and_goes(
                 await asyncio.sleep(0.1)
                 async with running(Simulator(delay=0.002, parallel=64), port=int(bad.rpartition(":")[2])):
                     await asyncio.sleep(0.3)
+            async with asyncio.timeout(20):
+                while callers.saw["right"] <= 50:  # noqa: ASYNC110  (the machine may be slow)
+                    await asyncio.sleep(0.01)
             callers.stop.set()
     assert set(callers.saw) <= {"right", "told"}, callers.saw
-    assert callers.saw["right"] > 50 and callers.saw["told"] <= 4 * times, "no more than ran on it when it went"
+    assert callers.saw["told"] <= 4 * times, "no more than ran on it when it went"

@@ -41,9 +41,11 @@ async def test_reloading_under_load_loses_no_call(start: Start) -> None:
                 run.configure(BARE if n % 2 else GUARDED)
                 assert await run.server.reload()
                 await asyncio.sleep(0.03)
+            async with asyncio.timeout(20):
+                while done <= 20:  # noqa: ASYNC110  (the machine may be slow)
+                    await asyncio.sleep(0.01)
             stop.set()
     assert lost == []
-    assert done > 5
 
 
 async def test_a_call_ends_in_the_pipeline_in_which_it_began(start: Start) -> None:

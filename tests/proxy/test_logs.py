@@ -8,7 +8,7 @@ import pytest
 
 from proxy.config import Log
 from proxy.edge.exchange import Exchange
-from proxy.logs import WHOLE, RequestLog, pieces
+from proxy.logs import WHOLE, RequestLog, pieces, plain_line
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,22 @@ async def test_probes_that_went_well_are_told_only_to_who_looks_for_bugs(
         log(Exchange("id", {}, "GET", path, status=status))
     log.flush()
     assert b"".join(written).count(b"\n") == lines
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain", "plain"),
+        ("two words", '"two words"'),
+        ("a=b", '"a=b"'),
+        ('"', '"\\""'),
+        ("tab\there", '"tab\\there"'),
+        ("line\nid=forged", '"line\\nid=forged"'),
+        ("müde", '"m\\u00fcde"'),
+        ("\x7f", "?"),
+        (None, "None"),
+        (1.5, "1.5"),
+    ],
+)
+def test_no_value_in_a_line_can_be_taken_for_another(value: object, shown: str) -> None:
+    assert plain_line("now", {"id": "1", "given": value, "last": "x"}) == f"now id=1 given={shown} last=x\n".encode()

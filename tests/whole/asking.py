@@ -55,6 +55,15 @@ def schema(properties: Json, **more: Any) -> Json:
     return {"type": "json_schema", "json_schema": {"name": "shape", "schema": shape, **more}}
 
 
+async def settled(run: Running) -> None:
+    """Return when every answer that was given is in the cache's store, or could not be put there."""
+    state = run.server.services.state
+    async with asyncio.timeout(5):
+        while state["cache flights"]:  # noqa: ASYNC110  (they end by themselves, and tell nobody)
+            await asyncio.sleep(0.002)
+        await state["cache outbox"].written()
+
+
 async def error_of(response: aiohttp.ClientResponse, status: int) -> Json:
     """OpenAI's error object of an answer that must have this status, and an id."""
     document = await response.json()

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from plugins.cache.flight import Flight
 from proxy.errors import ConfigError, UpstreamError
+from proxy.stores.keyvalue import New
+from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
-from tests.whole.asking import Stream, asked, data_url, error_of, function, picture, said, schema, streamed, user, whole
+from tests.whole.asking import (
+    Stream,
+    asked,
+    data_url,
+    error_of,
+    function,
+    picture,
+    said,
+    schema,
+    settled,
+    streamed,
+    user,
+    whole,
+)
 
 CACHE = "plugins: {cache: {}}\nchains: {chat: [cache], completions: [cache], embeddings: [cache]}\n"
 KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
@@ -133,6 +150,26 @@ async def test_both_dialects_and_all_spellings_share_an_entry(start: Start) -> N
         response = await run.http.post(f"{run.url}/v1/chat/completions", data=spelled, headers=headers)
         assert outcome(response) == "hit"
         assert len(asked(run.ollama)) == 1
+
+
+async def test_an_answer_is_a_hit_as_soon_as_it_was_given_however_slow_its_store(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready, put = asyncio.Event(), Memory.set
+
+    async def slowly(store: Memory, news: Sequence[New]) -> None:
+        await ready.wait()
+        await put(store, news)
+
+    monkeypatch.setattr(Memory, "set", slowly)
+    async with start(CACHE) as run:
+        assert await outcomes(run, {}, {}, {"stream": True}) == ["miss", "hit", "hit"]
+        assert await outcomes(run, {}, **{"Cache-Control": "max-age=0"}) == ["miss"]
+        asyncio.get_running_loop().call_later(0.05, ready.set)
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
+        assert told["entries"] == 1, "who looks into the store waits for what is on its way there"
+        await settled(run)
+        assert await outcomes(run, {}) == ["hit"]
 
 
 # --- misses ------------------------------------------------------------------------------------------
@@ -405,8 +442,7 @@ async def test_a_stream_that_breaks_off_breaks_off_for_all(start: Start) -> None
 async def test_sharing_leaves_nothing_behind(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.001)) as run:
         await asyncio.gather(*(run.chat(stream=number % 2 == 0, seed=number % 5) for number in range(40)))
-        await asyncio.sleep(0.05)
-        assert run.server.services.state["cache flights"] == {}
+        await settled(run)
         assert not [task for task in run.server.services.background.tasks if "shared answer" in task.get_name()]
 
 
@@ -473,14 +509,24 @@ async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
     async def broken(call: Call) -> Reply:
         raise asyncio.CancelledError
 
-    async def keep(flight: Flight) -> None:
-        raise AssertionError("there is nothing to keep")
-
-    flight, call = Flight(0.0), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
-    flight.task = asyncio.ensure_future(flight.run(call, broken, keep))
+    flight, call = Flight(0.0, lambda _: None), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
+    flight.task = asyncio.ensure_future(flight.run(call, broken))
     with pytest.raises(UpstreamError, match="broken off"):
         await asyncio.wait_for(flight.joined(call), 1)
     await asyncio.gather(flight.task, return_exceptions=True)
+
+
+async def test_a_generation_that_is_over_is_no_work_for_the_garbage_collector(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.chat()
+        gc.collect()
+        gc.disable()
+        try:
+            for seed in range(3):
+                await run.chat(seed=seed)
+            assert not [one for one in gc.get_objects() if type(one) is Flight]
+        finally:
+            gc.enable()
 
 
 async def test_each_reader_has_a_failure_of_its_own() -> None:
@@ -488,10 +534,8 @@ async def test_each_reader_has_a_failure_of_its_own() -> None:
         await asyncio.sleep(0)
         raise UpstreamError("no", "server")
 
-    async def keep(flight: Flight) -> None: ...
-
-    flight, call = Flight(0.0), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
-    flight.task = asyncio.ensure_future(flight.run(call, failing, keep))
+    flight, call = Flight(0.0, lambda _: None), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
+    flight.task = asyncio.ensure_future(flight.run(call, failing))
     one, other = await asyncio.gather(flight.joined(call), flight.joined(call), return_exceptions=True)
     assert isinstance(one, UpstreamError) and isinstance(other, UpstreamError) and one is not other
     one.facts["attempts"] = "3"
