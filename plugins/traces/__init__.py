@@ -1,0 +1,3 @@
+"""A trace of every call, sent by OTLP."""
+
+from plugins.traces.plugin import Traces as Traces

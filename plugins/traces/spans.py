@@ -1,0 +1,119 @@
+"""Calls under way as spans, by OpenTelemetry's conventions for generative AI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from proxy.news import Attempt, CallEnded, FellBack
+from proxy.types import Call
+
+OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+BATCH: Final = 512
+W3C: Final = TraceContextTextMapPropagator()
+
+
+class Wanted(Protocol):
+    """How spans are sent."""
+
+    endpoint: str
+    service: str
+    sample: float
+    queue: int
+    timeout: float
+
+
+def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
+    """Sends in batches, from a thread of its own."""
+    resource = Resource.create({"service.name": wanted.service})
+    provider = TracerProvider(resource=resource, sampler=ParentBasedTraceIdRatio(wanted.sample), shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(endpoint=wanted.endpoint, headers=headers, timeout=wanted.timeout)
+    batch = min(BATCH, wanted.queue)
+    provider.add_span_processor(BatchSpanProcessor(exporter, wanted.queue, max_export_batch_size=batch))
+    return provider
+
+
+class Spans:
+    """Those of the calls under way, by the call's id and route: a client may use an id twice."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self.provider = provider
+        self.tracer = provider.get_tracer("gemmapy_proxy")
+        self.running: dict[tuple[str, str], list[Span]] = {}
+
+    def begin(self, call: Call) -> Call:
+        """The call, with its span as the parent of whatever comes of it."""
+        kind = OPERATIONS.get(call.route, call.route)
+        told = {"gen_ai.operation.name": kind, "gen_ai.request.model": call.model, "gemmapy.request.id": call.id}
+        parent = W3C.extract(call.trail)
+        span = self.tracer.start_span(f"{kind} {call.model}", parent, SpanKind.SERVER, told)
+        self.running.setdefault((call.id, call.route), []).append(span)
+        trail = dict(call.trail)
+        W3C.inject(trail, set_span_in_context(span))
+        return call.but(trail=trail)
+
+    def end(self, ended: CallEnded) -> None:
+        key = (ended.id, ended.route)
+        spans = self.running.get(key)
+        if not spans:
+            return
+        span = spans.pop()
+        if not spans:
+            del self.running[key]
+        span.set_attributes(attributes(ended))
+        if ended.error:
+            span.set_status(StatusCode.ERROR, ended.error)
+        span.end()
+
+    def attempted(self, attempt: Attempt) -> None:
+        spans = self.running.get((attempt.call, attempt.route))
+        if not spans:
+            return
+        now = time.time_ns()
+        told: dict[str, str | int] = {"gen_ai.request.model": attempt.model, "gemmapy.attempt": attempt.number}
+        if attempt.upstream:
+            told["gemmapy.upstream"] = attempt.upstream
+        if attempt.error:
+            told["error.type"] = attempt.error
+        child = self.tracer.start_span(
+            f"attempt {attempt.number}",
+            set_span_in_context(spans[-1]),
+            SpanKind.CLIENT,
+            told,
+            start_time=now - int(attempt.seconds * 1e9),
+        )
+        if attempt.error:
+            child.set_status(StatusCode.ERROR, attempt.error)
+        child.end(now)
+
+    def fell_back(self, news: FellBack) -> None:
+        for (call, _), spans in self.running.items():
+            if call == news.call:
+                spans[-1].add_event("fallback", {"gen_ai.request.model": news.model, "error.type": news.error})
+                return
+
+
+def attributes(ended: CallEnded) -> Mapping[str, str | int | float | list[str]]:
+    """Those that are known; no words of the question or the answer."""
+    known = {
+        "gen_ai.response.model": ended.model or None,
+        "gen_ai.response.finish_reasons": [ended.finish] if ended.finish else None,
+        "gen_ai.usage.input_tokens": ended.prompt_tokens,
+        "gen_ai.usage.output_tokens": ended.completion_tokens,
+        "gemmapy.upstream": ended.upstream or None,
+        "gemmapy.cache": ended.cache or None,
+        "gemmapy.attempts": ended.attempts,
+        "gemmapy.queue_ms": ended.queue_ns / 1e6,
+        "gemmapy.time_to_first_token_ms": None if ended.first_ns is None else ended.first_ns / 1e6,
+        "error.type": ended.error or None,
+    }
+    return {name: value for name, value in known.items() if value is not None}
