@@ -97,7 +97,7 @@ class Assembly:
         )
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
-            self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
+            self.chains[route] = compose({name: self.plugins[name] for name in names}, self.catalogue)
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
         strict = self.config.params == "strict"

@@ -241,6 +241,13 @@ class Plugin(Protocol):
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...
 
 
+@runtime_checkable
+class Around(Protocol):
+    """Looks at each plugin that stands further in, in whose place it puts one of its own."""
+
+    def around(self, name: str, plugin: Plugin) -> Plugin: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """An HTTP endpoint beside the chains; `{names}` in `path` become arguments of `handle`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -14,14 +15,14 @@ from proxy.errors import ConfigError
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import Attempt, CallEnded, FellBack
-from proxy.types import Call, Handler, Reply
+from proxy.types import Call, Handler, Plugin, Reply
 
 if TYPE_CHECKING:  # an extra
     from plugins.traces.spans import Spans
 
 
 class Traces:
-    """One span a call, with children for its attempts, sent by OTLP over HTTP.
+    """One span a call, with children for its plugins and attempts, sent by OTLP over HTTP.
 
     Stand it outermost, so that nothing that happens to a call is missed.
     """
@@ -35,47 +36,60 @@ class Traces:
         """The name of this server in traces."""
         sample: float = Field(1.0, ge=0, le=1)
         """The part of calls that is traced, where the client does not say so in `traceparent`."""
+        contents: bool = False
+        """Whether spans hold the words of questions and answers, up to some 4,000 letters of each message."""
         queue: PositiveInt = 4096
         """Spans that wait to be sent; further ones are dropped."""
         timeout: PositiveFloat = 5.0
-        """Seconds that a post may take."""
+        """Seconds that a post may take; a server that stops waits as long for the last one."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:
             raise ConfigError(["traces need an extra: pip install 'gemmapy-proxy[otel]'"])
         self.settings = settings
         self.host = host
-        self.spans: Spans | None = None
-        host.on(CallEnded, self.ended)
-        host.on(Attempt, self.attempted)
-        host.on(FellBack, self.fell_back)
+        self.open: Spans | None = None
+        host.on(CallEnded, lambda ended: self.spans.end(ended))
+        host.on(Attempt, lambda attempt: self.spans.attempted(attempt))
+        host.on(FellBack, lambda news: self.spans.fell_back(news))
+
+    @property
+    def spans(self) -> Spans:
+        if self.open is None:
+            raise LookupError("the traces are not open")
+        return self.open
 
     async def __aenter__(self) -> Traces:
         from plugins.traces.spans import Spans, provider_of
 
         keys = {name: value.get_secret_value() for name, value in self.settings.headers.items()}
-        self.spans = Spans(provider_of(self.settings, keys))
+        self.open = Spans(provider_of(self.settings, keys), self.settings.contents)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.spans is not None:
-            await asyncio.to_thread(self.spans.provider.shutdown)  # which sends what still waits
+        await asyncio.to_thread(self.spans.provider.shutdown)  # which sends what still waits
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        if self.spans is not None:
-            call = self.spans.begin(call)
-        return await metered(call, call_next, self.host)
+        traced, span = self.spans.begin(call)
+        if self.settings.contents and span.is_recording():
+            call_next = partial(self.spans.heard, span, call_next)
+        return await metered(traced, call_next, self.host)
 
-    def ended(self, ended: CallEnded) -> None:
-        if self.spans is not None:
-            self.spans.end(ended)
+    def around(self, name: str, plugin: Plugin) -> Plugin:
+        """Makes a span of every call's way through a plugin, until the answer has passed it."""
 
-    def attempted(self, attempt: Attempt) -> None:
-        if self.spans is not None:
-            self.spans.attempted(attempt)
+        async def watched(call: Call, call_next: Handler) -> Reply:
+            child = self.spans.child(name, call)
+            if child is None:
+                return await plugin(call, call_next)
+            traced, span = child
+            try:
+                reply = await plugin(traced, call_next)
+            except BaseException as error:
+                self.spans.failed(span, error)
+                raise
+            return reply.on_close(span.end)
 
-    def fell_back(self, news: FellBack) -> None:
-        if self.spans is not None:
-            self.spans.fell_back(news)
+        return watched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -14,11 +15,15 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from plugins.traces import contents
+from proxy.errors import ProxyError
 from proxy.news import Attempt, CallEnded, FellBack
-from proxy.types import Call
+from proxy.types import Call, Events, Handler, Reply
 
 OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
 BATCH: Final = 512
+UNSAMPLED: Final = "-00"
+"""How a `traceparent` ends whose trace nobody keeps."""
 W3C: Final = TraceContextTextMapPropagator()
 
 
@@ -45,21 +50,38 @@ def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
 class Spans:
     """Those of the calls under way, by the call's id and route: a client may use an id twice."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, contents: bool) -> None:
         self.provider = provider
+        self.contents = contents
         self.tracer = provider.get_tracer("gemmapy_proxy")
         self.running: dict[tuple[str, str], list[Span]] = {}
 
-    def begin(self, call: Call) -> Call:
+    def begin(self, call: Call) -> tuple[Call, Span]:
         """The call, with its span as the parent of whatever comes of it."""
         kind = OPERATIONS.get(call.route, call.route)
         told = {"gen_ai.operation.name": kind, "gen_ai.request.model": call.model, "gemmapy.request.id": call.id}
-        parent = W3C.extract(call.trail)
-        span = self.tracer.start_span(f"{kind} {call.model}", parent, SpanKind.SERVER, told)
+        span = self.tracer.start_span(f"{kind} {call.model}", W3C.extract(call.trail), SpanKind.SERVER, told)
         self.running.setdefault((call.id, call.route), []).append(span)
-        trail = dict(call.trail)
-        W3C.inject(trail, set_span_in_context(span))
-        return call.but(trail=trail)
+        if self.contents and span.is_recording():
+            span.set_attribute("gen_ai.input.messages", contents.asked(call.ask))
+        return inside(call, span), span
+
+    def child(self, plugin: str, call: Call) -> tuple[Call, Span] | None:
+        """The call on its way through a plugin; None where it is not traced."""
+        if call.trail.get("traceparent", UNSAMPLED).endswith(UNSAMPLED):
+            return None
+        span = self.tracer.start_span(plugin, W3C.extract(call.trail), attributes={"gemmapy.plugin": plugin})
+        return inside(call, span), span
+
+    async def heard(self, span: Span, call_next: Handler, call: Call) -> Reply:
+        """The answer, whose words the span is told."""
+        return (await call_next(call)).through(partial(listened, span))
+
+    def failed(self, span: Span, error: BaseException) -> None:
+        code = error.code if isinstance(error, ProxyError) else type(error).__name__
+        span.set_attribute("error.type", code)
+        span.set_status(StatusCode.ERROR, code)
+        span.end()
 
     def end(self, ended: CallEnded) -> None:
         key = (ended.id, ended.route)
@@ -100,6 +122,23 @@ class Spans:
             if call == news.call:
                 spans[-1].add_event("fallback", {"gen_ai.request.model": news.model, "error.type": news.error})
                 return
+
+
+def inside(call: Call, span: Span) -> Call:
+    """The call, in whose trail the span is what all further ones are children of."""
+    trail = dict(call.trail)
+    W3C.inject(trail, set_span_in_context(span))
+    return call.but(trail=trail)
+
+
+async def listened(span: Span, events: Events) -> Events:
+    answer = contents.Answer()
+    try:
+        async for event in events:
+            answer.add(event)
+            yield event
+    finally:
+        span.set_attribute("gen_ai.output.messages", answer.told())
 
 
 def attributes(ended: CallEnded) -> Mapping[str, str | int | float | list[str]]:

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.conftest import Running, Start
+from tests.conftest import ASK, Running, Start
 
 CHAINS = "chains: {chat: [traces, retry], completions: [], embeddings: [], internal: []}"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -30,12 +32,12 @@ class Collector:
 
 
 @asynccontextmanager
-async def traced(start: Start, collector: Collector) -> AsyncIterator[Running]:
+async def traced(start: Start, collector: Collector, more: str = "") -> AsyncIterator[Running]:
     """A server whose spans have all arrived once it has stopped."""
     app = web.Application()
     app.router.add_post("/v1/traces", collector.take)
     async with TestServer(app) as server:
-        text = f"plugins: {{retry: {{}}, traces: {{endpoint: '{server.make_url('/v1/traces')}'}}}}\n{CHAINS}"
+        text = f"plugins: {{retry: {{}}, traces: {{endpoint: '{server.make_url('/v1/traces')}'{more}}}}}\n{CHAINS}"
         async with start(text) as run:
             yield run
 
@@ -44,22 +46,52 @@ def told(span: Any) -> dict[str, Any]:
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
 
 
-async def test_a_call_is_a_span_with_its_attempts_as_children(start: Start) -> None:
+async def followed(run: Running, parent: str) -> int:
+    """The status of a call within a trace."""
+    headers = {"traceparent": parent}
+    async with run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers) as response:
+        await response.read()
+        return response.status
+
+
+async def test_a_call_is_a_span_with_its_plugins_and_attempts_as_children(start: Start) -> None:
     collector = Collector()
     async with traced(start, collector) as run:
         assert (await run.chat()).status == 200
-    call, attempt = sorted(collector.spans, key=lambda span: span.name, reverse=True)
-    assert (call.name, attempt.name) == ("chat demo", "attempt 1")
-    assert attempt.parent_span_id == call.span_id
+    spans = {span.name: span for span in collector.spans}
+    call = spans["chat demo"]
+    assert sorted(spans) == ["attempt 1", "chat demo", "retry"]
+    assert spans["attempt 1"].parent_span_id == spans["retry"].parent_span_id == call.span_id
     assert told(call)["gen_ai.response.model"] and told(call)["gen_ai.usage.output_tokens"] > 0
+    assert told(spans["retry"]) == {"gemmapy.plugin": "retry"}
+    assert call.start_time_unix_nano <= spans["retry"].start_time_unix_nano
+    assert not any("messages" in name for name in told(call)), "words are told only where that is wished"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_words_are_told_where_that_is_wished(start: Start, stream: bool) -> None:
+    collector = Collector()
+    async with traced(start, collector, ", contents: true") as run:
+        response = await run.chat(messages=[{"role": "user", "content": "hi " * 3000}], stream=stream)
+        await response.read()
+    call = told(next(span for span in collector.spans if span.name == "chat demo"))
+    (asked,) = orjson.loads(call["gen_ai.input.messages"])
+    assert asked == {"role": "user", "parts": [{"type": "text", "content": ("hi " * 3000)[:4096]}]}
+    (answered,) = orjson.loads(call["gen_ai.output.messages"])
+    assert answered["finish_reason"] == "stop" and answered["parts"][0]["content"]
+
+
+async def test_a_trace_that_its_client_does_not_keep_costs_no_spans(start: Start) -> None:
+    collector = Collector()
+    async with traced(start, collector, ", contents: true") as run:
+        assert await followed(run, f"00-{TRACE}-{SPAN}-00") == 200
+    assert collector.spans == []
 
 
 async def test_a_call_goes_on_with_the_trace_of_its_client(start: Start) -> None:
     collector = Collector()
     async with traced(start, collector) as run:
-        headers = {"traceparent": f"00-{TRACE}-{SPAN}-01"}
-        body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
-        await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=headers)
+        assert await followed(run, f"00-{TRACE}-{SPAN}-01") == 200
     call = next(span for span in collector.spans if span.name == "chat demo")
     assert (call.trace_id.hex(), call.parent_span_id.hex()) == (TRACE, SPAN)
 
@@ -69,4 +101,6 @@ async def test_a_call_that_failed_is_a_span_with_its_error(start: Start) -> None
     async with traced(start, collector) as run:
         assert (await run.chat(model="nothing")).status == 404
     (call,) = [span for span in collector.spans if span.name == "chat nothing"]
-    assert call.status.code == 2 and told(call)["error.type"] == "model_not_found"
+    (inner,) = [span for span in collector.spans if span.name == "retry"]
+    for one in (call, inner):
+        assert one.status.code == 2 and told(one)["error.type"] == "model_not_found"

@@ -1,0 +1,75 @@
+"""What was asked and answered, as OpenTelemetry's conventions for generative AI tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import orjson
+
+from proxy.asks import JSON, Ask, Chat, Complete, Embed, Message
+from proxy.types import Event, Finish, Text, Thinking, ToolCalled
+
+LETTERS: Final = 4096
+"""Of one text; what is longer is cut."""
+MESSAGES: Final = 64
+"""Of one question, the last ones."""
+
+
+def asked(ask: Ask) -> str:
+    """JSON of the messages that were sent."""
+    if isinstance(ask, Chat):
+        turns = [{"role": one.role, "parts": list(parts(one))} for one in ask.messages[-MESSAGES:]]
+    else:
+        turns = [{"role": "user", "parts": [part("text", text)]} for text in texts(ask)[:MESSAGES]]
+    return orjson.dumps(turns).decode()
+
+
+def texts(ask: Complete | Embed) -> tuple[str, ...]:
+    return ask.prompts if isinstance(ask, Complete) else ask.inputs
+
+
+def parts(message: Message) -> Iterator[JSON]:
+    if message.thinking:
+        yield part("reasoning", message.thinking)
+    if message.role == "tool":
+        yield {"type": "tool_call_response", "id": message.tool_call_id, "response": message.text[:LETTERS]}
+    elif message.text:
+        yield part("text", message.text)
+    for one in message.tool_calls:
+        yield {"type": "tool_call", "id": one.id, "name": one.name, "arguments": one.arguments[:LETTERS]}
+
+
+def part(kind: str, text: str) -> JSON:
+    return {"type": kind, "content": text[:LETTERS]}
+
+
+class Answer:
+    """Grows with the events of an answer, up to `LETTERS` of each of its choices."""
+
+    def __init__(self) -> None:
+        self.choices: dict[int, dict[str, str]] = {}
+        self.calls: dict[int, list[JSON]] = {}
+        self.reasons: dict[int, str] = {}
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Text | Thinking):
+            said = self.choices.setdefault(event.choice, {})
+            kind = "text" if isinstance(event, Text) else "reasoning"
+            if len(before := said.get(kind, "")) < LETTERS:
+                said[kind] = (before + event.text)[:LETTERS]
+        elif isinstance(event, ToolCalled):
+            wish = {"type": "tool_call", "id": event.id, "name": event.name, "arguments": event.arguments[:LETTERS]}
+            self.calls.setdefault(event.choice, []).append(wish)
+        elif isinstance(event, Finish):
+            self.reasons[event.choice] = event.reason
+
+    def told(self) -> str:
+        """JSON of the messages that were answered."""
+        return orjson.dumps(list(self.turns(sorted({*self.choices, *self.calls, *self.reasons})))).decode()
+
+    def turns(self, choices: Iterable[int]) -> Iterator[JSON]:
+        for choice in choices:
+            said = [part(kind, text) for kind, text in self.choices.get(choice, {}).items()]
+            reason = self.reasons.get(choice, "")
+            yield {"role": "assistant", "parts": said + self.calls.get(choice, []), "finish_reason": reason}
