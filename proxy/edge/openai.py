@@ -54,8 +54,10 @@ class OpenAI:
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_text(request, self.config.requests)
         asked, chat = self.known.get(body) or self.read(body)
-        ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
-        call = call_of(request, "chat", asked, ask, asked.stream, self.own["chat"])
+        call = call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])
+        if self.images.linked(chat):
+            self.models.check(call)  # nothing is fetched for those who may not ask
+            call = call.but(ask=await self.images.fetched(chat))
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         return await self.writer.answer(request, call, style, asked.notes)
 

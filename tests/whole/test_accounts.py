@@ -261,6 +261,20 @@ async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Star
                     assert (await error_of(response, 403))["code"] == "route_not_allowed"
 
 
+@pytest.mark.parametrize(
+    ("opened", "code"),
+    [({"routes": ["embeddings"]}, "route_not_allowed"), ({"models": ["demo-embed"]}, "model_not_allowed")],
+)
+async def test_a_linked_picture_is_not_looked_at_for_those_who_may_not_ask(
+    start: Start, light: str, opened: dict[str, Any], code: str
+) -> None:
+    link = {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}}
+    async with start(yaml(light)) as run:
+        key = (await Admin(run).key_for("alice", **opened))["key"]
+        response = await chat(run, key, model="demo-vision", messages=[{"role": "user", "content": [link]}])
+        assert (await error_of(response, 403))["code"] == code
+
+
 async def test_the_cache_gives_a_key_nothing_of_a_model_that_is_closed_to_it(start: Start, light: str) -> None:
     more = "plugins: {cache: {}, turn: {use: 'tests.whole.rigged:Turned'}}\nchains: {chat: [turn, cache]}\n" + ALIASES
     async with start(yaml(light, more)) as run:
