@@ -68,6 +68,8 @@ class Api:
     host: Host
     common: bool
     written: Callable[[], Awaitable[None]]
+    more: Callable[[], dict[str, JSON]]
+    """Further counts, for admins."""
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/cache/stats", self.told, "user")
@@ -89,7 +91,7 @@ class Api:
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """Counts of the server since its start, and the entries that this caller may see."""
-        told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
+        told = {**self.stats.told(), **self.more()} if self.host.desk.caller(request).is_admin else {}
         await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
