@@ -89,6 +89,11 @@ class Assembly:
         self.plugins = build_plugins(config, source, host)
         for route, names in config.chains.items():
             self.chains[route] = compose([self.plugins[name] for name in names], self.catalogue)
+        self.prefixes: dict[str, tuple[str, ...]] = {
+            route: tuple(one for name in names for one in getattr(self.plugins[name], "prefixes", ()))
+            for route, names in config.chains.items()
+        }
+        """By chain, how names begin that stand for no model until a plugin has said for which."""
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
         strict = self.config.params == "strict"
@@ -106,7 +111,8 @@ class Assembly:
     def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none, and Denied for a model that the
         caller's key does not open: before any plugin can answer."""
-        self.catalogue.check(call)
+        if not call.model.startswith(self.prefixes.get(call.route, ())):
+            self.catalogue.check(call)
         if chain := self.chains.get(call.route):
             return chain(call)
         raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
@@ -126,6 +132,7 @@ class Assembly:
             route: Own(
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
+                frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
             )
             for route, names in self.config.chains.items()
         }

@@ -50,7 +50,7 @@ class OpenAI:
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["chat"], await read_json(request, self.config.requests)
-        asked = openai_chat.read_chat(body, self.limits, own.fields)
+        asked = openai_chat.read_chat(body, self.limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
         chat = asked.chat()
         ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
