@@ -22,7 +22,7 @@ PAGE: Final = 100
 MOST: Final = 200
 """Templates of one page."""
 REQUEST_ID: Final = "X-Request-Id"
-Said = Annotated[str, Field(min_length=1, max_length=200)]
+Said = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Applied = Callable[[Call, Wish], Awaitable[Call]]
 
 
@@ -36,6 +36,10 @@ class Listed(Strict):
 
     def wanted(self) -> Wanted:
         return Wanted(self.category, self.search, self.after or "", self.limit)
+
+
+class Most(Strict):
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 10
 
 
 class One(Strict):
@@ -68,6 +72,7 @@ class Api:
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/templates", self.listed, "user")
         yield Route("GET", "/api/templates/categories", self.categories, "user")
+        yield Route("GET", "/api/templates/popular", self.popular, "user")
         yield Route("POST", "/api/templates/render", self.render, "user")
         yield Route("GET", "/api/templates/{name}", self.one, "user")
         yield Route("GET", "/api/templates/{name}/versions", self.versions, "user")
@@ -83,6 +88,10 @@ class Api:
     async def categories(self, request: web.BaseRequest) -> web.StreamResponse:
         found = await self.shelves.categories(self.caller(request))
         return document({"categories": [{"name": name, "templates": found[name]} for name in sorted(found)]})
+
+    async def popular(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Most)
+        return document({"templates": await self.shelves.popular(self.caller(request), asked.limit)})
 
     async def one(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         asked, caller = self.host.desk.query(request, One), self.caller(request)

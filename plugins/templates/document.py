@@ -15,8 +15,11 @@ from proxy.config import Strict
 from proxy.errors import BadCall
 from proxy.types import JSON
 from proxy.wire.openai_fields import SAMPLING
+from proxy.wire.schema_weight import Weight
 
-NAME: Final = re.compile(r"(?!tpl_)[a-z][a-z0-9_-]{0,63}")
+PREFIX: Final = "tpl_"
+"""Of ids."""
+NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
 RESERVED: Final = frozenset({"categories", "popular", "custom", "render", "export", "import"})
 """Names of endpoints."""
 LATEST: Final = "latest"
@@ -62,8 +65,9 @@ def _schema(given: JSON) -> JSON:
 
     if given is not None:
         try:
+            Weight(given, "schema")
             jsonschema_rs.validator_for(given, retriever=_not_fetched)
-        except (jsonschema_rs.ValidationError, ValueError) as error:
+        except (jsonschema_rs.ValidationError, ValueError, BadCall) as error:
             raise ValueError(str(error).splitlines()[0][:300]) from None
     return given
 
@@ -117,7 +121,9 @@ class Document(Strict):
     @classmethod
     def _short(cls, given: Any) -> Any:
         """`template: text` is one message of the user."""
-        if isinstance(given, dict) and "template" in given and "messages" not in given:
+        if isinstance(given, dict) and "template" in given:
+            if "messages" in given:
+                raise ValueError("'template' is short for 'messages' with one of the user; write only one of them")
             rest = {key: value for key, value in given.items() if key != "template"}
             return {**rest, "messages": [{"role": "user", "content": given["template"]}]}
         return given

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from pydantic import PositiveInt
 
 from plugins.templates import library
 from plugins.templates.api import Api
+from plugins.templates.feature import FEATURE
 from plugins.templates.library import Library
 from plugins.templates.shelves import Shelves
 from plugins.templates.template import Template
+from plugins.templates.uses import Uses
 from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
 from proxy.config import Strict
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
-from proxy.types import Call, Chat, Handler, Reply, Route
+from proxy.types import Call, Chat, Endpoints, Handler, Reply, Route
 
 FACT: Final = "template"
 
@@ -43,12 +47,49 @@ class Templates:
         library has, too, is theirs."""
         max_length: PositiveInt = 1_000_000
         """Letters that the messages of a template may become."""
+        custom: bool = True
+        """Whether callers may keep templates of their own, in the `database`."""
+        max_templates: PositiveInt = 200
+        """Templates that one caller may keep."""
+        max_versions: PositiveInt = 100
+        """Versions of one template that are kept; none is ever changed."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
         files = Library(()) if settings.path is None else Library(library.read(Path(settings.path)))
-        self.shelves = Shelves(files.over(library.built_in()) if settings.library else files)
+        whole = files.over(library.built_in()) if settings.library else files
+        self.shelves = Shelves(whole, host.kept("templates uses", Uses))
+        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length)]
+        self.task: asyncio.Task[None] | None = None
+        if settings.custom:
+            self.tables = FEATURE
+            self.parts.append(self.custom())
+
+    def custom(self) -> Endpoints:
+        """What callers keep, put onto the shelves."""
+        from plugins.templates.counting import Counting  # only those who keep records pay for SQLAlchemy
+        from plugins.templates.custom import Custom
+        from plugins.templates.store import Store
+        from plugins.templates.writing import Limits, Writing
+
+        store = self.shelves.store = Store(self.host)
+        self.shelves.counting = Counting(self.shelves.uses, self.host)
+        limits = Limits(self.settings.max_templates, self.settings.max_versions)
+        return Custom(store, Writing(store, limits, frozenset(self.shelves.library.names)), self.host)
+
+    async def __aenter__(self) -> Self:
+        if self.shelves.counting is not None:
+            self.task = self.host.background.start(self.shelves.counting.run(), "counting uses of templates")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+        if self.shelves.counting is not None:
+            await self.shelves.counting.close()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         wish = wish_of(call)
@@ -70,6 +111,7 @@ class Templates:
         if not isinstance(call.ask, Chat):
             raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
         template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)
+        self.shelves.uses.note(template)
         ask = template.asked(call.ask, wish.variables, self.settings.max_length)
         model = self.model_of(call, template, wish)
         extra = {name: value for name, value in call.extra.items() if name != FIELD}
@@ -89,4 +131,5 @@ class Templates:
         return model
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.shelves, self.host, self.applied, self.settings.max_length).routes()
+        for part in self.parts:
+            yield from part.routes()

@@ -6,11 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from plugins.templates.library import Library, Version
 from plugins.templates.template import Template
+from plugins.templates.uses import Uses
 from proxy.errors import NotFound
 from proxy.types import JSON
+
+if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep templates in a database
+    from plugins.templates.counting import Counting
+    from plugins.templates.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +36,16 @@ class Wanted:
 
 
 class Shelves:
-    """The library, and beside it what callers keep.  A name of the library leads there, whoever asks."""
+    """The library, and beside it what callers keep.  A name of the library leads there, whoever asks.
 
-    def __init__(self, library: Library) -> None:
+    store, counting: None where callers keep nothing.
+    """
+
+    def __init__(self, library: Library, uses: Uses) -> None:
         self.library = library
+        self.uses = uses
+        self.store: Store | None = None
+        self.counting: Counting | None = None
 
     async def find(self, name: str, version: Version, caller: str, param: str = "name") -> Template:
         """Raises NotFound.  param: the field that named it."""
@@ -42,7 +54,10 @@ class Shelves:
             if found is None:
                 raise no_version(name, version, param)
             return found
-        raise self.unknown(name, param)
+        own = None if self.store is None else await self.store.find(name, version, caller, param)
+        if own is None:
+            raise self.unknown(name, param)
+        return own
 
     def unknown(self, name: str, param: str) -> NotFound:
         near = get_close_matches(name[:64], self.library.names, 1)
@@ -52,23 +67,39 @@ class Shelves:
 
     async def listed(self, wanted: Wanted, caller: str) -> list[dict[str, JSON]]:
         """What the caller may use, by name, and one more than the limit where there are more."""
-        return sorted(self.from_library(wanted), key=lambda one: one["name"])[: wanted.limit + 1]
+        own = [] if self.store is None else await self.store.listed(wanted, caller)
+        by_name = {one["name"]: one for one in reversed(own)}  # the caller's own stand before public ones
+        by_name |= {one["name"]: one for one in self.from_library(wanted)}
+        return [by_name[name] for name in sorted(by_name)[: wanted.limit + 1]]
 
     def from_library(self, wanted: Wanted) -> Iterator[dict[str, JSON]]:
         for template in self.library.newest():
             if wanted.fits(template):
                 yield summary(template, "library")
 
-    async def categories(self, caller: str) -> dict[str, int]:
-        return dict(Counter(one.document.category for one in self.library.newest()))
+    async def categories(self, caller: str) -> Counter[str]:
+        counts = Counter(one.document.category for one in self.library.newest())
+        return counts if self.store is None else counts + Counter(await self.store.categories(caller))
+
+    async def popular(self, caller: str, limit: int) -> list[dict[str, JSON]]:
+        """Those that were used most, with `uses`."""
+        counts = self.uses.pending if self.counting is None else await self.counting.of_library()
+        newest = {one.document.name: one for one in self.library.newest()}
+        found = [{**summary(newest[name], "library"), "uses": counts[name]} for name in counts if name in newest]
+        if self.store is not None:
+            found += await self.store.popular(caller, limit)
+        return sorted(found, key=lambda one: (-one["uses"], one["name"]))[:limit]
 
     async def versions(self, name: str, caller: str) -> dict[str, JSON]:
         """The numbers, newest first, and where each alias leads.  Raises NotFound."""
-        if name not in self.library.names:
+        if name in self.library.names:
+            numbers = sorted(self.library.names[name], reverse=True)
+            versions = [{"version": number, "created_at": None} for number in numbers]
+            return {"name": name, "id": None, "versions": versions, "aliases": self.library.aliases_of(name)}
+        own = None if self.store is None else await self.store.versions(name, caller)
+        if own is None:
             raise self.unknown(name, "name")
-        numbers = sorted(self.library.names[name], reverse=True)
-        versions = [{"version": number, "created_at": None} for number in numbers]
-        return {"name": name, "id": None, "versions": versions, "aliases": self.library.aliases_of(name)}
+        return own
 
 
 def no_version(name: str, version: Version, param: str) -> NotFound:

@@ -15,6 +15,7 @@ from proxy.wire import read
 PREFIX: Final = "template:"
 FIELD: Final = "template"
 KEYS: Final = ("name", "version", "variables")
+LARGEST: Final = 10**9
 NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
@@ -60,7 +61,7 @@ def from_model(named: str, name: JSON, version: Version, variables: Mapping[str,
 
 def version_of(given: JSON, param: str) -> Version:
     """A number may come as text.  Raises BadCall."""
-    if given is None or (type(given) is int and given > 0):
+    if given is None or (type(given) is int and 0 < given < LARGEST):
         return given
     if type(given) is str and given:
         return int(given) if NUMBER.fullmatch(given) else given

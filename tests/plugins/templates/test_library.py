@@ -52,7 +52,7 @@ def test_a_value_cannot_bring_in_a_template() -> None:
 
 
 async def test_the_simulator_answers_each_as_its_schema_says(start: Start) -> None:
-    async with start("plugins: {templates: {model: demo}}\nchains: {chat: [templates]}\n") as run:
+    async with start("plugins: {templates: {model: demo, custom: false}}\nchains: {chat: [templates]}\n") as run:
         for template in ALL:
             document = template.document
             body = {"model": f"template:{document.name}", "template": {"variables": document.example}, "messages": []}

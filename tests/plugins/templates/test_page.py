@@ -25,15 +25,22 @@ def test_every_template_of_the_library_is_on_the_page() -> None:
         assert f"`{one.document.name}`{mark}," in page or f"`{one.document.name}`{mark} |" in page, one.document.name
 
 
-async def test_the_pages_python_runs_with_its_configuration(start: Start) -> None:
-    (example,) = blocks(PAGE, "python")
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(0, ("The river rose", "Target language: French")), (1, ("'version': 1", "Greet Ana in verse."))],
+)
+async def test_the_pages_python_runs_with_its_configuration(
+    start: Start, tmp_path: Path, number: int, says: tuple[str, ...]
+) -> None:
+    example = blocks(PAGE, "python")[number]
     config = next(block for block in blocks(PAGE, "yaml") if "chains:" in block)
-    async with start(config.replace("llama3.2:3b", "demo")) as run:
+    database = f"database: {{url: 'sqlite:///{tmp_path}/t.db'}}\n"
+    async with start(database + config.replace("llama3.2:3b", "demo")) as run:
         done = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
-    assert "The river rose" in done.stdout and "Target language: French" in done.stdout
+    assert all(part in done.stdout for part in says)
 
 
 def test_the_pages_template_is_sound() -> None:

@@ -43,7 +43,7 @@ templates:
 async def run(start: Start, tmp_path: Path) -> AsyncIterator[Running]:
     (tmp_path / "own.yaml").write_text(OWN)
     text = (
-        f"plugins: {{templates: {{path: '{tmp_path}', model: demo}}, cache: {{}}}}\n"
+        f"plugins: {{templates: {{path: '{tmp_path}', model: demo, custom: false}}, cache: {{}}}}\n"
         "chains: {chat: [templates, cache], completions: [templates]}\n"
     )
     async with start(text) as running:
@@ -225,7 +225,8 @@ async def test_the_folder_is_read_again_and_a_wrong_one_changes_nothing(run: Run
 async def test_a_template_opens_no_model_that_the_callers_key_does_not(start: Start, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(OWN)
     text = (
-        f"plugins: {{templates: {{path: '{tmp_path}', model: demo}}}}\nchains: {{chat: [templates], completions: []}}\n"
+        f"plugins: {{templates: {{path: '{tmp_path}', model: demo, custom: false}}}}\n"
+        "chains: {chat: [templates], completions: []}\n"
         "keys: {ann: {key: a-key, models: [demo]}}\n"
     )
     headers = {"Authorization": "Bearer a-key"}
@@ -252,7 +253,7 @@ async def test_a_template_opens_no_model_that_the_callers_key_does_not(start: St
 
 
 async def test_a_template_without_any_model_says_so(start: Start) -> None:
-    async with start("plugins: {templates: {}}\nchains: {chat: [templates]}\n") as run:
+    async with start("plugins: {templates: {custom: false}}\nchains: {chat: [templates]}\n") as run:
         error = await error_of(await run.chat(model="template:summarize"), 400)
         assert (error["param"], error["code"]) == ("model", "template_without_model")
 
