@@ -124,6 +124,9 @@ class Desk(Protocol):
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
 
+    async def text(self, request: web.BaseRequest, kind: str) -> str:
+        """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
+
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""
 

@@ -235,7 +235,9 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `records` or `limits` calls, `changes` what is asked, `keeps` answers, or `tries` again.
+    `records` calls, `begins` them anew, `limits` them, `changes` what is asked, `keeps` answers, or `tries` again.
+    `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
+    `host.models.check` about.  `brings`: fields with which a client need send no messages.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

@@ -35,7 +35,7 @@ FLOORS = (
     ),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.accounts", "proxy.webtokens", "proxy.edge", "proxy.logs"),
-    ("proxy.build", "proxy.reference", "proxy.reading"),
+    ("proxy.build", "proxy.optional", "proxy.reference", "proxy.reading"),
     ("proxy.server", "proxy.seat", "proxy.top"),
     ("proxy.supervisor", "proxy.worker"),
     ("proxy.cli", "proxy.commands", "proxy.__main__"),

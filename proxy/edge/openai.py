@@ -63,7 +63,8 @@ class OpenAI:
 
     def read(self, body: bytes) -> tuple[Asked, Chat]:
         """Raises BadCall naming a field."""
-        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, self.own["chat"].fields)
+        own = self.own["chat"]
+        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
         read = asked, asked.chat()
         if not pictured(read[1]):

@@ -18,17 +18,22 @@ from proxy.wire.openai_messages import Limits
 TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choice": "function_call"}
 
 
-def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked:
-    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared.
+def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: Collection[str] = ()) -> Asked:
+    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared; `brings`: those of them with
+    which there need be no messages.
 
     Raises BadCall naming the first field that is wrong or not supported.
     """
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = Asked(limits)
+    brought = body.get("messages") == [] and any(body.get(name) is not None for name in brings)
+    if brought:
+        body = {name: value for name, value in body.items() if name != "messages"}
     fields.read_fields(asked, body, FIELDS, theirs)
     read.filled(read.needed(body, "model", "model"), "model")
-    read.needed(body, "messages", "messages")
+    if not brought:
+        read.needed(body, "messages", "messages")
     for one, other in TWINS.items():
         if body.get(one) is not None and body.get(other) is not None:
             _alike(one, body[one], other, body[other])
