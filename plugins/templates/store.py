@@ -37,9 +37,6 @@ class Found:
     name: str
     public: bool
     latest: int
-    created: int
-    updated: int
-    uses: int
 
 
 def visible(caller: str) -> ColumnElement[bool]:
@@ -193,8 +190,7 @@ async def found(connection: AsyncConnection, where: ColumnElement[bool], caller:
 
 
 def found_of(row: RowMapping) -> Found:
-    numbers = (row[name] for name in ("latest", "created", "updated", "uses"))
-    return Found(row["id"], row["owner"], row["name"], row["public_name"] is not None, *numbers)
+    return Found(row["id"], row["owner"], row["name"], row["public_name"] is not None, row["latest"])
 
 
 async def number_of(connection: AsyncConnection, row: Found, version: Version) -> int | None:

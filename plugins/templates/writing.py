@@ -82,7 +82,7 @@ class Writing:
             "uses": 0,
         }
         await connection.execute(insert(CUSTOM).values(row))
-        found = Found(id, caller, document.name, bool(change.public), 0, now, now, 0)
+        found = Found(id, caller, document.name, bool(change.public), 0)
         return await self.changed(connection, found, change)
 
     async def change(self, caller: str, id: str, change: Change) -> dict[str, JSON]:

@@ -211,9 +211,10 @@ async def test_templates_are_listed_page_by_page(run: Running) -> None:
     assert len((await get("?category=code"))["templates"]) == counts["code"]
     one = await get("/greet?version=production")
     assert (one["version"], one["source"], one["input"]) == (1, "library", "who")
-    assert (
-        one["messages"][1]["content"] == "Greet {{who}} {{times}} times." and one["variables"]["times"]["default"] == 1
-    )
+    assert one["messages"][1]["content"] == "Greet {{who}} {{times}} times." and one["variables"] == {
+        "who": {"type": "string", "required": True, "description": "Whom."},
+        "times": {"type": "integer", "required": False, "default": 1, "minimum": 1},
+    }
     versions = await get("/greet/versions")
     assert [one["version"] for one in versions["versions"]] == [2, 1]
     assert versions["aliases"] == {"production": 1, "latest": 2}
