@@ -205,7 +205,7 @@ def test_what_is_hardly_meant_is_warned_of(fields: dict[str, Any], says: str) ->
     st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
     st.lists(st.sampled_from(["yes", "1", "", " a\n", "~"])),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
     one = document(
         words.replace("{", "(").replace("\\", "/") + "{{a}}",
