@@ -59,6 +59,13 @@ def _listed(given: object) -> object:
     return given
 
 
+def _real(model: str) -> str:
+    """Raises ValueError for another template."""
+    if model.startswith("template:"):
+        raise ValueError("a template asks a model, not another template")
+    return model
+
+
 def _schema(given: JSON) -> JSON:
     """Raises ValueError for what is no JSON schema, or leads outside itself."""
     import jsonschema_rs  # its start-up is paid by who has one
@@ -108,7 +115,7 @@ class Document(Strict):
     """The variable that the caller's first user message fills where it is not given."""
     messages: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=64)]
     """What it says, before the caller's own messages."""
-    model: Annotated[str, StringConstraints(min_length=1, max_length=600)] | None = None
+    model: Annotated[str, StringConstraints(max_length=600, pattern=r"^[^\x00]+$"), AfterValidator(_real)] | None = None
     """Which model it asks, unless the caller names one."""
     parameters: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Sampling options, such as `temperature` and `max_tokens`; the caller's own go before them."""

@@ -111,13 +111,13 @@ class Templates:
         if not isinstance(call.ask, Chat):
             raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
         template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)
-        self.shelves.uses.note(template)
         ask = template.asked(call.ask, wish.variables, self.settings.max_length)
-        model = self.model_of(call, template, wish)
+        model = self.model_of(call, template)
+        self.shelves.uses.note(template)
         extra = {name: value for name, value in call.extra.items() if name != FIELD}
         return call.but(ask=ask, model=model, extra=extra, tags={**call.tags, FACT: template.label})
 
-    def model_of(self, call: Call, template: Template, wish: Wish) -> str:
+    def model_of(self, call: Call, template: Template) -> str:
         """The caller's own, the template's, or the one of the settings."""
         if call.model and not call.model.startswith(PREFIX):
             return call.model

@@ -109,13 +109,17 @@ def no_version(name: str, version: Version, param: str) -> NotFound:
 
 def summary(template: Template, source: str) -> dict[str, JSON]:
     """source: `library`, `own` or `public`."""
-    told = template.document.told()
+    variables = template.document.told().get("variables", {})
+    known = template.document.variables
     return {
         "name": template.document.name,
         "version": template.document.version,
         "category": template.document.category,
         "description": template.document.description,
-        "variables": told.get("variables", {}),
+        "variables": {
+            name: {"type": known[name].type, "required": known[name].required, **said}
+            for name, said in variables.items()
+        },
         "input": template.document.input,
         "model": template.document.model,
         "source": source,

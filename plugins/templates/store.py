@@ -19,13 +19,18 @@ from plugins.templates.tables import ALIASES, CUSTOM, VERSIONS
 from plugins.templates.template import Template
 from proxy.errors import BadCall, NotFound
 from proxy.host import Host
-from proxy.sql.database import Database
+from proxy.sql.database import Database, DatabaseAway
 from proxy.types import JSON
 
 T, V, A = CUSTOM.c, VERSIONS.c, ALIASES.c
 SECOND: Final = 1_000_000
 MOST_READY: Final = 1000
 """Templates that are kept ready to be filled."""
+MOST_RECENT: Final = 4096
+FRESH: Final = 1.0
+"""Seconds for which it is not asked again where a name leads; so long another process may not know of a change."""
+GOOD: Final = 60.0
+"""Seconds for which that is still good while the database is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,6 @@ class Found:
     name: str
     public: bool
     latest: int
-    created: int
-    updated: int
-    uses: int
 
 
 def visible(caller: str) -> ColumnElement[bool]:
@@ -62,6 +64,7 @@ class Store:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.ready: OrderedDict[tuple[str, int], Template] = OrderedDict()
+        self.recent: dict[tuple[str, str, Version], tuple[float, Template]] = {}
 
     @property
     def database(self) -> Database:
@@ -81,6 +84,23 @@ class Store:
         """None where the caller may use none of this name.  Raises NotFound for a version that it does not have."""
         if not can_be(name):
             return None
+        key, now = (caller, name, version), self.host.clock.monotonic()
+        at, last = self.recent.get(key, (float("-inf"), None))
+        if now - at < FRESH:
+            return last
+        try:
+            template = await self.look_up(name, version, caller, param)
+        except DatabaseAway:
+            if now - at < GOOD:
+                return last
+            raise
+        if template is not None:
+            if len(self.recent) >= MOST_RECENT:
+                self.recent.clear()
+            self.recent[key] = now, template
+        return template
+
+    async def look_up(self, name: str, version: Version, caller: str, param: str) -> Template | None:
         async with self.database.reading() as connection:
             row = await found(connection, and_(called(name), visible(caller)), caller)
             if row is None:
@@ -193,8 +213,7 @@ async def found(connection: AsyncConnection, where: ColumnElement[bool], caller:
 
 
 def found_of(row: RowMapping) -> Found:
-    numbers = (row[name] for name in ("latest", "created", "updated", "uses"))
-    return Found(row["id"], row["owner"], row["name"], row["public_name"] is not None, *numbers)
+    return Found(row["id"], row["owner"], row["name"], row["public_name"] is not None, row["latest"])
 
 
 async def number_of(connection: AsyncConnection, row: Found, version: Version) -> int | None:

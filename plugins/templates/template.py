@@ -19,7 +19,7 @@ INVALID: Final = "invalid_template_variables"
 
 @dataclass(frozen=True)
 class Template:
-    """id: of a custom one, else "".  most: letters that its messages may become."""
+    """id, owner: of a custom one, else ""."""
 
     document: Document
     id: str = ""
@@ -43,7 +43,10 @@ class Template:
         return None if schema is None else Format(schema)
 
     def messages(self, given: Mapping[str, JSON], most: int) -> tuple[Message, ...]:
-        """Filled with these values.  Raises BadCall that tells everything that is wrong with them."""
+        """Filled with these values, without those that become empty.
+
+        most: letters of them all.  Raises BadCall that tells everything that is wrong with the values.
+        """
         values, problems = variables.fill(self.document.variables, given)
         if problems:
             message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
@@ -56,7 +59,8 @@ class Template:
                 message = f"The template '{self.label}' would become longer than {most} letters."
                 raise BadCall(message, param="template.variables", code="template_too_long") from None
             left -= len(said)
-            made.append(Message(turn.role, said.rstrip("\n")))
+            if said.strip():
+                made.append(Message(turn.role, said.rstrip("\n")))
         return tuple(made)
 
     def asked(self, chat: Chat, given: Mapping[str, JSON], most: int) -> Chat:
@@ -71,6 +75,9 @@ class Template:
         said = self.messages(given, most)
         if pictures is not None and pictures.images:
             said = with_images(said, pictures)
+        if not said and not own:
+            message = f"The template '{self.label}' says nothing with these variables, and there are no messages."
+            raise BadCall(message, param="template.variables", code=INVALID)
         return replace(
             chat,
             messages=(*said, *own),

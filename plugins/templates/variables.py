@@ -53,9 +53,9 @@ class Variable(Strict):
     """What an `enum` may be."""
     items: Literal["string", "integer", "number"] = "string"
     """What a `list` has."""
-    minimum: float | None = None
+    minimum: int | float | None = None
     """Least number."""
-    maximum: float | None = None
+    maximum: int | float | None = None
     """Greatest number."""
     min_length: NonNegativeInt | None = None
     """Letters of a text at least."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,10 +52,17 @@ class Writing:
         self.limits = limits
         self.taken = taken
 
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Where names lead is asked anew afterwards."""
+        async with self.store.database.writing() as connection:
+            yield connection
+        self.store.recent.clear()
+
     async def create(self, caller: str, change: Change) -> dict[str, JSON]:
         """Raises BadCall for a name that is taken, or where the caller has too many."""
         try:
-            async with self.store.database.writing() as connection:
+            async with self.transaction() as connection:
                 return await self.created(connection, caller, change)
         except IntegrityError:
             raise taken(change.document.name if change.document else "") from None
@@ -82,13 +90,13 @@ class Writing:
             "uses": 0,
         }
         await connection.execute(insert(CUSTOM).values(row))
-        found = Found(id, caller, document.name, bool(change.public), 0, now, now, 0)
+        found = Found(id, caller, document.name, bool(change.public), 0)
         return await self.changed(connection, found, change)
 
     async def change(self, caller: str, id: str, change: Change) -> dict[str, JSON]:
         """Raises NotFound, and BadCall for another name or too many versions."""
         try:
-            async with self.store.database.writing() as connection:
+            async with self.transaction() as connection:
                 found = await mine(connection, id, caller)
                 return await self.changed(connection, found, change)
         except IntegrityError:
@@ -141,7 +149,7 @@ class Writing:
             whose |= T.public_name.is_not(None)
         if not can_be(id):
             raise missing(id)
-        async with self.store.database.writing() as connection:
+        async with self.transaction() as connection:
             gone = await connection.execute(delete(CUSTOM).where(T.id == id, whose))
         if not gone.rowcount:
             raise missing(id)
@@ -153,7 +161,7 @@ class Writing:
         """
         made = []
         try:
-            async with self.store.database.writing() as connection:
+            async with self.transaction() as connection:
                 for document in sorted(documents, key=lambda one: (one.name, one.version)):
                     change = Change(document, public or None, dict.fromkeys(document.aliases, 0))
                     query = select(CUSTOM).where(T.owner == caller, T.name == document.name).with_for_update()

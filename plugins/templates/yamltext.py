@@ -13,8 +13,8 @@ from plugins.templates.document import Document
 from proxy.types import JSON
 
 LARGEST: Final = 4 * 1024 * 1024
-"""Bytes of a text; reading takes about a second for each of them in millions."""
-MOST: Final = 10_000
+"""Letters of a text."""
+MOST: Final = 1000
 """Templates of one text."""
 DEEPEST: Final = 64
 PLAIN: Final = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
@@ -41,7 +41,10 @@ Loader.add_implicit_resolver(PLAIN[0], re.compile(r"(?:true|false)\Z"), list("tf
 
 
 class Dumper(yaml.SafeDumper):
-    """Texts of several lines stand as such."""
+    """Texts of several lines stand as such, and nothing refers to anything, since `read` takes no references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _text(dumper: yaml.SafeDumper, given: str) -> yaml.ScalarNode:
@@ -87,13 +90,15 @@ def _documents(text: str) -> Iterator[tuple[yaml.Node, JSON]]:
     if len(text) > LARGEST:
         raise ValueError(f"longer than {LARGEST} letters")
     _check(text)
-    loader = Loader(text)
+    loader, left = Loader(text), MOST
     try:
         while loader.check_node():
-            whole = loader.get_node()
-            for node in _each(whole):
+            for node in _each(loader.get_node()):
                 _no_doubles(node)
                 yield node, loader.construct_document(node)
+                left -= 1
+                if left < 0:
+                    raise ValueError(f"more than {MOST} templates")
     finally:
         loader.dispose()
 

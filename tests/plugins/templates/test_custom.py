@@ -243,6 +243,8 @@ async def test_the_most_used_are_popular(run: Running) -> None:
     body = {"model": "demo", "messages": [], "template": {"name": "summarize", "variables": {"text": "x"}}}
     for who in (A, B, B):
         await whole(await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
+    failed = await run.http.post(f"{run.url}/v1/chat/completions", json={**body, "template": "summarize"}, headers=A)
+    assert failed.status == 400, "what could not be filled was not used"
     popular = [(one["name"], one["uses"], one["id"]) for one in (await ok(run, "GET", "/popular"))["templates"]]
     assert popular == [("summarize", 3, None), ("greet", 2, id)]
     assert [one["name"] for one in (await ok(run, "GET", "/popular", B))["templates"]] == ["summarize"]

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plugins.templates import library, yamltext
 from plugins.templates.document import Document
@@ -112,6 +114,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ({"variables": {"a b": {}}}, "should match pattern"),
         ({"example": {"b": 1}}, "example: 'a' is missing"),
         ({"colour": 1}, "Extra inputs"),
+        ({"model": "template:t"}, "a template asks a model"),
         ({"template": "x" * 70_000}, "at most 65536 bytes"),
         (
             {"template": "{{#a}}{{#b}}{{/b}}{{/a}}", "variables": {"a": {"type": "list"}, "b": {"type": "list"}}},
@@ -139,6 +142,8 @@ def test_a_wrong_template_is_refused(fields: dict[str, Any], says: str) -> None:
         ("name: t\ntemplate: x\nvariables:\n  a: {type: number, minimum: lots}\n", "f.yaml:4: variables.a.minimum"),
         ("name: !!python/object/apply:os.system [x]", "f.yaml:1: not YAML"),
         ("- 3\n", "f.yaml:1: the template"),
+        ("- {name: t, template: x}\n" * 1001, "more than 1000 templates"),
+        ("x" * (4 * 1024 * 1024 + 1), "longer than 4194304 letters"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_line(text: str, says: str) -> None:
@@ -194,3 +199,17 @@ def test_what_is_hardly_meant_is_warned_of(fields: dict[str, Any], says: str) ->
     assert list(warnings(document(**good))) == []
     found = list(warnings(document(**{**good, **fields})))
     assert any(says in one for one in found), found
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
+    st.lists(st.sampled_from(["yes", "1", "", " a\n", "~"])),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
+    one = document(
+        words.replace("{", "(").replace("\\", "/") + "{{a}}",
+        description=words,
+        variables={"a": {"type": "enum", "values": ["x", *values, words]}},
+    )
+    assert yamltext.read("f.yaml", yamltext.write([one.told(), one.told()])) == [one, one]

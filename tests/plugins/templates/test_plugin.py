@@ -35,6 +35,7 @@ templates:
     variables: {who: {}}
     input: who
     messages: [{content: "Hail {{who}}!"}]
+  - {name: maybe, variables: {a: {optional: true}}, messages: [{role: system, content: "{{#a}}A{{/a}}"}]}
   - {name: fixed, template: Say the time., schema: {type: object, properties: {time: {type: string}}, required: [time]}}
 """
 
@@ -95,6 +96,15 @@ async def test_the_first_message_fills_the_input_and_later_turns_follow(run: Run
     assert messages == [("user", "Hail Ana!"), ("assistant", "Hello!"), ("user", "Again.")]
     _, seen = await said(run, model="demo-vision", template="greet", messages=picture(data_url(), "Ana"))
     assert seen["messages"][0]["content"] == "Hail Ana!" and len(seen["messages"][0]["images"]) == 1
+
+
+async def test_a_message_that_becomes_empty_is_left_out(run: Running) -> None:
+    messages, _ = await said(run, template="maybe", messages=user("Hi"))
+    assert messages == [("user", "Hi")]
+    messages, _ = await said(run, template={"name": "maybe", "variables": {"a": "x"}}, messages=[])
+    assert messages == [("system", "A")]
+    error = await error_of(await run.chat(template="maybe", messages=[]), 400)
+    assert (error["param"], error["code"]) == ("template.variables", "invalid_template_variables")
 
 
 @pytest.mark.parametrize(
@@ -197,13 +207,14 @@ async def test_templates_are_listed_page_by_page(run: Running) -> None:
     found = (await get("?search=INVOICE"))["templates"]
     assert [one["name"] for one in found] == ["extract_invoice"]
     counts = {one["name"]: one["templates"] for one in (await get("/categories"))["categories"]}
-    assert counts["other"] == 2 and sum(counts.values()) == len(names)
+    assert counts["other"] == 3 and sum(counts.values()) == len(names)
     assert len((await get("?category=code"))["templates"]) == counts["code"]
     one = await get("/greet?version=production")
     assert (one["version"], one["source"], one["input"]) == (1, "library", "who")
-    assert (
-        one["messages"][1]["content"] == "Greet {{who}} {{times}} times." and one["variables"]["times"]["default"] == 1
-    )
+    assert one["messages"][1]["content"] == "Greet {{who}} {{times}} times." and one["variables"] == {
+        "who": {"type": "string", "required": True, "description": "Whom."},
+        "times": {"type": "integer", "required": False, "default": 1, "minimum": 1},
+    }
     versions = await get("/greet/versions")
     assert [one["version"] for one in versions["versions"]] == [2, 1]
     assert versions["aliases"] == {"production": 1, "latest": 2}

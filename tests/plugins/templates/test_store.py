@@ -1,0 +1,69 @@
+"""Where a name leads is remembered for a moment, and for longer while the database is away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.templates.document import Document
+from plugins.templates.feature import FEATURE
+from plugins.templates.store import Store
+from plugins.templates.writing import Change, Limits, Writing
+from proxy.sql.database import Database, DatabaseAway
+from tests.clocks import Watch
+
+
+class Leaving(Database):
+    """A database that can be away, for those who read."""
+
+    away = False
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        if self.away:
+            raise DatabaseAway("The database has gone.")
+        async with super().reading() as connection:
+            yield connection
+
+
+def worded(text: str) -> Change:
+    return Change(Document.model_validate({"name": "greet", "template": text}))
+
+
+async def test_a_change_is_seen_here_at_once_elsewhere_soon_and_outlives_a_database_for_a_minute(
+    database_url: str,
+) -> None:
+    database, clock = Leaving(database_url, 3, 10), Watch()
+    await database.migrate(FEATURE)
+    host: Any = SimpleNamespace(database=database, clock=clock)
+    here, there = (Store(host) for _ in range(2))
+    writing, elsewhere = (Writing(store, Limits(9, 9), frozenset()) for store in (here, there))
+
+    async def version() -> int:
+        found = await here.find("greet", None, "ann", "name")
+        return found.document.version if found else 0
+
+    id = (await writing.create("ann", worded("one")))["id"]
+    assert await version() == 1
+    await elsewhere.change("ann", id, worded("two"))
+    assert await version() == 1
+    clock.move(1.1)
+    assert await version() == 2
+    await writing.change("ann", id, worded("three"))
+    assert await version() == 3
+    database.away = True
+    clock.move(59)
+    assert await version() == 3
+    assert await here.find("no name", None, "ann", "name") is None
+    for name, caller in (("greet", "bob"), ("other", "ann")):
+        with pytest.raises(DatabaseAway):
+            await here.find(name, None, caller, "name")
+    clock.move(2)
+    with pytest.raises(DatabaseAway):
+        await version()
+    await database.aclose()
