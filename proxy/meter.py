@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -22,6 +22,8 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
+RECORDED: Final = ("conversation",)
+"""Facts that inner plugins tell of a call and that records keep as tags."""
 
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
@@ -140,7 +142,7 @@ class Tally:
             "" if error else self.finish,
             error,
             about=call.about,
-            tags={name: value for name, value in call.tags.items() if name != METERED},
+            tags={name: value for name, value in call.tags.items() if name != METERED} | recorded(facts),
             cache_key=facts.get("cache-key", ""),
         )
         cost = self.host.price(ended)
@@ -160,6 +162,10 @@ class Tally:
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def recorded(facts: Mapping[str, str]) -> dict[str, str]:
+    return {name: facts[name] for name in RECORDED if name in facts}
 
 
 def guess(guessed: list[str], name: str, about: float) -> int:

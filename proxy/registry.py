@@ -119,6 +119,8 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
     mine = getattr(found[name], "place", "")
     for other in before:
         theirs = getattr(found.get(other), "place", "")
+        if mine == "remembers" and theirs in ("changes", "keeps", "tries"):
+            yield f"{name!r} remembers what callers say and must stand before {other!r}, which does more with it"
         if mine == "changes" and theirs == "keeps":
             yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
         if mine == "keeps" and theirs == "tries":
