@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,11 +10,13 @@ from typing import Final, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from plugins.conversations.api import Api
 from plugins.conversations.messages import Said, cleaned
 from plugins.conversations.recording import Recording, measured
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Most, Store
 from plugins.conversations.tables import FEATURE
+from plugins.conversations.talks import checked_id
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from proxy.config import Strict
 from proxy.errors import BadCall, ProxyError
@@ -25,7 +26,6 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
-SANE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 
 class Conversations:
@@ -90,6 +90,9 @@ class Conversations:
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
         new = new_of(turns, [one.message for one in stored])
+        if not new and (not stored or stored[-1].message.role == "assistant"):
+            message = "There is nothing new to answer: send a message that the conversation does not have yet."
+            raise BadCall(message, param="messages", code="nothing_to_answer")
         return Told.of(ask, turn.talk.system if system is None else system, system, stored, new)
 
     async def __aenter__(self) -> Self:
@@ -106,7 +109,7 @@ class Conversations:
                 await task
 
     def routes(self) -> Iterable[Route]:
-        return ()
+        return Api(self.store, self.taking, self.host).routes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def named(call: Call) -> str | None:
     if header is not None and header != given:
         message = f"'{FIELD}' and the header '{HEADER}' name two conversations."
         raise BadCall(message, param=FIELD, code="invalid_value")
-    if not SANE.fullmatch(given):
-        message = f"Invalid '{FIELD}': expected up to 128 letters, digits and `_.:-`."
-        raise BadCall(message, param=FIELD, code="invalid_value")
-    return given
+    try:
+        return checked_id(given)
+    except ValueError as error:
+        raise BadCall(f"Invalid '{FIELD}': {error}.", param=FIELD, code="invalid_value") from None

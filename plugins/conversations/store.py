@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
-from plugins.conversations.talks import Talk, full, talk_of, unknown
+from plugins.conversations.talks import Exists, Talk, full, talk_of, unknown
 from proxy.host import Host
 from proxy.sql.database import Database
 
@@ -66,15 +66,16 @@ class Store:
         row = (await connection.execute(select(TALKS).where(mine(owner, id)))).mappings().first()
         return None if row is None else talk_of(dict(row))
 
-    async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> None:
-        """Unless it is there.  Raises BadCall where the owner has as many as may be."""
+    async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
+        """False if it is there already.  Raises BadCall where the owner has as many as may be."""
         count = select(func.count()).select_from(TALKS).where(TALKS.c.owner == owner)
         if (await connection.execute(count)).scalar_one() >= self.most.talks:
             raise full(f"You have {self.most.talks} conversations, and may not have more; delete some.")
         now = self.now()
         row = {"owner": owner, "id": id, "created": now, "updated": now, "next": 1, "first": 1, **columns}
         new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        await connection.execute(new(TALKS).values(row).on_conflict_do_nothing())
+        done = await connection.execute(new(TALKS).values(row).on_conflict_do_nothing())
+        return bool(done.rowcount)
 
     async def append(
         self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], **columns: Any
@@ -130,11 +131,12 @@ class Store:
         return found
 
     async def create(self, owner: str, id: str, saids: Sequence[Said] = (), **columns: Any) -> Talk:
+        """Raises Exists, BadCall."""
         async with self.database.writing() as connection:
-            await self.made(connection, owner, id, **columns)
+            made = await self.made(connection, owner, id, **columns)
             talk = await self.found(connection, owner, id)
-            if talk is None:
-                raise unknown(id)
+            if talk is None or not made:
+                raise Exists(id)
             if saids:
                 await self.append(connection, talk, saids)
                 talk = await self.found(connection, owner, id) or talk

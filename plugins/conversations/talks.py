@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,16 @@ from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.types import JSON
 
 PREFIX: Final = "conv_"
+SANE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+RESERVED: Final = ("search", "statistics")
+"""Names of endpoints beside those of single conversations."""
+
+
+def checked_id(given: str) -> str:
+    """Raises ValueError for what cannot be the id of a conversation."""
+    if not SANE.fullmatch(given) or given in RESERVED:
+        raise ValueError("expected up to 128 letters, digits and `_.:-`")
+    return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,15 @@ class Locked(ProxyError):
     def __init__(self, id: str, wait: float) -> None:
         message = f"Another call of the conversation '{id}' is being answered."
         super().__init__(message, param="conversation", code="conversation_locked", wait=wait)
+
+
+class Exists(ProxyError):
+    """The id that was chosen for a new conversation is taken."""
+
+    status, kind = 409, "invalid_request_error"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"You have a conversation '{id}' already.", param="id", code="conversation_exists")
 
 
 def unknown(id: str, param: str = "conversation") -> NotFound:

@@ -104,6 +104,19 @@ class Taking:
                 lock.release()
                 raise
 
+    @asynccontextmanager
+    async def held(self, owner: str, id: str) -> AsyncIterator[Turn]:
+        """A turn in a conversation that is there, for what is done at once."""
+        turn = await self.turn(owner, id, False)
+        try:
+            yield turn
+        finally:
+            back = given_back(self.store, owner, id, turn.token)
+            try:
+                await asyncio.shield(self.store.host.background.start(back, "giving back a turn"))
+            finally:
+                turn.end()
+
     async def leased(self, owner: str, id: str, create: bool, lock: asyncio.Lock, deadline: float) -> Turn:
         token, pause = uuid4().hex, SOONEST
         try:
