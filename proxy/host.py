@@ -44,6 +44,9 @@ class Models(Protocol):
         """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
         what the operator pinned.  None if no upstream lists it."""
 
+    def window(self, name: str) -> int | None:
+        """Tokens of context that the operator pinned for the model behind a name or an alias; None if none are."""
+
     def upstreams(self) -> Collection[str]:
         """Their names."""
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, Self
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
+from plugins.conversations.memory import Memory, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned
 from plugins.conversations.recording import Recording, measured
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import checked_id
+from plugins.conversations.talks import Talk, checked_id
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
+from plugins.conversations.writing import Writing
 from proxy.config import Strict
-from proxy.errors import BadCall, ProxyError
+from proxy.errors import BadCall, Busy, ProxyError
 from proxy.host import Host
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
@@ -48,6 +51,13 @@ class Conversations:
         """Calls that may wait for one conversation in each process; a further one is a 409 at once."""
         cut: Literal["keep", "drop"] = "keep"
         """Whether an exchange is kept whose answer was cut, or left by its client; it is then marked as such."""
+        window: Window = Window()
+        """How much of a conversation a model is told."""
+        summarise: Summarise | None = None
+        """Set, what no longer fits is summarised by a model; unset it is left out."""
+        title_model: str | None = None
+        """A model that gives new conversations their titles, through the chain `internal`; unset takes the beginning of
+        the first message."""
         max_conversations: PositiveInt = 10_000
         """Conversations that a caller may have."""
         max_messages: PositiveInt = 10_000
@@ -59,6 +69,8 @@ class Conversations:
         self.store = Store(host, Most(settings.max_conversations, settings.max_messages))
         self.turns = host.kept("conversations turns", Turns)
         self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
+        self.writing = Writing(host)
+        self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.tasks: list[asyncio.Task[None]] = []
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -69,8 +81,10 @@ class Conversations:
             raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
         turn = await self.taking.turn(call.caller, id)
         recording = Recording(self.store, turn, call, self.settings.cut == "keep")
+        if self.settings.title_model is not None:
+            recording.entitle = partial(self.entitle, call.but(model=self.settings.title_model, models=None), turn.talk)
         try:
-            told = await self.told(turn, call.ask)
+            told = await self.told(turn, call, call.ask)
             recording.new, recording.system = told.new, told.system
             recording.sent = measured(told.ask.messages, "")
             reply = await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: id}))
@@ -82,10 +96,10 @@ class Conversations:
             raise
         recording.facts = dict(reply.facts)
         kept = reply.through(recording.heard).on_close(recording.closed)
-        return kept.noting(**{FACT: id})
+        return kept.noting(**{FACT: id, "memory": told.left_out})
 
-    async def told(self, turn: Turn, ask: Chat) -> Told:
-        """What the model is told: how it begins, what was said, and what is new."""
+    async def told(self, turn: Turn, call: Call, ask: Chat) -> Told:
+        """What the model is told: how it begins, what was said, and what is new.  Raises BadCall."""
         system, turns = apart([cleaned(one) for one in ask.messages])
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
@@ -93,7 +107,18 @@ class Conversations:
         if not new and (not stored or stored[-1].message.role == "assistant"):
             message = "There is nothing new to answer: send a message that the conversation does not have yet."
             raise BadCall(message, param="messages", code="nothing_to_answer")
-        return Told.of(ask, turn.talk.system if system is None else system, system, stored, new)
+        outset = turn.talk.system if system is None else system
+        kept = await self.memory.kept(call, turn.talk, stored, new, outset)
+        return Told(headed(ask, outset, kept, new), system, new, kept.fact)
+
+    def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
+        with suppress(Busy):  # the beginning of the first message will do
+            self.host.background.start(self.entitled(call, talk, saids), "giving a conversation its title")
+
+    async def entitled(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
+        title = await self.writing.title(call, saids)
+        async with self.store.database.writing() as connection:
+            await self.store.name(connection, talk, title)
 
     async def __aenter__(self) -> Self:
         start = self.host.background.start
@@ -114,16 +139,12 @@ class Conversations:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """system: what the call itself brought of it."""
+    """system: what the call itself brought of it.  left_out: what is said of what is not told."""
 
     ask: Chat
     system: str | None
     new: list[Message]
-
-    @classmethod
-    def of(cls, ask: Chat, outset: str, system: str | None, turns: Sequence[Said], new: list[Message]) -> Told:
-        head = [Message("system", outset)] if outset else []
-        return cls(replace(ask, messages=(*head, *(one.message for one in turns), *new)), system, new)
+    left_out: str
 
 
 def named(call: Call) -> str | None:

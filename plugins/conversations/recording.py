@@ -26,6 +26,7 @@ class Recording:
 
     new: messages that are not stored yet.  system: what the model is told at the outset, None leaves it as it is.
     keep_cut: whether answers are kept that are not complete.  sent: letters of the whole prompt.
+    entitle: is told of the first exchange, once it is kept.
     """
 
     store: Store
@@ -35,7 +36,7 @@ class Recording:
     new: Sequence[Message] = ()
     system: str | None = None
     sent: int = 0
-    titled: Callable[[str], None] = field(default=lambda title: None)
+    entitle: Callable[[Sequence[Said]], None] | None = None
     answer: Answer = field(default_factory=Answer)
     facts: dict[str, str] = field(default_factory=dict)
     whole: bool = False
@@ -75,13 +76,15 @@ class Recording:
             self.turn.end()
 
     async def keep(self) -> None:
-        talk, database = self.turn.talk, self.store.database
+        talk, database, saids = self.turn.talk, self.store.database, self.saids()
         try:
             async with database.writing() as connection:
                 if not await released(connection, talk.owner, talk.id, self.turn.token):
                     # Another process took it for dead.  An exchange is kept as one, so that nothing is torn.
                     log.warning("the turn in the conversation %s was over before its answer was", talk.id)
-                await self.store.append(connection, talk, self.saids(), **self.columns())
+                await self.store.append(connection, talk, saids, **self.columns())
+            if not talk.title and self.entitle is not None:
+                self.entitle(saids)
         except NotFound:
             log.info("the conversation %s was deleted while it was answered", talk.id)
         finally:
@@ -114,7 +117,6 @@ class Recording:
             changed["system"] = self.system
         if not talk.title and (title := title_of(self.new)):
             changed |= {"title": title, "titled": "first"}
-            self.titled(title)
         if usage is not None and usage.prompt_tokens:
             changed |= {
                 "prompt_tokens": talk.prompt_tokens + usage.prompt_tokens,

@@ -101,6 +101,11 @@ class Store:
             await connection.execute(insert(MESSAGES), rows[start : start + TOGETHER])
         return [said_of(one) for one in rows]
 
+    async def name(self, connection: AsyncConnection, talk: Talk, title: str) -> None:
+        """A better title than the beginning of the first message; one that its owner gave stays."""
+        first = mine(talk.owner, talk.id) & (TALKS.c.number == talk.number) & (TALKS.c.titled == "first")
+        await connection.execute(update(TALKS).where(first).values(title=title, titled="model"))
+
     async def turns(self, connection: AsyncConnection, talk: Talk, first: int = 0) -> list[Said]:
         """The messages from this position on."""
         chosen = select(MESSAGES).where(of(talk), MESSAGES.c.position >= first).order_by(MESSAGES.c.position)
