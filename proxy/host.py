@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from proxy.background import Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
+from proxy.holdings import Holding
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -166,6 +167,8 @@ class Host:
     prices: Book = field(default_factory=Book)
     """Where `price` looks; a feature that keeps prices puts them there."""
     open_database: Callable[[], Database] = no_database
+    holdings: list[Holding] = field(default_factory=list)
+    """What features keep of callers' own."""
 
     @property
     def database(self) -> Database:
@@ -193,6 +196,10 @@ class Host:
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         return self.services.kept(name, make)
+
+    def holds(self, holding: Holding) -> None:
+        """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
+        self.holdings.append(holding)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)

@@ -13,6 +13,7 @@ from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight, Keep
+from plugins.cache.holding import Answers
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Vectors
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
@@ -69,6 +70,8 @@ class Cache:
         self.stamps: dict[str, tuple[float, str]] = {}
         self.vectors = Vectors(self.store, host)
         host.on(Rated, self.rated)
+        if settings.share == "caller":
+            host.holds(Answers(self.store))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's

@@ -12,6 +12,7 @@ from typing import Final, Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
+from plugins.conversations.keeping import Keeping
 from plugins.conversations.memory import Memory, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned
 from plugins.conversations.recording import Recording, measured
@@ -58,6 +59,8 @@ class Conversations:
         title_model: str | None = None
         """A model that gives new conversations their titles, through the chain `internal`; unset takes the beginning of
         the first message."""
+        keep_days: PositiveInt | None = None
+        """Days after which a conversation goes that nobody has gone on with; unset keeps it until it is deleted."""
         max_conversations: PositiveInt = 10_000
         """Conversations that a caller may have."""
         max_messages: PositiveInt = 10_000
@@ -71,7 +74,9 @@ class Conversations:
         self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
+        self.keeping = Keeping(self.store, settings.keep_days)
         self.tasks: list[asyncio.Task[None]] = []
+        host.holds(self.keeping)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         id = named(call)
@@ -125,6 +130,7 @@ class Conversations:
         if self.turns.renewing is None:  # for every pipeline that there will be
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
+        self.tasks = [start(self.keeping.run(), "deleting old conversations")]
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -43,15 +43,19 @@ async def asks(run: Running, method: str, path: str, who: Mapping[str, str] = A,
     return json.loads(text)
 
 
+def store_of(run: Running) -> Store:
+    return Store(store_host(run), Most(1000, 1000))
+
+
 async def kept(run: Running, id: str = "t", owner: str = "alice") -> list[Said]:
-    store = Store(store_host(run), Most(10, 10))
+    store = store_of(run)
     talk = await store.talk(owner, id)
     async with store.database.reading() as connection:
         return await store.turns(connection, talk)
 
 
 async def talk_of(run: Running, id: str = "t", owner: str = "alice") -> Talk:
-    return await Store(store_host(run), Most(10, 10)).talk(owner, id)
+    return await store_of(run).talk(owner, id)
 
 
 def store_host(run: Running) -> Any:
