@@ -15,6 +15,7 @@ from plugins.conversations.api import Api
 from plugins.conversations.keeping import Keeping
 from plugins.conversations.memory import Memory, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned
+from plugins.conversations.openai import OpenAI
 from plugins.conversations.recording import Recording, measured
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Most, Store
@@ -140,7 +141,8 @@ class Conversations:
                 await task
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.store, self.taking, self.host).routes()
+        yield from Api(self.store, self.taking, self.host).routes()
+        yield from OpenAI(self.store, self.taking, self.host).routes()
 
 
 @dataclass(frozen=True, slots=True)
