@@ -26,6 +26,7 @@ from proxy.edge.guide import Guide
 from proxy.edge.health import Health, Readiness
 from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
+from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
@@ -94,6 +95,7 @@ class Assembly:
             workers=config.listen.workers,
         )
         self.plugins = build_plugins(config, source, host)
+        self.holdings = host.holdings
         for route, names in config.chains.items():
             self.chains[route] = compose({name: self.plugins[name] for name in names}, self.catalogue)
         self.prefixes: dict[str, tuple[str, ...]] = {
@@ -163,6 +165,7 @@ class Assembly:
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
+            *Me(self.holdings, self.desk).routes(),
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from proxy.background import Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
+from proxy.holdings import Holding
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -48,6 +49,9 @@ class Models(Protocol):
 
     def named(self, name: str) -> str:
         """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
+
+    def window(self, name: str) -> int | None:
+        """Tokens of context that the operator pinned for the model behind a name or an alias; None if none are."""
 
     def upstreams(self) -> Collection[str]:
         """Their names."""
@@ -173,6 +177,8 @@ class Host:
     open_database: Callable[[], Database] = no_database
     workers: int = 1
     """Processes that answer."""
+    holdings: list[Holding] = field(default_factory=list)
+    """What features keep of callers' own."""
 
     @property
     def database(self) -> Database:
@@ -214,6 +220,10 @@ class Host:
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         return self.services.kept(name, make)
+
+    def holds(self, holding: Holding) -> None:
+        """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
+        self.holdings.append(holding)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)

@@ -24,7 +24,7 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
-RECORDED: Final = ("template",)
+RECORDED: Final = ("conversation", "template")
 """Facts that inner plugins tell of a call and that records keep as tags."""
 
 

@@ -15,6 +15,7 @@ FLOORS = (
         "proxy.values",
         "proxy.models",
         "proxy.errors",
+        "proxy.holdings",
         "proxy.clock",
         "proxy.news",
         "proxy.prices",
@@ -42,6 +43,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
+    "proxy.holdings",
     "proxy.types",
     "proxy.asks",
     "proxy.models",

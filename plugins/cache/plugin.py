@@ -13,6 +13,7 @@ from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight
+from plugins.cache.holding import Answers
 from plugins.cache.outbox import Item, Outbox
 from plugins.cache.semantic import Near, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
@@ -78,6 +79,8 @@ class Cache:
         self.vectors = Vectors(self.store, host)
         self.semantic = None if settings.semantic is None else Semantic(settings.semantic, host)
         host.on(Rated, self.rated)
+        if settings.share == "caller":
+            host.holds(Answers(self.store, self.outbox.written))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
