@@ -50,7 +50,7 @@ class Turns:
     async def line(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
         """A place among those who wait, in their order.  Raises Locked where `most` wait already."""
         line = self.lines.setdefault((owner, id), Line())
-        if line.waiting > most:
+        if line.waiting >= most and line.lock.locked():
             raise Locked(id, 1.0)
         line.waiting += 1
         try:
