@@ -20,7 +20,7 @@ from plugins.conversations.recording import Recording, measured
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import Talk, checked_id
+from plugins.conversations.talks import Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
@@ -81,8 +81,10 @@ class Conversations:
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         id = named(call)
-        if id is None or not isinstance(call.ask, Chat):
+        if id is None:
             return await call_next(call)
+        if not isinstance(call.ask, Chat):
+            raise BadCall("Conversations are for chats only.", param=FIELD, code="conversation_not_for_this")
         if call.ask.n > 1:
             raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
         turn = await self.taking.turn(call.caller, id)
@@ -95,8 +97,7 @@ class Conversations:
             recording.sent = measured(told.ask.messages, "")
             reply = await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: id}))
         except BaseException as error:
-            recording.over = True
-            await asyncio.shield(self.host.background.start(recording.give_back(), "giving back a turn"))
+            await recording.failed()
             if isinstance(error, ProxyError):
                 error.facts[FACT] = id
             raise
@@ -113,6 +114,8 @@ class Conversations:
         if not new and (not stored or stored[-1].message.role == "assistant"):
             message = "There is nothing new to answer: send a message that the conversation does not have yet."
             raise BadCall(message, param="messages", code="nothing_to_answer")
+        if turn.talk.messages + len(new) >= self.settings.max_messages:
+            raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
         outset = turn.talk.system if system is None else system
         kept = await self.memory.kept(call, turn.talk, stored, new, outset)
         return Told(headed(ask, outset, kept, new), system, new, kept.fact)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sqlalchemy import case
+
 from plugins.conversations.messages import Said, Status, answer_of, letters
 from plugins.conversations.store import Store
+from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import Turn, given_back, released
-from proxy.errors import NotFound, ProxyError
+from proxy.errors import Busy, NotFound, ProxyError
 from proxy.streams import Answer
 from proxy.types import Call, Events, Finish, Message
 
@@ -59,8 +62,21 @@ class Recording:
         """In a task of its own: a client that leaves now must not undo what was answered."""
         if not self.over:
             self.over = True
-            work = self.keep() if self.whole or self.keep_cut else self.give_back()
-            await asyncio.shield(self.store.host.background.start(work, "keeping what was said in a conversation"))
+            await self.detached(self.keep() if self.whole or self.keep_cut else self.give_back())
+
+    async def failed(self) -> None:
+        """There is no answer: nothing is kept, and a conversation that would have begun has not."""
+        self.over = True
+        await self.detached(self.give_back())
+
+    async def detached(self, work: Coroutine[Any, Any, None]) -> None:
+        """Raises Busy, with the turn given back here at least, where no task can be started."""
+        try:
+            task = self.store.host.background.start(work, "keeping what was said in a conversation")
+        except Busy:
+            self.turn.end()
+            raise
+        await asyncio.shield(task)
 
     async def closed(self) -> None:
         try:
@@ -71,6 +87,8 @@ class Recording:
     async def give_back(self) -> None:
         talk = self.turn.talk
         try:
+            if self.turn.fresh:
+                await self.store.undo(talk)
             await given_back(self.store, talk.owner, talk.id, self.turn.token)
         finally:
             self.turn.end()
@@ -116,11 +134,13 @@ class Recording:
         if self.system is not None:
             changed["system"] = self.system
         if not talk.title and (title := title_of(self.new)):
-            changed |= {"title": title, "titled": "first"}
+            untitled = TALKS.c.title == ""  # its owner may have given it one by now
+            changed["title"] = case((untitled, title), else_=TALKS.c.title)
+            changed["titled"] = case((untitled, "first"), else_=TALKS.c.titled)
         if usage is not None and usage.prompt_tokens:
             changed |= {
-                "prompt_tokens": talk.prompt_tokens + usage.prompt_tokens,
-                "completion_tokens": talk.completion_tokens + (usage.completion_tokens or 0),
+                "prompt_tokens": TALKS.c.prompt_tokens + usage.prompt_tokens,
+                "completion_tokens": TALKS.c.completion_tokens + (usage.completion_tokens or 0),
                 "read_letters": self.sent,
                 "read_tokens": usage.prompt_tokens,
             }

@@ -162,6 +162,12 @@ class Store:
             if not await self.remove(connection, mine(owner, id)):
                 raise unknown(id)
 
+    async def undo(self, talk: Talk) -> None:
+        """One that has begun, and in which nothing was said."""
+        async with self.database.writing() as connection:
+            empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
+            await self.remove(connection, mine(talk.owner, talk.id) & empty)
+
     async def add_summary(self, talk: Talk, summary: Summary, first: int) -> None:
         row = {"talk": talk.number, "owner": talk.owner, "upto": summary.upto, "at": self.now()}
         async with self.database.writing() as connection:

@@ -50,7 +50,7 @@ class Turns:
     async def line(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
         """A place among those who wait, in their order.  Raises Locked where `most` wait already."""
         line = self.lines.setdefault((owner, id), Line())
-        if line.waiting > most:
+        if line.waiting >= most and line.lock.locked():
             raise Locked(id, 1.0)
         line.waiting += 1
         try:
@@ -69,6 +69,8 @@ class Turn:
     token: str
     lock: asyncio.Lock
     turns: Turns
+    fresh: bool = False
+    """Whether the conversation began with it."""
 
     def end(self) -> None:
         """Here; in the database it ends with the last write, see `ended`."""
@@ -120,7 +122,7 @@ class Taking:
     async def leased(self, owner: str, id: str, create: bool, lock: asyncio.Lock, deadline: float) -> Turn:
         token, pause = uuid4().hex, SOONEST
         try:
-            while (talk := await self.tried(owner, id, token, create)) is None:
+            while (found := await self.tried(owner, id, token, create)) is None:
                 if time.monotonic() > deadline:
                     raise Locked(id, 1.0)
                 await asyncio.sleep(pause)
@@ -128,21 +130,23 @@ class Taking:
         except asyncio.CancelledError:  # it may have been written already
             self.store.host.background.start(given_back(self.store, owner, id, token), "giving back a turn")
             raise
+        talk, fresh = found
         self.turns.held[token] = talk.number
-        return Turn(talk, token, lock, self.turns)
+        return Turn(talk, token, lock, self.turns, fresh)
 
-    async def tried(self, owner: str, id: str, token: str, create: bool) -> Talk | None:
-        """The conversation, if nobody else holds it.  Raises NotFound."""
+    async def tried(self, owner: str, id: str, token: str, create: bool) -> tuple[Talk, bool] | None:
+        """The conversation, if nobody else holds it, and whether it is new.  Raises NotFound."""
         async with self.store.database.writing() as connection:
             talk = await self.taken(connection, owner, id, token)
             if talk is not None:
-                return talk
+                return talk, False
             if await self.store.found(connection, owner, id) is not None:
                 return None
             if not create:
                 raise unknown(id)
             await self.store.made(connection, owner, id)
-            return await self.taken(connection, owner, id, token)
+            talk = await self.taken(connection, owner, id, token)
+            return None if talk is None else (talk, True)
 
     async def taken(self, connection: AsyncConnection, owner: str, id: str, token: str) -> Talk | None:
         now = self.store.now()

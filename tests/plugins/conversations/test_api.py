@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Start
+from tests.conftest import ASK, Start
 from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, texts
 from tests.whole.asking import asked, streamed
 
@@ -176,5 +176,7 @@ async def test_what_a_caller_may_have_is_bounded(start: Start, tmp_path: Any) ->
         assert told["error"]["code"] == "conversation_full"
         told = await asks(run, "POST", f"{PATH}/t/messages", status=400, json={"role": "user", "content": "x"})
         assert told["error"]["code"] == "conversation_full" and len(await kept(run)) == 2
+        told = await asks(run, "POST", "/v1/chat/completions", status=400, json={**ASK, "conversation": "t"})
+        assert told["error"]["code"] == "conversation_full" and run.ollama.started == 1, "it is told beforehand"
         await asks(run, "DELETE", f"{PATH}/t")
         await asks(run, "POST", PATH, status=201, json={})

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from proxy import config as configuration
+from proxy import registry
+from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Start
 from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, say, talk_of, texts
@@ -125,6 +128,7 @@ async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_u
 async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
+        assert (await asks(run, "GET", "/api/conversations"))["data"] == []
         await say(run, "two")
         assert texts(await kept(run))[0] == "two" and len(await kept(run)) == 2
 
@@ -149,6 +153,20 @@ async def test_names_that_cannot_be_are_told(
             run, "POST", "/v1/chat/completions", {**A, **headers}, status, json={**ASK, **body}
         )  # fmt: skip
     assert told["error"]["code"] == code and told["error"]["param"] in ("conversation", "n")
+
+
+async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db").replace('"completions": []', '"completions": ["conversations"]')
+    async with start(text) as run:
+        body = {"model": "demo", "prompt": "x", "conversation": "t"}
+        told = await asks(run, "POST", "/v1/completions", status=400, json=body)
+    assert told["error"]["code"] == "conversation_not_for_this"
+
+
+def test_a_chain_in_which_an_answer_would_be_kept_without_its_conversation_is_refused() -> None:
+    text = config("sqlite:///x.db", "cache, conversations") + "upstreams: {a: {demo: {}}}\n"
+    with pytest.raises(ConfigError, match="'conversations' remembers what callers say and must stand before 'cache'"):
+        configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
 async def test_one_id_is_two_conversations_of_two_callers(start: Start, database_url: str) -> None:
