@@ -8,7 +8,8 @@ from pydantic import TypeAdapter
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, ToolCall
-from proxy.wire.openai_items import Item, items, items_of, messages, with_pictures
+from proxy.wire.openai_items import Item, items_of, messages, with_pictures
+from proxy.wire.openai_items_in import items
 
 from .asks import LIMITS, PNG, data_url
 
