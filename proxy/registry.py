@@ -119,6 +119,8 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
     mine = getattr(found[name], "place", "")
     for other in before:
         theirs = getattr(found.get(other), "place", "")
+        if mine == "defers" and theirs:
+            yield f"{name!r} makes answers in the background and must stand before {other!r}, which is part of that"
         if mine == "changes" and theirs == "keeps":
             yield f"{name!r} changes what is asked and must stand before {other!r}, which keeps answers"
         if mine == "keeps" and theirs == "tries":

@@ -248,7 +248,7 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `records` calls, `changes` what is asked, `keeps` answers, or `tries` again.
+    `defers` them, `records` them, `changes` what is asked, `keeps` answers, or `tries` again.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

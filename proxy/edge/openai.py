@@ -18,10 +18,11 @@ from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
-from proxy.types import Handler, Route
+from proxy.types import Handler, Receipt, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
+from proxy.wire.openai_kept import head_of
 from proxy.wire.openai_messages import Limits
 
 
@@ -56,6 +57,8 @@ class OpenAI:
         ask = await self.images.fetched(chat) if self.images.linked(chat) else chat
         call = call_of(request, "chat", asked, ask, asked.stream, own)
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
+        if asked.about.get("store"):
+            call = call.but(receipt=Receipt(head_of(style, body), body["messages"]))
         return await self.writer.answer(request, call, style, asked.notes)
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -23,6 +23,11 @@ PREFIX: Final = "resp_"
 FAILED: Final = {429: "rate_limit_exceeded"}
 """OpenAI's codes of what fails a response; `server_error` for any other status."""
 
+NOTHING: Final = Text("")
+"""The first event of a response in the background, so that its stream begins before it does."""
+CANCELLED: Final = "response_cancelled"
+"""The code of what ends a response that its owner has cancelled."""
+
 
 @dataclass(slots=True)
 class ResponseStyle(SseStyle):
@@ -63,6 +68,8 @@ class Response:
         self.head = head
         self.completed_at = completed_at
         self.summed = bool((head.get("reasoning") or {}).get("summary"))
+        self.later = bool(head.get("background"))
+        self.running = False
         self.frames = Frames()
         self.output: dict[int, Item] = {}
         """Items that are complete, by index."""
@@ -77,7 +84,7 @@ class Response:
     def write(self, event: Event) -> bytes:
         if type(event) is Text and self.speech is not None and self.thought is None:
             return self.speech.say(event)
-        return self.opening() + self.other(event)
+        return self.opening(not self.later or event != NOTHING) + self.other(event)
 
     def other(self, event: Event) -> bytes:
         match event:
@@ -111,7 +118,7 @@ class Response:
 
     def failed(self, error: ProxyError) -> bytes:
         """What failed is told on its own and in the response, since clients look for either."""
-        opening = self.opening()
+        opening = self.opening(not self.later)
         code, message = error.code or error.kind, clean(str(error))
         told = self.frames.event("error", code=code, message=message, param=error.param)
         return opening + told + self.frames.event("response.failed", response=self.failure(error))
@@ -125,10 +132,13 @@ class Response:
         if not status and full:
             told["incomplete_details"] = {"reason": "max_output_tokens"}
         elif not status:
-            told["completed_at"] = self.completed_at or int(time.time())
+            self.completed_at = self.completed_at or int(time.time())
+            told["completed_at"] = self.completed_at
         return {**self.head, **told, "usage": usage_of(self.usage)}
 
     def failure(self, error: ProxyError) -> dict[str, JSON]:
+        if error.code == CANCELLED:
+            return self.document("cancelled")
         code = FAILED.get(error.status, "server_error")
         return {**self.document("failed"), "error": {"code": code, "message": clean(str(error))}}
 
@@ -141,15 +151,17 @@ class Response:
 
     # --- its parts ---
 
-    def opening(self) -> bytes:
-        if self.frames.count:
-            return b""
-        event, running = self.frames.event, {**self.head, "status": "in_progress"}
-        if not self.head.get("background"):
-            return event("response.created", response=running) + event("response.in_progress", response=running)
-        queued = {**self.head, "status": "queued"}
-        told = event("response.created", response=queued) + event("response.queued", response=queued)
-        return told + event("response.in_progress", response=running)
+    def opening(self, running: bool = True) -> bytes:
+        """What comes before everything else.  running: something is done for it; else it may still be in line."""
+        event, told = self.frames.event, b""
+        if not self.frames.count:
+            head = {**self.head, "status": "queued" if self.later else "in_progress"}
+            told = event("response.created", response=head)
+            told += event("response.queued", response=head) if self.later else b""
+        if running and not self.running:
+            self.running = True
+            told += event("response.in_progress", response={**self.head, "status": "in_progress"})
+        return told
 
     def place(self, prefix: str) -> tuple[str, int]:
         """The id and index of a new item."""
