@@ -26,7 +26,7 @@ LOST: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One row, as it is read."""
+    """One row, as it is read; `input` and `events` are empty where they were not asked for."""
 
     id: str
     at: int
@@ -41,9 +41,9 @@ class Kept:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Kept:
-        parts = {name: orjson.loads(row[name]) for name in ("head", "input", "output")}
-        plain = {name: row[name] for name in ("id", "at", "kind", "status", "parent", "events", "beat")}
-        return cls(**plain, **parts)
+        parts = {name: orjson.loads(row.get(name, "[]")) for name in ("head", "input", "output")}
+        plain = {name: row[name] for name in ("id", "at", "kind", "status", "parent", "beat")}
+        return cls(**plain, **parts, events=row.get("events", ""))
 
     @property
     def document(self) -> Document:

@@ -76,7 +76,7 @@ class Completions:
 
     async def messages(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         page = self.host.desk.query(request, Page)
-        kept = await self.store.get(self.owner(request), COMPLETION, id)
+        kept = await self.store.get(self.owner(request), COMPLETION, id, "input")
         return document(page_of(list(messages_of(kept)), page))
 
 

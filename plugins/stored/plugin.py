@@ -14,6 +14,7 @@ import orjson
 from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
+from plugins.stored.fitting import fitted
 from plugins.stored.keeping import Keeping
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, Store
@@ -67,6 +68,8 @@ class Stored:
         if receipt is None:
             return await call_next(call)
         call = await self.continued(call.but(receipt=None), receipt)
+        if receipt.head.get("truncation") == "auto":
+            call_next = partial(fitted, call_next=call_next)
         if not receipt.head["store"]:
             return await call_next(call)
         input = self.weighed(receipt)

@@ -60,22 +60,25 @@ class Responses:
         yield Route("POST", "/v1/responses/{id}/cancel", self.cancel, "user")
         yield Route("GET", "/v1/responses/{id}/input_items", self.items, "user")
 
-    async def found(self, request: web.BaseRequest, id: str) -> Kept:
-        """The caller's response; one whose server has died is failed by now.  Raises NotFound."""
+    async def found(self, request: web.BaseRequest, id: str, *heavy: str) -> Kept:
+        """The caller's response; one whose server has died is failed by now.  heavy: as `Store.get` takes it.
+
+        Raises NotFound.
+        """
         owner = self.host.desk.caller(request).name
-        kept = await self.store.get(owner, RESPONSE, id)
+        kept = await self.store.get(owner, RESPONSE, id, *heavy)
         if not kept.lost(self.host.clock.time()):
             return kept
         await keeping.fail(self.store, kept)
-        return await self.store.get(owner, RESPONSE, id)
+        return await self.store.get(owner, RESPONSE, id, *heavy)
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked, kept = self.host.desk.query(request, Asked), await self.found(request, id)
+        asked = self.host.desk.query(request, Asked)
         if asked.stream:
-            return await self.stream(request, kept, asked.starting_after)
+            return await self.stream(request, await self.found(request, id, "events"), asked.starting_after)
         if asked.starting_after is not None:
             raise BadCall("'starting_after' wants 'stream' to be true.", param="starting_after")
-        return document(kept.document)
+        return document((await self.found(request, id)).document)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         kept = await self.found(request, id)
@@ -100,7 +103,7 @@ class Responses:
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """All that the model was given but the instructions: of the responses that this one continues, too."""
-        page, kept = self.host.desk.query(request, Items), await self.found(request, id)
+        page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
         owner = self.host.desk.caller(request).name
         before = await self.store.items(owner, kept.parent) if kept.parent else []
         return document(page_of([*before, *kept.input], page))
@@ -126,7 +129,7 @@ class Responses:
         while run is None and kept.running:  # in another process
             yield sse.comment("waiting")
             await asyncio.sleep(LOOK)
-            kept = await self.found(request, kept.id)
+            kept = await self.found(request, kept.id, "events")
         if run is None:
             for part in told_again(kept):
                 yield part

@@ -29,6 +29,8 @@ from proxy.types import JSON
 MOST_TURNS: Final = 1000
 MOST_BYTES: Final = 64 * 1024 * 1024
 """How much one response may continue."""
+LIGHT: Final = tuple(ANSWERS.c[name] for name in ("id", "at", "kind", "status", "parent", "head", "output", "beat"))
+"""What a document takes."""
 CONTINUED: Final = "previous_response_id"
 
 
@@ -95,10 +97,11 @@ class Store:
 
     # --- what its owner asks ---
 
-    async def get(self, owner: str, kind: str, id: str) -> Kept:
-        """Raises NotFound, also for what is another's."""
+    async def get(self, owner: str, kind: str, id: str, *heavy: str) -> Kept:
+        """heavy: which of `input` and `events` are wanted, too.  Raises NotFound, also for what is another's."""
+        query = select(*LIGHT, *(ANSWERS.c[name] for name in heavy)).where(mine(owner, kind, id))
         async with self.host.database.reading() as connection:
-            row = (await connection.execute(select(ANSWERS).where(mine(owner, kind, id)))).mappings().first()
+            row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise not_found(kind, id)
         return Kept.of({**row})
@@ -113,7 +116,7 @@ class Store:
     async def describe(self, owner: str, id: str, metadata: Mapping[str, str]) -> Kept:
         """Another metadata for a chat completion.  Raises NotFound."""
         async with self.host.database.writing() as connection:
-            query = select(ANSWERS).where(mine(owner, COMPLETION, id)).with_for_update()
+            query = select(*LIGHT).where(mine(owner, COMPLETION, id)).with_for_update()
             row = (await connection.execute(query)).mappings().first()
             if row is None:
                 raise not_found(COMPLETION, id)
@@ -125,7 +128,7 @@ class Store:
 
     async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
         """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
-        query = select(ANSWERS).where(ANSWERS.c.owner == owner, ANSWERS.c.kind == kind)
+        query = select(*LIGHT).where(ANSWERS.c.owner == owner, ANSWERS.c.kind == kind)
         if wanted.model is not None:
             query = query.where(ANSWERS.c.model == clean(wanted.model))
         for name, value in labels_of(wanted.metadata):

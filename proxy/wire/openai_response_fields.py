@@ -238,7 +238,7 @@ def _named(value: JSON, at: str) -> str:
 
 def read_truncation(asked: Asked, value: JSON, at: str) -> None:
     if read.one_of(value, at, ("auto", "disabled")) == "auto":
-        asked.notes[at] = "ignored"
+        asked.notes[at] = "emulated" if KEPT in _response(asked).theirs else "ignored"
 
 
 def read_stream_options(asked: Asked, value: JSON, at: str) -> None:

@@ -109,7 +109,11 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As of chats."),
     "parallel_tool_calls": Field("emulated", own.echoed(fields.read_parallel), "`false` keeps the first call."),
-    "truncation": Field("ignored", own.echoed(own.read_truncation), "`auto` is ignored: what does not fit is a 400."),
+    "truncation": Field(
+        "emulated",
+        own.echoed(own.read_truncation),
+        "`auto` leaves out the oldest exchanges; plugin `stored`, else it is ignored: what does not fit is a 400.",
+    ),
     "metadata": Field("carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings."),
     "options": Field("honoured", fields.read_options, "Ollama's sampling options, as of chats."),
     "user": Field("carried", CARRIED, "For the records."),

@@ -69,6 +69,10 @@ async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, 
         assert again == [*before, *live]
         rest = await events_of(await streaming(run, f"/v1/responses/{id}?stream=true&starting_after=20"))
         assert rest == again[21:]
+        async with clients(run) as (client, _), client.responses.stream(response_id=id, starting_after=last) as sdk:
+            numbers = [one.sequence_number async for one in sdk]
+            final = await sdk.get_final_response()
+        assert numbers[0] == last + 1 and final.output_text == "a b c " * 20
         whole = await respond(run, background=True)
         error = await error_of(await streaming(run, f"/v1/responses/{whole['id']}?stream=true"), 400)
         assert error["code"] == "not_streamed"

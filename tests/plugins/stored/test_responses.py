@@ -8,11 +8,13 @@ from typing import Any
 import openai
 import pytest
 
+from plugins.stored.fitting import shortened
 from proxy.errors import ConfigError
+from proxy.types import Message
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
 from tests.plugins.stored.asking import HI, A, B, ask, clients, config, respond, streaming
-from tests.whole.asking import asked, data_url
+from tests.whole.asking import asked, data_url, whole
 from tests.whole.responding import events_of, told
 from tests.whole.test_responses import WEATHER
 
@@ -153,3 +155,39 @@ async def test_it_stands_before_what_takes_part_in_making_an_answer(start: Start
     with pytest.raises(ConfigError, match="'stored' makes answers in the background and must stand before 'usage'"):
         async with start(config(f"sqlite:///{tmp_path}/x.db", chain="usage, stored")):
             pass
+
+
+def lengths(count: int) -> list[int]:
+    """How many exchanges are left at each try, of so many."""
+    messages = [Message(role, str(number)) for number in range(count) for role in ("user", "assistant")]
+    found = []
+    for shorter in shortened((Message("system", "be kind"), *messages)):
+        assert shorter[0].role == "system" and shorter[1].role == "user"
+        assert shorter[1:] == tuple(messages[-len(shorter) + 1 :])
+        found.append(len(shorter) // 2)
+    return found
+
+
+def test_the_oldest_exchanges_are_left_out_by_powers_of_two_until_one_is_left() -> None:
+    assert lengths(1) == [] and lengths(2) == [1] and lengths(3) == [2, 1] and lengths(4) == [3, 2, 1]
+    assert lengths(9) == [5, 1] and lengths(20) == [12, 4, 1]
+    kept = [{count - one for one in lengths(count)} - {count - 1} for count in range(17, 32)]
+    assert all(one <= {8, 16, 24} for one in kept)
+
+
+async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", more="models: {demo: {num_ctx: 256}}\n")
+    async with start(text, Simulator(say=lambda _: Said("x"))) as run:
+        said: Any = [{"role": "user", "content": f"{number} {'word ' * 50}"} for number in range(8)]
+        status, document = await ask(run, "POST", "/v1/responses", model="demo", input=said)
+        assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
+        body: Any = {"model": "demo", "input": said, "truncation": "auto", "instructions": "be kind"}
+        response = await run.http.post(f"{run.url}/v1/responses", json=body, headers=A)
+        document = await whole(response)
+        sent = asked(run.ollama)[-1]["messages"]
+        left = int(response.headers["x-gemmapy-truncated"])
+        assert document["truncation"] == "auto" and len(sent) == 9 - left < 7
+        assert sent[0]["content"] == "be kind" and sent[-1]["content"].startswith("7 ")
+        large = [{"role": "user", "content": "word " * 500}]
+        status, document = await ask(run, "POST", "/v1/responses", **{**body, "input": large})
+        assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
