@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from plugins.stored.runs import Shared
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
@@ -108,11 +107,15 @@ async def test_what_cannot_be_answered_is_failed(start: Start, database_url: str
 async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", background=1, waiting=1)
     async with start(text, slow()) as run:
-        first, second = [await respond(run, background=True, input=str(number)) for number in range(2)]
-        await begun(run, first["id"])
+        stream = await streaming(run, background=True, input="first")
+        first = parsed((await stream.content.readuntil(b"\n\n")).decode())[0]["response"]
+        second = await respond(run, background=True, input="second")
         status, document = await ask(run, "POST", "/v1/responses", **HI, background=True)
         assert (status, document["error"]["code"]) == (503, "background_full")
+        for _ in range(12):  # what is made goes on
+            await stream.content.readuntil(b"\n\n")
         assert (await ask(run, "GET", f"/v1/responses/{second['id']}"))[1]["status"] == "queued"
+        stream.close()
         await ask(run, "POST", f"/v1/responses/{first['id']}/cancel")
         await begun(run, second["id"])
         await ask(run, "POST", f"/v1/responses/{second['id']}/cancel")
@@ -158,9 +161,11 @@ async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Star
         await begun(run, made["id"])
         run.configure(text + "log: {level: error}\n")
         await run.server.reload()
+        assert run.server.live.retiring, "the old pipeline waits"
         assert (await ended(run, made["id"]))["status"] == "completed"
-        shared = run.server.services.state["stored runs"]
-        assert isinstance(shared, Shared) and shared.holders >= 1
+        async with asyncio.timeout(10):
+            while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
         writer = run.server.services.state["usage writer"]
         await writer.flush()
         figures = (await ask(run, "GET", "/api/metrics/dashboard"))[1]
