@@ -28,6 +28,7 @@ from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
 from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
+from proxy.edge.responses import Responses
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
 from proxy.host import Host, Services
@@ -154,13 +155,13 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
-        openai = openai_edge.OpenAI(
-            self.config, self.send, self.writer, self.catalogue, Images(bounds), self.own(), limits
-        )
-        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.own(), limits)
+        images, own = Images(bounds), self.own()
+        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits)
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),
+            *Responses(self.config, self.writer, images, own, limits).routes(),
             *ollama.routes(),
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),

@@ -13,7 +13,11 @@ from proxy.host import Host
 from proxy.yamlfile import Source, hint
 
 GROUP = "gemmapy_proxy.plugins"
+DEFERS: Final = ("makes answers in the background", "which is part of that")
 MISPLACED: Final = {
+    **{
+        ("defers", other): DEFERS for other in ("records", "begins", "limits", "remembers", "changes", "keeps", "tries")
+    },
     ("records", "limits"): ("records calls", "whose refusals it would not hear of"),
     ("records", "keeps"): ("records calls", "whose answers it would not hear of"),
     ("records", "tries"): ("records calls", "whose answers it would not hear of"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -39,6 +39,19 @@ def unheard(text: str) -> None:
 
 
 @value
+class Receipt:
+    """What a call was in its client's own dialect, for those who keep it; no model reads it.
+
+    head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
+        repeats of the request.
+    input: what was asked, as the client will read it again: items, or messages.
+    """
+
+    head: Mapping[str, JSON]
+    input: Sequence[JSON]
+
+
+@value
 class Call:
     """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
 
@@ -53,6 +66,7 @@ class Call:
     connect_timeout: seconds that an upstream may take to accept a connection.
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
+    receipt: what is to be kept of the call, where its client asked for that.
     """
 
     id: str
@@ -71,6 +85,7 @@ class Call:
     connect_timeout: float | None = None
     trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)
+    receipt: Receipt | None = field(default=None, compare=False)
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""
@@ -91,6 +106,7 @@ class Call:
             self.connect_timeout,
             self.trail,
             self.progress,
+            self.receipt,
         )
         for name, changed in changes.items():
             setattr(made, name, changed)
@@ -235,8 +251,8 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `records` calls, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is asked, `keeps`
-    answers, or `tries` again.
+    `defers` calls, `records` them, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is
+    asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
     `host.models.check` about.  `brings`: fields with which a client need send no messages.
     """

@@ -114,6 +114,18 @@ async def test_the_readmes_python_runs(start: Start, example: str) -> None:
         assert done.stdout.strip()
 
 
+async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "responses.md"
+    (text,) = blocks(page, "yaml")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        examples = "\n".join(here(one, run) for one in blocks(page, "python"))
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", examples], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "completed This is a simulated answer" in done.stdout and "['message', 'message'" in done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_readmes_curl_runs(start: Start) -> None:
     (example,) = (block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl"))

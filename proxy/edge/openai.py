@@ -19,11 +19,12 @@ from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
 from proxy.streams import collect
-from proxy.types import Chat, Handler, Route
+from proxy.types import Chat, Handler, Receipt, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
 from proxy.wire.openai_fields import Asked
+from proxy.wire.openai_kept import head_of
 from proxy.wire.openai_messages import Limits
 
 
@@ -59,6 +60,9 @@ class OpenAI:
             self.models.check(call)  # nothing is fetched for those who may not ask
             call = call.but(ask=await self.images.fetched(chat))
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
+        if asked.about.get("store"):
+            given = parsed(body, self.config.requests)
+            call = call.but(receipt=Receipt(head_of(style, given), given["messages"]))
         return await self.writer.answer(request, call, style, asked.notes)
 
     def read(self, body: bytes) -> tuple[Asked, Chat]:

@@ -16,6 +16,7 @@ from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer, collect
 from proxy.types import Call, Event, Handler, Reply, Usage
+from proxy.wire.openai_answer import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +174,3 @@ async def in_time(send: Handler, call: Call) -> Reply:
         error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")
         error.again = False
         raise error from None
-
-
-def fingerprint(facts: Mapping[str, str]) -> str:
-    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
-    return f"fp_{facts.get('digest') or 'ollama'}"

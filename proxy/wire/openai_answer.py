@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
@@ -63,6 +64,11 @@ class ChatStyle(SseStyle):
 
     def chunks(self, fingerprint: str) -> Chunks:
         return Chunks(self, fingerprint)
+
+
+def fingerprint(facts: Mapping[str, str]) -> str:
+    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
+    return f"fp_{facts.get('digest') or 'ollama'}"
 
 
 def tool_call(call: ToolCall | ToolCalled) -> dict[str, JSON]:

@@ -37,7 +37,7 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: 
     for one, other in TWINS.items():
         if body.get(one) is not None and body.get(other) is not None:
             _alike(one, body[one], other, body[other])
-    _together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
+    together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
     return asked
 
 
@@ -47,7 +47,7 @@ def _alike(one: str, first: JSON, other: str, second: JSON) -> None:
         raise BadCall(message, param=other, code="invalid_parameter_combination")
 
 
-def _together(asked: Asked, choice: str) -> None:
+def together(asked: Asked, choice: str) -> None:
     """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
     if asked.top_logprobs and not asked.logprobs:
         raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
