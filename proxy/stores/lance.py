@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -60,6 +61,9 @@ class Lance:
 
     async def connected(self) -> lancedb.AsyncConnection:
         if self.connection is None:
+            os.environ.setdefault(
+                "LANCE_LOG", "error"
+            )  # what it warns of is told by its errors, or is its own business
             lancedb = await asyncio.to_thread(import_module, "lancedb")
             self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH)
         return self.connection
@@ -103,13 +107,18 @@ class Lance:
             opened = await self.made(checked(table), vectors.shape[1])
             await opened.add(await asyncio.to_thread(arrow, rows, vectors))
 
-    async def remove(self, table: str, document: str, versions: Collection[int] | None = None) -> None:
+    async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
         with told():
-            which = f"document = {quoted(document)}"
-            if versions is not None:
-                which += f" AND version IN ({', '.join(str(int(one)) for one in versions) or 'NULL'})"
+            which = f"document = {quoted(document)} AND version >= {int(first)}"
+            if until is not None:
+                which += f" AND version < {int(until)}"
             if (opened := await self.table(table)) is not None:
                 await opened.delete(which)
+
+    async def count(self, table: str, document: str, version: int) -> int:
+        with told():
+            which = f"document = {quoted(document)} AND version = {int(version)}"
+            return 0 if (opened := await self.table(table)) is None else int(await opened.count_rows(which))
 
     async def nearest(
         self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None

@@ -49,8 +49,11 @@ class Vectors(Protocol):
     async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
         """All of them or none.  vectors: shape (rows, dimensions), unit length, no NaN; dimensions are the table's."""
 
-    async def remove(self, table: str, document: str, versions: Collection[int] | None = None) -> None:
-        """Rows of a document: of all its versions, or of these."""
+    async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
+        """Rows of a document: of its versions from the first up to, and without, the last."""
+
+    async def count(self, table: str, document: str, version: int) -> int:
+        """How many rows of it are there."""
 
     async def nearest(
         self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None

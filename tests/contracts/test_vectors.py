@@ -60,9 +60,10 @@ async def test_a_search_may_be_among_some_documents_only(store: Vectors) -> None
 
 async def test_removing_takes_a_documents_versions(store: Vectors) -> None:
     await store.add("t", [Row("a", 1, 0, "one"), Row("a", 2, 0, "two"), Row("b", 1, 0, "one")], np.eye(3, dtype="f4"))
-    await store.remove("t", "a", [1])
+    await store.remove("t", "a", until=2)
     assert await store.counts("t") == {("a", 2): 1, ("b", 1): 1}
-    await store.remove("t", "a", [])
+    assert (await store.count("t", "a", 2), await store.count("t", "a", 1), await store.count("u", "a", 1)) == (1, 0, 0)
+    await store.remove("t", "a", 3, 9)
     await store.remove("t", "a")
     assert await store.counts("t") == {("b", 1): 1}
 
