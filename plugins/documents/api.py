@@ -94,7 +94,7 @@ class Documents:
     async def stirred(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.runner.changed.wait()
+                await self.runner.ledger.changed.wait()
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         page, caller = self.host.desk.query(request, Page), self.caller(request)

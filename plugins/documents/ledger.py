@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from typing import Final, NamedTuple
@@ -43,7 +44,13 @@ class Ledger:
         """server: an id that no other server has, nor this one after a restart."""
         self.database = database
         self.clock = clock
+        self.changed = asyncio.Event()
+        """Set, and another one in its place, whenever a job of this process has got on."""
         self.name = f"{socket.gethostname()}:{os.getpid()}:{server}"
+
+    def tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def micros(self, more: float = 0.0) -> int:
         return int((self.clock.time() + more) * 1e6)
@@ -93,6 +100,7 @@ class Ledger:
         told = {"until": self.micros(LEASE)} | ({} if done is None else {"done": done})
         async with self.database.writing() as connection:
             changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**told))
+        self.tell()
         return changed.rowcount == 1
 
     async def finish(self, job: Job, chunks: int) -> bool:

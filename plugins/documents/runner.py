@@ -29,8 +29,6 @@ class Runner:
         self.host = host
         self.most = most
         self.wake = asyncio.Event()
-        self.changed = asyncio.Event()
-        """Set, and another one in its place, whenever a job of this process has got on."""
         self.running: dict[str, asyncio.Task[None]] = {}
 
     def nudge(self) -> None:
@@ -56,12 +54,8 @@ class Runner:
 
     def ended(self, job: str) -> None:
         self.running.pop(job, None)
-        self.tell()
+        self.ledger.tell()
         self.wake.set()
-
-    def tell(self) -> None:
-        self.changed.set()
-        self.changed = asyncio.Event()
 
     async def work(self, job: Job) -> None:
         beating = self.host.background.start(self.beat(job, asyncio.current_task()), f"holding {job.id}")
