@@ -10,14 +10,14 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from plugins.documents import shapes
+from plugins.documents import shapes, upload
 from plugins.documents.collections import Collection, Collections
+from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job
 from plugins.documents.runner import Runner
 from plugins.documents.store import Content, Item, New, Store
 from plugins.documents.tables import ITEMS
-from plugins.documents.tending import Tender
 from proxy.errors import BadCall, Busy, Denied, NotFound
 from proxy.host import Host
 from proxy.stores.vectors import Vectors, VectorsAway
@@ -30,17 +30,17 @@ BEAT: Final = 10.0
 
 
 class Documents:
-    """most: characters of a document."""
+    """most_bytes: of a file."""
 
     def __init__(
-        self, store: Store, collections: Collections, runner: Runner, index: Vectors, tender: Tender, most: int
+        self, store: Store, collections: Collections, runner: Runner, index: Vectors, reader: Reader, most_bytes: int
     ) -> None:
         self.store = store
         self.collections = collections
         self.runner = runner
         self.index = index
-        self.tender = tender
-        self.most = most
+        self.reader = reader
+        self.most_bytes = most_bytes
 
     @property
     def host(self) -> Host:
@@ -61,10 +61,21 @@ class Documents:
         return self.host.desk.caller(request).name
 
     async def add(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.content_type == upload.FORM:
+            return await self.add_file(request)
         form, caller = await self.host.desk.form(request, AddDocument), self.caller(request)
         collection = await self.collections.own(caller, form.collection)
         new = New(form.title, await self.text(form.content), form.source, form.metadata)
         return await self.taken(caller, collection, new, form.wait)
+
+    async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
+        with upload.temporary() as file:
+            form = await upload.received(request, file, self.most_bytes)
+            told, caller = form.told(), self.caller(request)
+            collection = await self.collections.own(caller, told.collection)
+            async with self.reader.content(file, form.name) as content:
+                new = New(told.title, content, told.source, told.metadata)
+                return await self.taken(caller, collection, new, told.wait)
 
     async def taken(self, caller: str, collection: Collection, new: New, wait: float) -> web.StreamResponse:
         """201 for a new document, 200 for one that was there already, 202 while it cannot be searched yet."""
@@ -77,8 +88,8 @@ class Documents:
 
     async def text(self, given: str) -> Content:
         content = await Content.of(given)
-        if content.characters > self.most:
-            message = f"Invalid 'content': a document has up to {self.most} characters."
+        if content.characters > self.reader.most:
+            message = f"Invalid 'content': a document has up to {self.reader.most} characters."
             raise BadCall(message, param="content", code="document_too_long")
         return content
 
@@ -160,7 +171,7 @@ class Documents:
             self.runner.stop(job.id)
         with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
             await self.index.remove(item.collection, item.id)
-        self.tender.note(item.collection, 0)
+        self.runner.ingest.tender.note(item.collection, 0)
         return shapes.answer({"document_id": item.id, "deleted": True})
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -61,6 +61,16 @@ class AddDocument(Strict):
     wait: Wait = 5.0
 
 
+class FileDocument(Strict):
+    """What a form says of a file; its title is the file's name unless it says another."""
+
+    title: Title
+    source: Source = ""
+    metadata: Metadata = Field(default_factory=dict)
+    collection: Name | None = None
+    wait: Wait = 5.0
+
+
 class ChangeDocument(Strict):
     """Only what is sent is changed; a title or content makes a new version."""
 

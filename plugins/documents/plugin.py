@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
 
 from plugins.documents import prompt
 from plugins.documents.api import Documents as DocumentsApi
 from plugins.documents.collections import Collections
 from plugins.documents.embedding import Embedder
+from plugins.documents.files import Reader
 from plugins.documents.forms import Names, Top
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
@@ -33,6 +34,7 @@ from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
 FIELD: Final = "rag"
+MIB: Final = 1024 * 1024
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -96,6 +98,12 @@ class Documents:
         """Collections of one caller."""
         max_characters: PositiveInt = 100_000_000
         """Characters of one document."""
+        max_file_bytes: PositiveInt = 128 * MIB
+        """Bytes of a file."""
+        read_timeout: PositiveFloat = 30.0
+        """Seconds that a file may take to be made text."""
+        read_memory: PositiveInt = 1024 * MIB
+        """Bytes of memory that the process may take that does it."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         if missing := [name for name in NEEDED if find_spec(name) is None]:
@@ -110,10 +118,13 @@ class Documents:
         tender = Tender(index, host.clock)
         ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
         runner = Runner(ingest, ledger, host, settings.jobs)
+        reader = Reader(
+            settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
+        )
         self.search = Search(store, collections, embedder, index, settings.words)
         self.parts = Parts(runner, tender, Repair(store, collections, index))
         self.apis = (
-            DocumentsApi(store, collections, runner, index, tender, settings.max_characters),
+            DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Shelves(collections, index, host),
             Searches(self.search, host),
         )

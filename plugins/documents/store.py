@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import io
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.chunks import clean, parts
+from plugins.documents.chunks import PART, clean, parts
 from plugins.documents.collections import readable
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
 from proxy.errors import BadCall
@@ -48,11 +49,12 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A text, cleaned and in parts.  digest: of all of it."""
+    """A text, cleaned.  parts: makes its parts, anew each time.  digest: of all of it.  blank: there is only space."""
 
-    parts: tuple[str, ...]
+    parts: Callable[[], Iterable[str]]
     digest: str
     characters: int
+    blank: bool = False
 
     @classmethod
     async def of(cls, text: str) -> Content:
@@ -62,7 +64,39 @@ class Content:
     def cut(cls, text: str) -> Content:
         cleaned = clean(text)
         digest = hashlib.sha256(cleaned.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(tuple(parts(cleaned)), digest, len(cleaned))
+        return cls(lambda: parts(cleaned), digest, len(cleaned))
+
+    @classmethod
+    def of_file(cls, file: IO[bytes]) -> Content:
+        """UTF-8, of which no more is in memory than a part."""
+        digest, characters, blank = hashlib.sha256(), 0, True
+        for piece in pieces_of(file):
+            blank = blank and not piece.strip()
+            digest.update(piece.encode())
+            characters += len(piece)
+        return cls(lambda: parts_of(file), digest.hexdigest(), characters, blank)
+
+
+def pieces_of(file: IO[bytes]) -> Iterator[str]:
+    file.seek(0)
+    reader = io.TextIOWrapper(file, "utf-8", "replace", newline=None)
+    try:
+        while piece := reader.read(PART):
+            yield piece.replace("\0", "")
+    finally:
+        reader.detach()
+
+
+def parts_of(file: IO[bytes]) -> Iterator[str]:
+    """The same parts that the whole text would be cut into, whatever is read at once."""
+    text = ""
+    for piece in pieces_of(file):
+        text += piece
+        while len(text) > 2 * PART:
+            first = next(parts(text))
+            yield first
+            text = text[len(first) :]
+    yield from parts(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +265,7 @@ def dumped(metadata: Mapping[str, JSON]) -> str:
 
 async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:
     start = 0
-    for number, part in enumerate(content.parts):
+    for number, part in enumerate(content.parts()):
         row = {"item": item, "version": version, "part": number, "start": start, "content": part}
         await connection.execute(insert(PARTS).values(row))
         start += len(part)

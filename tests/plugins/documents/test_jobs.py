@@ -149,9 +149,10 @@ async def three(index: Lance, table: str) -> bool:
     return len(await index.counts(table)) == 3
 
 
+@pytest.mark.slow
 async def test_killed_servers_lose_nothing_and_show_nothing_half(tmp_path: Path) -> None:
     """Each round adds until the process is killed; all that was acknowledged is there at the end, and whole."""
-    await kill(tmp_path, rounds=2)
+    assert await kill(tmp_path, rounds=1) > 0
 
 
 async def kill(folder: Path, rounds: int) -> int:
