@@ -133,9 +133,11 @@ def bare(chunk: Chunk) -> bool:
     return all(not line.strip() or HEADING.match(line) for line in chunk.text.splitlines())
 
 
-def head(title: str, headings: tuple[str, ...]) -> str:
-    """What stands before a chunk where it is embedded and indexed."""
-    told = " > ".join(dict.fromkeys(one for one in (title, *headings) if one))[:LONGEST_HEAD]
+def head(title: str, chunk: Chunk) -> str:
+    """What stands before a chunk where it is embedded and indexed: the title, and headings that it does not begin with
+    itself; to name them twice would put every beginning before what follows it."""
+    own = {found[2] for line in chunk.text.splitlines() if (found := HEADING.match(line)) is not None}
+    told = " > ".join(dict.fromkeys(one for one in (title, *chunk.headings) if one and one not in own))[:LONGEST_HEAD]
     return f"{told}\n\n" if told else ""
 
 

@@ -120,6 +120,8 @@ class Asked(Strict):
     collections: Names = ()
     filter: Any = None
     explain: bool = False
+    words: Annotated[float, Field(ge=0, le=1)] | None = None
+    """How much words count, in place of the setting."""
     merge: bool = True
     """Whether chunks that follow each other are one passage."""
 

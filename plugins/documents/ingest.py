@@ -44,7 +44,8 @@ class Ingest:
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
         """Raises ProxyError where it fails, and Overtaken where nobody wants it any more."""
-        await self.index.remove(collection.id, item.id, job.version, job.version + 1)  # what an earlier try has left
+        if await self.index.count(collection.id, item.id, job.version):  # an earlier try has left it
+            await self.index.remove(collection.id, item.id, job.version, job.version + 1)
         pen = Pen(self, job, item, collection)
         cutter = Cutter(self.size)
         async for part in self.store.text(item.id, job.version):
@@ -57,7 +58,8 @@ class Ingest:
             raise Overtaken  # another process has taken the same to do meanwhile
         if not await self.ledger.finish(job, pen.written):
             raise Overtaken
-        await self.index.remove(collection.id, item.id, 0, job.version)
+        if job.version > 1:
+            await self.index.remove(collection.id, item.id, 0, job.version)
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ class Pen:
         self.written += len(rows)
 
     def row(self, position: int, chunk: Chunk) -> Row:
-        before = head(self.item.title, chunk.headings)
+        before = head(self.item.title, chunk)
         told = [chunk.start, chunk.end, len(before), chunk.page, chunk.headings]
         return Row(self.item.id, self.job.version, position, before + chunk.text, orjson.dumps(told).decode())
 

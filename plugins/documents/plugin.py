@@ -75,7 +75,7 @@ class Documents:
         """Characters of a chunk at most; of documents that are added from then on."""
         top: Annotated[int, Field(ge=1, le=50)] = 4
         """Passages put before a question, unless the call says how many."""
-        words: Share = 0.5
+        words: Share = 0.7
         """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector."""
         min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.2
         """Cosine from which on a passage is put before a question.  It is the model's own: look at `explain`."""

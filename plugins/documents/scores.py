@@ -74,8 +74,11 @@ def key(found: Found) -> tuple[str, int, int]:
     return found.row.document, found.row.version, found.row.position
 
 
-def ranked(hits: Sequence[Hit], weight: float) -> list[Hit]:
-    """The best first.  weight: of the words, from 0 to 1; the rest is the vectors'.
+def ranked(hits: Sequence[Hit], weight: float, least: float = 0.0) -> list[Hit]:
+    """The best first.
+
+    weight: of the words, from 0 to 1; the rest is the vectors'.
+    least: what the text scores of all that was not found are at most: 0 where everything was.
 
     Either score is spread from 0 to 1 over what was found, so that the two weigh alike; cosines of different models
     are never compared.
@@ -89,7 +92,7 @@ def ranked(hits: Sequence[Hit], weight: float) -> list[Hit]:
     for hit in hits:
         low, high = bounds[hit.model]
         by_vector = (hit.cosine - low) / (high - low) if high > low else 1.0
-        by_words = hit.words / most if most > 0 else 0.0
+        by_words = max(0.0, hit.words - least) / (most - least) if most > least else float(hit.words > 0)
         share = weight if most > 0 else 0.0
         scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector))
     return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))

@@ -36,7 +36,11 @@ LONGEST: Final = 8000
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is searched for.  collections: ids or the caller's own names; none are all that it may read."""
+    """What is searched for.
+
+    collections: ids or the caller's own names; none are all that it may read.
+    words: how much they count, from 0 to 1; None is as usual.
+    """
 
     caller: str
     question: str
@@ -44,6 +48,7 @@ class Wish:
     collections: Sequence[str] = ()
     filter: JSON = None
     merge: bool = True
+    words: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class Outcome:
 
     def item(self, hit: Hit) -> Item:
         return self.items[hit.row.document]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one collection has.  least: what the text score of all the rest of it is at most."""
+
+    hits: list[Hit]
+    least: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,8 @@ class Search:
             return Outcome()
         vectors = await self.questions(wish, {one.model for one in chosen})
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
-        return await self.settled(wish, [hit for hits in found for hit in hits], {one.id for one in chosen})
+        least = min((one.least for one in found), default=0.0)
+        return await self.settled(wish, [hit for one in found for hit in one.hits], {one.id for one in chosen}, least)
 
     async def scope(self, wish: Wish) -> list[Collection]:
         if wish.collections:
@@ -106,7 +120,7 @@ class Search:
 
     async def one(
         self, collection: Collection, question: NDArray[np.float32], wish: Wish, among: Sequence[str] | None
-    ) -> list[Hit]:
+    ) -> Found:
         if len(question) != collection.dimensions:
             message = f"The model '{collection.model}' does not embed as it did when '{collection.name}' was made."
             raise BadCall(message, param="collections", code="dimensions_changed")
@@ -115,9 +129,10 @@ class Search:
             self.index.nearest(collection.id, question, some, among),
             self.index.matching(collection.id, wish.question[:LONGEST], some, among),
         )
-        return scores.together(collection.id, collection.model, question, near, worded)
+        hits = scores.together(collection.id, collection.model, question, near, worded)
+        return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
 
-    async def settled(self, wish: Wish, hits: list[Hit], allowed: set[str]) -> Outcome:
+    async def settled(self, wish: Wish, hits: list[Hit], allowed: set[str], least: float) -> Outcome:
         """What the database does not know of, or knows otherwise, is not found."""
         items = await self.store.found({hit.row.document for hit in hits})
         true = [
@@ -128,7 +143,8 @@ class Search:
             and item.collection == hit.collection
             and item.collection in allowed
         ]
-        kept, doubled = scores.distinct(scores.ranked(true, self.weight))
+        weight = self.weight if wish.words is None else wish.words
+        kept, doubled = scores.distinct(scores.ranked(true, weight, least))
         best = scores.chosen(kept, wish.top, wish.merge)
         inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
         rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ REFINE: Final = 4
 third of them there, and needs more of them compared exactly."""
 OPEN: Final = 256
 """Tables that are kept open."""
+TRIES: Final = 4
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
 
@@ -61,9 +63,7 @@ class Lance:
 
     async def connected(self) -> lancedb.AsyncConnection:
         if self.connection is None:
-            os.environ.setdefault(
-                "LANCE_LOG", "error"
-            )  # what it warns of is told by its errors, or is its own business
+            os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of, its errors tell, or nobody need know
             lancedb = await asyncio.to_thread(import_module, "lancedb")
             self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH)
         return self.connection
@@ -164,10 +164,21 @@ class Lance:
                 return
             from lancedb.index import IvfRq
 
-            await opened.optimize(cleanup_older_than=OLD)
+            await self.optimized(opened)
             indexed = any(one.columns == ["vector"] for one in await opened.list_indices())
             if not indexed and await opened.count_rows() >= INDEXED:
                 await opened.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS))
+
+    async def optimized(self, table: lancedb.AsyncTable) -> None:
+        """Of two processes that do it at once one has to begin again."""
+        for left in reversed(range(TRIES)):
+            try:
+                await table.optimize(cleanup_older_than=OLD)
+                return
+            except RuntimeError as error:
+                if not left or "conflict" not in str(error):
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
 
     async def drop(self, table: str) -> None:
         self.opened.pop(checked(table), None)
