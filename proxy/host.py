@@ -23,6 +23,7 @@ from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
+from proxy.stores.vectors import Vectors
 from proxy.types import Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
@@ -202,7 +203,16 @@ class Host:
         try:
             return self.shelf.keyvalue(name)
         except Unknown:
-            raise ConfigError([f"no store is called {name!r}; there are {', '.join(self.shelf.kinds)}"]) from None
+            there = ", ".join(self.shelf.names(searched=False))
+            raise ConfigError([f"no store is called {name!r}; there are {there}"]) from None
+
+    def vectors(self, name: str) -> Vectors:
+        """A store of texts under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
+        try:
+            return self.shelf.vectors(name)
+        except Unknown:
+            there = ", ".join(self.shelf.names(searched=True))
+            raise ConfigError([f"no store of texts is called {name!r}; there are {there}"]) from None
 
     def counters(self, name: str | None) -> Counters:
         """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.

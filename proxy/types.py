@@ -164,6 +164,19 @@ class Usage:
     thinking_tokens: int | None = None
 
 
+@value
+class Sources:
+    """What a choice rests on; comes before its Finish.
+
+    passages: of each `n`, as the answer names it, `title`, `document_id`, `content` and more, as a client reads it.
+    annotations: OpenAI's, for the places of the answer that name a passage.
+    """
+
+    passages: tuple[Mapping[str, JSON], ...]
+    annotations: tuple[Mapping[str, JSON], ...] = ()
+    choice: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
     """Embeddings, one row an input: float32, shape (inputs, dimensions), unit length."""
@@ -171,7 +184,7 @@ class Vectors:
     values: NDArray[np.float32]
 
 
-Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors
+Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors | Sources
 Events: TypeAlias = AsyncGenerator[Event, None]
 Stage: TypeAlias = Callable[[Events], Events]
 Closer: TypeAlias = Callable[[], Awaitable[None] | None]
