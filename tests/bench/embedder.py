@@ -1,4 +1,4 @@
-"""An embedder that takes no time, in OpenAI's dialect: `python -m tests.bench.embedder PORT`; its vectors are chance."""
+"""An embedder in OpenAI's dialect that takes no time: `python -m tests.bench.embedder PORT`.  It says anything."""
 
 from __future__ import annotations
 
