@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collections
 from plugins.documents.ledger import OPEN
 from plugins.documents.store import Item, Store, queue
 from plugins.documents.tables import ITEMS, JOBS
+from proxy.host import Clock
+from proxy.sql.database import Database
 from proxy.stores.vectors import Vectors
 
 log = logging.getLogger(__name__)
@@ -71,10 +74,30 @@ class Repair:
             return list((await connection.execute(query)).scalars())
 
     async def again(self, ids: list[str]) -> None:
-        """They are absent until they are whole again; of one with a newer version on its way that one is enough."""
         for at in range(0, len(ids), PAGE):
             async with self.store.database.writing(lasting=True) as connection:
-                some = ITEMS.c.id.in_(ids[at : at + PAGE])
-                await connection.execute(update(ITEMS).where(some).values(version=0, chunks=0, status="pending"))
-                for row in (await connection.execute(select(ITEMS).where(some))).all():
-                    await queue(connection, Item(*row), self.store.now())
+                await begun_again(connection, ITEMS.c.id.in_(ids[at : at + PAGE]), self.store.now())
+
+
+async def begun_again(connection: AsyncConnection, which: ColumnElement[bool], now: int) -> int:
+    """They are absent until they are whole again; of one with a newer version on its way that one is enough."""
+    rows = (await connection.execute(select(ITEMS).where(which))).all()
+    ids = [row.id for row in rows]
+    values = {"version": 0, "chunks": 0, "status": "pending", "error": ""}
+    await connection.execute(update(ITEMS).where(ITEMS.c.id.in_(ids)).values(**values))
+    for row in rows:
+        await queue(connection, Item(*row), now)
+    return len(rows)
+
+
+async def everything(database: Database, clock: Clock) -> int:
+    """Every document anew, a page at a time; a server that runs begins while others are still being put in line."""
+    count, last = 0, ""
+    while True:
+        async with database.writing(lasting=True) as connection:
+            some = select(ITEMS.c.id).where(ITEMS.c.id > last).order_by(ITEMS.c.id).limit(PAGE)
+            ids = list((await connection.execute(some)).scalars())
+            if not ids:
+                return count
+            count += await begun_again(connection, ITEMS.c.id.in_(ids), int(clock.time() * 1e6))
+            last = ids[-1]

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -29,6 +29,8 @@ import numpy as np
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row
 from tests.bench.corpus import Question, county
+from tests.bench.embedder import MODEL
+from tests.servers import free_port
 from tests.whole.commands import Serving, served
 
 AT_ONCE: Final = 32
@@ -52,9 +54,14 @@ def config(folder: Path, **settings: Any) -> str:
 
 
 @asynccontextmanager
-async def server(folder: Path, **settings: Any) -> AsyncIterator[tuple[aiohttp.ClientSession, Serving]]:
+async def server(
+    folder: Path, embedder: str = "", **settings: Any
+) -> AsyncIterator[tuple[aiohttp.ClientSession, Serving]]:
     file = folder / "proxy.yaml"
-    file.write_text(config(folder, **settings))
+    text = config(folder, **settings)
+    if embedder:
+        text = text.replace('{"demo": {}}', json.dumps({"openai": embedder})).replace('["cache"]', "[]")
+    file.write_text(text)
     async with served("serve", "--config", str(file)) as serving:
         connector = aiohttp.TCPConnector(limit=2 * AT_ONCE)
         async with aiohttp.ClientSession(serving.url, connector=connector) as http:
@@ -170,10 +177,28 @@ def memory(serving: Serving) -> int:
     return int(fields[1]) * resource.getpagesize()
 
 
+@asynccontextmanager
+async def instant() -> AsyncIterator[str]:
+    """The URL of an embedder in a process of its own."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.embedder", str(port))
+    try:
+        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+            while True:
+                with suppress(aiohttp.ClientError):
+                    async with http.get(f"http://127.0.0.1:{port}/v1/models"):
+                        break
+                await asyncio.sleep(0.05)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def ingest(folder: Path, megabytes: int) -> None:
     file = folder / "long.txt"
     written(file, megabytes)
-    async with server(folder, read_timeout=120) as (http, serving):
+    async with instant() as url, server(folder, url, embed=MODEL, read_timeout=120) as (http, serving):
         before, begun = memory(serving), time.perf_counter()
         form = aiohttp.FormData({"wait": "0"})
         with file.open("rb") as opened:

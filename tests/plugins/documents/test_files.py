@@ -89,7 +89,7 @@ async def test_files_of_all_kinds_are_read(start: Start, tmp_path: Path) -> None
             status, told = await send(run, name, data)
             assert (status, told.get("status"), told.get("title")) == (201, "ready", name), told
             assert await content(run, told["document_id"]) == text
-        found = await ask(run, "POST", "/search", query="another", top_k=1)
+        found = await ask(run, "POST", "/search", query="another", top_k=1, merge=False)
         assert (found["results"][0]["title"], found["results"][0]["page"]) == ("wrong.txt", 2)
 
 

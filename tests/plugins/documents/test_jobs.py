@@ -164,7 +164,8 @@ async def kill(folder: Path, rounds: int) -> int:
     for turn in range(rounds):
         async with served("serve", "--config", str(file)) as server:
             adding = asyncio.ensure_future(adds(server.url, turn, acknowledged))
-            await asyncio.sleep(0.3 + turn % 7 / 20)
+            await until(lambda turn=turn: begun(acknowledged, turn))  # type: ignore[misc]
+            await asyncio.sleep(turn % 7 / 20)
             server.process.kill()
             await asyncio.gather(adding, return_exceptions=True)
     assert acknowledged
@@ -178,6 +179,10 @@ async def kill(folder: Path, rounds: int) -> int:
         await until(lambda: complete(index, stats))
         await index.aclose()
     return len(acknowledged)
+
+
+async def begun(acknowledged: dict[str, str], turn: int) -> bool:
+    return any(name.startswith(f"text{turn}x") for name in acknowledged.values())
 
 
 def lines(name: str) -> str:
