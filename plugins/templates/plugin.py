@@ -44,7 +44,7 @@ class Templates:
         """Whether the templates of this package are there."""
         path: str | None = None
         """A folder of YAML files with templates of the operator's own, read with the configuration; a name that the
-        library has, too, is theirs."""
+        library has, too, then leads here."""
         max_length: PositiveInt = 1_000_000
         """Letters that the messages of a template may become."""
         custom: bool = True
