@@ -182,6 +182,18 @@ def test_a_folder_is_read_whole_or_refused_whole(tmp_path: Path) -> None:
         library.read(tmp_path / "nowhere")
 
 
+def test_only_files_that_changed_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\ntemplate: one\n")
+    (tmp_path / "b.yaml").write_text("- {name: b, template: two}\n- {name: c, template: three}\n")
+    files = library.Files()
+    first = files.read(tmp_path)
+    (tmp_path / "a.yaml").write_text("name: other\ntemplate: one\n")
+    second = files.read(tmp_path)
+    assert [one.name for one in second] == ["other", "b", "c"] and second[1] is first[1], "what did not change is kept"
+    (tmp_path / "a.yaml").unlink()
+    assert files.read(tmp_path) == second[1:] and len(files.known) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
