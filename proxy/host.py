@@ -96,6 +96,8 @@ class Bus:
 
     def __init__(self) -> None:
         self.listeners: dict[type, list[Callable[[Any], None]]] = {}
+        self.recorded: set[str] = set()
+        """Names of facts that are kept as tags in the records of calls."""
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.listeners.setdefault(kind, []).append(listener)
@@ -199,6 +201,10 @@ class Host:
 
     def announce(self, event: object) -> None:
         self.bus.announce(event)
+
+    def record(self, fact: str) -> None:
+        """This fact of replies and errors is kept as a tag in the records of calls, which are made further out."""
+        self.bus.recorded.add(fact)
 
 
 async def nowhere(call: Call) -> Reply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -22,8 +22,6 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
-RECORDED: Final = ("template",)
-"""Facts that inner plugins tell of a call and that records keep as tags."""
 
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
@@ -142,11 +140,15 @@ class Tally:
             "" if error else self.finish,
             error,
             about=call.about,
-            tags={name: value for name, value in call.tags.items() if name != METERED} | recorded(facts),
+            tags={name: value for name, value in call.tags.items() if name != METERED} | self.recorded(),
             cache_key=facts.get("cache-key", ""),
         )
         cost = self.host.price(ended)
         return ended if cost is None else replace(ended, cost=cost)
+
+    def recorded(self) -> dict[str, str]:
+        """Facts of inner plugins that asked for them to be kept."""
+        return {name: self.facts[name] for name in self.host.bus.recorded if name in self.facts}
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""
@@ -162,10 +164,6 @@ class Tally:
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
-
-
-def recorded(facts: Mapping[str, str]) -> dict[str, str]:
-    return {name: facts[name] for name in RECORDED if name in facts}
 
 
 def guess(guessed: list[str], name: str, about: float) -> int:

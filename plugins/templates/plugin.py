@@ -57,6 +57,7 @@ class Templates:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
+        host.record(FACT)
         read = host.kept("templates files", Files)
         files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files

@@ -9,12 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.templates.counting import Counting
 from plugins.templates.document import Document
 from plugins.templates.feature import FEATURE
 from plugins.templates.store import Store
+from plugins.templates.tables import METADATA
 from plugins.templates.uses import Uses
 from plugins.templates.writing import Change, Limits, Writing
 from proxy.sql.database import Database, DatabaseAway
@@ -85,4 +89,16 @@ async def test_a_change_is_seen_here_at_once_elsewhere_soon_and_outlives_a_datab
     clock.move(2)
     with pytest.raises(DatabaseAway):
         await version()
+    await database.aclose()
+
+
+async def test_the_migrations_make_the_tables_that_the_code_asks(database_url: str) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"version_table": "templates_version"})
+        return list(compare_metadata(context, METADATA))
+
+    database = Database(database_url, 3, 10)
+    await database.migrate(FEATURE)
+    async with database.reading() as connection:
+        assert [one for one in await connection.run_sync(differences) if "templates_version" not in str(one)] == []
     await database.aclose()
