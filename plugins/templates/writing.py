@@ -177,7 +177,7 @@ class Writing:
 
 
 async def mine(connection: AsyncConnection, id: str, caller: str) -> Found:
-    """The caller's template of this id or name, nobody else's to change until the transaction ends.  Raises NotFound."""
+    """The caller's template of this id or name; others wait until the transaction ends.  Raises NotFound."""
     row = None
     if can_be(id):
         query = select(CUSTOM).where(called(id), T.owner == caller).with_for_update()
