@@ -62,7 +62,7 @@ class Templates:
         files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files
         self.shelves = Shelves(whole, host.kept("templates uses", Uses))
-        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length)]
+        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, settings.model)]
         self.task: asyncio.Task[None] | None = None
         if settings.custom:
             self.tables = FEATURE
