@@ -106,6 +106,8 @@ class Bus:
 
     def __init__(self) -> None:
         self.listeners: dict[type, list[Callable[[Any], None]]] = {}
+        self.recorded: set[str] = set()
+        """Names of facts that are kept as tags in the records of calls."""
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.listeners.setdefault(kind, []).append(listener)
@@ -242,6 +244,10 @@ class Host:
     def announce(self) -> Callable[[object], None]:
         """Tells an event to all who listen to its kind."""
         return self.bus.announce
+
+    def record(self, fact: str) -> None:
+        """This fact of replies and errors is kept as a tag in the records of calls, which are made further out."""
+        self.bus.recorded.add(fact)
 
 
 async def nowhere(call: Call) -> Reply:

@@ -24,8 +24,6 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
-RECORDED: Final = ("conversation", "template")
-"""Facts that inner plugins tell of a call and that records keep as tags."""
 
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
@@ -155,9 +153,9 @@ class Tally:
         return made
 
     def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
-        """Those of the call, and what plugins further in have told that records keep."""
+        """Those of the call, and the facts of plugins further in that asked for them to be kept."""
         tags = self.call.tags
-        told = {name: facts[name] for name in RECORDED if name in facts}
+        told = {name: facts[name] for name in self.host.bus.recorded if name in facts}
         return {**{name: value for name, value in tags.items() if name != METERED}, **told} if tags or told else tags
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:

@@ -78,6 +78,7 @@ class Conversations:
         self.keeping = Keeping(self.store, settings.keep_days)
         self.tasks: list[asyncio.Task[None]] = []
         host.holds(self.keeping)
+        host.record(FIELD)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         id = named(call)

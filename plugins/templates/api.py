@@ -61,13 +61,15 @@ class Render(Strict):
 
 
 class Api:
-    """applied: what a template makes of a call.  most: letters that its messages may become."""
+    """applied: what a template makes of a call.  most: letters that its messages may become.  model: of those that name
+    none."""
 
-    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int) -> None:
+    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, model: str | None) -> None:
         self.shelves = shelves
         self.host = host
         self.applied = applied
         self.most = most
+        self.model = model
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/templates", self.listed, "user")
@@ -109,7 +111,8 @@ class Api:
             return await self.host.answer(request, call)
         template = await self.shelves.find(wish.name, wish.version, self.caller(request), wish.param)
         chat = template.asked(Chat(()), wish.variables, self.most)
-        return document({**rendered(template, chat), "model": asked.model or template.document.model})
+        model = asked.model or template.document.model or self.model
+        return document({**rendered(template, chat), "model": model})
 
     def call(self, request: web.BaseRequest, asked: Render) -> Call:
         caller, id = self.host.desk.caller(request), self.host.desk.headers(request).get(REQUEST_ID)

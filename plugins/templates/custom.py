@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from plugins.templates import yamltext
 from plugins.templates.api import Said, document
@@ -39,7 +39,7 @@ class Which(Strict):
 class Into(Strict):
     """public: everybody may use what comes in."""
 
-    public: Annotated[bool, Field()] = False
+    public: bool = False
 
 
 class Custom:

@@ -137,7 +137,7 @@ class Document(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Document:
-        if len(orjson.dumps(self.told())) > LONGEST:
+        if len(content_of(self.told())) > LONGEST:
             raise ValueError(f"a template has at most {LONGEST} bytes")
         found = [*self._parameters(), *self._texts(), *self._input()]
         if not found and self.example:

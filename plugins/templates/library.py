@@ -72,22 +72,49 @@ def built_in() -> Library:
     return Library(read(packaged("templates")))
 
 
-def read(folder: Path) -> list[Document]:
-    """Every `.yaml` and `.yml` in a folder and those inside of it.  Raises ConfigError with all that is wrong."""
+class Files:
+    """What was read of files, so that a reload, during which nothing else happens, reads only those that changed."""
+
+    def __init__(self) -> None:
+        self.known: dict[Path, tuple[tuple[int, int], list[Document]]] = {}
+
+    def read(self, folder: Path) -> list[Document]:
+        """Every `.yaml` and `.yml` in a folder and those inside of it.  Raises ConfigError with all that is wrong."""
+        documents: list[Document] = []
+        problems: list[str] = []
+        files = files_in(folder)
+        self.known = {file: self.known[file] for file in files if file in self.known}
+        for file in files:
+            try:
+                documents += self.one(file)
+            except yamltext.Unreadable as error:
+                problems += error.problems
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{file}:1: {error}")
+        if problems:
+            raise ConfigError(problems)
+        return documents
+
+    def one(self, file: Path) -> list[Document]:
+        found = file.stat()
+        stamp = found.st_mtime_ns, found.st_size
+        if (kept := self.known.get(file)) is not None and kept[0] == stamp:
+            return kept[1]
+        documents = yamltext.read(str(file), file.read_text(encoding="utf-8"))
+        self.known[file] = stamp, documents
+        return documents
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Raises ConfigError where there is no folder, or too much in it."""
     if not folder.is_dir():
         raise ConfigError([f"path: there is no folder {str(folder)!r}"])
     files = sorted(one for one in folder.rglob("*.y*ml") if one.suffix in (".yaml", ".yml"))
     if len(files) > MOST_FILES:
         raise ConfigError([f"path: there are more than {MOST_FILES} files in {str(folder)!r}"])
-    documents: list[Document] = []
-    problems: list[str] = []
-    for file in files:
-        try:
-            documents += yamltext.read(str(file), file.read_text(encoding="utf-8"))
-        except yamltext.Unreadable as error:
-            problems += error.problems
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{file}:1: {error}")
-    if problems:
-        raise ConfigError(problems)
-    return documents
+    return files
+
+
+def read(folder: Path) -> list[Document]:
+    """All of a folder, as `Files` reads it."""
+    return Files().read(folder)

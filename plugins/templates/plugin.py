@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from plugins.templates import library
 from plugins.templates.api import Api
 from plugins.templates.feature import FEATURE
-from plugins.templates.library import Library
+from plugins.templates.library import Files, Library
 from plugins.templates.shelves import Shelves
 from plugins.templates.template import Template
 from plugins.templates.uses import Uses
@@ -44,7 +44,7 @@ class Templates:
         """Whether the templates of this package are there."""
         path: str | None = None
         """A folder of YAML files with templates of the operator's own, read with the configuration; a name that the
-        library has, too, is theirs."""
+        library has, too, then leads here."""
         max_length: PositiveInt = 1_000_000
         """Letters that the messages of a template may become."""
         custom: bool = True
@@ -57,10 +57,12 @@ class Templates:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        files = Library(()) if settings.path is None else Library(library.read(Path(settings.path)))
+        host.record(FACT)
+        read = host.kept("templates files", Files)
+        files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files
         self.shelves = Shelves(whole, host.kept("templates uses", Uses))
-        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length)]
+        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, settings.model)]
         self.task: asyncio.Task[None] | None = None
         if settings.custom:
             self.tables = FEATURE

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.templates.document import LATEST, PREFIX, Document, content_of
-from plugins.templates.store import Found, Store, aliases_of, can_be, found_of, missing
+from plugins.templates.store import Found, Store, aliases_of, called, can_be, found_of, missing
 from plugins.templates.tables import ALIASES, CUSTOM, VERSIONS
 from proxy.errors import BadCall
 from proxy.types import JSON, Caller
@@ -143,14 +143,14 @@ class Writing:
         return number
 
     async def remove(self, caller: Caller, id: str) -> None:
-        """With all its versions.  Raises NotFound."""
+        """With all its versions; id: or its name, where it is the caller's.  Raises NotFound."""
         whose = T.owner == caller.name
-        if caller.is_admin:
+        if caller.is_admin and id.startswith(PREFIX):
             whose |= T.public_name.is_not(None)
         if not can_be(id):
             raise missing(id)
         async with self.transaction() as connection:
-            gone = await connection.execute(delete(CUSTOM).where(T.id == id, whose))
+            gone = await connection.execute(delete(CUSTOM).where(called(id), whose))
         if not gone.rowcount:
             raise missing(id)
 
@@ -177,10 +177,10 @@ class Writing:
 
 
 async def mine(connection: AsyncConnection, id: str, caller: str) -> Found:
-    """The caller's template, which nobody else changes until the transaction ends.  Raises NotFound."""
+    """The caller's template of this id or name; others wait until the transaction ends.  Raises NotFound."""
     row = None
     if can_be(id):
-        query = select(CUSTOM).where(T.id == id, T.owner == caller).with_for_update()
+        query = select(CUSTOM).where(called(id), T.owner == caller).with_for_update()
         row = (await connection.execute(query)).mappings().first()
     if row is None:
         raise missing(id)

@@ -46,7 +46,7 @@ class Counter:
         try:
             return (await read_body(request, self.bounds.body_timeout)).decode()
         except UnicodeDecodeError:
-            raise BadCall("The body is not UTF-8.", code="invalid_body") from None
+            raise BadCall("The body is not UTF-8.", code="invalid_encoding") from None
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

@@ -133,8 +133,12 @@ async def test_public_ones_are_everybodys_to_use_and_the_owners_to_change(run: R
     await ok(run, "PUT", f"/custom/{mine}", B, json={"public": True})
     assert await ok(run, "DELETE", f"/custom/{mine}", OPS) == {"id": mine, "deleted": True}, "admins may take it away"
     assert await said(run, "template:greet", B) == "template_not_found"
-    await ok(run, "DELETE", f"/custom/{id}")
+    await create(run, B, is_public=True)
+    await error_of(await ask(run, "DELETE", "/custom/greet", OPS), 404)
+    assert (await ok(run, "PUT", "/custom/greet", json={"aliases": ["x"]}))["id"] == id
+    await ok(run, "DELETE", "/custom/greet")
     await error_of(await ask(run, "DELETE", f"/custom/{id}"), 404)
+    assert (await ok(run, "GET", "/greet"))["source"] == "public", "Bob's is still there"
 
 
 WRONG: list[tuple[dict[str, Any], str | None, str]] = [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.templates import library, yamltext
-from plugins.templates.document import Document
+from plugins.templates.document import Document, content_of
 from plugins.templates.lint import warnings
 from plugins.templates.template import Template
 from plugins.templates.variables import Variable, Wrong, fill
@@ -182,6 +182,18 @@ def test_a_folder_is_read_whole_or_refused_whole(tmp_path: Path) -> None:
         library.read(tmp_path / "nowhere")
 
 
+def test_only_files_that_changed_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\ntemplate: one\n")
+    (tmp_path / "b.yaml").write_text("- {name: b, template: two}\n- {name: c, template: three}\n")
+    files = library.Files()
+    first = files.read(tmp_path)
+    (tmp_path / "a.yaml").write_text("name: other\ntemplate: one\n")
+    second = files.read(tmp_path)
+    assert [one.name for one in second] == ["other", "b", "c"] and second[1] is first[1], "what did not change is kept"
+    (tmp_path / "a.yaml").unlink()
+    assert files.read(tmp_path) == second[1:] and len(files.known) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -213,3 +225,11 @@ def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
         variables={"a": {"type": "enum", "values": ["x", *values, words]}},
     )
     assert yamltext.read("f.yaml", yamltext.write([one.told(), one.told()])) == [one, one]
+
+
+def test_a_template_that_just_fits_does_so_in_every_version() -> None:
+    bare = len(content_of(document("x" * 1000, variables={}).told()))
+    largest = document("x" * (1000 + 65_536 - bare), variables={})
+    assert Document.model_validate({**largest.told(), "version": 10**6, "aliases": ["production"]}).version == 10**6
+    with pytest.raises(ValueError, match="at most 65536 bytes"):
+        document("x" * (1001 + 65_536 - bare), variables={})

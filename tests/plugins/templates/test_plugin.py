@@ -176,8 +176,9 @@ async def test_rendering_shows_what_would_be_asked_or_asks_it(run: Running) -> N
     ]
     assert told["prompt"] == "Be kind.\n\nGreet Ana 2 times." and told["version"] == 1
     assert (told["model"], told["parameters"]) == ("demo-rendered", {"temperature": 0.5, "max_tokens": 50})
-    told = await whole(await render(name="fixed", model="demo"))
-    assert told["response_format"]["type"] == "json_schema" and told["model"] == "demo"
+    told = await whole(await render(name="fixed", model="other"))
+    assert told["response_format"]["type"] == "json_schema" and told["model"] == "other"
+    assert (await whole(await render(name="fixed")))["model"] == "demo"
     response = await render(name="greet", version="production", variables={"who": "Ana"}, generate=True)
     assert "Greet Ana 1 times." in (await whole(response))["choices"][0]["message"]["content"]
     assert response.headers["x-gemmapy-template"] == "greet@1"
