@@ -28,7 +28,7 @@ CHAINS: Final[Mapping[str, str]] = {
 CHAT: Final = "use POST /v1/chat/completions"
 INSTEAD: Final[Mapping[str, str]] = {
     "responses": CHAT,
-    "conversations": CHAT,
+    "conversations": f"the plugin `conversations` opens it; or {CHAT}",
     "assistants": CHAT,
     "threads": CHAT,
     "realtime": f"{CHAT} with 'stream': true",
