@@ -89,7 +89,7 @@ class Memory:
         if self.summarise is not None and self.summarise.keep is not None:
             start = max(start, kept_last(shown, self.summarise.keep))
         first = shown[start].position if start < len(shown) else shown[-1].position + 1
-        summary = await self.summarised(call, talk, shown[:start], summary)
+        summary = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
         if summary is not None and summary.upto >= first - 1:
             await self.store.add_summary(talk, summary, first)
         else:
@@ -107,6 +107,15 @@ class Memory:
         assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
         wanted = call.ask.options.get("max_tokens") or 0
         return max(context - max(wanted, context // 4), context // 4)
+
+    async def dropped(self, talk: Talk, going: Sequence[Said], before: Summary | None) -> Sequence[Said]:
+        """What is left out and in no summary yet: what goes now, and what went where none could be written."""
+        after = 0 if before is None else before.upto
+        if self.summarise is None or going[0].position <= after + 1:
+            return going
+        async with self.store.database.reading() as connection:
+            earlier = await self.store.turns(connection, talk, after + 1)
+        return [*(one for one in earlier if one.position < going[0].position), *going]
 
     async def summarised(
         self, call: Call, talk: Talk, dropped: Sequence[Said], before: Summary | None
@@ -128,4 +137,6 @@ class Memory:
 
 def headed(ask: Chat, system: str, kept: Kept, new: Sequence[Message]) -> Chat:
     head = [Message("system", system)] if system else []
-    return replace(ask, messages=(*head, *kept.messages(), *new))
+    told = (*head, *kept.messages(), *new)
+    question = ask.question or next((one.text for one in reversed(told) if one.role == "user"), "")
+    return replace(ask, messages=told, question=question)

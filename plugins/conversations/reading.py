@@ -124,7 +124,8 @@ class Reading:
 
     async def statistics(self, owner: str, since: int) -> dict[str, JSON]:
         """since: microseconds since 1970; days from then on are told one by one."""
-        talks, messages = TALKS.c.owner == owner, MESSAGES.c.owner == owner
+        talks = TALKS.c.owner == owner
+        messages = MESSAGES.c.talk.in_(select(TALKS.c.number).where(talks)) & (MESSAGES.c.owner == owner)
         counts = [func.count().label("conversations"), added("prompt_tokens"), added("completion_tokens")]
         models = await self.rows(select(TALKS.c.model, *counts).where(talks).group_by(TALKS.c.model))
         roles = await self.rows(

@@ -40,7 +40,6 @@ TALKS: Final = Table(
     count("held_until"),
     Index("conversations_id", "owner", "id", unique=True),
     Index("conversations_updated", "owner", "updated", "number"),
-    Index("conversations_created", "owner", "created", "number"),
     Index("conversations_old", "updated"),
 )
 """One row a conversation; its id is its owner's to choose, and so it is another's, too.
@@ -63,8 +62,8 @@ MESSAGES: Final = Table(
     *map(text, ("role", "text", "body", "items", "status", "finish", "model", "call")),
     Column("prompt_tokens", BigInteger),
     Column("completion_tokens", BigInteger),
-    Index("conversations_position", "talk", "position", unique=True),
-    Index("conversations_message", "owner", "id", unique=True),
+    Index("conversations_position", "talk", "owner", "position", unique=True),
+    Index("conversations_message", "id", unique=True),
 )
 """body: JSON of what a message has beside its role and text.  items: JSON of the items that it came in, "" where it
 came as a message.  status: `complete`, `cut` or `left`.  call: id of the request that brought it."""

@@ -20,14 +20,11 @@ class Room:
     turns: int | None
     letters_a_token: float
 
-    def holds(self, outset: int, turns: Sequence[Said], new: Sequence[Message], part: float = 1.0) -> bool:
-        """part: of what there is room for.  outset: letters of what is always told."""
-        if self.turns is not None and len(exchanges(turns)) > int(self.turns * part):
+    def holds(self, turns: int, length: float, part: float = 1.0) -> bool:
+        """turns: exchanges.  length: letters.  part: of what there is room for."""
+        if self.turns is not None and turns > int(self.turns * part):
             return False
-        if self.tokens is None:
-            return True
-        whole = outset + letters([one.message for one in turns]) + letters(new)
-        return whole <= self.tokens * part * self.letters_a_token
+        return self.tokens is None or length <= self.tokens * part * self.letters_a_token
 
 
 def exchanges(turns: Sequence[Said]) -> list[int]:
@@ -44,16 +41,21 @@ def exchanges(turns: Sequence[Said]) -> list[int]:
 def kept_from(room: Room, outset: int, turns: Sequence[Said], new: Sequence[Message]) -> int:
     """The index from which on turns are told: 0, or, once there is no room, where half of it is enough.
 
-    Cut so, what is told begins with the same bytes for many turns, and upstream need not read it again.
+    outset: letters of what is always told.  Cut so, what is told begins with the same bytes for many turns, which
+    upstream need not read again.
     """
-    if room.holds(outset, turns, new):
+    starts, lengths = exchanges(turns), [letters([one.message]) for one in turns]
+    length = outset + letters(new)
+    if room.holds(len(starts), length + sum(lengths)):
         return 0
-    starts = exchanges(turns)
-    for start in starts[1:]:
-        if room.holds(outset, turns[start:], new, 0.5):
-            return start
-    within = bool(starts) and bool(new) and new[0].role != "user"  # it goes on with the last exchange
-    return starts[-1] if within else len(turns)
+    within = bool(new) and new[0].role != "user"  # it goes on with the last exchange
+    found = len(turns)
+    for count, start in enumerate(reversed(starts[1:]), 1):
+        length += sum(lengths[start:found])
+        if not room.holds(count, length, 0.5):
+            break
+        found = start
+    return starts[-1] if within and starts and found == len(turns) else found
 
 
 def kept_last(turns: Sequence[Said], keep: int) -> int:

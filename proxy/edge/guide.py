@@ -29,7 +29,7 @@ CHAINS: Final[Mapping[str, str]] = {
 CHAT: Final = "use POST /v1/chat/completions"
 INSTEAD: Final[Mapping[str, str]] = {
     "responses": "what is kept of POST /v1/responses is served where the plugin `stored` is used",
-    "conversations": CHAT,
+    "conversations": f"the plugin `conversations` opens it; or {CHAT}",
     "assistants": CHAT,
     "threads": CHAT,
     "realtime": f"{CHAT} with 'stream': true",

@@ -37,7 +37,6 @@ def upgrade() -> None:
     )
     op.create_index("conversations_id", "conversations", ["owner", "id"], unique=True)
     op.create_index("conversations_updated", "conversations", ["owner", "updated", "number"])
-    op.create_index("conversations_created", "conversations", ["owner", "created", "number"])
     op.create_index("conversations_old", "conversations", ["updated"])
     messages()
     op.create_table(
@@ -65,8 +64,8 @@ def messages() -> None:
         sa.Column("prompt_tokens", sa.BigInteger),
         sa.Column("completion_tokens", sa.BigInteger),
     )
-    op.create_index("conversations_position", "conversations_messages", ["talk", "position"], unique=True)
-    op.create_index("conversations_message", "conversations_messages", ["owner", "id"], unique=True)
+    op.create_index("conversations_position", "conversations_messages", ["talk", "owner", "position"], unique=True)
+    op.create_index("conversations_message", "conversations_messages", ["id"], unique=True)
     searched()
 
 

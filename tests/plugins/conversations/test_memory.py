@@ -122,6 +122,21 @@ async def test_what_is_left_out_is_summarised_and_told(start: Start, database_ur
         assert response.headers["x-gemmapy-memory"] == "told=4, left_out=16, summarised_up_to=16"
 
 
+async def test_what_could_not_be_summarised_is_summarised_the_next_time(start: Start, tmp_path: Any) -> None:
+    url, window = f"sqlite:///{tmp_path}/x.db", {"turns": 4}
+    ollama = Simulator(say=remembering)
+    async with start(config(url, window=window, summarise={"model": "nobody-has-it"}), ollama) as run:
+        for number in range(6):
+            await say(run, f"word {number}")
+        assert (await talk_of(run)).first > 1
+        run.configure(config(url, window=window, summarise={}))
+        assert await run.server.reload()
+        for number in range(6, 9):
+            await say(run, f"word {number}")
+        (summary,) = (await asks(run, "GET", "/api/conversations/t"))["summaries"]
+    assert (summary["text"], summary["up_to"]) == ("summary of 6 and no more", 12)
+
+
 async def test_without_a_summary_the_conversation_goes_on(start: Start, tmp_path: Any) -> None:
     settings: Json = {"window": {"turns": 2}, "summarise": {"model": "nobody-has-it"}}
     async with start(config(f"sqlite:///{tmp_path}/x.db", **settings), echo()) as run:
