@@ -75,6 +75,7 @@ class Stored:
         input = self.weighed(receipt)
         if receipt.head.get("background"):
             return await self.runs.start(call, receipt, input, call_next)
+        await self.store.ready()
         began = self.host.clock.time()
         reply = await call_next(call)
         return reply.through(partial(self.kept, call.caller, receipt, input, began, reply.facts))

@@ -153,6 +153,21 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
 
 
+async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.responses.LOOK", 0.05)
+    text = config(f"sqlite:///{tmp_path}/x.db")
+    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 20), delay=0.01)
+    async with start(text, ollama) as run, start(text) as other:
+        first = await streaming(run, background=True)
+        head = await first.content.readuntil(b"\n\n")
+        path = f"/v1/responses/{parsed(head.decode())[0]['response']['id']}?stream=true"
+        elsewhere = await events_of(await streaming(other, path))
+        assert told(elsewhere)["output"][0]["content"][0]["text"] == "word " * 20
+        assert [*parsed(head.decode()), *parsed((await first.read()).decode())] == elsewhere
+
+
 async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db")
     ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 30), delay=0.01)

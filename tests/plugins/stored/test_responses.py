@@ -14,6 +14,7 @@ from proxy.types import Message
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
 from tests.plugins.stored.asking import HI, A, B, ask, clients, config, respond, streaming
+from tests.servers import PostgresServer
 from tests.whole.asking import asked, data_url, whole
 from tests.whole.responding import events_of, told
 from tests.whole.test_responses import WEATHER
@@ -191,3 +192,22 @@ async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Star
         large = [{"role": "user", "content": "word " * 500}]
         status, document = await ask(run, "POST", "/v1/responses", **{**body, "input": large})
         assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
+
+
+async def test_nothing_is_generated_that_could_not_be_kept(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create("going")
+    async with start(config(url, chain="stored, retry")) as run:
+        await respond(run)
+        postgres.kill()
+        try:
+            for body in ({}, {"stream": True}, {"background": True}, {"previous_response_id": "resp_1"}):
+                status, document = await ask(run, "POST", "/v1/responses", **{**HI, **body})
+                assert (status, document["error"]["code"]) == (503, "database_unavailable")
+            assert (await ask(run, "GET", "/v1/responses/resp_1"))[0] == 503
+            assert len(asked(run.ollama)) == 1
+            assert (await ask(run, "POST", "/v1/responses", **HI, store=False))[0] == 200
+        finally:
+            await postgres.start()
+        await respond(run)
