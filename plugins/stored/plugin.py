@@ -75,6 +75,7 @@ class Stored:
         input = self.weighed(receipt)
         if receipt.head.get("background"):
             return await self.runs.start(call, receipt, input, call_next)
+        await self.store.ready()
         began = self.host.clock.time()
         reply = await call_next(call)
         return reply.through(partial(self.kept, call.caller, receipt, input, began, reply.facts))
@@ -82,7 +83,7 @@ class Stored:
     async def continued(self, call: Call, receipt: Receipt) -> Call:
         """With all that came before between the instructions, which are not carried over, and what is asked now."""
         previous = call.extra.get(CONTINUED)
-        if previous is None or not isinstance(call.ask, Chat):
+        if not previous or not isinstance(call.ask, Chat):
             return call
         before = messages(await self.store.items(call.caller, previous))
         asked, lead = call.ask.messages, 1 if receipt.head["instructions"] else 0

@@ -67,7 +67,7 @@ class Responses:
         """
         owner = self.host.desk.caller(request).name
         kept = await self.store.get(owner, RESPONSE, id, *heavy)
-        if not kept.lost(self.host.clock.time()):
+        if id in self.runs.shared.runs or not kept.lost(self.host.clock.time()):
             return kept
         await keeping.fail(self.store, kept)
         return await self.store.get(owner, RESPONSE, id, *heavy)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, delete, exists, insert, literal, select, update
+from sqlalchemy import ColumnElement, Update, delete, exists, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.stored.answers import (
@@ -26,6 +27,7 @@ from proxy.errors import BadCall, NotFound
 from proxy.host import Host
 from proxy.types import JSON
 
+Result = TypeVar("Result")
 MOST_TURNS: Final = 1000
 MOST_BYTES: Final = 64 * 1024 * 1024
 """How much one response may continue."""
@@ -53,6 +55,11 @@ def mine(owner: str, kind: str, id: str) -> ColumnElement[bool]:
 class Store:
     host: Host
 
+    async def ready(self) -> None:
+        """Raises DatabaseAway, before an answer is made that could not be kept."""
+        async with self.host.database.reading():
+            pass
+
     # --- what a call brings ---
 
     async def add(self, owner: str, document: Document, input: str, at: float, **columns: Any) -> None:
@@ -62,10 +69,13 @@ class Store:
             **columns, "id": document["id"], "at": micros(at), "owner": owner, "kind": document["object"],
             "model": clean(str(document["model"])), "parent": document.get(CONTINUED) or "", "bytes": weight(columns),
         }  # fmt: skip
+        await self.whole(self.insert(row, document.get("metadata")))
+
+    async def insert(self, row: Mapping[str, Any], metadata: JSON) -> None:
         async with self.host.database.writing() as connection:
             await connection.execute(insert(ANSWERS).values(row))
-            if document["object"] == COMPLETION:
-                await label(connection, document["id"], document.get("metadata"))
+            if row["kind"] == COMPLETION:
+                await label(connection, row["id"], metadata)
 
     async def add_queued(self, owner: str, document: Document, input: str, streams: bool) -> None:
         """One that is made in the background."""
@@ -84,12 +94,21 @@ class Store:
         columns |= taken_apart(document)
         running = (ANSWERS.c.id == id) & ANSWERS.c.status.in_(RUNNING)
         grown = ANSWERS.c.bytes + len(columns["output"]) + len(columns.get("events", ""))
+        return await self.whole(self.update(update(ANSWERS).where(running).values(**columns, bytes=grown)))
+
+    async def update(self, statement: Update) -> bool:
         async with self.host.database.writing() as connection:
-            changed = await connection.execute(update(ANSWERS).where(running).values(**columns, bytes=grown))
-        return bool(changed.rowcount)
+            return bool((await connection.execute(statement)).rowcount)
+
+    async def whole(self, writing: Coroutine[Any, Any, Result]) -> Result:
+        """What is being written is written, though whoever waits for it leaves."""
+        return await asyncio.shield(self.host.background.start(writing, "keeping an answer"))
 
     async def beat(self, ids: Collection[str]) -> set[str]:
         """Says that these are being made, and gives those that still should be."""
+        return await self.whole(self.touch(ids))
+
+    async def touch(self, ids: Collection[str]) -> set[str]:
         running = ANSWERS.c.id.in_(ids) & ANSWERS.c.status.in_(RUNNING)
         async with self.host.database.writing() as connection:
             await connection.execute(update(ANSWERS).where(running).values(beat=micros(self.host.clock.time())))

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.stored.asking import HI, ask, clients, config, ended, respond, streaming
+from tests.plugins.stored.asking import HI, ask, clients, config, ended, respond, streaming, timeless
 from tests.whole.asking import error_of
 from tests.whole.responding import events_of, parsed, told
 
@@ -151,6 +151,23 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
+
+
+async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.responses.LOOK", 0.05)
+    text = config(f"sqlite:///{tmp_path}/x.db")
+    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 20), delay=0.01)
+    async with start(text, ollama) as run, start(text) as other:
+        first = await streaming(run, background=True)
+        head = await first.content.readuntil(b"\n\n")
+        path = f"/v1/responses/{parsed(head.decode())[0]['response']['id']}?stream=true"
+        elsewhere = await events_of(await streaming(other, path))
+        assert told(elsewhere)["output"][0]["content"][0]["text"] == "word " * 20
+        here = [*parsed(head.decode()), *parsed((await first.read()).decode())]
+        assert here[:-1] == elsewhere[:-1]
+        assert timeless(here[-1]["response"]) == timeless(elsewhere[-1]["response"])
 
 
 async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Start, tmp_path: Any) -> None:

@@ -13,6 +13,7 @@ from plugins.stored.answers import Document
 from plugins.stored.keeping import DAY, Keeping
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS, FEATURE
+from proxy.background import Background
 from proxy.errors import BadCall, NotFound
 from proxy.host import Host
 from proxy.sql.database import Database
@@ -27,6 +28,7 @@ class Lent:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.clock = Watch(NOW)
+        self.background = Background()
 
 
 @asynccontextmanager

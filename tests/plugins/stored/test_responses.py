@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import openai
@@ -13,7 +15,8 @@ from proxy.errors import ConfigError
 from proxy.types import Message
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
-from tests.plugins.stored.asking import HI, A, B, ask, clients, config, respond, streaming
+from tests.plugins.stored.asking import HI, A, B, ask, clients, config, respond, streaming, timeless
+from tests.servers import PostgresServer
 from tests.whole.asking import asked, data_url, whole
 from tests.whole.responding import events_of, told
 from tests.whole.test_responses import WEATHER
@@ -23,7 +26,9 @@ async def test_the_sdk_keeps_reads_lists_and_deletes(start: Start, database_url:
     async with start(config(database_url)) as run, clients(run) as (client, _):
         made = await client.responses.create(model="demo", input="hi", metadata={"a": "b"}, instructions="be kind")
         assert made.to_dict()["store"] is True
-        assert (await client.responses.retrieve(made.id)).to_dict() == made.to_dict()
+        again = await client.responses.retrieve(made.id)
+        assert timeless(again.to_dict()) == timeless(made.to_dict())
+        assert made.completed_at and again.completed_at and 0 <= made.completed_at - again.completed_at <= 10
         async with client.responses.stream(model="demo", input="ho", previous_response_id=made.id) as events:
             streamed = await events.get_final_response()
         assert (await client.responses.retrieve(streamed.id)).output_text == streamed.output_text
@@ -140,6 +145,9 @@ async def test_fields_of_responses_are_refused_in_chats(start: Start, tmp_path: 
             chat: Any = {"model": "demo", "messages": [{"role": "user", "content": "x"}], name: value}
             status, document = await ask(run, "POST", "/v1/chat/completions", **chat)
             assert (status, document["error"]["param"]) == (400, name)
+            assert (await ask(run, "POST", "/v1/chat/completions", **{**chat, name: type(value)()}, store=True))[
+                0
+            ] == 200
 
 
 async def test_pictures_come_back_with_what_was_before(start: Start, tmp_path: Any) -> None:
@@ -191,3 +199,39 @@ async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Star
         large = [{"role": "user", "content": "word " * 500}]
         status, document = await ask(run, "POST", "/v1/responses", **{**body, "input": large})
         assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
+
+
+@asynccontextmanager
+async def road(port: int) -> AsyncIterator[asyncio.Server]:
+    """Leads to a port until it is closed."""
+
+    async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            while data := await reader.read(65_536):
+                writer.write(data)
+
+    async def travel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(ConnectionError):
+            await asyncio.gather(carried(reader, there[1]), carried(there[0], writer))
+
+    async with await asyncio.start_server(travel, "127.0.0.1", 0) as server:
+        yield server
+
+
+async def test_nothing_is_generated_that_could_not_be_kept(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create("going")
+    async with road(postgres.port) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with start(config(url.replace(f":{postgres.port}", f":{port}"), chain="stored, retry")) as run:
+            await respond(run)
+            server.close()
+            await run.server.services.state["database"].engine.dispose()  # as if its connections had broken
+            for body in ({}, {"stream": True}, {"background": True}, {"previous_response_id": "resp_1"}):
+                status, document = await ask(run, "POST", "/v1/responses", **{**HI, **body})
+                assert (status, document["error"]["code"]) == (503, "database_unavailable")
+            assert (await ask(run, "GET", "/v1/responses/resp_1"))[0] == 503
+            assert len(asked(run.ollama)) == 1
+            assert (await ask(run, "POST", "/v1/responses", **HI, store=False))[0] == 200
