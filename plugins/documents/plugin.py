@@ -20,6 +20,7 @@ from plugins.documents.forms import Names, Top
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
 from plugins.documents.repair import Repair
+from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
 from plugins.documents.search import Search, Wish
@@ -83,6 +84,9 @@ class Documents:
         """Or its text score (BM25) from which on it is, however unlike its vector; what reaches neither is not."""
         budget: PositiveInt = 2000
         """Tokens, estimated, that the passages of one question may have together."""
+        rewrite: str | None = None
+        """A model that writes a question so that it can be searched for without its conversation, through the chain
+        `internal`; unset searches for it as it was asked."""
         always: bool = False
         """Whether chats are searched for that do not say `rag`."""
         prompt: Annotated[str, AfterValidator(_template)] = prompt.TEMPLATE
@@ -123,6 +127,7 @@ class Documents:
         )
         self.search = Search(store, collections, embedder, index, settings.words)
         self.parts = Parts(runner, tender, Repair(store, collections, index))
+        self.rewriter = Rewriter(host, settings.rewrite)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Shelves(collections, index, host),
@@ -151,6 +156,7 @@ class Documents:
         if place is None or not question.strip():
             return (await call_next(call)).noting(rag="no question")
         call.progress("searching documents")
+        question = await self.rewriter.question(call, call.ask, place, question)
         top = wanted.top or self.settings.top
         outcome = await self.search.run(Wish(call.caller, question, top, wanted.collections, wanted.filter))
         hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)

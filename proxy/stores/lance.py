@@ -36,6 +36,9 @@ REFINE: Final = 4
 third of them there, and needs more of them compared exactly."""
 OPEN: Final = 256
 """Tables that are kept open."""
+INDICES: Final = 256 * 1024 * 1024
+METADATA: Final = 64 * 1024 * 1024
+"""Bytes of indices, and of what is known of tables, that stay in memory; LanceDB's own bounds are gigabytes."""
 TRIES: Final = 4
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
@@ -65,7 +68,8 @@ class Lance:
         if self.connection is None:
             os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of, its errors tell, or nobody need know
             lancedb = await asyncio.to_thread(import_module, "lancedb")
-            self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH)
+            session = lancedb.Session(index_cache_size_bytes=INDICES, metadata_cache_size_bytes=METADATA)
+            self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
         return self.connection
 
     async def table(self, name: str) -> lancedb.AsyncTable | None:

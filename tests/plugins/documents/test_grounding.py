@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from plugins.documents.prompt import fence_of
+from proxy.upstreams.demo import Said, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.documents.asking import TEXTS, A, B, add, ask, config, fill
+from tests.plugins.documents.asking import KEYS, TEXTS, A, B, add, ask, config, fill
 
 WHO = "Who was the keeper of the lantern?"
 EVIL = (
@@ -181,3 +182,30 @@ async def test_ollamas_own_dialect_has_them_too(start: Start, tmp_path: Path) ->
         for stream in (False, True):
             response = await run.http.post(f"{run.url}/api/chat", json={**body, "stream": stream}, headers=A)
             assert '"sources":[{"n":1' in (await response.text()).splitlines()[-1]
+
+
+async def test_a_question_that_follows_others_may_be_written_anew(start: Start, tmp_path: Path) -> None:
+    def say(body: dict[str, Any]) -> Said | None:
+        return Said(WHO) if "Write the last question" in str(body) else None
+
+    async with start(config(file(tmp_path), tmp_path, rewrite="demo"), Simulator(say=say)) as run:
+        await fill(run)
+        talk = [
+            {"role": "user", "content": "Tell me of the lantern of Porthgwarra."},
+            {"role": "assistant", "content": "It is old."},
+            {"role": "user", "content": "And who was that?"},
+        ]
+        told = await chat(run, rag=True, messages=talk)
+        assert told["rag"] == "1 passage of 1" and "Mabel" in seen(run) and seen(run).endswith("And who was that?")
+        lost = {"role": "user", "content": "And who was that?"}
+        assert (await chat(run, rag=True, messages=[lost]))["rag"] == "nothing found"
+
+
+async def test_a_key_that_opens_no_chats_generates_none(start: Start, tmp_path: Path) -> None:
+    keys = "keys: {dan: {key: d-key, routes: [embeddings]}}\n"
+    text = config(file(tmp_path), tmp_path).replace(KEYS, keys)
+    async with start(text) as run:
+        dan = {"Authorization": "Bearer d-key"}
+        for stream in (False, True):
+            told = await ask(run, "POST", "/generate", dan, 403, query=WHO, model="demo", stream=stream)
+            assert told["error"]["code"] == "route_not_allowed"

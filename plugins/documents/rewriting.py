@@ -1,0 +1,47 @@
+"""A question that only its conversation explains, written so that it can be searched for by itself."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.errors import ProxyError
+from proxy.host import Host
+from proxy.streams import collect
+from proxy.types import Call, Chat, Message
+from proxy.wire.ids import new_id
+
+log = logging.getLogger(__name__)
+TURNS: Final = 6
+"""Messages before the question that are shown."""
+LONGEST: Final = 1000
+"""Characters of each, and of what is written."""
+ASKED: Final = (
+    "Write the last question of this conversation so that somebody who has not read the rest understands it: put names "
+    "in the place of words such as 'it' or 'there'. Do not answer it. Write the question only, in its own language."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriter:
+    """model: which writes; None leaves every question as it is."""
+
+    host: Host
+    model: str | None
+
+    async def question(self, call: Call, chat: Chat, place: int, question: str) -> str:
+        """What to search for.  Where the model fails that is the question as it was asked."""
+        talk = [one for one in chat.messages[:place] if one.role in ("user", "assistant") and one.text][-TURNS:]
+        if self.model is None or not talk:
+            return question
+        shown = "\n".join(f"{one.role}: {one.text[:LONGEST]}" for one in (*talk, Message("user", question)))
+        options = {"temperature": 0, "max_tokens": 300}
+        ask = Chat((Message("system", ASKED), Message("user", shown)), options=options, think=False, question=question)
+        own = Call(new_id("rag_"), "internal", self.model, ask, caller=call.caller, key=call.key)
+        try:
+            answer = await collect(await self.host.send(own))
+        except ProxyError as error:
+            log.warning("a question was not written anew, and is searched for as it was asked: %s", error)
+            return question
+        return answer.choice(0).text.strip()[:LONGEST] or question
