@@ -132,6 +132,11 @@ class Collections:
         async with self.database.reading() as connection:
             return [made(row) for row in await connection.execute(query)]
 
+    async def owned(self, owner: str) -> list[Collection]:
+        query = chosen().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
+        async with self.database.reading() as connection:
+            return [made(row) for row in await connection.execute(query)]
+
     async def readers(self, ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {one: [] for one in ids}
         query = select(READERS).where(READERS.c.collection.in_(list(found))).order_by(READERS.c.reader)
@@ -154,17 +159,18 @@ class Collections:
             message = "You have another collection of this name."
             raise BadCall(message, param="name", code="collection_exists") from None
 
-    async def remove(self, one: Collection) -> None:
-        """It is gone for everybody at once; its index goes after it."""
+    async def remove(self, one: Collection) -> int:
+        """It is gone for everybody at once; its index goes after it.  How many documents it had."""
         items = select(ITEMS.c.id).where(ITEMS.c.collection == one.id)
         async with self.database.writing(lasting=True) as connection:
             for table in (PARTS, VALUES):
                 await connection.execute(delete(table).where(table.c.item.in_(items)))
             await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
-            await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
+            items_gone = await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
             await share(connection, one.id, ())
             gone = update(COLLECTIONS).where(COLLECTIONS.c.id == one.id)
             await connection.execute(gone.values(gone=1, name=one.id))  # the name is free for another
+        return int(items_gone.rowcount)
 
     async def forget(self, id: str) -> None:
         """One that is gone, once its index is, too."""

@@ -17,6 +17,7 @@ from plugins.documents.collections import Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.files import Reader
 from plugins.documents.forms import Names, Top
+from plugins.documents.holding import Documents as Holding
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
 from plugins.documents.repair import Repair
@@ -127,6 +128,7 @@ class Documents:
         )
         self.search = Search(store, collections, embedder, index, settings.words)
         self.parts = Parts(runner, tender, Repair(store, collections, index))
+        host.holds(Holding(store, collections, index))
         self.rewriter = Rewriter(host, settings.rewrite)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),

@@ -63,15 +63,16 @@ class Keeping:
         for row in rows:
             await fail(self.store, Kept.of({**row}))
 
-    async def remove(self, which: ColumnElement[bool]) -> None:
-        """In bits, so that nobody waits for it."""
-        some = select(ANSWERS.c.id).where(which).limit(CHUNK)
+    async def remove(self, which: ColumnElement[bool]) -> int:
+        """In bits, so that nobody waits for it; how many there were."""
+        some, whole = select(ANSWERS.c.id).where(which).limit(CHUNK), 0
         while True:
             async with self.host.database.writing() as connection:
                 await alone(connection)
                 gone = await connection.execute(delete(ANSWERS).where(ANSWERS.c.id.in_(some)))
+            whole += gone.rowcount
             if not gone.rowcount:
-                return
+                return whole
             await asyncio.sleep(0)
 
 

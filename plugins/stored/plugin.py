@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
 from plugins.stored.fitting import fitted
+from plugins.stored.holding import Answers
 from plugins.stored.keeping import Keeping
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, Store
@@ -60,6 +61,7 @@ class Stored:
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
         self.task: asyncio.Task[None] | None = None
+        host.holds(Answers(self.keeping))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         receipt = call.receipt

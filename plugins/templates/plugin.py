@@ -72,13 +72,16 @@ class Templates:
         """What callers keep, put onto the shelves."""
         from plugins.templates.counting import Counting  # only those who keep records pay for SQLAlchemy
         from plugins.templates.custom import Custom
+        from plugins.templates.holding import Own
         from plugins.templates.store import Store
         from plugins.templates.writing import Limits, Writing
 
         store = self.shelves.store = Store(self.host)
         self.shelves.counting = Counting(self.shelves.uses, self.host)
         limits = Limits(self.settings.max_templates, self.settings.max_versions)
-        return Custom(store, Writing(store, limits, frozenset(self.shelves.library.names)), self.host)
+        writing = Writing(store, limits, frozenset(self.shelves.library.names))
+        self.host.holds(Own(store, writing))
+        return Custom(store, writing, self.host)
 
     async def __aenter__(self) -> Self:
         if self.shelves.counting is not None:

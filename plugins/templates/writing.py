@@ -154,6 +154,11 @@ class Writing:
         if not gone.rowcount:
             raise missing(id)
 
+    async def clear(self, caller: str) -> int:
+        """Remove all of the caller's own; how many there were."""
+        async with self.transaction() as connection:
+            return int((await connection.execute(delete(CUSTOM).where(T.owner == caller))).rowcount)
+
     async def take_in(self, caller: str, documents: Sequence[Document], public: bool) -> list[dict[str, JSON]]:
         """Each as a new version of the caller's template of its name, made where there is none; all, or none.
 

@@ -1,0 +1,37 @@
+"""The kept answers of one caller: told, or deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from plugins.stored.answers import COMPLETION, RESPONSE
+from plugins.stored.keeping import Keeping
+from plugins.stored.store import Wanted
+from plugins.stored.tables import ANSWERS
+from proxy.types import JSON
+
+CHUNK: Final = 50
+"""Answers in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    keeping: Keeping
+    name: str = "stored"
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        store = self.keeping.store
+        for kind in (RESPONSE, COMPLETION):
+            after, more = None, True
+            while more:
+                page, more = await store.page(caller, kind, Wanted(after, CHUNK))
+                for one in page:
+                    whole = await store.get(caller, kind, one.id, "input")
+                    yield {**whole.document, "input": whole.input}
+                after = page[-1].id if page else None
+
+    async def forget(self, caller: str) -> int:
+        """What is being made in the background is made for nobody then, and kept nowhere."""
+        return await self.keeping.remove(ANSWERS.c.owner == caller)

@@ -1,0 +1,27 @@
+"""The templates of one caller's own: told, or deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from plugins.templates.store import Store
+from plugins.templates.writing import Writing
+from proxy.types import JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    store: Store
+    writing: Writing
+    name: str = "templates"
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        """Every version of each."""
+        for name in dict.fromkeys(one["name"] for one in await self.store.exported(caller, None)):
+            for version in await self.store.exported(caller, name):
+                yield version
+
+    async def forget(self, caller: str) -> int:
+        """Public ones, too."""
+        return await self.writing.clear(caller)
