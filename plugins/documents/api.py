@@ -12,11 +12,12 @@ from aiohttp import web
 
 from plugins.documents import shapes, upload
 from plugins.documents.collections import Collection, Collections
+from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job
 from plugins.documents.runner import Runner
-from plugins.documents.store import Content, Item, New, Store
+from plugins.documents.store import Item, New, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound
 from proxy.host import Host

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import io
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.chunks import PART, clean, parts
 from plugins.documents.collections import readable
+from plugins.documents.contents import Content
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
 from proxy.errors import BadCall
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.types import JSON
 from proxy.wire.ids import new_id
-
-SHORT: Final = 256 * 1024
-"""Characters that are prepared without a thread."""
 
 
 class Item(NamedTuple):
@@ -45,58 +39,6 @@ class Item(NamedTuple):
     error: str
     at: int
     changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """A text, cleaned.  parts: makes its parts, anew each time.  digest: of all of it.  blank: there is only space."""
-
-    parts: Callable[[], Iterable[str]]
-    digest: str
-    characters: int
-    blank: bool = False
-
-    @classmethod
-    async def of(cls, text: str) -> Content:
-        return cls.cut(text) if len(text) < SHORT else await asyncio.to_thread(cls.cut, text)
-
-    @classmethod
-    def cut(cls, text: str) -> Content:
-        cleaned = clean(text)
-        digest = hashlib.sha256(cleaned.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(lambda: parts(cleaned), digest, len(cleaned))
-
-    @classmethod
-    def of_file(cls, file: IO[bytes]) -> Content:
-        """UTF-8, of which no more is in memory than a part."""
-        digest, characters, blank = hashlib.sha256(), 0, True
-        for piece in pieces_of(file):
-            blank = blank and not piece.strip()
-            digest.update(piece.encode())
-            characters += len(piece)
-        return cls(lambda: parts_of(file), digest.hexdigest(), characters, blank)
-
-
-def pieces_of(file: IO[bytes]) -> Iterator[str]:
-    file.seek(0)
-    reader = io.TextIOWrapper(file, "utf-8", "replace", newline=None)
-    try:
-        while piece := reader.read(PART):
-            yield piece.replace("\0", "")
-    finally:
-        reader.detach()
-
-
-def parts_of(file: IO[bytes]) -> Iterator[str]:
-    """The same parts that the whole text would be cut into, whatever is read at once."""
-    text = ""
-    for piece in pieces_of(file):
-        text += piece
-        while len(text) > 2 * PART:
-            first = next(parts(text))
-            yield first
-            text = text[len(first) :]
-    yield from parts(text)
 
 
 @dataclass(frozen=True, slots=True)
