@@ -12,7 +12,7 @@ from aiohttp import web
 
 from plugins.documents import shapes, upload
 from plugins.documents.collections import Collection, Collections
-from plugins.documents.content import Content
+from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job

@@ -99,8 +99,10 @@ class Collections:
                 raise unknown(str(named), param)
             try:
                 return await self.make(owner, USUAL, "", None, Sharing())
-            except BadCall:  # somebody else has made it meanwhile
-                return await self.own(owner, (await self.one(owner, USUAL, param)).id, param)
+            except BadCall as error:
+                if error.code != "collection_exists":
+                    raise
+                return await self.one(owner, USUAL, param)  # somebody else has made it meanwhile
         if found.owner != owner:
             raise Denied("This collection is shared with you for reading only.", param=param, code="read_only")
         return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from plugins.documents.content import Content
+from plugins.documents.contents import Content
 from proxy.errors import BadCall
 
 UNREADABLE: Final = 3

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
-from plugins.documents.content import Content
+from plugins.documents.contents import Content
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
 from proxy.errors import BadCall
 from proxy.host import Clock

@@ -231,3 +231,9 @@ async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: s
         told = await ask(run, "PUT", "/collections/more", A, 400, name="default")
         assert told["error"]["code"] == "collection_exists"
         await add(run, "A", "one", B)
+        for name in ("one", "two"):
+            await ask(run, "POST", "/collections", OPS, 201, name=name)
+        told = await ask(
+            run, "POST", "/documents", OPS, 400, title="A", content="one"
+        )  # there is no room for 'default'
+        assert told["error"]["code"] == "too_many_collections"

@@ -1,4 +1,4 @@
-"""A text on its way into the database, cleaned and cut into parts."""
+"""The text of a document, from a request or a file, in parts that fit into memory many times."""
 
 from __future__ import annotations
 
