@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import delete, select
@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from plugins.limits.calendar import begin_of
 from plugins.limits.tables import SPENT
-from proxy.host import Host
+from proxy.host import Services
 from proxy.sql.database import Database, DatabaseAway
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,13 @@ SAY: Final = 60.0
 
 
 class Ledger:
-    """Of one process; several may write into one database."""
+    """Of one process, whose reloads it outlives; several processes may write into one database."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.clock = host.clock
+    def __init__(self, opened: Callable[[], Database], services: Services) -> None:
+        """opened: gives the database."""
+        self.opened = opened
+        self.clock = services.clock
+        self.background = services.background
         self.pending: dict[str, int] = {}
         self.turn = asyncio.Lock()
         self.asked: set[str] = set()
@@ -43,7 +45,7 @@ class Ledger:
 
     @property
     def database(self) -> Database:
-        return self.host.database
+        return self.opened()
 
     def add(self, counter: str, amount: int) -> None:
         if counter in self.pending or len(self.pending) < MOST:
@@ -83,7 +85,7 @@ class Ledger:
             return None
         self.asked.update(counters)
         if self.next is None:
-            self.next = self.host.background.start(self.read(), "reading what was spent")
+            self.next = self.background.start(self.read(), "reading what was spent")
         return await self.next_told(self.next)
 
     async def next_told(self, reading: asyncio.Task[Mapping[str, int]]) -> Mapping[str, int] | None:

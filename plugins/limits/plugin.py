@@ -87,7 +87,8 @@ class Limits:
         from plugins.limits.tables import FEATURE
 
         self.tables = FEATURE
-        self.ledger = Ledger(self.host)
+        host = self.host
+        self.ledger = host.kept("limits ledger", lambda: Ledger(host.open_database, host.services))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         plan = self.plan(call.caller, call.key, call.model, call.route)

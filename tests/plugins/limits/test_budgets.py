@@ -195,6 +195,26 @@ async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
         assert await used(run, "tokens_per_day") == before["caller|anonymous"]["tokens_per_day"]["used"]
 
 
+async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(f"reloaded_{free_port()}")
+    text = config(url, "{tokens_per_day: 1000000}")
+    async with start(text) as run:
+        tokens = await spend(run)
+        await until_written(url, tokens)
+        postgres.kill()
+        try:
+            tokens += await spend(run)
+            assert await run.server.reload()
+            async with asyncio.timeout(20):
+                while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+                    await asyncio.sleep(0.01)
+        finally:
+            await postgres.start()
+        await until_written(url, tokens)
+
+
 async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(
     start: Start, postgres: PostgresServer
 ) -> None:
