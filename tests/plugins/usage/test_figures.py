@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 
+from plugins.usage.export import Export
 from plugins.usage.keeping import Keeping
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import ATTEMPTS, CALLS, SUMS
 from plugins.usage.writer import Batch
 from proxy.host import Clock
 from proxy.news import CallEnded
+from proxy.sql.database import DatabaseAway
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.usage.asking import OPS, A, B, chat, config, get, rows, writer_of, written
@@ -175,3 +178,21 @@ async def test_of_calls_with_one_id_the_newest_is_rated(run: Running) -> None:
                                    headers={**A, "x-request-id": "mine"})).read()  # fmt: skip
     assert await rate(run, A, "mine", rating="up") == 200
     assert [one["rating"] for one in await rows(writer_of(run).database) if one["call"] == "mine"] == [0, 1]
+
+
+async def test_an_export_that_cannot_begin_is_a_503_and_one_that_breaks_off_is_seen_to(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def some(self: Export, *asked: Any) -> Any:
+        if not left:
+            raise DatabaseAway("gone")
+        left.pop()
+        return await whole(self, *asked)
+
+    left, whole = [0], Export.some
+    monkeypatch.setattr(Export, "some", some)
+    async with asyncio.timeout(20):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await (await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)).text()
+        told = await get(run, "/api/metrics/export.csv", status=503)
+    assert told["error"]["code"] == "database_unavailable"
