@@ -13,7 +13,7 @@ from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
 from proxy.streams import Replay, replay
-from proxy.types import Ask, Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage
+from proxy.types import Ask, Call, Event, Events, Finish, Handler, Owed, Reply, Text, Thinking, ToolCalled, Usage
 
 METERED: Final = "metered"
 """Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
@@ -55,6 +55,8 @@ class Tally:
         self.thought = self.said = self.pieces = 0
         """Letters of thinking and of the rest, and events that brought them."""
         self.over = False
+        self.owed = False
+        """Whether it pays for what it began to read as another's."""
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
@@ -90,6 +92,7 @@ class Tally:
             self.said += len(event.name) + len(event.arguments)
         elif isinstance(event, Usage):
             self.usage = event
+            self.owed = self.owed or type(event) is Owed
         elif isinstance(event, Finish):
             self.finish = event.reason
         else:  # vectors
@@ -116,7 +119,8 @@ class Tally:
 
     def ended(self, error: str) -> CallEnded:
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
-        kept = facts.get("cache") in KEPT
+        cache = "miss" if self.owed else facts.get("cache", "")
+        kept = cache in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
         made = CallEnded(
@@ -137,7 +141,7 @@ class Tally:
             0 if kept else usage.eval_ns,
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
-            facts.get("cache", ""),
+            cache,
             int(facts.get("attempts", "0" if kept else "1")),
             facts.get("fallback", ""),
             "" if error else self.finish,
