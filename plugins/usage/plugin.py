@@ -81,7 +81,8 @@ class Usage:
         self.writer.add(fallback_row(one, self.host.clock.time()))
 
     async def __aenter__(self) -> Self:
-        await self.pricing.read()
+        with suppress(Busy):  # which must not keep a new configuration from serving
+            await self.pricing.read()
         start = self.host.background.start
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing records of usage")

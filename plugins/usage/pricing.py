@@ -36,6 +36,10 @@ class Pricing:
         self.book = host.prices
         self.newest: int | None = None
         """Id of the last price that is known here."""
+        self.last: dict[str, list[Tariff]] = host.kept("usage prices", dict)
+        """By kind, what was set, as it was read last: it holds after a reload while the database is away, too."""
+        if self.last:
+            self.book.put(self.last["models"], self.last["cloud"])
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/admin/costs/pricing", self.get)
@@ -48,8 +52,8 @@ class Pricing:
             if newest == self.newest:
                 return
             rows = (await connection.execute(select(PRICES).order_by(PRICES.c.id))).mappings().all()
-        kinds = {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
-        self.book.put(kinds["models"], kinds["cloud"])
+        self.last |= {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
+        self.book.put(self.last["models"], self.last["cloud"])
         self.newest = newest
 
     async def get(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -183,3 +183,23 @@ async def test_the_last_known_prices_hold_while_the_database_is_away(start: Star
             await postgres.start()
         (row,) = await written(run, 1)
         assert row["cost"] > 0
+
+
+async def test_a_reload_while_the_database_is_away_keeps_the_prices_that_were_set(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create("reloaded_prices")
+    async with start(config(url)) as run:
+        put = {"models": {"demo*": {"input": 1000, "output": 0}}}
+        response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=put, headers=OPS)
+        assert response.status == 200
+        postgres.kill()
+        try:
+            assert await run.server.reload()
+            await chat(run)
+        finally:
+            await postgres.start()
+        (row,) = await written(run, 1)
+    assert row["cost"] == row["prompt_tokens"] * 10**6
