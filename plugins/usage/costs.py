@@ -48,7 +48,8 @@ class Period(WithUser):
         if self.since is None:
             return begin(self.period or "month", today), today + timedelta(1)
         last = self.to if self.to is not None else max(self.since, today)
-        return max(self.since, last - timedelta(MOST)), min(last, date.max - timedelta(1)) + timedelta(1)
+        earliest = max(last, date.min + timedelta(MOST)) - timedelta(MOST)
+        return max(self.since, earliest), min(last, date.max - timedelta(1)) + timedelta(1)
 
     def window(self, now: float, caller: str | None) -> Window:
         first, after = self.days(now)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from aiohttp import web
+from pydantic import AfterValidator
 from sqlalchemy import func, insert, select
 
 from plugins.usage.figures import document
@@ -21,11 +22,20 @@ from proxy.types import JSON, Route
 KINDS: Final = ("models", "cloud")
 
 
+def _printable(pattern: str) -> str:
+    if not pattern.isprintable():
+        raise ValueError("no model's name has such characters")
+    return pattern
+
+
+Named = Annotated[Pattern, AfterValidator(_printable)]
+
+
 class Put(Strict):
     """Prices from now on, by pattern; null ends a pattern's.  What is not named stays."""
 
-    models: dict[Pattern, Rate | None] = {}
-    cloud: dict[Pattern, Rate | None] = {}
+    models: dict[Named, Rate | None] = {}
+    cloud: dict[Named, Rate | None] = {}
     currency: Currency | None = None
     """Of those that do not name their own; unset is the configuration's."""
 

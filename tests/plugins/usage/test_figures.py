@@ -196,3 +196,24 @@ async def test_an_export_that_cannot_begin_is_a_503_and_one_that_breaks_off_is_s
             await (await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)).text()
         told = await get(run, "/api/metrics/export.csv", status=503)
     assert told["error"]["code"] == "database_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/metrics/dashboard?model=a%00b", 400),
+        ("/api/metrics/export.csv?user=a%00b", 400),
+        ("/v1/organization/usage/completions?start_time=0&user_ids[]=a%00b", 400),
+        ("/api/costs/summary?from=0001-01-01&to=0001-01-02", 200),
+    ],
+)
+async def test_odd_questions_are_nobodys_fault(run: Running, path: str, status: int) -> None:
+    await get(run, path, status=status)
+
+
+async def test_odd_names_are_nobodys_fault(run: Running) -> None:
+    rated = await run.http.post(f"{run.url}/v1/feedback", json={"request_id": "a\0b", "rating": 1}, headers=A)
+    also = await run.http.post(f"{run.url}/api/metrics/a%00b/rate", json={"rating": 1}, headers=A)
+    prices = {"models": {"a\0b": {"input": 1, "output": 1}}}
+    priced = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=prices, headers=OPS)
+    assert (rated.status, also.status, priced.status) == (404, 404, 400)
