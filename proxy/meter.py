@@ -20,6 +20,7 @@ METERED: Final = "metered"
 which `CallEnded.meter` repeats, since clients may give two calls one id."""
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
+LATE: Final = "upstream_timeout"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
@@ -54,6 +55,10 @@ class Tally:
         self.finish = ""
         self.thought = self.said = self.pieces = 0
         """Letters of thinking and of the rest, and events that brought them."""
+        self.finished = 0
+        """Choices that are complete."""
+        self.whole = False
+        """Whether the answer was read to its end."""
         self.over = False
         self.owed = False
         """Whether it pays for what it began to read as another's."""
@@ -64,6 +69,7 @@ class Tally:
         if type(reply.events) is Replay:
             events = list(reply.events.rest)
             self.add_all(events)
+            self.whole = bool(self.finish)
             self.end(None)
             return Reply(replay(events), reply.facts, reply.closers)
         return reply.through(self.counted).on_close(partial(self.end, None))
@@ -73,6 +79,7 @@ class Tally:
             async for event in events:
                 self.add(event)
                 yield event
+            self.whole = True
         except Exception as error:
             self.end(error)
             raise
@@ -95,8 +102,10 @@ class Tally:
             self.owed = self.owed or type(event) is Owed
         elif isinstance(event, Finish):
             self.finish = event.reason
+            self.finished += 1
         else:  # vectors
             self.finish = "stop"
+            self.finished += 1
 
     def end(self, error: BaseException | None) -> None:
         """Only the first end counts."""
@@ -112,10 +121,14 @@ class Tally:
         if isinstance(error, ProxyError):
             return error.code or error.kind
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return LEFT
+            return LATE if self.is_late() else LEFT
         if error is not None:
             return BROKEN
-        return "" if self.finish else LEFT
+        return "" if self.whole or self.finished >= choices(self.call.ask) else LEFT
+
+    def is_late(self) -> bool:
+        """Whether the call was given up at its caller's own limit, of which the caller is told."""
+        return self.call.deadline is not None and self.host.clock.monotonic() >= self.call.deadline
 
     def ended(self, error: str) -> CallEnded:
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
@@ -176,6 +189,13 @@ class Tally:
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def choices(ask: Ask) -> int:
+    """How many answers are wanted."""
+    if isinstance(ask, Chat):
+        return ask.n
+    return ask.n * len(ask.prompts) if isinstance(ask, Complete) else 1
 
 
 def guess(guessed: list[str], name: str, about: float) -> int:

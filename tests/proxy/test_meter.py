@@ -115,3 +115,22 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
         response.close()
         one = await ended()
     assert (one.error, one.finish) == ("client_left", "")
+
+
+async def test_a_client_that_leaves_after_the_first_of_two_answers_is_told_as_one(start: Start) -> None:
+    async with start(config(), Simulator(faults=[Fault("stall", after=2)])) as run:
+        asked = {**ASK, "stream": True, "n": 2, "max_tokens": 20}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=asked)
+        while b'"finish_reason":"' not in await response.content.readline():
+            pass
+        response.close()
+        one = await ended()
+    assert (one.error, one.finish) == ("client_left", "")
+
+
+async def test_a_call_that_was_given_up_at_its_callers_limit_is_told_as_the_caller_was(start: Start) -> None:
+    async with start(config(), Simulator(delay=0.2)) as run:
+        headers = {"x-stainless-read-timeout": "0.5"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+        one = await ended()
+        assert (await response.json())["error"]["code"] == one.error == "upstream_timeout"
