@@ -157,14 +157,23 @@ class Writer:
             if calls:
                 await sums.add(connection, added)
 
+    async def flushed(self) -> bool:
+        """Whether all that was waiting is written; else after a rest."""
+        try:
+            await self.flush()
+        except Busy:
+            await asyncio.sleep(EVERY)
+            return False
+        return True
+
     async def close(self, patience: float) -> None:
-        """Write what is there, in so many seconds at most; what is not written then is told."""
+        """Write what is there, in so many seconds at most; what is not written then is told.
+
+        After a reload others go on adding to it, and are not waited for.
+        """
         try:
             async with asyncio.timeout(patience):
-                while self.pending:
-                    try:
-                        await self.flush()
-                    except Busy:
-                        await asyncio.sleep(EVERY)
+                while not await self.flushed():
+                    pass
         except TimeoutError:
             log.error("%s records of usage were not written: the database does not answer", self.pending)

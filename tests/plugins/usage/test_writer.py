@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -118,6 +119,23 @@ async def test_a_server_that_stops_does_not_wait_for_ever(writer: Writer, caplog
     await writer.close(0.1)
     assert "1 records of usage were not written" in caplog.text
     await dead.aclose()
+
+
+async def test_a_pipeline_that_retires_waits_for_nobody_elses_rows(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def adding() -> None:
+        for number in count():
+            writer.add(row(number))
+            await asyncio.sleep(0.001)
+
+    writer.most = 10**6
+    busy = asyncio.ensure_future(adding())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await writer.close(15)
+    busy.cancel()
+    assert caplog.text == ""
 
 
 async def test_rows_are_written_soon_and_a_full_batch_at_once(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
