@@ -14,7 +14,7 @@ from sqlalchemy import insert, select
 
 from plugins.usage import sums
 from plugins.usage.rows import AttemptRow, CallRow
-from plugins.usage.statements import insert_rows
+from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
 from proxy.host import Clock
@@ -148,6 +148,8 @@ class Writer:
         added, tried = sums.summed(calls), batch.tried
         batch.tried = True
         async with self.database.writing() as connection:
+            if tried or not calls:  # sums are added alone anyway
+                await alone(connection)  # what was cut off before it was confirmed may be confirmed just now
             if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
                 return
             now = int(self.clock.time() * 1e6)

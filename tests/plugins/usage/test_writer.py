@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.usage import sums
 from plugins.usage import writer as module
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import BATCHES, CALLS, FEATURE, SUMS
@@ -50,6 +51,27 @@ async def test_what_was_written_though_nobody_said_so_is_not_written_twice(write
     await writer.put(batch)
     await writer.put(batch)
     assert await calls(writer) == 2 and len(await rows(writer.database, BATCHES)) == 1
+
+
+async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was cut off does not tell its server, which may be at it still."""
+    if writer.database.dialect == "sqlite":
+        return  # has one writer, who holds its lock to the end
+
+    async def adds(connection: AsyncConnection, added: Any) -> None:
+        await add(connection, added)
+        if not inside.is_set():
+            inside.set()
+            await asyncio.sleep(0.3)
+
+    inside, add, batch = asyncio.Event(), sums.add, Batch([row(1), row(2)])
+    monkeypatch.setattr(sums, "add", adds)
+    writer.writing.append(batch)
+    first = asyncio.ensure_future(writer.put(batch))
+    await inside.wait()
+    await writer.flush()
+    await first
+    assert await calls(writer) == 2
 
 
 async def test_several_processes_add_to_the_same_sums(writer: Writer, database_url: str) -> None:
