@@ -54,7 +54,7 @@ class Tally:
         self.usage: Usage | None = None
         self.finish = ""
         self.thought = self.said = self.pieces = 0
-        """Letters of thinking and of the rest, and events that brought them."""
+        """Letters of thinking and of the rest, and events that brought them, which are tokens, about."""
         self.finished = 0
         """Choices that are complete."""
         self.whole = False
@@ -96,7 +96,9 @@ class Tally:
             self.pieces += 1
             self.thought += len(event.text)
         elif isinstance(event, ToolCalled):
-            self.said += len(event.name) + len(event.arguments)
+            called = len(event.name) + len(event.arguments)
+            self.said += called
+            self.pieces += max(1, round(called / LETTERS))  # it comes in one piece, of many tokens
         elif isinstance(event, Usage):
             self.usage = event
             self.owed = self.owed or type(event) is Owed

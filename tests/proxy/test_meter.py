@@ -12,7 +12,8 @@ from proxy.errors import TooMany
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import CallEnded
-from proxy.types import Call, Handler, Reply
+from proxy.streams import replay
+from proxy.types import Call, Finish, Handler, Reply, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
 
@@ -36,6 +37,13 @@ class Metering:
 
     async def refusing(self, call: Call) -> Reply:
         raise TooMany("full", code="full")
+
+
+class Calling(Metering):
+    """Answers by itself, with a call of a function, of which it does not tell how many tokens it took."""
+
+    async def refusing(self, call: Call) -> Reply:
+        return Reply.of(replay([ToolCalled("1", "look", "x" * 396), Finish("tool_calls")]))
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +142,11 @@ async def test_a_call_that_was_given_up_at_its_callers_limit_is_told_as_the_call
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
         one = await ended()
         assert (await response.json())["error"]["code"] == one.error == "upstream_timeout"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_of_functions_are_estimated_where_nobody_counted(start: Start, stream: bool) -> None:
+    async with start(config(full="true").replace("Metering", "Calling")) as run:
+        await (await run.chat(stream=stream)).read()
+        one = await ended()
+    assert (one.completion_tokens, one.finish) == (100, "tool_calls") and "completion_tokens" in one.estimated
