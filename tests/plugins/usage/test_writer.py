@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,6 +73,27 @@ async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch
     await writer.flush()
     await first
     assert await calls(writer) == 2
+
+
+async def test_a_standby_that_takes_no_writes_yet_costs_no_row(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(name := f"standby_{free_port()}")
+    connection = await asyncpg.connect(postgres.url())
+    try:
+        async with start(config(url)) as run:
+            for read_only in ("on", "off"):
+                await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
+                await connection.execute(
+                    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+                )
+                await chat(run)
+                if read_only == "on":
+                    with pytest.raises(DatabaseAway):
+                        await writer_of(run).flush()
+            assert len(await written(run, 2)) == 2 and writer_of(run).lost == 0
+    finally:
+        await connection.close()
 
 
 async def test_several_processes_add_to_the_same_sums(writer: Writer, database_url: str) -> None:
