@@ -13,7 +13,21 @@ from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
 from proxy.streams import Replay, replay
-from proxy.types import Ask, Call, Event, Events, Finish, Handler, Owed, Reply, Text, Thinking, ToolCalled, Usage
+from proxy.types import (
+    Ask,
+    Call,
+    Event,
+    Events,
+    Finish,
+    Handler,
+    Owed,
+    Reply,
+    Text,
+    Thinking,
+    ToolCalled,
+    Usage,
+    Vectors,
+)
 
 METERED: Final = "metered"
 """Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
@@ -105,7 +119,7 @@ class Tally:
         elif isinstance(event, Finish):
             self.finish = event.reason
             self.finished += 1
-        else:  # vectors
+        elif isinstance(event, Vectors):
             self.finish = "stop"
             self.finished += 1
 

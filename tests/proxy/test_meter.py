@@ -13,7 +13,7 @@ from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import CallEnded
 from proxy.streams import replay
-from proxy.types import Call, Finish, Handler, Reply, ToolCalled
+from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
 
@@ -150,3 +150,24 @@ async def test_calls_of_functions_are_estimated_where_nobody_counted(start: Star
         await (await run.chat(stream=stream)).read()
         one = await ended()
     assert (one.completion_tokens, one.finish) == (100, "tool_calls") and "completion_tokens" in one.estimated
+
+
+class Grounded(Metering):
+    """Answers by itself, and breaks off when it has told its sources."""
+
+    async def refusing(self, call: Call) -> Reply:
+        return Reply.of(self.broken())
+
+    async def broken(self) -> Events:
+        yield Text("so")
+        yield Sources(())
+        await asyncio.sleep(30)
+
+
+async def test_sources_do_not_complete_an_answer(start: Start) -> None:
+    async with start(config(full="true").replace("Metering", "Grounded")) as run:
+        response = await run.chat(stream=True)
+        await response.content.readany()
+        response.close()
+        one = await ended()
+    assert (one.error, one.finish) == ("client_left", "")
