@@ -12,7 +12,7 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
-from proxy.streams import Replay, replay
+from proxy.streams import Owed, Replay, replay
 from proxy.types import (
     Ask,
     Call,
@@ -20,7 +20,6 @@ from proxy.types import (
     Events,
     Finish,
     Handler,
-    Owed,
     Reply,
     Text,
     Thinking,

@@ -165,11 +165,6 @@ class Usage:
 
 
 @value
-class Owed(Usage):
-    """Said to whom reads an answer with others, when the one who was to pay for it has left: now this one is."""
-
-
-@value
 class Sources:
     """What a choice rests on; comes before its Finish.
 

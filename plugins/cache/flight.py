@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from proxy.errors import ProxyError, UpstreamError
-from proxy.streams import Replay, replay
-from proxy.types import Call, Event, Events, Handler, Owed, Reply, Usage
+from proxy.streams import Owed, Replay, replay
+from proxy.types import Call, Event, Events, Handler, Reply, Usage
 
 
 class Flight:
