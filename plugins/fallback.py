@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, model_validator
 from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
+from proxy.meter import METERED
 from proxy.news import FellBack
 from proxy.types import Call, Embed, Handler, Reply
 from proxy.wire.ollama_models import canonical
@@ -112,7 +113,8 @@ class Fallback:
             here, why = switched(call, link), error.code or error.kind
             if not self.opens(here):
                 continue
-            self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why))
+            meter = call.tags.get(METERED, "")
+            self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why, meter))
             call.progress(f"asking {place_of(here)} instead")
             try:
                 reply = await self.asked(here, call_next, self.impatient(links[index + 1 :]))

@@ -12,14 +12,28 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
-from proxy.streams import Replay, replay
-from proxy.types import Ask, Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage
+from proxy.streams import Owed, Replay, replay
+from proxy.types import (
+    Ask,
+    Call,
+    Event,
+    Events,
+    Finish,
+    Handler,
+    Reply,
+    Text,
+    Thinking,
+    ToolCalled,
+    Usage,
+    Vectors,
+)
 
 METERED: Final = "metered"
 """Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
 which `CallEnded.meter` repeats, since clients may give two calls one id."""
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
+LATE: Final = "upstream_timeout"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
@@ -53,8 +67,14 @@ class Tally:
         self.usage: Usage | None = None
         self.finish = ""
         self.thought = self.said = self.pieces = 0
-        """Letters of thinking and of the rest, and events that brought them."""
+        """Letters of thinking and of the rest, and events that brought them, which are tokens, about."""
+        self.finished = 0
+        """Choices that are complete."""
+        self.whole = False
+        """Whether the answer was read to its end."""
         self.over = False
+        self.owed = False
+        """Whether it pays for what it began to read as another's."""
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
@@ -62,6 +82,7 @@ class Tally:
         if type(reply.events) is Replay:
             events = list(reply.events.rest)
             self.add_all(events)
+            self.whole = bool(self.finish)
             self.end(None)
             return Reply(replay(events), reply.facts, reply.closers)
         return reply.through(self.counted).on_close(partial(self.end, None))
@@ -71,6 +92,7 @@ class Tally:
             async for event in events:
                 self.add(event)
                 yield event
+            self.whole = True
         except Exception as error:
             self.end(error)
             raise
@@ -87,13 +109,18 @@ class Tally:
             self.pieces += 1
             self.thought += len(event.text)
         elif isinstance(event, ToolCalled):
-            self.said += len(event.name) + len(event.arguments)
+            called = len(event.name) + len(event.arguments)
+            self.said += called
+            self.pieces += max(1, round(called / LETTERS))  # it comes in one piece, of many tokens
         elif isinstance(event, Usage):
             self.usage = event
+            self.owed = self.owed or type(event) is Owed
         elif isinstance(event, Finish):
             self.finish = event.reason
-        else:  # vectors
+            self.finished += 1
+        elif isinstance(event, Vectors):
             self.finish = "stop"
+            self.finished += 1
 
     def end(self, error: BaseException | None) -> None:
         """Only the first end counts."""
@@ -109,14 +136,19 @@ class Tally:
         if isinstance(error, ProxyError):
             return error.code or error.kind
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return LEFT
+            return LATE if self.is_late() else LEFT
         if error is not None:
             return BROKEN
-        return "" if self.finish else LEFT
+        return "" if self.whole or self.finished >= choices(self.call.ask) else LEFT
+
+    def is_late(self) -> bool:
+        """Whether the call was given up at its caller's own limit, of which the caller is told."""
+        return self.call.deadline is not None and self.host.clock.monotonic() >= self.call.deadline
 
     def ended(self, error: str) -> CallEnded:
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
-        kept = facts.get("cache") in KEPT
+        cache = "miss" if self.owed else facts.get("cache", "")
+        kept = cache in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
         made = CallEnded(
@@ -137,7 +169,7 @@ class Tally:
             0 if kept else usage.eval_ns,
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
-            facts.get("cache", ""),
+            cache,
             int(facts.get("attempts", "0" if kept else "1")),
             facts.get("fallback", ""),
             "" if error else self.finish,
@@ -172,6 +204,13 @@ class Tally:
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def choices(ask: Ask) -> int:
+    """How many answers are wanted."""
+    if isinstance(ask, Chat):
+        return ask.n
+    return ask.n * len(ask.prompts) if isinstance(ask, Complete) else 1
 
 
 def guess(guessed: list[str], name: str, about: float) -> int:

@@ -16,6 +16,7 @@ class Attempt:
 
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
     number: counts from 1 over the tries of one model.  error: its code, "" where it went well.
+    meter: the call's tag `metered`, "" where nobody measures it.
     """
 
     call: str
@@ -26,17 +27,22 @@ class Attempt:
     number: int
     error: str
     seconds: float
+    meter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FellBack:
-    """A call went on to another model or upstream.  error: the code of what the one before failed with."""
+    """A call went on to another model or upstream.
+
+    error: the code of what the one before failed with.  meter: as of an Attempt.
+    """
 
     call: str
     caller: str
     asked: str
     model: str
     error: str
+    meter: str = ""
 
 
 @value

@@ -22,8 +22,14 @@ from proxy.types import (
     Usage,
     Vectors,
 )
+from proxy.values import value
 
 KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors, Sources)}
+
+
+@value
+class Owed(Usage):
+    """Said to whom reads an answer with others, when the one who was to pay for it has left: now this one is."""
 
 
 class Replay(AsyncGenerator[Event, None]):

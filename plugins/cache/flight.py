@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from proxy.errors import ProxyError, UpstreamError
-from proxy.streams import Replay, replay
-from proxy.types import Call, Event, Events, Handler, Reply
+from proxy.streams import Owed, Replay, replay
+from proxy.types import Call, Event, Events, Handler, Reply, Usage
 
 
 class Flight:
@@ -15,11 +15,14 @@ class Flight:
 
     It runs in a task of its own, so that its first caller may leave while others read on; when the last one leaves
     it is cancelled.  Its events are kept until it ends: as much as one answer.
+
+    One of its readers pays: the first, and when that one leaves before the end, the next one who stays.  To all others
+    it is `shared`.
     """
 
     __slots__ = (
-        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "readers", "task", "told",
-        "waiting",
+        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "payer", "readers", "task",
+        "told", "waiting",
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
@@ -34,7 +37,9 @@ class Flight:
         self.begun = self.over = False
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
-        self.readers = 0
+        self.readers: list[object] = []
+        """In the order in which they came."""
+        self.payer: object = None
         self.task: asyncio.Task[None] | None = None
         self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
@@ -88,7 +93,10 @@ class Flight:
 
         Raises what the generation failed with before its first event.
         """
-        self.readers += 1
+        reader = object()
+        self.readers.append(reader)
+        if self.payer is None:
+            self.payer = reader
         self.told.append(call.progress)
         if self.call is not None:
             self.wait_for(call.deadline)
@@ -98,16 +106,21 @@ class Flight:
             if self.error is not None and not self.events:
                 raise own(self.error)
         except BaseException:
-            self.leave(call)
+            self.leave(call, reader)
             raise
+        pays = self.payer is reader
+        facts = self.facts if pays else {**self.facts, "cache": "shared"}
         if self.over and self.error is None:
-            self.leave(call)
-            return Reply.of(replay(self.events), **self.facts)
-        return Reply.of(self.reading(), **self.facts).on_close(lambda: self.leave(call))
+            self.leave(call, reader)
+            return Reply.of(replay(self.events), **facts)
+        return Reply.of(self.reading(reader, pays), **facts).on_close(lambda: self.leave(call, reader))
 
-    async def reading(self) -> Events:
+    async def reading(self, reader: object, pays: bool) -> Events:
         at = 0
         while True:
+            if not pays and self.payer is reader:
+                pays = True
+                yield owed(self.events[:at])
             while at < len(self.events):
                 at += 1
                 yield self.events[at - 1]
@@ -124,14 +137,26 @@ class Flight:
             # This copy is the flight's own and already on its way; `retry`, further in, looks at it before each try.
             setattr(self.call, "deadline", later)  # noqa: B010  (the type checker holds that nobody else does this)
 
-    def leave(self, call: Call) -> None:
-        self.readers -= 1
+    def leave(self, call: Call, reader: object) -> None:
+        self.readers.remove(reader)
         if call.progress in self.told:
             self.told.remove(call.progress)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)
             self.task.cancel()
+        elif self.readers and not self.over and self.payer is reader:
+            self.payer = self.readers[0]
+            self.wake()
+
+
+def owed(events: Sequence[Event]) -> Owed:
+    """With what a reader of these events was told already."""
+    told = next((event for event in reversed(events) if isinstance(event, Usage)), None)
+    if told is None:
+        return Owed(None, None)
+    known = (told.prompt_tokens, told.completion_tokens, told.cached_tokens)
+    return Owed(*known, told.load_ns, told.prompt_ns, told.eval_ns, told.thinking_tokens)
 
 
 def own(error: Exception) -> Exception:

@@ -171,7 +171,7 @@ class Cache:
         """A new answer, or one that is under way.  keep: what becomes of a new one."""
         flying = self.flights.get(where)
         if wishes.reads and flying is not None:
-            return (await flying.joined(call)).noting(cache="shared")
+            return await flying.joined(call)
         flight = Flight(self.clock.monotonic(), keep)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
         if flying is None and len(self.flights) < MOST_FLIGHTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
 
 from proxy.errors import Busy
@@ -87,15 +88,17 @@ class Counting:
         most = max(1, self.place.share(claim.most))
         return Claim(claim.key, most, min(claim.amount, most), claim.window, claim.life)
 
-    async def tick(self, totals: Mapping[str, int]) -> None:
-        """Every second: what was spent by the records."""
+    async def lift(self, totals: Mapping[str, int]) -> None:
+        """totals: what was spent by the records."""
         await self.alone.lift(totals)
-        await self.alone.renew()
-        try:
+        with suppress(StoreError):  # has been told by the store
             await self.counters.lift(totals)
+
+    async def renew(self) -> None:
+        """Every second: what calls under way hold stays theirs."""
+        await self.alone.renew()
+        with suppress(StoreError):
             await self.counters.renew()
-        except StoreError as error:  # has been told by the store
-            log.debug("%s", error)
 
 
 def beginning(claim: Claim, spent: int) -> Claim:

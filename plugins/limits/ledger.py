@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.limits.calendar import begin_of
 from plugins.limits.tables import SPENT
-from proxy.host import Host
+from proxy.host import Services
 from proxy.sql.database import Database, DatabaseAway
+from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 BATCH: Final = 500
@@ -30,12 +32,19 @@ SAY: Final = 60.0
 
 
 class Ledger:
-    """Of one process; several may write into one database."""
+    """Of one process, whose reloads it outlives; several processes may write into one database."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.clock = host.clock
+    def __init__(self, opened: Callable[[], Database], services: Services) -> None:
+        """opened: gives the database."""
+        self.opened = opened
+        self.clock = services.clock
+        self.background = services.background
         self.pending: dict[str, int] = {}
+        self.mark = f"process {new_id('')}"
+        """The counter that holds the number of the last batch that was written."""
+        self.number = 0
+        self.batch: Mapping[str, int] = {}
+        """What is being written; it may be there although nobody said so."""
         self.turn = asyncio.Lock()
         self.asked: set[str] = set()
         self.next: asyncio.Task[Mapping[str, int]] | None = None
@@ -43,7 +52,7 @@ class Ledger:
 
     @property
     def database(self) -> Database:
-        return self.host.database
+        return self.opened()
 
     def add(self, counter: str, amount: int) -> None:
         if counter in self.pending or len(self.pending) < MOST:
@@ -55,25 +64,42 @@ class Ledger:
         """Write down what waits, and give what was spent in all of these counters, by all processes."""
         totals: dict[str, int] = {}
         async with self.turn:
-            while some := dict(sorted(self.pending.items())[:BATCH]):  # in order, so that two writers never lock up
+            while some := self.next_batch():
                 try:
                     totals |= await self.write(some)
                 except DatabaseAway as error:
                     self.say(f"{error}  What was spent is written down when it is back.")
                     break
+                self.batch = {}
                 for counter, amount in some.items():
                     self.pending[counter] -= amount
                     if not self.pending[counter]:
                         del self.pending[counter]
         return totals
 
+    def next_batch(self) -> Mapping[str, int]:
+        if not self.batch and self.pending:
+            self.batch = dict(sorted(self.pending.items())[:BATCH])  # in order, so that two writers never lock up
+            self.number += 1
+        return self.batch
+
     async def write(self, some: Mapping[str, int]) -> dict[str, int]:
+        """What is there of these then.  A batch that was written though nobody said so is not written twice."""
         insert = postgresql.insert if self.database.dialect == "postgresql" else sqlite.insert
         new = insert(SPENT).values([row(counter, amount) for counter, amount in some.items()])
         added = new.on_conflict_do_update(
             index_elements=[SPENT.c.counter], set_={"spent": SPENT.c.spent + new.excluded.spent}
         )
+        marked = {"counter": self.mark, "begins": int(self.clock.time() * 1e6), "spent": self.number}
+        fresh = insert(SPENT).values(marked)
+        fresh = fresh.on_conflict_do_update(
+            index_elements=[SPENT.c.counter],
+            set_={"spent": fresh.excluded.spent, "begins": fresh.excluded.begins},
+            where=SPENT.c.spent < fresh.excluded.spent,
+        )
         async with self.database.writing() as connection:
+            if (await connection.execute(fresh.returning(SPENT.c.counter))).first() is None:
+                return await spent_of(connection, list(some))
             told = await connection.execute(added.returning(SPENT.c.counter, SPENT.c.spent))
             return {one.counter: one.spent for one in told}
 
@@ -83,7 +109,7 @@ class Ledger:
             return None
         self.asked.update(counters)
         if self.next is None:
-            self.next = self.host.background.start(self.read(), "reading what was spent")
+            self.next = self.background.start(self.read(), "reading what was spent")
         return await self.next_told(self.next)
 
     async def next_told(self, reading: asyncio.Task[Mapping[str, int]]) -> Mapping[str, int] | None:
@@ -99,11 +125,12 @@ class Ledger:
         async with self.turn:  # nothing is on its way to the database meanwhile
             asked, self.asked, self.next = list(self.asked), set(), None
             found: dict[str, int] = {}
-            for some in batches(asked):
-                wanted = select(SPENT.c.counter, SPENT.c.spent).where(SPENT.c.counter.in_(some))
+            for some in batches([*asked, self.mark]):
                 async with self.database.reading() as connection:
-                    found |= {one.counter: one.spent for one in await connection.execute(wanted)}
-            return {counter: found.get(counter, 0) + self.pending.get(counter, 0) for counter in asked}
+                    found |= await spent_of(connection, some)
+            there = self.batch if found.get(self.mark) == self.number else {}  # and still pending
+            waiting = {counter: self.pending.get(counter, 0) - there.get(counter, 0) for counter in asked}
+            return {counter: found.get(counter, 0) + amount for counter, amount in waiting.items()}
 
     async def sweep(self) -> None:
         """Once a day what is long over goes."""
@@ -121,6 +148,11 @@ class Ledger:
         if (now := self.clock.monotonic()) - self.said >= SAY:
             self.said = now
             log.warning("%s", text)
+
+
+async def spent_of(connection: AsyncConnection, counters: Sequence[str]) -> dict[str, int]:
+    wanted = select(SPENT.c.counter, SPENT.c.spent).where(SPENT.c.counter.in_(counters))
+    return {one.counter: one.spent for one in await connection.execute(wanted)}
 
 
 def row(counter: str, amount: int) -> dict[str, str | int]:

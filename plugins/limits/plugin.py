@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -79,7 +79,7 @@ class Limits:
         self.fresh: set[Plan] = set()
         """Whose counts were used since the last tick."""
         self.stopping = asyncio.Event()
-        self.ticking: asyncio.Task[None] | None = None
+        self.ticking: list[asyncio.Task[None]] = []
         host.on(CallEnded, self.ended)
 
     def keep_records(self) -> None:
@@ -87,7 +87,8 @@ class Limits:
         from plugins.limits.tables import FEATURE
 
         self.tables = FEATURE
-        self.ledger = Ledger(self.host)
+        host = self.host
+        self.ledger = host.kept("limits ledger", lambda: Ledger(host.open_database, host.services))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         plan = self.plan(call.caller, call.key, call.model, call.route)
@@ -147,32 +148,36 @@ class Limits:
 
     async def __aenter__(self) -> Self:
         if self.rules.rules:
-            self.ticking = self.host.background.start(self.tick(), "counting what was spent")
+            start = self.host.background.start
+            self.ticking = [  # a database that does not answer must not cost those their places who have some
+                start(self.tick(self.counting.renew), "holding what calls under way have"),
+                start(self.tick(self.written), "counting what was spent"),
+            ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.stopping.set()
-        if self.ticking is not None:
-            await asyncio.wait([self.ticking])
+        if self.ticking:
+            await asyncio.wait(self.ticking)
             await self.counting.counters.idle()
             await self.written()
 
-    async def tick(self) -> None:
+    async def tick(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK):
                     await self.stopping.wait()
             try:
-                await self.written()
-            except Exception:  # a fault of one writing must not end all others
-                log.exception("what was spent could not be written down")
+                await work()
+            except Exception:  # a fault of one time must not end all others
+                log.exception("what calls have taken could not be kept")
 
     async def written(self) -> None:
         totals = {}
         if self.ledger is not None:
             totals = await self.ledger.flush()
             await self.ledger.sweep()
-        await self.counting.tick(totals)
+        await self.counting.lift(totals)
         with suppress(StoreError):  # has been told by the store
             await self.note()
 

@@ -15,6 +15,7 @@ from plugins.retry.record import HOURS, Record
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Cause, UpstreamError
 from proxy.host import Host
+from proxy.meter import METERED
 from proxy.news import Attempt, AttemptsAsked, FellBack
 from proxy.types import JSON, Call, Handler, Reply, Route
 
@@ -94,7 +95,8 @@ class Retry:
     def tell(self, call: Call, number: int, began: float, facts: Mapping[str, str], error: str) -> None:
         model, upstream = facts.get("model", call.model), facts.get("upstream", "")
         seconds = self.monotonic() - began
-        self.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds))
+        meter = call.tags.get(METERED, "")
+        self.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds, meter))
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""

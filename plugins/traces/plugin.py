@@ -75,7 +75,7 @@ class Traces:
         traced, span = self.spans.begin(call)
         if self.settings.contents and span.is_recording():
             call_next = partial(self.spans.heard, span, call_next)
-        return await metered(traced, call_next, self.host)
+        return await metered(traced, partial(self.spans.measured, span, call_next), self.host)
 
     def around(self, name: str, plugin: Plugin) -> Plugin:
         """Makes a span of every call's way through a plugin, until the answer has passed it."""

@@ -17,6 +17,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from plugins.traces import contents
 from proxy.errors import ProxyError
+from proxy.meter import METERED
 from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Events, Handler, Reply
 
@@ -48,20 +49,19 @@ def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
 
 
 class Spans:
-    """Those of the calls under way, by the call's id and route: a client may use an id twice."""
+    """Those of the calls under way, by the marks of their meters: a call's id is its client's, who may use it twice."""
 
     def __init__(self, provider: TracerProvider, contents: bool) -> None:
         self.provider = provider
         self.contents = contents
         self.tracer = provider.get_tracer("gemmapy_proxy")
-        self.running: dict[tuple[str, str], list[Span]] = {}
+        self.running: dict[str, Span] = {}
 
     def begin(self, call: Call) -> tuple[Call, Span]:
         """The call, with its span as the parent of whatever comes of it."""
         kind = OPERATIONS.get(call.route, call.route)
         told = {"gen_ai.operation.name": kind, "gen_ai.request.model": call.model, "gemmapy.request.id": call.id}
         span = self.tracer.start_span(f"{kind} {call.model}", W3C.extract(call.trail), SpanKind.SERVER, told)
-        self.running.setdefault((call.id, call.route), []).append(span)
         if self.contents and span.is_recording():
             span.set_attribute("gen_ai.input.messages", contents.asked(call.ask))
         return inside(call, span), span
@@ -73,32 +73,34 @@ class Spans:
         span = self.tracer.start_span(plugin, W3C.extract(call.trail), attributes={"gemmapy.plugin": plugin})
         return inside(call, span), span
 
+    async def measured(self, span: Span, call_next: Handler, call: Call) -> Reply:
+        """The answer to a call that has its mark."""
+        mark = call.tags[METERED]
+        if (before := self.running.get(mark)) is not None:  # of a try that failed, by a plugin further out
+            before.end()
+        self.running[mark] = span
+        return await call_next(call)
+
     async def heard(self, span: Span, call_next: Handler, call: Call) -> Reply:
         """The answer, whose words the span is told."""
         return (await call_next(call)).through(partial(listened, span))
 
     def failed(self, span: Span, error: BaseException) -> None:
-        code = error.code if isinstance(error, ProxyError) else type(error).__name__
+        code = error.code or error.kind if isinstance(error, ProxyError) else type(error).__name__
         span.set_attribute("error.type", code)
         span.set_status(StatusCode.ERROR, code)
         span.end()
 
     def end(self, ended: CallEnded) -> None:
-        key = (ended.id, ended.route)
-        spans = self.running.get(key)
-        if not spans:
+        if (span := self.running.pop(ended.meter, None)) is None:
             return
-        span = spans.pop()
-        if not spans:
-            del self.running[key]
         span.set_attributes(attributes(ended))
         if ended.error:
             span.set_status(StatusCode.ERROR, ended.error)
         span.end()
 
     def attempted(self, attempt: Attempt) -> None:
-        spans = self.running.get((attempt.call, attempt.route))
-        if not spans:
+        if (span := self.running.get(attempt.meter)) is None:
             return
         now = time.time_ns()
         told: dict[str, str | int] = {"gen_ai.request.model": attempt.model, "gemmapy.attempt": attempt.number}
@@ -108,7 +110,7 @@ class Spans:
             told["error.type"] = attempt.error
         child = self.tracer.start_span(
             f"attempt {attempt.number}",
-            set_span_in_context(spans[-1]),
+            set_span_in_context(span),
             SpanKind.CLIENT,
             told,
             start_time=now - int(attempt.seconds * 1e9),
@@ -118,10 +120,8 @@ class Spans:
         child.end(now)
 
     def fell_back(self, news: FellBack) -> None:
-        for (call, _), spans in self.running.items():
-            if call == news.call:
-                spans[-1].add_event("fallback", {"gen_ai.request.model": news.model, "error.type": news.error})
-                return
+        if (span := self.running.get(news.meter)) is not None:
+            span.add_event("fallback", {"gen_ai.request.model": news.model, "error.type": news.error})
 
 
 def inside(call: Call, span: Span) -> Call:

@@ -22,6 +22,7 @@ COLUMNS: Final = (
     "calls", "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "hits", "shared", "priced",
     "cost", "prompt_cost", "saved", "compared", "cloud", "energy_mj", "power",
 )  # fmt: skip
+MONEY: Final = ("cost", "saved", "cloud", "power")
 BY: Final = {"model": "model", "user": "caller", "key": "key_id", "day": "start"}
 
 
@@ -48,7 +49,8 @@ class Period(WithUser):
         if self.since is None:
             return begin(self.period or "month", today), today + timedelta(1)
         last = self.to if self.to is not None else max(self.since, today)
-        return max(self.since, last - timedelta(MOST)), min(last, date.max - timedelta(1)) + timedelta(1)
+        earliest = max(last, date.min + timedelta(MOST)) - timedelta(MOST)
+        return max(self.since, earliest), min(last, date.max - timedelta(1)) + timedelta(1)
 
     def window(self, now: float, caller: str | None) -> Window:
         first, after = self.days(now)
@@ -96,7 +98,7 @@ class Costs:
                 "daily_mean": money(rounded(total(some, "cost") * DAY, passed)),
                 "projected_cost": money(rounded(total(some, "cost") * (end - first), passed)),
             }
-            for currency, some in sorted(grouped(priced(found), "currency").items())
+            for currency, some in currencies(found)
         ]
         only = by[0] if len(by) == 1 else {"currency": None, "daily_mean": None, "projected_cost": None}
         days = {"month": f"{today:%Y-%m}", "days_passed": round(passed / DAY, 2), "days_in_month": (end - first) // DAY}
@@ -137,9 +139,10 @@ def grouped(found: Sequence[Mapping[str, Any]], column: str) -> dict[Any, list[M
     return groups
 
 
-def priced(found: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those in a currency: what has no price is in none."""
-    return [one for one in found if one["currency"]]
+def currencies(found: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """What there is of each.  One without any money, as of calls that failed, is told only where there is no other."""
+    groups = sorted(grouped([one for one in found if one["currency"]], "currency").items())
+    return [(name, some) for name, some in groups if any(total(some, one) for one in MONEY)] or groups
 
 
 def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
@@ -148,7 +151,7 @@ def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
 
 def told(found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
     """The sums of some calls; with several currencies their money is told by currency only."""
-    by = [in_currency(currency, some) for currency, some in sorted(grouped(priced(found), "currency").items())]
+    by = [in_currency(currency, some) for currency, some in currencies(found)]
     only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", ()))
     calls = total(found, "calls")
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -16,9 +17,11 @@ from plugins.usage import figures
 from plugins.usage.figures import WithUser
 from plugins.usage.money import day_of, midnight, spelled
 from plugins.usage.tables import CALLS
+from proxy.errors import Busy
 from proxy.host import Host
 from proxy.types import Route
 
+log = logging.getLogger(__name__)
 CHUNK: Final = 1000
 """Rows in memory at once."""
 MONEY: Final = ("cost", "prompt_cost", "saved", "cloud", "power")
@@ -64,17 +67,22 @@ class Export:
         response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
         await response.prepare(request)
         await response.write(first)
-        async for chunk in chunks:
-            await response.write(chunk)
+        try:
+            async for chunk in chunks:
+                await response.write(chunk)
+        except Busy as error:  # its status is told already: only a connection that breaks says that rows are missing
+            log.warning("an export of records breaks off: %s", error)
+            if request.transport is not None:
+                request.transport.abort()
+            return response
         await response.write_eof()
         return response
 
     async def chunks(self, caller: str | None, since: int, until: int) -> AsyncIterator[bytes]:
         """In the order of their time.  No transaction stays open while a client reads."""
-        yield lines([HEAD])
-        after = (since, -1)
-        while rows := await self.some(caller, after, until):
-            after = rows[-1]["at"], rows[-1]["id"]
+        rows = await self.some(caller, (since, -1), until)
+        yield lines([HEAD, *map(cells, rows)])
+        while rows and (rows := await self.some(caller, (rows[-1]["at"], rows[-1]["id"]), until)):
             yield lines(map(cells, rows))
 
     async def some(self, caller: str | None, after: tuple[int, int], until: int) -> Sequence[Any]:

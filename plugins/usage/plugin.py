@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, Self
@@ -28,6 +29,7 @@ from proxy.meter import metered
 from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
 
+log = logging.getLogger(__name__)
 LOOK: Final = 2.0
 """Seconds between two looks for new prices."""
 TIDY: Final = 3600.0
@@ -81,7 +83,8 @@ class Usage:
         self.writer.add(fallback_row(one, self.host.clock.time()))
 
     async def __aenter__(self) -> Self:
-        await self.pricing.read()
+        with suppress(Busy):  # which must not keep a new configuration from serving
+            await self.pricing.read()
         start = self.host.background.start
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing records of usage")
@@ -102,8 +105,12 @@ class Usage:
     async def now_and_then(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         """Until the pipeline closes; that the database is away is told by whoever writes."""
         while not self.over.is_set():
-            with suppress(Busy):
+            try:
                 await work()
+            except Busy:
+                pass
+            except Exception:  # a fault of one time must not end all others
+                log.exception("what is done now and then for records failed")
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.over.wait()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from aiohttp import web
+from pydantic import AfterValidator
 from sqlalchemy import func, insert, select
 
 from plugins.usage.figures import document
@@ -21,11 +22,20 @@ from proxy.types import JSON, Route
 KINDS: Final = ("models", "cloud")
 
 
+def _printable(pattern: str) -> str:
+    if not pattern.isprintable():
+        raise ValueError("no model's name has such characters")
+    return pattern
+
+
+Named = Annotated[Pattern, AfterValidator(_printable)]
+
+
 class Put(Strict):
     """Prices from now on, by pattern; null ends a pattern's.  What is not named stays."""
 
-    models: dict[Pattern, Rate | None] = {}
-    cloud: dict[Pattern, Rate | None] = {}
+    models: dict[Named, Rate | None] = {}
+    cloud: dict[Named, Rate | None] = {}
     currency: Currency | None = None
     """Of those that do not name their own; unset is the configuration's."""
 
@@ -36,6 +46,10 @@ class Pricing:
         self.book = host.prices
         self.newest: int | None = None
         """Id of the last price that is known here."""
+        self.last: dict[str, list[Tariff]] = host.kept("usage prices", dict)
+        """By kind, what was set, as it was read last: it holds after a reload while the database is away, too."""
+        if self.last:
+            self.book.put(self.last["models"], self.last["cloud"])
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/admin/costs/pricing", self.get)
@@ -48,8 +62,8 @@ class Pricing:
             if newest == self.newest:
                 return
             rows = (await connection.execute(select(PRICES).order_by(PRICES.c.id))).mappings().all()
-        kinds = {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
-        self.book.put(kinds["models"], kinds["cloud"])
+        self.last |= {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
+        self.book.put(self.last["models"], self.last["cloud"])
         self.newest = newest
 
     async def get(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -72,7 +72,7 @@ class Ratings:
         """The call, with its rating written.  Raises NotFound, also for what is not the caller's."""
         await self.writer.flush()
         for again in (True, False):
-            if (row := await self.change(id, caller, form)) is not None:
+            if "\0" not in id and (row := await self.change(id, caller, form)) is not None:
                 return row
             if again:  # it may be another worker's, who has not written it yet
                 await asyncio.sleep(EVERY)

@@ -103,8 +103,8 @@ def call_row(ended: CallEnded, model: str) -> CallRow:
     return CallRow(
         int(ended.at * 1e6),
         ended.id[:LONGEST],
-        clean(ended.caller),
-        clean(ended.key),
+        clean(ended.caller, None),
+        clean(ended.key, None),
         ended.route,
         int(ended.stream),
         clean(ended.asked),
@@ -137,22 +137,22 @@ def call_row(ended: CallEnded, model: str) -> CallRow:
 
 def attempt_row(one: Attempt, now: float) -> AttemptRow:
     at, micros = int((now - one.seconds) * 1e6), int(one.seconds * 1e6)
-    names = one.call[:LONGEST], clean(one.caller), one.route, clean(one.model), clean(one.upstream)
+    names = one.call[:LONGEST], clean(one.caller, None), one.route, clean(one.model), clean(one.upstream)
     return AttemptRow(at, *names, one.number, clean(one.error), micros)
 
 
 def fallback_row(one: FellBack, now: float) -> AttemptRow:
     return AttemptRow(
-        int(now * 1e6), one.call[:LONGEST], clean(one.caller), "", clean(one.model), "", 0, clean(one.error), 0
+        int(now * 1e6), one.call[:LONGEST], clean(one.caller, None), "", clean(one.model), "", 0, clean(one.error), 0
     )
 
 
 @lru_cache(4096)
-def clean(text: str) -> str:
-    """What every database takes as text."""
+def clean(text: str, longest: int | None = LONGEST) -> str:
+    """What every database takes as text.  Names of owners are kept whole, or two of them could be one."""
     if text.isascii() and text.isprintable():
-        return text[:LONGEST]
-    return text[:LONGEST].encode(errors="replace").decode().replace("\0", "")
+        return text[:longest]
+    return text[:longest].encode(errors="replace").decode().replace("\0", "")
 
 
 def said(about: Mapping[str, Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from sqlalchemy import insert, select
 
 from plugins.usage import sums
 from plugins.usage.rows import AttemptRow, CallRow
-from plugins.usage.statements import insert_rows
+from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
 from proxy.host import Clock
@@ -148,6 +148,8 @@ class Writer:
         added, tried = sums.summed(calls), batch.tried
         batch.tried = True
         async with self.database.writing() as connection:
+            if tried or not calls:  # sums are added alone anyway
+                await alone(connection)  # what was cut off before it was confirmed may be confirmed just now
             if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
                 return
             now = int(self.clock.time() * 1e6)
@@ -157,14 +159,23 @@ class Writer:
             if calls:
                 await sums.add(connection, added)
 
+    async def flushed(self) -> bool:
+        """Whether all that was waiting is written; else after a rest."""
+        try:
+            await self.flush()
+        except Busy:
+            await asyncio.sleep(EVERY)
+            return False
+        return True
+
     async def close(self, patience: float) -> None:
-        """Write what is there, in so many seconds at most; what is not written then is told."""
+        """Write what is there, in so many seconds at most; what is not written then is told.
+
+        After a reload others go on adding to it, and are not waited for.
+        """
         try:
             async with asyncio.timeout(patience):
-                while self.pending:
-                    try:
-                        await self.flush()
-                    except Busy:
-                        await asyncio.sleep(EVERY)
+                while not await self.flushed():
+                    pass
         except TimeoutError:
             log.error("%s records of usage were not written: the database does not answer", self.pending)

@@ -51,6 +51,11 @@ class Counter:
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""
         given: dict[str, Any] = {}
+        for name, value in request.query.items():
+            if "\0" in value:  # which not every database takes
+                raise BadCall(
+                    f"Invalid '{name[:200]}': it can be no such thing.", param=name[:200], code="invalid_value"
+                )
         for written in dict.fromkeys(request.query):
             name = written.removesuffix("[]")
             field = kind.model_fields.get(name)

@@ -21,8 +21,9 @@ WRITES: Final = "writes"
 LASTS: Final = "lasts"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
-AWAY: Final = ("08", "53", "57P")
-"""How the SQLSTATE of what passes begins: connections, resources, starting and stopping."""
+AWAY: Final = ("08", "25006", "40", "53", "57P")
+"""How the SQLSTATE of what passes begins: connections, a standby that takes no writes yet, transactions in each other's
+way, resources, starting and stopping."""
 STATEMENT: Final = 30.0
 """Seconds that one statement may take at PostgreSQL."""
 

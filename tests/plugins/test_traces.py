@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,9 +13,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Running, Start
 
-CHAINS = "chains: {chat: [traces, retry], completions: [], embeddings: [], internal: []}"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 
@@ -32,13 +33,16 @@ class Collector:
 
 
 @asynccontextmanager
-async def traced(start: Start, collector: Collector, more: str = "") -> AsyncIterator[Running]:
+async def traced(
+    start: Start, collector: Collector, more: str = "", chain: str = "traces, retry", ollama: Simulator | None = None
+) -> AsyncIterator[Running]:
     """A server whose spans have all arrived once it has stopped."""
     app = web.Application()
     app.router.add_post("/v1/traces", collector.take)
     async with TestServer(app) as server:
-        text = f"plugins: {{retry: {{}}, traces: {{endpoint: '{server.make_url('/v1/traces')}'{more}}}}}\n{CHAINS}"
-        async with start(text) as run:
+        place = server.make_url("/v1/traces")
+        text = f"plugins: {{retry: {{wait: 0.001}}, metrics: {{}}, traces: {{endpoint: '{place}'{more}}}}}\n"
+        async with start(f"{text}chains: {{chat: [{chain}]}}\n", ollama) as run:
             yield run
 
 
@@ -104,3 +108,32 @@ async def test_a_call_that_failed_is_a_span_with_its_error(start: Start) -> None
     (inner,) = [span for span in collector.spans if span.name == "retry"]
     for one in (call, inner):
         assert one.status.code == 2 and told(one)["error.type"] == "model_not_found"
+
+
+async def test_calls_of_one_id_have_spans_of_their_own(start: Start) -> None:
+    async def ask(run: Running, model: str) -> None:
+        headers = {"x-request-id": "mine"}
+        async with run.http.post(
+            f"{run.url}/v1/chat/completions", json={**ASK, "model": model}, headers=headers
+        ) as one:
+            await one.read()
+            assert one.headers["x-request-id"] == "mine"
+
+    collector, slow = Collector(), Simulator(faults=[Fault("stall", seconds=one) for one in (0.4, 1.0)])
+    async with traced(start, collector, ollama=slow) as run:
+        await asyncio.gather(ask(run, "demo"), asked_later(ask, run))
+    spans = {span.name: span for span in collector.spans if span.name.startswith("chat")}
+    models = {name: told(span)["gen_ai.response.model"] for name, span in spans.items()}
+    assert models == {"chat demo": "demo:latest", "chat demo-thinking": "demo-thinking:latest"}
+
+
+async def asked_later(ask: Callable[[Running, str], Awaitable[None]], run: Running) -> None:
+    await asyncio.sleep(0.1)
+    await ask(run, "demo-thinking")
+
+
+async def test_every_try_of_a_plugin_further_out_has_a_span_that_ends(start: Start) -> None:
+    collector, failing = Collector(), Simulator(faults=[Fault("status", status=503)])
+    async with traced(start, collector, chain="metrics, retry, traces", ollama=failing) as run:
+        assert (await run.chat()).status == 200
+    assert [span.name for span in collector.spans].count("chat demo") == 2

@@ -12,7 +12,8 @@ from proxy.errors import TooMany
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import CallEnded
-from proxy.types import Call, Handler, Reply
+from proxy.streams import replay
+from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
 
@@ -36,6 +37,13 @@ class Metering:
 
     async def refusing(self, call: Call) -> Reply:
         raise TooMany("full", code="full")
+
+
+class Calling(Metering):
+    """Answers by itself, with a call of a function, of which it does not tell how many tokens it took."""
+
+    async def refusing(self, call: Call) -> Reply:
+        return Reply.of(replay([ToolCalled("1", "look", "x" * 396), Finish("tool_calls")]))
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +119,54 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
         response = await run.http.post(
             f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "max_tokens": 500}
         )
+        await response.content.readany()
+        response.close()
+        one = await ended()
+    assert (one.error, one.finish) == ("client_left", "")
+
+
+async def test_a_client_that_leaves_after_the_first_of_two_answers_is_told_as_one(start: Start) -> None:
+    async with start(config(), Simulator(faults=[Fault("stall", after=2)])) as run:
+        asked = {**ASK, "stream": True, "n": 2, "max_tokens": 20}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=asked)
+        while b'"finish_reason":"' not in await response.content.readline():
+            pass
+        response.close()
+        one = await ended()
+    assert (one.error, one.finish) == ("client_left", "")
+
+
+async def test_a_call_that_was_given_up_at_its_callers_limit_is_told_as_the_caller_was(start: Start) -> None:
+    async with start(config(), Simulator(delay=0.2)) as run:
+        headers = {"x-stainless-read-timeout": "0.5"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+        one = await ended()
+        assert (await response.json())["error"]["code"] == one.error == "upstream_timeout"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_of_functions_are_estimated_where_nobody_counted(start: Start, stream: bool) -> None:
+    async with start(config(full="true").replace("Metering", "Calling")) as run:
+        await (await run.chat(stream=stream)).read()
+        one = await ended()
+    assert (one.completion_tokens, one.finish) == (100, "tool_calls") and "completion_tokens" in one.estimated
+
+
+class Grounded(Metering):
+    """Answers by itself, and breaks off when it has told its sources."""
+
+    async def refusing(self, call: Call) -> Reply:
+        return Reply.of(self.broken())
+
+    async def broken(self) -> Events:
+        yield Text("so")
+        yield Sources(())
+        await asyncio.sleep(30)
+
+
+async def test_sources_do_not_complete_an_answer(start: Start) -> None:
+    async with start(config(full="true").replace("Metering", "Grounded")) as run:
+        response = await run.chat(stream=True)
         await response.content.readany()
         response.close()
         one = await ended()

@@ -10,7 +10,7 @@ import pytest
 
 from plugins.limits.told import duration
 from proxy.upstreams.demo import Fault, Simulator
-from tests.conftest import Start
+from tests.conftest import Running, Start
 from tests.plugins.limits.asking import KEYS, chat, key, limits, statuses, told, until_used, used
 from tests.whole.asking import user
 
@@ -310,3 +310,32 @@ async def test_a_wrong_page_size_is_named(start: Start, limit: str) -> None:
     async with start(limits("{at_once: 1}")) as run:
         response = await run.http.get(f"{run.url}/api/limits", params={"limit": limit})
         assert response.status == 400 and (await response.json())["error"]["param"] == "limit"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_whoever_stays_pays_for_what_another_began(start: Start, stream: bool) -> None:
+    rules = limits("{tokens_per_minute: 100000}", chain="limits, cache")
+    async with start(rules, Simulator(delay=0.02)) as run:
+        asked = {"model": "demo", "messages": user("hi"), "stream": stream, "max_tokens": 60, "seed": 3}
+        first = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=asked))
+        await until_used(run, "tokens_per_minute", 61)  # as reserved
+        if stream:
+            await (await first).content.readany()
+        second = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=asked))
+        await until_used(run, "tokens_per_minute", 122)
+        if stream:
+            await (await second).content.readany()
+            (await first).close()
+        else:
+            first.cancel()
+        text = await (await second).text()
+        pieces = text.count('"content":"') if stream else (await again(run, asked))["usage"]["completion_tokens"]
+        async with asyncio.timeout(10):
+            while not pieces <= await used(run, "tokens_per_minute") <= pieces + 40:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def again(run: Running, asked: dict[str, Any]) -> dict[str, Any]:
+    """The same answer, which is kept by now."""
+    _, body, _ = await chat(run, **asked)
+    return body

@@ -13,7 +13,10 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
+from plugins.limits import plugin
+from plugins.limits.ledger import Ledger
 from proxy.stores import breaker
+from proxy.stores.counters import redis
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Running, Start
 from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
@@ -182,3 +185,29 @@ async def test_admins_see_what_other_processes_counted(start: Start, server: Red
         await chat(one)
         await told(one)
         assert [entry["model"] for entry in await told(other)] == ["demo:latest"]
+
+
+async def test_a_database_that_hangs_costs_no_call_its_place(
+    start: Start, server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(self: Ledger) -> dict[str, int]:
+        hanging.set()
+        await gone.wait()
+        return {}
+
+    hanging, gone = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(Ledger, "flush", hangs)
+    monkeypatch.setattr(plugin, "TICK", 0.05)
+    monkeypatch.setattr(redis, "LEASE", 0.5)
+    monkeypatch.setattr(redis, "RENEW", 0.1)
+    rules = ("{at_once: 1, tokens_per_day: 1000000}",)
+    text = f"database: {{url: 'sqlite:///{tmp_path / 'records.db'}'}}\n" + limits(*rules, store=server.url)
+    async with start(text, Simulator(delay=0.3)) as run:
+        asked = {"model": "demo", "messages": user("hi"), "stream": True, "max_tokens": 500}
+        async with run.http.post(f"{run.url}/v1/chat/completions", json=asked) as response:
+            await response.content.readany()
+            await hanging.wait()
+            await asyncio.sleep(1)
+            status, _, _ = await chat(run)
+        gone.set()
+    assert status == 429

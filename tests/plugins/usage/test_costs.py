@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -183,3 +184,34 @@ async def test_the_last_known_prices_hold_while_the_database_is_away(start: Star
             await postgres.start()
         (row,) = await written(run, 1)
         assert row["cost"] > 0
+
+
+async def test_a_reload_while_the_database_is_away_keeps_the_prices_that_were_set(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create("reloaded_prices")
+    async with start(config(url)) as run:
+        put = {"models": {"demo*": {"input": 1000, "output": 0}}}
+        response = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=put, headers=OPS)
+        assert response.status == 200
+        postgres.kill()
+        try:
+            assert await run.server.reload()
+            await chat(run)
+        finally:
+            await postgres.start()
+        (row,) = await written(run, 1)
+    assert row["cost"] == row["prompt_tokens"] * 10**6
+
+
+async def test_calls_without_money_are_no_second_currency(start: Start, tmp_path: Path) -> None:
+    more = "costs: {prices: {models: {'demo:*': {input: 1, output: 1, currency: EUR}}}}\n"
+    async with start(config(f"sqlite:///{tmp_path / 'records.db'}", more)) as run:
+        for model in ("demo", "none", "demo-thinking"):
+            await chat(run, model=model)
+        found = await written(run, 3)
+        summary, projection = [await get(run, f"/api/costs/{one}") for one in ("summary", "projection")]
+    assert (summary["currency"], summary["total_cost"], summary["unpriced_requests"]) == ("EUR", told(found), 1)
+    assert (projection["currency"], projection["total_cost"]) == ("EUR", told(found)) and told(found) > 0

@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 import pytest
 
+from plugins.usage.export import Export
 from plugins.usage.keeping import Keeping
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import ATTEMPTS, CALLS, SUMS
 from plugins.usage.writer import Batch
 from proxy.host import Clock
 from proxy.news import CallEnded
+from proxy.sql.database import DatabaseAway
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.usage.asking import OPS, A, B, chat, config, get, rows, writer_of, written
@@ -175,3 +178,42 @@ async def test_of_calls_with_one_id_the_newest_is_rated(run: Running) -> None:
                                    headers={**A, "x-request-id": "mine"})).read()  # fmt: skip
     assert await rate(run, A, "mine", rating="up") == 200
     assert [one["rating"] for one in await rows(writer_of(run).database) if one["call"] == "mine"] == [0, 1]
+
+
+async def test_an_export_that_cannot_begin_is_a_503_and_one_that_breaks_off_is_seen_to(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def some(self: Export, *asked: Any) -> Any:
+        if not left:
+            raise DatabaseAway("gone")
+        left.pop()
+        return await whole(self, *asked)
+
+    left, whole = [0], Export.some
+    monkeypatch.setattr(Export, "some", some)
+    async with asyncio.timeout(20):
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await (await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)).text()
+        told = await get(run, "/api/metrics/export.csv", status=503)
+    assert told["error"]["code"] == "database_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/metrics/dashboard?model=a%00b", 400),
+        ("/api/metrics/export.csv?user=a%00b", 400),
+        ("/v1/organization/usage/completions?start_time=0&user_ids[]=a%00b", 400),
+        ("/api/costs/summary?from=0001-01-01&to=0001-01-02", 200),
+    ],
+)
+async def test_odd_questions_are_nobodys_fault(run: Running, path: str, status: int) -> None:
+    await get(run, path, status=status)
+
+
+async def test_odd_names_are_nobodys_fault(run: Running) -> None:
+    rated = await run.http.post(f"{run.url}/v1/feedback", json={"request_id": "a\0b", "rating": 1}, headers=A)
+    also = await run.http.post(f"{run.url}/api/metrics/a%00b/rate", json={"rating": 1}, headers=A)
+    prices = {"models": {"a\0b": {"input": 1, "output": 1}}}
+    priced = await run.http.put(f"{run.url}/api/admin/costs/pricing", json=prices, headers=OPS)
+    assert (rated.status, also.status, priced.status) == (404, 404, 400)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from plugins.usage.keeping import Keeping
 from plugins.usage.rows import AttemptRow, CallRow
 from plugins.usage.tables import ATTEMPTS, CALLS, FEATURE, METADATA
 from proxy.sql.database import Database
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
-from tests.plugins.usage.asking import A, chat, config, rows, until, writer_of, written
+from tests.plugins.usage.asking import A, chat, config, get, rows, until, writer_of, written
 
 
 def test_a_row_fills_the_columns_in_their_order() -> None:
@@ -118,3 +120,30 @@ async def test_the_migrations_make_the_tables_as_they_are_described(database_url
     await database.aclose()
     names = {table.name for table in METADATA.tables.values()}
     assert [one for one in found if not (one[0] == "remove_table" and one[1].name not in names)] == []
+
+
+async def test_what_is_old_goes_also_after_a_failure(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
+    async def tidy(self: Keeping) -> None:
+        tries.append(1)
+        raise ValueError("once")
+
+    tries = list[int]()
+    monkeypatch.setattr(Keeping, "tidy", tidy)
+    monkeypatch.setattr("plugins.usage.plugin.TIDY", 0.01)
+    async with start(config(f"sqlite:///{tmp_path / 'records.db'}")):
+        await until(lambda: len(tries) > 2)
+
+
+async def test_callers_whose_names_begin_alike_are_two(start: Start, database_url: str) -> None:
+    head = "identity_header: {user: x-user}\nlisten: {port: 0, drain: 1, trusted_proxies: ['127.0.0.1']}\n"
+    async with start(config(database_url, head)) as run:
+        long = "a" * 200
+        (mine, other) = {"x-user": f"{long}b"}, {"x-user": long}
+        id = await chat(run, mine)
+        await written(run, 1)
+        told = [(await get(run, "/api/metrics/dashboard", who))["total_requests"] for who in (mine, other)]
+        rated = [
+            (await run.http.post(f"{run.url}/v1/feedback", json={"request_id": id, "rating": 1}, headers=who)).status
+            for who in (other, mine)
+        ]
+    assert (told, rated) == ([1, 0], [404, 200])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.usage import sums
 from plugins.usage import writer as module
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import BATCHES, CALLS, FEATURE, SUMS
@@ -49,6 +52,48 @@ async def test_what_was_written_though_nobody_said_so_is_not_written_twice(write
     await writer.put(batch)
     await writer.put(batch)
     assert await calls(writer) == 2 and len(await rows(writer.database, BATCHES)) == 1
+
+
+async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was cut off does not tell its server, which may be at it still."""
+    if writer.database.dialect == "sqlite":
+        return  # has one writer, who holds its lock to the end
+
+    async def adds(connection: AsyncConnection, added: Any) -> None:
+        await add(connection, added)
+        if not inside.is_set():
+            inside.set()
+            await asyncio.sleep(0.3)
+
+    inside, add, batch = asyncio.Event(), sums.add, Batch([row(1), row(2)])
+    monkeypatch.setattr(sums, "add", adds)
+    writer.writing.append(batch)
+    first = asyncio.ensure_future(writer.put(batch))
+    await inside.wait()
+    await writer.flush()
+    await first
+    assert await calls(writer) == 2
+
+
+async def test_a_standby_that_takes_no_writes_yet_costs_no_row(start: Start, postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(name := f"standby_{free_port()}")
+    connection = await asyncpg.connect(postgres.url())
+    try:
+        async with start(config(url)) as run:
+            for read_only in ("on", "off"):
+                await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
+                await connection.execute(
+                    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+                )
+                await chat(run)
+                if read_only == "on":
+                    with pytest.raises(DatabaseAway):
+                        await writer_of(run).flush()
+            assert len(await written(run, 2)) == 2 and writer_of(run).lost == 0
+    finally:
+        await connection.close()
 
 
 async def test_several_processes_add_to_the_same_sums(writer: Writer, database_url: str) -> None:
@@ -118,6 +163,23 @@ async def test_a_server_that_stops_does_not_wait_for_ever(writer: Writer, caplog
     await writer.close(0.1)
     assert "1 records of usage were not written" in caplog.text
     await dead.aclose()
+
+
+async def test_a_pipeline_that_retires_waits_for_nobody_elses_rows(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def adding() -> None:
+        for number in count():
+            writer.add(row(number))
+            await asyncio.sleep(0.001)
+
+    writer.most = 10**6
+    busy = asyncio.ensure_future(adding())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await writer.close(15)
+    busy.cancel()
+    assert caplog.text == ""
 
 
 async def test_rows_are_written_soon_and_a_full_batch_at_once(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
