@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
 from proxy.types import Call, Event, Events, Handler, Reply
@@ -19,7 +20,7 @@ class Flight:
 
     __slots__ = (
         "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "readers", "task", "told",
-        "waiting",
+        "waiting", "whole",
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
@@ -32,6 +33,8 @@ class Flight:
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
         self.begun = self.over = False
+        self.whole = False
+        """Whether it was asked for a whole answer, whose texts have no pieces."""
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
         self.readers = 0
@@ -40,7 +43,7 @@ class Flight:
         self.waiting: list[asyncio.Future[None]] = []
 
     async def run(self, call: Call, call_next: Handler) -> None:
-        self.call = call.but(progress=self.progress)
+        self.call, self.whole = call.but(progress=self.progress), not call.stream
         try:
             await self.read(await call_next(self.call))
         except Exception as error:  # raised by every reader
@@ -102,15 +105,20 @@ class Flight:
             raise
         if self.over and self.error is None:
             self.leave(call)
-            return Reply.of(replay(self.events), **self.facts)
-        return Reply.of(self.reading(), **self.facts).on_close(lambda: self.leave(call))
+            return Reply.of(replay(self.cut(self.events, call)), **self.facts)
+        return Reply.of(self.reading(call), **self.facts).on_close(lambda: self.leave(call))
 
-    async def reading(self) -> Events:
+    def cut(self, events: Iterable[Event], call: Call) -> Iterable[Event]:
+        """As this reader expects them."""
+        return in_pieces(events) if self.whole and call.stream else events
+
+    async def reading(self, call: Call) -> Events:
         at = 0
         while True:
             while at < len(self.events):
-                at += 1
-                yield self.events[at - 1]
+                new, at = self.events[at:], len(self.events)
+                for event in self.cut(new, call):
+                    yield event
             if self.over:
                 if self.error is not None:
                     raise own(self.error)

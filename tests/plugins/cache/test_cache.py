@@ -403,6 +403,20 @@ async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start:
         assert len(asked(run.ollama)) == 1
 
 
+@pytest.mark.parametrize("body", [{}, {"n": 2}])
+async def test_a_stream_that_joins_a_whole_answer_gets_it_in_pieces(start: Start, body: dict[str, Any]) -> None:
+    async with start(CACHE, Simulator(delay=0.01)) as run:
+        first = asyncio.ensure_future(run.chat(**body))
+        await run.ollama.until(lambda: run.ollama.running > 0)
+        second = await run.chat(stream=True, **body)
+        stream = await streamed(second)
+        assert outcome(second) == "shared" and len(asked(run.ollama)) == body.get("n", 1)
+        document = await whole(await first)
+        for choice in range(body.get("n", 1)):
+            assert stream.text(choice) == said(document, choice)["content"]
+            assert len([one for one in stream.deltas(choice) if one.get("content")]) > 5
+
+
 async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.01)) as run:
         first = await run.chat(stream=True)
