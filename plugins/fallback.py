@@ -138,7 +138,14 @@ class Fallback:
         if isinstance(call.ask, Embed):
             mine = canonical(call.model)
             links = tuple(one for one in links if isinstance(one, Other) and canonical(one.model or mine) == mine)
-        return links
+        return tuple(link for link in links if not self.is_here(link, call))
+
+    def is_here(self, link: Link, call: Call) -> bool:
+        """Whether it leads to where the call goes anyway, as `default` does for the model that it names."""
+        if isinstance(link, Other) and link.upstream not in (None, call.tags.get("upstream")):
+            return False
+        model = link if isinstance(link, str) else link.model or call.model
+        return self.host.models.named(model) == self.host.models.named(call.model)
 
     def impatient(self, links: tuple[Link, ...]) -> bool:
         """Whether there is another to ask when a stream does not begin."""

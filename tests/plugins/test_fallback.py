@@ -84,6 +84,17 @@ async def test_a_stream_that_has_begun_is_not_switched(start: Start) -> None:
         assert stream.broken and stream.text() and models_asked(run.ollama) == ["demo:latest"]
 
 
+@pytest.mark.parametrize("model", ["spare", "SPARE:latest", "other"])
+async def test_a_model_is_no_fallback_of_its_own(start: Start, model: str) -> None:
+    settings = "{default: [spare], first_token: 0.01}"
+    text = config(settings) + "models: {other: {alias: spare}}\n"
+    async with start(text, failing(Fault("status"), Fault("stall", seconds=0.2))) as run:
+        response = await run.chat(model=model)
+        assert "Tried" not in (await error_of(response, 502))["message"]
+        assert "x-gemmapy-fallback" not in response.headers and models_asked(run.ollama) == ["spare:latest"]
+        assert (await streamed(await run.chat(model=model, stream=True))).done, "and there is none to hurry to"
+
+
 @pytest.mark.parametrize(
     "body",
     [{"model": "nobody"}, {"temperature": 9}, {"model": "demo-embed"}, {"messages": []}, {"logit_bias": {"1": 1}}],
