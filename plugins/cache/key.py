@@ -140,14 +140,21 @@ def head_of(model: str, tenant: str) -> bytes:
     return orjson.dumps({"model": model, "tenant": tenant}) + b"\n"
 
 
-def read_label(label: bytes) -> tuple[dict[str, JSON], str]:
-    """The facts, and the words that were asked."""
-    head, _, told = label.partition(b"\n")
+def facts_of(label: bytes) -> dict[str, JSON]:
     try:
-        facts, (_, _, asked) = orjson.loads(head), orjson.loads(told)
+        facts = orjson.loads(label.partition(b"\n")[0])
     except ValueError:
-        return {}, ""
-    return (facts, "\n".join(strings(written(asked), ""))) if isinstance(facts, dict) else ({}, "")
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def words_in(label: bytes) -> str:
+    """The words that were asked."""
+    try:
+        _, _, asked = orjson.loads(label.partition(b"\n")[2])
+    except (ValueError, TypeError):
+        return ""
+    return "\n".join(strings(written(asked), ""))
 
 
 def written(asked: JSON) -> JSON:

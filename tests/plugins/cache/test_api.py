@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from plugins.cache.api import PAUSE, Api
+from plugins.cache.stats import Stats
+from proxy.clock import Clock
+from proxy.stores.keyvalue import New
+from proxy.stores.memory import Memory
 from tests.conftest import Running, Start
 from tests.servers import redis_server
 from tests.whole.asking import error_of, user
@@ -179,3 +185,19 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         response = await run.http.post(f"{run.url}/api/cache/clear", json={"caller": "bob"}, headers=OPS)
         assert (await error_of(response, 400))["param"] == "caller"
         assert await post(run, OPS, "clear") == {"deleted": 1}
+
+
+async def test_others_go_on_while_many_entries_are_looked_at() -> None:
+    async def written() -> None: ...
+
+    async def turning() -> None:
+        for turns[0] in itertools.count():
+            await asyncio.sleep(0)
+
+    store, turns = Memory(10_000_000, Clock()), [0]
+    await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
+    turner = asyncio.ensure_future(turning())
+    await asyncio.sleep(0)
+    told = await Api(store, Stats(), None, False, written).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
+    turner.cancel()
+    assert told["entries"] == 10 * PAUSE and turns[0] >= 10
