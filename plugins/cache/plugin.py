@@ -81,8 +81,7 @@ class Cache:
         if stamp is None:
             if wishes.only:
                 raise NotKept
-            self.stats.note(call.model, BYPASS)
-            return (await call_next(call)).noting(cache=BYPASS)
+            return await self.bypassed(call, call_next)
         tenant = self.tenant(call.caller)
         if call.tags:
             stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
@@ -104,6 +103,11 @@ class Cache:
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
+
+    async def bypassed(self, call: Call, call_next: Handler) -> Reply:
+        reply = await call_next(call)
+        self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
+        return reply.noting(cache=BYPASS)
 
     async def stamp(self, model: str) -> str | None:
         """The model's, or the last one known while its upstream does not answer: what is kept is still good."""

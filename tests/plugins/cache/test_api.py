@@ -187,6 +187,15 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         assert await post(run, OPS, "clear") == {"deleted": 1}
 
 
+async def test_only_models_that_answered_are_counted(start: Start) -> None:
+    text = "plugins: {cache: {sampled: skip}}\nchains: {chat: [cache]}\nmodels: {other: {alias: demo}}\n"
+    async with start(text) as run:
+        for model in ("nobody", "demo", "other"):
+            await run.chat(model=model)
+        told = await stats(run, NOBODY)
+    assert told["bypassed"] == 2 and list(told["models"]) == ["demo:latest"]
+
+
 async def test_others_go_on_while_many_entries_are_looked_at() -> None:
     async def written() -> None: ...
 
