@@ -71,7 +71,7 @@ class Cache:
         self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
-        self.vectors = Vectors(self.store, host)
+        self.vectors = Vectors(self.store, self.stats, host)
         host.on(Rated, self.rated)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -146,7 +146,10 @@ class Cache:
         age = max(0.0, self.clock.time() - born)
         if wishes.oldest is not None and age > wishes.oldest:
             return None
-        self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
+        model = found.facts.get("model", call.model)
+        self.stats.note(model, "hit")
+        if (usage := entry.usage_of(found.events)) is not None:
+            self.stats.saved(model, usage, found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
         return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 

@@ -489,6 +489,20 @@ async def test_a_batch_with_one_new_text_asks_for_one(start: Start) -> None:
         assert [document["usage"]["prompt_tokens"] > 0 for document in documents] == [True] * 3
 
 
+async def test_kept_vectors_tell_where_they_came_from_and_what_they_saved(start: Start) -> None:
+    async with start(CACHE + "models: {other: {alias: demo-embed}}\n") as run:
+        bodies: list[dict[str, Any]] = [{"input": ["a b", "c"]}, {"input": ["c", "a b"], "model": "other"}]
+        answers = [await run.embed(**body) for body in [*bodies, {"input": ["d", "c"]}]]
+        assert [outcome(answer) for answer in answers] == ["miss", "hit", "miss"]
+        for name in ("x-gemmapy-model", "x-gemmapy-upstream", "x-gemmapy-digest"):
+            assert len({answer.headers[name] for answer in answers}) == 1
+        first, second, _ = [(await whole(answer))["usage"]["prompt_tokens"] for answer in answers]
+        alone = (await whole(await run.embed(input="c")))["usage"]["prompt_tokens"]
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
+        assert list(told["models"]) == ["demo-embed:latest"] and first == second
+        assert told["saved_prompt_tokens"] == second + 2 * alone and told["saved_completion_tokens"] == 0
+
+
 async def test_dimensions_and_models_have_vectors_of_their_own(start: Start) -> None:
     async with start(CACHE) as run:
         bodies: list[dict[str, Any]] = [{}, {"dimensions": 8}, {"encoding_format": "base64"}, {"dimensions": 8}]
