@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from pydantic import PositiveFloat, model_validator
@@ -13,6 +14,7 @@ from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
 from proxy.news import FellBack
+from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Reply
 from proxy.wire.ollama_models import canonical
 
@@ -94,7 +96,7 @@ class Fallback:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         links = self.links(call)
         if not links:
-            return await call_next(call)
+            return await tried(call, call_next, self.host)
         try:
             return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:
@@ -153,6 +155,9 @@ class Fallback:
         return self.settings.first_token is not None and any(self.fits(link, late) for link in links)
 
     async def asked(self, call: Call, call_next: Handler, impatient: bool) -> Reply:
+        return await tried(call, partial(self.in_time, call_next, impatient), self.host)
+
+    async def in_time(self, call_next: Handler, impatient: bool, call: Call) -> Reply:
         limit = self.settings.first_token
         if limit is None or not impatient or not call.stream:
             return await call_next(call)

@@ -25,6 +25,7 @@ FLOORS = (
         "proxy.chain",
         "proxy.host",
         "proxy.meter",
+        "proxy.tries",
         "proxy.config",
         "proxy.settings",
         "proxy.upstreams",
@@ -54,6 +55,7 @@ PLUGINS_MAY = {
     "proxy.stores",
     "proxy.sql",
     "proxy.meter",
+    "proxy.tries",
     "proxy.config",
     "proxy.host",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +16,7 @@ from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Cause, UpstreamError
 from proxy.host import Host
 from proxy.news import Attempt, AttemptsAsked, FellBack
+from proxy.tries import tried
 from proxy.types import JSON, Call, Handler, Reply, Route
 
 FIELD: Final = "use_retry"
@@ -44,6 +45,7 @@ class Retry:
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
+        self.host = host
         self.clock = host.clock
         self.monotonic = host.clock.monotonic
         self.announce = host.announce
@@ -53,17 +55,13 @@ class Retry:
         host.on(FellBack, self.record.fell_back)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        began = self.monotonic()
         self.budget.earn(self.settings.budget)
         try:
-            reply = await call_next(call)
+            return await tried(call, call_next, self.host)
         except UpstreamError as error:
-            self.tell(call, 1, began, error.facts, error.code or "")
             if not wanted(call):
                 raise
             return await self.again(call, call_next, error)
-        self.tell(call, 1, began, reply.facts, "")
-        return reply
 
     async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
         """Every further attempt, after the first failed with `error`."""
@@ -80,21 +78,11 @@ class Retry:
                 raise spent
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)
-            began = self.monotonic()
             try:
-                reply = await call_next(call)
+                return (await tried(call, call_next, self.host, attempt)).noting(attempts=str(attempt))
             except UpstreamError as failed:
-                self.tell(call, attempt, began, failed.facts, failed.code or "")
                 error = failed
-            else:
-                self.tell(call, attempt, began, reply.facts, "")
-                return reply.noting(attempts=str(attempt))
         raise final(error, self.settings.attempts)
-
-    def tell(self, call: Call, number: int, began: float, facts: Mapping[str, str], error: str) -> None:
-        model, upstream = facts.get("model", call.model), facts.get("upstream", "")
-        seconds = self.monotonic() - began
-        self.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds))
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""
