@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Replay, replay
-from proxy.types import Call, Event, Events, Handler, Reply
+from proxy.types import Call, Deadline, Event, Events, Handler, Reply
 
 
 class Flight:
@@ -19,16 +19,19 @@ class Flight:
     """
 
     __slots__ = (
-        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "readers", "task", "told",
-        "waiting", "whole",
+        "abandoned", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "readers", "task",
+        "told", "waiting", "whole",
     )  # fmt: skip
 
-    def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
-        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on."""
+    def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
+        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on.
+
+        deadline: its first caller's.
+        """
         self.began = began
         self.ended = ended
-        self.call: Call | None = None
-        """As it was sent on, until it is over."""
+        self.deadline = None if deadline is None else Deadline(deadline.at)
+        """When the last of its readers does not wait any more."""
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
@@ -43,9 +46,9 @@ class Flight:
         self.waiting: list[asyncio.Future[None]] = []
 
     async def run(self, call: Call, call_next: Handler) -> None:
-        self.call, self.whole = call.but(progress=self.progress), not call.stream
+        self.whole = not call.stream
         try:
-            await self.read(await call_next(self.call))
+            await self.read(await call_next(call.but(progress=self.progress, deadline=self.deadline)))
         except Exception as error:  # raised by every reader
             self.error = error
         except BaseException:  # cancelled, and by its last reader unless the server stops
@@ -53,7 +56,6 @@ class Flight:
             raise
         finally:
             self.begun = self.over = True
-            self.call = None  # it leads back here, and the collector that looks for such cycles comes seldom
             self.wake()
             self.ended(self)
 
@@ -93,8 +95,8 @@ class Flight:
         """
         self.readers += 1
         self.told.append(call.progress)
-        if self.call is not None:
-            self.wait_for(call.deadline)
+        if self.deadline is not None:
+            self.deadline.put_off(call.deadline)
         try:
             while not self.begun:
                 await self.news()
@@ -124,13 +126,6 @@ class Flight:
                     raise own(self.error)
                 return
             await self.news()
-
-    def wait_for(self, deadline: float | None) -> None:
-        """It is given up when nobody waits any more, and not when the first one does not."""
-        if self.call is not None and self.call.deadline is not None:
-            later = None if deadline is None else max(deadline, self.call.deadline)
-            # This copy is the flight's own and already on its way; `retry`, further in, looks at it before each try.
-            setattr(self.call, "deadline", later)  # noqa: B010  (the type checker holds that nobody else does this)
 
     def leave(self, call: Call) -> None:
         self.readers -= 1

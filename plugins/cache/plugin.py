@@ -163,7 +163,7 @@ class Cache:
         return None if kept is None or found is None else (found, kept.born)
 
     async def generated(self, where: str, call: Call, call_next: Handler, keep: Callable[[Flight], None]) -> Reply:
-        flight = Flight(self.clock.monotonic(), keep)
+        flight = Flight(self.clock.monotonic(), keep, call.deadline)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
         if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight

@@ -90,7 +90,7 @@ class Retry:
         return max(self.clock.uniform(0, longest), error.wait or 0.0)
 
     def in_time(self, wait: float, call: Call) -> bool:
-        return call.deadline is None or self.monotonic() + wait < call.deadline
+        return call.deadline is None or self.monotonic() + wait < call.deadline.at
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/retry/stats", self.stats)

@@ -167,7 +167,7 @@ async def in_time(send: Handler, call: Call) -> Reply:
     if call.deadline is None:
         return await send(call)
     try:
-        async with asyncio.timeout_at(call.deadline):
+        async with asyncio.timeout_at(call.deadline.at):
             return await send(call)
     except TimeoutError:
         error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")

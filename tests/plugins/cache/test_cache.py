@@ -578,6 +578,19 @@ async def test_retries_within_keep_the_callers_limit(start: Start) -> None:
         assert (await error_of(response, 503))["code"] == "upstream_overloaded", "it does not wait in vain"
 
 
+@pytest.mark.parametrize("patience", [None, "30"])
+async def test_a_limit_within_holds_until_nobody_waits_any_more(start: Start, patience: str | None) -> None:
+    text = "plugins: {cache: {}, timeouts: {}, retry: {}}\nchains: {chat: [cache, timeouts, retry]}\n"
+    async with start(text, Simulator(say=lambda body: Said(pieces=("a ", "b ", "c ", "d ")), delay=0.2)) as run:
+        url, limit = f"{run.url}/v1/chat/completions", "x-stainless-read-timeout"
+        first = asyncio.ensure_future(run.http.post(url, json=ASK, headers={limit: "0.4"}))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        second = await run.http.post(url, json=ASK, headers={limit: patience} if patience else {})
+        assert (await error_of(await first, 504))["code"] == "upstream_timeout"
+        assert outcome(second) == "shared" and said(await whole(second))["content"] == "a b c d "
+        assert len(asked(run.ollama)) == 1
+
+
 async def test_only_a_kept_answer_is_wanted_also_where_none_is_kept(start: Start) -> None:
     async with start(cache("sampled: skip")) as run:
         headers = {"Cache-Control": "only-if-cached"}
