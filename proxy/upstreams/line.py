@@ -115,8 +115,9 @@ class Line:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
         self.order.add(one)
         self.serve()
-        # A call for several answers is one that waits, or it could never be served.
-        if not one.ready.done() and len({waiting.call.id for waiting in self.order}) > bounds.most:
+        # A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is
+        # its client's to choose, and any number of calls may have it.
+        if not one.ready.done() and len({id(waiting.call.trail) for waiting in self.order}) > bounds.most:
             self.order.remove(one)
             message = f"All hosts are busy, and {bounds.most} already wait."
             raise TooMany(message, code="queue_full", wait=self.foretold())
