@@ -15,7 +15,7 @@ from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight
 from plugins.cache.outbox import Item, Outbox
 from plugins.cache.stats import Stats
-from plugins.cache.vectors import Vectors
+from plugins.cache.vectors import Vectors, only_key
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
@@ -90,6 +90,7 @@ class Cache:
         if isinstance(call.ask, Embed):
             where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
+            digest = only_key(call, call.ask, stamp)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):

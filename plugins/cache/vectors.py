@@ -39,7 +39,7 @@ class Vectors:
             return await call_next(call)
         texts = list(dict.fromkeys(ask.inputs))
         prefix = key.prefix_of("cache", tenant)
-        told = {text: key.told_of([ask.dimensions, text], call.route, stamp) for text in texts}
+        told = {text: told_of(ask, text, call.route, stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
         known = await self.known(keys, wishes) if wishes.reads else {}
         new = [text for text in texts if text not in known]
@@ -105,6 +105,16 @@ class Vectors:
             with suppress(StoreError):  # told by the store
                 await self.store.set(news)
         return rows
+
+
+def told_of(ask: Embed, text: str, route: str, stamp: str) -> bytes:
+    """All that makes one text's vector what it is."""
+    return key.told_of([ask.dimensions, text], route, stamp)
+
+
+def only_key(call: Call, ask: Embed, stamp: str) -> str:
+    """The key of the only text; "" of several, which have one each."""
+    return key.key_of(told_of(ask, ask.inputs[0], call.route, stamp)) if len(set(ask.inputs)) == 1 else ""
 
 
 def length_of(rows: dict[str, Row]) -> int:

@@ -187,6 +187,22 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         assert await post(run, OPS, "clear") == {"deleted": 1}
 
 
+async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(run: Running) -> None:
+    asking = [
+        ("chat/completions", {"model": "demo", "messages": user("hi")}),
+        ("embeddings", {"model": "demo-embed", "input": "hi"}),
+        ("embeddings", {"model": "demo-embed", "input": ["hi", "hi"], "dimensions": 8}),
+    ]
+    for path, body in asking:
+        told = [await run.http.post(f"{run.url}/v1/{path}", json=body, headers=A) for _ in range(2)]
+        keys = {answer.headers["x-gemmapy-cache-key"] for answer in told}
+        assert [answer.headers["x-gemmapy-cache"] for answer in told] == ["miss", "hit"] and len(keys) == 1
+        assert (await post(run, A, "invalidate", key=keys.pop(), confirm=True))["deleted"] == 1
+    several = {"model": "demo-embed", "input": ["a", "b"]}
+    response = await run.http.post(f"{run.url}/v1/embeddings", json=several, headers=A)
+    assert response.status == 200 and "x-gemmapy-cache-key" not in response.headers
+
+
 async def test_only_models_that_answered_are_counted(start: Start) -> None:
     text = "plugins: {cache: {sampled: skip}}\nchains: {chat: [cache]}\nmodels: {other: {alias: demo}}\n"
     async with start(text) as run:
