@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.errors import TooMany
 from proxy.settings import Line as Settings
 from proxy.types import Call
+from proxy.upstreams.members import Member
 from proxy.upstreams.standing import COOLING, Standing
 
 LONGEST: Final = 60.0
@@ -87,6 +88,11 @@ class Line:
         self.order = order
         self.clock = clock
         self.standings: dict[str, Standing] = {}
+        self.members: dict[str, Member] = {}
+        """The hosts by their URLs, each of the newest pool that has it: whoever waits over a reload may be sent to one
+        that its own pool does not know."""
+        self.current: Sequence[Standing] = ()
+        """The newest pool's hosts, of which `pick` gives one."""
         self.turn = 0
         self.pick: Pick = lambda model, tried, beginning: None
         """The newest pool's: those who wait longest are not bound to what the hosts were allowed when they came."""

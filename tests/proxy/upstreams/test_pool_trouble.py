@@ -20,7 +20,7 @@ from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
 from tests.conftest import BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
-from tests.whole.asking import error_of, streamed, whole
+from tests.whole.asking import dead_url, error_of, streamed, whole
 
 
 class FakeClock(Clock):
@@ -163,6 +163,25 @@ async def test_a_reload_gives_those_who_wait_what_it_allows(start: Start) -> Non
                 answers = [await one for one in waiting]
             for answer in (first, *answers):
                 assert (await streamed(answer)).done
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(start: Start, away: bool) -> None:
+    async with running(Simulator(delay=0.05)) as old, running(Simulator()) as new:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS], slots: 1}}}}\n"
+        async with start(text.replace("HOSTS", old)) as run:
+            first = await run.chat(stream=True)
+            waiting = [asyncio.ensure_future(run.chat()) for _ in range(3)]
+            await until_waiting(run, 3)
+            run.configure(text.replace("HOSTS", dead_url() if away else new))
+            assert await run.server.reload()
+            async with asyncio.timeout(10):
+                answers = [await one for one in waiting]
+            assert {answer.status for answer in answers} == {502 if away else 200}
+            assert (await streamed(first)).done
+            pool = run.server.live.pipeline.value.upstreams["pool"]
+            assert [one.busy for one in pool.standings] == [0], "and none holds its place for ever"
+            assert (await run.chat()).status == (502 if away else 200)
 
 
 # --- hosts that say no -------------------------------------------------------------------------------
