@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.clock import Clock
+from proxy.errors import UpstreamError
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
@@ -198,6 +199,20 @@ async def test_an_upstream_that_denies_its_list_takes_nothing_from_the_others(st
                 assert [(await run.chat()).status for _ in range(3)] == [200] * 3
                 assert len((await whole(await run.http.get(f"{run.url}/v1/models")))["data"]) > 3
                 assert (await error_of(await run.chat(model="nobody"), 404))["code"] == "model_not_found"
+
+
+async def test_a_host_whose_probe_was_ended_before_it_began_is_probed_again(start: Start) -> None:
+    async with pooled(start, [Simulator(), Simulator()]) as run:
+        watch = run.server.live.pipeline.value.upstreams["pool"].watch
+        one = watch.standings[0]
+        watch.take_out(one, UpstreamError("refused", "connect"))
+        assert one.probe is not None
+        one.probe.cancel()  # as a pool does whose configuration is replaced
+        await asyncio.sleep(0)
+        await watch.poll()
+        async with asyncio.timeout(10):
+            await asyncio.wait([one.probe])
+        assert not one.out
 
 
 async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -> None:
