@@ -120,11 +120,11 @@ class Cache:
             async with asyncio.timeout(None if last is None else PATIENCE):
                 stamp = await self.host.models.stamp(model)
         except (TimeoutError, UpstreamError):
-            return last
+            stamp = last  # and who comes next does not wait for it again
         if len(self.stamps) >= MOST_STAMPS:
             self.stamps.clear()
         if stamp is not None:
-            self.stamps[model] = (now + RECENT, stamp)
+            self.stamps[model] = (self.clock.monotonic() + RECENT, stamp)
         return stamp
 
     def may(self, call: Call, wishes: Wishes) -> bool:

@@ -15,6 +15,7 @@ from proxy.errors import ConfigError, UpstreamError
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
+from proxy.upstreams.catalogue import Catalogue
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
 from tests.whole.asking import (
@@ -531,6 +532,25 @@ async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, mo
         assert (await run.chat(seed=9)).status == 502
     finally:
         await stack.__aexit__(None, None, None)
+
+
+async def test_an_upstream_that_hangs_holds_up_one_hit_and_not_all(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+
+    async def hanging(catalogue: Catalogue, name: str) -> str:
+        waited.append(name)
+        await asyncio.sleep(30)
+        return ""
+
+    async with start(CACHE) as run:
+        monkeypatch.setattr("plugins.cache.plugin.RECENT", 0.0)
+        assert await outcomes(run, {}) == ["miss"]
+        monkeypatch.setattr("plugins.cache.plugin.RECENT", 60.0)
+        monkeypatch.setattr(Catalogue, "stamp", hanging)
+        assert await outcomes(run, *[{}] * 5) == ["hit"] * 5
+    assert waited == ["demo"]
 
 
 async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
