@@ -10,6 +10,7 @@ from pydantic import PositiveFloat
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
+from proxy.streams import Replay
 from proxy.types import Call, Deadline, Events, Handler, Reply
 
 TICK = 0.05
@@ -46,9 +47,10 @@ class Timeouts:
             raise
         finally:
             watches.discard(watch)
-        if (limits.between_events is None and deadline is None) or not call.stream:
-            return reply
-        return reply.through(lambda source: self.watched(source, deadline, call.deadline))
+        pause = limits.between_events if call.stream else None
+        if type(reply.events) is Replay or (pause is None and deadline is None):
+            return reply  # all of it is there, or may take its time
+        return reply.through(lambda source: self.watched(source, pause, deadline, call.deadline))
 
     def deadline(self, call: Call) -> Deadline | None:
         """An outer limit that is earlier stays."""
@@ -56,8 +58,9 @@ class Timeouts:
             return call.deadline
         return Deadline(self.monotonic() + self.settings.total, call.deadline)
 
-    async def watched(self, source: Events, deadline: Deadline | None, callers: Deadline | None) -> Events:
-        pause = self.settings.between_events
+    async def watched(
+        self, source: Events, pause: float | None, deadline: Deadline | None, callers: Deadline | None
+    ) -> Events:
         watch = Watch(deadline, pause, callers)
         self.sweep.watches.add(watch)
         if self.sweep.timer is None:

@@ -73,6 +73,15 @@ async def test_the_whole_call_has_an_end_however_steadily_it_flows() -> None:
         await collect(reply)
 
 
+async def test_a_whole_answer_that_joins_a_stream_has_an_end_too_and_may_pause() -> None:
+    call = CALL.but(stream=False)
+    reply = await timeouts(total=0.1, between_events=0.01)(call, Upstream(0, 9))
+    with pytest.raises(UpstreamError, match="not complete in time"):
+        await collect(reply)
+    reply = await timeouts(total=9, between_events=0.01)(call, Upstream(0, 0.2))
+    assert (await collect(reply)).choices[0].text == "ab"
+
+
 async def test_a_slow_consumer_is_no_fault_of_the_upstream() -> None:
     reply = await timeouts(between_events=0.03)(CALL, Upstream(0, 0))
     await anext(reply.events)

@@ -418,6 +418,19 @@ async def test_a_stream_that_joins_a_whole_answer_gets_it_in_pieces(start: Start
             assert len([one for one in stream.deltas(choice) if one.get("content")]) > 5
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+async def test_a_whole_answer_that_joins_a_stream_keeps_its_callers_limits(start: Start, path: str) -> None:
+    text = "plugins: {cache: {}, timeouts: {total: 0.3}}\nchains: {chat: [CHAIN]}\n"
+    words, limit = Said(pieces=("a ",) * 30), {"x-stainless-read-timeout": "0.3"}
+    for chain, headers in (("cache", limit), ("timeouts, cache", {})):
+        async with start(text.replace("CHAIN", chain), Simulator(delay=0.1, say=lambda body: words)) as run:
+            first = await run.chat(stream=True)
+            await first.content.readany()
+            second = await run.http.post(f"{run.url}{path}", json={**ASK, "stream": False}, headers=headers)
+            assert second.status == 504, await second.text()
+            first.close()
+
+
 async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.01)) as run:
         first = await run.chat(stream=True)
