@@ -55,11 +55,12 @@ class Retry:
         host.on(FellBack, self.record.fell_back)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        further = wanted(call)
         self.budget.earn(self.settings.budget)
         try:
             return await tried(call, call_next, self.host)
         except UpstreamError as error:
-            if not wanted(call):
+            if not further:
                 raise
             return await self.again(call, call_next, error)
 
