@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from secrets import token_bytes
@@ -26,14 +26,16 @@ from proxy.edge.guide import Guide
 from proxy.edge.health import Health, Readiness
 from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
+from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
+from proxy.edge.responses import Responses
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
-from proxy.host import Desk, Host, Services
-from proxy.identity import Guard, Verifier, check_route, has_admin
+from proxy.host import Host, Services
+from proxy.identity import Guard, Verifier, check_route
 from proxy.live import Pipeline, Router
+from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
 from proxy.registry import build_plugins
-from proxy.settings import Database as DatabaseSettings
 from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds
@@ -49,9 +51,7 @@ from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
 
 if TYPE_CHECKING:
-    from proxy.accounts.accounts import Accounts
-    from proxy.sql.database import Database, Opener
-    from proxy.webtokens.tokens import Tokens
+    from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
@@ -96,8 +96,14 @@ class Assembly:
             workers=config.listen.workers,
         )
         self.plugins = build_plugins(config, source, host)
+        self.holdings = host.holdings
         for route, names in config.chains.items():
             self.chains[route] = compose({name: self.plugins[name] for name in names}, self.catalogue)
+        self.prefixes: dict[str, tuple[str, ...]] = {
+            route: tuple(one for name in names for one in getattr(self.plugins[name], "prefixes", ()))
+            for route, names in config.chains.items()
+        }
+        """By chain, how names begin that stand for no model until a plugin has said for which."""
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
         strict = self.config.params == "strict"
@@ -115,7 +121,8 @@ class Assembly:
     def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none, and Denied for a model that the
         caller's key does not open: before any plugin can answer."""
-        self.catalogue.check(call)
+        if not call.model.startswith(self.prefixes.get(call.route, ())):
+            self.catalogue.check(call)
         if chain := self.chains.get(call.route):
             return chain(call)
         raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
@@ -135,6 +142,7 @@ class Assembly:
             route: Own(
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
+                frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
             )
             for route, names in self.config.chains.items()
         }
@@ -147,17 +155,18 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
-        openai = openai_edge.OpenAI(
-            self.config, self.send, self.writer, self.catalogue, Images(bounds), self.own(), limits
-        )
-        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, self.own(), limits)
+        images, own = Images(bounds), self.own()
+        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits)
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),
+            *Responses(self.config, self.writer, images, own, limits).routes(),
             *ollama.routes(),
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
+            *Me(self.holdings, self.desk).routes(),
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)
@@ -197,41 +206,6 @@ def shelf_of(config: Config, services: Services) -> Shelf:
     return Shelf(kinds(config.stores, services.clock), services.kept("stores", dict[str, Opened]))
 
 
-def accounts_of(config: Config, services: Services, database: Opener) -> Accounts | None:
-    if config.accounts is None:
-        return None
-    from proxy.accounts.accounts import Accounts
-
-    return Accounts(config.accounts, services, database, tuple(config.keys), has_admin(config))
-
-
-def accounts_api(accounts: Accounts, desk: Desk) -> Iterable[Route]:
-    from proxy.accounts.api import Api
-
-    return Api(accounts, desk).routes()
-
-
-def tokens_of(config: Config, services: Services) -> Tokens | None:
-    if config.jwt is None:
-        return None
-    from proxy.webtokens.tokens import Tokens  # only those who use them pay for cryptography
-
-    return Tokens(config.jwt, services)
-
-
-def database_of(settings: DatabaseSettings, services: Services) -> Database:
-    """Opened once a process; connects when it is first used."""
-
-    def opened() -> Database:
-        from proxy.sql.database import Database  # only those who keep records pay for SQLAlchemy
-
-        made = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
-        services.opened.push_async_callback(made.aclose)
-        return made
-
-    return services.kept("database", opened)
-
-
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
@@ -245,17 +219,6 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
     assembly = check(config, source, services)
     await migrated(assembly)
     return [feature.name for feature in assembly.features()]
-
-
-async def demo_url(services: Services, name: str, demo: Demo) -> str:
-    """The address of a simulated Ollama, started on a free loopback port and kept over reloads."""
-    from proxy.upstreams.demo import Simulator, running  # only those who want a demo pay for it
-
-    key = f"demo {name} {demo.delay} {demo.load_time}"
-    if key not in services.state:
-        simulator = Simulator(delay=demo.delay, load_time=demo.load_time)
-        services.state[key] = await services.opened.enter_async_context(running(simulator))
-    return str(services.state[key])
 
 
 async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:

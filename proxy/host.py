@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from proxy.background import Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
+from proxy.holdings import Holding
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -22,6 +23,7 @@ from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
+from proxy.stores.vectors import Vectors
 from proxy.types import Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
@@ -48,6 +50,9 @@ class Models(Protocol):
 
     def named(self, name: str) -> str:
         """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
+
+    def window(self, name: str) -> int | None:
+        """Tokens of context that the operator pinned for the model behind a name or an alias; None if none are."""
 
     def upstreams(self) -> Collection[str]:
         """Their names."""
@@ -101,6 +106,8 @@ class Bus:
 
     def __init__(self) -> None:
         self.listeners: dict[type, list[Callable[[Any], None]]] = {}
+        self.recorded: set[str] = set()
+        """Names of facts that are kept as tags in the records of calls."""
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.listeners.setdefault(kind, []).append(listener)
@@ -123,6 +130,9 @@ class Desk(Protocol):
 
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
+
+    async def text(self, request: web.BaseRequest, kind: str) -> str:
+        """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
 
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""
@@ -170,6 +180,8 @@ class Host:
     open_database: Callable[[], Database] = no_database
     workers: int = 1
     """Processes that answer."""
+    holdings: list[Holding] = field(default_factory=list)
+    """What features keep of callers' own."""
 
     @property
     def database(self) -> Database:
@@ -193,7 +205,16 @@ class Host:
         try:
             return self.shelf.keyvalue(name)
         except Unknown:
-            raise ConfigError([f"no store is called {name!r}; there are {', '.join(self.shelf.kinds)}"]) from None
+            there = ", ".join(self.shelf.names(searched=False))
+            raise ConfigError([f"no store is called {name!r}; there are {there}"]) from None
+
+    def vectors(self, name: str) -> Vectors:
+        """A store of texts under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
+        try:
+            return self.shelf.vectors(name)
+        except Unknown:
+            there = ", ".join(self.shelf.names(searched=True))
+            raise ConfigError([f"no store of texts is called {name!r}; there are {there}"]) from None
 
     def counters(self, name: str | None) -> Counters:
         """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.
@@ -212,6 +233,10 @@ class Host:
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         return self.services.kept(name, make)
 
+    def holds(self, holding: Holding) -> None:
+        """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
+        self.holdings.append(holding)
+
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)
 
@@ -219,6 +244,10 @@ class Host:
     def announce(self) -> Callable[[object], None]:
         """Tells an event to all who listen to its kind."""
         return self.bus.announce
+
+    def record(self, fact: str) -> None:
+        """This fact of replies and errors is kept as a tag in the records of calls, which are made further out."""
+        self.bus.recorded.add(fact)
 
 
 async def nowhere(call: Call) -> Reply:

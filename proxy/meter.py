@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import count
 from typing import Final
@@ -119,7 +119,6 @@ class Tally:
         kept = facts.get("cache") in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
-        tags = call.tags
         made = CallEnded(
             call.id,
             self.at,
@@ -145,13 +144,19 @@ class Tally:
             error,
             None,
             call.about,
-            {name: told for name, told in tags.items() if name != METERED} if tags else tags,
+            self.tags(facts),
             facts.get("cache-key", ""),
             self.meter,
         )
         # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
         setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)
         return made
+
+    def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
+        """Those of the call, and the facts of plugins further in that asked for them to be kept."""
+        tags = self.call.tags
+        told = {name: facts[name] for name in self.host.bus.recorded if name in facts}
+        return {**{name: value for name, value in tags.items() if name != METERED}, **told} if tags or told else tags
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""

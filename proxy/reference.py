@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from proxy import registry
 from proxy.config import Config
 from proxy.types import JSON
-from proxy.wire import ollama_in, openai_chat, openai_completions, openai_embeddings
+from proxy.wire import ollama_in, openai_chat, openai_completions, openai_embeddings, openai_responses
 
 HEAD = """# Settings
 
@@ -156,6 +156,8 @@ def parameters_page() -> str:
     parts = [PARAMETERS, "## `POST /v1/chat/completions`\n", head, *rows]
     legacy = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_completions.FIELDS.items()]
     parts += ["\n## `POST /v1/completions`\n", head, *legacy]
+    responses = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_responses.FIELDS.items()]
+    parts += ["\n## `POST /v1/responses`\n", head, *responses]
     parts += ["\n## `POST /v1/embeddings`\n", "| field | |\n| --- | --- |", *embeddings]
     natives = (("chat", ollama_in.CHAT), ("generate", ollama_in.GENERATE), ("embed", ollama_in.EMBED))
     for path, table in natives:

@@ -13,10 +13,22 @@ from proxy.host import Host
 from proxy.yamlfile import Source, hint
 
 GROUP = "gemmapy_proxy.plugins"
+DEFERS: Final = ("makes answers in the background", "which is part of that")
 MISPLACED: Final = {
+    **{
+        ("defers", other): DEFERS for other in ("records", "begins", "limits", "remembers", "changes", "keeps", "tries")
+    },
     ("records", "limits"): ("records calls", "whose refusals it would not hear of"),
     ("records", "keeps"): ("records calls", "whose answers it would not hear of"),
     ("records", "tries"): ("records calls", "whose answers it would not hear of"),
+    ("begins", "limits"): ("says what is asked and of which model", "which counts by model"),
+    ("begins", "changes"): ("says what is asked and of which model", "which changes it"),
+    ("begins", "keeps"): ("says what is asked and of which model", "which keeps answers"),
+    ("begins", "tries"): ("says what is asked and of which model", "which tries again"),
+    ("begins", "remembers"): ("says what is asked and of which model", "which remembers what was said"),
+    ("remembers", "changes"): ("remembers what callers say", "which does more with it"),
+    ("remembers", "keeps"): ("remembers what callers say", "which keeps answers"),
+    ("remembers", "tries"): ("remembers what callers say", "which tries again"),
     ("limits", "keeps"): ("counts calls", "which keeps answers"),
     ("limits", "tries"): ("counts calls", "which tries again"),
     ("changes", "keeps"): ("changes what is asked", "which keeps answers"),

@@ -14,6 +14,7 @@ from proxy.types import (
     Events,
     Finish,
     Reply,
+    Sources,
     Text,
     Thinking,
     ToolCall,
@@ -22,7 +23,7 @@ from proxy.types import (
     Vectors,
 )
 
-KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors)}
+KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors, Sources)}
 
 
 class Replay(AsyncGenerator[Event, None]):
@@ -77,6 +78,7 @@ class Choice:
     tool_calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[Mapping[str, JSON]] = field(default_factory=list)
     finish: str = "stop"
+    sources: Sources | None = None
 
     @property
     def text(self) -> str:
@@ -116,6 +118,8 @@ class Answer:
             choice.finish = event.reason
         elif isinstance(event, Thinking):
             choice.thoughts.append(event.text)
+        elif isinstance(event, Sources):
+            choice.sources = event
         else:
             choice.tool_calls.append(ToolCall(event.id, event.name, event.arguments))
 
@@ -154,6 +158,8 @@ def load(dumped: bytes) -> list[Event]:
 def _event(kind: str, fields: dict[str, JSON]) -> Event:
     if kind == "Text":
         return Text(fields["text"], fields["choice"], tuple(fields["logprobs"]))
+    if kind == "Sources":
+        return Sources(tuple(fields["passages"]), tuple(fields["annotations"]), fields["choice"])
     if kind == "Vectors":
         import numpy as np
 

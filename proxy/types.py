@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -40,6 +40,19 @@ def unheard(text: str) -> None:
 
 
 @value
+class Receipt:
+    """What a call was in its client's own dialect, for those who keep it; no model reads it.
+
+    head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
+        repeats of the request.
+    input: what was asked, as the client will read it again: items, or messages.
+    """
+
+    head: Mapping[str, JSON]
+    input: Sequence[JSON]
+
+
+@value
 class Call:
     """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
 
@@ -54,6 +67,7 @@ class Call:
     connect_timeout: seconds that an upstream may take to accept a connection.
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
+    receipt: what is to be kept of the call, where its client asked for that.
     """
 
     id: str
@@ -72,6 +86,7 @@ class Call:
     connect_timeout: float | None = None
     trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)
+    receipt: Receipt | None = field(default=None, compare=False)
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""
@@ -92,6 +107,7 @@ class Call:
             self.connect_timeout,
             self.trail,
             self.progress,
+            self.receipt,
         )
         for name, changed in changes.items():
             setattr(made, name, changed)
@@ -149,6 +165,19 @@ class Usage:
     thinking_tokens: int | None = None
 
 
+@value
+class Sources:
+    """What a choice rests on; comes before its Finish.
+
+    passages: of each `n`, as the answer names it, `title`, `document_id`, `content` and more, as a client reads it.
+    annotations: OpenAI's, for the places of the answer that name a passage.
+    """
+
+    passages: tuple[Mapping[str, JSON], ...]
+    annotations: tuple[Mapping[str, JSON], ...] = ()
+    choice: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
     """Embeddings, one row an input: float32, shape (inputs, dimensions), unit length."""
@@ -156,7 +185,7 @@ class Vectors:
     values: NDArray[np.float32]
 
 
-Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors
+Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors | Sources
 Events: TypeAlias = AsyncGenerator[Event, None]
 Stage: TypeAlias = Callable[[Events], Events]
 Closer: TypeAlias = Callable[[], Awaitable[None] | None]
@@ -236,7 +265,10 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `records` or `limits` calls, `changes` what is asked, `keeps` answers, or `tries` again.
+    `defers` calls, `records` them, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is
+    asked, `keeps` answers, or `tries` again.
+    `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
+    `host.models.check` about.  `brings`: fields with which a client need send no messages.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

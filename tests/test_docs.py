@@ -114,6 +114,18 @@ async def test_the_readmes_python_runs(start: Start, example: str) -> None:
         assert done.stdout.strip()
 
 
+async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "responses.md"
+    (text,) = blocks(page, "yaml")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        examples = "\n".join(here(one, run) for one in blocks(page, "python"))
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", examples], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "completed This is a simulated answer" in done.stdout and "['message', 'message'" in done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_readmes_curl_runs(start: Start) -> None:
     (example,) = (block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl"))
@@ -143,3 +155,17 @@ async def test_the_readmes_configurations_are_right(
     monkeypatch.chdir(tmp_path)  # where records are kept, unless said
     async with start(re.sub(r"^listen:.*\n", "", example, flags=re.M)) as run:
         assert run.url
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+async def test_the_documents_of_the_documentation_answer(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "documents.md"
+    text = blocks(page, "yaml")[0].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
+    async with start(text) as run:
+        for language, program in (("sh", "bash"), ("python", sys.executable)):
+            example = here("".join(blocks(page, language)), run)
+            done = await asyncio.to_thread(
+                subprocess.run, [program, "-c", example], capture_output=True, text=True, check=False, cwd=ROOT
+            )
+            assert done.returncode == 0 and "The light of Porthgwarra was lit in 1891" in done.stdout, done
+            assert '"error":{' not in done.stdout

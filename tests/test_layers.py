@@ -15,6 +15,7 @@ FLOORS = (
         "proxy.values",
         "proxy.models",
         "proxy.errors",
+        "proxy.holdings",
         "proxy.clock",
         "proxy.news",
         "proxy.prices",
@@ -36,13 +37,14 @@ FLOORS = (
     ),
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.accounts", "proxy.webtokens", "proxy.edge", "proxy.logs"),
-    ("proxy.build", "proxy.reference", "proxy.reading"),
+    ("proxy.build", "proxy.optional", "proxy.reference", "proxy.reading"),
     ("proxy.server", "proxy.seat", "proxy.top"),
     ("proxy.supervisor", "proxy.worker"),
     ("proxy.cli", "proxy.commands", "proxy.__main__"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
+    "proxy.holdings",
     "proxy.types",
     "proxy.asks",
     "proxy.models",

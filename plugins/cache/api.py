@@ -71,6 +71,8 @@ class Api:
     host: Host
     common: bool
     written: Callable[[], Awaitable[None]]
+    more: Callable[[], dict[str, JSON]]
+    """Further counts, for admins."""
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/cache/stats", self.told, "user")
@@ -92,7 +94,7 @@ class Api:
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """Counts of the server since its start, and the entries that this caller may see."""
-        told = self.stats.told() if self.host.desk.caller(request).is_admin else {}
+        told = {**self.stats.told(), **self.more()} if self.host.desk.caller(request).is_admin else {}
         await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
@@ -120,32 +122,23 @@ class Api:
     async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Clear)
         prefix = self.prefix(request, asked.caller)
-        async with self.available():
+        async with available(self.written):
             return document({"deleted": await self.removed(prefix, EVERYTHING)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
-        async with self.available():
+        async with available(self.written):
             return document({"deleted": await self.store.expire()})
 
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Invalidate)
         prefix = self.prefix(request, asked.caller)
-        async with self.available():
+        async with available(self.written):
             if asked.confirm:
                 matched = deleted = await self.removed(prefix, asked)
             else:
                 matched = len([one async for one in self.entries(prefix) if self.fits(one, asked)])
                 deleted = 0
         return document({"matched": matched, "deleted": deleted, "confirmed": asked.confirm})
-
-    @asynccontextmanager
-    async def available(self) -> AsyncIterator[None]:
-        """The store with everything in it.  Raises Busy while it is away."""
-        await self.written()
-        try:
-            yield
-        except StoreError as error:
-            raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
     async def removed(self, prefix: str, asked: Invalidate) -> int:
         deleted, going = 0, []
@@ -164,6 +157,16 @@ class Api:
         if asked.model is not None and not same_model(str(key.facts_of(one.label).get("model", "")), asked.model):
             return False
         return asked.text is None or contains(key.words_in(one.label), asked.text)
+
+
+@asynccontextmanager
+async def available(written: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """The store with everything in it.  Raises Busy while it is away."""
+    await written()
+    try:
+        yield
+    except StoreError as error:
+        raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
 
 
 def same_model(one: str, other: str) -> bool:

@@ -13,7 +13,10 @@ from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight
+from plugins.cache.holding import Answers
 from plugins.cache.outbox import Item, Outbox
+from plugins.cache.semantic import Near, Semantic
+from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Vectors, only_key
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
@@ -23,7 +26,7 @@ from proxy.host import Host
 from proxy.news import Rated
 from proxy.stores.keyvalue import StoreError
 from proxy.streams import replay
-from proxy.types import Call, Embed, Handler, Reply, Route
+from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
 MOST_FLIGHTS: Final = 10_000
 """Generations that may be shared at the same time; what begins beyond is nobody else's."""
@@ -60,6 +63,8 @@ class Cache:
         """Whether answers are kept that the caller left to chance (no `seed`, and a `temperature` that is not 0)."""
         keep_length: bool = False
         """Whether answers are kept that ended because of their limit of tokens."""
+        semantic: SemanticSettings | None = None
+        """Gives answers also to questions that mean the same in other words; unset is off."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
@@ -72,16 +77,17 @@ class Cache:
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
         self.vectors = Vectors(self.store, self.stats, host)
+        self.semantic = None if settings.semantic is None else Semantic(settings.semantic, host)
         host.on(Rated, self.rated)
+        if settings.share == "caller":
+            host.holds(Answers(self.store, self.outbox.written))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
         wishes = wishes_of(call)
         stamp = await self.stamp(call.model) if self.may(call, wishes) else None
         if stamp is None:
-            if wishes.only:
-                raise NotKept
-            return await self.bypassed(call, call_next)
+            return await self.bypassed(call, call_next, wishes)
         tenant = self.tenant(call.caller)
         if call.tags:
             stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
@@ -93,19 +99,20 @@ class Cache:
             digest = only_key(call, call.ask, stamp)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
             return kept
+        near = await self.near(where, call, wishes, stamp, tenant)
+        if near is not None and (kept := await self.like(near, wishes, call, call_next)) is not None:
+            return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        if wishes.reads and (flight := self.flights.get(where)) is not None:
-            reply = await flight.joined(call)
-            self.stats.note(reply.facts.get("model", call.model), "shared")
-            return reply.noting(**{"cache": "shared", "cache-key": digest})
         keep = partial(self.keep, where, call, self.ttl(wishes), tenant, told)
-        reply = await self.generated(where, call, call_next, keep)
+        reply = await self.answered(where, call, call_next, wishes, partial(self.learn, near, where, keep))
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
 
-    async def bypassed(self, call: Call, call_next: Handler) -> Reply:
+    async def bypassed(self, call: Call, call_next: Handler, wishes: Wishes) -> Reply:
+        if wishes.only:
+            raise NotKept
         reply = await call_next(call)
         self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
         return reply.noting(cache=BYPASS)
@@ -163,23 +170,65 @@ class Cache:
         found = None if kept is None else entry.unpacked(kept.value)
         return None if kept is None or found is None else (found, kept.born)
 
-    async def generated(self, where: str, call: Call, call_next: Handler, keep: Callable[[Flight], None]) -> Reply:
+    async def answered(
+        self, where: str, call: Call, call_next: Handler, wishes: Wishes, keep: Callable[[Flight], None]
+    ) -> Reply:
+        """A new answer, or one that is under way.  keep: what becomes of a new one."""
+        flying = self.flights.get(where)
+        if wishes.reads and flying is not None:
+            return (await flying.joined(call)).noting(cache="shared")
         flight = Flight(self.clock.monotonic(), keep, call.deadline)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
-        if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
+        if flying is None and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
         return await flight.joined(call)
 
-    def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> None:
+    def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> bool:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
         if self.flights.get(where) is flight:
             del self.flights[where]
-        if flight.over and flight.error is None and not isinstance(call.ask, Embed) and self.worth(flight):
-            clock, largest = self.clock, self.settings.max_entry_bytes
-            answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
-            self.outbox.put(
-                Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed)
-            )
+        if not flight.over or flight.error is not None or isinstance(call.ask, Embed) or not self.worth(flight):
+            return False
+        clock, largest = self.clock, self.settings.max_entry_bytes
+        answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
+        self.outbox.put(Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed))
+        return True
+
+    # --- like questions --------------------------------------------------------------------------------
+
+    async def near(self, where: str, call: Call, wishes: Wishes, stamp: str, tenant: str) -> Near | None:
+        """The question, where like ones may be answered alike and no answer to it is under way."""
+        if self.semantic is None or not wishes.reads or where in self.flights:
+            return None
+        return await self.semantic.near(call, stamp, tenant)
+
+    async def like(self, near: Near, wishes: Wishes, call: Call, call_next: Handler) -> Reply | None:
+        """The answer to a question that means the same, if there is one that is wanted."""
+        if self.semantic is None:
+            return None
+        for where, cosine in self.semantic.found(near):
+            reply = await self.found(where, wishes, call, where.rpartition(":")[2])
+            if reply is None:
+                self.semantic.lost(near, where)
+                continue
+            self.semantic.gave(call, near, where)
+            if self.semantic.audits():
+                self.host.background.start(self.audited(call, call_next, near, where), "auditing an answer")
+            return reply.noting(**{"cache-similarity": f"{cosine:.4f}"})
+        return None
+
+    def learn(self, near: Near | None, where: str, keep: Callable[[Flight], bool], flight: Flight) -> None:
+        if keep(flight) and near is not None and self.semantic is not None:
+            self.semantic.learn(near, where)
+
+    async def audited(self, call: Call, call_next: Handler, near: Near, where: str) -> None:
+        """An answer that turns out wrong for this question is not given to it again."""
+        kept = self.outbox.get(self.store, where) or await self.looked_up(where)
+        if self.semantic is None or kept is None:
+            return
+        given = "".join(event.text for event in kept[0].events if isinstance(event, Text) and event.choice == 0)
+        if not await self.semantic.audit(call, call_next, given):
+            self.semantic.veto(near, where)
 
     def worth(self, flight: Flight) -> bool:
         return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)
@@ -189,6 +238,8 @@ class Cache:
 
     def rated(self, one: Rated) -> None:
         """An answer that its caller found bad is not given again."""
+        if self.semantic is not None and one.rating == "down":
+            self.semantic.refused(one.caller, one.call)
         if one.rating == "down" and one.cache_key:
             where = key.prefix_of("cache", self.tenant(one.caller)) + one.cache_key
             self.host.background.start(self.drop(where), "taking a bad answer out of the cache")
@@ -207,4 +258,10 @@ class Cache:
         await self.outbox.written()
 
     def routes(self) -> Iterable[Route]:
-        return Api(self.store, self.stats, self.host, self.settings.share == "global", self.outbox.written).routes()
+        return Api(
+            self.store, self.stats, self.host, self.settings.share == "global", self.outbox.written, self.more
+        ).routes()
+
+    def more(self) -> dict[str, JSON]:
+        """What else there is to tell of the cache."""
+        return {} if self.semantic is None else {"semantic": self.semantic.state.stats()}

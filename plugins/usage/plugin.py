@@ -13,6 +13,7 @@ from plugins.usage.api import Api
 from plugins.usage.attempts import Attempts
 from plugins.usage.costs import Costs
 from plugins.usage.export import Export
+from plugins.usage.holding import Rows
 from plugins.usage.keeping import Keeping
 from plugins.usage.organization import Organization
 from plugins.usage.pricing import Pricing
@@ -61,6 +62,7 @@ class Usage:
         self.attempts = Attempts(self.writer, host)
         self.over = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
+        host.holds(Rows(self.writer, host))
         host.on(CallEnded, self.ended)
         host.on(Attempt, self.attempted)
         host.on(FellBack, self.fell_back)

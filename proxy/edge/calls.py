@@ -25,10 +25,14 @@ tenth of the limit where that is less."""
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The parts of a request that a chain's plugins declared as theirs: fields of the body, and headers."""
+    """The parts of a request that a chain's plugins declared as theirs: fields of the body, and headers.
+
+    brings: those fields that bring messages, so that the client's own may be empty.
+    """
 
     fields: Collection[str] = ()
     headers: Collection[str] = ()
+    brings: Collection[str] = ()
 
 
 class Read(Protocol):

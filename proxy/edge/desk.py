@@ -10,9 +10,9 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from proxy.config import Requests
-from proxy.edge.body import read_json
+from proxy.edge.body import read_body, read_json
 from proxy.edge.exchange import exchange_of
-from proxy.errors import BadCall
+from proxy.errors import BadCall, WrongType
 from proxy.types import Caller
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -37,6 +37,16 @@ class Counter:
             return kind.model_validate(body, strict=True)
         except ValidationError as error:
             raise told(error) from None
+
+    async def text(self, request: web.BaseRequest, kind: str) -> str:
+        if not request.content_type.endswith(kind):
+            given = request.content_type[:100]
+            message = f"Unsupported content type '{given}': send 'Content-Type: application/{kind}'."
+            raise WrongType(message, code="unsupported_media_type")
+        try:
+            return (await read_body(request, self.bounds.body_timeout)).decode()
+        except UnicodeDecodeError:
+            raise BadCall("The body is not UTF-8.", code="invalid_encoding") from None
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

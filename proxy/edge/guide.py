@@ -17,6 +17,7 @@ OLLAMAS: Final = re.compile(
 """The paths of Ollama's own; other ones under `/api` are not its dialect's."""
 CHAINS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
     "/api/chat": "chat",
@@ -27,8 +28,8 @@ CHAINS: Final[Mapping[str, str]] = {
 """Which chain opens a path."""
 CHAT: Final = "use POST /v1/chat/completions"
 INSTEAD: Final[Mapping[str, str]] = {
-    "responses": CHAT,
-    "conversations": CHAT,
+    "responses": "what is kept of POST /v1/responses is served where the plugin `stored` is used",
+    "conversations": f"the plugin `conversations` opens it; or {CHAT}",
     "assistants": CHAT,
     "threads": CHAT,
     "realtime": f"{CHAT} with 'stream': true",

@@ -80,10 +80,13 @@ class Images:
         pictured = [message.images for message in chat.messages if message.images]
         return any(image.url for images in pictured for image in images)
 
-    async def fetched(self, chat: Chat) -> Chat:
-        """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had."""
+    async def fetched(self, chat: Chat, name: str = "") -> Chat:
+        """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had.
+
+        name: of the field that they came in, where it is not `messages`.
+        """
         wanted = {
-            one.url: f"messages[{index}].content"
+            one.url: name or f"messages[{index}].content"
             for index, message in enumerate(chat.messages)
             for one in message.images
             if one.url
@@ -97,7 +100,7 @@ class Images:
         got = await self.all(wanted)
         if sum(len(one.base64) for one in got) * 3 // 4 > self.together:
             message = f"The linked images have more than {self.together} bytes together."
-            raise BadCall(message, param="messages", code="image_too_large")
+            raise BadCall(message, param=name or "messages", code="image_too_large")
         found = dict(zip(wanted, got, strict=True))
         return replace(
             chat,

@@ -18,11 +18,12 @@ from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
-from proxy.types import Chat, Handler, Route
+from proxy.types import Chat, Handler, Receipt, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
 from proxy.wire.openai_fields import Asked
+from proxy.wire.openai_kept import head_of
 from proxy.wire.openai_messages import Limits
 
 
@@ -58,11 +59,15 @@ class OpenAI:
             self.models.check(call)  # nothing is fetched for those who may not ask
             call = call.but(ask=await self.images.fetched(chat))
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
+        if asked.about.get("store"):
+            given = parsed(body, self.config.requests)
+            call = call.but(receipt=Receipt(head_of(style, given), given["messages"]))
         return await self.writer.answer(request, call, style, asked.notes)
 
     def read(self, body: bytes) -> tuple[Asked, Chat]:
         """Raises BadCall naming a field."""
-        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, self.own["chat"].fields)
+        own = self.own["chat"]
+        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
         read = asked, asked.chat()
         if not pictured(read[1]):

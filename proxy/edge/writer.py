@@ -16,6 +16,7 @@ from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer, collect
 from proxy.types import Call, Event, Handler, Usage
+from proxy.wire.openai_answer import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -178,8 +179,3 @@ async def collected(send: Handler, call: Call, exchange: Exchange) -> Answer:
     answer = await collect(reply)  # of which some may still be to come, where it joined a stream
     exchange.usage = answer.usage
     return answer
-
-
-def fingerprint(facts: Mapping[str, str]) -> str:
-    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
-    return f"fp_{facts.get('digest') or 'ollama'}"

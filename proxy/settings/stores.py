@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from proxy.settings.base import MIB, Strict, check_port
 
@@ -37,7 +37,7 @@ class Disk(Strict):
 
 
 class Store(Strict):
-    """A named store: exactly one of `memory`, `disk` and `redis`."""
+    """A named store: exactly one of `memory`, `disk`, `redis` and `lancedb`."""
 
     memory: Memory | None = None
     """A store inside the process."""
@@ -46,12 +46,15 @@ class Store(Strict):
     redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
     """URL of a Redis, best from the environment: `redis://`, `rediss://` for TLS, `redis+cluster://` or
     `rediss+cluster://` for a cluster.  Redis bounds itself: give it `maxmemory` and an `lru` or `lfu` policy."""
+    lancedb: Annotated[str, Field(min_length=1)] | None = None
+    """Texts and their vectors, for `documents`: a directory, or object storage by its URL (`s3://…`, `gs://…`, `az://…`),
+    whose credentials are read from the environment."""
     timeout: PositiveFloat = 0.05
     """Seconds that one operation of a Redis may take.  After five failures in a row it is left alone for five
     seconds."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Store:
-        if sum(kind is not None for kind in (self.memory, self.disk, self.redis)) != 1:
-            raise ValueError("a store is one of `memory: {}`, `disk: {}` and `redis: URL`")
+        if sum(kind is not None for kind in (self.memory, self.disk, self.redis, self.lancedb)) != 1:
+            raise ValueError("a store is one of `memory: {}`, `disk: {}`, `redis: URL` and `lancedb: PATH`")
         return self

@@ -18,6 +18,7 @@ from proxy.sql.feature import Feature
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 WRITES: Final = "writes"
+LASTS: Final = "lasts"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
 AWAY: Final = ("08", "53", "57P")
@@ -94,11 +95,14 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction: all that is written in it stays when the block is left, or nothing if it raises."""
+    async def writing(self, lasting: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction: all that is written in it stays when the block is left, or nothing if it raises.
+
+        lasting: it stays even if the machine loses its power a moment later, which of SQLite costs a wait for the disk.
+        """
         with awayness(self.name):
             async with self.turn, self.engine.connect() as connection:
-                await connection.execution_options(**{WRITES: True})
+                await connection.execution_options(**{WRITES: True, LASTS: lasting})
                 async with connection.begin():
                     yield connection
 
@@ -141,7 +145,11 @@ def set_up(connection: Any, _: object) -> None:
 
 def begin(connection: Connection) -> None:
     # A transaction that reads first and then writes would fail where another one wrote in between.
-    writes = connection.get_execution_options().get(WRITES)
+    options = connection.get_execution_options()
+    writes = options.get(WRITES)
+    if writes and connection.info.get(LASTS, False) != options.get(LASTS, False):
+        connection.info[LASTS] = options[LASTS]
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options[LASTS] else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

@@ -5,24 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 from proxy.stores.keyvalue import KeyValue
+from proxy.stores.vectors import Vectors
+
+
+class Closing(Protocol):
+    async def aclose(self) -> None: ...
 
 
 @dataclass(slots=True)
 class Opened:
     """A store, and how many shelves it stands on."""
 
-    store: KeyValue
+    store: Closing
     users: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a store is opened.  name: equal for two that are the same store, so that it outlives a reload."""
+    """How a store is opened.  name: equal for two that are the same store, so that it outlives a reload.
+
+    searched: it holds texts and their vectors, not values by their keys.
+    """
 
     name: str
-    open: Callable[[], KeyValue]
+    open: Callable[[], Closing]
+    searched: bool = False
 
 
 class Unknown(LookupError):
@@ -39,7 +49,17 @@ class Shelf:
 
     def keyvalue(self, name: str) -> KeyValue:
         """Raises Unknown."""
-        if (kind := self.kinds.get(name)) is None:
+        return cast(KeyValue, self.take(name, searched=False))
+
+    def vectors(self, name: str) -> Vectors:
+        """Raises Unknown."""
+        return cast(Vectors, self.take(name, searched=True))
+
+    def names(self, searched: bool) -> list[str]:
+        return [name for name, kind in self.kinds.items() if kind.searched == searched]
+
+    def take(self, name: str, searched: bool) -> Closing:
+        if (kind := self.kinds.get(name)) is None or kind.searched != searched:
             raise Unknown(name)
         if kind.name not in self.opened:
             self.opened[kind.name] = Opened(kind.open())

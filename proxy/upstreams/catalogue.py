@@ -158,6 +158,9 @@ class Catalogue:
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
 
+    def window(self, name: str) -> int | None:
+        return self.settled.of(self.real(name)).num_ctx
+
     def real(self, name: str) -> str:
         return self.settled.of(name).alias or name
 

@@ -14,7 +14,7 @@ import orjson
 
 from proxy.errors import ProxyError
 from proxy.streams import Answer, Choice
-from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Sources, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire.openai_errors import clean
 
 MILLI: Final = 0.001
@@ -94,6 +94,8 @@ class NativeStyle:
             said["thinking"] = choice.thinking
         if choice.tool_calls:
             said["tool_calls"] = [tool_call(call, index) for index, call in enumerate(choice.tool_calls)]
+        if choice.sources is not None:
+            said["sources"] = choice.sources.passages
         return self.last(said, choice.finish, answer.usage, {"logprobs": choice.logprobs} if choice.logprobs else {})
 
     def chunks(self, fingerprint: str) -> NativeLines:
@@ -113,6 +115,7 @@ class NativeLines:
         self.usage: Usage | None = None
         self.reason = "stop"
         self.calls = 0
+        self.sources: dict[str, JSON] = {}
         # A line with text costs one `dumps` of the text between parts made beforehand.
         self.head = orjson.dumps({"model": style.model})[:-1] + b',"created_at":"'
         self.stamped = 0.0
@@ -137,14 +140,16 @@ class NativeLines:
             self.calls += 1
             said = {"content": "", "tool_calls": [tool_call(event, self.calls - 1)]}
             return self.style.line(said, False, {}) + b"\n"
-        if isinstance(event, Usage):
+        if isinstance(event, Sources):
+            self.sources = {"sources": event.passages}
+        elif isinstance(event, Usage):
             self.usage = event
         elif isinstance(event, Finish):
             self.reason = event.reason
         return b""
 
     def end(self) -> bytes:
-        return self.style.last({"content": ""}, self.reason, self.usage, {}) + b"\n"
+        return self.style.last({"content": "", **self.sources}, self.reason, self.usage, {}) + b"\n"
 
 
 def write_embed(model: str, answer: Answer, started: int, legacy: bool) -> bytes:

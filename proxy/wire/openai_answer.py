@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import orjson
 
 from proxy.streams import Answer, Choice
-from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCall, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Sources, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire import sse
 from proxy.wire.ids import new_id
 from proxy.wire.openai_errors import SseStyle
@@ -45,6 +46,8 @@ class ChatStyle(SseStyle):
             "content": text or (None if calls else ""),
             "refusal": None,
         }
+        if choice.sources is not None:
+            message |= sources_of(choice.sources)
         if choice.thoughts:
             message["reasoning_content"] = choice.thinking
         if calls and self.legacy_functions:
@@ -65,8 +68,18 @@ class ChatStyle(SseStyle):
         return Chunks(self, fingerprint)
 
 
+def fingerprint(facts: Mapping[str, str]) -> str:
+    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
+    return f"fp_{facts.get('digest') or 'ollama'}"
+
+
 def tool_call(call: ToolCall | ToolCalled) -> dict[str, JSON]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def sources_of(event: Sources) -> dict[str, JSON]:
+    """`annotations` are OpenAI's, `sources` more than it has a place for."""
+    return {"annotations": event.annotations, "sources": event.passages}
 
 
 def logprobs_of(logprobs: JSON) -> JSON:
@@ -131,6 +144,8 @@ class Chunks:
                 return self.opening(event.choice) + self.chunk(event.choice, {"reasoning_content": event.text})
             case ToolCalled():
                 return self.opening(event.choice) + self.chunk(event.choice, self.called(event))
+            case Sources():
+                return self.opening(event.choice) + self.chunk(event.choice, sources_of(event))
             case Finish():
                 finish = self.style.finish(event.reason)
                 return self.opening(event.choice) + self.chunk(event.choice, {}, finish)

@@ -18,21 +18,26 @@ from proxy.wire.openai_messages import Limits
 TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choice": "function_call"}
 
 
-def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> Asked:
-    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared.
+def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: Collection[str] = ()) -> Asked:
+    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared; `brings`: those of them with
+    which there need be no messages.
 
     Raises BadCall naming the first field that is wrong or not supported.
     """
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = Asked(limits)
+    brought = body.get("messages") == [] and any(body.get(name) is not None for name in brings)
+    if brought:
+        body = {name: value for name, value in body.items() if name != "messages"}
     fields.read_fields(asked, body, FIELDS, theirs)
     read.filled(read.needed(body, "model", "model"), "model")
-    read.needed(body, "messages", "messages")
+    if not brought:
+        read.needed(body, "messages", "messages")
     for one, other in TWINS.items():
         if body.get(one) is not None and body.get(other) is not None:
             _alike(one, body[one], other, body[other])
-    _together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
+    together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
     return asked
 
 
@@ -42,7 +47,7 @@ def _alike(one: str, first: JSON, other: str, second: JSON) -> None:
         raise BadCall(message, param=other, code="invalid_parameter_combination")
 
 
-def _together(asked: Asked, choice: str) -> None:
+def together(asked: Asked, choice: str) -> None:
     """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
     if asked.top_logprobs and not asked.logprobs:
         raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")

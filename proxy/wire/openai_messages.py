@@ -168,11 +168,11 @@ def _parts(content: JSON, at: str, limits: Limits) -> tuple[str, tuple[Image, ..
         if kind == "text":
             texts.append(read.text(read.needed(part, "text", f"{name}.text"), f"{name}.text"))
         else:
-            images.append(_image(read.needed(part, "image_url", f"{name}.image_url"), f"{name}.image_url", limits))
+            images.append(image(read.needed(part, "image_url", f"{name}.image_url"), f"{name}.image_url", limits))
     return "\n".join(texts), tuple(images)
 
 
-def _image(value: JSON, at: str, limits: Limits) -> Image:
+def image(value: JSON, at: str, limits: Limits) -> Image:
     if type(value) is dict:
         value, at = read.needed(value, "url", f"{at}.url"), f"{at}.url"
     url = read.filled(value, at)

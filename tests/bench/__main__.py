@@ -15,8 +15,9 @@ from tests.bench.processes import CORES, Bench, bench
 from tests.bench.records import RECORDS
 from tests.bench.report import Found, table
 from tests.bench.surface import SURFACE
+from tests.bench.talking import TALKING
 
-PARTS = {**KERNEL, **SURFACE, **CACHING, **RECORDS}
+PARTS = {**KERNEL, **SURFACE, **CACHING, **RECORDS, **TALKING}
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from proxy.types import Call, Chat, Deadline, Message
+from proxy.types import Call, Chat, Deadline, Message, Receipt
 
 
 def told(text: str) -> None:
@@ -29,6 +29,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         connect_timeout=2.0,
         trail={"X-Request-Id": "1"},
         progress=told,
+        receipt=Receipt({"id": "1"}, []),
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for field in fields(Call):

@@ -334,7 +334,7 @@ async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
         ("/v1/v1/models/demo", "did you mean /v1/models/demo?"),
         ("/v1/api/chat", "did you mean /api/chat?"),
         ("/v1/chat/completions/", "did you mean /v1/chat/completions?"),
-        ("/v1/responses", "not served here; use POST /v1/chat/completions"),
+        ("/v1/responses/resp_1/cancel", "not served here; what is kept of POST /v1/responses"),
         ("/v1/threads/t_1/runs", "not served here; use POST /v1/chat/completions"),
         ("/v1/audio/speech", "models here read and write text"),
         ("/v1", "Unknown request URL: POST /v1"),

@@ -223,6 +223,6 @@ async def test_others_go_on_while_many_entries_are_looked_at() -> None:
     await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
     turner = asyncio.ensure_future(turning())
     await asyncio.sleep(0)
-    told = await Api(store, Stats(), None, False, written).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
+    told = await Api(store, Stats(), None, False, written, dict).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
     turner.cancel()
     assert told["entries"] == 10 * PAUSE and turns[0] >= 10

@@ -1,0 +1,41 @@
+"""What the cache keeps for one caller: told, or taken out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from plugins.cache import entry, key
+from plugins.cache.api import BATCH, available
+from proxy.stores.keyvalue import KeyValue
+from proxy.types import JSON, Text
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Where callers do not share their entries; shared ones are nobody's."""
+
+    store: KeyValue
+    written: Callable[[], Awaitable[None]]
+    """Returns when what was answered by now is in the store."""
+    name: str = "cache"
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        async with available(self.written):
+            async for one in self.store.entries(key.prefix_of("cache", caller)):
+                facts, words = key.facts_of(one.label), key.words_in(one.label)
+                kept = (await self.store.get((one.key,)))[0]
+                found = None if kept is None else entry.unpacked(kept.value)
+                texts = [event.text for event in found.events if isinstance(event, Text)] if found else []
+                times = {"created_at": int(one.born), "expires_at": int(one.expires)}
+                yield {"model": facts.get("model"), "asked": words, "answered": "".join(texts), **times}
+
+    async def forget(self, caller: str) -> int:
+        going: list[str] = []
+        deleted = 0
+        async with available(self.written):
+            async for one in self.store.entries(key.prefix_of("cache", caller)):
+                going.append(one.key)
+                if len(going) >= BATCH:
+                    deleted, going = deleted + await self.store.delete(going), []
+            return deleted + await self.store.delete(going)

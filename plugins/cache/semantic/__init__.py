@@ -1,0 +1,5 @@
+"""Answers to questions that mean the same in other words."""
+
+from plugins.cache.semantic.semantic import Near as Near
+from plugins.cache.semantic.semantic import Semantic as Semantic
+from plugins.cache.semantic.semantic import Settings as Settings

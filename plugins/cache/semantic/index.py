@@ -1,0 +1,102 @@
+"""Questions that were answered, by what surrounds them, as vectors."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
+
+FIRST: Final = 8
+MOST: Final = 2048
+"""Questions of one sphere: what has the same system prompt, history, options and so on."""
+CLOSEST: Final = 5
+"""Questions that are looked at closely."""
+
+
+class Sphere:
+    """Questions that differ in nothing else.  Their vectors have shape (capacity, dimensions), float32, unit length."""
+
+    def __init__(self, dimensions: int) -> None:
+        import numpy as np
+
+        self.vectors = np.zeros((FIRST, dimensions), np.float32)
+        self.asked: list[tuple[str, str]] = []
+        """Where its answer is, and the question."""
+        self.places: dict[str, int] = {}
+
+    def add(self, where: str, question: str, vector: Vector) -> None:
+        import numpy as np
+
+        self.drop(where)
+        if len(self.asked) >= MOST:
+            self.drop(self.asked[0][0])
+        place = len(self.asked)
+        if place == len(self.vectors):
+            self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
+        self.vectors[place] = vector
+        self.asked.append((where, question))
+        self.places[where] = place
+
+    def drop(self, where: str) -> None:
+        """The last one takes its place."""
+        place = self.places.pop(where, None)
+        if place is None:
+            return
+        last = self.asked.pop()
+        if place < len(self.asked):
+            self.asked[place] = last
+            self.vectors[place] = self.vectors[len(self.asked)]
+            self.places[last[0]] = place
+
+    def near(self, vector: Vector, threshold: float) -> Iterator[tuple[str, str, float]]:
+        """Where, question and cosine, the nearest first."""
+        import numpy as np
+
+        cosines = self.vectors[: len(self.asked)] @ vector
+        for place in np.argsort(-cosines)[:CLOSEST]:
+            if cosines[place] < threshold:
+                return
+            yield (*self.asked[place], float(cosines[place]))
+
+
+class Index:
+    """Spheres, those that were used longest ago go first.  most: questions of all together."""
+
+    def __init__(self) -> None:
+        self.spheres: OrderedDict[str, Sphere] = OrderedDict()
+        self.size = 0
+
+    def add(self, sphere: str, where: str, question: str, vector: Vector, most: int) -> None:
+        found = self.spheres.get(sphere)
+        if found is None or found.vectors.shape[1] != len(vector):
+            self.forget(sphere)
+            found = self.spheres[sphere] = Sphere(len(vector))
+        self.spheres.move_to_end(sphere)
+        self.size -= len(found.asked)
+        found.add(where, question, vector)
+        self.size += len(found.asked)
+        while self.size > most and len(self.spheres) > 1:
+            self.forget(next(iter(self.spheres)))
+
+    def near(self, sphere: str, vector: Vector, threshold: float) -> list[tuple[str, str, float]]:
+        found = self.spheres.get(sphere)
+        if found is None or found.vectors.shape[1] != len(vector):
+            return []
+        self.spheres.move_to_end(sphere)
+        return list(found.near(vector, threshold))
+
+    def drop(self, sphere: str, where: str) -> None:
+        if (found := self.spheres.get(sphere)) is not None:
+            self.size -= len(found.asked)
+            found.drop(where)
+            self.size += len(found.asked)
+
+    def forget(self, sphere: str) -> None:
+        if (found := self.spheres.pop(sphere, None)) is not None:
+            self.size -= len(found.asked)

@@ -1,0 +1,96 @@
+"""What two questions must have in common before their vectors are believed.
+
+No likeness of vectors tells a question from its opposite: for a good model "trade of poorer countries with richer ones"
+and its reverse have a cosine of 0.997.  What turns an answer is looked for in the words themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+LONGEST: Final = 2000
+"""Letters of a question that can be like another."""
+PIECE: Final = re.compile(r"\d+(?:[.,:/-]\d+)*%?|[^\W\d_]+(?:['\u2019][^\W\d_]+)*\d*|[^\w\s]")
+ENDS: Final = frozenset('.!?:;\u201c\u201d"(')
+"""After these a capital says nothing."""
+SIGNS: Final = frozenset("+-*/=<>^%$|&~\u20ac\u00a3")
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NUMBERS: Final = words("""
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion
+    first second third fourth fifth sixth seventh eighth ninth tenth half quarter double triple dozen once twice thrice
+    both single pair last next previous
+""")
+NEGATIONS: Final = words("""
+    no not never none nobody nothing nowhere neither nor without cannot except unless hardly barely
+    nicht kein keine keinen nie niemals ohne pas jamais sans aucun aucune rien non sin nunca nada senza mai niente
+""")
+DATES: Final = words("""
+    january february march april may june july august september october november december monday tuesday wednesday
+    thursday friday saturday sunday today tomorrow yesterday tonight morning noon afternoon evening night midnight now
+    week month year decade century weekend spring summer autumn fall winter ago before after since until during early
+    late earlier later
+""")
+OPPOSITES: Final = words("""
+    more less most least fewer fewest many few max min maximum minimum highest lowest higher lower high low up down
+    above below over under increase decrease raise reduce grow shrink open close opened closed enable disable enabled
+    disabled start stop begin end off out inside outside export import add remove insert delete push pull read write
+    send receive buy sell lend borrow win lose best worst better worse good bad pro con pros cons advantage advantages
+    disadvantage disadvantages benefit benefits drawback drawbacks safe unsafe legal illegal possible impossible true
+    false yes left right north south east west hot cold warm cool rich richer poor poorer big bigger small smaller large
+    larger long longer short shorter old older young younger new newer fast faster slow slower cheap cheaper expensive
+    man men woman women male female boy girl he she him her his hers encrypt decrypt encode decode install uninstall
+    connect disconnect accept reject allow deny from against cause effect oldest newest longest shortest biggest
+    smallest fastest slowest all any some every each only
+""")
+TURNING: Final = NUMBERS | NEGATIONS | DATES | OPPOSITES
+OPENERS: Final = words("""
+    a an the what who whom whose which when where why how is are am was were be do does did can could shall should will
+    would may might must have has had i you we they it he she this that these those there here please tell give show
+    explain describe define list name write make create summarize summarise compare translate find calculate help let
+    if and or but so then also as at by for from in of on to with about into my your our their its me us them
+""")
+"""Words that begin a sentence and are no names; they say little of what it is about."""
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether nothing that turns an answer differs: numbers, names, dates, negations, opposites, who does what."""
+    if len(one) > LONGEST or len(other) > LONGEST:
+        return False
+    (marks, said), (others, also_said) = read(one), read(other)
+    # The same words in another order are another matter: "the dog bites the man".
+    return marks == others and (said == also_said or sorted(said) != sorted(also_said))
+
+
+@lru_cache(4096)
+def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What turns its answer, sorted; and its words that say something, in their order."""
+    marks, said, fresh = list[str](), list[str](), True
+    for piece in PIECE.findall(text):
+        word = piece.lower().replace("\u2019", "'")
+        if not piece[0].isalnum():
+            fresh = piece in ENDS
+            marks += [piece] if piece in SIGNS else []
+            continue
+        if is_mark(piece, word, fresh):
+            marks.append("not" if word.endswith("n't") or word == "cannot" else word)
+        if word not in OPENERS:
+            said.append(word)
+        fresh = False
+    return tuple(sorted(marks)), tuple(said)
+
+
+def is_mark(piece: str, word: str, fresh: bool) -> bool:
+    """fresh: whether it begins a sentence."""
+    if piece[0].isdigit() or piece[-1].isdigit() or word in TURNING or word.endswith("n't"):
+        return True
+    if piece[1:] != piece[1:].lower():
+        return True
+    return piece[0].isupper() and word != "i" and (not fresh or word not in OPENERS)

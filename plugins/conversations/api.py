@@ -1,0 +1,183 @@
+"""The endpoints of conversations: everybody sees and changes only their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from plugins.conversations import export, reading
+from plugins.conversations.forms import (
+    LIMITS,
+    Add,
+    Change,
+    Create,
+    Fork,
+    Format,
+    Generate,
+    MessagePage,
+    Page,
+    Query,
+    read_messages,
+)
+from plugins.conversations.messages import Said, cleaned, told
+from plugins.conversations.reading import DAY, Reading
+from plugins.conversations.recording import title_of
+from plugins.conversations.store import Store, written
+from plugins.conversations.talks import PREFIX, Talk
+from plugins.conversations.turns import Taking
+from proxy.host import Host
+from proxy.types import JSON, Call, Route
+from proxy.wire.ids import new_id
+from proxy.wire.openai_chat import read_chat
+
+DAYS: Final = 30
+PATH: Final = "/api/conversations"
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    store: Store
+    taking: Taking
+    host: Host
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.store)
+
+    def routes(self) -> Iterable[Route]:
+        for method, path, handle in (
+            ("POST", "", self.create),
+            ("GET", "", self.list),
+            ("GET", "/search", self.search),
+            ("GET", "/statistics", self.statistics),
+            ("GET", "/{id}", self.get),
+            ("PUT", "/{id}", self.change),
+            ("DELETE", "/{id}", self.delete),
+            ("GET", "/{id}/messages", self.messages),
+            ("POST", "/{id}/messages", self.add),
+            ("POST", "/{id}/generate", self.generate),
+            ("POST", "/{id}/fork", self.fork),
+            ("GET", "/{id}/export", self.export),
+        ):
+            yield Route(method, PATH + path, handle, "user")
+
+    def owner(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def create(self, request: web.BaseRequest) -> web.StreamResponse:
+        form, owner = await self.host.desk.form(request, Create), self.owner(request)
+        new = [cleaned(one) for one in read_messages(form.messages or [])]
+        columns = {"model": form.model or "", "system": form.system_prompt or "", "metadata": written(form.metadata)}
+        title = form.title or title_of(new)
+        columns |= {"title": title, "titled": "caller" if form.title else "first"}
+        talk = await self.store.create(owner, form.id or new_id(PREFIX), [Said(one) for one in new], **columns)
+        return answer(talk.told(), 201)
+
+    async def list(self, request: web.BaseRequest) -> web.StreamResponse:
+        found = await self.reading.talks(self.owner(request), self.host.desk.query(request, Page))
+        return answer(reading.page([one.told() for one in found.found], found.more))
+
+    async def search(self, request: web.BaseRequest) -> web.StreamResponse:
+        found = await self.reading.search(self.owner(request), self.host.desk.query(request, Query))
+        data = [
+            {
+                "id": one.said.id,
+                "conversation": {"id": one.talk, "title": one.title},
+                "role": one.said.message.role,
+                "position": one.said.position,
+                "created_at": one.said.at // 10**6,
+                "snippet": one.snippet,
+            }
+            for one in found.found
+        ]
+        return answer(reading.page(data, found.more))
+
+    async def statistics(self, request: web.BaseRequest) -> web.StreamResponse:
+        now = self.store.now()
+        return answer(await self.reading.statistics(self.owner(request), now - now % DAY - (DAYS - 1) * DAY))
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, MessagePage)
+        talk = await self.store.talk(self.owner(request), id)
+        found = await self.reading.messages(talk, asked)
+        summaries = await self.reading.summaries(talk)
+        told_of = {"messages": [told(one) for one in found.found], "has_more": found.more}
+        return answer({**talk.told(), **told_of, "summaries": [export.summary_told(one) for one in summaries]})
+
+    async def messages(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, MessagePage)
+        found = await self.reading.messages(await self.store.talk(self.owner(request), id), asked)
+        return answer(reading.page([told(one) for one in found.found], found.more))
+
+    async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form, owner = await self.host.desk.form(request, Change), self.owner(request)
+        columns: dict[str, Any] = form.columns()
+        if "title" in columns:
+            columns["titled"] = "caller"
+        if "metadata" in form.model_fields_set:
+            columns["metadata"] = written(form.metadata)
+        if not columns:
+            return answer((await self.store.talk(owner, id)).told())
+        return answer((await self.store.change(owner, id, columns)).told())
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        await self.store.drop(self.owner(request), id)
+        return answer({"id": id, "object": "conversation.deleted", "deleted": True})
+
+    async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """Waits until no call of the conversation is being answered, so that nothing comes between its messages."""
+        new = [cleaned(one) for one in (await self.host.desk.form(request, Add)).read()]
+        async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
+            title = {} if turn.talk.title else {"title": title_of(new), "titled": "first"}
+            added = await self.store.append(connection, turn.talk, [Said(one) for one in new], **title)
+        data = [told(one) for one in added]
+        return answer(data[0] if len(data) == 1 else reading.page(data, False), 201)
+
+    async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """Through the chain of chats, as any call that names the conversation."""
+        form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
+        talk, new = await self.store.talk(caller.name, id), form.new()
+        asked = read_chat(form.body(talk.model), LIMITS)
+        ask = replace(asked.chat(), messages=tuple(new), question=new[-1].text if new else "")
+        made = self.host.desk.headers(request)["X-Request-Id"]
+        identity = (caller.name, caller.key, caller.models)
+        call = Call(made, "chat", asked.model, ask, asked.stream, *identity, asked.about, {"conversation": id})
+        return await self.host.answer(request, call)
+
+    async def fork(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form, owner = await self.host.desk.form(request, Fork), self.owner(request)
+        talk = await self.store.talk(owner, id)
+        last = None if form.message is None else (await self.reading.position(talk, form.message, "message")).position
+        made = await self.forked(talk, form, last)
+        return answer(made.told(), 201)
+
+    async def forked(self, talk: Talk, form: Fork, last: int | None) -> Talk:
+        async with self.store.database.reading() as connection:
+            saids = await self.store.turns(connection, talk)
+        copied = [replace(one, id="") for one in saids if last is None or one.position <= last]
+        columns = {"model": talk.model, "system": talk.system, "metadata": written(talk.metadata), "parent": talk.id}
+        title = form.title or talk.title
+        columns |= {"title": title, "titled": "caller" if form.title else talk.titled}
+        return await self.store.create(talk.owner, form.id or new_id(PREFIX), copied, **columns)
+
+    async def export(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form = self.host.desk.query(request, Format).format
+        talk = await self.store.talk(self.owner(request), id)
+        async with self.store.database.reading() as connection:
+            saids = await self.store.turns(connection, talk)
+        ending = "json" if form == "json" else "md"
+        name = {"Content-Disposition": f'attachment; filename="{talk.id.replace(":", "_")}.{ending}"'}
+        if form == "json":
+            body = orjson.dumps(export.document(talk, saids, await self.reading.summaries(talk)))
+            return web.Response(body=body, content_type="application/json", headers=name)
+        return web.Response(
+            text=export.markdown(talk, saids), content_type="text/markdown", charset="utf-8", headers=name
+        )
+
+
+def answer(told_of: JSON, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(told_of), status=status, content_type="application/json")

@@ -1,0 +1,68 @@
+"""A whole conversation as a document to keep elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from plugins.conversations.messages import Said, told
+from plugins.conversations.store import Summary
+from plugins.conversations.talks import Talk
+from proxy.types import JSON
+
+NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool"}
+
+
+def document(talk: Talk, saids: Sequence[Said], summaries: Sequence[Summary]) -> dict[str, JSON]:
+    return {
+        **talk.told(),
+        "messages": [told(one) for one in saids],
+        "summaries": [summary_told(one) for one in summaries],
+    }
+
+
+def summary_told(one: Summary) -> dict[str, JSON]:
+    return {"text": one.text, "up_to": one.upto, "model": one.model or None, "created_at": one.at // 10**6}
+
+
+def markdown(talk: Talk, saids: Sequence[Said]) -> str:
+    return "\n\n".join(_parts(talk, saids)) + "\n"
+
+
+def _parts(talk: Talk, saids: Sequence[Said]) -> Iterator[str]:
+    title = " ".join(talk.title.split())
+    yield f"# {title or 'Conversation'}"
+    facts = [f"`{talk.id}`", day(talk.created), *([talk.model] if talk.model else [])]
+    yield " · ".join(facts)
+    if talk.system:
+        yield f"## System\n\n{talk.system}"
+    for one in saids:
+        yield f"## {NAMES[one.message.role]}{marked(one)}"
+        yield from _said(one)
+
+
+def _said(one: Said) -> Iterator[str]:
+    if one.message.thinking:
+        yield f"<details><summary>Thinking</summary>\n\n{one.message.thinking}\n\n</details>"
+    if one.message.text:
+        yield one.message.text
+    for call in one.message.tool_calls:
+        yield f"`{call.name}` was called:\n\n{fenced(call.arguments)}"
+    if one.message.images:
+        yield f"*({len(one.message.images)} images)*"
+
+
+def fenced(text: str) -> str:
+    """A block that what is in it cannot end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}json\n{text}\n{fence}"
+
+
+def marked(one: Said) -> str:
+    return "" if one.status == "complete" else " (not complete)"
+
+
+def day(micros: int) -> str:
+    return datetime.fromtimestamp(micros / 1e6, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,150 @@
+"""What the endpoints of conversations are asked, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from plugins.conversations.talks import checked_id
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.types import JSON, Message
+from proxy.wire import openai_messages
+from proxy.wire.openai_messages import Limits
+
+LIMITS: Final = Limits()
+MOST: Final = 1000
+"""Messages that are added by one request."""
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "")
+
+
+Clean = Annotated[str, AfterValidator(_without_nul)]
+Title = Annotated[str, StringConstraints(max_length=200), AfterValidator(_without_nul)]
+Name = Annotated[str, StringConstraints(max_length=600), AfterValidator(_without_nul)]
+Id = Annotated[str, AfterValidator(checked_id)]
+Pair = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[Annotated[str, StringConstraints(max_length=64)], Pair], Field(max_length=16)]
+System = Annotated[str, StringConstraints(max_length=1_000_000), AfterValidator(_without_nul)]
+
+
+class Create(Strict):
+    id: Id | None = None
+    title: Title | None = None
+    model: Name | None = None
+    system_prompt: System | None = None
+    metadata: Metadata | None = None
+    messages: Annotated[list[JSON], Field(max_length=MOST)] | None = None
+
+
+class Change(Strict):
+    """Only what is named changes."""
+
+    title: Title | None = None
+    model: Name | None = None
+    system_prompt: System | None = None
+    metadata: Metadata | None = None
+
+    def columns(self) -> dict[str, Any]:
+        names = {"title": "title", "model": "model", "system_prompt": "system"}
+        return {column: getattr(self, name) or "" for name, column in names.items() if name in self.model_fields_set}
+
+
+class Add(BaseModel):
+    """One message in OpenAI's shape, or several as `messages`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    messages: Annotated[list[JSON], Field(min_length=1, max_length=MOST)] | None = None
+
+    def read(self) -> list[Message]:
+        alone = self.model_extra or {}
+        if self.messages is None:
+            return [message(alone, "")]
+        if alone:
+            name = next(iter(alone))
+            message_ = f"'{name}' belongs into one of the 'messages'."
+            raise BadCall(message_, param=name[:100], code="invalid_parameter_combination")
+        return read_messages(self.messages)
+
+
+class Generate(BaseModel):
+    """What a chat takes beside its messages; `message` is a further one, or the text of a user's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    message: JSON = None
+
+    def new(self) -> list[Message]:
+        if self.message is None:
+            return []
+        if isinstance(self.message, str):
+            return [Message("user", self.message)]
+        return [message(self.message, "message")]
+
+    def body(self, model: str) -> Mapping[str, JSON]:
+        """As a chat's, with a message in place of those that are stored."""
+        given = self.model_extra or {}
+        for name in ("messages", "conversation"):
+            if name in given:
+                raise BadCall(f"'{name}' is the conversation's own here.", param=name, code="unknown_parameter")
+        if not given.get("model") and not model:
+            raise BadCall("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        return {"model": model, **given, "messages": [{"role": "user", "content": "-"}]}
+
+
+class Fork(Strict):
+    message: str | None = None
+    """Id of the last one that is copied; unset copies all."""
+    id: Id | None = None
+    title: Title | None = None
+
+
+class Page(Strict):
+    """after: an id; what follows it is told."""
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+class MessagePage(Page):
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    order: Literal["asc", "desc"] = "asc"
+
+
+class Query(Strict):
+    q: Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+
+    @model_validator(mode="after")
+    def _words(self) -> Query:
+        if not any(letter.isalnum() for letter in self.q):
+            raise ValueError("`q` has no word in it")
+        return self
+
+
+class Format(Strict):
+    format: Literal["json", "markdown"] = "json"
+
+
+def read_messages(given: list[JSON], at: str = "messages") -> list[Message]:
+    return [message(one, f"{at}[{index}]") for index, one in enumerate(given)]
+
+
+def message(given: JSON, at: str) -> Message:
+    """Raises BadCall naming the field.  at: where it stands in the body, "" for the body itself."""
+    try:
+        found = openai_messages.message(given, at, LIMITS)
+    except BadCall as error:
+        param = (error.param or "").removeprefix(".") or None
+        raise BadCall(str(error).replace("'.", "'"), param=param, code=error.code) from None
+    if any(one.url for one in found.images):
+        name = f"{at}.content".removeprefix(".")
+        raise BadCall(f"'{name}' links to a picture; send it as a data: URL.", param=name, code="invalid_image_url")
+    return found

@@ -1,0 +1,101 @@
+"""Messages as OpenAI's items, and items as messages.
+
+An item's id names the message that it is part of, and which part of it, so that no item need be looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Final
+
+import orjson
+
+from plugins.conversations.messages import PREFIX, Said, cleaned
+from proxy.types import JSON
+from proxy.wire import openai_items
+from proxy.wire.ids import new_id
+from proxy.wire.openai_items import Item, items_of
+from proxy.wire.openai_items_in import PREFIXES
+
+PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{4})")
+TOGETHER: Final = ("reasoning", "function_call")
+
+
+def place_of(id: str) -> tuple[str, int] | None:
+    """The message and the part of it that an item's id stands for."""
+    found = PART.fullmatch(id)
+    return None if found is None else (PREFIX + found[1], int(found[2], 16))
+
+
+def parts_of(said: Said) -> list[Item | None]:
+    """The items that a message is made of; None in the place of one that was deleted."""
+    mine = said.id.removeprefix(PREFIX)
+    if said.items:
+        parts: list[Item | None] = orjson.loads(said.items)
+        return parts
+    number = count()
+    made = items_of(said.message, lambda prefix: f"{prefix}{mine}{next(number):04x}")
+    if said.status == "complete":
+        return list(made)
+    return [{**one, "status": "incomplete"} if one["type"] == "message" else one for one in made]
+
+
+def of_items(items: Sequence[Item]) -> list[Said]:
+    """The messages that items stand for, each with the items that it came in, under ids of their own."""
+    return [_said(group) for group in grouped(items)]
+
+
+def _said(group: Sequence[Item]) -> Said:
+    id = new_id(PREFIX)
+    mine = id.removeprefix(PREFIX)
+    named = [{**one, "id": f"{PREFIXES[one['type']]}{mine}{index:04x}"} for index, one in enumerate(group)]
+    (message,) = openai_items.messages(named)
+    return Said(cleaned(message), id, items=orjson.dumps(named).decode())
+
+
+def grouped(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """What the model said at once is one message of several items."""
+    group: list[Item] = []
+    for one in items:
+        if group and not (_models(one) and _goes_on(group, one)):
+            yield group
+            group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _models(one: Item) -> bool:
+    return one["type"] in TOGETHER or one.get("role") == "assistant"
+
+
+def _goes_on(group: Sequence[Item], one: Item) -> bool:
+    """Whether it belongs to the model's message so far: thoughts, then words, then calls."""
+    if not _models(group[-1]):
+        return False
+    return one["type"] == "function_call" or all(before["type"] == "reasoning" for before in group)
+
+
+def without(said: Said, part: int) -> Said | None:
+    """The message without one of its items; None if nothing is left of it."""
+    parts = parts_of(said)
+    parts[part] = None
+    left = [one for one in parts if one is not None]
+    if not left:
+        return None
+    (message,) = openai_items.messages(left)
+    return replace(said, message=cleaned(message), items=orjson.dumps(parts).decode())
+
+
+def shown(item: Item, pictures: bool) -> Item:
+    """pictures: whether these are told, too; they are large."""
+    if pictures or item["type"] != "message":
+        return item
+    return {**item, "content": [_unpictured(one) for one in item["content"]]}
+
+
+def _unpictured(part: JSON) -> JSON:
+    return {**part, "image_url": None} if part["type"] == "input_image" else part

@@ -1,0 +1,70 @@
+"""What goes: conversations that are old, and all of a caller's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, select
+
+from plugins.conversations.export import document
+from plugins.conversations.forms import Page
+from plugins.conversations.reading import Reading
+from plugins.conversations.store import Store
+from plugins.conversations.tables import TALKS
+from proxy.errors import Busy
+from proxy.types import JSON
+
+EVERY: Final = 3600.0
+"""Seconds between two times."""
+CHUNK: Final = 50
+"""Conversations that go at once, so that nobody waits for it long."""
+DAY: Final = 86_400 * 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """days: after which a conversation goes that nobody has gone on with.  It may run in several processes."""
+
+    store: Store
+    days: int | None
+    name: str = "conversations"
+
+    async def run(self) -> None:
+        while self.days is not None:
+            with suppress(Busy):  # told by whoever writes
+                await self.tidy(self.days)
+            await asyncio.sleep(EVERY)
+
+    async def tidy(self, days: int) -> None:
+        now = self.store.now()
+        await self.remove((TALKS.c.updated < now - days * DAY) & (TALKS.c.held_until < now))
+
+    async def remove(self, which: ColumnElement[bool]) -> int:
+        """How many conversations that were."""
+        some, whole = select(TALKS.c.number).where(which).limit(CHUNK), 0
+        while True:
+            async with self.store.database.writing() as connection:
+                numbers = list((await connection.execute(some)).scalars())
+                whole += await self.store.remove(connection, TALKS.c.number.in_(numbers))
+            if len(numbers) < CHUNK:
+                return whole
+            await asyncio.sleep(0)
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        reading, after = Reading(self.store), None
+        while True:
+            found = await reading.talks(caller, Page(after=after, limit=CHUNK, order="asc"))
+            for talk in found.found:
+                async with self.store.database.reading() as connection:
+                    saids = await self.store.turns(connection, talk)
+                yield document(talk, saids, await reading.summaries(talk))
+            if not found.more:
+                return
+            after = found.found[-1].id
+
+    async def forget(self, caller: str) -> int:
+        return await self.remove(TALKS.c.owner == caller)

@@ -1,0 +1,210 @@
+"""OpenAI's conversations, over the same data.  Source: OpenAI's API reference, "Conversations"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from aiohttp import web
+from pydantic import Field
+from sqlalchemy import ColumnElement, delete, select, update
+
+from plugins.conversations.api import answer
+from plugins.conversations.forms import LIMITS, Metadata
+from plugins.conversations.items import of_items, parts_of, place_of, shown, without
+from plugins.conversations.messages import Said, row_of, said_of
+from plugins.conversations.reading import Reading, page
+from plugins.conversations.store import Store, mine, of, written
+from plugins.conversations.tables import MESSAGES, TALKS
+from plugins.conversations.talks import PREFIX, Talk
+from plugins.conversations.turns import Taking
+from proxy.config import Strict
+from proxy.errors import BadCall, NotFound
+from proxy.host import Host
+from proxy.types import JSON, Route
+from proxy.wire.ids import new_id
+from proxy.wire.openai_items import Item
+from proxy.wire.openai_items_in import items as read_items
+
+PATH: Final = "/v1/conversations"
+MOST: Final = 20
+"""Items of one request, as at OpenAI."""
+PICTURES: Final = "message.input_image.image_url"
+Include = Literal[
+    "web_search_call.action.sources",
+    "web_search_call.results",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+]
+"""All that OpenAI's SDKs may ask for; of these only pictures are ever kept here."""
+
+
+class Create(Strict):
+    items: Annotated[list[JSON], Field(max_length=MOST)] | None = None
+    metadata: Metadata | None = None
+
+
+class Update(Strict):
+    metadata: Metadata | None
+
+
+class Items(Strict):
+    items: Annotated[list[JSON], Field(min_length=1, max_length=MOST)]
+
+
+class Including(Strict):
+    include: tuple[Include, ...] = ()
+
+    @property
+    def pictures(self) -> bool:
+        return PICTURES in self.include
+
+
+class Listing(Including):
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    store: Store
+    taking: Taking
+    host: Host
+
+    def routes(self) -> Iterable[Route]:
+        for method, path, handle in (
+            ("POST", "", self.create),
+            ("GET", "/{id}", self.get),
+            ("POST", "/{id}", self.update),
+            ("DELETE", "/{id}", self.delete),
+            ("POST", "/{id}/items", self.add),
+            ("GET", "/{id}/items", self.items),
+            ("GET", "/{id}/items/{item}", self.item),
+            ("DELETE", "/{id}/items/{item}", self.remove),
+        ):
+            yield Route(method, PATH + path, handle, "user")
+
+    def owner(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def create(self, request: web.BaseRequest) -> web.StreamResponse:
+        form = await self.host.desk.form(request, Create)
+        saids = of_items(read(form.items or []))
+        columns = {"metadata": written(form.metadata)}
+        return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return answer(told(await self.store.talk(self.owner(request), id)))
+
+    async def update(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form = await self.host.desk.form(request, Update)
+        return answer(told(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)})))
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        await self.store.drop(self.owner(request), id)
+        return answer({"id": id, "object": "conversation.deleted", "deleted": True})
+
+    async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form, asked = await self.host.desk.form(request, Items), self.host.desk.query(request, Including)
+        saids = of_items(read(form.items))
+        async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
+            added = await self.store.append(connection, turn.talk, saids)
+        return answer(page(listed(added, asked.pictures), False))
+
+    async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Listing)
+        talk = await self.store.talk(self.owner(request), id)
+        found = listed(await self.around(talk, asked), asked.pictures)
+        if asked.order == "desc":
+            found.reverse()
+        if asked.after is not None:
+            found = behind(found, asked.after, asked.order)
+        return answer(page(found[: asked.limit], len(found) > asked.limit))
+
+    async def around(self, talk: Talk, asked: Listing) -> list[Said]:
+        """Enough messages for a page of items, in their order; with the one that `after` is part of."""
+        at, conditions = MESSAGES.c.position, [of(talk)]
+        if asked.after is not None:
+            said, _ = await self.part(talk, asked.after, "after")
+            conditions.append(at >= said.position if asked.order == "asc" else at <= said.position)
+        order: ColumnElement[Any] = at if asked.order == "asc" else at.desc()
+        query = select(MESSAGES).where(*conditions).order_by(order).limit(asked.limit + 2)
+        saids = [said_of(row) for row in await Reading(self.store).rows(query)]
+        return sorted(saids, key=lambda one: one.position)
+
+    async def part(self, talk: Talk, id: str, param: str = "item_id") -> tuple[Said, int]:
+        """The message that an item is of, and which part of it.  Raises NotFound."""
+        if (place := place_of(id)) is not None:
+            rows = await Reading(self.store).rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == place[0]))
+            if rows and place[1] < len(parts := parts_of(said := said_of(rows[0]))):
+                part = parts[place[1]]
+                if param == "after" or (part is not None and part["id"] == id):
+                    return said, place[1]
+        message = f"The conversation '{talk.id}' has no item '{id[:200]}'."
+        raise NotFound(message, param=param, code="item_not_found")
+
+    async def item(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Including)
+        said, part = await self.part(await self.store.talk(self.owner(request), id), item)
+        found = parts_of(said)[part]
+        assert found is not None  # noqa: S101  (`part` has looked)
+        return answer(shown(found, asked.pictures))
+
+    async def remove(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
+        async with self.taking.held(self.owner(request), id) as turn:
+            said, part = await self.part(turn.talk, item)
+            await self.replaced(turn.talk, said, without(said, part))
+        return answer(told(turn.talk))
+
+    async def replaced(self, talk: Talk, old: Said, new: Said | None) -> None:
+        which = of(talk) & (MESSAGES.c.id == old.id)
+        async with self.store.database.writing() as connection:
+            if new is not None:
+                changed = {name: value for name, value in row_of(new).items() if name in ("text", "body", "items")}
+                await connection.execute(update(MESSAGES).where(which).values(changed))
+                return
+            await connection.execute(delete(MESSAGES).where(which))
+            fewer = update(TALKS).where(mine(talk.owner, talk.id)).values(messages=TALKS.c.messages - 1)
+            await connection.execute(fewer)
+
+
+def read(given: Sequence[JSON]) -> list[Item]:
+    """Raises BadCall naming the field."""
+    found = read_items(list(given), "items", LIMITS)
+    for index, one in enumerate(found):
+        for part in one["content"] if one["type"] == "message" else ():
+            if str(part.get("image_url") or "").startswith(("http://", "https://")):
+                name = f"items[{index}].content"
+                raise BadCall(f"'{name}' links to a picture; send it as a data: URL.", param=name, code="invalid_value")
+    return found
+
+
+def told(talk: Talk) -> dict[str, JSON]:
+    return {
+        "id": talk.id,
+        "object": "conversation",
+        "created_at": talk.created // 10**6,
+        "metadata": dict(talk.metadata),
+    }
+
+
+def listed(saids: Iterable[Said], pictures: bool) -> list[Item]:
+    return [shown(one, pictures) for said in saids for one in parts_of(said) if one is not None]
+
+
+def behind(found: Sequence[Item], after: str, order: str) -> list[Item]:
+    """What follows an item in a list, also where that was deleted."""
+    place = place_of(after)
+    for index, one in enumerate(found):
+        here = place_of(one["id"])
+        if place is None or here is None or here[0] != place[0]:
+            return list(found[index:])
+        if here[1] > place[1] if order == "asc" else here[1] < place[1]:
+            return list(found[index:])
+    return []

@@ -1,0 +1,183 @@
+"""Conversations: a call names one, gets what was said in it, and leaves there what is said now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal, Self
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from plugins.conversations.api import Api
+from plugins.conversations.keeping import Keeping
+from plugins.conversations.memory import Memory, Summarise, Window, headed
+from plugins.conversations.messages import Said, cleaned
+from plugins.conversations.openai import OpenAI
+from plugins.conversations.recording import Recording, measured
+from plugins.conversations.resent import answered, apart, new_of
+from plugins.conversations.store import Most, Store
+from plugins.conversations.tables import FEATURE
+from plugins.conversations.talks import Talk, checked_id, full
+from plugins.conversations.turns import Taking, Turn, Turns, renewing
+from plugins.conversations.writing import Writing
+from proxy.config import Strict
+from proxy.errors import BadCall, Busy, ProxyError
+from proxy.host import Host
+from proxy.types import Call, Chat, Handler, Message, Reply, Route
+
+FIELD: Final = "conversation"
+HEADER: Final = "x-gemmapy-conversation"
+FACT: Final = "conversation"
+
+
+class Conversations:
+    """Remembers conversations: a call that names one brings only what is new, and the answer is kept there.
+
+    Stands outside of what adds to a call for once, such as documents, and of what keeps answers.
+    """
+
+    place = "remembers"
+    fields = frozenset({FIELD})
+    headers = frozenset({HEADER})
+    tables = FEATURE
+
+    class Settings(Strict):
+        unknown: Literal["create", "refuse"] = "create"
+        """What happens to a call that names a conversation that its caller has not: it begins one, or is a 404."""
+        wait: PositiveFloat = 30.0
+        """Seconds that a call waits for another one of the same conversation to end; then it is a 409."""
+        waiting: NonNegativeInt = 100
+        """Calls that may wait for one conversation in each process; a further one is a 409 at once."""
+        cut: Literal["keep", "drop"] = "keep"
+        """Whether an exchange is kept whose answer was cut, or left by its client; it is then marked as such."""
+        window: Window = Window()
+        """How much of a conversation a model is told."""
+        summarise: Summarise | None = None
+        """Set, what no longer fits is summarised by a model; unset it is left out."""
+        title_model: str | None = None
+        """A model that gives new conversations their titles, through the chain `internal`; unset takes the beginning of
+        the first message."""
+        keep_days: PositiveInt | None = None
+        """Days after which a conversation goes that nobody has gone on with; unset keeps it until it is deleted."""
+        max_conversations: PositiveInt = 10_000
+        """Conversations that a caller may have."""
+        max_messages: PositiveInt = 10_000
+        """Messages that one may have."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.store = Store(host, Most(settings.max_conversations, settings.max_messages))
+        self.turns = host.kept("conversations turns", Turns)
+        self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
+        self.writing = Writing(host)
+        self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
+        self.keeping = Keeping(self.store, settings.keep_days)
+        self.tasks: list[asyncio.Task[None]] = []
+        host.holds(self.keeping)
+        host.record(FIELD)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        id = named(call)
+        if id is None:
+            return await call_next(call)
+        if not isinstance(call.ask, Chat):
+            raise BadCall("Conversations are for chats only.", param=FIELD, code="conversation_not_for_this")
+        if call.ask.n > 1:
+            raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
+        turn = await self.taking.turn(call.caller, id)
+        recording = Recording(self.store, turn, call, self.settings.cut == "keep")
+        if self.settings.title_model is not None:
+            recording.entitle = partial(self.entitle, call.but(model=self.settings.title_model, models=None), turn.talk)
+        try:
+            told = await self.told(turn, call, call.ask)
+            recording.new, recording.system = told.new, told.system
+            recording.sent = measured(told.ask.messages, "")
+            reply = await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: id}))
+        except BaseException as error:
+            await recording.failed()
+            if isinstance(error, ProxyError):
+                error.facts[FACT] = id
+            raise
+        recording.facts = dict(reply.facts)
+        kept = reply.through(recording.heard).on_close(recording.closed)
+        return kept.noting(**{FACT: id, "memory": told.left_out})
+
+    async def told(self, turn: Turn, call: Call, ask: Chat) -> Told:
+        """What the model is told: how it begins, what was said, and what is new.  Raises BadCall."""
+        system, turns = apart([cleaned(one) for one in ask.messages])
+        async with self.store.database.reading() as connection:
+            stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
+        new = new_of(turns, [one.message for one in stored])
+        if not new and (not stored or stored[-1].message.role == "assistant"):
+            message = "There is nothing new to answer: send a message that the conversation does not have yet."
+            raise BadCall(message, param="messages", code="nothing_to_answer")
+        if turn.talk.messages + len(new) >= self.settings.max_messages:
+            raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
+        outset = turn.talk.system if system is None else system
+        kept = await self.memory.kept(call, turn.talk, stored, new, outset)
+        return Told(headed(ask, outset, kept, new), system, new, kept.fact)
+
+    def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
+        with suppress(Busy):  # the beginning of the first message will do
+            self.host.background.start(self.entitled(call, talk, saids), "giving a conversation its title")
+
+    async def entitled(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
+        title = await self.writing.title(call, saids)
+        async with self.store.database.writing() as connection:
+            await self.store.name(connection, talk, title)
+
+    async def __aenter__(self) -> Self:
+        start = self.host.background.start
+        if self.turns.renewing is None:  # for every pipeline that there will be
+            renews = renewing(self.turns, self.store, self.host.clock)
+            self.turns.renewing = start(renews, "prolonging turns in conversations")
+        self.tasks = [start(self.keeping.run(), "deleting old conversations")]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self.tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def routes(self) -> Iterable[Route]:
+        yield from Api(self.store, self.taking, self.host).routes()
+        yield from OpenAI(self.store, self.taking, self.host).routes()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """system: what the call itself brought of it.  left_out: what is said of what is not told."""
+
+    ask: Chat
+    system: str | None
+    new: list[Message]
+    left_out: str
+
+
+def named(call: Call) -> str | None:
+    """The conversation that a call names, if it does.  Raises BadCall."""
+    if not call.extra and not call.headers:
+        return None
+    given = call.extra.get(FIELD)
+    if isinstance(given, dict) and set(given) == {"id"}:
+        given = given["id"]
+    header = call.headers.get(HEADER)
+    if given is None:
+        given = header
+    if given is None:
+        return None
+    if type(given) is not str:
+        message = f"Invalid type for '{FIELD}': expected the id of a conversation, or an object with its 'id'."
+        raise BadCall(message, param=FIELD, code="invalid_type")
+    if header is not None and header != given:
+        message = f"'{FIELD}' and the header '{HEADER}' name two conversations."
+        raise BadCall(message, param=FIELD, code="invalid_value")
+    try:
+        return checked_id(given)
+    except ValueError as error:
+        raise BadCall(f"Invalid '{FIELD}': {error}.", param=FIELD, code="invalid_value") from None

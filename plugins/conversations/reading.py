@@ -1,0 +1,169 @@
+"""Pages of conversations and messages, and figures of them.  Every query names the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal_column, select, text, tuple_
+
+from plugins.conversations.forms import Page, Query
+from plugins.conversations.messages import Said, said_of
+from plugins.conversations.store import Store, Summary, mine, of
+from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
+from plugins.conversations.talks import Talk, talk_of
+from proxy.errors import NotFound
+from proxy.types import JSON
+
+Told = TypeVar("Told")
+DAY = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Some(Generic[Told]):
+    """A page.  more: whether there are others behind it."""
+
+    found: Sequence[Told]
+    more: bool
+
+
+def page(found: Sequence[dict[str, JSON]], more: bool) -> dict[str, JSON]:
+    """As OpenAI tells a list."""
+    first, last = (found[0]["id"], found[-1]["id"]) if found else (None, None)
+    return {"object": "list", "data": list(found), "first_id": first, "last_id": last, "has_more": more}
+
+
+def no_such(id: str) -> NotFound:
+    return NotFound(f"Nothing of yours has the id '{id[:200]}'.", param="after", code="not_found")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A message that fits what was looked for, with some words around."""
+
+    talk: str
+    title: str
+    said: Said
+    snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    store: Store
+
+    async def rows(self, query: Select[*tuple[Any, ...]]) -> list[dict[str, Any]]:
+        async with self.store.database.reading() as connection:
+            return [dict(one) for one in (await connection.execute(query)).mappings()]
+
+    async def talks(self, owner: str, asked: Page) -> Some[Talk]:
+        """Those that were gone on with last come first, unless asked otherwise."""
+        place = tuple_(TALKS.c.updated, TALKS.c.number)
+        query = select(TALKS).where(TALKS.c.owner == owner)
+        if asked.after is not None:
+            after = await self.rows(select(TALKS.c.updated, TALKS.c.number).where(mine(owner, asked.after)))
+            if not after:
+                raise no_such(asked.after)
+            cursor = tuple_(after[0]["updated"], after[0]["number"])
+            query = query.where(place > cursor if asked.order == "asc" else place < cursor)
+        columns = (TALKS.c.updated, TALKS.c.number)
+        rows = await self.rows(ordered(query, columns, asked))
+        return Some([talk_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
+
+    async def messages(self, talk: Talk, asked: Page) -> Some[Said]:
+        query = select(MESSAGES).where(of(talk))
+        if asked.after is not None:
+            after = (await self.position(talk, asked.after)).position
+            at = MESSAGES.c.position
+            query = query.where(at > after if asked.order == "asc" else at < after)
+        rows = await self.rows(ordered(query, (MESSAGES.c.position,), asked))
+        return Some([said_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
+
+    async def position(self, talk: Talk, id: str, param: str = "after") -> Said:
+        """Raises NotFound."""
+        rows = await self.rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == id))
+        if not rows:
+            message = f"The conversation '{talk.id}' has no message '{id[:200]}'."
+            raise NotFound(message, param=param, code="message_not_found")
+        return said_of(rows[0])
+
+    async def summaries(self, talk: Talk) -> list[Summary]:
+        """The oldest first."""
+        whose = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
+        rows = await self.rows(select(SUMMARIES).where(whose).order_by(SUMMARIES.c.upto, SUMMARIES.c.number))
+        return [Summary(row["text"], row["upto"], row["at"], row["model"]) for row in rows]
+
+    async def search(self, owner: str, asked: Query) -> Some[Found]:
+        """Messages that have all the words, the newest first."""
+        query = self.searching(asked.q.replace("\0", " ")).where(MESSAGES.c.owner == owner, TALKS.c.owner == owner)
+        if asked.after is not None:
+            here = select(MESSAGES.c.number).where(MESSAGES.c.owner == owner, MESSAGES.c.id == asked.after)
+            if not (after := await self.rows(here)):
+                raise no_such(asked.after)
+            query = query.where(MESSAGES.c.number < after[0]["number"])
+        rows = await self.rows(query.order_by(MESSAGES.c.number.desc()).limit(asked.limit + 1))
+        found = [Found(row["talk_id"], row["talk_title"], said_of(row), row["snippet"]) for row in rows[: asked.limit]]
+        return Some(found, len(rows) > asked.limit)
+
+    def searching(self, words: str) -> Select[Any]:
+        names = (TALKS.c.id.label("talk_id"), TALKS.c.title.label("talk_title"))
+        if self.store.database.dialect == "postgresql":
+            wanted = func.plainto_tsquery("simple", words)
+            options = "StartSel='', StopSel='', MaxFragments=1, MaxWords=24, MinWords=8"
+            snippet: ColumnElement[Any] = func.ts_headline(
+                "simple", func.left(MESSAGES.c.text, 200_000), wanted, options
+            )
+            fits: ColumnElement[bool] = literal_column("conversations_messages.words").op("@@")(wanted)
+            query = select(MESSAGES, *names, snippet.label("snippet")).where(fits)
+        else:
+            snippet = literal_column("snippet(conversations_found, 0, '', '', '…', 24)")
+            query = select(MESSAGES, *names, snippet.label("snippet")).select_from(text("conversations_found"))
+            matches = "conversations_found MATCH :words AND conversations_found.rowid = conversations_messages.number"
+            query = query.where(text(matches)).params(words=quoted(words))
+        return query.where(TALKS.c.number == MESSAGES.c.talk)
+
+    async def statistics(self, owner: str, since: int) -> dict[str, JSON]:
+        """since: microseconds since 1970; days from then on are told one by one."""
+        talks = TALKS.c.owner == owner
+        messages = MESSAGES.c.talk.in_(select(TALKS.c.number).where(talks)) & (MESSAGES.c.owner == owner)
+        counts = [func.count().label("conversations"), added("prompt_tokens"), added("completion_tokens")]
+        models = await self.rows(select(TALKS.c.model, *counts).where(talks).group_by(TALKS.c.model))
+        roles = await self.rows(
+            select(MESSAGES.c.role, func.count().label("count")).where(messages).group_by(MESSAGES.c.role)
+        )
+        day = ((MESSAGES.c.at - MESSAGES.c.at % DAY) / 1_000_000).label("start")
+        days = await self.rows(
+            select(cast(day, BigInteger).label("start"), func.count().label("messages"))
+            .where(messages, MESSAGES.c.at >= since)
+            .group_by(text("1"))
+            .order_by(text("1"))
+        )
+        whole = {name: sum(int(one[name]) for one in models) for name in COUNTED}
+        said = {one["role"]: one["count"] for one in roles}
+        return {
+            **whole,
+            "messages": sum(said.values()),
+            "messages_by_role": said,
+            "average_messages": round(sum(said.values()) / whole["conversations"], 2) if models else None,
+            "by_model": [
+                {"model": one["model"] or None, **{name: int(one[name]) for name in COUNTED}} for one in models
+            ],
+            "by_day": days,
+        }
+
+
+COUNTED = ("conversations", "prompt_tokens", "completion_tokens")
+
+
+def added(name: str) -> ColumnElement[Any]:
+    return func.coalesce(func.sum(TALKS.c[name]), 0).label(name)
+
+
+def ordered(query: Select[Any], columns: Sequence[ColumnElement[Any]], asked: Page) -> Select[Any]:
+    """One more than is asked for, to know whether there are more."""
+    return query.order_by(*(one if asked.order == "asc" else one.desc() for one in columns)).limit(asked.limit + 1)
+
+
+def quoted(words: str) -> str:
+    """Every word as one to look for, and nothing of FTS5's language."""
+    return " ".join('"' + word.replace('"', '""') + '"' for word in words.split())

@@ -1,0 +1,159 @@
+"""One exchange on its way into its conversation: what was asked, and the answer as it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import case
+
+from plugins.conversations.messages import Said, Status, answer_of, letters
+from plugins.conversations.store import Store
+from plugins.conversations.tables import TALKS
+from plugins.conversations.turns import Turn, given_back, released
+from proxy.errors import Busy, NotFound, ProxyError
+from proxy.streams import Answer
+from proxy.types import Call, Events, Finish, Message
+
+log = logging.getLogger(__name__)
+TITLE: Final = 60
+"""Letters of a title that is made from a message."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """Keeps the exchange and gives the turn back, once, when the answer is complete or will never be.
+
+    new: messages that are not stored yet.  system: what the model is told at the outset, None leaves it as it is.
+    keep_cut: whether answers are kept that are not complete.  sent: letters of the whole prompt.
+    entitle: is told of the first exchange, once it is kept.
+    """
+
+    store: Store
+    turn: Turn
+    call: Call
+    keep_cut: bool
+    new: Sequence[Message] = ()
+    system: str | None = None
+    sent: int = 0
+    entitle: Callable[[Sequence[Said]], None] | None = None
+    answer: Answer = field(default_factory=Answer)
+    facts: dict[str, str] = field(default_factory=dict)
+    whole: bool = False
+    broken: bool = False
+    over: bool = False
+
+    async def heard(self, events: Events) -> Events:
+        try:
+            async for event in events:
+                self.answer.add(event)
+                self.whole = self.whole or isinstance(event, Finish)
+                yield event
+        except Exception:
+            self.broken = True
+            raise
+        if self.whole:
+            await self.kept()
+
+    async def kept(self) -> None:
+        """In a task of its own: a client that leaves now must not undo what was answered."""
+        if not self.over:
+            self.over = True
+            await self.detached(self.keep() if self.whole or self.keep_cut else self.give_back())
+
+    async def failed(self) -> None:
+        """There is no answer: nothing is kept, and a conversation that would have begun has not."""
+        self.over = True
+        await self.detached(self.give_back())
+
+    async def detached(self, work: Coroutine[Any, Any, None]) -> None:
+        """Raises Busy, with the turn given back here at least, where no task can be started."""
+        try:
+            task = self.store.host.background.start(work, "keeping what was said in a conversation")
+        except Busy:
+            self.turn.end()
+            raise
+        await asyncio.shield(task)
+
+    async def closed(self) -> None:
+        try:
+            await self.kept()
+        except ProxyError as error:  # the answer has failed in any case, and of what its client knows
+            log.warning("a cut answer in the conversation %s is not kept: %s", self.turn.talk.id, error)
+
+    async def give_back(self) -> None:
+        talk = self.turn.talk
+        try:
+            if self.turn.fresh:
+                await self.store.undo(talk)
+            await given_back(self.store, talk.owner, talk.id, self.turn.token)
+        finally:
+            self.turn.end()
+
+    async def keep(self) -> None:
+        talk, database, saids = self.turn.talk, self.store.database, self.saids()
+        try:
+            async with database.writing() as connection:
+                if not await released(connection, talk.owner, talk.id, self.turn.token):
+                    # Another process took it for dead.  An exchange is kept as one, so that nothing is torn.
+                    log.warning("the turn in the conversation %s was over before its answer was", talk.id)
+                await self.store.append(connection, talk, saids, **self.columns())
+            if not talk.title and self.entitle is not None:
+                self.entitle(saids)
+        except NotFound:
+            log.info("the conversation %s was deleted while it was answered", talk.id)
+        finally:
+            self.turn.end()
+
+    def saids(self) -> list[Said]:
+        asked = [Said(one, call=self.call.id) for one in self.new]
+        choice = self.answer.choice(0)
+        if not self.whole and not (choice.texts or choice.thoughts or choice.tool_calls):
+            return asked
+        finish = choice.finish if self.whole else ""
+        model = self.facts.get("model", self.call.model)
+        given = Said(
+            answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
+            call=self.call.id,
+        )  # fmt: skip
+        return [*asked, given]
+
+    @property
+    def status(self) -> Status:
+        if self.whole:
+            return "complete"
+        return "cut" if self.broken else "left"
+
+    def columns(self) -> dict[str, Any]:
+        """What else changes in the conversation."""
+        talk, usage = self.turn.talk, self.answer.usage
+        changed: dict[str, Any] = {"model": talk.model or self.call.model.replace("\0", "")}
+        if self.system is not None:
+            changed["system"] = self.system
+        if not talk.title and (title := title_of(self.new)):
+            untitled = TALKS.c.title == ""  # its owner may have given it one by now
+            changed["title"] = case((untitled, title), else_=TALKS.c.title)
+            changed["titled"] = case((untitled, "first"), else_=TALKS.c.titled)
+        if usage is not None and usage.prompt_tokens:
+            changed |= {
+                "prompt_tokens": TALKS.c.prompt_tokens + usage.prompt_tokens,
+                "completion_tokens": TALKS.c.completion_tokens + (usage.completion_tokens or 0),
+                "read_letters": self.sent,
+                "read_tokens": usage.prompt_tokens,
+            }
+        return changed
+
+
+def title_of(messages: Sequence[Message]) -> str:
+    """The beginning of the first thing that a user says."""
+    text = next((" ".join(one.text.split()) for one in messages if one.role == "user" and one.text.strip()), "")
+    if len(text) <= TITLE:
+        return text
+    return text[: TITLE - 1].rsplit(" ", 1)[0] + "…"
+
+
+def measured(messages: Sequence[Message], system: str) -> int:
+    return letters(messages) + len(system)

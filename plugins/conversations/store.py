@@ -1,0 +1,179 @@
+"""Conversations in the database.  Every query names the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.conversations.messages import Said, row_of, said_of
+from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
+from plugins.conversations.talks import Exists, Talk, full, talk_of, unknown
+from proxy.host import Host
+from proxy.sql.database import Database
+
+TOGETHER: Final = 500
+"""Rows that are written in one statement."""
+
+
+def mine(owner: str, id: str) -> ColumnElement[bool]:
+    return (TALKS.c.owner == owner) & (TALKS.c.id == id)
+
+
+def of(talk: Talk) -> ColumnElement[bool]:
+    """The messages of a conversation that was found as its owner's."""
+    return (MESSAGES.c.talk == talk.number) & (MESSAGES.c.owner == talk.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """upto: position of the last message that it tells of."""
+
+    text: str
+    upto: int
+    at: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """What a caller may have."""
+
+    talks: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    host: Host
+    most: Most
+
+    @property
+    def database(self) -> Database:
+        return self.host.database
+
+    def now(self) -> int:
+        return int(self.host.clock.time() * 1e6)
+
+    # --- in a transaction that is open ---
+
+    async def found(self, connection: AsyncConnection, owner: str, id: str) -> Talk | None:
+        row = (await connection.execute(select(TALKS).where(mine(owner, id)))).mappings().first()
+        return None if row is None else talk_of(dict(row))
+
+    async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
+        """False if it is there already.  Raises BadCall where the owner has as many as may be."""
+        count = select(func.count()).select_from(TALKS).where(TALKS.c.owner == owner)
+        if (await connection.execute(count)).scalar_one() >= self.most.talks:
+            raise full(f"You have {self.most.talks} conversations, and may not have more; delete some.")
+        now = self.now()
+        row = {"owner": owner, "id": id, "created": now, "updated": now, "next": 1, "first": 1, **columns}
+        new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        done = await connection.execute(new(TALKS).values(row).on_conflict_do_nothing())
+        return bool(done.rowcount)
+
+    async def append(
+        self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], **columns: Any
+    ) -> list[Said]:
+        """At the end, all or none, whoever else appends; gives them with their places.
+
+        columns: of the conversation, that change with it.  Raises NotFound where it is gone, BadCall where it is full.
+        """
+        count, now = len(saids), self.now()
+        changes = {"next": TALKS.c.next + count, "messages": TALKS.c.messages + count, "updated": now, **columns}
+        changed = update(TALKS).where(mine(talk.owner, talk.id), TALKS.c.number == talk.number).values(changes)
+        row = (await connection.execute(changed.returning(TALKS.c.next, TALKS.c.messages))).first()
+        if row is None:
+            raise unknown(talk.id)
+        if row.messages > self.most.messages:
+            raise full(f"A conversation may have {self.most.messages} messages; go on in a fork or a new one.")
+        first = row.next - count
+        rows = [
+            {**row_of(one), "talk": talk.number, "owner": talk.owner, "position": first + index, "at": one.at or now}
+            for index, one in enumerate(saids)
+        ]
+        for start in range(0, count, TOGETHER):
+            await connection.execute(insert(MESSAGES), rows[start : start + TOGETHER])
+        return [said_of(one) for one in rows]
+
+    async def name(self, connection: AsyncConnection, talk: Talk, title: str) -> None:
+        """A better title than the beginning of the first message; one that its owner gave stays."""
+        first = mine(talk.owner, talk.id) & (TALKS.c.number == talk.number) & (TALKS.c.titled == "first")
+        await connection.execute(update(TALKS).where(first).values(title=title, titled="model"))
+
+    async def turns(self, connection: AsyncConnection, talk: Talk, first: int = 0) -> list[Said]:
+        """The messages from this position on."""
+        chosen = select(MESSAGES).where(of(talk), MESSAGES.c.position >= first).order_by(MESSAGES.c.position)
+        return [said_of(dict(row)) for row in (await connection.execute(chosen)).mappings()]
+
+    async def summary(self, connection: AsyncConnection, talk: Talk) -> Summary | None:
+        """The newest."""
+        mine = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
+        chosen = select(SUMMARIES).where(mine).order_by(SUMMARIES.c.upto.desc(), SUMMARIES.c.number.desc()).limit(1)
+        row = (await connection.execute(chosen)).mappings().first()
+        return None if row is None else Summary(row["text"], row["upto"], row["at"], row["model"])
+
+    async def remove(self, connection: AsyncConnection, which: ColumnElement[bool]) -> int:
+        """Conversations with all that is theirs.  which: a condition on TALKS."""
+        numbers = select(TALKS.c.number).where(which)
+        await connection.execute(delete(MESSAGES).where(MESSAGES.c.talk.in_(numbers)))
+        await connection.execute(delete(SUMMARIES).where(SUMMARIES.c.talk.in_(numbers)))
+        return int((await connection.execute(delete(TALKS).where(which))).rowcount)
+
+    # --- whole ---
+
+    async def talk(self, owner: str, id: str) -> Talk:
+        """Raises NotFound."""
+        async with self.database.reading() as connection:
+            found = await self.found(connection, owner, id)
+        if found is None:
+            raise unknown(id)
+        return found
+
+    async def create(self, owner: str, id: str, saids: Sequence[Said] = (), **columns: Any) -> Talk:
+        """Raises Exists, BadCall."""
+        async with self.database.writing() as connection:
+            made = await self.made(connection, owner, id, **columns)
+            talk = await self.found(connection, owner, id)
+            if talk is None or not made:
+                raise Exists(id)
+            if saids:
+                await self.append(connection, talk, saids)
+                talk = await self.found(connection, owner, id) or talk
+        return talk
+
+    async def change(self, owner: str, id: str, columns: Mapping[str, Any]) -> Talk:
+        """Raises NotFound."""
+        async with self.database.writing() as connection:
+            await connection.execute(update(TALKS).where(mine(owner, id)).values(dict(columns)))
+            talk = await self.found(connection, owner, id)
+        if talk is None:
+            raise unknown(id)
+        return talk
+
+    async def drop(self, owner: str, id: str) -> None:
+        """Raises NotFound."""
+        async with self.database.writing() as connection:
+            if not await self.remove(connection, mine(owner, id)):
+                raise unknown(id)
+
+    async def undo(self, talk: Talk) -> None:
+        """One that has begun, and in which nothing was said."""
+        async with self.database.writing() as connection:
+            empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
+            await self.remove(connection, mine(talk.owner, talk.id) & empty)
+
+    async def add_summary(self, talk: Talk, summary: Summary, first: int) -> None:
+        row = {"talk": talk.number, "owner": talk.owner, "upto": summary.upto, "at": self.now()}
+        async with self.database.writing() as connection:
+            await connection.execute(insert(SUMMARIES).values(row | {"text": summary.text, "model": summary.model}))
+            await connection.execute(update(TALKS).where(mine(talk.owner, talk.id)).values(first=first))
+
+
+def written(metadata: Mapping[str, Any] | None) -> str:
+    return orjson.dumps(metadata).decode() if metadata else ""

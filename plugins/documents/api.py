@@ -1,0 +1,220 @@
+"""Documents over HTTP: added, told of, changed and removed, and what is being done with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from plugins.documents import shapes, upload
+from plugins.documents.collections import Collection, Collections
+from plugins.documents.files import Reader
+from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
+from plugins.documents.ledger import OPEN, Job
+from plugins.documents.runner import Runner
+from plugins.documents.store import Content, Item, New, Store
+from plugins.documents.tables import ITEMS
+from proxy.errors import BadCall, Busy, Denied, NotFound
+from proxy.host import Host
+from proxy.stores.vectors import Vectors, VectorsAway
+from proxy.types import Route
+
+LOOK: Final = 0.25
+"""Seconds between two looks at a job that another process may be doing."""
+BEAT: Final = 10.0
+"""Seconds after which a stream of progress says that it still lives."""
+
+
+class Documents:
+    """most_bytes: of a file."""
+
+    def __init__(
+        self, store: Store, collections: Collections, runner: Runner, index: Vectors, reader: Reader, most_bytes: int
+    ) -> None:
+        self.store = store
+        self.collections = collections
+        self.runner = runner
+        self.index = index
+        self.reader = reader
+        self.most_bytes = most_bytes
+
+    @property
+    def host(self) -> Host:
+        return self.runner.host
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", "/api/rag/documents", self.add, "user")
+        yield Route("GET", "/api/rag/documents", self.list, "user")
+        yield Route("GET", "/api/rag/documents/{id}", self.get, "user")
+        yield Route("GET", "/api/rag/documents/{id}/content", self.content, "user")
+        yield Route("PUT", "/api/rag/documents/{id}", self.put, "user")
+        yield Route("DELETE", "/api/rag/documents/{id}", self.delete, "user")
+        yield Route("GET", "/api/rag/jobs", self.jobs, "user")
+        yield Route("GET", "/api/rag/jobs/{id}", self.job, "user")
+        yield Route("DELETE", "/api/rag/jobs/{id}", self.cancel, "user")
+
+    def caller(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def add(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.content_type == upload.FORM:
+            return await self.add_file(request)
+        form, caller = await self.host.desk.form(request, AddDocument), self.caller(request)
+        collection = await self.collections.own(caller, form.collection)
+        new = New(form.title, await self.text(form.content), form.source, form.metadata)
+        return await self.taken(caller, collection, new, form.wait)
+
+    async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
+        with upload.temporary() as file:
+            form = await upload.received(request, file, self.most_bytes)
+            told, caller = form.told(), self.caller(request)
+            collection = await self.collections.own(caller, told.collection)
+            async with self.reader.content(file, form.name) as content:
+                new = New(told.title, content, told.source, told.metadata)
+                return await self.taken(caller, collection, new, told.wait)
+
+    async def taken(self, caller: str, collection: Collection, new: New, wait: float) -> web.StreamResponse:
+        """201 for a new document, 200 for one that was there already, 202 while it cannot be searched yet."""
+        item, is_new = await self.store.add(caller, collection.id, new)
+        self.runner.nudge()
+        item = await self.waited(item, wait)
+        job = await self.runner.ledger.of_item(item.id)
+        status = 202 if item.status == "pending" else 201 if is_new else 200
+        return shapes.answer({**shapes.item(item, job), "duplicate": not is_new}, status)
+
+    async def text(self, given: str) -> Content:
+        content = await Content.of(given)
+        if content.characters > self.reader.most:
+            message = f"Invalid 'content': a document has up to {self.reader.most} characters."
+            raise BadCall(message, param="content", code="document_too_long")
+        return content
+
+    async def waited(self, item: Item, seconds: float) -> Item:
+        """The document once its newest version is ready or has failed, or as it is after so many seconds."""
+        now = asyncio.get_running_loop().time
+        until = now() + seconds
+        while item.status == "pending" and (left := until - now()) > 0:
+            await self.stirred(min(left, LOOK))
+            item = await self.store.item(item.id) or item._replace(status="failed", error="removed")
+        return item
+
+    async def stirred(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.runner.ledger.changed.wait()
+
+    async def list(self, request: web.BaseRequest) -> web.StreamResponse:
+        page, caller = self.host.desk.query(request, Page), self.caller(request)
+        where = ITEMS.c.owner == caller
+        if page.collection is not None:
+            where = ITEMS.c.collection == (await self.collections.one(caller, page.collection)).id
+        if page.status is not None:
+            where &= ITEMS.c.status == page.status
+        after = None if page.after is None else await self.readable(caller, page.after, "after")
+        found = await self.store.page(where, after, page.limit + 1)
+        some = found[: page.limit]
+        told = {"data": [shapes.item(one) for one in some], "has_more": len(found) > page.limit}
+        return shapes.answer({"object": "list", **told, "last_id": some[-1].id if some else None})
+
+    async def readable(self, caller: str, id: str, param: str = "id") -> Item:
+        if (item := await self.store.one(caller, id)) is None:
+            message = f"No document that you may read has the id '{id[:100]}'."
+            raise NotFound(message, param=param, code="document_not_found")
+        return item
+
+    async def own(self, caller: str, id: str) -> Item:
+        item = await self.readable(caller, id)
+        if item.owner != caller:
+            raise Denied("This document is shared with you for reading only.", code="read_only")
+        return item
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        item = await self.readable(self.caller(request), id)
+        return shapes.answer(shapes.item(item, await self.runner.ledger.of_item(item.id)))
+
+    async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """The text as it is searched, or as it was sent where it is not yet."""
+        item = await self.readable(self.caller(request), id)
+        headers = {**self.host.desk.headers(request), "Content-Type": "text/plain; charset=utf-8"}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        async for part in self.store.text(item.id, item.version or item.newest):
+            await response.write(part.encode())
+        await response.write_eof()
+        return response
+
+    async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form, caller = await self.host.desk.form(request, ChangeDocument), self.caller(request)
+        item = await self.own(caller, id)
+        said = {"title": form.title, "source": form.source}
+        told: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        content = None if form.content is None else await self.text(form.content)
+        if told or form.metadata is not None:
+            await self.store.change(item, told, form.metadata)
+        other_text = content is not None and content.digest != item.digest
+        if other_text or form.title not in (None, item.title):
+            await self.store.renew(item, content if other_text else None)
+            self.runner.nudge()
+        item = await self.waited(await self.own(caller, id), form.wait)
+        job = await self.runner.ledger.of_item(item.id)
+        return shapes.answer(shapes.item(item, job), 202 if item.status == "pending" else 200)
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        item = await self.own(self.caller(request), id)
+        job = await self.runner.ledger.of_item(item.id)
+        await self.store.remove(item)
+        if job is not None:
+            self.runner.stop(job.id)
+        with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
+            await self.index.remove(item.collection, item.id)
+        self.runner.ingest.tender.note(item.collection, 0)
+        return shapes.answer({"document_id": item.id, "deleted": True})
+
+    async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:
+        some = self.host.desk.query(request, Some)
+        found = await self.runner.ledger.latest(self.caller(request), some.limit)
+        return shapes.answer({"object": "list", "data": [shapes.job(one) for one in found]})
+
+    async def one_job(self, request: web.BaseRequest, id: str) -> Job:
+        if (job := await self.runner.ledger.one(self.caller(request), id)) is None:
+            raise NotFound(f"No job of yours has the id '{id[:100]}'.", param="id", code="job_not_found")
+        return job
+
+    async def job(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """As JSON, or as events until it has ended, for those who accept them."""
+        job = await self.one_job(request, id)
+        if "text/event-stream" not in request.headers.get("Accept", ""):
+            return shapes.answer(shapes.job(job))
+        headers = {**self.host.desk.headers(request), "Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        await self.told(response, job)
+        await response.write_eof()
+        return response
+
+    async def told(self, response: web.StreamResponse, job: Job) -> None:
+        last, quiet = b"", 0.0
+        while True:
+            event = b"data: " + orjson.dumps(shapes.job(job)) + b"\n\n"
+            if event != last or quiet >= BEAT:
+                await response.write(event if event != last else b": waiting\n\n")
+                last, quiet = event, 0.0
+            if job.status not in OPEN:
+                return
+            await self.stirred(LOOK)
+            quiet += LOOK
+            try:
+                job = await self.runner.ledger.one(job.owner, job.id) or job._replace(status="cancelled")
+            except Busy:
+                continue
+
+    async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        job = await self.one_job(request, id)
+        if not await self.runner.ledger.cancel(job):
+            raise BadCall(f"The job has ended already: {job.status}.", param="id", code="job_ended")
+        self.runner.stop(job.id)
+        return shapes.answer({"job_id": job.id, "status": "cancelled"})

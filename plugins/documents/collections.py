@@ -1,0 +1,192 @@
+"""Collections: whose documents are together, who may read them, and which model embeds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, READERS, VALUES
+from proxy.errors import BadCall, Denied, NotFound
+from proxy.host import Clock
+from proxy.sql.database import Database
+from proxy.wire.ids import new_id
+
+USUAL: Final = "default"
+"""What a caller's documents are in that were put nowhere else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """model: which embeds its texts.  dimensions: of its vectors, 0 until there is one.  at: microseconds."""
+
+    id: str
+    owner: str
+    name: str
+    about: str
+    model: str
+    dimensions: int
+    everyone: bool
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who may read: everyone, or these callers besides the owner."""
+
+    everyone: bool = False
+    readers: tuple[str, ...] = ()
+
+
+def readable(caller: str) -> ColumnElement[bool]:
+    """Which collections a caller may read: the only place that says so."""
+    shared = select(READERS.c.collection).where(READERS.c.reader == caller)
+    mine = (COLLECTIONS.c.owner == caller) | (COLLECTIONS.c.everyone == 1) | COLLECTIONS.c.id.in_(shared)
+    return mine & (COLLECTIONS.c.gone == 0)
+
+
+def chosen() -> Select[Any]:
+    columns = (COLLECTIONS.c[name] for name in Collection.__slots__)
+    return select(*columns)
+
+
+def made(row: Any) -> Collection:
+    return Collection(**{**row._mapping, "everyone": bool(row.everyone)})
+
+
+def unknown(named: str, param: str) -> NotFound:
+    message = f"No collection that you may read is called '{named[:100]}'."
+    return NotFound(message, param=param, code="collection_not_found")
+
+
+class Collections:
+    def __init__(self, database: Database, clock: Clock, model: str, most: int) -> None:
+        """model: which embeds unless a collection says otherwise.  most: collections of one caller."""
+        self.database = database
+        self.clock = clock
+        self.model = model
+        self.most = most
+
+    async def make(self, owner: str, name: str, about: str, model: str | None, sharing: Sharing) -> Collection:
+        """Raises BadCall where the owner has one of this name, or too many."""
+        one = Collection(
+            new_id("col_"), owner, name, about, model or self.model, 0, sharing.everyone, int(self.clock.time() * 1e6)
+        )
+        try:
+            async with self.database.writing(lasting=True) as connection:
+                mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
+                if (await connection.execute(mine)).scalar_one() >= self.most:
+                    raise BadCall(f"You have {self.most} collections, which is the most.", code="too_many_collections")
+                row = {field: getattr(one, field) for field in Collection.__slots__}
+                await connection.execute(insert(COLLECTIONS).values(**{**row, "everyone": int(one.everyone)}))
+                await share(connection, one.id, sharing.readers)
+        except IntegrityError:
+            message = f"You have a collection that is called '{name[:100]}' already."
+            raise BadCall(message, param="name", code="collection_exists") from None
+        return one
+
+    async def own(self, owner: str, named: str | None, param: str = "collection") -> Collection:
+        """The caller's own, by name or id; that for usual documents is made when it is first named.
+
+        Raises NotFound, or Denied for another's that the caller may only read.
+        """
+        if (found := await self.find(owner, named or USUAL)) is None:
+            if (named or USUAL) != USUAL:
+                raise unknown(str(named), param)
+            try:
+                return await self.make(owner, USUAL, "", None, Sharing())
+            except BadCall:  # somebody else has made it meanwhile
+                return await self.own(owner, (await self.one(owner, USUAL, param)).id, param)
+        if found.owner != owner:
+            raise Denied("This collection is shared with you for reading only.", param=param, code="read_only")
+        return found
+
+    async def one(self, caller: str, named: str, param: str = "collection") -> Collection:
+        """One that the caller may read, by id, or by name if it is the caller's own.  Raises NotFound."""
+        if (found := await self.find(caller, named)) is None:
+            raise unknown(named, param)
+        return found
+
+    async def find(self, caller: str, named: str) -> Collection | None:
+        mine = (COLLECTIONS.c.owner == caller) & (COLLECTIONS.c.name == named)
+        query = chosen().where(readable(caller) & ((COLLECTIONS.c.id == named) | mine)).order_by(~mine)
+        async with self.database.reading() as connection:
+            row = (await connection.execute(query.limit(1))).first()
+        return None if row is None else made(row)
+
+    async def by_id(self, id: str) -> Collection | None:
+        """Whosever it is: for the server's own work."""
+        async with self.database.reading() as connection:
+            query = chosen().where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0))
+            row = (await connection.execute(query)).first()
+        return None if row is None else made(row)
+
+    async def all(self, caller: str, most: int) -> list[Collection]:
+        """Those that the caller may read, its own first, then the oldest first."""
+        order = ((COLLECTIONS.c.owner != caller), COLLECTIONS.c.at, COLLECTIONS.c.id)
+        query = chosen().where(readable(caller)).order_by(*order).limit(most)
+        async with self.database.reading() as connection:
+            return [made(row) for row in await connection.execute(query)]
+
+    async def readers(self, ids: Iterable[str]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {one: [] for one in ids}
+        query = select(READERS).where(READERS.c.collection.in_(list(found))).order_by(READERS.c.reader)
+        async with self.database.reading() as connection:
+            for row in await connection.execute(query):
+                found[row.collection].append(row.reader)
+        return found
+
+    async def change(self, one: Collection, values: dict[str, Any], sharing: Sharing | None) -> None:
+        """Raises BadCall where another of the owner's has the name."""
+        if sharing is not None:
+            values = {**values, "everyone": int(sharing.everyone)}
+        try:
+            async with self.database.writing(lasting=True) as connection:
+                if values:
+                    await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.id == one.id).values(**values))
+                if sharing is not None:
+                    await share(connection, one.id, sharing.readers)
+        except IntegrityError:
+            message = "You have another collection of this name."
+            raise BadCall(message, param="name", code="collection_exists") from None
+
+    async def remove(self, one: Collection) -> None:
+        """It is gone for everybody at once; its index goes after it."""
+        items = select(ITEMS.c.id).where(ITEMS.c.collection == one.id)
+        async with self.database.writing(lasting=True) as connection:
+            for table in (PARTS, VALUES):
+                await connection.execute(delete(table).where(table.c.item.in_(items)))
+            await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
+            await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
+            await share(connection, one.id, ())
+            gone = update(COLLECTIONS).where(COLLECTIONS.c.id == one.id)
+            await connection.execute(gone.values(gone=1, name=one.id))  # the name is free for another
+
+    async def forget(self, id: str) -> None:
+        """One that is gone, once its index is, too."""
+        async with self.database.writing(lasting=True) as connection:
+            await connection.execute(delete(COLLECTIONS).where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 1)))
+
+    async def ids(self, gone: bool) -> list[str]:
+        async with self.database.reading() as connection:
+            query = select(COLLECTIONS.c.id).where(COLLECTIONS.c.gone == int(gone))
+            return list((await connection.execute(query)).scalars())
+
+    async def measured(self, id: str, dimensions: int) -> int:
+        """How long the vectors of a collection are: as its first one was."""
+        first = (COLLECTIONS.c.id == id) & (COLLECTIONS.c.dimensions == 0)
+        async with self.database.writing() as connection:
+            await connection.execute(update(COLLECTIONS).where(first).values(dimensions=dimensions))
+            query = select(COLLECTIONS.c.dimensions).where(COLLECTIONS.c.id == id)
+            return int((await connection.execute(query)).scalar_one_or_none() or dimensions)
+
+
+async def share(connection: AsyncConnection, id: str, readers: Sequence[str]) -> None:
+    await connection.execute(delete(READERS).where(READERS.c.collection == id))
+    if readers:
+        rows = [{"collection": id, "reader": reader} for reader in dict.fromkeys(readers)]
+        await connection.execute(insert(READERS), rows)

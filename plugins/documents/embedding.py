@@ -1,0 +1,96 @@
+"""Vectors of texts, from the server's own chain of embeddings: kept, tried again and counted as any other call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import BadCall, ProxyError, UpstreamError
+from proxy.host import Host
+from proxy.streams import collect
+from proxy.types import Call, Embed
+from proxy.wire.ids import new_id
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH: Final = 32
+"""Texts of one call."""
+HALVES: Final = 64
+"""Characters that are not halved any more, however little the model reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedder:
+    """route: the chain that the calls go through.  turns: how many at once.
+
+    The calls are their caller's: its limits hold, and its tokens are counted.  Which model is asked is the operator's
+    choice, so the caller's key need not open it.
+    """
+
+    host: Host
+    route: str
+    turns: asyncio.Semaphore
+
+    async def vectors(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+        """One row a text: float32, shape (texts, dimensions), unit length.  Raises ProxyError."""
+        import numpy as np
+
+        batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.batch(batch, model, caller)) for batch in batches]
+        except* ProxyError as several:
+            raise first_of(several) from None
+        return np.concatenate([task.result() for task in tasks])
+
+    async def batch(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+        try:
+            return await self.asked(texts, model, caller)
+        except BadCall as error:
+            if not too_long(error):
+                raise
+        import numpy as np
+
+        return np.stack([await self.long(text, model, caller) for text in texts])
+
+    async def long(self, text: str, model: str, caller: str) -> NDArray[np.float32]:
+        """A text that may be longer than the model reads: nothing of it is left out, its halves count alike."""
+        import numpy as np
+
+        try:
+            (only,) = await self.asked([text], model, caller)
+            return np.asarray(only, dtype=np.float32)
+        except BadCall as error:
+            if not too_long(error) or len(text) < HALVES:
+                raise
+        middle = len(text) // 2
+        halves = [await self.long(half, model, caller) for half in (text[:middle], text[middle:])]
+        total = np.sum(halves, axis=0)
+        return np.asarray(total / (np.linalg.norm(total) or 1.0), dtype=np.float32)
+
+    async def asked(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+        import numpy as np
+
+        async with self.turns:
+            call = Call(new_id("rag_"), self.route, model, Embed(inputs=tuple(texts)), caller=caller)
+            answer = await collect(await self.host.send(call))
+        if answer.vectors is None or len(answer.vectors.values) != len(texts):
+            raise UpstreamError(f"The model '{model}' gave no vectors.", "invalid_answer")
+        vectors = np.asarray(answer.vectors.values, dtype=np.float32)
+        if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+            raise UpstreamError(f"The model '{model}' gave a vector without a direction.", "invalid_answer")
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def first_of(several: BaseExceptionGroup[ProxyError]) -> ProxyError:
+    """Of the failures of batches that were asked together, one."""
+    one = several.exceptions[0]
+    return first_of(one) if isinstance(one, BaseExceptionGroup) else one
+
+
+def too_long(error: BadCall) -> bool:
+    return error.code == "context_length_exceeded"

@@ -1,0 +1,121 @@
+"""Files that are sent: taken within bounds, told apart by their contents, and made text by a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from plugins.documents.store import Content
+from proxy.errors import BadCall
+
+UNREADABLE: Final = 3
+"""Its exit status where it says itself what is wrong."""
+SCRIPT: Final = Path(__file__).parent / "reading.py"
+KINDS: Final = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".rst": "text",
+    ".log": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".pdf": "pdf",
+    ".docx": "docx",
+}
+MARKS: Final = {b"%PDF-": "pdf", b"PK\x03\x04": "docx"}
+BARE: Final = frozenset({"text", "csv", "jsonl"})
+"""What needs nothing but Python."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """memory: bytes that reading a file may take.  seconds: how long.  most: characters that may come of it."""
+
+    memory: int
+    seconds: float
+    most: int
+    turns: asyncio.Semaphore
+
+    @asynccontextmanager
+    async def content(self, file: IO[bytes], name: str) -> AsyncIterator[Content]:
+        """The text of a file, for as long as the block lasts.  name: as it was sent, for its ending only.
+
+        Raises BadCall for what cannot be read.
+        """
+        kind = kind_of(name, await asyncio.to_thread(begins, file))
+        with tempfile.TemporaryFile() as made:
+            async with self.turns:
+                await self.read(kind, file, made)
+            content = await asyncio.to_thread(Content.of_file, made)
+            if content.characters > self.most:
+                raise unread(f"it has more than {self.most} characters")
+            if content.blank:
+                raise unread("there is no text in it")
+            yield content
+
+    async def read(self, kind: str, file: IO[bytes], made: IO[bytes]) -> None:
+        limits = (str(self.memory), str(max(1, round(self.seconds))), str(4 * self.most))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *(("-I", "-S") if kind in BARE else ("-I",)),
+            str(SCRIPT),
+            kind,
+            *limits,
+            stdin=file,
+            stdout=made,
+            stderr=asyncio.subprocess.PIPE,
+            env={},
+        )
+        try:
+            async with asyncio.timeout(self.seconds):
+                _, said = await process.communicate()
+        except TimeoutError:
+            raise unread(f"reading it takes more than {self.seconds:g} seconds") from None
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if process.returncode == UNREADABLE:
+            raise unread(said.decode("utf-8", "replace").strip()[-300:])
+        if process.returncode:
+            raise unread("it is broken, or takes too much to be read")
+
+
+def begins(file: IO[bytes]) -> bytes:
+    """Its first bytes.  Another process reads it from its start then, past the buffer that this one may have."""
+    file.flush()
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    return os.pread(file.fileno(), 8, 0)
+
+
+def kind_of(name: str, start: bytes) -> str:
+    """By what is in it; the ending tells kinds of text apart.  Raises BadCall."""
+    for mark, kind in MARKS.items():
+        if start.startswith(mark):
+            return kind
+    ending = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    kind = KINDS.get(ending, "")
+    if not kind:
+        known = ", ".join(sorted(KINDS))
+        message = f"Files of the kind '{ending[:20]}' are not read; those that are: {known}."
+        raise BadCall(message, param="file", code="unsupported_file")
+    if kind in MARKS.values():
+        raise unread(f"it is no {kind}, whatever its name says")
+    return kind
+
+
+def unread(reason: str) -> BadCall:
+    return BadCall(f"The file cannot be read: {reason}.", param="file", code="unreadable_file")

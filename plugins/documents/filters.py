@@ -1,0 +1,83 @@
+"""A filter on the metadata of documents, as conditions of SQL: values are bound, never written into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, and_, not_, or_, select
+
+from plugins.documents.store import number_of
+from plugins.documents.tables import ITEMS, VALUES
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire import read
+
+DEEPEST: Final = 4
+MOST: Final = 64
+"""Comparisons of one filter."""
+ORDERS: Final[Mapping[str, Callable[[Any, float], ColumnElement[bool]]]] = {
+    "gt": lambda column, value: column > value,
+    "gte": lambda column, value: column >= value,
+    "lt": lambda column, value: column < value,
+    "lte": lambda column, value: column <= value,
+}
+FOUND: Final = ("eq", "ne", "in", "nin", *ORDERS)
+TOGETHER: Final = {"and": and_, "or": or_}
+
+
+def condition(given: JSON, name: str = "filter") -> ColumnElement[bool]:
+    """Which documents fit.
+
+    given: `{name: value, …}`, of which all must be so, or OpenAI's `{type: "eq", key, value}` and
+    `{type: "and", filters: […]}`.  Raises BadCall naming the field.
+    """
+    count = [0]
+    return part(given, name, DEEPEST, count)
+
+
+def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[bool]:
+    if type(given) is not dict:
+        raise read.wrong(name, "an object", given)
+    count[0] += 1
+    if depth <= 0 or count[0] > MOST:
+        message = f"Invalid '{name}': a filter has up to {MOST} comparisons, {DEEPEST} deep."
+        raise BadCall(message, param=name, code="invalid_value")
+    kind = given.get("type")
+    if kind in TOGETHER and type(given.get("filters")) is list and given["filters"]:
+        return TOGETHER[kind](
+            *(part(one, f"{name}.filters[{place}]", depth - 1, count) for place, one in enumerate(given["filters"]))
+        )
+    if kind in FOUND and "key" in given and "value" in given:
+        return compared(str(kind), given["key"], given["value"], name)
+    if not given or len(given) > MOST:
+        raise BadCall(f"Invalid '{name}': it says nothing, or too much.", param=name, code="invalid_value")
+    return and_(*(compared("eq", key, value, f"{name}.{key[:64]}") for key, value in given.items()))
+
+
+def compared(kind: str, key: JSON, value: JSON, name: str) -> ColumnElement[bool]:
+    if type(key) is not str:
+        raise read.wrong(f"{name}.key", "a string", key)
+    if kind in ORDERS:
+        if (number := number_of(value)) is None:
+            raise read.wrong(f"{name}.value", "a number", value)
+        return has(key, ORDERS[kind](VALUES.c.number, number))
+    several = value if kind in ("in", "nin") else [value]
+    if type(several) is not list or not several or len(several) > MOST:
+        raise read.wrong(f"{name}.value", f"an array of up to {MOST} values", value)
+    fits = has(key, or_(*(equal(one, name) for one in several)))
+    return not_(fits) if kind in ("ne", "nin") else fits
+
+
+def equal(value: JSON, name: str) -> ColumnElement[bool]:
+    """1 and 1.0 are one number; true is none."""
+    if (number := number_of(value)) is not None:
+        return VALUES.c.number == number
+    if type(value) not in (str, bool):
+        raise read.wrong(name, "a string, a number or a boolean", value)
+    return VALUES.c.value == orjson.dumps(value).decode()
+
+
+def has(key: str, fits: ColumnElement[bool]) -> ColumnElement[bool]:
+    return select(VALUES.c.item).where((VALUES.c.item == ITEMS.c.id) & (VALUES.c.name == key) & fits).exists()

@@ -1,0 +1,163 @@
+"""The book of jobs: each is done by one process at a time, and by another if that one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import Final, NamedTuple
+
+from sqlalchemy import ColumnElement, delete, select, update
+
+from plugins.documents.tables import ITEMS, JOBS, PARTS
+from proxy.host import Clock
+from proxy.sql.database import Database
+
+LEASE: Final = 30.0
+"""Seconds after which a job is another's that nobody has told anything of."""
+KEPT: Final = 7 * 86_400
+"""Seconds that a job is remembered after its end."""
+SOME: Final = 20
+OPEN: Final = ("queued", "running")
+
+
+class Job(NamedTuple):
+    """What is to be taken into the index; see JOBS."""
+
+    id: str
+    collection: str
+    item: str
+    version: int
+    owner: str
+    status: str
+    done: int
+    total: int
+    error: str
+    holder: str
+    until: int
+    at: int
+    ended: int
+
+
+class Ledger:
+    def __init__(self, database: Database, clock: Clock, server: str) -> None:
+        """server: an id that no other server has, nor this one after a restart."""
+        self.database = database
+        self.clock = clock
+        self.changed = asyncio.Event()
+        """Set, and another one in its place, whenever a job of this process has got on."""
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{server}"
+
+    def tell(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def micros(self, more: float = 0.0) -> int:
+        return int((self.clock.time() + more) * 1e6)
+
+    async def claim(self) -> Job | None:
+        """The oldest that nobody does, which is now this process's."""
+        now = self.micros()
+        running = JOBS.c.status == "running"
+        free = (JOBS.c.status == "queued") | (running & (JOBS.c.until < now))
+        left = running & JOBS.c.holder.startswith(f"{socket.gethostname()}:", autoescape=True)
+        query = select(JOBS).where(free | left).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        async with self.database.reading() as connection:
+            found = [Job(*row) for row in await connection.execute(query)]
+        for job in found:
+            free_now = job.status == "queued" or job.until < now or self.dead(job.holder)
+            if free_now and await self.taken(job):
+                return job
+        return None
+
+    def dead(self, holder: str) -> bool:
+        """Whether it is a process of this machine that has ended: then nobody need wait for its lease."""
+        if holder == self.name:
+            return False
+        process = int(holder.split(":")[-2])
+        if process == os.getpid():  # in a container every server has the same
+            return True
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    async def taken(self, job: Job) -> bool:
+        same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
+        told = {"status": "running", "holder": self.name, "until": self.micros(LEASE), "done": 0}
+        async with self.database.writing() as connection:
+            changed = await connection.execute(update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told))
+        return changed.rowcount == 1
+
+    def mine(self, job: Job) -> ColumnElement[bool]:
+        return (JOBS.c.id == job.id) & (JOBS.c.status == "running") & (JOBS.c.holder == self.name)
+
+    async def progress(self, job: Job, done: int | None = None) -> bool:
+        """Tells how far it is.  False: it is not this process's any more, which stops."""
+        told = {"until": self.micros(LEASE)} | ({} if done is None else {"done": done})
+        async with self.database.writing() as connection:
+            changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**told))
+        self.tell()
+        return changed.rowcount == 1
+
+    async def finish(self, job: Job, chunks: int) -> bool:
+        """Its version is what is searched from now on.  False: it was overtaken or cancelled meanwhile."""
+        now = self.micros()
+        item = ITEMS.c.id == job.item
+        async with self.database.writing(lasting=True) as connection:
+            told = {"status": "done", "done": job.total, "ended": now}
+            if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
+                return False
+            newest = update(ITEMS).where(item & (ITEMS.c.newest == job.version))
+            ready = newest.values(version=job.version, chunks=chunks, status="ready", error="", changed=now)
+            if (await connection.execute(ready)).rowcount != 1:
+                return False
+            older = (PARTS.c.item == job.item) & (PARTS.c.version < job.version)
+            await connection.execute(delete(PARTS).where(older))
+            old = (JOBS.c.ended > 0) & (JOBS.c.ended < self.micros(-KEPT))
+            await connection.execute(delete(JOBS).where(old))
+            return True
+
+    async def fail(self, job: Job, reason: str) -> None:
+        async with self.database.writing(lasting=True) as connection:
+            told = {"status": "failed", "error": reason, "ended": self.micros()}
+            if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount == 1:
+                newest = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
+                await connection.execute(newest.values(status="failed", error=reason))
+
+    async def release(self, job: Job) -> None:
+        """To be done again by whoever comes: this process stops."""
+        async with self.database.writing() as connection:
+            await connection.execute(update(JOBS).where(self.mine(job)).values(status="queued", holder="", until=0))
+
+    async def cancel(self, job: Job) -> bool:
+        """False if it has ended already."""
+        async with self.database.writing(lasting=True) as connection:
+            open_one = (JOBS.c.id == job.id) & JOBS.c.status.in_(OPEN)
+            told = {"status": "cancelled", "ended": self.micros()}
+            if (await connection.execute(update(JOBS).where(open_one).values(**told))).rowcount != 1:
+                return False
+            newest = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
+            await connection.execute(newest.values(status="failed", error="cancelled"))
+            return True
+
+    async def one(self, owner: str, id: str) -> Job | None:
+        return await self.first((JOBS.c.id == id) & (JOBS.c.owner == owner))
+
+    async def of_item(self, item: str) -> Job | None:
+        """The last one of a document."""
+        return await self.first(JOBS.c.item == item)
+
+    async def first(self, where: ColumnElement[bool]) -> Job | None:
+        query = select(JOBS).where(where).order_by(JOBS.c.version.desc(), JOBS.c.at.desc(), JOBS.c.id).limit(1)
+        async with self.database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        return None if row is None else Job(*row)
+
+    async def latest(self, owner: str, limit: int) -> list[Job]:
+        query = select(JOBS).where(JOBS.c.owner == owner).order_by(JOBS.c.at.desc(), JOBS.c.id).limit(limit)
+        async with self.database.reading() as connection:
+            return [Job(*row) for row in await connection.execute(query)]

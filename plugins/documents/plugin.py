@@ -1,0 +1,222 @@
+"""Documents: kept, cut and searched, and put before a model where a call wants that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Annotated, Final, Self
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
+
+from plugins.documents import prompt
+from plugins.documents.api import Documents as DocumentsApi
+from plugins.documents.collections import Collections
+from plugins.documents.embedding import Embedder
+from plugins.documents.files import Reader
+from plugins.documents.forms import Names, Top
+from plugins.documents.ingest import Ingest
+from plugins.documents.ledger import Ledger
+from plugins.documents.repair import Repair
+from plugins.documents.runner import Runner
+from plugins.documents.scores import Hit
+from plugins.documents.search import Search, Wish
+from plugins.documents.searching import Searches, Shelves
+from plugins.documents.store import Store
+from plugins.documents.tables import FEATURE
+from plugins.documents.tending import Tender
+from proxy.config import Strict
+from proxy.errors import BadCall, ConfigError
+from proxy.host import Host
+from proxy.streams import begun
+from proxy.types import JSON, Call, Chat, Handler, Reply, Route
+
+FIELD: Final = "rag"
+MIB: Final = 1024 * 1024
+NEEDED: Final = ("lancedb", "semantic_text_splitter")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _template(text: str) -> str:
+    for name in ("passages", "question"):
+        if text.count("{" + name + "}") != 1:
+            raise ValueError(f"it has {{{name}}} exactly once")
+    return text
+
+
+class Rag(Strict):
+    """What a call may say of the documents that it wants."""
+
+    collections: Names = ()
+    top: Top | None = None
+    filter: JSON = None
+
+
+class Documents:
+    """Keeps documents and searches them, and puts what fits a question before the model that is asked it.
+
+    Needs `pip install 'gemmapy-proxy[documents]'`.
+    """
+
+    place = "changes"
+    fields = frozenset({FIELD})
+    tables = FEATURE
+
+    class Settings(Strict):
+        store: str = "texts"
+        """A store of texts under `stores:`; `texts` is there without being named, in `data/lance`."""
+        embed: Annotated[str, Field(min_length=1)] = "nomic-embed-text"
+        """The model that embeds the texts of new collections; a collection keeps the one that it was made with."""
+        chain: Annotated[str, Field(min_length=1)] = "embeddings"
+        """The chain that texts go through to be embedded."""
+        chunk: Annotated[int, Field(ge=200, le=8000)] = 1000
+        """Characters of a chunk at most; of documents that are added from then on."""
+        top: Annotated[int, Field(ge=1, le=50)] = 4
+        """Passages put before a question, unless the call says how many."""
+        words: Share = 0.7
+        """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector."""
+        min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.2
+        """Cosine from which on a passage is put before a question.  It is the model's own: look at `explain`."""
+        min_text: Annotated[float, Field(ge=0)] = 3.0
+        """Or its text score (BM25) from which on it is, however unlike its vector; what reaches neither is not."""
+        budget: PositiveInt = 2000
+        """Tokens, estimated, that the passages of one question may have together."""
+        always: bool = False
+        """Whether chats are searched for that do not say `rag`."""
+        prompt: Annotated[str, AfterValidator(_template)] = prompt.TEMPLATE
+        """What becomes of the question: `{passages}`, `{question}`, and `{fence}`, with which the lines around passages
+        begin."""
+        jobs: PositiveInt = 2
+        """Documents that each process takes in at once."""
+        embeds: PositiveInt = 4
+        """Calls for embeddings that each process has under way at once, for documents and questions together."""
+        max_documents: PositiveInt = 100_000
+        """Documents of one caller."""
+        max_collections: PositiveInt = 100
+        """Collections of one caller."""
+        max_characters: PositiveInt = 100_000_000
+        """Characters of one document."""
+        max_file_bytes: PositiveInt = 128 * MIB
+        """Bytes of a file."""
+        read_timeout: PositiveFloat = 30.0
+        """Seconds that a file may take to be made text."""
+        read_memory: PositiveInt = 1024 * MIB
+        """Bytes of memory that the process may take that does it."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        if missing := [name for name in NEEDED if find_spec(name) is None]:
+            raise ConfigError([f"{' and '.join(missing)} cannot be imported: pip install 'gemmapy-proxy[documents]'"])
+        self.settings = settings
+        self.host = host
+        index = host.vectors(settings.store)
+        store = Store(host.database, host.clock, settings.max_documents)
+        collections = Collections(host.database, host.clock, settings.embed, settings.max_collections)
+        embedder = Embedder(host, settings.chain, asyncio.Semaphore(settings.embeds))
+        ledger = Ledger(host.database, host.clock, host.services.place.server)
+        tender = Tender(index, host.clock)
+        ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
+        runner = Runner(ingest, ledger, host, settings.jobs)
+        reader = Reader(
+            settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
+        )
+        self.search = Search(store, collections, embedder, index, settings.words)
+        self.parts = Parts(runner, tender, Repair(store, collections, index))
+        self.apis = (
+            DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
+            Shelves(collections, index, host),
+            Searches(self.search, host),
+        )
+
+    def routes(self) -> Iterable[Route]:
+        for api in self.apis:
+            yield from api.routes()
+
+    async def __aenter__(self) -> Self:
+        self.parts.start(self.host)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.parts.stop()
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        wanted = asked(call.extra.get(FIELD, self.settings.always and isinstance(call.ask, Chat)))
+        if wanted is None:
+            return await call_next(call)
+        if not isinstance(call.ask, Chat):
+            raise BadCall("'rag' is for chats only.", param=FIELD, code="unsupported_parameter")
+        place = last_question(call.ask)
+        question = call.ask.question or ("" if place is None else call.ask.messages[place].text)
+        if place is None or not question.strip():
+            return (await call_next(call)).noting(rag="no question")
+        call.progress("searching documents")
+        top = wanted.top or self.settings.top
+        outcome = await self.search.run(Wish(call.caller, question, top, wanted.collections, wanted.filter))
+        hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)
+        if not hits:
+            return (await call_next(call)).noting(rag="nothing found")
+        text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
+        reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
+        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits)))
+
+    def fits(self, hit: Hit) -> bool:
+        return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text
+
+
+@dataclass(slots=True)
+class Parts:
+    """What runs beside the calls."""
+
+    runner: Runner
+    tender: Tender
+    repair: Repair
+    tasks: tuple[asyncio.Task[object], ...] = ()
+
+    def start(self, host: Host) -> None:
+        begin = host.background.start
+        self.tasks = (
+            begin(self.runner.run(), "taking in documents"),
+            begin(self.tender.run(), "tending the index of documents"),
+        )
+        if host.services.place.index == 0:
+            self.tasks += (begin(self.put_right(), "comparing documents and their index"),)
+
+    async def put_right(self) -> None:
+        if await self.repair.run():
+            self.runner.nudge()
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        for task in self.tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.runner.aclose()
+
+
+def asked(given: JSON) -> Rag | None:
+    """Raises BadCall."""
+    if given is None or given is False:
+        return None
+    if given is True:
+        return Rag()
+    if type(given) is not dict:
+        message = f"Invalid '{FIELD}': it is true, false or an object of collections, top and filter."
+        raise BadCall(message, param=FIELD, code="invalid_type")
+    try:
+        return Rag.model_validate(given, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, (FIELD, *first["loc"])))
+        raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
+
+
+def last_question(chat: Chat) -> int | None:
+    places = [place for place, message in enumerate(chat.messages) if message.role == "user"]
+    return places[-1] if places else None
+
+
+def fact(hits: list[Hit]) -> str:
+    documents = len({hit.row.document for hit in hits})
+    return f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"

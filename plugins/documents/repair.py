@@ -1,0 +1,103 @@
+"""What a crash has left between the database and the index is put right: the database is believed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.documents.collections import Collections
+from plugins.documents.ledger import OPEN
+from plugins.documents.store import Item, Store, queue
+from plugins.documents.tables import ITEMS, JOBS
+from proxy.host import Clock
+from proxy.sql.database import Database
+from proxy.stores.vectors import Vectors
+
+log = logging.getLogger(__name__)
+PAGE: Final = 500
+"""Documents that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    store: Store
+    collections: Collections
+    index: Vectors
+
+    async def run(self) -> int:
+        """How many documents are to be taken in again."""
+        for id in await self.collections.ids(gone=True):
+            await self.index.drop(id)
+            await self.collections.forget(id)
+        again = 0
+        for id in await self.collections.ids(gone=False):
+            again += await self.collection(id)
+        if again:
+            log.warning("%s documents are taken into the index again: they were not in it as they should be", again)
+        return again
+
+    async def collection(self, id: str) -> int:
+        """Counted before it is asked what should be there: what is added meanwhile is no fault."""
+        there = await self.index.counts(id)
+        right = await self.right(id)
+        for document, version in there:
+            if (document, version) not in right:
+                await self.index.remove(id, document, version, version + 1)
+        wrong = [one[0] for one, chunks in right.items() if chunks >= 0 and there.get(one, 0) != chunks]
+        stuck = await self.stuck(id)
+        await self.again(wrong + stuck)
+        return len(wrong) + len(stuck)
+
+    async def right(self, id: str) -> Mapping[tuple[str, int], int]:
+        """How many rows of a version there should be; -1 where one is being added."""
+        found: dict[tuple[str, int], int] = {}
+        async with self.store.database.reading() as connection:
+            columns = (ITEMS.c.id, ITEMS.c.version, ITEMS.c.chunks)
+            ready = select(*columns).where((ITEMS.c.collection == id) & (ITEMS.c.version > 0))
+            for row in await connection.execute(ready):
+                found[row.id, row.version] = row.chunks
+            adding = select(JOBS.c.item, JOBS.c.version).where((JOBS.c.collection == id) & JOBS.c.status.in_(OPEN))
+            for item, version in await connection.execute(adding):
+                found[item, version] = -1
+        return found
+
+    async def stuck(self, id: str) -> list[str]:
+        """Documents that wait for nothing."""
+        has = select(JOBS.c.id).where((JOBS.c.item == ITEMS.c.id) & JOBS.c.status.in_(OPEN)).exists()
+        async with self.store.database.reading() as connection:
+            query = select(ITEMS.c.id).where((ITEMS.c.collection == id) & (ITEMS.c.status == "pending") & ~has)
+            return list((await connection.execute(query)).scalars())
+
+    async def again(self, ids: list[str]) -> None:
+        for at in range(0, len(ids), PAGE):
+            async with self.store.database.writing(lasting=True) as connection:
+                await begun_again(connection, ITEMS.c.id.in_(ids[at : at + PAGE]), self.store.now())
+
+
+async def begun_again(connection: AsyncConnection, which: ColumnElement[bool], now: int) -> int:
+    """They are absent until they are whole again; of one with a newer version on its way that one is enough."""
+    rows = (await connection.execute(select(ITEMS).where(which))).all()
+    ids = [row.id for row in rows]
+    values = {"version": 0, "chunks": 0, "status": "pending", "error": ""}
+    await connection.execute(update(ITEMS).where(ITEMS.c.id.in_(ids)).values(**values))
+    for row in rows:
+        await queue(connection, Item(*row), now)
+    return len(rows)
+
+
+async def everything(database: Database, clock: Clock) -> int:
+    """Every document anew, a page at a time; a server that runs begins while others are still being put in line."""
+    count, last = 0, ""
+    while True:
+        async with database.writing(lasting=True) as connection:
+            some = select(ITEMS.c.id).where(ITEMS.c.id > last).order_by(ITEMS.c.id).limit(PAGE)
+            ids = list((await connection.execute(some)).scalars())
+            if not ids:
+                return count
+            count += await begun_again(connection, ITEMS.c.id.in_(ids), int(clock.time() * 1e6))
+            last = ids[-1]

@@ -1,0 +1,139 @@
+"""Two ways of searching made one ranking: pure, no input or output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import orjson
+
+from proxy.stores.vectors import Found, Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage: one chunk, or several that stand one after the other.
+
+    last: position of its last chunk.  cosine: to the question.  words: BM25's score, 0 where no word fits.
+    near, worded: its ranks by either, from 1; None where that search did not find it.
+    score: from 0 to 1, comparable within one search only.
+    """
+
+    row: Row
+    collection: str
+    model: str
+    cosine: float
+    words: float = 0.0
+    near: int | None = None
+    worded: int | None = None
+    score: float = 0.0
+    last: int = 0
+
+    @property
+    def about(self) -> About:
+        return About(*orjson.loads(self.row.about))
+
+    @property
+    def content(self) -> str:
+        return self.row.text[self.about.head :]
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Of a chunk: characters of the document where it starts and ends; characters before it in the row's text."""
+
+    start: int
+    end: int
+    head: int
+    page: int
+    headings: Sequence[str]
+
+
+def together(
+    collection: str, model: str, question: NDArray[np.float32], near: Iterable[Found], worded: Iterable[Found]
+) -> list[Hit]:
+    """What either search found in one collection, each once; the cosine of all of it is known."""
+    hits: dict[tuple[str, int, int], Hit] = {}
+    for rank, one in enumerate(near, 1):
+        hits.setdefault(key(one), Hit(one.row, collection, model, one.score, near=rank, last=one.row.position))
+    for rank, one in enumerate(worded, 1):
+        before = hits.get(key(one)) or Hit(
+            one.row, collection, model, float(question @ one.vector), last=one.row.position
+        )
+        if before.worded is None:
+            hits[key(one)] = replace(before, words=one.score, worded=rank)
+    return list(hits.values())
+
+
+def key(found: Found) -> tuple[str, int, int]:
+    return found.row.document, found.row.version, found.row.position
+
+
+def ranked(hits: Sequence[Hit], weight: float, least: float = 0.0) -> list[Hit]:
+    """The best first.
+
+    weight: of the words, from 0 to 1; the rest is the vectors'.
+    least: what the text scores of all that was not found are at most: 0 where everything was.
+
+    Either score is spread from 0 to 1 over what was found, so that the two weigh alike; cosines of different models
+    are never compared.
+    """
+    cosines: dict[str, list[float]] = {}
+    for hit in hits:
+        cosines.setdefault(hit.model, []).append(hit.cosine)
+    bounds = {model: (min(several), max(several)) for model, several in cosines.items()}
+    most = max((hit.words for hit in hits), default=0.0)
+    scored = []
+    for hit in hits:
+        low, high = bounds[hit.model]
+        by_vector = (hit.cosine - low) / (high - low) if high > low else 1.0
+        by_words = max(0.0, hit.words - least) / (most - least) if most > least else float(hit.words > 0)
+        share = weight if most > 0 else 0.0
+        scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector))
+    return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))
+
+
+def distinct(hits: Iterable[Hit]) -> tuple[list[Hit], list[Hit]]:
+    """Without those that say word for word what a better one says, and those."""
+    seen: set[str] = set()
+    kept: list[Hit] = []
+    dropped: list[Hit] = []
+    for hit in hits:
+        said = " ".join(hit.content.split()).lower()
+        (dropped if said in seen else kept).append(hit)
+        seen.add(said)
+    return kept, dropped
+
+
+def chosen(hits: Iterable[Hit], top: int, merge: bool = True) -> list[Hit]:
+    """The best `top` passages; chunks that follow each other in a document are one."""
+    passages: list[Hit] = []
+    for hit in hits:
+        beside = next((place for place, one in enumerate(passages) if merge and beside_each_other(one, hit)), None)
+        if beside is not None:
+            passages[beside] = joined(passages[beside], hit)
+        elif len(passages) < top:
+            passages.append(hit)
+        else:
+            break
+    return passages
+
+
+def beside_each_other(one: Hit, other: Hit) -> bool:
+    same = one.row[:2] == other.row[:2]
+    return same and (one.last + 1 == other.row.position or other.last + 1 == one.row.position)
+
+
+def joined(better: Hit, other: Hit) -> Hit:
+    """One passage of two, with the better's scores."""
+    first, second = (better, other) if better.row.position < other.row.position else (other, better)
+    one, two = first.about, second.about
+    between = " " if two.start - one.end <= 1 else "\n\n"
+    text = first.row.text + between + second.content
+    told = orjson.dumps([one.start, two.end, one.head, one.page, list(one.headings)]).decode()
+    return replace(better, row=first.row._replace(text=text, about=told), last=second.last)

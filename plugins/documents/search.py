@@ -1,0 +1,151 @@
+"""Searching: who may read what is settled in the database before the index is asked, and looked at again after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import select
+
+from plugins.documents import scores
+from plugins.documents.collections import Collection, Collections
+from plugins.documents.embedding import Embedder
+from plugins.documents.filters import condition
+from plugins.documents.scores import Hit
+from plugins.documents.store import Item, Store
+from plugins.documents.tables import ITEMS
+from proxy.errors import BadCall
+from proxy.stores.vectors import Vectors
+from proxy.types import JSON
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CANDIDATES: Final = 50
+"""Chunks that either way of searching brings of one collection, at least."""
+WIDEST: Final = 32
+"""Collections of one search."""
+FILTERED: Final = 10_000
+"""Documents that a filter may leave."""
+LONGEST: Final = 8000
+"""Characters of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is searched for.
+
+    collections: ids or the caller's own names; none are all that it may read.
+    words: how much they count, from 0 to 1; None is as usual.
+    """
+
+    caller: str
+    question: str
+    top: int
+    collections: Sequence[str] = ()
+    filter: JSON = None
+    merge: bool = True
+    words: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """hits: the best first.  dropped: with the reason why each of them is not among them."""
+
+    hits: list[Hit] = field(default_factory=list)
+    items: dict[str, Item] = field(default_factory=dict)
+    dropped: list[tuple[Hit, str]] = field(default_factory=list)
+
+    def item(self, hit: Hit) -> Item:
+        return self.items[hit.row.document]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one collection has.  least: what the text score of all the rest of it is at most."""
+
+    hits: list[Hit]
+    least: float
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """weight: of the words, from 0 to 1."""
+
+    store: Store
+    collections: Collections
+    embedder: Embedder
+    index: Vectors
+    weight: float
+
+    async def run(self, wish: Wish) -> Outcome:
+        """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
+        chosen = [one for one in await self.scope(wish) if one.dimensions]  # else nothing is in it
+        among = None if wish.filter is None else await self.filtered(wish.filter, chosen)
+        if not chosen or among == []:
+            return Outcome()
+        vectors = await self.questions(wish, {one.model for one in chosen})
+        found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
+        least = min((one.least for one in found), default=0.0)
+        return await self.settled(wish, [hit for one in found for hit in one.hits], {one.id for one in chosen}, least)
+
+    async def scope(self, wish: Wish) -> list[Collection]:
+        if wish.collections:
+            names = dict.fromkeys(wish.collections)
+            several = [await self.collections.one(wish.caller, name, "collections") for name in names]
+            return list({one.id: one for one in several}.values())
+        several = await self.collections.all(wish.caller, WIDEST + 1)
+        if len(several) > WIDEST:
+            message = f"You may read more than {WIDEST} collections: say which of them in 'collections'."
+            raise BadCall(message, param="collections", code="too_many_collections")
+        return several
+
+    async def filtered(self, given: JSON, chosen: Sequence[Collection]) -> list[str]:
+        fits = condition(given) & ITEMS.c.collection.in_([one.id for one in chosen]) & (ITEMS.c.version > 0)
+        async with self.store.database.reading() as connection:
+            query = select(ITEMS.c.id).where(fits).limit(FILTERED + 1)
+            ids = list((await connection.execute(query)).scalars())
+        if len(ids) > FILTERED:
+            message = f"Invalid 'filter': more than {FILTERED} documents fit it; give them a collection."
+            raise BadCall(message, param="filter", code="filter_too_wide")
+        return ids
+
+    async def questions(self, wish: Wish, models: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        names = list(models)
+        asked = (self.embedder.vectors([wish.question[:LONGEST]], name, wish.caller) for name in names)
+        return {name: one[0] for name, one in zip(names, await asyncio.gather(*asked), strict=True)}
+
+    async def one(
+        self, collection: Collection, question: NDArray[np.float32], wish: Wish, among: Sequence[str] | None
+    ) -> Found:
+        if len(question) != collection.dimensions:
+            message = f"The model '{collection.model}' does not embed as it did when '{collection.name}' was made."
+            raise BadCall(message, param="collections", code="dimensions_changed")
+        some = max(CANDIDATES, 3 * wish.top)
+        near, worded = await asyncio.gather(
+            self.index.nearest(collection.id, question, some, among),
+            self.index.matching(collection.id, wish.question[:LONGEST], some, among),
+        )
+        hits = scores.together(collection.id, collection.model, question, near, worded)
+        return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
+
+    async def settled(self, wish: Wish, hits: list[Hit], allowed: set[str], least: float) -> Outcome:
+        """What the database does not know of, or knows otherwise, is not found."""
+        items = await self.store.found({hit.row.document for hit in hits})
+        true = [
+            hit
+            for hit in hits
+            if (item := items.get(hit.row.document)) is not None
+            and item.version == hit.row.version
+            and item.collection == hit.collection
+            and item.collection in allowed
+        ]
+        weight = self.weight if wish.words is None else wish.words
+        kept, doubled = scores.distinct(scores.ranked(true, weight, least))
+        best = scores.chosen(kept, wish.top, wish.merge)
+        inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
+        rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
+        return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)

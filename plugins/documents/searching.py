@@ -1,0 +1,167 @@
+"""Collections and searches over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from plugins.documents import shapes
+from plugins.documents.collections import Collection, Collections, Sharing
+from plugins.documents.forms import Asked, ChangeCollection, Generate, MakeCollection, Shared
+from plugins.documents.search import Outcome, Search, Wish
+from proxy.errors import BadCall, Denied, NotFound
+from proxy.host import Host
+from proxy.stores.vectors import Vectors, VectorsAway
+from proxy.streams import collect
+from proxy.types import Call, Chat, Message, Route
+from proxy.wire.ids import new_id
+
+MOST: Final = 1000
+"""Collections that are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shelves:
+    """The collections."""
+
+    collections: Collections
+    index: Vectors
+    host: Host
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", "/api/rag/collections", self.make, "user")
+        yield Route("GET", "/api/rag/collections", self.list, "user")
+        yield Route("GET", "/api/rag/collections/{id}", self.get, "user")
+        yield Route("PUT", "/api/rag/collections/{id}", self.put, "user")
+        yield Route("DELETE", "/api/rag/collections/{id}", self.delete, "user")
+
+    async def told(self, caller: str, *several: Collection) -> list[Any]:
+        readers = await self.collections.readers(one.id for one in several if one.owner == caller)
+        return [shapes.collection(one, caller, readers) for one in several]
+
+    async def make(self, request: web.BaseRequest) -> web.StreamResponse:
+        form, caller = await self.host.desk.form(request, MakeCollection), self.host.desk.caller(request).name
+        one = await self.collections.make(caller, form.name, form.description, form.embed, sharing(form.shared))
+        return shapes.answer((await self.told(caller, one))[0], 201)
+
+    async def list(self, request: web.BaseRequest) -> web.StreamResponse:
+        caller = self.host.desk.caller(request).name
+        found = await self.collections.all(caller, MOST)
+        return shapes.answer({"object": "list", "data": await self.told(caller, *found)})
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        caller = self.host.desk.caller(request).name
+        return shapes.answer((await self.told(caller, await self.collections.one(caller, id, "id")))[0])
+
+    async def own(self, caller: str, id: str) -> Collection:
+        one = await self.collections.one(caller, id, "id")
+        if one.owner != caller:
+            raise Denied("This collection is shared with you for reading only.", code="read_only")
+        return one
+
+    async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form, caller = await self.host.desk.form(request, ChangeCollection), self.host.desk.caller(request).name
+        one = await self.own(caller, id)
+        said = {"name": form.name, "about": form.description}
+        told = {name: value for name, value in said.items() if value is not None}
+        await self.collections.change(one, told, None if form.shared is None else sharing(form.shared))
+        return shapes.answer((await self.told(caller, await self.own(caller, one.id)))[0])
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        one = await self.own(self.host.desk.caller(request).name, id)
+        await self.collections.remove(one)
+        with suppress(VectorsAway):  # else the next start sees to it
+            await self.index.drop(one.id)
+            await self.collections.forget(one.id)
+        return shapes.answer({"id": one.id, "deleted": True})
+
+
+def sharing(form: Shared) -> Sharing:
+    return Sharing(form.everyone, form.readers)
+
+
+@dataclass(frozen=True, slots=True)
+class Searches:
+    search: Search
+    host: Host
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", "/api/rag/search", self.find, "user")
+        yield Route("POST", "/api/rag/generate", self.generate, "user")
+        yield Route("GET", "/api/rag/stats", self.stats, "user")
+
+    async def find(self, request: web.BaseRequest) -> web.StreamResponse:
+        form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request).name
+        if not form.query.strip():
+            raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
+        wish = Wish(caller, form.query, form.top_k, form.collections, form.filter, form.merge, form.words)
+        outcome = await self.search.run(wish)
+        results = [shapes.hit(one, outcome) for one in outcome.hits]
+        told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
+        if form.explain:
+            self.explain(told, outcome)
+        return shapes.answer(told)
+
+    def explain(self, told: dict[str, Any], outcome: Outcome) -> None:
+        for one, result in zip(outcome.hits, told["results"], strict=True):
+            result["explain"] = shapes.explained(one)
+        told["dropped"] = [
+            {"document_id": one.row.document, "position": one.row.position, **shapes.explained(one), "reason": reason}
+            for one, reason in outcome.dropped
+        ]
+
+    async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
+        """An answer from the documents: through the chain of chats, in which this plugin puts them before the model."""
+        form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
+        call = chat_of(form, caller.name, caller.key, caller.models, new_id("rag_"))
+        if form.stream:
+            return await self.host.answer(request, call)
+        reply = await self.host.send(call)
+        if "rag" not in reply.facts:
+            await reply.aclose()
+            raise NotFound("The plugin of documents stands in no chain 'chat'.", code="route_off")
+        facts = reply.facts
+        answer = await collect(reply)
+        usage = answer.usage
+        told = {
+            "response": answer.choice(0).text,
+            "model": facts.get("model", form.model),
+            "sources": [] if (told_of := answer.choice(0).sources) is None else told_of.passages,
+            "rag": facts["rag"],
+            "usage": {
+                "prompt_tokens": usage.prompt_tokens if usage else None,
+                "completion_tokens": usage.completion_tokens if usage else None,
+            },
+        }
+        return shapes.answer(told)
+
+    async def stats(self, request: web.BaseRequest) -> web.StreamResponse:
+        caller = self.host.desk.caller(request).name
+        names = {one.id: one for one in await self.search.collections.all(caller, MOST)}
+        found: dict[str, dict[str, Any]] = {
+            id: {"id": id, "name": one.name, "owner": one.owner, "documents": 0, "chunks": 0, "characters": 0}
+            | {"pending": 0, "ready": 0, "failed": 0, "embed": one.model, "dimensions": one.dimensions or None}
+            for id, one in names.items()
+        }
+        for row in await self.search.store.statistics(caller):
+            if (one := found.get(row.collection)) is not None:
+                one[row.status] += row.documents
+                for name in ("documents", "chunks", "characters"):
+                    one[name] += int(getattr(row, name) or 0)
+        several = list(found.values())
+        sums = {name: sum(one[name] for one in several) for name in ("documents", "chunks", "characters")}
+        return shapes.answer({**sums, "collections": several})
+
+
+def chat_of(form: Generate, caller: str, key: str, models: tuple[str, ...] | None, id: str) -> Call:
+    messages = (Message("system", form.system),) if form.system else ()
+    said = {"temperature": form.temperature, "max_tokens": form.max_tokens, "seed": form.seed}
+    options = {name: value for name, value in said.items() if value is not None}
+    ask = Chat((*messages, Message("user", form.query)), options=options, question=form.query)
+    wanted = {"collections": list(form.collections), "filter": form.filter, "top": form.top_k}
+    rag = {name: value for name, value in wanted.items() if value not in (None, [])}
+    return Call(id, "chat", form.model, ask, form.stream, caller, key, models, extra={"rag": rag})

@@ -1,0 +1,305 @@
+"""Documents in the database: what is true of them, whatever the index says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Final, NamedTuple
+
+import orjson
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.documents.chunks import PART, clean, parts
+from plugins.documents.collections import readable
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
+from proxy.errors import BadCall
+from proxy.host import Clock
+from proxy.sql.database import Database
+from proxy.types import JSON
+from proxy.wire.ids import new_id
+
+SHORT: Final = 256 * 1024
+"""Characters that are prepared without a thread."""
+
+
+class Item(NamedTuple):
+    """A document; see ITEMS."""
+
+    id: str
+    collection: str
+    owner: str
+    title: str
+    source: str
+    metadata: str
+    digest: str
+    characters: int
+    chunks: int
+    version: int
+    newest: int
+    status: str
+    error: str
+    at: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A text, cleaned.  parts: makes its parts, anew each time.  digest: of all of it.  blank: there is only space."""
+
+    parts: Callable[[], Iterable[str]]
+    digest: str
+    characters: int
+    blank: bool = False
+
+    @classmethod
+    async def of(cls, text: str) -> Content:
+        return cls.cut(text) if len(text) < SHORT else await asyncio.to_thread(cls.cut, text)
+
+    @classmethod
+    def cut(cls, text: str) -> Content:
+        cleaned = clean(text)
+        digest = hashlib.sha256(cleaned.encode("utf-8", "surrogatepass")).hexdigest()
+        return cls(lambda: parts(cleaned), digest, len(cleaned))
+
+    @classmethod
+    def of_file(cls, file: IO[bytes]) -> Content:
+        """UTF-8, of which no more is in memory than a part."""
+        digest, characters, blank = hashlib.sha256(), 0, True
+        for piece in pieces_of(file):
+            blank = blank and not piece.strip()
+            digest.update(piece.encode())
+            characters += len(piece)
+        return cls(lambda: parts_of(file), digest.hexdigest(), characters, blank)
+
+
+def pieces_of(file: IO[bytes]) -> Iterator[str]:
+    file.seek(0)
+    reader = io.TextIOWrapper(file, "utf-8", "replace", newline=None)
+    try:
+        while piece := reader.read(PART):
+            yield piece.replace("\0", "")
+    finally:
+        reader.detach()
+
+
+def parts_of(file: IO[bytes]) -> Iterator[str]:
+    """The same parts that the whole text would be cut into, whatever is read at once."""
+    text = ""
+    for piece in pieces_of(file):
+        text += piece
+        while len(text) > 2 * PART:
+            first = next(parts(text))
+            yield first
+            text = text[len(first) :]
+    yield from parts(text)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A document that is sent."""
+
+    title: str
+    content: Content
+    source: str = ""
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class Store:
+    """Every method that names an owner or caller sees only what is theirs to see."""
+
+    def __init__(self, database: Database, clock: Clock, most: int) -> None:
+        """most: documents of one owner."""
+        self.database = database
+        self.clock = clock
+        self.most = most
+
+    def now(self) -> int:
+        return int(self.clock.time() * 1e6)
+
+    async def add(self, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+        """The document, and whether it is new: the same contents are there once in a collection.  Raises BadCall."""
+        for _ in range(2):
+            try:
+                async with self.database.writing(lasting=True) as connection:
+                    return await self.added(connection, owner, collection, new)
+            except IntegrityError:  # somebody else has added it meanwhile, and is found now
+                continue
+        raise BadCall("The collection is being changed; try again.", code="conflict")
+
+    async def added(self, connection: AsyncConnection, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+        same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
+        if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
+            return await self.again(connection, Item(*row)), False
+        count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == owner)
+        if (await connection.execute(count)).scalar_one() >= self.most:
+            raise BadCall(f"You have {self.most} documents, which is the most.", code="too_many_documents")
+        now = self.now()
+        item = Item(
+            new_id("doc_"),
+            collection,
+            owner,
+            new.title,
+            new.source,
+            dumped(new.metadata),
+            new.content.digest,
+            new.content.characters,
+            0,
+            0,
+            1,
+            "pending",
+            "",
+            now,
+            now,
+        )
+        await connection.execute(insert(ITEMS).values(item._asdict()))
+        await put_parts(connection, item.id, 1, new.content)
+        await put_values(connection, item.id, new.metadata)
+        await queue(connection, item, now)
+        return item, True
+
+    async def again(self, connection: AsyncConnection, item: Item) -> Item:
+        """One that failed, when it is sent again."""
+        if item.status != "failed":
+            return item
+        item = item._replace(status="pending", error="", changed=self.now())
+        values = {"status": item.status, "error": item.error, "changed": item.changed}
+        await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**values))
+        await queue(connection, item, item.changed)
+        return item
+
+    async def change(self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None) -> None:
+        """What is told of a document, and not its text."""
+        told = {**values, "changed": self.now()}
+        async with self.database.writing(lasting=True) as connection:
+            if metadata is not None:
+                told["metadata"] = dumped(metadata)
+                await put_values(connection, item.id, metadata)
+            await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**told))
+
+    async def renew(self, item: Item, content: Content | None) -> None:
+        """A new version, with another text or, under another title, with the same; the old one is found until it is
+        ready.  Raises BadCall where another document has the text."""
+        try:
+            async with self.database.writing(lasting=True) as connection:
+                query = update(ITEMS).where(ITEMS.c.id == item.id)
+                raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="", changed=self.now())
+                newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one_or_none()
+                if newest is None:
+                    return
+                if content is None:
+                    await copy_parts(connection, item.id, newest - 1, newest)
+                else:
+                    await put_parts(connection, item.id, newest, content)
+                    told = {"digest": content.digest, "characters": content.characters}
+                    await connection.execute(query.values(**told))
+                row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item.id))).one()
+                await queue(connection, Item(*row), self.now())
+        except IntegrityError:
+            message = "Another document of this collection has the same contents."
+            raise BadCall(message, param="content", code="duplicate_document") from None
+
+    async def remove(self, item: Item) -> None:
+        async with self.database.writing(lasting=True) as connection:
+            for table in (PARTS, VALUES, JOBS):
+                await connection.execute(delete(table).where(table.c.item == item.id))
+            await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
+
+    async def one(self, caller: str, id: str) -> Item | None:
+        """One that the caller may read."""
+        query = select(ITEMS).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
+        async with self.database.reading() as connection:
+            row = (await connection.execute(query.where((ITEMS.c.id == id) & readable(caller)))).first()
+        return None if row is None else Item(*row)
+
+    async def item(self, id: str) -> Item | None:
+        """Whosever it is: for the server's own work."""
+        async with self.database.reading() as connection:
+            row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == id))).first()
+        return None if row is None else Item(*row)
+
+    async def page(self, where: ColumnElement[bool], after: Item | None, limit: int) -> list[Item]:
+        """The newest first.  after: the last one of the page before."""
+        query = select(ITEMS).where(where).order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc()).limit(limit)
+        if after is not None:
+            older = (ITEMS.c.at == after.at) & (ITEMS.c.id < after.id)
+            query = query.where((ITEMS.c.at < after.at) | older)
+        async with self.database.reading() as connection:
+            return [Item(*row) for row in await connection.execute(query)]
+
+    async def found(self, ids: Collection[str]) -> dict[str, Item]:
+        """Of these documents those that may be searched: what the index says of any other is old."""
+        query = select(ITEMS).where(ITEMS.c.id.in_(list(ids)) & (ITEMS.c.version > 0))
+        async with self.database.reading() as connection:
+            return {row.id: Item(*row) for row in await connection.execute(query)}
+
+    async def text(self, item: str, version: int) -> AsyncIterator[str]:
+        """Its parts, one at a time."""
+        number = 0
+        where = (PARTS.c.item == item) & (PARTS.c.version == version)
+        while True:
+            async with self.database.reading() as connection:
+                query = select(PARTS.c.content).where(where & (PARTS.c.part == number))
+                part = (await connection.execute(query)).scalar_one_or_none()
+            if part is None:
+                return
+            yield part
+            number += 1
+
+    async def statistics(self, caller: str) -> Sequence[Any]:
+        """By collection that the caller may read: documents by status, their chunks and characters."""
+        sums = [func.sum(ITEMS.c[name]).label(name) for name in ("chunks", "characters")]
+        columns = (ITEMS.c.collection, ITEMS.c.status, func.count().label("documents"), *sums)
+        query = select(*columns).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection).where(readable(caller))
+        async with self.database.reading() as connection:
+            return (await connection.execute(query.group_by(ITEMS.c.collection, ITEMS.c.status))).all()
+
+
+def dumped(metadata: Mapping[str, JSON]) -> str:
+    return orjson.dumps(dict(metadata)).decode()
+
+
+async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:
+    start = 0
+    for number, part in enumerate(content.parts()):
+        row = {"item": item, "version": version, "part": number, "start": start, "content": part}
+        await connection.execute(insert(PARTS).values(row))
+        start += len(part)
+
+
+async def copy_parts(connection: AsyncConnection, item: str, version: int, onto: int) -> None:
+    from sqlalchemy import literal
+
+    columns = ("item", "version", "part", "start", "content")
+    kept = select(PARTS.c.item, literal(onto), PARTS.c.part, PARTS.c.start, PARTS.c.content)
+    these = kept.where((PARTS.c.item == item) & (PARTS.c.version == version))
+    await connection.execute(insert(PARTS).from_select(columns, these))
+
+
+async def put_values(connection: AsyncConnection, item: str, metadata: Mapping[str, JSON]) -> None:
+    await connection.execute(delete(VALUES).where(VALUES.c.item == item))
+    rows = [
+        {"item": item, "name": name, "value": orjson.dumps(value).decode(), "number": number_of(value)}
+        for name, value in metadata.items()
+    ]
+    if rows:
+        await connection.execute(insert(VALUES), rows)
+
+
+def number_of(value: JSON) -> float | None:
+    return float(value) if type(value) in (int, float) else None
+
+
+async def queue(connection: AsyncConnection, item: Item, now: int) -> str:
+    """Its newest version is to be taken into the index; what was to be done for an older one is not, any more."""
+    open_jobs = (JOBS.c.item == item.id) & JOBS.c.status.in_(("queued", "running"))
+    await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))
+    job = new_id("job_")
+    told = {"collection": item.collection, "item": item.id, "version": item.newest, "owner": item.owner}
+    rest = {"status": "queued", "total": item.characters, "at": now}
+    await connection.execute(insert(JOBS).values(id=job, **told, **rest))
+    return job

@@ -1,0 +1,120 @@
+"""The tables of documents, which are their truth; the index is made from them.  Times are microseconds since 1970."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from proxy.sql.feature import Feature
+
+FEATURE: Final = Feature("documents", Path(__file__).parent / "migrations")
+METADATA: Final = MetaData()
+
+
+def text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+def count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def key(name: str) -> Column[str]:
+    return Column(name, String(64), nullable=False)
+
+
+COLLECTIONS: Final = Table(
+    "documents_collections",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    *map(text, ("owner", "name", "about", "model")),
+    Column("dimensions", Integer, nullable=False, server_default="0"),
+    Column("everyone", SmallInteger, nullable=False, server_default="0"),
+    Column("gone", SmallInteger, nullable=False, server_default="0"),
+    count("at"),
+    UniqueConstraint("owner", "name", name="documents_collections_name"),
+)
+"""dimensions: 0 until the first vector is there.  everyone: all callers may read it.  gone: its index goes, too."""
+
+READERS: Final = Table(
+    "documents_readers",
+    METADATA,
+    Column("collection", String(64), primary_key=True),
+    Column("reader", String(200), primary_key=True),
+    Index("documents_readers_reader", "reader"),
+)
+"""Callers, besides its owner, who may read a collection."""
+
+ITEMS: Final = Table(
+    "documents_items",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    key("collection"),
+    *map(text, ("owner", "title", "source", "metadata")),
+    key("digest"),
+    *map(count, ("characters", "chunks")),
+    *(Column(name, Integer, nullable=False, server_default="0") for name in ("version", "newest")),
+    Column("status", String(16), nullable=False),
+    text("error"),
+    *map(count, ("at", "changed")),
+    UniqueConstraint("collection", "digest", name="documents_items_digest"),
+    Index("documents_items_owner", "owner", "at", "id"),
+)
+"""version: the one that is searched, 0 before there is any.  newest: the one that was sent last.
+
+characters, digest, status and error are the newest's, chunks are the searched one's.  metadata: a JSON object.
+"""
+
+PARTS: Final = Table(
+    "documents_parts",
+    METADATA,
+    Column("item", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("part", Integer, primary_key=True),
+    count("start"),
+    text("content"),
+)
+"""The text of a version, in parts that fit into memory many times.  start: characters before it."""
+
+VALUES: Final = Table(
+    "documents_values",
+    METADATA,
+    Column("item", String(64), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    text("value"),
+    Column("number", Float, nullable=True),
+    Index("documents_values_name", "name", "value"),
+)
+"""The metadata once more, to filter by.  value: as JSON.  number: where it is one."""
+
+JOBS: Final = Table(
+    "documents_jobs",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    key("collection"),
+    key("item"),
+    Column("version", Integer, nullable=False),
+    text("owner"),
+    Column("status", String(16), nullable=False),
+    *map(count, ("done", "total")),
+    *map(text, ("error", "holder")),
+    *map(count, ("until", "at", "ended")),
+    Index("documents_jobs_status", "status", "at"),
+    Index("documents_jobs_item", "item"),
+    Index("documents_jobs_owner", "owner", "at"),
+)
+"""What is to be taken into the index.  done, total: characters.  holder: the process that does it, `until` when."""

@@ -1,0 +1,88 @@
+"""A kept answer, and how its document is taken apart and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from proxy.types import JSON
+
+Document: TypeAlias = dict[str, JSON]
+
+RESPONSE: Final = "response"
+COMPLETION: Final = "chat.completion"
+OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
+"""Where the answer itself is in a document."""
+RUNNING: Final = ("queued", "in_progress")
+MOST_NAME: Final = 200
+MOST_VALUE: Final = 2000
+"""Letters of metadata that can be found again; OpenAI takes 64 and 512."""
+LOST: Final = 30.0
+"""Seconds without a sign of the process that makes an answer, after which it is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One row, as it is read; `input` and `events` are empty where they were not asked for."""
+
+    id: str
+    at: int
+    kind: str
+    status: str
+    parent: str
+    head: Document
+    input: list[JSON]
+    output: list[JSON]
+    events: str
+    beat: int | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Kept:
+        parts = {name: orjson.loads(row.get(name, "[]")) for name in ("head", "input", "output")}
+        plain = {name: row[name] for name in ("id", "at", "kind", "status", "parent", "beat")}
+        return cls(**plain, **parts, events=row.get("events", ""))
+
+    @property
+    def document(self) -> Document:
+        return {**self.head, OUTPUT[self.kind]: self.output}
+
+    @property
+    def running(self) -> bool:
+        return self.status in RUNNING
+
+    def lost(self, now: float) -> bool:
+        """Whether whoever made it has died.  now: Unix seconds."""
+        return self.running and (self.beat or 0) < micros(now - LOST)
+
+
+def taken_apart(document: Mapping[str, JSON]) -> dict[str, Any]:
+    """The columns that a document fills."""
+    name = OUTPUT[document["object"]]
+    head = {key: value for key, value in document.items() if key != name}
+    return {
+        "status": document.get("status", "completed"),
+        "head": orjson.dumps(head).decode(),
+        "output": orjson.dumps(document.get(name) or []).decode(),
+    }
+
+
+def weight(columns: Mapping[str, Any]) -> int:
+    """Roughly the bytes that a row takes."""
+    return sum(len(columns[name]) for name in ("head", "input", "output", "events") if name in columns)
+
+
+def labels_of(metadata: JSON) -> Iterable[tuple[str, str]]:
+    """Metadata as it is looked for; of very long ones the beginning counts."""
+    return {clean(name)[:MOST_NAME]: clean(value)[:MOST_VALUE] for name, value in (metadata or {}).items()}.items()
+
+
+def clean(text: str) -> str:
+    """PostgreSQL holds no NUL."""
+    return text.replace("\0", "")
+
+
+def micros(seconds: float) -> int:
+    return int(seconds * 1e6)

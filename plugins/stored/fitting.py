@@ -1,0 +1,48 @@
+"""`truncation: auto`: what is too much for the model's context goes from the beginning, whole exchanges at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import Call, Chat, Handler, Message, Reply
+
+FULL: Final = "context_length_exceeded"
+FACT: Final = "truncated"
+
+
+async def fitted(call: Call, call_next: Handler) -> Reply:
+    """The reply to as much of a chat as fits.  Raises BadCall if not even its last exchange does."""
+    try:
+        return await call_next(call)
+    except BadCall as error:
+        if error.code != FULL or not isinstance(call.ask, Chat):
+            raise
+        failed = error
+    messages = call.ask.messages
+    for shorter in shortened(messages):
+        try:
+            reply = await call_next(call.but(ask=replace(call.ask, messages=shorter)))
+            return reply.noting(**{FACT: str(len(messages) - len(shorter))})
+        except BadCall as error:
+            if error.code != FULL:
+                raise
+            failed = error
+    raise failed
+
+
+def shortened(messages: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
+    """Without the oldest exchanges: a quarter to a half of them, and so on until only the last is left.
+
+    By how many it is shortened is a power of two, so that it stays the same for many turns, and with it what the model
+    reads first: its prompt cache is hit.  A leading system message stays.
+    """
+    lead = 1 if messages and messages[0].role == "system" else 0
+    starts = [index for index, one in enumerate(messages) if one.role == "user" and index > lead]
+    if not starts:
+        return
+    step = 1 << max(0, len(starts).bit_length() - 2)
+    for dropped in dict.fromkeys((*range(step, len(starts), step), len(starts))):
+        yield (*messages[:lead], *messages[starts[dropped - 1] :])

@@ -1,0 +1,86 @@
+"""What is old goes, or is too much; and what nobody makes any more is failed."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, exists, func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.stored.answers import LOST, Kept, micros
+from plugins.stored.store import Store
+from plugins.stored.tables import ANSWERS
+from proxy.errors import Busy
+from proxy.host import Host
+from proxy.wire.openai_responses_out import Response, cut
+
+DAY: Final = 86_400
+EVERY: Final = 600.0
+"""Seconds between two times."""
+CHUNK: Final = 500
+"""Rows that go at once."""
+LOCK: Final = zlib.crc32(b"gemmapy-proxy stored")
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """days, entries and bytes: as the settings say.  It does no harm where several processes do it."""
+
+    store: Store
+    host: Host
+    days: int | None
+    entries: int
+    bytes: int
+
+    async def run(self) -> None:
+        while True:
+            with suppress(Busy):  # told by whoever asks
+                await self.tidy()
+            await asyncio.sleep(EVERY)
+
+    async def tidy(self) -> None:
+        await self.fail_lost()
+        if self.days is not None:
+            child = ANSWERS.alias("child")
+            old = ANSWERS.c.at < micros(self.host.clock.time() - self.days * DAY)
+            # Whoever goes on from it is newer: a thread goes from its end.
+            await self.remove(old & ~exists().where(child.c.parent == ANSWERS.c.id, child.c.owner == ANSWERS.c.owner))
+        owner, newest = ANSWERS.c.owner, (ANSWERS.c.at.desc(), ANSWERS.c.id.desc())
+        rank = func.row_number().over(partition_by=owner, order_by=newest).label("rank")
+        upto = func.sum(ANSWERS.c.bytes).over(partition_by=owner, order_by=newest).label("upto")
+        ranked = select(ANSWERS.c.id, rank, upto).subquery()
+        over = (ranked.c.rank > self.entries) | (ranked.c.upto > self.bytes)
+        await self.remove(ANSWERS.c.id.in_(select(ranked.c.id).where(over)))
+
+    async def fail_lost(self) -> None:
+        stale = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
+        async with self.host.database.reading() as connection:
+            rows = (await connection.execute(select(ANSWERS).where(stale).limit(CHUNK))).mappings().all()
+        for row in rows:
+            await fail(self.store, Kept.of({**row}))
+
+    async def remove(self, which: ColumnElement[bool]) -> None:
+        """In bits, so that nobody waits for it."""
+        some = select(ANSWERS.c.id).where(which).limit(CHUNK)
+        while True:
+            async with self.host.database.writing() as connection:
+                await alone(connection)
+                gone = await connection.execute(delete(ANSWERS).where(ANSWERS.c.id.in_(some)))
+            if not gone.rowcount:
+                return
+            await asyncio.sleep(0)
+
+
+async def fail(store: Store, kept: Kept) -> None:
+    """A response whose server has died."""
+    await store.ended(kept.id, Response(kept.head).failure(cut()))
+
+
+async def alone(connection: AsyncConnection) -> None:
+    """Until the transaction ends no other process is past here; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -1,0 +1,139 @@
+"""Keeps what was asked and answered, for whoever wants to read it again or go on from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Self
+
+import orjson
+from pydantic import PositiveInt
+
+from plugins.stored.answers import RESPONSE
+from plugins.stored.fitting import fitted
+from plugins.stored.keeping import Keeping
+from plugins.stored.runs import Runs
+from plugins.stored.store import CONTINUED, Store
+from plugins.stored.tables import FEATURE
+from plugins.stored.written import written
+from proxy.config import Strict
+from proxy.errors import BadCall, Busy, ProxyError, TooLarge
+from proxy.host import Host
+from proxy.types import Call, Chat, Events, Handler, Receipt, Reply, Route
+from proxy.wire.openai_items import messages
+
+log = logging.getLogger(__name__)
+
+
+class Stored:
+    """Keeps responses and, where they ask for it, chat completions, and serves OpenAI's endpoints for them.
+
+    Stands outermost: what it makes in the background goes through the rest of the chain like any call.
+    """
+
+    place = "defers"
+    fields = frozenset({CONTINUED, "background"})
+    tables = FEATURE
+
+    class Settings(Strict):
+        keep_days: PositiveInt | None = 30
+        """Days that an answer is kept after the last response that goes on from it. Unset keeps them for ever."""
+        entries: PositiveInt = 10_000
+        """Answers that are kept of one caller; the oldest go first."""
+        caller_bytes: PositiveInt = 1024 * 1024 * 1024
+        """Bytes that are kept of one caller; the oldest go first."""
+        max_bytes: PositiveInt = 32 * 1024 * 1024
+        """Bytes that one call to be kept may ask; a larger one is refused, and told to send `store: false`."""
+        background: PositiveInt = 4
+        """Responses that each process makes in the background at once."""
+        waiting: PositiveInt = 100
+        """Responses that may wait for that in each process; more are refused."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.store = Store(host)
+        self.runs = Runs(self.store, host, settings.background, settings.waiting)
+        self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
+        self.task: asyncio.Task[None] | None = None
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        receipt = call.receipt
+        if receipt is None or receipt.head["object"] != RESPONSE:
+            refuse(call)
+        if receipt is None:
+            return await call_next(call)
+        call = await self.continued(call.but(receipt=None), receipt)
+        if receipt.head.get("truncation") == "auto":
+            call_next = partial(fitted, call_next=call_next)
+        if not receipt.head["store"]:
+            return await call_next(call)
+        input = self.weighed(receipt)
+        if receipt.head.get("background"):
+            return await self.runs.start(call, receipt, input, call_next)
+        await self.store.ready()
+        began = self.host.clock.time()
+        reply = await call_next(call)
+        return reply.through(partial(self.kept, call.caller, receipt, input, began, reply.facts))
+
+    async def continued(self, call: Call, receipt: Receipt) -> Call:
+        """With all that came before between the instructions, which are not carried over, and what is asked now."""
+        previous = call.extra.get(CONTINUED)
+        if not previous or not isinstance(call.ask, Chat):
+            return call
+        before = messages(await self.store.items(call.caller, previous))
+        asked, lead = call.ask.messages, 1 if receipt.head["instructions"] else 0
+        return call.but(ask=replace(call.ask, messages=(*asked[:lead], *before, *asked[lead:])))
+
+    def weighed(self, receipt: Receipt) -> str:
+        input = orjson.dumps(receipt.input)
+        if len(input) > self.settings.max_bytes:
+            message = f"What is to be kept has more than {self.settings.max_bytes} bytes; send 'store': false."
+            raise TooLarge(message, param="store", code="too_large_to_store")
+        return input.decode()
+
+    async def kept(
+        self, owner: str, receipt: Receipt, input: str, began: float, facts: Mapping[str, str], source: Events
+    ) -> Events:
+        """What was answered is kept by the time that its last event has been seen."""
+        answer = written(receipt, facts)
+        try:
+            async for event in source:
+                answer.write(event)
+                yield event
+        except ProxyError as error:
+            if (failed := answer.failure(error)) is not None:
+                with suppress(Busy):
+                    await self.store.add(owner, failed, input, began)
+            raise
+        await self.store.add(owner, answer.document(), input, began)
+
+    async def __aenter__(self) -> Self:
+        self.runs.open()
+        self.task = self.host.background.start(self.keeping.run(), "deleting old answers")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+        await self.runs.close()
+
+    def routes(self) -> Iterable[Route]:
+        from plugins.stored.completions import Completions
+        from plugins.stored.responses import Responses
+
+        yield from Responses(self.store, self.runs, self.host).routes()
+        yield from Completions(self.store, self.host).routes()
+
+
+def refuse(call: Call) -> None:
+    """Fields of responses in another dialect."""
+    for name in sorted(Stored.fields):
+        if call.extra.get(name):
+            raise BadCall(f"'{name}' is a field of POST /v1/responses.", param=name, code="unsupported_parameter")

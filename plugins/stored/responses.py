@@ -1,0 +1,138 @@
+"""OpenAI's endpoints of responses that were kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from aiohttp import web
+from pydantic import Field
+
+from plugins.stored import keeping
+from plugins.stored.answers import RESPONSE, Kept
+from plugins.stored.paging import Order, Page, document, page_of
+from plugins.stored.runs import Runs, cancelled
+from plugins.stored.store import Store
+from plugins.stored.telling import behind, told_again, told_live
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.host import Host
+from proxy.types import Route
+from proxy.wire import sse
+from proxy.wire.openai_responses_out import Response
+
+LOOK: Final = 0.5
+"""Seconds between two looks for the end of a response that another process makes."""
+PATIENCE: Final = 60.0
+"""Seconds that a client may take nothing of its stream."""
+STREAM: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
+}
+
+
+class Asked(Strict):
+    """stream: its events, those after `starting_after`.  include: all that is kept is always there."""
+
+    stream: bool = False
+    starting_after: Annotated[int, Field(ge=0)] | None = None
+    include: tuple[str, ...] = ()
+    include_obfuscation: bool = False
+
+
+class Items(Page):
+    order: Order = "desc"
+    include: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    store: Store
+    runs: Runs
+    host: Host
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/v1/responses/{id}", self.get, "user")
+        yield Route("DELETE", "/v1/responses/{id}", self.delete, "user")
+        yield Route("POST", "/v1/responses/{id}/cancel", self.cancel, "user")
+        yield Route("GET", "/v1/responses/{id}/input_items", self.items, "user")
+
+    async def found(self, request: web.BaseRequest, id: str, *heavy: str) -> Kept:
+        """The caller's response; one whose server has died is failed by now.  heavy: as `Store.get` takes it.
+
+        Raises NotFound.
+        """
+        owner = self.host.desk.caller(request).name
+        kept = await self.store.get(owner, RESPONSE, id, *heavy)
+        if id in self.runs.shared.runs or not kept.lost(self.host.clock.time()):
+            return kept
+        await keeping.fail(self.store, kept)
+        return await self.store.get(owner, RESPONSE, id, *heavy)
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Asked)
+        if asked.stream:
+            return await self.stream(request, await self.found(request, id, "events"), asked.starting_after)
+        if asked.starting_after is not None:
+            raise BadCall("'starting_after' wants 'stream' to be true.", param="starting_after")
+        return document((await self.found(request, id)).document)
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        kept = await self.found(request, id)
+        if kept.running:
+            await self.stop(kept)
+        await self.store.delete(self.host.desk.caller(request).name, RESPONSE, id)
+        return document({"id": id, "object": "response", "deleted": True})
+
+    async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """One that has ended stays as it is."""
+        kept = await self.found(request, id)
+        if not kept.head.get("background"):
+            message = "Only a response in the background can be cancelled; leave the stream of any other."
+            raise BadCall(message, param="id", code="not_in_background")
+        if kept.running:
+            await self.stop(kept)
+            kept = await self.found(request, id)
+        return document(kept.document)
+
+    async def stop(self, kept: Kept) -> None:
+        await self.runs.stop(kept.id, Response(kept.head).failure(cancelled()), cancelled())
+
+    async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """All that the model was given but the instructions: of the responses that this one continues, too."""
+        page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
+        owner = self.host.desk.caller(request).name
+        before = await self.store.items(owner, kept.parent) if kept.parent else []
+        return document(page_of([*before, *kept.input], page))
+
+    async def stream(self, request: web.BaseRequest, kept: Kept, after: int | None) -> web.StreamResponse:
+        if not kept.events:
+            message = "Only the stream of a response made with 'background' and 'stream' can be read again."
+            raise BadCall(message, param="stream", code="not_streamed")
+        response = web.StreamResponse(headers={**self.host.desk.headers(request), **STREAM})
+        await response.prepare(request)
+        try:
+            async for part in behind(-1 if after is None else after, self.parts(request, kept)):
+                async with asyncio.timeout(PATIENCE):
+                    await response.write(part)
+            await response.write_eof()
+        except (ConnectionError, TimeoutError):
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def parts(self, request: web.BaseRequest, kept: Kept) -> AsyncIterator[bytes]:
+        run = self.runs.shared.runs.get(kept.id)
+        while run is None and kept.running:  # in another process
+            yield sse.comment("waiting")
+            await asyncio.sleep(LOOK)
+            kept = await self.found(request, kept.id, "events")
+        if run is None:
+            for part in told_again(kept):
+                yield part
+        else:
+            async for part in told_live(run):
+                yield part

@@ -1,0 +1,210 @@
+"""Responses that are made in the background: so many at once, the others in line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from plugins.stored.answers import Document
+from plugins.stored.store import Store
+from proxy.errors import Busy, ProxyError
+from proxy.host import Host
+from proxy.streams import dump, replay
+from proxy.types import Call, Event, Events, Handler, Receipt, Reply, unheard
+from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
+
+log = logging.getLogger(__name__)
+BEAT: Final = 2.0
+"""Seconds between two signs of life, and after which one is noticed that another process has cancelled."""
+AGAIN: Final = (1.0, 5.0, 15.0)
+"""Seconds after which the end of a response is written again while the database is away."""
+
+
+def cancelled() -> ProxyError:
+    return ProxyError("The response was cancelled.", code=CANCELLED)
+
+
+class Run:
+    """One response, and all that was said of it so far."""
+
+    def __init__(self, call: Call, receipt: Receipt) -> None:
+        self.call = call
+        self.head = receipt.head
+        self.id = str(receipt.head["id"])
+        self.response = Response(receipt.head)
+        self.events: list[Event] = []
+        self.over = False
+        self.error: ProxyError | None = None
+        self.why: ProxyError | None = None
+        """What it was stopped for."""
+        self.task: asyncio.Task[None] | None = None
+        self.news = asyncio.Event()
+
+    def add(self, event: Event) -> None:
+        self.events.append(event)
+        self.response.write(event)
+        self.tell()
+
+    def end(self, error: ProxyError | None) -> None:
+        self.over, self.error = True, error
+        self.tell()
+
+    def tell(self) -> None:
+        news, self.news = self.news, asyncio.Event()
+        news.set()
+
+    def stop(self, why: ProxyError) -> None:
+        self.why = why
+        if self.task is not None:
+            self.task.cancel()
+
+    async def more(self, at: int, patience: float | None = None) -> bool:
+        """Waits until there are more events than so many, or it is over; False after so many seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                while not self.over and at >= len(self.events):
+                    await self.news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def follow(self) -> Events:
+        """Its events from the first one, as they come; whoever leaves does not end it."""
+        yield NOTHING
+        at = 0
+        while not self.over or at < len(self.events):
+            if at < len(self.events):
+                at += 1
+                yield self.events[at - 1]
+            else:
+                await self.more(at)
+        if self.error is not None:
+            raise self.error.copied()
+
+
+@dataclass(slots=True)
+class Shared:
+    """What outlives a reload.  holders: pipelines that are open."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    holders: int = 0
+    watch: asyncio.Task[None] | None = None
+
+
+class Runs:
+    def __init__(self, store: Store, host: Host, most: int, waiting: int) -> None:
+        """most: at once; waiting: in line besides."""
+        self.store = store
+        self.host = host
+        self.room = most + waiting
+        self.slots = asyncio.Semaphore(most)
+        self.shared = host.kept("stored runs", Shared)
+        self.own: set[asyncio.Task[None]] = set()
+
+    async def start(self, call: Call, receipt: Receipt, input: str, call_next: Handler) -> Reply:
+        """Gives what is said of it where the call streams, else nothing.  Raises Busy."""
+        if len(self.shared.runs) >= self.room:
+            message = f"{self.room} responses are being made or in line in the background; try again later."
+            raise Busy(message, code="background_full", wait=5.0)
+        run = Run(call.but(deadline=None, progress=unheard), receipt)
+        self.shared.runs[run.id] = run
+        try:
+            queued: Document = {**receipt.head, "status": "queued"}
+            await self.store.add_queued(call.caller, queued, input, call.stream)
+            run.task = self.host.background.start(self.run(run, call_next), "answering in the background")
+        except BaseException:
+            del self.shared.runs[run.id]
+            raise
+        self.own.add(run.task)
+        run.task.add_done_callback(self.own.discard)
+        return Reply.of(run.follow() if call.stream else replay([]))
+
+    async def run(self, run: Run, call_next: Handler) -> None:
+        try:
+            async with self.slots:
+                if await self.store.began(run.id, run.head):
+                    await self.answer(run, call_next)
+                else:
+                    run.end(cancelled())
+        except ProxyError as error:
+            await self.failed(run, error)
+        except asyncio.CancelledError:  # whoever stopped it has written down why
+            run.end(run.why or cut())
+            raise
+        except Exception:
+            log.exception("the response %s failed", run.id)
+            await self.failed(run, ProxyError("The server failed to answer.", code="internal_error"))
+        finally:
+            self.shared.runs.pop(run.id, None)
+
+    async def answer(self, run: Run, call_next: Handler) -> None:
+        reply = await call_next(run.call)
+        try:
+            async for event in reply.events:
+                run.add(event)
+        finally:
+            await reply.aclose()
+        await self.ended(run, run.response.document())
+        run.end(None)
+
+    async def failed(self, run: Run, error: ProxyError) -> None:
+        try:
+            await self.ended(run, run.response.failure(error))
+        finally:
+            run.end(error)
+
+    async def ended(self, run: Run, document: Document) -> None:
+        events = dump(run.events).decode() if run.call.stream else ""
+        for wait in AGAIN:
+            with suppress(Busy):
+                await self.store.ended(run.id, document, events)
+                return
+            await asyncio.sleep(wait)
+        await self.store.ended(run.id, document, events)
+
+    # --- what others do to them ---
+
+    async def stop(self, id: str, document: Document, why: ProxyError) -> None:
+        """End one that is queued or in progress, in whichever process.  document: where it is not made here."""
+        run = self.shared.runs.get(id)
+        if run is not None:
+            document = run.response.failure(why)
+        if await self.store.ended(id, document) and run is not None:
+            run.stop(why)
+
+    async def watch(self) -> None:
+        """Says that those made here are alive, and ends those that another process has cancelled."""
+        while True:
+            await asyncio.sleep(BEAT)
+            if runs := dict(self.shared.runs):
+                with suppress(Busy):
+                    wanted = await self.store.beat(runs)
+                    for id in runs.keys() - wanted:
+                        if not runs[id].over:
+                            runs[id].stop(cancelled())
+
+    def open(self) -> None:
+        self.shared.holders += 1
+        if self.shared.watch is None:
+            self.shared.watch = self.host.background.start(self.watch(), "watching responses in the background")
+
+    async def close(self) -> None:
+        """Of an old pipeline wait until its own are complete; of the last one stop all."""
+        self.shared.holders -= 1
+        if self.shared.holders:
+            if self.own:
+                await asyncio.wait(self.own)
+            return
+        if self.shared.watch is not None:
+            self.shared.watch.cancel()
+            self.shared.watch = None
+        runs = list(self.shared.runs.values())
+        for run in runs:
+            with suppress(Busy):
+                await self.stop(run.id, {}, cut())
+            run.stop(cut())
+        if tasks := [run.task for run in runs if run.task is not None]:
+            await asyncio.wait(tasks)

@@ -1,0 +1,220 @@
+"""Kept answers in the database.  Every query of a caller's names the owner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
+
+from sqlalchemy import ColumnElement, Update, delete, exists, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.stored.answers import (
+    COMPLETION,
+    RESPONSE,
+    RUNNING,
+    Document,
+    Kept,
+    clean,
+    labels_of,
+    micros,
+    taken_apart,
+    weight,
+)
+from plugins.stored.tables import ANSWERS, LABELS
+from proxy.errors import BadCall, NotFound
+from proxy.host import Host
+from proxy.types import JSON
+
+Result = TypeVar("Result")
+MOST_TURNS: Final = 1000
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""How much one response may continue."""
+LIGHT: Final = tuple(ANSWERS.c[name] for name in ("id", "at", "kind", "status", "parent", "head", "output", "beat"))
+"""What a document takes."""
+CONTINUED: Final = "previous_response_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of a caller's answers are listed.  after: an id."""
+
+    after: str | None = None
+    limit: int = 20
+    order: Literal["asc", "desc"] = "asc"
+    model: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def mine(owner: str, kind: str, id: str) -> ColumnElement[bool]:
+    return (ANSWERS.c.id == clean(id)) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    host: Host
+
+    async def ready(self) -> None:
+        """Raises DatabaseAway, before an answer is made that could not be kept."""
+        async with self.host.database.reading():
+            pass
+
+    # --- what a call brings ---
+
+    async def add(self, owner: str, document: Document, input: str, at: float, **columns: Any) -> None:
+        """input: JSON.  at: Unix seconds."""
+        columns |= {**taken_apart(document), "input": input}
+        row = {
+            **columns, "id": document["id"], "at": micros(at), "owner": owner, "kind": document["object"],
+            "model": clean(str(document["model"])), "parent": document.get(CONTINUED) or "", "bytes": weight(columns),
+        }  # fmt: skip
+        await self.whole(self.insert(row, document.get("metadata")))
+
+    async def insert(self, row: Mapping[str, Any], metadata: JSON) -> None:
+        async with self.host.database.writing() as connection:
+            await connection.execute(insert(ANSWERS).values(row))
+            if row["kind"] == COMPLETION:
+                await label(connection, row["id"], metadata)
+
+    async def add_queued(self, owner: str, document: Document, input: str, streams: bool) -> None:
+        """One that is made in the background."""
+        now = self.host.clock.time()
+        await self.add(owner, document, input, now, beat=micros(now), events="[]" if streams else "")
+
+    async def began(self, id: str, head: Mapping[str, JSON]) -> bool:
+        """Nobody waits for it any more when it is False."""
+        return await self.change(id, {**head, "status": "in_progress"}, beat=micros(self.host.clock.time()))
+
+    async def ended(self, id: str, document: Mapping[str, JSON], events: str = "") -> bool:
+        """Only the first end counts: whether this was it.  events: "" leaves those that are there."""
+        return await self.change(id, document, beat=None, **({"events": events} if events else {}))
+
+    async def change(self, id: str, document: Mapping[str, JSON], **columns: Any) -> bool:
+        columns |= taken_apart(document)
+        running = (ANSWERS.c.id == id) & ANSWERS.c.status.in_(RUNNING)
+        grown = ANSWERS.c.bytes + len(columns["output"]) + len(columns.get("events", ""))
+        return await self.whole(self.update(update(ANSWERS).where(running).values(**columns, bytes=grown)))
+
+    async def update(self, statement: Update) -> bool:
+        async with self.host.database.writing() as connection:
+            return bool((await connection.execute(statement)).rowcount)
+
+    async def whole(self, writing: Coroutine[Any, Any, Result]) -> Result:
+        """What is being written is written, though whoever waits for it leaves."""
+        return await asyncio.shield(self.host.background.start(writing, "keeping an answer"))
+
+    async def beat(self, ids: Collection[str]) -> set[str]:
+        """Says that these are being made, and gives those that still should be."""
+        return await self.whole(self.touch(ids))
+
+    async def touch(self, ids: Collection[str]) -> set[str]:
+        running = ANSWERS.c.id.in_(ids) & ANSWERS.c.status.in_(RUNNING)
+        async with self.host.database.writing() as connection:
+            await connection.execute(update(ANSWERS).where(running).values(beat=micros(self.host.clock.time())))
+            return set((await connection.execute(select(ANSWERS.c.id).where(running))).scalars())
+
+    # --- what its owner asks ---
+
+    async def get(self, owner: str, kind: str, id: str, *heavy: str) -> Kept:
+        """heavy: which of `input` and `events` are wanted, too.  Raises NotFound, also for what is another's."""
+        query = select(*LIGHT, *(ANSWERS.c[name] for name in heavy)).where(mine(owner, kind, id))
+        async with self.host.database.reading() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise not_found(kind, id)
+        return Kept.of({**row})
+
+    async def delete(self, owner: str, kind: str, id: str) -> None:
+        """Raises NotFound."""
+        async with self.host.database.writing() as connection:
+            gone = await connection.execute(delete(ANSWERS).where(mine(owner, kind, id)))
+        if not gone.rowcount:
+            raise not_found(kind, id)
+
+    async def describe(self, owner: str, id: str, metadata: Mapping[str, str]) -> Kept:
+        """Another metadata for a chat completion.  Raises NotFound."""
+        async with self.host.database.writing() as connection:
+            query = select(*LIGHT).where(mine(owner, COMPLETION, id)).with_for_update()
+            row = (await connection.execute(query)).mappings().first()
+            if row is None:
+                raise not_found(COMPLETION, id)
+            document = {**Kept.of({**row}).document, "metadata": dict(metadata)}
+            await connection.execute(update(ANSWERS).where(ANSWERS.c.id == id).values(**taken_apart(document)))
+            await connection.execute(delete(LABELS).where(LABELS.c.answer == id))
+            await label(connection, id, metadata)
+        return Kept.of({**row, **taken_apart(document)})
+
+    async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
+        """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        query = select(*LIGHT).where(ANSWERS.c.owner == owner, ANSWERS.c.kind == kind)
+        if wanted.model is not None:
+            query = query.where(ANSWERS.c.model == clean(wanted.model))
+        for name, value in labels_of(wanted.metadata):
+            pair = (LABELS.c.answer == ANSWERS.c.id) & (LABELS.c.name == name) & (LABELS.c.value == value)
+            query = query.where(exists().where(pair))
+        at, id, rising = ANSWERS.c.at, ANSWERS.c.id, wanted.order == "asc"
+        if wanted.after is not None:
+            last = await self.get(owner, kind, wanted.after)
+            beyond = at > last.at if rising else at < last.at
+            query = query.where(beyond | ((at == last.at) & (id > last.id if rising else id < last.id)))
+        query = query.order_by(at, id) if rising else query.order_by(at.desc(), id.desc())
+        async with self.host.database.reading() as connection:
+            rows = (await connection.execute(query.limit(wanted.limit + 1))).mappings().all()
+        return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
+
+    async def items(self, owner: str, id: str) -> list[Document]:
+        """All items of a response and of those that it continues, in their order, its own output included.
+
+        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete.
+        """
+        async with self.host.database.reading() as connection:
+            ids = await self.line(connection, owner, id)
+            query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
+            rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
+        return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
+
+    async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[str]:
+        """The ids of a response and of those before it, the oldest first."""
+        columns = (ANSWERS.c.id, ANSWERS.c.parent, ANSWERS.c.status, ANSWERS.c.bytes)
+        first = select(*columns, literal(0).label("turn")).where(mine(owner, RESPONSE, id))
+        line = first.cte("line", recursive=True)
+        above = select(*columns, (line.c.turn + 1).label("turn")).where(
+            ANSWERS.c.id == line.c.parent,
+            ANSWERS.c.owner == owner,
+            ANSWERS.c.kind == RESPONSE,
+            line.c.turn < MOST_TURNS,
+        )
+        line = line.union_all(above)
+        rows = (await connection.execute(select(line).order_by(line.c.turn.desc()))).mappings()
+        found = [dict(row) for row in rows]
+        check_line(id, found)
+        return [row["id"] for row in found]
+
+
+async def label(connection: AsyncConnection, id: str, metadata: JSON) -> None:
+    if rows := [{"answer": id, "name": name, "value": value} for name, value in labels_of(metadata)]:
+        await connection.execute(insert(LABELS), rows)
+
+
+def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:
+    if not found:
+        raise unknown_previous(id)
+    if found[-1]["status"] in RUNNING:
+        message = f"The response '{id[:100]}' is not complete yet, and cannot be continued."
+        raise BadCall(message, param=CONTINUED, code="response_not_complete")
+    if len(found) > MOST_TURNS or sum(row["bytes"] for row in found) > MOST_BYTES:
+        message = f"The response '{id[:100]}' continues too much: more than {MOST_TURNS} others, or {MOST_BYTES} bytes."
+        raise BadCall(message, param=CONTINUED, code="previous_response_too_long")
+    if found[0]["parent"]:
+        raise unknown_previous(found[0]["parent"])
+
+
+def unknown_previous(id: str) -> NotFound:
+    message = f"Previous response with id '{id[:100]}' not found."
+    return NotFound(message, param=CONTINUED, code="previous_response_not_found")
+
+
+def not_found(kind: str, id: str) -> NotFound:
+    noun = "Response" if kind == RESPONSE else "Chat completion"
+    return NotFound(f"{noun} with id '{id[:100]}' not found.", param="id", code="not_found")

@@ -1,0 +1,69 @@
+"""The stream of a response that was made in the background, told again with the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Final
+
+from plugins.stored.answers import Kept
+from plugins.stored.runs import Run, cancelled
+from proxy.errors import ProxyError, TooMany
+from proxy.streams import load
+from proxy.types import JSON
+from proxy.wire import sse
+from proxy.wire.openai_responses_out import NOTHING, Response
+
+HEARTBEAT: Final = 15.0
+"""Seconds without an event after which a comment is sent."""
+FRESH: Final[Mapping[str, JSON]] = {
+    "status": "in_progress", "error": None, "incomplete_details": None, "usage": None, "completed_at": None,
+    "output": [],
+}  # fmt: skip
+"""What a response says before anything was answered."""
+END: Final = b"\n\n"
+
+
+async def behind(after: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The events with greater numbers, and all comments."""
+    number = -1
+    async for part in parts:
+        for frame in part.split(END)[:-1]:
+            comment = frame.startswith(b":")
+            number += not comment
+            if comment or number > after:
+                yield frame + END
+
+
+async def told_live(run: Run) -> AsyncIterator[bytes]:
+    """What one says that is being made, from its beginning."""
+    response, at = Response(run.head), 0
+    yield response.write(NOTHING)
+    while not run.over or at < len(run.events):
+        if at < len(run.events):
+            at += 1
+            yield response.write(run.events[at - 1])
+        elif not await run.more(at, HEARTBEAT):
+            yield sse.comment("waiting")
+    response.completed_at = run.response.completed_at
+    yield response.end() if run.error is None else response.failed(run.error)
+
+
+def told_again(kept: Kept) -> Iterator[bytes]:
+    """What one said that has ended."""
+    response = Response({**kept.head, **FRESH}, kept.head["completed_at"])
+    yield response.write(NOTHING)
+    for event in load(kept.events.encode()):
+        yield response.write(event)
+    error = error_of(kept)
+    yield response.end() if error is None else response.failed(error)
+
+
+def error_of(kept: Kept) -> ProxyError | None:
+    """What ended it before it was complete."""
+    if kept.status == "cancelled":
+        return cancelled()
+    told = kept.head["error"]
+    if told is None:
+        return None
+    kind = TooMany if told["code"] == "rate_limit_exceeded" else ProxyError
+    return kind(told["message"], code=told["code"])

@@ -1,0 +1,48 @@
+"""What an answer is as a document of its client's dialect, while its events pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import orjson
+
+from plugins.stored.answers import RESPONSE, Document
+from proxy.errors import ProxyError
+from proxy.streams import Answer
+from proxy.types import Event, Receipt
+from proxy.wire.openai_answer import ChatStyle, fingerprint
+from proxy.wire.openai_responses_out import Response
+
+
+class Written(Protocol):
+    def write(self, event: Event) -> object: ...
+
+    def document(self) -> Document: ...
+
+    def failure(self, error: ProxyError) -> Document | None:
+        """What is kept of an answer that broke off; None is nothing."""
+
+
+class Completion:
+    """A chat completion."""
+
+    def __init__(self, receipt: Receipt, facts: Mapping[str, str]) -> None:
+        self.head = receipt.head
+        self.facts = facts
+        self.answer = Answer()
+
+    def write(self, event: Event) -> None:
+        self.answer.add(event)
+
+    def document(self) -> Document:
+        style = ChatStyle(self.head["model"], id=self.head["id"], created=self.head["created"])
+        return {**self.head, **orjson.loads(style.whole(self.answer, fingerprint(self.facts)))}
+
+    def failure(self, error: ProxyError) -> None:
+        return None
+
+
+def written(receipt: Receipt, facts: Mapping[str, str]) -> Written:
+    """facts: of the reply."""
+    return Response(receipt.head) if receipt.head["object"] == RESPONSE else Completion(receipt, facts)

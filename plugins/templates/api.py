@@ -1,0 +1,150 @@
+"""Looking for templates, and trying them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Annotated, Any, Final
+
+import orjson
+from aiohttp import web
+from pydantic import AliasChoices, Field
+
+from plugins.templates.shelves import Shelves, Wanted, summary
+from plugins.templates.template import Template
+from plugins.templates.wish import PREFIX, Wish, version_of
+from proxy.config import Strict
+from proxy.host import Host
+from proxy.types import JSON, Call, Chat, Message, Route
+from proxy.wire import openai_turns
+from proxy.wire.ids import new_id
+
+PAGE: Final = 100
+MOST: Final = 200
+"""Templates of one page."""
+REQUEST_ID: Final = "X-Request-Id"
+Said = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Applied = Callable[[Call, Wish], Awaitable[Call]]
+
+
+class Listed(Strict):
+    """Which templates, by name.  after: the last name of the page before."""
+
+    category: Said | None = None
+    search: Said | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST)] = PAGE
+    after: Said | None = None
+
+    def wanted(self) -> Wanted:
+        return Wanted(self.category, self.search, self.after or "", self.limit)
+
+
+class Most(Strict):
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 10
+
+
+class One(Strict):
+    version: Said | None = None
+
+
+class Render(Strict):
+    """A template with its variables.  generate: the model is asked, too; stream: it answers bit by bit."""
+
+    name: Annotated[Said, Field(validation_alias=AliasChoices("name", "template_name"))]
+    version: Any = None
+    variables: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
+    model: Annotated[str, Field(min_length=1, max_length=600)] | None = None
+    generate: bool = False
+    stream: bool = False
+
+    def wish(self) -> Wish:
+        return Wish(self.name, version_of(self.version, "version"), self.variables, "name")
+
+
+class Api:
+    """applied: what a template makes of a call.  most: letters that its messages may become.  model: of those that name
+    none."""
+
+    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, model: str | None) -> None:
+        self.shelves = shelves
+        self.host = host
+        self.applied = applied
+        self.most = most
+        self.model = model
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/templates", self.listed, "user")
+        yield Route("GET", "/api/templates/categories", self.categories, "user")
+        yield Route("GET", "/api/templates/popular", self.popular, "user")
+        yield Route("POST", "/api/templates/render", self.render, "user")
+        yield Route("GET", "/api/templates/{name}", self.one, "user")
+        yield Route("GET", "/api/templates/{name}/versions", self.versions, "user")
+
+    def caller(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Listed)
+        found = await self.shelves.listed(asked.wanted(), self.caller(request))
+        return document({"templates": found[: asked.limit], "has_more": len(found) > asked.limit})
+
+    async def categories(self, request: web.BaseRequest) -> web.StreamResponse:
+        found = await self.shelves.categories(self.caller(request))
+        return document({"categories": [{"name": name, "templates": found[name]} for name in sorted(found)]})
+
+    async def popular(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Most)
+        return document({"templates": await self.shelves.popular(self.caller(request), asked.limit)})
+
+    async def one(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        asked, caller = self.host.desk.query(request, One), self.caller(request)
+        template = await self.shelves.find(name, version_of(asked.version, "version"), caller)
+        return document(shown(template, caller))
+
+    async def versions(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
+        return document(await self.shelves.versions(name, self.caller(request)))
+
+    async def render(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = await self.host.desk.form(request, Render)
+        wish = asked.wish()
+        if asked.generate:
+            call = await self.applied(self.call(request, asked), wish)
+            return await self.host.answer(request, call)
+        template = await self.shelves.find(wish.name, wish.version, self.caller(request), wish.param)
+        chat = template.asked(Chat(()), wish.variables, self.most)
+        model = asked.model or template.document.model or self.model
+        return document({**rendered(template, chat), "model": model})
+
+    def call(self, request: web.BaseRequest, asked: Render) -> Call:
+        caller, id = self.host.desk.caller(request), self.host.desk.headers(request).get(REQUEST_ID)
+        made = Call(id or new_id("req_"), "chat", asked.model or f"{PREFIX}{asked.name}", Chat(()), asked.stream)
+        return made.but(caller=caller.name, key=caller.key, models=caller.models, trail={REQUEST_ID: made.id})
+
+
+def shown(template: Template, caller: str) -> dict[str, JSON]:
+    """All of it."""
+    told = template.document.told()
+    parts = ("messages", "parameters", "schema", "example")
+    source = "library" if not template.id else "own" if template.owner == caller else "public"
+    return {**summary(template, source), **{name: told[name] for name in parts if name in told}}
+
+
+def rendered(template: Template, chat: Chat) -> dict[str, JSON]:
+    """As the body of a call would have it, and as one text."""
+    told: dict[str, JSON] = {
+        "name": template.document.name,
+        "version": template.document.version,
+        "prompt": "\n\n".join(one.text for one in chat.messages),
+        "messages": [written(one) for one in chat.messages],
+        "parameters": dict(chat.options),
+    }
+    if chat.format is not None:
+        told["response_format"] = openai_turns.response_format(chat.format)
+    return told
+
+
+def written(message: Message) -> dict[str, JSON]:
+    return {"role": message.role, "content": message.text}
+
+
+def document(told: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told), content_type="application/json")

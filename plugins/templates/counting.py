@@ -1,0 +1,74 @@
+"""Writes into the database how often each template was used."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from plugins.templates.document import PREFIX
+from plugins.templates.tables import CUSTOM, USES
+from plugins.templates.uses import Uses
+from proxy.errors import Busy
+from proxy.host import Host
+
+EVERY: Final = 5.0
+"""Seconds between two times."""
+PATIENCE: Final = 2.0
+"""Seconds that the last counts may take to be written when the server stops."""
+INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Counting:
+    """Adds what was counted every few seconds."""
+
+    def __init__(self, uses: Uses, host: Host) -> None:
+        self.uses = uses
+        self.host = host
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY)
+            with suppress(Busy):  # told by others; what was not written is kept
+                await self.flush()
+
+    async def close(self) -> None:
+        with suppress(Busy, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Raises DatabaseAway."""
+        writing, self.uses.pending = self.uses.pending, Counter()
+        if not writing:
+            return
+        try:
+            await self.add(writing)
+        except BaseException:
+            self.uses.pending += writing
+            raise
+
+    async def add(self, counts: Counter[str]) -> None:
+        # In one order everywhere: two processes that wait for each other's rows would never end.
+        own = [{"which": id, "more": counts[id]} for id in sorted(counts) if id.startswith(PREFIX)]
+        others = [{"name": name, "uses": counts[name]} for name in sorted(counts) if not name.startswith(PREFIX)]
+        database = self.host.database
+        async with database.writing() as connection:
+            if own:  # one that was deleted meanwhile has no row any more
+                more = update(CUSTOM).where(CUSTOM.c.id == bindparam("which"))
+                await connection.execute(more.values(uses=CUSTOM.c.uses + bindparam("more")), own)
+            if others:
+                insert: Any = INSERT[database.dialect]  # each dialect has a class of its own, with the same methods
+                made = insert(USES).values(others)
+                whole = {"uses": USES.c.uses + made.excluded.uses}
+                await connection.execute(made.on_conflict_do_update(index_elements=[USES.c.name], set_=whole))
+
+    async def of_library(self) -> Counter[str]:
+        """By name.  Raises DatabaseAway."""
+        await self.flush()
+        async with self.host.database.reading() as connection:
+            return Counter({row.name: row.uses for row in await connection.execute(select(USES))})

@@ -1,0 +1,204 @@
+"""A template as somebody writes it, checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
+
+from plugins.templates import text, variables
+from plugins.templates.variables import Variable
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire.openai_fields import SAMPLING
+from proxy.wire.schema_weight import Weight
+
+PREFIX: Final = "tpl_"
+"""Of ids."""
+NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
+RESERVED: Final = frozenset({"categories", "popular", "custom", "render", "export", "import"})
+"""Names of endpoints."""
+LATEST: Final = "latest"
+ALIAS: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+LONGEST: Final = 65_536
+"""Bytes of one template as JSON."""
+EXAMPLE: Final = 1_000_000
+"""Letters that an example may become."""
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError for what no template can be called."""
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(
+            f"{name[:100]!r} cannot be a name: up to 64 of a-z, 0-9, '-' and '_', a letter first, and none of "
+            + ", ".join(sorted(RESERVED))
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """Raises ValueError; `latest` is always the newest version."""
+    if not ALIAS.fullmatch(alias) or alias == LATEST:
+        raise ValueError(f"{alias[:100]!r} cannot be an alias: up to 64 of a-z, 0-9, '.', '-' and '_', not '{LATEST}'")
+    return alias
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Alias = Annotated[str, AfterValidator(check_alias)]
+Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+
+
+def _listed(given: object) -> object:
+    """Bare names are variables of the usual kind."""
+    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+        return {one: {} for one in given}
+    return given
+
+
+def _real(model: str) -> str:
+    """Raises ValueError for another template."""
+    if model.startswith("template:"):
+        raise ValueError("a template asks a model, not another template")
+    return model
+
+
+def _schema(given: JSON) -> JSON:
+    """Raises ValueError for what is no JSON schema, or leads outside itself."""
+    import jsonschema_rs  # its start-up is paid by who has one
+
+    if given is not None:
+        try:
+            Weight(given, "schema")
+            jsonschema_rs.validator_for(given, retriever=_not_fetched)
+        except (jsonschema_rs.ValidationError, ValueError, BadCall) as error:
+            raise ValueError(str(error).splitlines()[0][:300]) from None
+    return given
+
+
+def _not_fetched(uri: str) -> JSON:
+    raise ValueError(f"references outside the schema are not fetched: {uri[:200]}")
+
+
+class Turn(Strict):
+    """One message of a template."""
+
+    role: Literal["system", "user", "assistant"] = "user"
+    """Who says it."""
+    content: str
+    """What is said, with `{{variables}}`."""
+
+
+class Document(Strict):
+    """A template of one version."""
+
+    name: Name
+    """What it is called by."""
+    version: PositiveInt = 1
+    """Counts up; a version never changes."""
+    aliases: Annotated[tuple[Alias, ...], Field(max_length=20)] = ()
+    """Other names of this version, such as `production`; they may move to another one."""
+    category: Word = "other"
+    """Where it is listed."""
+    description: Annotated[str, StringConstraints(max_length=1000)] = ""
+    """What it is for."""
+    variables: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=f"^{text.NAME.pattern}$")], Variable],
+        BeforeValidator(_listed),
+        Field(max_length=64),
+    ] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """What it wants to be told, by name."""
+    input: str | None = None
+    """The variable that the caller's first user message fills where it is not given."""
+    messages: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=64)]
+    """What it says, before the caller's own messages."""
+    model: Annotated[str, StringConstraints(max_length=600, pattern=r"^[^\x00]+$"), AfterValidator(_real)] | None = None
+    """Which model it asks, unless the caller names one."""
+    parameters: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Sampling options, such as `temperature` and `max_tokens`; the caller's own go before them."""
+    answer_schema: Annotated[dict[str, Any] | None, AfterValidator(_schema), Field(alias="schema")] = None
+    """A JSON schema that the answer must fit."""
+    example: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Variables of a call that shows what it is for."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: Any) -> Any:
+        """`template: text` is one message of the user."""
+        if isinstance(given, dict) and "template" in given:
+            if "messages" in given:
+                raise ValueError("'template' is short for 'messages' with one of the user; write only one of them")
+            rest = {key: value for key, value in given.items() if key != "template"}
+            return {**rest, "messages": [{"role": "user", "content": given["template"]}]}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Document:
+        if len(content_of(self.told())) > LONGEST:
+            raise ValueError(f"a template has at most {LONGEST} bytes")
+        found = [*self._parameters(), *self._texts(), *self._input()]
+        if not found and self.example:
+            found += self._example()
+        if found:
+            raise ValueError("; ".join(found))
+        return self
+
+    def _parameters(self) -> Iterator[str]:
+        for name, value in self.parameters.items():
+            if name not in SAMPLING:
+                yield f"parameters.{name[:80]} is none of {', '.join(SAMPLING)}"
+                continue
+            try:
+                SAMPLING[name](value, f"parameters.{name}")
+            except (BadCall, KeyError) as error:
+                yield str(error)
+
+    def _texts(self) -> Iterator[str]:
+        for index, turn in enumerate(self.messages):
+            try:
+                nodes = text.parse(turn.content)
+            except text.Malformed as error:
+                yield f"messages[{index}]: {error}"
+                continue
+            for node, around in text.walk(nodes):
+                if not isinstance(node, str):
+                    yield from (f"messages[{index}]: {problem}" for problem in self._node(node, around))
+
+    def _node(self, node: text.Put | text.Section, around: tuple[text.Section, ...]) -> Iterator[str]:
+        if node.name != text.ITEM and node.name not in self.variables:
+            yield f"'{node.name}' is not under variables"
+        elif isinstance(node, text.Section) and self._repeats(node) and any(map(self._repeats, around)):
+            yield f"the section '{node.name}' of a list stands inside another list's"
+
+    def _repeats(self, section: text.Section) -> bool:
+        variable = self.variables.get(section.name)
+        return not section.inverted and variable is not None and variable.type == "list"
+
+    def _input(self) -> Iterator[str]:
+        if self.input is not None and getattr(self.variables.get(self.input), "type", None) != "string":
+            yield f"input: {self.input[:80]!r} is no variable of type 'string'"
+
+    def _example(self) -> list[str]:
+        values, problems = variables.fill(self.variables, self.example)
+        if problems:
+            return [f"example: {one}" for one in problems]
+        try:
+            for turn in self.messages:
+                text.render(text.parse(turn.content), values, EXAMPLE)
+        except text.TooLong:
+            return ["example: it becomes too long"]
+        return []
+
+    def told(self) -> dict[str, JSON]:
+        """As it was written, without what was left out."""
+        whole: dict[str, JSON] = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return {"name": self.name, "version": self.version, **whole}
+
+
+def content_of(document: Mapping[str, JSON]) -> bytes:
+    """What makes a version what it is, whatever number and aliases it has."""
+    kept = {key: value for key, value in document.items() if key not in ("version", "aliases")}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)

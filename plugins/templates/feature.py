@@ -1,0 +1,10 @@
+"""What is said of the tables to those who do not need SQLAlchemy yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from proxy.sql.feature import Feature
+
+FEATURE: Final = Feature("templates", Path(__file__).parent / "migrations")

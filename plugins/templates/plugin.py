@@ -1,0 +1,137 @@
+"""Puts a template's messages, model and parameters where a call names one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import PositiveInt
+
+from plugins.templates import library
+from plugins.templates.api import Api
+from plugins.templates.feature import FEATURE
+from plugins.templates.library import Files, Library
+from plugins.templates.shelves import Shelves
+from plugins.templates.template import Template
+from plugins.templates.uses import Uses
+from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
+from proxy.config import Strict
+from proxy.errors import BadCall, ProxyError
+from proxy.host import Host
+from proxy.types import Call, Chat, Endpoints, Handler, Reply, Route
+
+FACT: Final = "template"
+
+
+class Templates:
+    """Prompts with names: a call that names one gets its messages, model and parameters, filled with checked variables.
+
+    There is a library; folders of files and callers' own come beside it.
+    """
+
+    place = "begins"
+    fields = frozenset({FIELD})
+    brings = frozenset({FIELD})
+    prefixes = (PREFIX,)
+
+    class Settings(Strict):
+        model: str | None = None
+        """The model of templates that name none, where the caller names none either."""
+        library: bool = True
+        """Whether the templates of this package are there."""
+        path: str | None = None
+        """A folder of YAML files with templates of the operator's own, read with the configuration; a name that the
+        library has, too, then leads here."""
+        max_length: PositiveInt = 1_000_000
+        """Letters that the messages of a template may become."""
+        custom: bool = True
+        """Whether callers may keep templates of their own, in the `database`."""
+        max_templates: PositiveInt = 200
+        """Templates that one caller may keep."""
+        max_versions: PositiveInt = 100
+        """Versions of one template that are kept; none is ever changed."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        host.record(FACT)
+        read = host.kept("templates files", Files)
+        files = Library(() if settings.path is None else read.read(Path(settings.path)))
+        whole = files.over(library.built_in()) if settings.library else files
+        self.shelves = Shelves(whole, host.kept("templates uses", Uses))
+        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, settings.model)]
+        self.task: asyncio.Task[None] | None = None
+        if settings.custom:
+            self.tables = FEATURE
+            self.parts.append(self.custom())
+
+    def custom(self) -> Endpoints:
+        """What callers keep, put onto the shelves."""
+        from plugins.templates.counting import Counting  # only those who keep records pay for SQLAlchemy
+        from plugins.templates.custom import Custom
+        from plugins.templates.store import Store
+        from plugins.templates.writing import Limits, Writing
+
+        store = self.shelves.store = Store(self.host)
+        self.shelves.counting = Counting(self.shelves.uses, self.host)
+        limits = Limits(self.settings.max_templates, self.settings.max_versions)
+        return Custom(store, Writing(store, limits, frozenset(self.shelves.library.names)), self.host)
+
+    async def __aenter__(self) -> Self:
+        if self.shelves.counting is not None:
+            self.task = self.host.background.start(self.shelves.counting.run(), "counting uses of templates")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
+        if self.shelves.counting is not None:
+            await self.shelves.counting.close()
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        wish = wish_of(call)
+        if wish is not None:
+            call = await self.applied(call, wish)
+        label = call.tags.get(FACT)
+        if label is None:
+            return await call_next(call)
+        self.host.models.check(call)
+        try:
+            reply = await call_next(call)
+        except ProxyError as error:
+            error.facts[FACT] = label
+            raise
+        return reply.noting(**{FACT: label})
+
+    async def applied(self, call: Call, wish: Wish) -> Call:
+        """The call as its template makes it.  Raises BadCall or NotFound."""
+        if not isinstance(call.ask, Chat):
+            raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
+        template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)
+        ask = template.asked(call.ask, wish.variables, self.settings.max_length)
+        model = self.model_of(call, template)
+        self.shelves.uses.note(template)
+        extra = {name: value for name, value in call.extra.items() if name != FIELD}
+        return call.but(ask=ask, model=model, extra=extra, tags={**call.tags, FACT: template.label})
+
+    def model_of(self, call: Call, template: Template) -> str:
+        """The caller's own, the template's, or the one of the settings."""
+        if call.model and not call.model.startswith(PREFIX):
+            return call.model
+        model = template.document.model or self.settings.model
+        if model is None:
+            message = (
+                f"The template '{template.label}' names no model: send one in 'model', and the template's name in "
+                "'template.name'."
+            )
+            raise BadCall(message, param="model", code="template_without_model")
+        return model
+
+    def routes(self) -> Iterable[Route]:
+        for part in self.parts:
+            yield from part.routes()

@@ -1,0 +1,99 @@
+"""A template that is ready to be filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+from plugins.templates import text, variables
+from plugins.templates.document import Document
+from plugins.templates.text import Nodes
+from proxy.errors import BadCall
+from proxy.types import JSON, Chat, Format, Message
+from proxy.wire.openai_fields import SAMPLING
+
+INVALID: Final = "invalid_template_variables"
+
+
+@dataclass(frozen=True)
+class Template:
+    """id, owner: of a custom one, else ""."""
+
+    document: Document
+    id: str = ""
+    owner: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.document.name}@{self.document.version}"
+
+    @cached_property
+    def parsed(self) -> tuple[Nodes, ...]:
+        return tuple(text.parse(turn.content) for turn in self.document.messages)
+
+    @cached_property
+    def options(self) -> Mapping[str, JSON]:
+        return {name: SAMPLING[name](value, name) for name, value in self.document.parameters.items()}
+
+    @property
+    def format(self) -> Format | None:
+        schema = self.document.answer_schema
+        return None if schema is None else Format(schema)
+
+    def messages(self, given: Mapping[str, JSON], most: int) -> tuple[Message, ...]:
+        """Filled with these values, without those that become empty.
+
+        most: letters of them all.  Raises BadCall that tells everything that is wrong with the values.
+        """
+        values, problems = variables.fill(self.document.variables, given)
+        if problems:
+            message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
+            raise BadCall(message, param="template.variables", code=INVALID)
+        made, left = [], most
+        for turn, nodes in zip(self.document.messages, self.parsed, strict=True):
+            try:
+                said = text.render(nodes, values, left)
+            except text.TooLong:
+                message = f"The template '{self.label}' would become longer than {most} letters."
+                raise BadCall(message, param="template.variables", code="template_too_long") from None
+            left -= len(said)
+            if said.strip():
+                made.append(Message(turn.role, said.rstrip("\n")))
+        return tuple(made)
+
+    def asked(self, chat: Chat, given: Mapping[str, JSON], most: int) -> Chat:
+        """The template's messages, and after them the caller's.  Raises BadCall."""
+        wanted = self.document.input
+        own, pictures = chat.messages, None
+        if wanted is not None and given.get(wanted) is None:
+            first = next((index for index, one in enumerate(own) if one.role == "user"), None)
+            if first is not None:
+                given, pictures = {**given, wanted: own[first].text}, own[first]
+                own = (*own[:first], *own[first + 1 :])
+        said = self.messages(given, most)
+        if pictures is not None and pictures.images:
+            said = with_images(said, pictures)
+        if not said and not own:
+            message = f"The template '{self.label}' says nothing with these variables, and there are no messages."
+            raise BadCall(message, param="template.variables", code=INVALID)
+        return replace(
+            chat,
+            messages=(*said, *own),
+            options={**self.options, **chat.options},
+            format=chat.format or self.format,
+            question=chat.question or question_of(said),
+        )
+
+
+def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...]:
+    """The pictures of a message that a template took the text of go to its last message of the user."""
+    last = max((index for index, one in enumerate(said) if one.role == "user"), default=None)
+    if last is None:
+        return (*said, replace(given, text=""))
+    return (*said[:last], replace(said[last], images=given.images), *said[last + 1 :])
+
+
+def question_of(said: tuple[Message, ...]) -> str:
+    return next((one.text for one in reversed(said) if one.role == "user"), "")

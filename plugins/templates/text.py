@@ -1,0 +1,242 @@
+"""The language of templates: Mustache without lambdas, partials and set delimiters.  Nothing in it can be executed.
+
+`{{name}}` puts in a value; `{{#name}}…{{/name}}` stands where there is one, once for each item of a list, whose item is
+`{{.}}`; `{{^name}}…{{/name}}` stands where there is none; `{{! … }}` is a comment; `\\{{` is a literal `{{`.
+Source: mustache(5), https://mustache.github.io/mustache.5.html.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+OPEN: Final = "{{"
+CLOSE: Final = "}}"
+ITEM: Final = "."
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+DEEPEST: Final = 8
+"""Sections inside each other."""
+
+Item: TypeAlias = str | int | float | bool
+Value: TypeAlias = Item | Sequence[Item] | None
+"""None: an optional one that nobody gave."""
+
+
+class Malformed(ValueError):
+    """A template that cannot be read; says in which of its lines."""
+
+
+class TooLong(ValueError):
+    """What would come out is longer than it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A value goes here; `.` is the item of the section around it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    name: str
+    inverted: bool
+    nodes: tuple[Node, ...]
+
+
+Node: TypeAlias = str | Put | Section
+Nodes: TypeAlias = tuple[Node, ...]
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Unclosed:
+    """A section under way; the whole text is one without a name."""
+
+    name: str = ""
+    inverted: bool = False
+    line: int = 0
+    nodes: list[Node] = field(default_factory=list)
+
+
+def parse(text: str) -> Nodes:
+    """Raises Malformed.  One pass, so that it takes time in proportion to the text."""
+    stack = [Unclosed()]
+    for line, piece in pieces(text):
+        if not isinstance(piece, Tag):
+            stack[-1].nodes.append(piece)
+        elif piece.sign == "/":
+            close(stack, piece.name, line)
+        elif piece.sign in ("#", "^"):
+            open_(stack, piece, line)
+        else:
+            put(stack, piece.name, line)
+    if len(stack) > 1:
+        raise Malformed(f"line {stack[-1].line}: the section '{stack[-1].name}' is not closed")
+    return tuple(stack[0].nodes)
+
+
+def open_(stack: list[Unclosed], tag: Tag, line: int) -> None:
+    if any(one.name == tag.name for one in stack):
+        raise Malformed(f"line {line}: the section '{tag.name}' stands inside itself")
+    if len(stack) > DEEPEST:
+        raise Malformed(f"line {line}: more than {DEEPEST} sections inside each other")
+    stack.append(Unclosed(tag.name, tag.sign == "^", line))
+
+
+def close(stack: list[Unclosed], name: str, line: int) -> None:
+    if stack[-1].name != name:
+        inside = f"; the one under way is '{stack[-1].name}'" if stack[-1].name else ""
+        raise Malformed(f"line {line}: {{{{/{name}}}}} closes no section{inside}")
+    done = stack.pop()
+    stack[-1].nodes.append(Section(done.name, done.inverted, tuple(done.nodes)))
+
+
+def put(stack: list[Unclosed], name: str, line: int) -> None:
+    if name == ITEM and not any(one.name and not one.inverted for one in stack):
+        raise Malformed(f"line {line}: {{{{.}}}} is the item of a section, and there is none around it")
+    stack[-1].nodes.append(Put(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    sign: str
+    name: str
+
+
+def pieces(text: str) -> Iterator[tuple[int, str | Tag]]:
+    """Texts and tags with the lines that they begin in."""
+    at, line = 0, 1
+    while (start := text.find(OPEN, at)) >= 0:
+        slashes = start - len(text[at:start].rstrip("\\")) - at
+        before = text[at : start - slashes] + "\\" * (slashes // 2)
+        line += before.count("\n")
+        if slashes % 2:
+            yield line, before + OPEN
+            at = start + len(OPEN)
+            continue
+        end = text.find(CLOSE, start)
+        if end < 0:
+            raise Malformed(f"line {line}: '{{{{' is not closed; a literal one is written '\\{{{{'")
+        tag = tag_of(text[start + len(OPEN) : end], line)
+        at = end + len(CLOSE)
+        alone = tag is None or bool(tag.sign)
+        if alone and (after := rest_of_line(text, at)) is not None and is_blank_since_newline(text, start):
+            before, at = before.rstrip(" \t"), after
+        if before:
+            yield line, before
+        if tag is not None:
+            yield line, tag
+        line += text.count("\n", start, at)
+    if at < len(text):
+        yield line, text[at:]
+
+
+def tag_of(inside: str, line: int) -> Tag | None:
+    """None is a comment."""
+    inside = inside.strip()
+    if inside.startswith("!"):
+        return None
+    sign, name = (inside[0], inside[1:].strip()) if inside[:1] in ("#", "^", "/") else ("", inside)
+    if not NAME.fullmatch(name) and (sign or name != ITEM):
+        shown = inside[:40]
+        raise Malformed(f"line {line}: '{{{{{shown}}}}}' is no tag: a name is up to 64 letters, digits and '_'")
+    return Tag(sign, name)
+
+
+def rest_of_line(text: str, at: int) -> int | None:
+    """Where the next line begins, if nothing but blanks stands before it."""
+    while at < len(text) and text[at] in " \t":
+        at += 1
+    if at == len(text):
+        return at
+    return at + 1 if text[at] == "\n" else None
+
+
+def is_blank_since_newline(text: str, at: int) -> bool:
+    while at and text[at - 1] in " \t":
+        at -= 1
+    return not at or text[at - 1] == "\n"
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+class Page:
+    """What is written so far.
+
+    left: letters that there is still room for; steps: pieces likewise, since an empty one takes time, too.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.parts: list[str] = []
+        self.left = self.steps = most
+
+    def write(self, text: str) -> None:
+        """Raises TooLong before it takes the memory."""
+        self.left -= len(text)
+        self.steps -= 1
+        if self.left < 0 or self.steps < 0:
+            raise TooLong
+        self.parts.append(text)
+
+
+def render(nodes: Nodes, values: Mapping[str, Value], most: int) -> str:
+    """The text with the values in it, which are never read as templates.  Raises TooLong beyond `most` letters."""
+    page = Page(most)
+    write(nodes, values, None, page)
+    return "".join(page.parts)
+
+
+def write(nodes: Nodes, values: Mapping[str, Value], item: Value, page: Page) -> None:
+    for node in nodes:
+        if isinstance(node, str):
+            page.write(node)
+        elif isinstance(node, Put):
+            page.write(spelled(item if node.name == ITEM else values.get(node.name)))
+        else:
+            for one in turns(node, values.get(node.name)):
+                page.write("")  # a turn is a step, whatever it writes
+                write(node.nodes, values, item if node.inverted else one, page)
+
+
+def turns(section: Section, value: Value) -> Sequence[Value]:
+    """What the section is written for: every item of a list, else the value where it stands for something."""
+    there = is_there(value)
+    if section.inverted:
+        return () if there else (None,)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return value
+    return (value,) if there else ()
+
+
+def is_there(value: Value) -> bool:
+    """0 is a value; nothing, `false`, an empty text and an empty list are not."""
+    return not (value is None or value is False or value == "" or value == [] or value == ())
+
+
+def spelled(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return str(value)
+    return ", ".join(map(spelled, value))
+
+
+# --- looking into it -------------------------------------------------------------------------------
+
+
+def walk(nodes: Nodes, inside: tuple[Section, ...] = ()) -> Iterator[tuple[str | Put | Section, tuple[Section, ...]]]:
+    """Every node in its order, with the sections around it, outermost first."""
+    for node in nodes:
+        yield node, inside
+        if isinstance(node, Section):
+            yield from walk(node.nodes, (*inside, node))

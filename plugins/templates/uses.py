@@ -1,0 +1,20 @@
+"""How often each template was used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from plugins.templates.template import Template
+
+
+class Uses:
+    """pending: by the ids of custom templates and the names of others; no more of them than there are templates.
+
+    They are written and taken away now and then where there is a database, and else are those since the start.
+    """
+
+    def __init__(self) -> None:
+        self.pending: Counter[str] = Counter()
+
+    def note(self, template: Template) -> None:
+        self.pending[template.id or template.document.name] += 1

@@ -1,0 +1,159 @@
+"""`gemmapy-proxy documents`: files sent to a running server, and the index made anew from the database."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.commands.shared import add_config, path_of, run
+from proxy.errors import ConfigError, ProxyError
+
+if TYPE_CHECKING:  # these are imported by the commands that need them
+    import aiohttp
+    from rich.progress import Progress, TaskID
+
+ENDED: Final = ("ready", "failed")
+LOOK: Final = 0.3
+"""Seconds between two looks at a job."""
+AT_ONCE: Final = 4
+
+
+def add(commands: Any) -> None:
+    """commands: what `argparse` adds parsers to."""
+    whole = commands.add_parser("documents", help="add files as documents, or make their index anew")
+    verbs = whole.add_subparsers(required=True, metavar="VERB")
+
+    one = verbs.add_parser("add", help="send files, or all files of folders, to a running server")
+    one.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    one.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
+    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an API key; else $GEMMAPY_KEY")
+    one.add_argument("--collection", help="the owner's name of it; else 'default'")
+    one.set_defaults(do=send)
+
+    one = verbs.add_parser("reindex", help="take every document into the index again, while a server runs or before")
+    add_config(one)
+    one.set_defaults(do=reindex)
+
+
+def send(told: argparse.Namespace) -> int:
+    """1 if a file could not be added."""
+    files = [file for path in told.paths for file in found(path)]
+    if not files:
+        raise ConfigError([f"there is no file in {' '.join(map(str, told.paths))}"])
+    failed = run(sent(told, files))
+    for line in failed:
+        print(line)
+    print(f"{len(files) - len(failed)} of {len(files)} files are there")
+    return 1 if failed else 0
+
+
+def found(path: Path) -> Iterator[Path]:
+    """Raises ConfigError."""
+    if path.is_dir():
+        yield from (one for one in sorted(path.rglob("*")) if one.is_file() and not one.name.startswith("."))
+    elif path.is_file():
+        yield path
+    else:
+        raise ConfigError([f"{path} does not exist"])
+
+
+async def sent(told: argparse.Namespace, files: Sequence[Path]) -> list[str]:
+    """What could not be added, and why."""
+    import aiohttp
+    from rich.progress import Progress
+
+    headers = {"Authorization": f"Bearer {told.key}"} if told.key else {}
+    turns = asyncio.Semaphore(AT_ONCE)
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("documents", total=len(files))
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
+            one = partial(added, http, told, turns, progress, bar)
+            return [line for line in await asyncio.gather(*map(one, files)) if line]
+
+
+async def added(
+    http: aiohttp.ClientSession,
+    told: argparse.Namespace,
+    turns: asyncio.Semaphore,
+    progress: Progress,
+    bar: TaskID,
+    file: Path,
+) -> str:
+    """Why it could not be, or ""."""
+    async with turns:
+        said = await tried(http, told, progress, file)
+    progress.advance(bar)
+    return f"{file}: {said}" if said else ""
+
+
+async def tried(http: aiohttp.ClientSession, told: argparse.Namespace, progress: Progress, file: Path) -> str:
+    import aiohttp
+
+    try:
+        return await followed(http, told, progress, file)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return str(error) or type(error).__name__
+
+
+async def followed(http: aiohttp.ClientSession, told: argparse.Namespace, progress: Progress, file: Path) -> str:
+    """Sends it, and shows how far it is until it is ready or has failed."""
+    import aiohttp
+
+    url = f"{told.url.rstrip('/')}/api/rag"
+    with file.open("rb") as opened:
+        form = aiohttp.FormData({"wait": "1", "source": str(file)}, quote_fields=False)
+        if told.collection:
+            form.add_field("collection", told.collection)
+        form.add_field("file", opened, filename=file.name)
+        async with http.post(f"{url}/documents", data=form) as response:
+            document = await answer_of(response)
+    bar = progress.add_task(file.name[:40], total=1.0) if document["status"] not in ENDED else None
+    while document["status"] not in ENDED:
+        await asyncio.sleep(LOOK)
+        job = await answer_of(await http.get(f"{url}/jobs/{document['job_id']}"))
+        document = await answer_of(await http.get(f"{url}/documents/{document['document_id']}"))
+        progress.update(bar, completed=job.get("progress", 0))  # type: ignore[arg-type]
+    if bar is not None:
+        progress.remove_task(bar)
+    return str(document["error"]) if document["status"] == "failed" else ""
+
+
+async def answer_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Its JSON, an error as `{"error": "why"}`."""
+    told: dict[str, Any] = await response.json(content_type=None)
+    if response.status >= 400:
+        return {"error": told["error"]["message"], "status": "failed"}
+    return told
+
+
+def reindex(told: argparse.Namespace) -> int:
+    try:
+        count = run(queued(told))
+    except ProxyError as error:
+        raise ConfigError([str(error)]) from error
+    print(f"{count} documents are taken into the index again by the server, once it runs")
+    return 0
+
+
+async def queued(told: argparse.Namespace) -> int:
+    """How many there are."""
+    from plugins.documents.repair import everything
+    from plugins.documents.tables import FEATURE
+    from proxy.clock import Clock
+    from proxy.reading import Told, reader
+    from proxy.sql.database import Database
+
+    config, _ = reader(path_of(told), Told())()
+    settings = config.database
+    database = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
+    try:
+        await database.migrate(FEATURE)
+        return await everything(database, Clock())
+    finally:
+        await database.aclose()

@@ -1,0 +1,93 @@
+"""Everything that is kept of a caller, by whatever feature: told, or deleted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from proxy.config import Strict
+from proxy.errors import Denied, ProxyError
+from proxy.holdings import Holding
+from proxy.host import Desk
+from proxy.types import Route
+
+log = logging.getLogger(__name__)
+CHUNK = 64 * 1024
+"""Bytes that are gathered before they are written."""
+
+
+class Whose(Strict):
+    """Admins may name anybody."""
+
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    holdings: Sequence[Holding]
+    desk: Desk
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("GET", "/api/me/data", self.tell, "user")
+        yield Route("DELETE", "/api/me/data", self.forget, "user")
+
+    def whose(self, request: web.BaseRequest) -> str:
+        """Raises Denied."""
+        caller, user = self.desk.caller(request), self.desk.query(request, Whose).user
+        if user is not None and user != caller.name and not caller.is_admin:
+            raise Denied("Only admins may name other users.", code="insufficient_permissions")
+        return user or caller.name
+
+    async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
+        """A document that is read and written bit by bit.  One that cannot be finished breaks off."""
+        user = self.whose(request)
+        chunks = gathered(self.pieces(user))
+        first = await anext(chunks)  # what fails at once does so before the answer begins
+        response = web.StreamResponse(headers=self.desk.headers(request))
+        response.content_type = "application/json"
+        response.headers["Content-Disposition"] = 'attachment; filename="data.json"'
+        await response.prepare(request)
+        await response.write(first)
+        try:
+            async for chunk in chunks:
+                await response.write(chunk)
+        except ProxyError as error:
+            log.warning("the data of %s could not be told to their end: %s", user, error)
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
+        return response
+
+    async def pieces(self, user: str) -> AsyncIterator[bytes]:
+        yield b'{"user":' + orjson.dumps(user) + b',"data":{'
+        for index, holding in enumerate(self.holdings):
+            yield (b"," if index else b"") + orjson.dumps(holding.name) + b":["
+            comma = b""
+            async for one in holding.told(user):
+                yield comma + orjson.dumps(one, default=dict)
+                comma = b","
+            yield b"]"
+        yield b"}}"
+
+    async def forget(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Raises Busy where something cannot be deleted now; what was deleted before stays so."""
+        user = self.whose(request)
+        deleted = {holding.name: await holding.forget(user) for holding in self.holdings}
+        return web.Response(body=orjson.dumps({"user": user, "deleted": deleted}), content_type="application/json")
+
+
+async def gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    waiting: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)

@@ -1,0 +1,63 @@
+"""OpenAI's responses: one more dialect of the chain `chat`.  What is kept of them is a plugin's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.edge.body import check_notes, read_json
+from proxy.edge.calls import Own, call_of
+from proxy.edge.images import Images
+from proxy.edge.writer import Writer
+from proxy.types import Chat, Image, Receipt, Route
+from proxy.wire.ids import new_id
+from proxy.wire.openai_items import Item, with_pictures
+from proxy.wire.openai_messages import Limits
+from proxy.wire.openai_responses import read_response
+from proxy.wire.openai_responses_out import PREFIX, ResponseStyle
+
+
+@dataclass(frozen=True, slots=True)
+class Responses:
+    """own: by chain, what its plugins declared as theirs."""
+
+    config: Config
+    writer: Writer
+    images: Images
+    own: Mapping[str, Own]
+    limits: Limits
+
+    def routes(self) -> Iterable[Route]:
+        """A route without a chain is off."""
+        if "chat" in self.config.chains:
+            yield Route("POST", "/v1/responses", self.create, "user")
+
+    async def create(self, request: web.BaseRequest) -> web.StreamResponse:
+        own, body = self.own["chat"], await read_json(request, self.config.requests)
+        asked = read_response(body, self.limits, own.fields)
+        check_notes(asked.notes, self.config.params)
+        head = asked.head(new_id(PREFIX), int(time.time()))
+        call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
+        ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
+        call = call.but(ask=ask, receipt=Receipt(head, items), deadline=None if asked.background else call.deadline)
+        style = ResponseStyle(head, deferred=asked.background and not asked.stream)
+        return await self.writer.answer(request, call, style, asked.notes)
+
+    async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:
+        """Both with linked pictures in them: what is kept must be the same when it is read again."""
+        if not self.images.linked(chat):
+            return chat, items
+        full = await self.images.fetched(chat, "input")
+        return full, with_pictures(items, dict(zip(links(chat), pictures(full), strict=True)))
+
+
+def links(chat: Chat) -> list[str]:
+    return [one.url for message in chat.messages for one in message.images]
+
+
+def pictures(chat: Chat) -> list[Image]:
+    return [one for message in chat.messages for one in message.images]

@@ -1,0 +1,250 @@
+"""Vectors in LanceDB: a directory, or object storage by its URL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.stores.vectors import Found, Row, VectorsAway
+
+if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
+    import lancedb
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+ROW: Final = list(Row._fields)
+FRESH: Final = timedelta(0)
+"""How old the state that a search sees may be; on a local disk looking costs too little to be measured."""
+OLD: Final = timedelta(minutes=10)
+"""How long a table's earlier states stay for those who are still reading them."""
+INDEXED: Final = 10_000
+"""Rows from which on an index of the vectors pays; below all of them are looked at."""
+BITS: Final = 4
+PROBES: Final = 50
+REFINE: Final = 4
+"""Together they find what a look at every vector finds, even where vectors lie anywhere: one bit a coordinate loses a
+third of them there, and needs more of them compared exactly."""
+OPEN: Final = 256
+"""Tables that are kept open."""
+TRIES: Final = 4
+AT_ONCE: Final = 4
+"""Searches at once: one that looks at every row takes memory in proportion to them."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """LanceDB has no errors of its own."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        first = str(error).partition("\n")[0][:300]
+        raise VectorsAway(f"The index of texts failed: {first}") from error
+
+
+class Lance:
+    """place: a directory, or a URL such as `s3://bucket/path`, whose credentials are read from the environment."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.connection: lancedb.AsyncConnection | None = None
+        self.opened: OrderedDict[str, lancedb.AsyncTable] = OrderedDict()
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.making = asyncio.Lock()
+
+    async def connected(self) -> lancedb.AsyncConnection:
+        if self.connection is None:
+            os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of, its errors tell, or nobody need know
+            lancedb = await asyncio.to_thread(import_module, "lancedb")
+            self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH)
+        return self.connection
+
+    async def table(self, name: str) -> lancedb.AsyncTable | None:
+        """None where there is none."""
+        if (table := self.opened.get(checked(name))) is not None:
+            self.opened.move_to_end(name)
+            return table
+        connection = await self.connected()
+        try:
+            table = await connection.open_table(name)
+        except ValueError as error:
+            if "not found" in str(error):
+                return None
+            raise
+        return self.keep(name, table)
+
+    def keep(self, name: str, table: lancedb.AsyncTable) -> lancedb.AsyncTable:
+        self.opened[name] = table
+        while len(self.opened) > OPEN:
+            self.opened.popitem(last=False)  # its memory goes when nobody uses it any more
+        return table
+
+    async def made(self, name: str, dimensions: int) -> lancedb.AsyncTable:
+        """With its indices, so that rows only have to be taken into them."""
+        async with self.making:
+            if (table := await self.table(name)) is not None:
+                return table
+            connection = await self.connected()
+            from lancedb.index import FTS, BTree
+
+            table = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
+            if not await table.list_indices():
+                await table.create_index("text", config=FTS(), replace=True)
+                await table.create_index("document", config=BTree(), replace=True)
+            return self.keep(name, table)
+
+    async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+        with told():
+            opened = await self.made(checked(table), vectors.shape[1])
+            await opened.add(await asyncio.to_thread(arrow, rows, vectors))
+
+    async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
+        with told():
+            which = f"document = {quoted(document)} AND version >= {int(first)}"
+            if until is not None:
+                which += f" AND version < {int(until)}"
+            if (opened := await self.table(table)) is not None:
+                await opened.delete(which)
+
+    async def count(self, table: str, document: str, version: int) -> int:
+        with told():
+            which = f"document = {quoted(document)} AND version = {int(version)}"
+            return 0 if (opened := await self.table(table)) is None else int(await opened.count_rows(which))
+
+    async def nearest(
+        self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None
+    ) -> list[Found]:
+        async with self.searching(table) as opened:
+            if opened is None:
+                return []
+            query = opened.query().nearest_to(question).distance_type("cosine").limit(top)
+            if among is None:
+                query = query.nprobes(PROBES).refine_factor(REFINE)
+            else:  # an index that is filtered finds a part of what is there, and does not say so
+                query = query.where(one_of(among)).bypass_vector_index()
+            return found(await query.select([*ROW, "vector", "_distance"]).to_arrow(), "_distance")
+
+    async def matching(self, table: str, words: str, top: int, among: Collection[str] | None = None) -> list[Found]:
+        async with self.searching(table) as opened:
+            if opened is None:
+                return []
+            query = opened.query().nearest_to_text(words, columns=["text"]).limit(top)
+            if among is not None:
+                query = query.where(one_of(among))
+            return found(await query.select([*ROW, "vector", "_score"]).to_arrow(), "_score")
+
+    @asynccontextmanager
+    async def searching(self, name: str) -> AsyncIterator[lancedb.AsyncTable | None]:
+        async with self.turns:
+            with told():
+                yield await self.table(name)
+
+    async def counts(self, table: str) -> Mapping[tuple[str, int], int]:
+        counted: Counter[tuple[str, int]] = Counter()
+        with told():
+            if (opened := await self.table(table)) is None:
+                return counted
+            async for batch in await opened.query().select(["document", "version"]).to_batches():
+                counted.update(zip(batch["document"].to_pylist(), batch["version"].to_pylist(), strict=True))
+                await asyncio.sleep(0)
+        return counted
+
+    async def tend(self, table: str) -> None:
+        with told():
+            if (opened := await self.table(table)) is None:
+                return
+            from lancedb.index import IvfRq
+
+            await self.optimized(opened)
+            indexed = any(one.columns == ["vector"] for one in await opened.list_indices())
+            if not indexed and await opened.count_rows() >= INDEXED:
+                await opened.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS))
+
+    async def optimized(self, table: lancedb.AsyncTable) -> None:
+        """Of two processes that do it at once one has to begin again."""
+        for left in reversed(range(TRIES)):
+            try:
+                await table.optimize(cleanup_older_than=OLD)
+                return
+            except RuntimeError as error:
+                if not left or "conflict" not in str(error):
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+
+    async def drop(self, table: str) -> None:
+        self.opened.pop(checked(table), None)
+        with told():
+            await (await self.connected()).drop_table(table, ignore_missing=True)
+
+    async def tables(self) -> Collection[str]:
+        names: list[str] = []
+        with told():
+            connection = await self.connected()
+            page = await connection.list_tables(limit=1000)
+            names += page.tables
+            while page.page_token:
+                page = await connection.list_tables(page_token=page.page_token, limit=1000)
+                names += page.tables
+        return names
+
+    async def aclose(self) -> None:
+        for table in self.opened.values():
+            table.close()  # type: ignore[no-untyped-call]
+        self.opened.clear()
+        if self.connection is not None:
+            self.connection.close()  # type: ignore[no-untyped-call]
+            self.connection = None
+
+
+def schema(dimensions: int) -> pa.Schema:
+    import pyarrow as pa
+
+    vector = pa.list_(pa.float32(), dimensions)
+    kinds = (pa.string(), pa.int32(), pa.int32(), pa.string(), pa.string())
+    return pa.schema([*zip(ROW, kinds, strict=True), ("vector", vector)])
+
+
+def arrow(rows: Sequence[Row], vectors: NDArray[np.float32]) -> pa.Table:
+    import numpy as np
+    import pyarrow as pa
+
+    if not np.isfinite(vectors).all():  # one of them would make searches find nothing, and not say so
+        raise ValueError("a vector has a coordinate that is no number")
+    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
+    columns: list[Any] = [*zip(*rows, strict=True), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
+    return pa.table(columns, schema=schema(vectors.shape[1]))
+
+
+def found(answer: pa.Table, score: str) -> list[Found]:
+    import numpy as np
+
+    rows = zip(*(answer[name].to_pylist() for name in ROW), strict=True)
+    width = answer.schema.field("vector").type.list_size
+    vectors = np.asarray(answer["vector"].combine_chunks().flatten(), dtype=np.float32).reshape(-1, width)
+    scores = answer[score].to_pylist()
+    if score == "_distance":
+        scores = [1.0 - one for one in scores]
+    return [Found(Row(*row), one, vector) for row, one, vector in zip(rows, scores, vectors, strict=True)]
+
+
+def checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a table or document")
+    return name
+
+
+def quoted(document: str) -> str:
+    return f"'{checked(document)}'"
+
+
+def one_of(documents: Collection[str]) -> str:
+    return f"document IN ({', '.join(map(quoted, documents))})" if documents else "false"

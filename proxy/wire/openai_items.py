@@ -1,0 +1,157 @@
+"""Items of OpenAI's responses and conversations <-> our messages; `openai_items_in` reads a request's.
+
+Source: OpenAI's API reference, "Responses" and "Conversations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from proxy.types import JSON, Image, Message, ToolCall
+from proxy.wire.ids import new_id
+from proxy.wire.openai_turns import data_url
+
+Item: TypeAlias = dict[str, JSON]
+"""A whole item, as it is listed again: with `id`, `type` and `status`, and content in parts."""
+
+TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Where the words of a part are, by its type."""
+
+
+# --- whole items -> messages ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Turn:
+    """What the model said at once: items that follow each other are one message of the assistant's."""
+
+    thinking: list[str] = field(default_factory=list)
+    text: str | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+
+    @property
+    def begun(self) -> bool:
+        return self.text is not None or bool(self.calls)
+
+    def end(self) -> Iterator[Message]:
+        if self.begun or self.thinking:
+            text, thinking = self.text or "", "\n".join(self.thinking)
+            yield Message("assistant", text, thinking=thinking, tool_calls=tuple(self.calls))
+
+
+def messages(whole: Iterable[Item]) -> tuple[Message, ...]:
+    """The messages that whole items stand for.  More items at the end do not change what was before them, unless both
+    are one turn of the model's."""
+    return tuple(_messages(whole))
+
+
+def _messages(whole: Iterable[Item]) -> Iterator[Message]:
+    turn = Turn()
+    for one in whole:
+        kind = one["type"]
+        if kind == "function_call":
+            turn.calls.append(ToolCall(one["call_id"], one["name"], one["arguments"]))
+        elif kind == "reasoning" or one.get("role") == "assistant":
+            if turn.begun:
+                yield from turn.end()
+                turn = Turn()
+            if kind == "reasoning":
+                turn.thinking += [part["text"] for part in one["content"] or one["summary"]]
+            else:
+                turn.text = words(one["content"])
+        else:
+            yield from turn.end()
+            turn = Turn()
+            yield _heard(one)
+    yield from turn.end()
+
+
+def _heard(one: Item) -> Message:
+    """What the model is told by others."""
+    if one["type"] == "function_call_output":
+        output = one["output"]
+        return Message("tool", output if type(output) is str else words(output), tool_call_id=one["call_id"])
+    pictures = tuple(picture(part["image_url"]) for part in one["content"] if part["type"] == "input_image")
+    return Message("user" if one["role"] == "user" else "system", words(one["content"]), pictures)
+
+
+def words(parts: Iterable[Item]) -> str:
+    return "\n".join(part[TEXTS[part["type"]]] for part in parts if part["type"] in TEXTS)
+
+
+def picture(url: str) -> Image:
+    """Of a URL that was checked."""
+    return Image("", url) if url.startswith(("http://", "https://")) else Image(url.partition(",")[2])
+
+
+def with_pictures(whole: Sequence[Item], linked: Mapping[str, Image]) -> list[Item]:
+    """The items with pictures in place of links, so that they can be read again.  linked: by URL."""
+    return [_pictured(one, linked) if one["type"] == "message" else one for one in whole]
+
+
+def _pictured(one: Item, linked: Mapping[str, Image]) -> Item:
+    parts = [
+        {**part, "image_url": data_url(linked[part["image_url"]])} if part.get("image_url") in linked else part
+        for part in one["content"]
+    ]
+    return {**one, "content": parts}
+
+
+# --- messages -> whole items ----------------------------------------------------------------------------
+
+
+def said(role: str, text: str) -> Item:
+    """A text as a part of the content of this role."""
+    if role == "assistant":
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "input_text", "text": text}
+
+
+def items_of(message: Message, made: Callable[[str], str] = new_id) -> list[Item]:
+    """The items that say what a message says.  made: gives an id that begins with this prefix."""
+    if message.role == "tool":
+        return [
+            {"id": made("fco_"), "type": "function_call_output", "call_id": message.tool_call_id,
+             "output": message.text, "status": "completed"}
+        ]  # fmt: skip
+    if message.role != "assistant":
+        return [_told(message, made)]
+    found = [reasoning(made("rs_"), message.thinking)] if message.thinking else []
+    if message.text or not (message.thinking or message.tool_calls):
+        found.append(spoken(made("msg_"), message.text))
+    return found + [called(made("fc_"), call) for call in message.tool_calls]
+
+
+def _told(message: Message, made: Callable[[str], str]) -> Item:
+    pictures = [
+        {"type": "input_image", "image_url": one.url or data_url(one), "detail": "auto", "file_id": None}
+        for one in message.images
+    ]
+    parts = [said(message.role, message.text)] if message.text or not pictures else []
+    return {
+        "id": made("msg_"), "type": "message", "role": message.role, "content": [*parts, *pictures],
+        "status": "completed",
+    }  # fmt: skip
+
+
+def spoken(id: str, text: str, status: str = "completed", logprobs: Sequence[JSON] = ()) -> Item:
+    """What the model said as an item."""
+    part = {**said("assistant", text), "logprobs": list(logprobs)}
+    return {"id": id, "type": "message", "status": status, "role": "assistant", "content": [part]}
+
+
+def reasoning(id: str, text: str, summed: bool = False, status: str = "completed") -> Item:
+    """What the model thought as an item.  summed: as a summary, where that is asked for."""
+    summary = [{"type": "summary_text", "text": text}] if summed else []
+    content = [] if summed else [{"type": "reasoning_text", "text": text}]
+    return {"id": id, "type": "reasoning", "summary": summary, "content": content, "encrypted_content": None,
+            "status": status}  # fmt: skip
+
+
+def called(id: str, call: ToolCall, status: str = "completed") -> Item:
+    return {
+        "id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name,
+        "arguments": call.arguments,
+    }  # fmt: skip

@@ -1,0 +1,166 @@
+"""A request's items of OpenAI's responses and conversations -> whole ones, checked.
+
+Source: OpenAI's API reference, "Responses" and "Conversations".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire import openai_messages, read
+from proxy.wire.ids import new_id
+from proxy.wire.openai_items import Item, said
+from proxy.wire.openai_messages import Limits
+
+MOST: Final = 10_000
+"""Items of one request."""
+SANE: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
+ROLES: Final = ("user", "assistant", "system", "developer")
+STATUSES: Final = ("completed", "incomplete", "in_progress")
+
+
+def items(value: JSON, at: str, limits: Limits) -> list[Item]:
+    """What a request gives as items, checked and made whole; a text is one message of the user's.
+
+    An item that comes without an id, or with one that another has, gets a new one.  Raises BadCall naming the first
+    field that is wrong or not supported.
+    """
+    if type(value) is str:
+        value = [{"role": "user", "content": read.filled(value, at)}]
+    given = read.array(value, at)
+    if len(given) > MOST:
+        raise BadCall(f"Invalid '{at}': more than {MOST} items.", param=at, code="array_above_max_length")
+    made = [item(one, f"{at}[{index}]", limits) for index, one in enumerate(given)]
+    return distinct(made)
+
+
+def distinct(made: list[Item]) -> list[Item]:
+    """No two items with one id: a list is paged by them."""
+    seen: set[str] = set()
+    for one in made:
+        if one["id"] in seen:
+            one["id"] = new_id(PREFIXES[one["type"]])
+        seen.add(one["id"])
+    return made
+
+
+def item(value: JSON, at: str, limits: Limits) -> Item:
+    given = read.mapping(value, at)
+    kind = _kind(given, at)
+    id, told = _id(given.get("id"), kind, at), READERS[kind](given, at, limits)
+    return {"id": id, "type": kind, **told, "status": _status(given, at)}
+
+
+def _kind(given: Item, at: str) -> str:
+    kind: JSON = given.get("type")
+    if kind is None:
+        kind = "message" if "role" in given else "item_reference" if set(given) == {"id"} else None
+    kind = read.text(read.needed({"type": kind}, "type", f"{at}.type"), f"{at}.type")
+    if kind == "item_reference":
+        message = f"'{at}' refers to an item; send the item itself, or name its response as 'previous_response_id'."
+        raise BadCall(message, param=at, code="unsupported_item")
+    if kind not in READERS:
+        message = f"Items of type '{kind[:80]}' are not supported; those that are: {', '.join(READERS)}."
+        raise BadCall(message, param=f"{at}.type", code="unsupported_item")
+    return str(kind)
+
+
+def _id(value: JSON, kind: str, at: str) -> str:
+    given = "" if value is None else read.text(value, f"{at}.id")
+    return given if SANE.fullmatch(given) else new_id(PREFIXES[kind])
+
+
+def _status(given: Item, at: str) -> str:
+    status = given.get("status")
+    return "completed" if status is None else read.one_of(status, f"{at}.status", STATUSES)
+
+
+def _message(given: Item, at: str, limits: Limits) -> Item:
+    role = read.one_of(read.needed(given, "role", f"{at}.role"), f"{at}.role", ROLES)
+    content = read.needed(given, "content", f"{at}.content")
+    if type(content) is str:
+        return {"role": role, "content": [said(role, content)]}
+    parts = read.array(content, f"{at}.content")
+    if not parts and role != "assistant":
+        raise BadCall(f"Invalid '{at}.content': the array is empty.", param=f"{at}.content", code="empty_array")
+    made = [_part(one, f"{at}.content[{index}]", role, limits) for index, one in enumerate(parts)]
+    return {"role": role, "content": made}
+
+
+def _part(value: JSON, at: str, role: str, limits: Limits) -> Item:
+    given = read.mapping(value, at)
+    kinds = ("input_text", "output_text", "text", "refusal" if role == "assistant" else "input_image")
+    kind = read.one_of(given.get("type"), f"{at}.type", kinds)
+    if kind == "refusal":
+        return {"type": kind, "refusal": read.text(read.needed(given, kind, f"{at}.{kind}"), f"{at}.{kind}")}
+    if kind == "input_image":
+        return _image(given, at, role, limits)
+    return said(role, read.text(read.needed(given, "text", f"{at}.text"), f"{at}.text"))
+
+
+def _image(given: Item, at: str, role: str, limits: Limits) -> Item:
+    if role != "user":
+        raise BadCall(f"Invalid '{at}': images are a user's to send.", param=at, code="invalid_value")
+    if given.get("file_id") is not None:
+        message = f"'{at}.file_id' is not supported: no files are kept here; send 'image_url'."
+        raise BadCall(message, param=f"{at}.file_id", code="unsupported_parameter")
+    url = read.text(read.needed(given, "image_url", f"{at}.image_url"), f"{at}.image_url")
+    openai_messages.image(url, f"{at}.image_url", limits)
+    return {"type": "input_image", "image_url": url, "detail": _detail(given, at), "file_id": None}
+
+
+def _detail(given: Item, at: str) -> str:
+    detail = given.get("detail")
+    return "auto" if detail is None else read.one_of(detail, f"{at}.detail", ("auto", "low", "high", "original"))
+
+
+def _function_call(given: Item, at: str, limits: Limits) -> Item:
+    return {
+        "call_id": _needed(given, "call_id", at),
+        "name": _needed(given, "name", at),
+        "arguments": read.object_text(read.needed(given, "arguments", f"{at}.arguments"), f"{at}.arguments"),
+    }
+
+
+def _function_output(given: Item, at: str, limits: Limits) -> Item:
+    output = read.needed(given, "output", f"{at}.output")
+    if type(output) is not str:
+        parts = enumerate(read.array(output, f"{at}.output"))
+        output = [_output_part(one, f"{at}.output[{index}]") for index, one in parts]
+    return {"call_id": _needed(given, "call_id", at), "output": output}
+
+
+def _output_part(value: JSON, at: str) -> Item:
+    given = read.mapping(value, at)
+    read.one_of(given.get("type"), f"{at}.type", ("input_text", "output_text", "text"))
+    return said("tool", read.text(read.needed(given, "text", f"{at}.text"), f"{at}.text"))
+
+
+def _reasoning(given: Item, at: str, limits: Limits) -> Item:
+    """What other servers have encrypted is not read."""
+    made = {
+        name: [
+            {"type": kind, "text": _needed(read.mapping(one, f"{at}.{name}"), "text", f"{at}.{name}", empty=True)}
+            for one in read.array(given.get(name) or [], f"{at}.{name}")
+        ]
+        for name, kind in (("summary", "summary_text"), ("content", "reasoning_text"))
+    }
+    return {**made, "encrypted_content": None}
+
+
+def _needed(given: Item, name: str, at: str, empty: bool = False) -> str:
+    value = read.needed(given, name, f"{at}.{name}")
+    return read.text(value, f"{at}.{name}") if empty else read.filled(value, f"{at}.{name}")
+
+
+READERS: Final[Mapping[str, Callable[[Item, str, Limits], Item]]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _function_output,
+    "reasoning": _reasoning,
+}

@@ -1,0 +1,252 @@
+"""One reader for each field of a request for a response.  Source: OpenAI's API reference, "Responses"."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON, Format, ToolChoice
+from proxy.wire import openai_fields as fields
+from proxy.wire import openai_items_in, openai_messages, read
+from proxy.wire.openai_fields import Asked, Read
+from proxy.wire.openai_items import Item
+
+KEPT: Final = "previous_response_id"
+"""The field by which it is known whether a chain keeps responses."""
+OWNERS: Final = {KEPT: "stored", "background": "stored", "conversation": "conversations", "prompt": "templates"}
+"""Fields of OpenAI's that a plugin serves."""
+DECLARED: Final = {"prompt": "template"}
+"""As which such a plugin declares it, where that is not the same."""
+NOTHING: Final[Mapping[str, JSON]] = {
+    "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
+    "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None}, "safety_identifier": None, "service_tier": None,
+    "temperature": None, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
+    "top_logprobs": 0, "top_p": None, "truncation": "disabled", "user": None,
+}  # fmt: skip
+"""What a response says of a field that its request left out."""
+
+
+@dataclass(slots=True)
+class AskedResponse(Asked):
+    """A request for a response as it is read.
+
+    theirs: the fields that the chain's plugins declared.
+    echo: the fields that the response repeats.
+    """
+
+    theirs: Collection[str] = ()
+    items: list[Item] = field(default_factory=list)
+    instructions: str = ""
+    summed: bool = False
+    """Whether the reasoning is wanted as a summary."""
+    store: bool = True
+    background: bool = False
+    echo: dict[str, JSON] = field(default_factory=dict)
+
+    def head(self, id: str, created: int) -> dict[str, JSON]:
+        """The response before anything was answered.  created: Unix seconds."""
+        return {
+            "id": id, "object": "response", "created_at": created, "status": "in_progress", "error": None,
+            "incomplete_details": None, **NOTHING, **self.echo, "background": self.background, "model": self.model,
+            "output": [], "store": self.store, "usage": None, "completed_at": None,
+        }  # fmt: skip
+
+
+def _response(asked: Asked) -> AskedResponse:
+    """The readers below are only in this module's table."""
+    if not isinstance(asked, AskedResponse):
+        raise TypeError("a field of responses in another dialect")
+    return asked
+
+
+def _owned(asked: AskedResponse, at: str) -> None:
+    """Raises BadCall where no plugin of the chain serves this field."""
+    if DECLARED.get(at, at) not in asked.theirs:
+        message = f"'{at}' is served by the plugin '{OWNERS[at]}', which is not in the chain 'chat' of this server."
+        raise BadCall(message, param=at, code="plugin_missing")
+
+
+def echoed(reader: Read) -> Read:
+    """As it is read, and said again in the response."""
+
+    def read_and_echo(asked: Asked, value: JSON, at: str) -> None:
+        reader(asked, value, at)
+        _response(asked).echo[at] = value
+
+    return read_and_echo
+
+
+def read_input(asked: Asked, value: JSON, at: str) -> None:
+    mine = _response(asked)
+    mine.items = openai_items_in.items(value, at, asked.limits)
+    parts = (part for one in mine.items if one["type"] == "message" for part in one["content"])
+    if any(part.get("detail", "auto") != "auto" for part in parts):  # no local model hears it
+        asked.notes["input.input_image.detail"] = "ignored"
+
+
+def read_instructions(asked: Asked, value: JSON, at: str) -> None:
+    _response(asked).instructions = read.text(value, at)
+
+
+def read_max_tokens(asked: Asked, value: JSON, at: str) -> None:
+    asked.options["max_tokens"] = fields.SAMPLING["max_tokens"](value, at)
+
+
+def read_max_tool_calls(asked: Asked, value: JSON, at: str) -> None:
+    read.whole(value, at, 1, 2**31 - 1)
+
+
+def read_previous(asked: Asked, value: JSON, at: str) -> None:
+    _owned(_response(asked), at)
+    asked.extra[at] = read.filled(value, at)
+
+
+def read_conversation(asked: Asked, value: JSON, at: str) -> None:
+    mine = _response(asked)
+    _owned(mine, at)
+    given = value
+    if type(value) is not str:
+        given, at = read.needed(read.mapping(value, at), "id", f"{at}.id"), f"{at}.id"
+    asked.extra["conversation"] = read.filled(given, at)
+    mine.echo["conversation"] = {"id": given}
+
+
+def read_prompt(asked: Asked, value: JSON, at: str) -> None:
+    mine = _response(asked)
+    _owned(mine, at)
+    given = read.mapping(value, at)
+    read.not_deep(given, at, asked.limits.max_depth)
+    template: dict[str, JSON] = {"name": read.filled(read.needed(given, "id", f"{at}.id"), f"{at}.id")}
+    if (version := given.get("version")) is not None:
+        template["version"] = read.filled(version, f"{at}.version")
+    template["variables"] = read.mapping(given.get("variables") or {}, f"{at}.variables")
+    asked.extra["template"] = template
+    mine.echo[at] = {"id": template["name"], "version": template.get("version"), "variables": template["variables"]}
+
+
+def read_store(asked: Asked, value: JSON, at: str) -> None:
+    _response(asked).store = read.flag(value, at)
+
+
+def read_background(asked: Asked, value: JSON, at: str) -> None:
+    mine = _response(asked)
+    mine.background = read.flag(value, at)
+    if mine.background:
+        _owned(mine, at)
+
+
+INCLUDED: Final = ("message.output_text.logprobs", "message.input_image.image_url")
+"""The second is there in any case."""
+ABSENT: Final = (
+    "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
+    "web_search_call.action.sources", "code_interpreter_call.outputs", "computer_call_output.output.image_url",
+)  # fmt: skip
+
+
+def read_include(asked: Asked, value: JSON, at: str) -> None:
+    for index, one in enumerate(read.array(value, at)):
+        name = read.one_of(one, f"{at}[{index}]", (*INCLUDED, *ABSENT))
+        if name == INCLUDED[0]:
+            asked.logprobs = True
+        elif name in ABSENT:
+            asked.notes[f"{at}.{name}"] = "ignored"
+
+
+def read_top_logprobs(asked: Asked, value: JSON, at: str) -> None:
+    fields.read_top_logprobs(asked, value, at)
+    asked.logprobs = asked.logprobs or asked.top_logprobs > 0
+
+
+def read_reasoning(asked: Asked, value: JSON, at: str) -> None:
+    given, mine = read.mapping(value, at), _response(asked)
+    if (effort := given.get("effort")) is not None:
+        fields.read_effort(asked, effort, f"{at}.effort")
+    summary = given.get("summary") or given.get("generate_summary")
+    if summary is not None:
+        read.one_of(summary, f"{at}.summary", ("auto", "concise", "detailed"))
+        mine.summed = True
+        asked.notes[f"{at}.summary"] = "emulated"
+    known = ("effort", "summary", "generate_summary")
+    asked.notes |= {f"{at}.{name}": "ignored" for name in given if name not in known and given[name] is not None}
+    mine.echo[at] = {"effort": effort, "summary": summary}
+
+
+def read_text(asked: Asked, value: JSON, at: str) -> None:
+    given, form = read.mapping(value, at), None
+    if given.get("format") is not None:
+        form = read.mapping(given["format"], f"{at}.format")
+        _format(asked, form, f"{at}.format")
+    asked.notes |= {f"{at}.{name}": "ignored" for name in given if name != "format" and given[name] is not None}
+    _response(asked).echo[at] = {"format": form or {"type": "text"}}
+
+
+def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
+    kind = read.one_of(given.get("type"), f"{at}.type", ("text", "json_object", "json_schema"))
+    if kind == "json_object":
+        asked.format = Format()
+    elif kind == "json_schema":
+        read.filled(read.needed(given, "name", f"{at}.name"), f"{at}.name")
+        schema = read.mapping(read.needed(given, "schema", f"{at}.schema"), f"{at}.schema")
+        read.not_deep(schema, f"{at}.schema", asked.limits.max_depth)
+        if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
+            schema = {"description": read.text(description, f"{at}.description"), **schema}
+        strict = given.get("strict")
+        asked.format = Format(schema, strict is None or read.flag(strict, f"{at}.strict"))
+
+
+def read_tools(asked: Asked, value: JSON, at: str) -> None:
+    found = []
+    for index, one in enumerate(openai_messages.bounded(value, at)):
+        name = f"{at}[{index}]"
+        kind = read.filled(read.needed(read.mapping(one, name), "type", f"{name}.type"), f"{name}.type")
+        if kind != "function":
+            message = f"Tools of type '{kind[:80]}' are not supported: the model can call your functions only."
+            raise BadCall(message, param=f"{name}.type", code="unsupported_tool")
+        found.append(openai_messages.function(one, name, asked.limits))
+        unheard = [key for key in one if key not in openai_messages.FUNCTION and key != "type" and one[key] is not None]
+        asked.notes |= dict.fromkeys((f"{at}.{key}" for key in unheard), "ignored")
+    asked.tools = tuple(found)
+    _response(asked).echo[at] = [
+        {"type": "function", "name": one.name, "description": one.description or None,
+         "parameters": one.parameters or None, "strict": one.strict}
+        for one in found
+    ]  # fmt: skip
+
+
+def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
+    if type(value) is str:
+        asked.tool_choice = ToolChoice(read.one_of(value, at, ("none", "auto", "required")))
+        return
+    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function", "allowed_tools"))
+    if kind == "function":
+        asked.tool_choice = ToolChoice("required", (_named(value, at),))
+        return
+    mode = read.one_of(value.get("mode"), f"{at}.mode", ("auto", "required"))
+    listed = read.array(read.needed(value, "tools", f"{at}.tools"), f"{at}.tools")
+    if not listed:
+        raise BadCall(f"Invalid '{at}': no tool is allowed.", param=f"{at}.tools", code="empty_array")
+    names = (_named(one, f"{at}.tools[{index}]") for index, one in enumerate(listed))
+    asked.tool_choice = ToolChoice("required" if mode == "required" else "auto", tuple(names))
+
+
+def _named(value: JSON, at: str) -> str:
+    return read.filled(read.needed(read.mapping(value, at), "name", f"{at}.name"), f"{at}.name")
+
+
+def read_truncation(asked: Asked, value: JSON, at: str) -> None:
+    if read.one_of(value, at, ("auto", "disabled")) == "auto":
+        asked.notes[at] = "emulated" if KEPT in _response(asked).theirs else "ignored"
+
+
+def read_stream_options(asked: Asked, value: JSON, at: str) -> None:
+    asked.notes |= {f"{at}.{name}": "ignored" for name in read.mapping(value, at)}
+
+
+def read_absent(asked: Asked, value: JSON, at: str) -> None:
+    if value not in ([], {}):
+        raise BadCall(
+            f"'{at}' is not supported: there is no such service here.", param=at, code="unsupported_parameter"
+        )

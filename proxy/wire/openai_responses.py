@@ -1,0 +1,127 @@
+"""A request for a response -> Chat.  Source: OpenAI's API reference, "Responses".
+
+`FIELDS` is the whole of it: one row a field, with what becomes of it.  The parameter table in the docs is made from
+these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON, Message
+from proxy.wire import openai_fields as fields
+from proxy.wire import openai_items_in, read
+from proxy.wire import openai_response_fields as own
+from proxy.wire.openai_chat import together
+from proxy.wire.openai_fields import Field
+from proxy.wire.openai_items import messages
+from proxy.wire.openai_messages import Limits
+from proxy.wire.openai_response_fields import KEPT, AskedResponse
+
+
+def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> AskedResponse:
+    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared.
+
+    Raises BadCall naming the first field that is wrong or not supported.
+    """
+    if type(body) is not dict:
+        raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
+    asked = AskedResponse(limits, theirs=theirs)
+    fields.read_fields(asked, body, FIELDS, [name for name in theirs if name not in FIELDS])
+    asked.items = openai_items_in.distinct(asked.items)
+    told = (Message("system", asked.instructions),) if asked.instructions else ()
+    asked.messages = (*told, *messages(asked.items))
+    _needed(asked, body)
+    _settle_store(asked, body)
+    together(asked, "tool_choice")
+    return asked
+
+
+def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
+    if not asked.model and "template" in asked.extra:
+        asked.model = f"template:{asked.extra['template']['name']}"
+    if not asked.model:
+        read.filled(read.needed(body, "model", "model"), "model")
+    if body.get(KEPT) is not None and body.get("conversation") is not None:
+        message = f"'{KEPT}' and 'conversation' both say what came before; send only one of them."
+        raise BadCall(message, param="conversation", code="invalid_parameter_combination")
+    if not asked.items and not any(body.get(name) is not None for name in (KEPT, "conversation", "prompt")):
+        read.needed(body, "input", "input")
+        raise BadCall("Invalid 'input': the array is empty.", param="input", code="empty_array")
+
+
+def _settle_store(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
+    """A response is kept unless it says otherwise, where somebody keeps any."""
+    if asked.background and not asked.store:
+        message = "A response in the background is fetched later: 'background' wants 'store' to be true."
+        raise BadCall(message, param="store", code="invalid_parameter_combination")
+    if asked.store and KEPT not in asked.theirs:
+        asked.store = False
+        if body.get("store"):
+            asked.notes["store"] = "ignored"
+    asked.about["store"] = asked.store
+
+
+CARRIED: Final = own.echoed(fields.read_carried_text)
+FIELDS: Final[Mapping[str, Field]] = {
+    "model": Field("honoured", fields.read_model, "Name or alias of a model; with `prompt` its template's."),
+    "input": Field(
+        "honoured",
+        own.read_input,
+        "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`; others are a 400.",
+    ),
+    "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
+    "previous_response_id": Field(
+        "honoured", own.echoed(own.read_previous), "All items of that response and of those before it; plugin `stored`."
+    ),
+    "conversation": Field("honoured", own.read_conversation, "An id, or an object with it; plugin `conversations`."),
+    "prompt": Field("honoured", own.read_prompt, "`id`, `version`, `variables` of a template; plugin `templates`."),
+    "store": Field("honoured", own.read_store, "True unless said; without the plugin `stored` nothing is kept."),
+    "background": Field("honoured", own.read_background, "The answer is fetched later; plugin `stored`."),
+    "stream": Field("honoured", fields.read_stream, "Server-sent events."),
+    "stream_options": Field("ignored", own.read_stream_options, "Nothing is padded."),
+    "include": Field(
+        "honoured",
+        own.read_include,
+        "`message.output_text.logprobs`; pictures are always listed; others are of tools that are not here.",
+    ),
+    "max_output_tokens": Field(
+        "honoured", own.echoed(own.read_max_tokens), "At least 1; one that is reached is `incomplete`."
+    ),
+    "max_tool_calls": Field(
+        "carried", own.echoed(own.read_max_tool_calls), "Counts OpenAI's own tools, of which none is here."
+    ),
+    "temperature": Field("honoured", own.echoed(fields.read_option("temperature")), "0 to 2."),
+    "top_p": Field("honoured", own.echoed(fields.read_option("top_p")), "0 to 1."),
+    "top_logprobs": Field("honoured", own.echoed(own.read_top_logprobs), "0 to 20."),
+    "reasoning": Field(
+        "honoured",
+        own.read_reasoning,
+        "`effort` as `reasoning_effort` of chats; with `summary` the whole reasoning is given as a summary.",
+    ),
+    "text": Field(
+        "honoured", own.read_text, "`format`: `text`, `json_object` or `json_schema`, checked unless `strict` is false."
+    ),
+    "tools": Field(
+        "honoured", own.read_tools, "Functions; others are a 400 that names them. `strict` is false unless said."
+    ),
+    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As of chats."),
+    "parallel_tool_calls": Field("emulated", own.echoed(fields.read_parallel), "`false` keeps the first call."),
+    "truncation": Field(
+        "emulated",
+        own.echoed(own.read_truncation),
+        "`auto` leaves out the oldest exchanges; plugin `stored`, else it is ignored: what does not fit is a 400.",
+    ),
+    "metadata": Field("carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings."),
+    "options": Field("honoured", fields.read_options, "Ollama's sampling options, as of chats."),
+    "user": Field("carried", CARRIED, "For the records."),
+    "safety_identifier": Field("carried", CARRIED, "For the records."),
+    "service_tier": Field("carried", fields.read_carried_text, "For the records."),
+    "prompt_cache_key": Field("carried", CARRIED, "For plugins that choose a warm host."),
+    "prompt_cache_options": Field("carried", fields.read_carried, "For plugins that choose a warm host."),
+    "prompt_cache_retention": Field("carried", fields.read_carried_text, "For the records."),
+    "context_management": Field("refused", own.read_absent, "Nothing is compacted."),
+    "moderation": Field("refused", own.read_absent, "There is no moderation service to ask."),
+}

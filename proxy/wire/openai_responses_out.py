@@ -1,0 +1,236 @@
+"""Events -> OpenAI's response, whole or as a stream.
+
+Source: OpenAI's API reference, "Responses" and "Streaming events".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from proxy.errors import ProxyError, UpstreamError
+from proxy.streams import Answer
+from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage
+from proxy.wire.openai_errors import SseStyle, clean
+from proxy.wire.openai_items import Item
+from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
+
+PREFIX: Final = "resp_"
+FAILED: Final = {429: "rate_limit_exceeded"}
+"""OpenAI's codes of what fails a response; `server_error` for any other status."""
+
+NOTHING: Final = Text("")
+"""The first event of a response in the background, so that its stream begins before it does."""
+CANCELLED: Final = "response_cancelled"
+"""The code of what ends a response that its owner has cancelled."""
+
+
+@dataclass(slots=True)
+class ResponseStyle(SseStyle):
+    """How one response is written.
+
+    head: the response before anything was answered.
+    deferred: the answer comes later; whoever asks is told no more than that it is in line.
+    """
+
+    head: Mapping[str, JSON]
+    deferred: bool = False
+    written: Response | None = None
+
+    def whole(self, answer: Answer, fingerprint: str) -> bytes:
+        if self.deferred:
+            return orjson.dumps({**self.head, "status": "queued"})
+        response = self.chunks(fingerprint)
+        response.take(answer)
+        return orjson.dumps(response.document())
+
+    def chunks(self, fingerprint: str) -> Response:
+        self.written = Response(self.head)
+        return self.written
+
+    def failed(self, error: ProxyError) -> bytes:
+        return (self.written or Response(self.head)).failed(error)
+
+
+class Response:
+    """Writes the events of one answer, and knows the response so far.
+
+    The same head and the same events make the same bytes but for the time of completion: ids of items are made of the
+    response's own.
+    """
+
+    def __init__(self, head: Mapping[str, JSON], completed_at: int | None = None) -> None:
+        """completed_at: Unix seconds; None is when it is asked for."""
+        self.head = head
+        self.completed_at = completed_at
+        self.summed = bool((head.get("reasoning") or {}).get("summary"))
+        self.later = bool(head.get("background"))
+        self.running = False
+        self.frames = Frames()
+        self.output: dict[int, Item] = {}
+        """Items that are complete, by index."""
+        self.items = 0
+        self.speech: Speech | None = None
+        self.thought: Thought | None = None
+        self.finish = ""
+        self.usage: Usage | None = None
+
+    # --- events ---
+
+    def write(self, event: Event) -> bytes:
+        if type(event) is Text and self.speech is not None and self.thought is None:
+            return self.speech.say(event)
+        return self.opening(not self.later or event != NOTHING) + self.other(event)
+
+    def other(self, event: Event) -> bytes:
+        match event:
+            case Text(choice=0):
+                return self.say(event)
+            case Thinking(choice=0):
+                return self.think(event.text)
+            case ToolCalled(choice=0):
+                return self.thought_out() + self.call(event)
+            case Finish(choice=0):
+                self.finish = event.reason
+                return self.closing()
+            case Usage():
+                self.usage = event
+        return b""
+
+    def take(self, answer: Answer) -> None:
+        """All of a whole answer."""
+        choice = answer.choice(0)
+        events: list[Event] = [Thinking(choice.thinking)] if choice.thinking else []
+        events += [Text(choice.text, logprobs=tuple(choice.logprobs))] if choice.text else []
+        events += [ToolCalled(one.id, one.name, one.arguments) for one in choice.tool_calls]
+        for event in (*events, Finish(choice.finish)):
+            self.write(event)
+        self.usage = answer.usage
+
+    def end(self) -> bytes:
+        told = self.opening() + self.closing()
+        document = self.document()
+        return told + self.frames.event(f"response.{document['status']}", response=document)
+
+    def failed(self, error: ProxyError) -> bytes:
+        """What failed is told on its own and in the response, since clients look for either."""
+        opening = self.opening(not self.later)
+        code, message = error.code or error.kind, clean(str(error))
+        told = self.frames.event("error", code=code, message=message, param=error.param)
+        return opening + told + self.frames.event("response.failed", response=self.failure(error))
+
+    # --- the response so far ---
+
+    def document(self, status: str = "") -> dict[str, JSON]:
+        """The response as it would be if nothing more came.  status: where it is not that of one that has ended."""
+        full = self.finish == "length"
+        told: dict[str, JSON] = {"status": status or ("incomplete" if full else "completed"), "output": self.so_far()}
+        if not status and full:
+            told["incomplete_details"] = {"reason": "max_output_tokens"}
+        elif not status:
+            self.completed_at = self.completed_at or int(time.time())
+            told["completed_at"] = self.completed_at
+        return {**self.head, **told, "usage": usage_of(self.usage)}
+
+    def failure(self, error: ProxyError) -> dict[str, JSON]:
+        if error.code == CANCELLED:
+            return self.document("cancelled")
+        code = FAILED.get(error.status, "server_error")
+        return {**self.document("failed"), "error": {"code": code, "message": clean(str(error))}}
+
+    def so_far(self) -> list[Item]:
+        found = dict(self.output)
+        for one in (self.speech, self.thought):
+            if one is not None:
+                found[one.index] = one.item("incomplete")
+        return [found[index] for index in sorted(found)]
+
+    # --- its parts ---
+
+    def opening(self, running: bool = True) -> bytes:
+        """What comes before everything else.  running: something is done for it; else it may still be in line."""
+        event, told = self.frames.event, b""
+        if not self.frames.count:
+            head = {**self.head, "status": "queued" if self.later else "in_progress"}
+            told = event("response.created", response=head)
+            told += event("response.queued", response=head) if self.later else b""
+        if running and not self.running:
+            self.running = True
+            told += event("response.in_progress", response={**self.head, "status": "in_progress"})
+        return told
+
+    def place(self, prefix: str) -> tuple[str, int]:
+        """The id and index of a new item."""
+        index, self.items = self.items, self.items + 1
+        return f"{prefix}{str(self.head['id']).removeprefix(PREFIX)}{index:02x}", index
+
+    def say(self, event: Text) -> bytes:
+        told = self.thought_out()
+        if self.speech is None:
+            if not event.text:
+                return told
+            told += self.speak()
+        return told if self.speech is None else told + self.speech.say(event)
+
+    def speak(self) -> bytes:
+        self.speech = Speech(self.frames, *self.place("msg_"))
+        return self.speech.begin()
+
+    def think(self, text: str) -> bytes:
+        told = b""
+        if self.thought is None:
+            self.thought = Thought(self.frames, *self.place("rs_"), self.summed)
+            told = self.thought.begin()
+        return told + self.thought.delta(text)
+
+    def call(self, event: ToolCalled) -> bytes:
+        id, index = self.place("fc_")
+        self.output[index], told = called(self.frames, id, index, event)
+        return told
+
+    def thought_out(self, status: str = "completed") -> bytes:
+        """The end of what is being thought, if anything is."""
+        thought, self.thought = self.thought, None
+        if thought is None:
+            return b""
+        self.output[thought.index] = thought.item(status)
+        return thought.end(status)
+
+    def closing(self) -> bytes:
+        """What is open ends.  An answer that says nothing has a message that is empty."""
+        status = "incomplete" if self.finish == "length" else "completed"
+        told = self.thought_out(status)
+        if status == "completed" and self.speech is None and not self.spoke:
+            told += self.speak()
+        speech, self.speech = self.speech, None
+        if speech is not None:
+            self.output[speech.index] = speech.item(status)
+            told += speech.end(status)
+        return told
+
+    @property
+    def spoke(self) -> bool:
+        return any(one["type"] != "reasoning" for one in self.output.values())
+
+
+def usage_of(usage: Usage | None) -> JSON:
+    """What the upstream did not tell is 0."""
+    if usage is None:
+        return None
+    asked, said = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    return {
+        "input_tokens": asked,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "output_tokens": said,
+        "output_tokens_details": {"reasoning_tokens": usage.thinking_tokens or 0},
+        "total_tokens": asked + said,
+    }
+
+
+def cut() -> UpstreamError:
+    """Why a response is failed whose server has stopped."""
+    return UpstreamError("The server stopped before the response was complete.", "cut")

@@ -1,0 +1,183 @@
+"""Questions that mean the same in other words."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from plugins.cache.semantic.index import MOST, Index
+from plugins.cache.semantic.likeness import LONGEST, alike
+from proxy.upstreams.demo import Simulator
+from proxy.upstreams.demo.answers import Said
+from tests.conftest import Running, Start
+from tests.whole.asking import user
+
+FRANCE = "What is the capital of France?"
+AGAIN = "what is the capital of France"
+CHAINS = "chains: {chat: [cache], internal: [cache]}\n"
+KEYS = "keys: {alice: a-key, ops: {key: o-key, role: admin}}\n"
+ALICE, OPS = ({"Authorization": f"Bearer {key}"} for key in ("a-key", "o-key"))
+
+
+def config(more: str = ", audit: 0") -> str:
+    return f"plugins: {{cache: {{semantic: {{model: demo-embed{more}}}}}}}\n{CHAINS}{KEYS}"
+
+
+async def asked(run: Running, text: str, headers: dict[str, str] = ALICE, **body: Any) -> tuple[str, str | None]:
+    """What the cache did, and how like the question was whose answer it gave."""
+    document = {"model": "demo", "messages": user(text), **body}
+    response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=headers)
+    assert response.status == 200, await response.text()
+    await response.read()
+    await run.settled()
+    return response.headers["x-gemmapy-cache"], response.headers.get("x-gemmapy-cache-similarity")
+
+
+async def stats(run: Running) -> Any:
+    return (await (await run.http.get(f"{run.url}/api/cache/stats", headers=OPS)).json())["semantic"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (FRANCE, AGAIN),
+        (FRANCE, "Tell me what the capital of France is."),
+        ("How do I reset my password?", "How can I reset the password"),
+        ("I don't like tea, what now?", "I do not like tea, what now?"),
+        ("Explain how TCP works", "Describe how TCP works"),
+    ],
+)
+def test_other_words_may_mean_the_same(one: str, other: str) -> None:
+    assert alike(one, other) and alike(other, one)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Who won Super Bowl XLVII?", "Who won Super Bowl XLVIII?"),
+        ("What is 17 + 4?", "What is 17 + 5?"),
+        ("What is 2 + 2?", "What is 2 * 2?"),
+        ("Is it two or three?", "Is it two or four?"),
+        (FRANCE, "What is the capital of Spain?"),
+        ("Is Paris large?", "Is paris large?"),
+        ("Paris is where?", "London is where?"),
+        ("Which tea is good for sleep?", "Which tea is not good for sleep?"),
+        ("Can I eat this?", "Can't I eat this?"),
+        ("What happened on Monday?", "What happened on Tuesday?"),
+        ("Will it rain today?", "Will it rain tomorrow?"),
+        ("Turn on the light", "Turn off the light"),
+        ("Which model is faster?", "Which model is slower?"),
+        ("Does the dog bite the man?", "Does the man bite the dog?"),
+        ("flights from Oslo to Rome", "flights from Rome to Oslo"),
+        (
+            "trade of poorer countries with workers in richer ones",
+            "trade of richer countries with workers in poorer ones",
+        ),
+        ("a" * (LONGEST + 1), "a" * (LONGEST + 1)),
+    ],
+)
+def test_what_turns_an_answer_is_looked_for(one: str, other: str) -> None:
+    assert not alike(one, other) and not alike(other, one)
+
+
+async def test_a_like_question_gets_the_answer_that_is_there(start: Start) -> None:
+    async with start(config()) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN) == ("hit", "1.0000")
+        assert await asked(run, AGAIN, stream=True) == ("hit", "1.0000")
+        assert await asked(run, FRANCE) == ("hit", None)
+        assert run.ollama.finished == 3, "one answer, and the vectors of two questions"
+        told = await stats(run)
+        assert (told["hits"], told["questions"], told["errors"]) == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "demo-rendered"},
+        {"temperature": 0.1},
+        {"messages": [{"role": "system", "content": "Be brief."}, *user(AGAIN)]},
+        {"messages": [*user("hello"), {"role": "assistant", "content": "hi"}, *user(AGAIN)]},
+        {"response_format": {"type": "json_object"}},
+        {"tools": [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]},
+        {"messages": user(f"{AGAIN} {AGAIN.title()}")},
+    ],
+)
+async def test_all_else_must_be_the_same(start: Start, body: dict[str, Any]) -> None:
+    async with start(config()) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN, **body) == ("miss", None)
+
+
+async def test_a_caller_gets_no_other_callers_answer(start: Start) -> None:
+    async with start(config()) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN, OPS) == ("miss", None)
+
+
+async def test_the_same_words_in_another_order_are_another_question(start: Start) -> None:
+    async with start(config()) as run:
+        assert await asked(run, "Does the dog bite the man?") == ("miss", None)
+        assert await asked(run, "Does the man bite the dog?") == ("miss", None), "their vectors are the same"
+
+
+async def test_a_question_may_refuse_what_is_kept(start: Start) -> None:
+    async with start(config()) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN, {**ALICE, "Cache-Control": "no-cache"}) == ("miss", None)
+
+
+async def test_without_vectors_calls_go_on(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    text = config().replace("demo-embed", "nothing")
+    async with start(text) as run:
+        assert await asked(run, FRANCE) == await asked(run, AGAIN) == ("miss", None)
+        assert (await stats(run))["errors"] == 2
+    assert sum("No vectors for the semantic cache" in one.getMessage() for one in caplog.records) == 1
+
+
+async def test_a_bad_answer_is_not_given_to_the_question_again(start: Start, tmp_path: Path) -> None:
+    own = config().replace("chat: [cache]", "chat: [usage, cache]").replace("{cache:", "{usage: {}, cache:")
+    text = f"database: {{url: 'sqlite:///{tmp_path}/records.db'}}\n{own}"
+    async with start(text) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN, {**ALICE, "X-Request-Id": "bad"}) == ("hit", "1.0000")
+        async with run.http.post(f"{run.url}/api/metrics/bad/rate", json={"rating": "down"}, headers=ALICE) as rated:
+            assert rated.status == 200, await rated.text()
+        assert await asked(run, FRANCE) == ("miss", None), "the answer is gone"
+        assert await asked(run, AGAIN) == ("miss", None), "and its like is no more one"
+        assert (await stats(run))["vetoed"] == 1
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_an_audit_measures_how_many_were_wrong(start: Start, right: bool) -> None:
+    answers = iter(
+        ["The capital is Paris.", "The capital is Paris." if right else "Nobody has ever seen it snow there."]
+    )
+    async with start(config(", audit: 1"), Simulator(say=lambda body: Said(next(answers, "more")))) as run:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN) == ("hit", "1.0000")
+        async with asyncio.timeout(20):
+            while not (told := await stats(run))["audited"]:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+        wrong = int(not right)
+        assert (told["audited"], told["wrong"], told["wrong_hit_rate"]) == (1, wrong, float(wrong))
+        assert told["vetoed"] == wrong
+        assert (await asked(run, AGAIN))[0] == ("hit" if right else "miss"), "a pair that is wrong is none any more"
+
+
+def test_the_index_is_bounded() -> None:
+    index, one = Index(), np.ones(1, np.float32)
+    for number in range(MOST + 5):
+        index.add("full", str(number), "q", one, 10 * MOST)
+    assert index.size == MOST and not index.near("empty", one, 0.9)
+    for number in range(MOST):
+        index.add(f"of one {number}", "where", "q", one, MOST)
+    assert index.size <= MOST and "full" not in index.spheres
+    index.drop(f"of one {MOST - 1}", "where")
+    assert index.near(f"of one {MOST - 1}", one, 0.9) == []
+    index.add("wider", "a", "q", np.ones(2, np.float32) / 2**0.5, MOST)
+    assert index.near("wider", one, 0.9) == [], "a vector of another length is like none"

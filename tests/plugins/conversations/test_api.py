@@ -1,0 +1,182 @@
+"""The endpoints of conversations."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import ASK, Start
+from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, texts
+from tests.whole.asking import asked, streamed
+
+PATH = "/api/conversations"
+
+
+async def test_a_conversation_is_made_filled_answered_and_read(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        body = {"title": "Python Learning", "model": "demo", "system_prompt": "teach", "metadata": {"a": "b"}}
+        talk = await asks(run, "POST", PATH, status=201, json=body)
+        here = f"{PATH}/{talk['id']}"
+        assert (talk["title"], talk["system_prompt"], talk["metadata"]) == ("Python Learning", "teach", {"a": "b"})
+        added = await asks(run, "POST", f"{here}/messages", status=201, json={"role": "user", "content": "how?"})
+        assert (added["position"], added["content"]) == (1, "how?")
+        answer = await asks(run, "POST", f"{here}/generate", json={"temperature": 0.7, "stream": False})
+        assert answer["choices"][0]["message"]["content"] == "heard how?"
+        response = await run.http.post(
+            f"{run.url}{here}/generate", headers=A, json={"stream": True, "message": "and then?"}
+        )
+        assert (await streamed(response)).text() == "heard and then?"
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == [
+            "teach", "how?", "heard how?", "and then?",
+        ]  # fmt: skip
+        assert asked(run.ollama)[0]["options"]["temperature"] == 0.7
+        found = await asks(run, "GET", here)
+        assert [one["content"] for one in found["messages"]] == ["how?", "heard how?", "and then?", "heard and then?"]
+        assert found["message_count"] == 4 and found["messages"][1]["finish_reason"] == "stop"
+        told = await asks(run, "POST", f"{here}/generate", status=400, json={})
+        assert told["error"]["code"] == "nothing_to_answer"
+        changed = await asks(run, "PUT", here, json={"title": "Lists", "metadata": {}})
+        assert (changed["title"], changed["model"], changed["metadata"]) == ("Lists", "demo", {})
+        assert (await asks(run, "DELETE", here))["deleted"] is True
+        await asks(run, "GET", here, status=404)
+
+
+async def test_lists_are_paged_to_their_end(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        for number in range(5):
+            await asks(run, "POST", PATH, status=201, json={"id": f"c{number}", "title": f"n{number}"})
+        await say(run, "hi", "c1")
+        pages, after = [], ""
+        while True:
+            page = await asks(run, "GET", f"{PATH}?limit=2{after}")
+            pages += [one["id"] for one in page["data"]]
+            if not page["has_more"]:
+                break
+            after = f"&after={page['last_id']}"
+        assert pages == ["c1", "c4", "c3", "c2", "c0"]
+        assert [one["id"] for one in (await asks(run, "GET", f"{PATH}?order=asc"))["data"]] == pages[::-1]
+        first = await asks(run, "GET", f"{PATH}/c1/messages?limit=1")
+        rest = await asks(run, "GET", f"{PATH}/c1/messages?after={first['last_id']}")
+        assert [one["content"] for one in rest["data"]] == ["heard hi"] and first["has_more"]
+
+
+async def test_words_are_found_in_ones_own_messages(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "the weather in Vienna is cold", "c1")
+        await say(run, 'quotes " and OR NEAR(* are words', "c2")
+        await say(run, "the weather in Graz", "c3", B)
+        found = await asks(run, "GET", f"{PATH}/search?q=WEATHER vienna")
+        assert {one["conversation"]["id"] for one in found["data"]} == {"c1"} and len(found["data"]) == 2
+        assert "Vienna is cold" in found["data"][0]["snippet"]
+        assert len((await asks(run, "GET", f'{PATH}/search?q=" near'))["data"]) == 2
+        assert (await asks(run, "GET", f"{PATH}/search?q=graz"))["data"] == []
+        one = await asks(run, "GET", f"{PATH}/search?q=weather&limit=1")
+        two = await asks(run, "GET", f"{PATH}/search?q=weather&limit=1&after={one['last_id']}")
+        assert one["has_more"] and not two["has_more"] and one["last_id"] != two["last_id"]
+        await asks(run, "DELETE", f"{PATH}/c1")
+        assert (await asks(run, "GET", f"{PATH}/search?q=vienna"))["data"] == []
+
+
+async def test_a_fork_goes_its_own_way(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "one"), await say(run, "two")
+        second = (await kept(run))[1]
+        fork = await asks(run, "POST", f"{PATH}/t/fork", status=201, json={"message": second.id, "id": "f"})
+        assert (fork["forked_from"], fork["title"], fork["message_count"]) == ("t", "one", 2)
+        await say(run, "other", "f")
+        assert texts(await kept(run, "f")) == ["one", "heard one", "other", "heard other"]
+        assert len(await kept(run)) == 4
+        told = await asks(run, "POST", f"{PATH}/t/fork", status=409, json={"id": "f"})
+        assert told["error"]["code"] == "conversation_exists"
+
+
+async def test_it_is_taken_along_as_json_and_markdown(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}])
+        told = await asks(run, "GET", f"{PATH}/t/export")
+        assert [one["content"] for one in told["messages"]] == ["one", "heard one"]
+        response = await run.http.get(f"{run.url}{PATH}/t/export?format=markdown", headers=A)
+        text = await response.text()
+        assert response.content_type == "text/markdown" and "attachment" in response.headers["Content-Disposition"]
+        assert text.startswith("# one\n") and "## User\n\none\n\n## Assistant\n\nheard one\n" in text
+
+
+async def test_figures_are_of_ones_own(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "one"), await say(run, "two", "u"), await say(run, "three", who=B)
+        told = await asks(run, "GET", f"{PATH}/statistics")
+        assert (told["conversations"], told["messages"], told["average_messages"]) == (2, 4, 2.0)
+        assert told["messages_by_role"] == {"assistant": 2, "user": 2}
+        assert [one["messages"] for one in told["by_day"]] == [4] and told["prompt_tokens"] > 0
+        assert told["by_model"][0]["model"] == "demo"
+
+
+OTHERS: list[tuple[str, str, Json | None]] = [
+    ("GET", f"{PATH}/t", None),
+    ("PUT", f"{PATH}/t", {"title": "x"}),
+    ("DELETE", f"{PATH}/t", None),
+    ("GET", f"{PATH}/t/messages", None),
+    ("POST", f"{PATH}/t/messages", {"role": "user", "content": "x"}),
+    ("POST", f"{PATH}/t/generate", {"model": "demo", "message": "x"}),
+    ("POST", f"{PATH}/t/fork", {}),
+    ("GET", f"{PATH}/t/export", None),
+]
+
+
+async def test_no_route_shows_or_changes_what_is_anothers(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "secret")
+        for method, path, body in OTHERS:
+            told = await asks(run, method, path, B, 404, **({"json": body} if body is not None else {}))
+            assert told["error"]["code"] == "conversation_not_found"
+        assert (await asks(run, "GET", PATH, B))["data"] == []
+        await asks(run, "GET", f"{PATH}?after=t", B, 404)
+        mine = (await kept(run))[0].id
+        await asks(run, "GET", f"{PATH}/search?q=secret&after={mine}", B, 404)
+        assert len(await kept(run)) == 2 and (await asks(run, "GET", f"{PATH}/t"))["title"] == "secret"
+        await say(run, "b", "t", B)
+        await asks(run, "GET", f"{PATH}/t/messages?after={mine}", B, 404)
+        await asks(run, "POST", f"{PATH}/t/fork", B, 404, json={"message": mine})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "", {"titel": "x"}, "titel"),
+        ("POST", "", {"id": "a/b"}, "id"),
+        ("POST", "", {"id": "search"}, "id"),
+        ("POST", "", {"metadata": {"a": "b" * 513}}, "metadata.a"),
+        ("POST", "", {"messages": [{"role": "user"}]}, "messages[0].content"),
+        ("GET", "?limit=0", None, "limit"),
+        ("GET", "/search", None, "q"),
+        ("GET", "/search?q=!!", None, None),
+        ("GET", "/t/export?format=pdf", None, "format"),
+        ("POST", "/t/messages", {"role": "robot", "content": "x"}, "role"),
+        ("POST", "/t/messages", {}, "role"),
+        ("POST", "/t/generate", {"temperature": "hot"}, "temperature"),
+        ("POST", "/t/generate", {"messages": []}, "messages"),
+        ("POST", "/t/generate", {"n": 2, "message": "x"}, "n"),
+    ],
+)
+async def test_bad_requests_name_the_field(
+    start: Start, tmp_path: Any, method: str, path: str, body: Json | None, param: str | None
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+        await say(run, "hi")
+        told = await asks(run, method, PATH + path, status=400, **({"json": body} if body is not None else {}))
+    assert told["error"]["param"] == param, json.dumps(told)
+
+
+async def test_what_a_caller_may_have_is_bounded(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", max_conversations=1, max_messages=2), echo()) as run:
+        await say(run, "one")
+        told = await asks(run, "POST", PATH, status=400, json={})
+        assert told["error"]["code"] == "conversation_full"
+        told = await asks(run, "POST", f"{PATH}/t/messages", status=400, json={"role": "user", "content": "x"})
+        assert told["error"]["code"] == "conversation_full" and len(await kept(run)) == 2
+        told = await asks(run, "POST", "/v1/chat/completions", status=400, json={**ASK, "conversation": "t"})
+        assert told["error"]["code"] == "conversation_full" and run.ollama.started == 1, "it is told beforehand"
+        await asks(run, "DELETE", f"{PATH}/t")
+        await asks(run, "POST", PATH, status=201, json={})

@@ -1,0 +1,210 @@
+"""A call that names a conversation is told what was said, and leaves there what is said now."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from proxy import config as configuration
+from proxy import registry
+from proxy.errors import ConfigError
+from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.conftest import ASK, Start
+from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, say, talk_of, texts
+from tests.whole.asking import asked, streamed
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+async def test_a_conversation_goes_on_with_what_is_new(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, [{"role": "system", "content": "be brief"}, user("one")])
+        await say(run, "two", None, conversation={"id": "t"})
+        answer = await run.http.post(
+            f"{run.url}/v1/chat/completions",
+            json={**ASK, "messages": [user("three")], "stream": True},
+            headers={**A, "x-gemmapy-conversation": "t"},
+        )
+        assert (await streamed(answer)).text() == "heard three"
+        assert answer.headers["x-gemmapy-conversation"] == "t"
+        told = [[one["content"] for one in body["messages"]] for body in asked(run.ollama)]
+        assert told == [
+            ["be brief", "one"],
+            ["be brief", "one", "heard one", "two"],
+            ["be brief", "one", "heard one", "two", "heard two", "three"],
+        ]
+        found = await kept(run)
+        assert texts(found) == ["one", "heard one", "two", "heard two", "three", "heard three"]
+        assert [one.position for one in found] == [1, 2, 3, 4, 5, 6]
+        last = found[-1]
+        assert (last.status, last.finish, last.model, last.call) == (
+            "complete", "stop", "demo:latest", answer.headers["x-request-id"],
+        )  # fmt: skip
+        assert last.usage is not None and last.usage.prompt_tokens and last.usage.completion_tokens
+        talk = await talk_of(run)
+        assert (talk.system, talk.title, talk.messages) == ("be brief", "one", 6)
+
+
+async def test_thoughts_and_calls_of_tools_are_kept_and_told_again(start: Start, database_url: str) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    said = [Said(thinking="hm", tool_calls=(("look", {"at": "x"}),)), Said("it is x"), Said("bye")]
+    answers = iter(said)
+    ollama = Simulator(say=lambda body: next(answers) if body["messages"] else None)
+    async with start(config(database_url), ollama) as run:
+        response = await run.http.post(
+            f"{run.url}/v1/chat/completions",
+            json={**ASK, "model": "demo-thinking", "tools": tools, "conversation": "t"},
+            headers=A,
+        )
+        call = (await response.json())["choices"][0]["message"]["tool_calls"][0]
+        await say(run, [{"role": "tool", "tool_call_id": call["id"], "content": "x"}], model="demo-thinking")
+        await say(run, "thanks", model="demo-thinking")
+        messages = asked(run.ollama)[-1]["messages"]
+    assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert messages[1]["thinking"] == "hm" and messages[1]["tool_calls"][0]["function"]["arguments"] == {"at": "x"}
+
+
+async def test_a_client_that_resends_the_history_does_not_double_it(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "one")
+        history = [user("one"), assistant("heard one")]
+        await say(run, [*history, user("two")])
+        assert texts(await kept(run)) == ["one", "heard one", "two", "heard two"]
+        # One word of an answer is another: this is no history, but something new.
+        await say(run, [user("one"), assistant("heard two"), user("three")])
+        assert texts(await kept(run))[4:] == ["one", "heard two", "three", "heard three"]
+        await say(run, [user("one")])  # the same question again is a question
+        assert texts(await kept(run))[8:] == ["one", "heard one"]
+
+
+async def test_an_answer_that_breaks_off_is_kept_as_cut(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(faults=[Fault("eof", after=3)])) as run:
+        told = await run.http.post(
+            f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "conversation": "t"}, headers=A
+        )
+        assert "[DONE]" not in await told.text()
+        asked, given = await kept(run)
+        assert (asked.status, given.status, given.finish) == ("complete", "cut", "") and given.message.text
+        await say(run, "go on")
+        assert len(await kept(run)) == 4
+
+
+async def test_what_is_cut_can_be_dropped(start: Start, database_url: str) -> None:
+    ollama = Simulator(faults=[Fault("eof", after=3)])
+    async with start(config(database_url, cut="drop"), ollama) as run:
+        await (
+            await run.http.post(
+                f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "conversation": "t"}, headers=A
+            )
+        ).read()
+        await say(run, "go on")
+        assert len(await kept(run)) == 2
+
+
+async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(delay=0.05)) as run:
+        response = await run.http.post(
+            f"{run.url}/v1/chat/completions",
+            json={**ASK, "stream": True, "conversation": "t", "max_tokens": 500},
+            headers=A,
+        )
+        await response.content.readany()
+        response.close()
+        run.ollama.delay = 0
+        await say(run, "again")
+        found = await kept(run)
+    assert [one.status for one in found] == ["complete", "left", "complete", "complete"]
+
+
+async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
+        await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
+        assert (await asks(run, "GET", "/api/conversations"))["data"] == []
+        await say(run, "two")
+        assert texts(await kept(run))[0] == "two" and len(await kept(run)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        ({"conversation": 1}, {}, 400, "invalid_type"),
+        ({"conversation": {"id": "a", "x": 1}}, {}, 400, "invalid_type"),
+        ({"conversation": "a b"}, {}, 400, "invalid_value"),
+        ({"conversation": ""}, {}, 400, "invalid_value"),
+        ({"conversation": "a"}, {"x-gemmapy-conversation": "b"}, 400, "invalid_value"),
+        ({"conversation": "a", "n": 2}, {}, 400, "invalid_value"),
+        ({"conversation": "a"}, {}, 404, "conversation_not_found"),
+    ],
+)
+async def test_names_that_cannot_be_are_told(
+    start: Start, tmp_path: Any, body: dict[str, Any], headers: dict[str, str], status: int, code: str
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", unknown="refuse")) as run:
+        told = await asks(
+            run, "POST", "/v1/chat/completions", {**A, **headers}, status, json={**ASK, **body}
+        )  # fmt: skip
+    assert told["error"]["code"] == code and told["error"]["param"] in ("conversation", "n")
+
+
+async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db").replace('"completions": []', '"completions": ["conversations"]')
+    async with start(text) as run:
+        body = {"model": "demo", "prompt": "x", "conversation": "t"}
+        told = await asks(run, "POST", "/v1/completions", status=400, json=body)
+    assert told["error"]["code"] == "conversation_not_for_this"
+
+
+def test_a_chain_in_which_an_answer_would_be_kept_without_its_conversation_is_refused() -> None:
+    text = config("sqlite:///x.db", "cache, conversations") + "upstreams: {a: {demo: {}}}\n"
+    with pytest.raises(ConfigError, match="'conversations' remembers what callers say and must stand before 'cache'"):
+        configuration.read("proxy.yaml", text, registry.problems_of, {})
+
+
+async def test_one_id_is_two_conversations_of_two_callers(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "a secret of alice's")
+        await say(run, "mine", who=B)
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["mine"]
+        assert texts(await kept(run, owner="bob")) == ["mine", "heard mine"]
+
+
+async def test_fifty_writers_lose_and_double_nothing(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await asyncio.gather(*(say(run, f"word {number}", stream=number % 2 == 0) for number in range(50)))
+        found = await kept(run)
+        sent = [[one["content"] for one in body["messages"]] for body in asked(run.ollama)]
+    assert [one.position for one in found] == list(range(1, 101))
+    said = texts(found)
+    assert sorted(said[::2]) == sorted(f"word {number}" for number in range(50))
+    assert said[1::2] == [f"heard {one}" for one in said[::2]]
+    assert sorted(map(len, sent)) == list(range(1, 100, 2)), "each was told what all before it said"
+
+
+async def test_a_second_call_waits_and_then_is_told(start: Start, database_url: str) -> None:
+    async with start(config(database_url, wait=0.2), Simulator(delay=0.2)) as run:
+        first = asyncio.ensure_future(say(run, "one", max_tokens=5, stream=True))
+        await run.ollama.until(lambda: run.ollama.started > 0, 10)
+        told = await asks(run, "POST", "/v1/chat/completions", status=409, json={**ASK, "conversation": "t"})
+        assert told["error"]["code"] == "conversation_locked"
+        run.ollama.delay = 0
+        await first
+        await say(run, "two")
+        assert len(await kept(run)) == 4
+
+
+async def test_the_record_of_calls_names_the_conversation(start: Start, tmp_path: Any) -> None:
+    from tests.plugins.usage.asking import written
+
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "usage, conversations")) as run:
+        await say(run, "hi")
+        (row,) = await written(run, 1)
+    assert row["conversation"] == "t" and json.loads(row["tags"]) == {"conversation": "t"}

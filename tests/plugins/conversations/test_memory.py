@@ -1,0 +1,157 @@
+"""How much of a conversation a model is told, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from plugins.conversations.messages import Said, letters
+from plugins.conversations.window import Room, exchanges, kept_from
+from proxy.types import Message, ToolCall
+from proxy.upstreams.demo import Said as Answer
+from proxy.upstreams.demo import Simulator
+from tests.conftest import ASK, Running, Start
+from tests.plugins.conversations.asking import A, Json, asks, config, echo, kept, say, talk_of
+from tests.whole.asking import asked
+
+ROLES = {"u": "user", "a": "assistant", "t": "tool", "s": "system"}
+
+
+def turns(roles: str) -> list[Said]:
+    made = []
+    for index, one in enumerate(roles):
+        calls = (ToolCall("c", "f", "{}"),) if roles[index + 1 : index + 2] == "t" and one == "a" else ()
+        made.append(Said(Message(ROLES[one], f"{index:03}", tool_calls=calls), position=index + 1))  # type: ignore[arg-type]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("roles", "starts"),
+    [("", []), ("uaua", [0, 2]), ("uuaua", [0, 3]), ("uatatau", [0, 6]), ("au", [0, 1]), ("tau", [0, 2])],
+)
+def test_an_exchange_is_a_question_and_all_that_follows(roles: str, starts: list[int]) -> None:
+    assert exchanges(turns(roles)) == starts
+
+
+def test_the_window_is_cut_to_half_at_once_and_between_exchanges() -> None:
+    room = Room(None, 4, 3.0)
+    assert kept_from(room, 0, turns("uauauaua"), [Message("user", "x")]) == 0
+    assert kept_from(room, 0, turns("uauauauaua"), [Message("user", "x")]) == 6
+    long = turns("uatauatauataua")
+    assert letters([one.message for one in long]) == 14 * 3 + 3 * 2
+    start = kept_from(Room(45, None, 1.0), 0, long, [])
+    assert start == 8 and long[start].message.role == "user"
+
+
+def test_a_question_that_is_too_long_is_told_alone_but_not_the_answer_of_a_tool() -> None:
+    assert kept_from(Room(10, None, 1.0), 0, turns("uaua"), [Message("user", "x" * 100)]) == 4
+    assert kept_from(Room(10, None, 1.0), 0, turns("uaua"), [Message("tool", "x" * 100)]) == 2
+
+
+def told(run: Running) -> list[list[Json]]:
+    return [body["messages"] for body in asked(run.ollama)]
+
+
+async def test_what_is_told_begins_with_the_same_bytes_for_many_turns(start: Start, database_url: str) -> None:
+    async with start(config(database_url, window={"turns": 8}), echo()) as run:
+        memory = []
+        for number in range(24):
+            response = await run.http.post(
+                f"{run.url}/v1/chat/completions",
+                json={**ASK, "messages": [{"role": "user", "content": f"word {number}"}], "conversation": "t"},
+                headers=A,
+            )
+            memory.append(response.headers.get("x-gemmapy-memory"))
+        prompts = told(run)
+        whole = await kept(run)
+    stable = [after[: len(before)] == before for before, after in pairwise(prompts)]
+    assert stable.count(False) == 3, "of 24 calls three begin with other bytes than the one before"
+    assert max(map(len, prompts)) == 17 and all(one[0]["role"] == "user" for one in prompts)
+    assert memory[8] is None and memory[9] == "told=8, left_out=10" and len(whole) == 48
+
+
+async def test_upstream_reads_only_what_is_new(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "a long beginning " * 50)
+        cached = []
+        for number in range(3):
+            body = {**ASK, "messages": [{"role": "user", "content": f"more {number}"}], "conversation": "t"}
+            usage = (await asks(run, "POST", "/v1/chat/completions", json=body))["usage"]
+            cached.append(usage["prompt_tokens_details"]["cached_tokens"] / usage["prompt_tokens"])
+    assert min(cached[1:]) > 0.9, "the first answer, as long as its question, was written and not read"
+
+
+async def test_the_window_follows_the_pinned_context(start: Start, tmp_path: Any) -> None:
+    more = "models: {demo: {num_ctx: 512}}\n"
+    async with start(config(f"sqlite:///{tmp_path}/x.db", more=more), echo()) as run:
+        for number in range(12):
+            await say(run, f"{number} " + "some words " * 20, max_tokens=100)
+        sizes = [sum(len(one["content"]) for one in messages) for messages in told(run)]
+        talk = await talk_of(run)
+    assert talk.first > 1 and max(sizes) < 412 * 5 and max(sizes) > 500
+
+
+def remembering(body: Json) -> Answer | None:
+    if not body["messages"]:
+        return None
+    last, first = body["messages"][-1]["content"], body["messages"][0]["content"]
+    if first.startswith("You keep the memory"):
+        return Answer(f"summary of {last.count('user:')} and {'more' if 'summary_so_far' in last else 'no more'}")
+    return Answer("A Fine Title" if first.startswith("Give this") else f"heard {last}")
+
+
+async def test_what_is_left_out_is_summarised_and_told(start: Start, database_url: str) -> None:
+    settings: Json = {"window": {"turns": 4}, "summarise": {"model": "demo-rendered", "keep": 1}}
+    async with start(config(database_url, **settings), Simulator(say=remembering)) as run:
+        for number in range(10):
+            await say(run, f"word {number}")
+        chats = [one for one in told(run) if not one[0]["content"].startswith("You keep")]
+        assert [one["content"] for one in chats[5]] == [
+            "Summary of what was said before:\n\nsummary of 4 and no more", "word 4", "heard word 4", "word 5",
+        ]  # fmt: skip
+        assert chats[6][: len(chats[5])] == chats[5]
+        found = (await asks(run, "GET", "/api/conversations/t"))["summaries"]
+        assert [(one["text"], one["up_to"], one["model"]) for one in found] == [
+            ("summary of 4 and no more", 8, "demo-rendered"),
+            ("summary of 4 and more", 16, "demo-rendered"),
+        ]  # fmt: skip
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "conversation": "t"}, headers=A)
+        assert response.headers["x-gemmapy-memory"] == "told=4, left_out=16, summarised_up_to=16"
+
+
+async def test_what_could_not_be_summarised_is_summarised_the_next_time(start: Start, tmp_path: Any) -> None:
+    url, window = f"sqlite:///{tmp_path}/x.db", {"turns": 4}
+    ollama = Simulator(say=remembering)
+    async with start(config(url, window=window, summarise={"model": "nobody-has-it"}), ollama) as run:
+        for number in range(6):
+            await say(run, f"word {number}")
+        assert (await talk_of(run)).first > 1
+        run.configure(config(url, window=window, summarise={}))
+        assert await run.server.reload()
+        for number in range(6, 9):
+            await say(run, f"word {number}")
+        (summary,) = (await asks(run, "GET", "/api/conversations/t"))["summaries"]
+    assert (summary["text"], summary["up_to"]) == ("summary of 6 and no more", 12)
+
+
+async def test_without_a_summary_the_conversation_goes_on(start: Start, tmp_path: Any) -> None:
+    settings: Json = {"window": {"turns": 2}, "summarise": {"model": "nobody-has-it"}}
+    async with start(config(f"sqlite:///{tmp_path}/x.db", **settings), echo()) as run:
+        for number in range(5):
+            await say(run, f"word {number}")
+        assert len(told(run)[-1]) < 6 and len(await kept(run)) == 10
+
+
+async def test_a_model_gives_the_title_and_the_caller_a_better_one(start: Start, tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    async with start(config(url, title_model="demo-rendered"), Simulator(say=remembering)) as run:
+        await say(run, "what is the weather like today?")
+        async with asyncio.timeout(10):
+            while (await talk_of(run)).title != "A Fine Title":  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+        await asks(run, "PUT", "/api/conversations/t", json={"title": "Mine"})
+        await say(run, "more")
+        assert (await talk_of(run)).title == "Mine"

@@ -1,0 +1,138 @@
+"""OpenAI's conversations, through its own SDK."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from openai.types.conversations import ConversationItem
+from pydantic import TypeAdapter
+
+from plugins.conversations.items import grouped
+from tests.conftest import Running, Start
+from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, say, texts
+from tests.whole.asking import asked, data_url
+
+PATH = "/v1/conversations"
+LISTED: TypeAdapter[Any] = TypeAdapter(ConversationItem)
+
+
+def user(text: str) -> Any:
+    return {"type": "message", "role": "user", "content": text}
+
+
+def alice(run: Running) -> openai.AsyncOpenAI:
+    return run.client(api_key="a-key")
+
+
+async def test_a_conversation_is_made_changed_and_deleted(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run, alice(run) as client:
+        talk = await client.conversations.create(items=[user("hello")], metadata={"topic": "demo"})
+        assert talk.object == "conversation" and talk.id.startswith("conv_") and talk.metadata == {"topic": "demo"}
+        changed = await client.conversations.update(talk.id, metadata={"topic": "new"})
+        assert (await client.conversations.retrieve(talk.id)).metadata == changed.metadata == {"topic": "new"}
+        answer = await client.chat.completions.create(
+            model="demo", messages=[{"role": "user", "content": "more"}], extra_body={"conversation": talk.id}
+        )
+        assert answer.choices[0].message.content == "heard more"
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["hello", "more"]
+        assert (await client.conversations.delete(talk.id)).deleted
+        with pytest.raises(openai.NotFoundError):
+            await client.conversations.retrieve(talk.id)
+
+
+async def test_items_are_added_listed_read_and_deleted(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run, alice(run) as client:
+        await say(run, "one")
+        items: list[Any] = [
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "look"}]},
+            {"type": "reasoning", "id": "rs_x", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+            {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "it"},
+        ]
+        added = await client.conversations.items.create("t", items=items)
+        assert [one.type for one in added.data] == ["message", "reasoning", "function_call", "function_call_output"]
+        assert [len(one.message.tool_calls) for one in await kept(run)] == [0, 0, 0, 1, 0]
+        listed = [one async for one in client.conversations.items.list("t", limit=2, order="asc")]
+        assert [one.id for one in listed][2:] == [one.id for one in added.data] and len(listed) == 6
+        assert [one.id async for one in client.conversations.items.list("t", limit=4)] == [
+            one.id for one in reversed(listed)
+        ]
+        for one in listed:
+            LISTED.validate_python(one.model_dump(), strict=False)
+            assert await client.conversations.items.retrieve(one.id or "", conversation_id="t") == one
+        await client.conversations.items.delete(added.data[1].id or "", conversation_id="t")
+        await client.conversations.items.delete(added.data[3].id or "", conversation_id="t")
+        assert [one.type async for one in client.conversations.items.list("t", order="asc")] == [
+            "message", "message", "message", "function_call",
+        ]  # fmt: skip
+        with pytest.raises(openai.NotFoundError):
+            await client.conversations.items.retrieve(added.data[1].id or "", conversation_id="t")
+        after = await asks(run, "GET", f"{PATH}/t/items?order=asc&after={added.data[1].id}")
+        assert [one["type"] for one in after["data"]] == ["function_call"]
+        found = await kept(run)
+        assert texts(found) == ["one", "heard one", "look", ""] and found[3].message.thinking == ""
+        assert (await asks(run, "GET", "/api/conversations/t"))["message_count"] == 4
+
+
+async def test_pictures_are_told_when_they_are_asked_for(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
+        picture: Any = {"type": "input_image", "image_url": data_url(), "detail": "auto"}
+        talk = await client.conversations.create(items=[{"type": "message", "role": "user", "content": [picture]}])
+        (bare,) = (await client.conversations.items.list(talk.id)).data
+        (whole,) = (await client.conversations.items.list(talk.id, include=["message.input_image.image_url"])).data
+    assert bare.model_dump()["content"][0]["image_url"] is None
+    assert whole.model_dump()["content"][0]["image_url"] == data_url()
+
+
+def test_what_a_model_says_at_once_is_one_message() -> None:
+    kinds = {"u": {"type": "message", "role": "user"}, "a": {"type": "message", "role": "assistant"}}
+    kinds |= {"r": {"type": "reasoning"}, "c": {"type": "function_call"}, "o": {"type": "function_call_output"}}
+    for written in ("u|u", "u|rac|o|a", "a|a", "rcc|o|o", "ac|ra", "rra", "cc|a"):
+        groups = grouped([kinds[one] for one in written.replace("|", "")])
+        names = {id(kind): name for name, kind in kinds.items()}
+        assert "|".join("".join(names[id(one)] for one in group) for group in groups) == written
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "", {"items": [user("x")] * 21}, "items"),
+        ("POST", "", {"metadata": {"a": 1}}, "metadata.a"),
+        ("POST", "/t", {}, "metadata"),
+        ("POST", "/t/items", {"items": []}, "items"),
+        ("POST", "/t/items", {"items": [{"type": "message", "role": "user"}]}, "items[0].content"),
+        ("POST", "/t/items", {"items": [{"type": "web_search_call"}]}, "items[0].type"),
+        ("GET", "/t/items?limit=101", None, "limit"),
+        ("GET", "/t/items?include=everything", None, "include[0]"),
+    ],
+)
+async def test_bad_requests_name_the_field(
+    start: Start, tmp_path: Any, method: str, path: str, body: Any, param: str
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+        await say(run, "hi")
+        told = await asks(run, method, PATH + path, status=400, **({} if body is None else {"json": body}))
+    assert told["error"]["param"] == param, told
+
+
+async def test_no_route_shows_or_changes_what_is_anothers(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "secret"), await say(run, "own", "mine", B)
+        item = (await asks(run, "GET", f"{PATH}/t/items"))["data"][0]["id"]
+        for method, path, body in (
+            ("GET", "/t", None),
+            ("POST", "/t", {"metadata": {}}),
+            ("DELETE", "/t", None),
+            ("POST", "/t/items", {"items": [user("x")]}),
+            ("GET", "/t/items", None),
+            ("GET", f"/t/items/{item}", None),
+            ("DELETE", f"/t/items/{item}", None),
+            ("GET", f"/mine/items/{item}", None),
+            ("DELETE", f"/mine/items/{item}", None),
+            ("GET", f"/mine/items?after={item}", None),
+        ):
+            await asks(run, method, PATH + path, B, 404, **({} if body is None else {"json": body}))
+        assert texts(await kept(run)) == ["secret", "heard secret"]
+        await asks(run, "GET", f"{PATH}/t/items/{item}", A)

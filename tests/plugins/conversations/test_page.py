@@ -1,0 +1,35 @@
+"""What the page on conversations shows runs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Start
+from tests.test_docs import DOCS, blocks, here
+
+PAGE = DOCS / "conversations.md"
+
+
+def configured(example: str, folder: Path) -> str:
+    return example.replace("sqlite:///data", f"sqlite:///{folder}")
+
+
+@pytest.mark.parametrize("example", blocks(PAGE, "python"))
+async def test_its_python_runs(start: Start, tmp_path: Path, example: str) -> None:
+    async with start(configured(blocks(PAGE, "yaml")[0], tmp_path)) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.strip().splitlines()) >= 2
+
+
+@pytest.mark.parametrize("example", blocks(PAGE, "yaml"))
+async def test_its_configurations_are_right(start: Start, tmp_path: Path, example: str) -> None:
+    async with start(configured(example, tmp_path)) as run:
+        assert run.url

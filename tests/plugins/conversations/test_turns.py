@@ -1,0 +1,95 @@
+"""Of the calls of one conversation one is answered at a time, whichever process it came to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from plugins.conversations.tables import TALKS
+from plugins.conversations.turns import LEASE, Turns, renewed
+from proxy.upstreams.demo import Simulator
+from tests.conftest import ASK, Running, Start
+from tests.plugins.conversations.asking import A, asks, config, echo, kept, say, store_of, texts
+
+CALL = {**ASK, "conversation": "t"}
+
+
+def turns_of(run: Running) -> Turns:
+    found = run.server.services.state["conversations turns"]
+    assert isinstance(found, Turns)
+    return found
+
+
+async def lease(run: Running) -> tuple[str, int]:
+    async with store_of(run).database.reading() as connection:
+        row = (await connection.execute(select(TALKS.c.holder, TALKS.c.held_until))).one()
+    return row.holder, row.held_until
+
+
+async def test_writers_through_two_processes_lose_and_double_nothing(start: Start, database_url: str) -> None:
+    text = config(database_url)
+    async with start(text, echo()) as one, start(text, echo()) as two:
+        await asyncio.gather(
+            *(say(run, f"{name} {number}") for number in range(12) for name, run in (("one", one), ("two", two)))
+        )
+        found = texts(await kept(one))
+        assert sorted(found[::2]) == sorted(f"{name} {number}" for number in range(12) for name in ("one", "two"))
+        assert found[1::2] == [f"heard {text}" for text in found[::2]]
+        assert not turns_of(one).held and not turns_of(two).lines, "nothing is left behind"
+
+
+async def test_a_killed_process_keeps_its_turn_no_longer_than_its_lease(start: Start, database_url: str) -> None:
+    async with start(config(database_url, wait=5), echo()) as run:
+        await say(run, "one")
+        store = store_of(run)
+        await store.change("alice", "t", {"holder": "dead", "held_until": store.now() + 300_000})
+        began = store.now()
+        await say(run, "two")
+        assert store.now() - began >= 290_000 and await lease(run) == ("", 0)
+
+
+async def test_a_turn_goes_on_as_long_as_its_process_says_so(start: Start, database_url: str) -> None:
+    async with start(config(database_url, wait=0.1), Simulator(delay=0.02)) as run:
+        call = asyncio.ensure_future(say(run, "one", stream=True, max_tokens=40))
+        await run.ollama.until(lambda: run.ollama.started > 0, 10)
+        store = store_of(run)
+        await store.change("alice", "t", {"held_until": store.now() + 100_000})
+        await renewed(turns_of(run), store)
+        holder, until = await lease(run)
+        assert holder in turns_of(run).held and until - store.now() > LEASE * 1e6 / 2
+        told = await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
+        assert told["error"]["code"] == "conversation_locked"
+        await call
+
+
+async def test_two_answers_at_once_are_kept_one_after_the_other(start: Start, database_url: str) -> None:
+    """Where a process stood still for so long that its turn was over."""
+    async with start(config(database_url), Simulator(delay=0.02)) as slow, start(config(database_url), echo()) as fast:
+        call = asyncio.ensure_future(say(slow, "slow", stream=True, max_tokens=20))
+        await slow.ollama.until(lambda: slow.ollama.started > 0, 10)
+        await store_of(slow).change("alice", "t", {"held_until": 1})
+        await say(fast, "fast")
+        await call
+        found = await kept(fast)
+    assert [one.message.role for one in found] == ["user", "assistant"] * 2
+    assert texts(found)[:3] == ["fast", "heard fast", "slow"] and [one.position for one in found] == [1, 2, 3, 4]
+
+
+async def test_only_so_many_may_wait(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", waiting=1), Simulator(delay=0.02)) as run:
+        first = asyncio.ensure_future(say(run, "one", stream=True, max_tokens=40))
+        await run.ollama.until(lambda: run.ollama.started > 0, 10)
+        second = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=CALL, headers=A))
+        async with asyncio.timeout(10):
+            while next(iter(turns_of(run).lines.values())).waiting < 1:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.005)
+        await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
+        second.cancel()  # a client that does not wait leaves nothing behind
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await first
+        await say(run, "two")
+        assert len(await kept(run)) == 4 and not turns_of(run).lines

@@ -1,0 +1,233 @@
+"""Documents through a running server: added, found, changed and removed, by nobody but those who may."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Running, Start
+from tests.plugins.documents.asking import OPS, TEXTS, A, B, add, ask, config, fill, titles
+
+WHO = "Who was the keeper of the lantern?"
+
+
+async def test_what_was_added_is_found_and_explained(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        ids = await fill(run)
+        for query, title in (
+            (WHO, "Lanterns"),
+            ("When are pears grafted?", "Orchards"),
+            ("Why does the clock strike thirteen?", "Clocks"),
+        ):
+            told = await ask(run, "POST", "/search", query=query, explain=True)
+            first = told["results"][0]
+            assert (first["title"], first["document_id"], first["content"]) == (title, ids[title], TEXTS[title])
+            assert first["score"] == 1 and first["explain"]["vector_rank"] == first["explain"]["text_rank"] == 1
+            assert first["explain"]["cosine"] > 0.4 > 0.2 > told["results"][1]["explain"]["cosine"]
+        told = await ask(run, "POST", "/search", query=WHO, top_k=1, explain=True)
+        assert len(told["results"]) == 1 and {one["reason"] for one in told["dropped"]} == {"not among the best"}
+        stats = await ask(run, "GET", "/stats")
+        assert (stats["documents"], stats["chunks"]) == (3, 3)
+        assert (stats["collections"][0]["name"], stats["collections"][0]["ready"]) == ("default", 3)
+
+
+async def test_the_same_contents_are_one_document(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        first = await add(run, "One", "The same text.\r\n")
+        again = await ask(run, "POST", "/documents", A, 200, title="Two", content="The same\0 text.\n", wait=9)
+        assert again["document_id"] == first["document_id"] and again["duplicate"] and not first["duplicate"]
+        several = (ask(run, "POST", "/documents", title="T", content="At once.", wait=9) for _ in range(8))
+        assert len({one["document_id"] for one in await asyncio.gather(*several)}) == 1
+        other = await add(run, "One", "The same text.", B)
+        assert other["document_id"] != first["document_id"]  # what others have is nobody's business
+        assert len((await ask(run, "GET", "/documents"))["data"]) == 2
+
+
+async def test_a_new_version_takes_the_place_of_the_old(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        ids = await fill(run)
+        path = f"/documents/{ids['Lanterns']}"
+        red = "The lighthouse has a red lamp."
+        told = await ask(run, "PUT", path, A, 200, content=red, metadata={"y": 1}, wait=9)
+        assert (told["version"], told["searched_version"], told["status"]) == (2, 2, "ready")
+        assert told["metadata"] == {"y": 1} and told["title"] == "Lanterns"
+        assert (await ask(run, "POST", "/search", query=WHO))["results"][0]["content"] != TEXTS["Lanterns"]
+        assert await titles(run, "colour of the lighthouse lamp", top_k=1) == ["Lanterns"]
+        same = await ask(run, "PUT", path, A, 200, content=red, source="http://x.example")
+        assert (same["version"], same["source"]) == (2, "http://x.example")
+        renamed = await ask(run, "PUT", path, A, 200, title="Beacons", wait=9)
+        assert renamed["version"] == 3
+        assert await titles(run, "beacons", top_k=1) == ["Beacons"]  # the title is searched, too
+        doubled = await ask(run, "PUT", path, A, 400, content=TEXTS["Clocks"])
+        assert doubled["error"]["code"] == "duplicate_document"
+        async with run.http.get(f"{run.url}/api/rag{path}/content", headers=A) as response:
+            assert await response.text() == red
+
+
+async def test_what_is_removed_is_gone(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        ids = await fill(run)
+        path = f"/documents/{ids['Lanterns']}"
+        assert (await ask(run, "DELETE", path, A, 200))["deleted"]
+        assert "Lanterns" not in await titles(run, WHO)
+        assert (await ask(run, "GET", path, A, 404))["error"]["code"] == "document_not_found"
+        await add(run, "Lanterns", TEXTS["Lanterns"])  # and may come again
+        assert (await titles(run, WHO))[0] == "Lanterns"
+        collection = (await ask(run, "GET", "/collections"))["data"][0]["id"]
+        assert (await ask(run, "DELETE", f"/collections/{collection}", A, 200))["deleted"]
+        assert await titles(run, WHO) == [] and (await ask(run, "GET", "/stats"))["documents"] == 0
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        assert (await titles(run, WHO))[0] == "Lanterns"
+
+
+async def test_nothing_leaks(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        secret = await add(run, "Secret", "The canary sings at midnight in the cellar.", collection=None)
+        open_one = await ask(run, "POST", "/collections", A, 201, name="open", shared={"everyone": True})
+        club = await ask(run, "POST", "/collections", A, 201, name="club", shared={"readers": ["bob"]})
+        await add(run, "Open", "The canary sings in the market hall.", collection="open")
+        await add(run, "Club", "The canary sings in the club house.", collection="club")
+        mine = (await ask(run, "GET", "/collections"))["data"]
+        default = next(one["id"] for one in mine if one["name"] == "default")
+        query = "Where does the canary sing?"
+        assert set(await titles(run, query)) == {"Secret", "Open", "Club"}
+        assert set(await titles(run, query, B)) == {"Open", "Club"}
+        assert set(await titles(run, query, OPS)) == {"Open"}  # an admin is no reader
+        assert await titles(run, query, B, collections=[open_one["id"]]) == ["Open"]
+        for who, path, name in (
+            (B, "/search", default),
+            (B, "/search", "default"),
+            (OPS, "/search", club["id"]),
+            (B, "/search", "club"),  # a name is its owner's own; others say the id
+        ):
+            told = await ask(run, "POST", path, who, 404, query=query, collections=[name])
+            assert (told["error"]["code"], told["error"]["param"]) == ("collection_not_found", "collections")
+        await hidden(run, secret)
+        assert (await ask(run, "GET", "/documents", B))["data"] == []
+        assert (await ask(run, "GET", f"/documents?collection={default}", B, 404))["error"]["param"] == "collection"
+        assert "canary" not in str(await ask(run, "GET", "/stats", OPS)) and default not in str(
+            await ask(run, "GET", "/stats", B)
+        )
+        await reading_is_not_writing(run, club["id"])
+        assert (await ask(run, "PUT", f"/collections/{club['id']}", A, 200, shared={}))["shared"]["readers"] == []
+        assert set(await titles(run, query, B)) == {"Open"}
+
+
+async def hidden(run: Running, document: dict[str, Any]) -> None:
+    id = document["document_id"]
+    for method, path in (("GET", id), ("GET", f"{id}/content"), ("PUT", id), ("DELETE", id)):
+        body = {"title": "x"} if method == "PUT" else {}
+        told = await ask(run, method, f"/documents/{path}", B, 404, **body)
+        assert told["error"]["code"] == "document_not_found"
+    assert (await ask(run, "GET", f"/documents?after={id}", B, 404))["error"]["param"] == "after"
+    assert (await ask(run, "GET", f"/jobs/{document['job_id']}", B, 404))["error"]["code"] == "job_not_found"
+
+
+async def reading_is_not_writing(run: Running, club: str) -> None:
+    (shared,) = (await ask(run, "GET", f"/documents?collection={club}", B))["data"]
+    assert (await ask(run, "GET", f"/documents/{shared['document_id']}", B, 200))["title"] == "Club"
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("PUT", f"/documents/{shared['document_id']}", {"title": "x"}),
+        ("DELETE", f"/documents/{shared['document_id']}", {}),
+        ("PUT", f"/collections/{club}", {"name": "x"}),
+        ("DELETE", f"/collections/{club}", {}),
+        ("POST", "/documents", {"title": "x", "content": "x", "collection": club}),
+    ]
+    for method, path, body in calls:
+        assert (await ask(run, method, path, B, 403, **body))["error"]["code"] == "read_only"
+    assert "shared" not in await ask(run, "GET", f"/collections/{club}", B)
+
+
+FILTERS = [
+    ({"kind": "report"}, {"A", "B"}),
+    ({"kind": "report", "year": 2020}, {"A"}),
+    ({"year": 2020.0}, {"A"}),
+    ({"draft": True}, {"B"}),
+    ({"type": "gte", "key": "year", "value": 2021}, {"B", "C"}),
+    ({"type": "in", "key": "kind", "value": ["report", "memo"]}, {"A", "B", "C"}),
+    ({"type": "ne", "key": "kind", "value": "report"}, {"C", "D"}),
+    ({"type": "or", "filters": [{"year": 2020}, {"type": "lt", "key": "year", "value": 2019}]}, {"A"}),
+    ({"type": "and", "filters": [{"kind": "report"}, {"type": "nin", "key": "year", "value": [2020]}]}, {"B"}),
+    ({"kind": "' OR 1=1 --"}, set()),
+]
+WRONG = [
+    ([], "filter"),
+    ({}, "filter"),
+    ({"kind": None}, "filter.kind"),
+    ({"type": "gt", "key": "year", "value": "x"}, "filter.value"),
+    ({"type": "in", "key": "year", "value": []}, "filter.value"),
+    ({"type": "and", "filters": [{"type": "and", "filters": ["x"]}]}, "filter.filters[0].filters[0]"),
+]
+
+
+async def test_a_filter_leaves_what_fits_it(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        given: list[dict[str, Any]] = [
+            {"kind": "report", "year": 2020},
+            {"kind": "report", "year": 2021.5, "draft": True},
+            {"kind": "memo", "year": 2022},
+            {},
+        ]
+        for name, metadata in zip("ABCD", given, strict=True):
+            await add(run, name, f"Rainfall in district {name} was heavy.", metadata=metadata)
+        for filter, expected in FILTERS:
+            assert set(await titles(run, "rainfall", top_k=9, filter=filter)) == expected, filter
+        for filter, name in WRONG:
+            assert (await ask(run, "POST", "/search", A, 400, query="x", filter=filter))["error"]["param"] == name
+
+
+BAD: list[tuple[str, str, dict[str, Any], str]] = [
+    ("POST", "/documents", {"content": "x"}, "title"),
+    ("POST", "/documents", {"title": "x"}, "content"),
+    ("POST", "/documents", {"title": "x", "content": ""}, "content"),
+    ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": [1]}}, "metadata"),
+    ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": "x" * 600}}, "metadata"),
+    ("POST", "/documents", {"title": "x", "content": "x", "wait": 100}, "wait"),
+    ("POST", "/documents", {"title": "x", "content": "x", "collection": "none"}, "collection"),
+    ("POST", "/documents", {"title": "x", "content": "y" * 5001}, "content"),
+    ("POST", "/documents", {"title": "x", "content": "x", "path": "/etc/passwd"}, "path"),
+    ("POST", "/collections", {"name": ""}, "name"),
+    ("POST", "/search", {"query": "  "}, "query"),
+    ("POST", "/search", {"query": "x", "top_k": 0}, "top_k"),
+    ("POST", "/search", {"query": "x", "collections": "default"}, "collections"),
+    ("POST", "/generate", {"query": "x"}, "model"),
+    ("GET", "/documents?limit=1000", {}, "limit"),
+    ("GET", "/documents?status=lost", {}, "status"),
+    ("GET", "/documents/doc_1", {}, "id"),
+    ("DELETE", "/jobs/job_1", {}, "id"),
+]
+
+
+async def test_what_is_wrong_is_named(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_characters=5000)) as run:
+        for method, path, body, param in BAD:
+            told = await ask(run, method, path, **body)
+            assert str(told["error"]["param"]).partition(".")[0] == param and told["error"]["message"]
+
+
+async def test_pages_of_documents_follow_each_other(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        for number in range(5):
+            await add(run, f"T{number}", f"Text number {number}.")
+        seen, after, more = [], "", True
+        while more:
+            told = await ask(run, "GET", f"/documents?limit=2{after}")
+            seen += [one["title"] for one in told["data"]]
+            after, more = f"&after={told['last_id']}", told["has_more"]
+        assert seen == ["T4", "T3", "T2", "T1", "T0"]
+        assert (await ask(run, "GET", "/documents?status=failed"))["data"] == []
+
+
+async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path, max_documents=2, max_collections=2)) as run:
+        await add(run, "A", "one")
+        await add(run, "B", "two")
+        told = await ask(run, "POST", "/documents", A, 400, title="C", content="three")
+        assert told["error"]["code"] == "too_many_documents"
+        await ask(run, "POST", "/collections", A, 201, name="more")
+        told = await ask(run, "POST", "/collections", A, 400, name="too many")
+        assert told["error"]["code"] == "too_many_collections"
+        told = await ask(run, "PUT", "/collections/more", A, 400, name="default")
+        assert told["error"]["code"] == "collection_exists"
+        await add(run, "A", "one", B)

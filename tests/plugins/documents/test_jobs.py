@@ -1,0 +1,210 @@
+"""Documents on their way into the index: tried again, told of, stopped, and whole or absent whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from plugins.documents import runner
+from proxy.stores.lance import Lance
+from proxy.stores.vectors import Row
+from proxy.upstreams.demo import Fault, Simulator
+from tests.conftest import Running, Start
+from tests.plugins.documents.asking import TEXTS, A, B, add, ask, config, fill, titles
+from tests.whole.commands import served
+
+WHO = "Who was the keeper of the lantern?"
+STALL = Fault("stall", path="/api/embed", times=100)
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(40):
+        while not await true():  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.02)
+
+
+async def contents(run: Running) -> set[str]:
+    told = await ask(run, "POST", "/search", query=WHO)
+    return {one["content"] for one in told["results"]}
+
+
+async def test_a_model_that_fails_for_a_while_is_asked_again(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PAUSES", (0.01, 0.01, 0.01))
+    ollama = Simulator(faults=[Fault("status", status=503, path="/api/embed", times=3)])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        ollama.faults.append(Fault("status", status=503, path="/api/embed", times=4))
+        told = await ask(run, "POST", "/documents", A, title="Clocks", content=TEXTS["Clocks"], wait=30)
+        assert told["status"] == "failed" and told["error"] and told["searched_version"] is None
+        assert await titles(run, WHO) == ["Lanterns"]
+        await add_again(run)
+
+
+async def add_again(run: Running) -> None:
+    """What has failed is taken up again when it is sent again."""
+    told = await ask(run, "POST", "/documents", A, 200, title="Clocks", content=TEXTS["Clocks"], wait=30)
+    assert told["status"] == "ready" and told["duplicate"]
+
+
+async def test_what_can_never_go_well_fails_with_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        await ask(run, "POST", "/collections", A, 201, name="lost", embed="no-such-model")
+        told = await ask(run, "POST", "/documents", A, title="T", content="text", collection="lost", wait=30)
+        assert told["status"] == "failed" and "no-such-model" in told["error"]
+        told = await ask(run, "POST", "/documents", A, title="T", content=" \n---\n ", wait=30)
+        assert (told["status"], told["error"]) == ("failed", "There is no text in it.")
+        assert await titles(run, "text") == []
+
+
+async def test_a_chunk_that_the_model_cannot_read_at_once_is_read_in_halves(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, chunk=8000)) as run:
+        letters = " ".join("abcdefgh"[number % 8] for number in range(3800))
+        told = await add(run, "Letters", letters + " zirconium")
+        assert told["chunks"] == 1 and await titles(run, "zirconium") == ["Letters"]
+
+
+async def test_progress_is_told_until_the_end(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path, chunk=200)) as run:
+        text = "\n\n".join(f"Paragraph {number} of a long text, which has its own words." for number in range(4000))
+        told = await ask(run, "POST", "/documents", A, 202, title="Long", content=text, wait=0)
+        assert told["status"] == "pending"
+        headers = {**A, "Accept": "text/event-stream"}
+        async with run.http.get(f"{run.url}/api/rag/jobs/{told['job_id']}", headers=headers) as response:
+            assert response.headers["Content-Type"] == "text/event-stream"
+            lines = (await response.text()).split("\n\n")
+        events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        shares = [one["progress"] for one in events]
+        assert shares == sorted(shares) and shares[-1] == 1 and any(0 < one < 1 for one in shares)
+        assert (events[-1]["status"], events[-1]["total"]) == ("done", len(text))
+        (job,) = (await ask(run, "GET", "/jobs"))["data"]
+        assert job["status"] == "done" and (await ask(run, "GET", "/jobs", B))["data"] == []
+        assert (await ask(run, "DELETE", f"/jobs/{job['job_id']}", A, 400))["error"]["code"] == "job_ended"
+        found = await ask(run, "POST", "/search", query="paragraph 2345", top_k=1)
+        assert "Paragraph 2345 " in found["results"][0]["content"]
+
+
+async def test_what_is_cancelled_leaves_nothing(start: Start, database_url: str, tmp_path: Path) -> None:
+    ollama = Simulator(faults=[STALL])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+        await ask(run, "DELETE", f"/jobs/{told['job_id']}", A, 200)
+        failed = await ask(run, "GET", f"/documents/{told['document_id']}")
+        assert (failed["status"], failed["error"]) == ("failed", "cancelled")
+        ollama.faults.clear()
+        again = await ask(run, "POST", "/documents", A, 200, title="Lanterns", content=TEXTS["Lanterns"], wait=30)
+        assert again["status"] == "ready" and await titles(run, WHO) == ["Lanterns"]
+
+
+async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
+    text = config(database_url, tmp_path)
+    ollama = Simulator(faults=[STALL])
+    async with start(text, ollama) as run:
+        told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+    async with start(text) as run:
+        await until(lambda: found(run, ["Lanterns"]))
+        assert (await ask(run, "GET", f"/documents/{told['document_id']}"))["status"] == "ready"
+
+
+async def test_the_database_is_believed_and_not_the_index(start: Start, database_url: str, tmp_path: Path) -> None:
+    text = config(database_url, tmp_path)
+    async with start(text) as run:
+        ids = await fill(run)
+        (collection,) = (await ask(run, "GET", "/collections"))["data"]
+        table, dimensions = collection["id"], collection["dimensions"]
+    index = Lance(str(tmp_path / "lance"))
+    await index.remove(table, ids["Lanterns"])  # a power cut has lost it
+    stray = Row("doc_of_nobody", 1, 0, "Lanterns\n\nThe keeper of the lantern is a ghost.", "[0,1,10,0,[]]")
+    half = Row(ids["Clocks"], 2, 0, "Clocks\n\nThe keeper of the lantern is a clock.", "[0,1,8,0,[]]")
+    await index.add(table, [stray, half], np.eye(2, dimensions, dtype=np.float32))
+    async with start(text) as run:
+        assert await contents(run) <= set(TEXTS.values())
+        await until(lambda: everything(run))
+        await until(lambda: three(index, table))
+    await index.drop(table)
+    async with start(text) as run:
+        await until(lambda: everything(run))
+    await index.aclose()
+
+
+async def found(run: Running, expected: list[str]) -> bool:
+    return await titles(run, WHO) == expected
+
+
+async def everything(run: Running) -> bool:
+    return await contents(run) == set(TEXTS.values())
+
+
+async def three(index: Lance, table: str) -> bool:
+    return len(await index.counts(table)) == 3
+
+
+@pytest.mark.slow
+async def test_killed_servers_lose_nothing_and_show_nothing_half(tmp_path: Path) -> None:
+    """Each round adds until the process is killed; all that was acknowledged is there at the end, and whole."""
+    assert await kill(tmp_path, rounds=1) > 0
+
+
+async def kill(folder: Path, rounds: int) -> int:
+    """How many documents were acknowledged."""
+    file = folder / "proxy.yaml"
+    more = "upstreams: {local: {demo: {}}}\nlisten: {port: 0}\n"
+    file.write_text(config(f"sqlite:///{folder}/x.db", folder, more, chunk=200))
+    acknowledged: dict[str, str] = {}
+    for turn in range(rounds):
+        async with served("serve", "--config", str(file)) as server:
+            adding = asyncio.ensure_future(adds(server.url, turn, acknowledged))
+            await until(lambda turn=turn: begun(acknowledged, turn))  # type: ignore[misc]
+            await asyncio.sleep(turn % 7 / 20)
+            server.process.kill()
+            await asyncio.gather(adding, return_exceptions=True)
+    assert acknowledged
+    async with served("serve", "--config", str(file)) as server, aiohttp.ClientSession(headers=A) as http:
+        async with asyncio.timeout(90):
+            for id, name in acknowledged.items():
+                await whole(http, f"{server.url}/api/rag/documents/{id}", name)
+        stats = await (await http.get(f"{server.url}/api/rag/stats")).json()
+        assert stats["collections"][0]["pending"] == stats["collections"][0]["failed"] == 0
+        index = Lance(str(folder / "lance"))
+        await until(lambda: complete(index, stats))
+        await index.aclose()
+    return len(acknowledged)
+
+
+async def begun(acknowledged: dict[str, str], turn: int) -> bool:
+    return any(name.startswith(f"text{turn}x") for name in acknowledged.values())
+
+
+def lines(name: str) -> str:
+    return "\n\n".join(f"Line {number} of {name} has some words in it, and a dot at its end." for number in range(40))
+
+
+async def adds(url: str, turn: int, acknowledged: dict[str, str]) -> None:
+    async with aiohttp.ClientSession(headers=A) as http:
+        for number in range(10_000):
+            name = f"text{turn}x{number}"
+            body = {"title": name, "content": lines(name), "wait": 0}
+            async with http.post(f"{url}/api/rag/documents", json=body) as response:
+                acknowledged[(await response.json())["document_id"]] = name
+
+
+async def whole(http: aiohttp.ClientSession, url: str, name: str) -> None:
+    while (told := await (await http.get(url)).json())["status"] == "pending":  # noqa: ASYNC110  (nobody tells)
+        await asyncio.sleep(0.05)
+    assert (told["status"], told["title"]) == ("ready", name)
+    assert await (await http.get(f"{url}/content")).text() == lines(name)
+
+
+async def complete(index: Lance, stats: Any) -> bool:
+    counts = await index.counts(stats["collections"][0]["id"])
+    return (sum(counts.values()), len(counts)) == (stats["chunks"], stats["documents"])

@@ -1,0 +1,195 @@
+"""Responses that are made in the background, over either database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from plugins.stored.tables import ANSWERS
+from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.conftest import Running, Start
+from tests.plugins.stored.asking import HI, ask, clients, config, ended, respond, streaming, timeless
+from tests.whole.asking import error_of
+from tests.whole.responding import events_of, parsed, told
+
+SLOW = Said(pieces=("word ",) * 400)
+
+
+def slow() -> Simulator:
+    """An answer that takes eight seconds."""
+    return Simulator(say=lambda _: SLOW, delay=0.02)
+
+
+async def begun(run: Running, id: str) -> None:
+    async with asyncio.timeout(20):
+        while (await ask(run, "GET", f"/v1/responses/{id}"))[1]["status"] == "queued":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_the_sdk_asks_fetches_later_and_cancels(start: Start, database_url: str) -> None:
+    async with start(config(database_url), slow()) as run, clients(run) as (client, _):
+        quick = await client.responses.create(model="demo", input="hi", background=True, max_output_tokens=5)
+        assert quick.status == "queued" and quick.background and not quick.output
+        assert (await ended(run, quick.id))["status"] == "incomplete"
+        assert (await client.responses.retrieve(quick.id)).output_text.startswith("word")
+        long = await client.responses.create(model="demo", input="hi", background=True)
+        await begun(run, long.id)
+        error = await error_of(await streaming(run, previous_response_id=long.id), 400)
+        assert error["code"] == "response_not_complete"
+        cancelled = await client.responses.cancel(long.id)
+        assert cancelled.status == "cancelled" == (await client.responses.cancel(long.id)).status
+        gone = await client.responses.create(model="demo", input="hi", background=True)
+        await client.responses.delete(gone.id)
+        async with asyncio.timeout(10):
+            while run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+        assert (await ask(run, "GET", f"/v1/responses/{gone.id}"))[0] == 404
+
+
+async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, database_url: str) -> None:
+    ollama = Simulator(say=lambda _: Said(pieces=("a ", "b ", "c ") * 20, thinking="Hm."), delay=0.01)
+    async with start(config(database_url), ollama) as run:
+        first = await streaming(run, background=True, model="demo-thinking")
+        seen = b""
+        while seen.count(b"\n\n") < 7:
+            seen += await first.content.readany()
+        first.close()
+        before = parsed(seen[: seen.rindex(b"\n\n") + 2].decode())
+        id, last = before[0]["response"]["id"], before[-1]["sequence_number"]
+        live = await events_of(await streaming(run, f"/v1/responses/{id}?stream=true&starting_after={last}"))
+        end = told([*before, *live])
+        assert [one["type"] for one in before[:3]] == ["response.created", "response.queued", "response.in_progress"]
+        assert before[0]["response"]["status"] == "queued"
+        assert end == await ended(run, id)
+        again = await events_of(await streaming(run, f"/v1/responses/{id}?stream=true"))
+        assert again == [*before, *live]
+        rest = await events_of(await streaming(run, f"/v1/responses/{id}?stream=true&starting_after=20"))
+        assert rest == again[21:]
+        async with clients(run) as (client, _), client.responses.stream(response_id=id, starting_after=last) as sdk:
+            numbers = [one.sequence_number async for one in sdk]
+            final = await sdk.get_final_response()
+        assert numbers[0] == last + 1 and final.output_text == "a b c " * 20
+        whole = await respond(run, background=True)
+        error = await error_of(await streaming(run, f"/v1/responses/{whole['id']}?stream=true"), 400)
+        assert error["code"] == "not_streamed"
+
+
+async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start: Start, database_url: str) -> None:
+    ollama = Simulator(faults=[Fault("eof", after=3)], say=lambda _: SLOW, delay=0.02)
+    async with start(config(database_url), ollama) as run:
+        failed = await events_of(await streaming(run, background=True))
+        end = told(failed)
+        assert (end["status"], failed[-2]["type"]) == ("failed", "error")
+        kept = await ended(run, end["id"])
+        assert (kept["status"], kept["error"], kept["output"]) == ("failed", end["error"], end["output"])
+        again = await events_of(await streaming(run, f"/v1/responses/{end['id']}?stream=true"))
+        assert [one["type"] for one in again] == [one["type"] for one in failed]
+        stream = await streaming(run, background=True)
+        head = await stream.content.readuntil(b"\n\n")
+        id = parsed(head.decode())[0]["response"]["id"]
+        await begun(run, id)
+        assert (await ask(run, "POST", f"/v1/responses/{id}/cancel"))[1]["status"] == "cancelled"
+        rest = parsed((await stream.read()).decode())
+        assert rest[-1]["type"] == "response.failed" and rest[-1]["response"]["status"] == "cancelled"
+        assert (await ended(run, id))["status"] == "cancelled"
+
+
+async def test_what_cannot_be_answered_is_failed(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        made = await respond(run, background=True, model="nobody-has-it")
+        end = await ended(run, made["id"])
+    assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
+
+
+async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", background=1, waiting=1)
+    async with start(text, slow()) as run:
+        stream = await streaming(run, background=True, input="first")
+        first = parsed((await stream.content.readuntil(b"\n\n")).decode())[0]["response"]
+        second = await respond(run, background=True, input="second")
+        status, document = await ask(run, "POST", "/v1/responses", **HI, background=True)
+        assert (status, document["error"]["code"]) == (503, "background_full")
+        for _ in range(12):  # what is made goes on
+            await stream.content.readuntil(b"\n\n")
+        assert (await ask(run, "GET", f"/v1/responses/{second['id']}"))[1]["status"] == "queued"
+        stream.close()
+        await ask(run, "POST", f"/v1/responses/{first['id']}/cancel")
+        await begun(run, second["id"])
+        await ask(run, "POST", f"/v1/responses/{second['id']}/cancel")
+
+
+async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Start, database_url: str) -> None:
+    async with start(config(database_url), slow()) as run:
+        made, waiting = [await respond(run, background=True, input=text) for text in ("a", "b")]
+        await begun(run, made["id"])
+    async with start(config(database_url)) as run:
+        for one in (made, waiting):
+            end = (await ask(run, "GET", f"/v1/responses/{one['id']}"))[1]
+            assert end["status"] == "failed" and "stopped" in end["error"]["message"]
+
+
+async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be_ended(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.runs.BEAT", 0.1)
+    async with start(config(database_url), slow()) as run, start(config(database_url)) as other:
+        made = await respond(run, background=True)
+        await begun(run, made["id"])
+        seen = (await ask(other, "GET", f"/v1/responses/{made['id']}"))[1]
+        assert seen["status"] == "in_progress"
+        assert (await ask(other, "POST", f"/v1/responses/{made['id']}/cancel"))[1]["status"] == "cancelled"
+        async with asyncio.timeout(20):
+            while run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.05)
+        dead = await respond(run, background=True, input="dead")
+        await begun(run, dead["id"])
+        database = other.server.services.state["database"]
+        run.server.services.state["stored runs"].watch.cancel()
+        async with database.writing() as connection:
+            await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
+        assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
+
+
+async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.responses.LOOK", 0.05)
+    text = config(f"sqlite:///{tmp_path}/x.db")
+    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 20), delay=0.01)
+    async with start(text, ollama) as run, start(text) as other:
+        first = await streaming(run, background=True)
+        head = await first.content.readuntil(b"\n\n")
+        path = f"/v1/responses/{parsed(head.decode())[0]['response']['id']}?stream=true"
+        elsewhere = await events_of(await streaming(other, path))
+        assert told(elsewhere)["output"][0]["content"][0]["text"] == "word " * 20
+        here = [*parsed(head.decode()), *parsed((await first.read()).decode())]
+        assert here[:-1] == elsewhere[:-1]
+        assert timeless(here[-1]["response"]) == timeless(elsewhere[-1]["response"])
+
+
+async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db")
+    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 30), delay=0.01)
+    async with start(text, ollama) as run:
+        made = await respond(run, background=True)
+        await begun(run, made["id"])
+        run.configure(text + "log: {level: error}\n")
+        await run.server.reload()
+        assert run.server.live.retiring, "the old pipeline waits"
+        assert (await ended(run, made["id"]))["status"] == "completed"
+        async with asyncio.timeout(10):
+            while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+        writer = run.server.services.state["usage writer"]
+        await writer.flush()
+        figures = (await ask(run, "GET", "/api/metrics/dashboard"))[1]
+        assert (figures["total_requests"], figures["errors"]) == (1, 0)
+
+
+async def test_a_response_in_the_background_must_be_kept(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
+        status, document = await ask(run, "POST", "/v1/responses", **HI, background=True, store=False)
+    assert (status, document["error"]["param"]) == (400, "store")

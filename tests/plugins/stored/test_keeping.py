@@ -1,0 +1,107 @@
+"""How long answers are kept, and how many, over either database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import select
+
+from plugins.stored.answers import Document
+from plugins.stored.keeping import DAY, Keeping
+from plugins.stored.store import Store
+from plugins.stored.tables import ANSWERS, FEATURE
+from proxy.background import Background
+from proxy.errors import BadCall, NotFound
+from proxy.host import Host
+from proxy.sql.database import Database
+from tests.clocks import Watch
+
+NOW = 100.0 * DAY
+
+
+class Lent:
+    """What a store asks of its host."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.clock = Watch(NOW)
+        self.background = Background()
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[tuple[Store, Host]]:
+    database = Database(url, 2, 10.0)
+    try:
+        await database.migrate(FEATURE)
+        host = cast(Host, Lent(database))
+        yield Store(host), host
+    finally:
+        await database.aclose()
+
+
+def response(id: str, parent: str | None = None, status: str = "completed") -> Document:
+    return {
+        "id": id, "object": "response", "model": "m", "status": status, "previous_response_id": parent,
+        "output": [{"id": f"msg_{id}", "n": id}], "background": True,
+    }  # fmt: skip
+
+
+async def ids(host: Host) -> list[str]:
+    async with host.database.reading() as connection:
+        return list((await connection.execute(select(ANSWERS.c.id).order_by(ANSWERS.c.id))).scalars())
+
+
+async def test_what_is_old_goes_unless_something_goes_on_from_it(database_url: str) -> None:
+    async with opened(database_url) as (store, host):
+        for id, parent, days in (("a", None, 50), ("b", "a", 40), ("c", "b", 5), ("d", None, 50), ("e", "d", 40)):
+            await store.add("alice", response(id, parent), "[]", NOW - days * DAY)
+        await store.add("bob", response("z", "e"), "[]", NOW)  # what another claims to go on from keeps nothing
+        await Keeping(store, host, 30, 100, 10**9).tidy()
+        assert await ids(host) == ["a", "b", "c", "z"]
+
+
+@pytest.mark.parametrize(("entries", "size"), [(2, 10**9), (100, 4000)])
+async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, size: int) -> None:
+    async with opened(database_url) as (store, host):
+        for number in range(5):
+            for owner in ("alice", "bob"):
+                await store.add(owner, response(f"{owner}{number}"), '"' + "x" * 1500 + '"', NOW + number)
+        await store.add("carol", response("carol"), "[]", NOW - 5)
+        await Keeping(store, host, None, entries, size).tidy()
+        assert await ids(host) == ["alice3", "alice4", "bob3", "bob4", "carol"]
+
+
+async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(database_url: str) -> None:
+    async with opened(database_url) as (store, host):
+        keeping, clock = Keeping(store, host, None, 100, 10**9), cast(Watch, host.clock)
+        for id in ("dead", "alive"):
+            await store.add_queued("alice", response(id, status="queued"), "[]", False)
+        clock.move(40)
+        assert await store.beat(["alive", "gone"]) == {"alive"}
+        await keeping.tidy()
+        found: dict[str, Any] = {id: await store.get("alice", "response", id) for id in ("dead", "alive")}
+        assert (found["dead"].status, found["alive"].status) == ("failed", "queued")
+        assert not await store.ended("dead", response("dead"))
+        assert await store.ended("alive", response("alive"))
+
+
+async def test_a_line_of_responses_has_its_items_in_order_and_an_end(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.store.MOST_TURNS", 100)
+    async with opened(database_url) as (store, _):
+        before = None
+        for number in range(101):
+            await store.add("alice", response(f"{number}", before), f'[{{"n": "in {number}"}}]', NOW + number)
+            before = str(number)
+        found = [one["n"] for one in await store.items("alice", "99")]
+        assert found == [word for n in range(100) for word in (f"in {n}", f"{n}")]
+        await store.add("bob", response("bob", "0"), "[]", NOW)
+        with pytest.raises(NotFound):  # as if alice's were not there
+            await store.items("bob", "bob")
+        with pytest.raises(BadCall) as caught:
+            await store.items("alice", "100")
+        assert caught.value.code == "previous_response_too_long"

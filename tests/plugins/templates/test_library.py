@@ -1,0 +1,64 @@
+"""The templates of this package: each is sound, renders its example, and gets an answer that fits."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema_rs
+import pytest
+
+from plugins.templates import library
+from plugins.templates.lint import warnings
+from plugins.templates.template import Template
+from tests.conftest import Start
+from tests.whole.asking import whole
+
+ALL = sorted(library.built_in().newest(), key=lambda one: one.document.name)
+NAMES = [one.document.name for one in ALL]
+
+
+def test_there_are_many_of_every_kind() -> None:
+    categories = {one.document.category for one in ALL}
+    assert len(ALL) >= 60 and len(categories) >= 10
+    assert {"summarize", "translate", "code_review", "explain_eli5"} <= set(NAMES)
+    assert len([one for one in ALL if one.document.answer_schema]) >= 12
+    assert {"text", "length"} <= set(library.built_in().names["summarize"][1].document.variables)
+
+
+@pytest.mark.parametrize("template", ALL, ids=NAMES)
+def test_each_is_described_and_sound(template: Template) -> None:
+    document = template.document
+    assert list(warnings(document)) == []
+    assert document.description and document.example
+    assert all(variable.description for variable in document.variables.values())
+    assert document.messages[0].role == "system"
+
+
+@pytest.mark.parametrize("template", ALL, ids=NAMES)
+def test_each_says_what_it_was_given_and_nothing_unfilled(template: Template) -> None:
+    example = template.document.example
+    said = "\n".join(one.text for one in template.messages(example, 1_000_000))
+    for value in example.values():
+        for one in value if isinstance(value, list) else [value]:
+            assert str(one) in said
+    literal = "\\{{" in "".join(turn.content for turn in template.document.messages)
+    assert literal or "{{" not in said
+
+
+def test_a_value_cannot_bring_in_a_template() -> None:
+    template = library.built_in().names["summarize"][1]
+    said = template.messages({"text": "{{length}} {{#text}}"}, 10_000)
+    assert "{{length}} {{#text}}" in said[-1].text
+
+
+async def test_the_simulator_answers_each_as_its_schema_says(start: Start) -> None:
+    async with start("plugins: {templates: {model: demo, custom: false}}\nchains: {chat: [templates]}\n") as run:
+        for template in ALL:
+            document = template.document
+            body = {"model": f"template:{document.name}", "template": {"variables": document.example}, "messages": []}
+            response = await run.http.post(f"{run.url}/v1/chat/completions", json=body)
+            answer = (await whole(response))["choices"][0]["message"]["content"]
+            assert response.headers["x-gemmapy-template"] == f"{document.name}@1"
+            if document.answer_schema is not None:
+                jsonschema_rs.validate(document.answer_schema, json.loads(answer))
+                assert run.ollama.seen[-1].body["format"]["required"] == document.answer_schema["required"]

@@ -1,0 +1,116 @@
+"""The language of templates: what it gives, what it refuses, and that it stays linear and bounded."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plugins.templates.text import Malformed, TooLong, Value, parse, render
+
+VALUES: dict[str, Value] = {
+    "name": "Ana", "n": 0, "yes": True, "no": False, "none": None, "empty": "", "list": ("a", "b"), "bare": (),
+    "x": 1.5, "trick": "{{name}} {{#list}}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello {{name}}!", "Hello Ana!"),
+        ("{{ name }}{{n}}{{x}}", "Ana01.5"),
+        ("{{trick}}", "{{name}} {{#list}}"),
+        ("{{#name}}{{.}}{{/name}}", "Ana"),
+        ("{{#list}}[{{.}}]{{/list}}", "[a][b]"),
+        ("{{#list}}{{name}}{{/list}}", "AnaAna"),
+        ("{{list}}", "a, b"),
+        ("{{#n}}zero counts{{/n}}", "zero counts"),
+        ("{{#yes}}1{{/yes}}{{#no}}2{{/no}}{{#none}}3{{/none}}{{#empty}}4{{/empty}}{{#bare}}5{{/bare}}", "1"),
+        ("{{^yes}}1{{/yes}}{{^no}}2{{/no}}{{^none}}3{{/none}}{{^empty}}4{{/empty}}{{^bare}}5{{/bare}}", "2345"),
+        ("{{#list}}{{^none}}{{.}}{{/none}}{{/list}}", "ab"),
+        ("{{yes}} {{no}} {{none}}", "true false "),
+        ("a{{! not told }}b", "ab"),
+        ("{ {name} } }}", "{ {name} } }}"),
+        ("\\{{name}}", "{{name}}"),
+        ("\\\\{{name}}", "\\Ana"),
+        ("\\\\\\{{name}}", "\\{{name}}"),
+        ("C:\\x", "C:\\x"),
+        ('{"a": "{{name}}"}', '{"a": "Ana"}'),
+        ("1\n{{#yes}}\n2\n{{/yes}}\n3", "1\n2\n3"),
+        ("1\n  {{! alone }}  \n2", "1\n2"),
+        ("1\n{{#no}}\n2\n{{/no}}", "1\n"),
+        ("{{#list}}\n- {{.}}\n{{/list}}\nend", "- a\n- b\nend"),
+        ("a {{#yes}}\nb{{/yes}}", "a \nb"),
+        ("{{name}}\n", "Ana\n"),
+        ("", ""),
+    ],
+)
+def test_what_it_gives(text: str, expected: str) -> None:
+    assert render(parse(text), VALUES, 1000) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n{{name", "line 2: '{{' is not closed"),
+        ("a\n\n{{na me}}", "line 3: '{{na me}}' is no tag"),
+        ("{{#a}}x", "line 1: the section 'a' is not closed"),
+        ("{{#a}}\n{{#b}}{{/a}}{{/b}}", "line 2: {{/a}} closes no section; the one under way is 'b'"),
+        ("{{/a}}", "closes no section"),
+        ("{{#a}}{{#a}}{{/a}}{{/a}}", "stands inside itself"),
+        ("{{.}}", "there is none around it"),
+        ("{{^a}}{{.}}{{/a}}", "there is none around it"),
+        ("{{{a}}}", "is no tag"),
+        ("{{>a}}", "is no tag"),
+        ("{{&a}}", "is no tag"),
+        ("{{=<% %>=}}", "is no tag"),
+        ("{{a.b}}", "is no tag"),
+        ("{{a.__class__}}", "is no tag"),
+        ("{{}}", "is no tag"),
+        ("{{" + "a" * 65 + "}}", "is no tag"),
+        ("".join(f"{{{{#s{n}}}}}" for n in range(10)), "more than 8 sections"),
+    ],
+)
+def test_what_it_refuses(text: str, says: str) -> None:
+    with pytest.raises(Malformed, match=re.escape(says)):
+        parse(text)
+
+
+@given(st.text(), st.text())
+@settings(max_examples=100, deadline=None)
+def test_a_value_comes_out_as_it_went_in(before: str, value: str) -> None:
+    text = before.replace("{{", "{ {").replace("\\", "/") + "|{{v}}|"
+    assert render(parse(text), {"v": value}, 10_000) == text.removesuffix("{{v}}|") + value + "|"
+
+
+@given(st.text(alphabet="{}#^/!.\\ \nab", max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        nodes = parse(text)
+    except Malformed:
+        return
+    render(nodes, {"a": ("x", "y"), "b": "z"}, 10_000)
+
+
+def test_what_grows_stops_before_it_takes_the_memory() -> None:
+    many = ("x",) * 100_000
+    for text in ("{{#l}}{{big}}{{/l}}", "{{#l}}" + "{{none}}" * 1000 + "{{/l}}", "{{#l}}{{/l}}"):
+        with pytest.raises(TooLong):
+            render(parse(text), {"l": many, "big": "y" * 100_000, "none": None}, 50_000)
+    assert len(render(parse("{{big}}"), {"big": "y" * 1000}, 1000)) == 1000
+
+
+@pytest.mark.parametrize("piece", ["\\{{", "{{a}} ", "{{#a}}{{/a}}", " \t", "\n {{! c }} \n", "{{!{{ }}", "\\\\"])
+def test_reading_takes_time_in_proportion(piece: str) -> None:
+    def seconds(times: int) -> float:
+        text = piece * times
+        began = time.perf_counter()
+        parse(text)
+        return time.perf_counter() - began
+
+    small, large = min(seconds(1_000) for _ in range(3)), min(seconds(10_000) for _ in range(3))
+    assert large < 60 * small + 0.05, "ten times the text may take ten times as long, not a hundred"

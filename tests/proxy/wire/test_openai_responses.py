@@ -1,0 +1,122 @@
+"""Requests for responses: whatever JSON a client sends is put to Ollama, or refused by the name of a field."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Final
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import BadCall
+from proxy.streams import Answer
+from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage
+from proxy.wire import ollama_chat
+from proxy.wire.openai_responses import FIELDS, read_response
+from proxy.wire.openai_responses_out import Response, ResponseStyle
+
+from .asks import LIMITS, PNG, WEATHER, data_url
+from .test_any_request import ANY, PINS, PLACES, is_as_ollama_reads_it, mutated, names_a_field
+
+THEIRS: Final = frozenset({"previous_response_id", "background", "conversation", "template", "mine"})
+BODIES: Final[list[JSON]] = [
+    {
+        "model": "m",
+        "input": [
+            {"role": "developer", "content": "be kind"},
+            {"role": "user", "content": [{"type": "input_text", "text": "see"},
+                                         {"type": "input_image", "image_url": data_url(PNG)}]},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+            {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c1", "output": "warm"},
+        ],
+        "tools": [{"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}],
+        "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "weather"}]},
+        "reasoning": {"effort": "high", "summary": "auto"}, "temperature": 0.5, "metadata": {"a": "b"},
+        "include": ["message.output_text.logprobs"],
+    },
+    {"model": "m", "input": "hi", "text": {"format": {"type": "json_schema", "name": "w", "schema": WEATHER}},
+     "previous_response_id": "resp_1", "background": True, "store": True},
+    {"input": "hi", "conversation": {"id": "conv_1"}, "prompt": {"id": "p", "version": "2", "variables": {"a": "b"}},
+     "instructions": "be kind", "max_output_tokens": 5, "truncation": "auto", "mine": 1},
+]  # fmt: skip
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> JSON:
+    body = deepcopy(draw(st.sampled_from(BODIES)))
+    for _ in range(draw(st.integers(0, 2))):
+        body[draw(st.sampled_from(sorted({*FIELDS, "mine", "unknown"})))] = draw(ANY)
+    for _ in range(draw(st.integers(0, 2))):
+        mutated(body, draw(PLACES), draw(ANY))
+    return body
+
+
+def outcome(body: JSON) -> JSON:
+    """What Ollama is sent; the response's head and items can be written."""
+    asked = read_response(body, LIMITS, THEIRS)
+    orjson.dumps([list(asked.notes.items()), asked.head("resp_1", 1), asked.items, asked.extra])
+    return orjson.loads(orjson.dumps(ollama_chat.plan("m", asked.chat(), asked.stream, PINS, None).body))
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_the_requests_to_start_from_are_good(body: JSON) -> None:
+    assert is_as_ollama_reads_it(outcome(body))
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=requests() | ANY)
+def test_any_request_is_put_to_ollama_or_refused_by_name(body: JSON) -> None:
+    try:
+        good = is_as_ollama_reads_it(outcome(body))
+    except BadCall as error:
+        good = names_a_field(error, *FIELDS, *THEIRS) or not isinstance(body, dict)
+    assert good
+
+
+def test_what_plugins_serve_is_handed_to_them() -> None:
+    asked = read_response(BODIES[2], LIMITS, THEIRS)
+    assert asked.extra == {
+        "conversation": "conv_1", "mine": 1, "template": {"name": "p", "version": "2", "variables": {"a": "b"}},
+    }  # fmt: skip
+    assert asked.model == "template:p" and [one.text for one in asked.messages] == ["be kind", "hi"]
+    head = asked.head("resp_1", 1)
+    assert head["conversation"] == {"id": "conv_1"} and head["prompt"]["version"] == "2" and head["store"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "conversation"),
+        ({"background": True, "store": False}, "store"),
+        ({"conversation": {}}, "conversation.id"),
+        ({"prompt": {}}, "prompt.id"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(body: JSON, param: str) -> None:
+    with pytest.raises(BadCall) as caught:
+        read_response({"model": "m", "input": "hi", **body}, LIMITS, THEIRS)
+    assert caught.value.param == param
+
+
+def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
+    head = read_response(BODIES[1], LIMITS, THEIRS).head("resp_1", 1)
+    events: list[Event] = [
+        Thinking("hm"),
+        Text("a"),
+        ToolCalled("c", "f", "{}"),
+        Text("b"),
+        Finish("tool_calls"),
+        Usage(1, 2, 3),
+    ]
+    one, other = Response(head, 5), Response(head, 5)
+    assert [one.write(event) for event in events] == [other.write(event) for event in events]
+    assert one.end() == other.end() and one.document() == other.document()
+    answer = Answer()
+    for event in events:
+        answer.add(event)
+    whole = orjson.loads(ResponseStyle(head).whole(answer, ""))
+    assert whole["output"] == one.document()["output"] and len(whole["output"]) == 3
