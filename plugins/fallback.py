@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, TypeAlias
 
 from pydantic import PositiveFloat, model_validator
@@ -14,6 +15,7 @@ from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMa
 from proxy.host import Host
 from proxy.meter import METERED
 from proxy.news import FellBack
+from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Reply
 from proxy.wire.ollama_models import canonical
 
@@ -95,7 +97,7 @@ class Fallback:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         links = self.links(call)
         if not links:
-            return await call_next(call)
+            return await tried(call, call_next, self.host)
         try:
             return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:
@@ -140,7 +142,14 @@ class Fallback:
         if isinstance(call.ask, Embed):
             mine = canonical(call.model)
             links = tuple(one for one in links if isinstance(one, Other) and canonical(one.model or mine) == mine)
-        return links
+        return tuple(link for link in links if not self.is_here(link, call))
+
+    def is_here(self, link: Link, call: Call) -> bool:
+        """Whether it leads to where the call goes anyway, as `default` does for the model that it names."""
+        if isinstance(link, Other) and link.upstream not in (None, call.tags.get("upstream")):
+            return False
+        model = link if isinstance(link, str) else link.model or call.model
+        return self.host.models.named(model) == self.host.models.named(call.model)
 
     def impatient(self, links: tuple[Link, ...]) -> bool:
         """Whether there is another to ask when a stream does not begin."""
@@ -148,6 +157,9 @@ class Fallback:
         return self.settings.first_token is not None and any(self.fits(link, late) for link in links)
 
     async def asked(self, call: Call, call_next: Handler, impatient: bool) -> Reply:
+        return await tried(call, partial(self.in_time, call_next, impatient), self.host)
+
+    async def in_time(self, call_next: Handler, impatient: bool, call: Call) -> Reply:
         limit = self.settings.first_token
         if limit is None or not impatient or not call.stream:
             return await call_next(call)

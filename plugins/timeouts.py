@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from pydantic import PositiveFloat
 
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.types import Call, Events, Handler, Reply
+from proxy.streams import Replay
+from proxy.types import Call, Deadline, Events, Handler, Reply
 
 TICK = 0.05
 """Seconds between two looks at the waits under way."""
@@ -45,19 +47,20 @@ class Timeouts:
             raise
         finally:
             watches.discard(watch)
-        if (limits.between_events is None and deadline is None) or not call.stream:
-            return reply
-        return reply.through(lambda source: self.watched(source, deadline, call.deadline))
+        pause = limits.between_events if call.stream else None
+        if type(reply.events) is Replay or (pause is None and deadline is None):
+            return reply  # all of it is there, or may take its time
+        return reply.through(lambda source: self.watched(source, pause, deadline, call.deadline))
 
-    def deadline(self, call: Call) -> float | None:
+    def deadline(self, call: Call) -> Deadline | None:
         """An outer limit that is earlier stays."""
         if self.settings.total is None:
             return call.deadline
-        own = self.monotonic() + self.settings.total
-        return own if call.deadline is None else min(own, call.deadline)
+        return Deadline(self.monotonic() + self.settings.total, call.deadline)
 
-    async def watched(self, source: Events, deadline: float | None, callers: float | None) -> Events:
-        pause = self.settings.between_events
+    async def watched(
+        self, source: Events, pause: float | None, deadline: Deadline | None, callers: Deadline | None
+    ) -> Events:
         watch = Watch(deadline, pause, callers)
         self.sweep.watches.add(watch)
         if self.sweep.timer is None:
@@ -81,14 +84,14 @@ class Timeouts:
 class Watch:
     """Ends a wait that takes too long.  Rests between two waits: a slow consumer is no fault of the upstream."""
 
-    __slots__ = ("callers", "deadline", "due", "fresh", "limit", "rang", "task", "waiting")
+    __slots__ = ("callers", "deadline", "due", "fresh", "limit", "limited", "rang", "task", "waiting")
 
-    def __init__(self, deadline: float | None, limit: float | None, callers: float | None) -> None:
+    def __init__(self, deadline: Deadline | None, limit: float | None, callers: Deadline | None) -> None:
         """The current task waits from now on, for `limit` seconds at most.  callers: the caller's own deadline."""
         self.deadline = deadline
         self.callers = callers
         self.limit = limit
-        self.due: float | None = None
+        self.due = self.limited = inf
         self.rang = False
         self.waiting = self.fresh = True
         """fresh: whether this wait began after the last look; a wait costs no look at the clock of its own."""
@@ -100,22 +103,22 @@ class Watch:
         self.task = asyncio.current_task()
 
     def look(self, now: float) -> None:
-        if not self.waiting:
+        if not self.waiting or self.rang:
             return
         if self.fresh:
             self.fresh = False
-            ends = [end for end in (self.limit and now + self.limit, self.deadline) if end is not None]
-            self.due = min(ends, default=None)
-        if self.due is not None and now >= self.due and self.task is not None and not self.rang:
+            self.limited = inf if self.limit is None else now + self.limit
+        self.due = self.limited if self.deadline is None else min(self.limited, self.deadline.at)
+        if now >= self.due and self.task is not None:
             self.rang = True
             self.task.cancel()
 
     def explain(self, what: str) -> None:
         """Turns the cancellation that this watch made into an error; another's stays what it is."""
         if self.rang and self.task is not None and self.task.uncancel() == 0:
-            late = self.deadline is not None and self.due == self.deadline
+            late = self.due < self.limited
             error = UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout")
-            if late and self.due == self.callers:
+            if late and self.callers is not None and self.due == self.callers.at:
                 error.again = False  # nobody waits for another try
             raise error from None
 

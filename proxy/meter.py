@@ -143,7 +143,8 @@ class Tally:
 
     def is_late(self) -> bool:
         """Whether the call was given up at its caller's own limit, of which the caller is told."""
-        return self.call.deadline is not None and self.host.clock.monotonic() >= self.call.deadline
+        deadline = self.call.deadline
+        return deadline is not None and self.host.clock.monotonic() >= deadline.at
 
     def ended(self, error: str) -> CallEnded:
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
@@ -163,14 +164,14 @@ class Tally:
             facts.get("upstream", ""),
             *tokens,
             estimated,
-            nanoseconds(facts.get("queue-ms")),
+            0 if kept else nanoseconds(facts.get("queue-ms")),
             0 if kept else usage.load_ns,
             0 if kept else usage.prompt_ns,
             0 if kept else usage.eval_ns,
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
             cache,
-            int(facts.get("attempts", "0" if kept else "1")),
+            0 if kept else int(facts.get("attempts", "1")),
             facts.get("fallback", ""),
             "" if error else self.finish,
             error,

@@ -73,7 +73,8 @@ class CallEnded:
     asked, model: the model that was asked for and the one that answered; model and upstream are "" where none did.
     prompt_tokens, completion_tokens, cached_tokens, thinking_tokens: None where nothing is known, not even roughly.
     estimated: names of those that the upstream did not tell.
-    queue_ns: in line for a host; load_ns, prompt_ns, eval_ns: as the upstream told, 0 where the answer was kept.
+    queue_ns: in line for a host; load_ns, prompt_ns, eval_ns: as the upstream told; attempts: how often it was asked.
+        All of these are 0 where the answer was kept, or shared with the call that took them.
     first_ns: until the first event, None where none came.
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.

@@ -21,6 +21,7 @@ from proxy.asks import Role as Role
 from proxy.asks import Tool as Tool
 from proxy.asks import ToolCall as ToolCall
 from proxy.asks import ToolChoice as ToolChoice
+from proxy.clock import Deadline as Deadline
 from proxy.errors import ProxyError
 from proxy.values import value
 
@@ -61,7 +62,7 @@ class Call:
     about: what the client says of the call and no model reads: user, metadata, store, service_tier, …
     extra: body fields that plugins declared as theirs.
     tags: facts that outer plugins leave for inner ones.
-    deadline: monotonic seconds of the event loop after which nobody waits for the answer.
+    deadline: when nobody waits for the answer any more.
     headers: request headers that plugins declared as theirs, by their names in lower case.
     connect_timeout: seconds that an upstream may take to accept a connection.
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
@@ -81,7 +82,7 @@ class Call:
     extra: Mapping[str, JSON] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-    deadline: float | None = None
+    deadline: Deadline | None = None
     connect_timeout: float | None = None
     trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)

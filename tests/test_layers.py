@@ -26,6 +26,7 @@ FLOORS = (
         "proxy.chain",
         "proxy.host",
         "proxy.meter",
+        "proxy.tries",
         "proxy.config",
         "proxy.settings",
         "proxy.upstreams",
@@ -56,6 +57,7 @@ PLUGINS_MAY = {
     "proxy.stores",
     "proxy.sql",
     "proxy.meter",
+    "proxy.tries",
     "proxy.config",
     "proxy.host",
 }

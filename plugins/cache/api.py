@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from proxy.types import JSON, Route
 
 BATCH: Final = 1000
 """Entries taken out at once."""
+PAUSE: Final = 100
+"""Entries that are looked at before others may go on: there may be hundreds of thousands."""
 
 
 Said = Annotated[str, Field(min_length=1)]
@@ -99,10 +102,18 @@ class Api:
             kept = {"entries": None, "bytes": None, "entries_by_model": None}
         return document({**kept, **told})
 
+    async def entries(self, prefix: str) -> AsyncIterator[Entry]:
+        """Those in the store; nobody else waits until all were looked at."""
+        count = 0
+        async for one in self.store.entries(prefix):
+            yield one
+            if (count := count + 1) % PAUSE == 0:
+                await asyncio.sleep(0)
+
     async def kept(self, prefix: str) -> dict[str, JSON]:
         models: dict[str, dict[str, int]] = {}
-        async for one in self.store.entries(prefix):
-            of_model = models.setdefault(str(key.read_label(one.label)[0].get("model", "")), {"entries": 0, "bytes": 0})
+        async for one in self.entries(prefix):
+            of_model = models.setdefault(str(key.facts_of(one.label).get("model", "")), {"entries": 0, "bytes": 0})
             of_model["entries"] += 1
             of_model["bytes"] += one.size
         whole = {name: sum(one[name] for one in models.values()) for name in ("entries", "bytes")}
@@ -125,13 +136,13 @@ class Api:
             if asked.confirm:
                 matched = deleted = await self.removed(prefix, asked)
             else:
-                matched = len([one async for one in self.store.entries(prefix) if self.fits(one, asked)])
+                matched = len([one async for one in self.entries(prefix) if self.fits(one, asked)])
                 deleted = 0
         return document({"matched": matched, "deleted": deleted, "confirmed": asked.confirm})
 
     async def removed(self, prefix: str, asked: Invalidate) -> int:
         deleted, going = 0, []
-        async for one in self.store.entries(prefix):
+        async for one in self.entries(prefix):
             if self.fits(one, asked):
                 going.append(one.key)
             if len(going) >= BATCH:
@@ -143,12 +154,9 @@ class Api:
             return False
         if asked.older_than is not None and self.host.clock.time() - one.born <= asked.older_than:
             return False
-        if asked.model is None and asked.text is None:
-            return True
-        facts, words = key.read_label(one.label)
-        if asked.model is not None and not same_model(str(facts.get("model", "")), asked.model):
+        if asked.model is not None and not same_model(str(key.facts_of(one.label).get("model", "")), asked.model):
             return False
-        return asked.text is None or contains(words, asked.text)
+        return asked.text is None or contains(key.words_in(one.label), asked.text)
 
 
 @asynccontextmanager

@@ -28,8 +28,10 @@ LARGEST: Final = 256 * 1024 * 1024
 PIECES: Final = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
 LONG: Final = 32
 """Characters above which a text is replayed in pieces: it was not one token."""
-VECTOR: Final = struct.Struct("!cI")
-"""Before the floats of one embedding: a mark, and the tokens of its text, plus one if they are known."""
+VECTOR: Final = struct.Struct("!cII")
+"""Before the floats of one embedding: a mark, the tokens of its text, plus one if they are known, and the bytes of what
+was told of it, which come next."""
+MARK: Final = b"w"
 FACTS: Final = ("model", "upstream", "digest", "params")
 """What was told of an answer that is told again with its copy."""
 
@@ -48,7 +50,7 @@ class Entry:
 
     @property
     def is_sound(self) -> bool:
-        facts = isinstance(self.facts, dict) and set(self.facts) <= set(FACTS)
+        facts = is_told(self.facts)
         texts = all(isinstance(one.text, str) for one in self.events if isinstance(one, Text))
         counts = (usage_of(self.events) or Usage(None, None)).prompt_tokens
         return facts and texts and complete(self.events, length=True) and isinstance(counts, int | None)
@@ -90,6 +92,11 @@ def told(facts: Mapping[str, str]) -> dict[str, str]:
     return {name: facts[name] for name in FACTS if name in facts}
 
 
+def is_told(facts: object) -> bool:
+    """Whether these are such facts."""
+    return isinstance(facts, dict) and facts.keys() <= set(FACTS) and all(type(one) is str for one in facts.values())
+
+
 def complete(events: Iterable[Event], length: bool) -> bool:
     """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
     reasons = {event.reason for event in events if isinstance(event, Finish)}
@@ -112,19 +119,27 @@ def in_pieces(events: Iterable[Event]) -> Iterable[Event]:
 # --- embeddings: one entry a text --------------------------------------------------------------------
 
 
-def pack_vector(vector: NDArray[np.float32], tokens: int | None) -> bytes:
-    return VECTOR.pack(b"v", 0 if tokens is None else tokens + 1) + vector.astype("<f4").tobytes()
+def pack_vector(vector: NDArray[np.float32], tokens: int | None, facts: Mapping[str, str]) -> bytes:
+    told = orjson.dumps(facts)
+    return VECTOR.pack(MARK, 0 if tokens is None else tokens + 1, len(told)) + told + vector.astype("<f4").tobytes()
 
 
-def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None] | None:
-    """None for what is malformed."""
+def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None, Mapping[str, str]] | None:
+    """None for what is malformed, or was kept by another version."""
     import numpy as np
 
-    if len(packed) <= VECTOR.size or (len(packed) - VECTOR.size) % 4 or packed[:1] != b"v":
+    if len(packed) <= VECTOR.size or packed[:1] != MARK:
         return None
-    _, tokens = VECTOR.unpack_from(packed)
-    vector = np.frombuffer(packed, "<f4", offset=VECTOR.size)
-    return (vector, tokens - 1 if tokens else None) if np.isfinite(vector).all() else None
+    _, tokens, length = VECTOR.unpack_from(packed)
+    begin = VECTOR.size + length
+    if len(packed) <= begin or (len(packed) - begin) % 4:
+        return None
+    try:
+        facts = orjson.loads(packed[VECTOR.size : begin])
+    except ValueError:
+        return None
+    vector = np.frombuffer(packed, "<f4", offset=begin)
+    return (vector, tokens - 1 if tokens else None, facts) if is_told(facts) and np.isfinite(vector).all() else None
 
 
 def shared_out(total: int | None, texts: Sequence[str]) -> list[int | None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Owed, Replay, replay
-from proxy.types import Call, Event, Events, Handler, Reply, Usage
+from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 
 
 class Flight:
@@ -21,20 +22,25 @@ class Flight:
     """
 
     __slots__ = (
-        "abandoned", "began", "begun", "call", "ended", "error", "events", "facts", "over", "payer", "readers", "task",
-        "told", "waiting",
+        "abandoned", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer", "readers",
+        "task", "told", "waiting", "whole",
     )  # fmt: skip
 
-    def __init__(self, began: float, ended: Callable[[Flight], None]) -> None:
-        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on."""
+    def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
+        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on.
+
+        deadline: its first caller's.
+        """
         self.began = began
         self.ended = ended
-        self.call: Call | None = None
-        """As it was sent on, until it is over."""
+        self.deadline = None if deadline is None else Deadline(deadline.at)
+        """When the last of its readers does not wait any more."""
         self.events: list[Event] = []
         self.facts: Mapping[str, str] = {}
         self.error: Exception | None = None
         self.begun = self.over = False
+        self.whole = False
+        """Whether it was asked for a whole answer, whose texts have no pieces."""
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
         self.readers: list[object] = []
@@ -45,9 +51,9 @@ class Flight:
         self.waiting: list[asyncio.Future[None]] = []
 
     async def run(self, call: Call, call_next: Handler) -> None:
-        self.call = call.but(progress=self.progress)
+        self.whole = not call.stream
         try:
-            await self.read(await call_next(self.call))
+            await self.read(await call_next(call.but(progress=self.progress, deadline=self.deadline)))
         except Exception as error:  # raised by every reader
             self.error = error
         except BaseException:  # cancelled, and by its last reader unless the server stops
@@ -55,7 +61,6 @@ class Flight:
             raise
         finally:
             self.begun = self.over = True
-            self.call = None  # it leads back here, and the collector that looks for such cycles comes seldom
             self.wake()
             self.ended(self)
 
@@ -98,8 +103,8 @@ class Flight:
         if self.payer is None:
             self.payer = reader
         self.told.append(call.progress)
-        if self.call is not None:
-            self.wait_for(call.deadline)
+        if self.deadline is not None:
+            self.deadline.put_off(call.deadline)
         try:
             while not self.begun:
                 await self.news()
@@ -112,30 +117,28 @@ class Flight:
         facts = self.facts if pays else {**self.facts, "cache": "shared"}
         if self.over and self.error is None:
             self.leave(call, reader)
-            return Reply.of(replay(self.events), **facts)
-        return Reply.of(self.reading(reader, pays), **facts).on_close(lambda: self.leave(call, reader))
+            return Reply.of(replay(self.cut(self.events, call)), **facts)
+        return Reply.of(self.reading(call, reader, pays), **facts).on_close(lambda: self.leave(call, reader))
 
-    async def reading(self, reader: object, pays: bool) -> Events:
+    def cut(self, events: Iterable[Event], call: Call) -> Iterable[Event]:
+        """As this reader expects them."""
+        return in_pieces(events) if self.whole and call.stream else events
+
+    async def reading(self, call: Call, reader: object, pays: bool) -> Events:
         at = 0
         while True:
             if not pays and self.payer is reader:
                 pays = True
                 yield owed(self.events[:at])
             while at < len(self.events):
-                at += 1
-                yield self.events[at - 1]
+                new, at = self.events[at:], len(self.events)
+                for event in self.cut(new, call):
+                    yield event
             if self.over:
                 if self.error is not None:
                     raise own(self.error)
                 return
             await self.news()
-
-    def wait_for(self, deadline: float | None) -> None:
-        """It is given up when nobody waits any more, and not when the first one does not."""
-        if self.call is not None and self.call.deadline is not None:
-            later = None if deadline is None else max(deadline, self.call.deadline)
-            # This copy is the flight's own and already on its way; `retry`, further in, looks at it before each try.
-            setattr(self.call, "deadline", later)  # noqa: B010  (the type checker holds that nobody else does this)
 
     def leave(self, call: Call, reader: object) -> None:
         self.readers.remove(reader)

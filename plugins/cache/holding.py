@@ -23,7 +23,7 @@ class Answers:
     async def told(self, caller: str) -> AsyncIterator[JSON]:
         async with available(self.written):
             async for one in self.store.entries(key.prefix_of("cache", caller)):
-                facts, words = key.read_label(one.label)
+                facts, words = key.facts_of(one.label), key.words_in(one.label)
                 kept = (await self.store.get((one.key,)))[0]
                 found = None if kept is None else entry.unpacked(kept.value)
                 texts = [event.text for event in found.events if isinstance(event, Text)] if found else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,10 @@ VERSION: Final = "1"
 """Of the key and of what is kept under it; another one finds nothing that was kept before."""
 MOST: Final = 65_536
 """Bytes of a question that can be looked through afterwards."""
+LONG: Final = re.compile(r"[0-9]{16}")
+"""Digits that JSON's readers may round off."""
+DEEP: Final = 200
+"""Levels that may be told with all that stands around them; orjson writes 254."""
 CHAT_PARTS: Final = 9
 ANY: Final = "*"
 WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base64", "url", "type", "names"})
@@ -104,6 +109,9 @@ def spelled(message: Message) -> JSON:
 
 
 def arguments(text: str) -> JSON:
+    """As they are spelled where that is not JSON, or where its values are not the same as the text."""
+    if LONG.search(text) or text.count("{") + text.count("[") > DEEP:
+        return [text]
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -132,14 +140,21 @@ def head_of(model: str, tenant: str) -> bytes:
     return orjson.dumps({"model": model, "tenant": tenant}) + b"\n"
 
 
-def read_label(label: bytes) -> tuple[dict[str, JSON], str]:
-    """The facts, and the words that were asked."""
-    head, _, told = label.partition(b"\n")
+def facts_of(label: bytes) -> dict[str, JSON]:
     try:
-        facts, (_, _, asked) = orjson.loads(head), orjson.loads(told)
+        facts = orjson.loads(label.partition(b"\n")[0])
     except ValueError:
-        return {}, ""
-    return (facts, "\n".join(strings(written(asked), ""))) if isinstance(facts, dict) else ({}, "")
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def words_in(label: bytes) -> str:
+    """The words that were asked."""
+    try:
+        _, _, asked = orjson.loads(label.partition(b"\n")[2])
+    except (ValueError, TypeError):
+        return ""
+    return "\n".join(strings(written(asked), ""))
 
 
 def written(asked: JSON) -> JSON:

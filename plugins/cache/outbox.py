@@ -22,7 +22,7 @@ MOST: Final = 1024
 """Answers that wait or are being written, at most; a store that is slower than that keeps what it can."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Item:
     """An answer to a call, and how it shall be kept.
 
@@ -39,10 +39,14 @@ class Item:
     ttl: float
     largest: int
     failed: Callable[[], None]
+    packed: bytes | None = None
+    """The entry, once somebody wanted to know; to compress a long one again for every hit would cost more than it."""
 
     def new(self, now: float) -> New | None:
         """None for what is too large, or has expired before it could be written."""
-        packed, left = self.entry.pack(), self.born + self.ttl - now
+        if (packed := self.packed) is None:
+            packed = self.packed = self.entry.pack()
+        left = self.born + self.ttl - now
         if len(packed) > self.largest or left <= 0:
             return None
         model = self.entry.facts.get("model", self.call.model)

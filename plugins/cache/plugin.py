@@ -18,7 +18,7 @@ from plugins.cache.outbox import Item, Outbox
 from plugins.cache.semantic import Near, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
-from plugins.cache.vectors import Vectors
+from plugins.cache.vectors import Vectors, only_key
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
@@ -76,7 +76,7 @@ class Cache:
         self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
-        self.vectors = Vectors(self.store, host)
+        self.vectors = Vectors(self.store, self.stats, host)
         self.semantic = None if settings.semantic is None else Semantic(settings.semantic, host)
         host.on(Rated, self.rated)
         if settings.share == "caller":
@@ -96,6 +96,7 @@ class Cache:
         if isinstance(call.ask, Embed):
             where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
+            digest = only_key(call, call.ask, stamp)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
             return kept
         near = await self.near(where, call, wishes, stamp, tenant)
@@ -112,8 +113,9 @@ class Cache:
     async def bypassed(self, call: Call, call_next: Handler, wishes: Wishes) -> Reply:
         if wishes.only:
             raise NotKept
-        self.stats.note(call.model, BYPASS)
-        return (await call_next(call)).noting(cache=BYPASS)
+        reply = await call_next(call)
+        self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
+        return reply.noting(cache=BYPASS)
 
     async def stamp(self, model: str) -> str | None:
         """The model's, or the last one known while its upstream does not answer: what is kept is still good."""
@@ -125,11 +127,11 @@ class Cache:
             async with asyncio.timeout(None if last is None else PATIENCE):
                 stamp = await self.host.models.stamp(model)
         except (TimeoutError, UpstreamError):
-            return last
+            stamp = last  # and who comes next does not wait for it again
         if len(self.stamps) >= MOST_STAMPS:
             self.stamps.clear()
         if stamp is not None:
-            self.stamps[model] = (now + RECENT, stamp)
+            self.stamps[model] = (self.clock.monotonic() + RECENT, stamp)
         return stamp
 
     def may(self, call: Call, wishes: Wishes) -> bool:
@@ -152,7 +154,10 @@ class Cache:
         age = max(0.0, self.clock.time() - born)
         if wishes.oldest is not None and age > wishes.oldest:
             return None
-        self.stats.note(found.facts.get("model", call.model), "hit", entry.usage_of(found.events), found.seconds)
+        model = found.facts.get("model", call.model)
+        self.stats.note(model, "hit")
+        if (usage := entry.usage_of(found.events)) is not None:
+            self.stats.saved(model, usage, found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
         return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
 
@@ -172,7 +177,7 @@ class Cache:
         flying = self.flights.get(where)
         if wishes.reads and flying is not None:
             return await flying.joined(call)
-        flight = Flight(self.clock.monotonic(), keep)
+        flight = Flight(self.clock.monotonic(), keep, call.deadline)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
         if flying is None and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight

@@ -30,16 +30,21 @@ class Stats:
     def __init__(self) -> None:
         self.models: dict[str, Counts] = {}
 
-    def note(self, model: str, outcome: str, usage: Usage | None = None, seconds: float = 0.0) -> None:
-        """usage, seconds: what was saved."""
+    def note(self, model: str, outcome: str) -> None:
+        self.of(model).outcomes[outcome] += 1
+
+    def saved(self, model: str, usage: Usage, seconds: float = 0.0) -> None:
+        """What need not be generated again."""
+        counts = self.of(model)
+        counts.prompt_tokens += usage.prompt_tokens or 0
+        counts.completion_tokens += usage.completion_tokens or 0
+        counts.seconds += seconds
+
+    def of(self, model: str) -> Counts:
         counts = self.models.get(model)
         if counts is None:
             counts = self.models.setdefault(model if len(self.models) < MOST else OTHERS, Counts())
-        counts.outcomes[outcome] += 1
-        if usage is not None:
-            counts.prompt_tokens += usage.prompt_tokens or 0
-            counts.completion_tokens += usage.completion_tokens or 0
-            counts.seconds += seconds
+        return counts
 
     def told(self) -> dict[str, JSON]:
         whole = Counts()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from plugins.cache import entry, key
+from plugins.cache.stats import Stats
 from plugins.cache.wishes import NotKept, Wishes
 from proxy.errors import UpstreamError
 from proxy.host import Host
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Row = tuple[NDArray[np.float32], int | None]
+    Row = tuple[NDArray[np.float32], int | None, Mapping[str, str]]
+    """A vector, the tokens of its text, and what was told of it."""
 
 
 class Vectors:
-    def __init__(self, store: KeyValue, host: Host) -> None:
+    def __init__(self, store: KeyValue, stats: Stats, host: Host) -> None:
         self.store = store
+        self.stats = stats
         self.host = host
 
     async def answered(
@@ -36,27 +39,30 @@ class Vectors:
             return await call_next(call)
         texts = list(dict.fromkeys(ask.inputs))
         prefix = key.prefix_of("cache", tenant)
-        told = {text: key.told_of([ask.dimensions, text], call.route, stamp) for text in texts}
+        told = {text: told_of(ask, text, call.route, stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
         known = await self.known(keys, wishes) if wishes.reads else {}
         new = [text for text in texts if text not in known]
-        reply = Reply.of(replay(()))
-        if new:
-            if wishes.only:
-                raise NotKept
-            reply, asked = await self.fetched(
-                call_next, call, {text: (keys[text], told[text]) for text in new}, ttl, tenant
-            )
-            if known and length_of(asked) != length_of(known):  # other weights by the same name
-                known, new = {}, texts
-                wanted = {text: (keys[text], told[text]) for text in texts}
-                reply, asked = await self.fetched(call_next, call, wanted, ttl, tenant)
-            known |= asked
-        events = together(ask.inputs, known)
-        facts = {**reply.facts, "cache": "miss" if new else "hit"}
-        if new and len(new) < len(texts):
-            facts["cached-inputs"] = f"{len(texts) - len(new)} of {len(texts)}"
-        return Reply.of(replay(events), **facts)
+        if not new:
+            facts = known[texts[0]][2]
+            self.saved(facts.get("model", call.model), known)
+            return Reply.of(replay(together(ask.inputs, known)), **{**facts, "cache": "hit"})
+        if wishes.only:
+            raise NotKept
+        wanted = {text: (keys[text], told[text]) for text in texts}
+        reply, asked = await self.fetched(call_next, call, {text: wanted[text] for text in new}, ttl, tenant)
+        if known and length_of(asked) != length_of(known):  # other weights by the same name
+            known = {}
+            reply, asked = await self.fetched(call_next, call, wanted, ttl, tenant)
+        self.saved(reply.facts.get("model", call.model), known)
+        facts = {**reply.facts, "cache": "miss"}
+        if known:
+            facts["cached-inputs"] = f"{len(known)} of {len(texts)}"
+        return Reply.of(replay(together(ask.inputs, known | asked)), **facts)
+
+    def saved(self, model: str, known: dict[str, Row]) -> None:
+        """These need not be read again.  How long that would have taken nobody knows."""
+        self.stats.saved(model, Usage(sum(row[1] or 0 for row in known.values()), 0))
 
     async def fetched(
         self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
@@ -86,7 +92,10 @@ class Vectors:
         if answer.vectors is None or len(answer.vectors.values) != len(new):
             raise UpstreamError("The upstream sent no vectors.", "server")
         tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, list(new))
-        rows = dict(zip(new, zip(answer.vectors.values, tokens, strict=True), strict=True))
+        facts = entry.told(reply.facts)
+        rows: dict[str, Row] = {
+            text: (vector, count, facts) for text, vector, count in zip(new, answer.vectors.values, tokens, strict=True)
+        }
         model = reply.facts.get("model", call.model)
         if "fallback" not in reply.facts:
             news = [
@@ -96,6 +105,16 @@ class Vectors:
             with suppress(StoreError):  # told by the store
                 await self.store.set(news)
         return rows
+
+
+def told_of(ask: Embed, text: str, route: str, stamp: str) -> bytes:
+    """All that makes one text's vector what it is."""
+    return key.told_of([ask.dimensions, text], route, stamp)
+
+
+def only_key(call: Call, ask: Embed, stamp: str) -> str:
+    """The key of the only text; "" of several, which have one each."""
+    return key.key_of(told_of(ask, ask.inputs[0], call.route, stamp)) if len(set(ask.inputs)) == 1 else ""
 
 
 def length_of(rows: dict[str, Row]) -> int:

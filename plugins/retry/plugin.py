@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -15,8 +15,8 @@ from plugins.retry.record import HOURS, Record
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Cause, UpstreamError
 from proxy.host import Host
-from proxy.meter import METERED
 from proxy.news import Attempt, AttemptsAsked, FellBack
+from proxy.tries import tried
 from proxy.types import JSON, Call, Handler, Reply, Route
 
 FIELD: Final = "use_retry"
@@ -45,6 +45,7 @@ class Retry:
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
+        self.host = host
         self.clock = host.clock
         self.monotonic = host.clock.monotonic
         self.announce = host.announce
@@ -54,17 +55,14 @@ class Retry:
         host.on(FellBack, self.record.fell_back)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        began = self.monotonic()
+        further = wanted(call)
         self.budget.earn(self.settings.budget)
         try:
-            reply = await call_next(call)
+            return await tried(call, call_next, self.host)
         except UpstreamError as error:
-            self.tell(call, 1, began, error.facts, error.code or "")
-            if not wanted(call):
+            if not further:
                 raise
             return await self.again(call, call_next, error)
-        self.tell(call, 1, began, reply.facts, "")
-        return reply
 
     async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
         """Every further attempt, after the first failed with `error`."""
@@ -81,22 +79,11 @@ class Retry:
                 raise spent
             call.progress(f"trying again after: {error.code}")
             await self.clock.sleep(wait)
-            began = self.monotonic()
             try:
-                reply = await call_next(call)
+                return (await tried(call, call_next, self.host, attempt)).noting(attempts=str(attempt))
             except UpstreamError as failed:
-                self.tell(call, attempt, began, failed.facts, failed.code or "")
                 error = failed
-            else:
-                self.tell(call, attempt, began, reply.facts, "")
-                return reply.noting(attempts=str(attempt))
         raise final(error, self.settings.attempts)
-
-    def tell(self, call: Call, number: int, began: float, facts: Mapping[str, str], error: str) -> None:
-        model, upstream = facts.get("model", call.model), facts.get("upstream", "")
-        seconds = self.monotonic() - began
-        meter = call.tags.get(METERED, "")
-        self.announce(Attempt(call.id, call.caller, call.route, model, upstream, number, error, seconds, meter))
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
         """Seconds before the next try; never sooner than the upstream asked for."""
@@ -104,7 +91,7 @@ class Retry:
         return max(self.clock.uniform(0, longest), error.wait or 0.0)
 
     def in_time(self, wait: float, call: Call) -> bool:
-        return call.deadline is None or self.monotonic() + wait < call.deadline
+        return call.deadline is None or self.monotonic() + wait < call.deadline.at
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/retry/stats", self.stats)

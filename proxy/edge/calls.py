@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, exchange_of
 from proxy.identity import check_route
-from proxy.types import JSON, Ask, Call
+from proxy.types import JSON, Ask, Call, Deadline
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
@@ -79,7 +79,7 @@ def trail(request: web.BaseRequest) -> Mapping[str, str]:
     return told
 
 
-def deadline(request: web.BaseRequest) -> float | None:
+def deadline(request: web.BaseRequest) -> Deadline | None:
     """When a whole answer comes too late for its caller.  A stream's comments keep its caller waiting."""
     given = request.headers.get(READ_TIMEOUT)
     if given is None:
@@ -90,4 +90,4 @@ def deadline(request: web.BaseRequest) -> float | None:
         return None
     if not 0 < patience < 1e6:
         return None
-    return asyncio.get_running_loop().time() + patience - min(EARLIER, patience / 10)
+    return Deadline(asyncio.get_running_loop().time() + patience - min(EARLIER, patience / 10))

@@ -17,7 +17,6 @@ from proxy.edge.images import pictured
 from proxy.edge.memo import Memo
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
-from proxy.streams import collect
 from proxy.types import JSON, Ask, Chat, Handler, Route
 from proxy.upstreams.catalogue import Catalogue, unknown
 from proxy.wire import ollama_in, ollama_out, read
@@ -102,12 +101,8 @@ class Ollama:
         asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.own["embeddings"].fields)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
-        reply = await in_time(
-            self.send, call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"])
-        )
-        exchange.answered(reply.facts)
-        answer = await collect(reply)
-        exchange.usage = answer.usage
+        call = call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"])
+        answer = await in_time(self.send, call, exchange)
         written = ollama_out.write_embed(asked.model, answer, started, legacy)
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 

@@ -18,7 +18,6 @@ from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
-from proxy.streams import collect
 from proxy.types import Chat, Handler, Receipt, Route
 from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
@@ -92,10 +91,8 @@ class OpenAI:
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
         texts = await decoded(asked.tokens, "input") if asked.tokens else asked.texts
-        reply = await in_time(self.send, call_of(request, "embeddings", asked, asked.embed(texts), False, own))
-        exchange.answered(reply.facts)
-        answer = await collect(reply)
-        exchange.usage = answer.usage
+        call = call_of(request, "embeddings", asked, asked.embed(texts), False, own)
+        answer = await in_time(self.send, call, exchange)
         written = openai_embeddings.write_embeddings(asked.model, answer, asked.base64)
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 

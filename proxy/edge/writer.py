@@ -15,7 +15,7 @@ from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer, collect
-from proxy.types import Call, Event, Handler, Reply, Usage
+from proxy.types import Call, Event, Handler, Usage
 from proxy.wire.openai_answer import fingerprint
 
 log = logging.getLogger(__name__)
@@ -67,11 +67,8 @@ class Writer:
         exchange.model, exchange.route = call.model, call.route
         if call.stream:
             return await self.streamed(request, exchange, call, style, notes)
-        reply = await in_time(self.send, call)
-        exchange.answered(reply.facts)
-        answer = await collect(reply)
-        exchange.usage = answer.usage
-        body = style.whole(answer, fingerprint(reply.facts))
+        answer = await in_time(self.send, call, exchange)
+        body = style.whole(answer, fingerprint(exchange.facts))
         response = Document(body, exchange.telling(notes))
         if len(body) > self.streams.buffer_bytes:
             await self.delivered(request, exchange, response)
@@ -160,17 +157,25 @@ class Writer:
         outlet.fail(error, style.failed(error))
 
 
-async def in_time(send: Handler, call: Call) -> Reply:
-    """The reply to a call for a whole answer, within its caller's deadline.
+async def in_time(send: Handler, call: Call, exchange: Exchange) -> Answer:
+    """The whole answer to a call, within its caller's deadline.
 
     Raises UpstreamError when that has passed: OpenAI's SDKs would give up a moment later, and ask again.
     """
     if call.deadline is None:
-        return await send(call)
+        return await collected(send, call, exchange)
     try:
-        async with asyncio.timeout_at(call.deadline):
-            return await send(call)
+        async with asyncio.timeout_at(call.deadline.at):
+            return await collected(send, call, exchange)
     except TimeoutError:
         error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")
         error.again = False
         raise error from None
+
+
+async def collected(send: Handler, call: Call, exchange: Exchange) -> Answer:
+    reply = await send(call)
+    exchange.answered(reply.facts)
+    answer = await collect(reply)  # of which some may still be to come, where it joined a stream
+    exchange.usage = answer.usage
+    return answer

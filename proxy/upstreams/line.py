@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from proxy.clock import Clock
 from proxy.errors import TooMany
 from proxy.settings import Line as Settings
 from proxy.types import Call
+from proxy.upstreams.members import Member
 from proxy.upstreams.standing import COOLING, Standing
 
 LONGEST: Final = 60.0
@@ -87,6 +88,11 @@ class Line:
         self.order = order
         self.clock = clock
         self.standings: dict[str, Standing] = {}
+        self.members: dict[str, Member] = {}
+        """The hosts by their URLs, each of the newest pool that has it: whoever waits over a reload may be sent to one
+        that its own pool does not know."""
+        self.current: Sequence[Standing] = ()
+        """The newest pool's hosts, of which `pick` gives one."""
         self.turn = 0
         self.pick: Pick = lambda model, tried, beginning: None
         """The newest pool's: those who wait longest are not bound to what the hosts were allowed when they came."""
@@ -115,8 +121,9 @@ class Line:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
         self.order.add(one)
         self.serve()
-        # A call for several answers is one that waits, or it could never be served.
-        if not one.ready.done() and len({waiting.call.id for waiting in self.order}) > bounds.most:
+        # A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is
+        # its client's to choose, and any number of calls may have it.
+        if not one.ready.done() and len({id(waiting.call.trail) for waiting in self.order}) > bounds.most:
             self.order.remove(one)
             message = f"All hosts are busy, and {bounds.most} already wait."
             raise TooMany(message, code="queue_full", wait=self.foretold())

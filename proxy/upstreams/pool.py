@@ -115,7 +115,7 @@ class Pool:
         return await self.waited(asking, tried)
 
     async def asked(self, asking: Asking, standing: Standing) -> Reply:
-        member = self.members[standing.url]
+        member = self.members.get(standing.url) or self.line.members[standing.url]
         mine = member.known(asking.name) or asking.info
         if not member.warm(asking.name):
             self.line.loads += 1
@@ -199,11 +199,12 @@ class Pool:
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
-            self.watch.take_out(failed, error)
+            if failed.url in self.members:
+                self.watch.take_out(failed, error)
         elif not (isinstance(error, NotFound) and error.code == "model_not_found"):
             return False
-        others = (one for one in self.standings if one.url not in tried and not one.out)
-        return any(self.members[one.url].known(name) for one in others)
+        others = (one for one in self.line.current if one.url not in tried and not one.out)
+        return any(self.line.members[one.url].known(name) for one in others)
 
     def heard(self) -> None:
         """What is known of the hosts has changed, and somebody who waits may go on."""
@@ -212,6 +213,8 @@ class Pool:
 
     def open(self) -> None:
         """From now on those who wait are served by what this pool says of the hosts."""
+        self.line.members |= self.members
+        self.line.current = self.standings
         self.line.pick, self.line.group = self.pick, self.line_settings.group
         self.line.warm = lambda standing, model: self.members[standing.url].warm(model)
         self.line.serve()

@@ -54,7 +54,7 @@ class Watch:
 
     async def poll(self) -> None:
         for one in self.standings:
-            if one.out and one.probe is None:  # found out by a pipeline that is gone
+            if one.out and (one.probe is None or one.probe.done()):  # found out by a pipeline that is gone
                 self.start_probe(one)
         asked = [one for one in self.standings if not one.out]
         told = await asyncio.gather(*(self.members[one.url].poll() for one in asked), return_exceptions=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from proxy.config import Strict
 from proxy.errors import ConfigError
+from proxy.host import Host
+from proxy.news import Attempt
+from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import Start
 from tests.whole.asking import asked, dead_url, error_of, said, streamed, user, whole
@@ -82,6 +86,17 @@ async def test_a_stream_that_has_begun_is_not_switched(start: Start) -> None:
     async with start(config(SPARED), failing(Fault("error_line", after=3), delay=0.01)) as run:
         stream = await streamed(await run.chat(stream=True))
         assert stream.broken and stream.text() and models_asked(run.ollama) == ["demo:latest"]
+
+
+@pytest.mark.parametrize("model", ["spare", "SPARE:latest", "other"])
+async def test_a_model_is_no_fallback_of_its_own(start: Start, model: str) -> None:
+    settings = "{default: [spare], first_token: 0.01}"
+    text = config(settings) + "models: {other: {alias: spare}}\n"
+    async with start(text, failing(Fault("status"), Fault("stall", seconds=0.2))) as run:
+        response = await run.chat(model=model)
+        assert "Tried" not in (await error_of(response, 502))["message"]
+        assert "x-gemmapy-fallback" not in response.headers and models_asked(run.ollama) == ["spare:latest"]
+        assert (await streamed(await run.chat(model=model, stream=True))).done, "and there is none to hurry to"
 
 
 @pytest.mark.parametrize(
@@ -204,3 +219,52 @@ async def test_what_holds_of_a_model_holds_of_its_aliases(start: Start) -> None:
     async with start(text, failing(Fault("status"))) as run:
         response = await run.chat(model="gpt-4o")
     assert response.status == 200 and response.headers["x-gemmapy-model"] == "spare:latest"
+
+
+class Ear:
+    """Hears of every attempt."""
+
+    heard: ClassVar[list[Attempt]] = []
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.heard.clear()
+        host.on(Attempt, self.heard.append)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        return await call_next(call)
+
+
+@pytest.mark.parametrize(
+    ("chain", "failures", "told"),
+    [
+        ("fallback", 0, [("demo:latest", 1, "")]),
+        ("fallback", 1, [("demo:latest", 1, "upstream_server"), ("spare:latest", 1, "")]),
+        (
+            "fallback, retry",
+            2,
+            [("demo:latest", 1, "upstream_server"), ("demo:latest", 2, "upstream_server"), ("spare:latest", 1, "")],
+        ),
+        ("retry, fallback", 1, [("demo:latest", 1, "upstream_server"), ("spare:latest", 1, "")]),
+        ("retry", 1, [("demo:latest", 1, "upstream_server"), ("demo:latest", 2, "")]),
+    ],
+)
+async def test_every_try_is_announced_once(
+    start: Start, chain: str, failures: int, told: list[tuple[str, int, str]]
+) -> None:
+    text = config(SPARED, f"ear, {chain}").replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")
+    async with start(text, failing(Fault("status", times=failures)) if failures else failing()) as run:
+        response = await run.chat()
+        assert response.status == 200, await response.text()
+    assert [(one.model, one.number, one.error) for one in Ear.heard] == told
+    assert {one.upstream for one in Ear.heard} == {"local"} and all(one.seconds > 0 for one in Ear.heard)
+
+
+async def test_a_stream_that_did_not_begin_in_time_was_a_try(start: Start) -> None:
+    text = config("{models: {demo: [spare]}, first_token: 0.1}", "ear, fallback, retry")
+    text = text.replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")
+    async with start(text, failing(Fault("stall"))) as run:
+        assert (await streamed(await run.chat(stream=True))).done
+    assert [(one.model, one.error) for one in Ear.heard] == [("demo", "first_token_timeout"), ("spare:latest", "")]

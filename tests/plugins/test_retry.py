@@ -7,7 +7,7 @@ from proxy.background import Background
 from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
 from proxy.host import Clock, Host, Services, nowhere
 from proxy.streams import collect, replay
-from proxy.types import Call, Chat, Finish, Handler, Message, Reply, Text
+from proxy.types import Call, Chat, Deadline, Finish, Handler, Message, Reply, Text
 
 CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", "hi"),)))
 
@@ -100,7 +100,7 @@ async def test_an_upstream_that_asks_for_time_gets_it_or_the_call_ends() -> None
 async def test_nobody_is_retried_past_the_deadline() -> None:
     upstream = Upstream(down())
     with pytest.raises(UpstreamError):
-        await retry(Ticking())(CALL.but(deadline=100.2), upstream)
+        await retry(Ticking())(CALL.but(deadline=Deadline(100.2)), upstream)
     assert upstream.calls == 1
 
 

@@ -9,7 +9,7 @@ from proxy.background import Background
 from proxy.errors import UpstreamError
 from proxy.host import Host, Services, nowhere
 from proxy.streams import collect
-from proxy.types import Call, Chat, Events, Finish, Message, Reply, Text
+from proxy.types import Call, Chat, Deadline, Events, Finish, Message, Reply, Text
 
 CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", "hi"),)), stream=True)
 
@@ -73,6 +73,15 @@ async def test_the_whole_call_has_an_end_however_steadily_it_flows() -> None:
         await collect(reply)
 
 
+async def test_a_whole_answer_that_joins_a_stream_has_an_end_too_and_may_pause() -> None:
+    call = CALL.but(stream=False)
+    reply = await timeouts(total=0.1, between_events=0.01)(call, Upstream(0, 9))
+    with pytest.raises(UpstreamError, match="not complete in time"):
+        await collect(reply)
+    reply = await timeouts(total=9, between_events=0.01)(call, Upstream(0, 0.2))
+    assert (await collect(reply)).choices[0].text == "ab"
+
+
 async def test_a_slow_consumer_is_no_fault_of_the_upstream() -> None:
     reply = await timeouts(between_events=0.03)(CALL, Upstream(0, 0))
     await anext(reply.events)
@@ -93,8 +102,18 @@ async def test_being_cancelled_by_somebody_else_stays_a_cancellation() -> None:
 async def test_inner_plugins_learn_the_deadline_and_an_earlier_one_stays() -> None:
     upstream, now = Upstream(), asyncio.get_running_loop().time()
     await (await timeouts(total=100, connect=3)(CALL, upstream)).aclose()
-    await (await timeouts(total=100)(CALL.but(deadline=now + 5), upstream)).aclose()
+    await (await timeouts(total=100)(CALL.but(deadline=Deadline(now + 5)), upstream)).aclose()
     first, second = upstream.seen
-    assert first.deadline is not None and first.deadline - now == pytest.approx(100, abs=1)
+    assert first.deadline is not None and first.deadline.at - now == pytest.approx(100, abs=1)
     assert first.connect_timeout == 3
-    assert second.deadline == now + 5
+    assert second.deadline is not None and second.deadline.at == now + 5
+
+
+async def test_a_deadline_that_is_put_off_meanwhile_is_kept_later() -> None:
+    outer = Deadline(asyncio.get_running_loop().time() + 0.1)
+    for later in (Deadline(outer.at + 30), None):
+        asyncio.get_running_loop().call_later(0.02, outer.put_off, later)
+        reply = await timeouts(total=100)(CALL.but(stream=False, deadline=outer), Upstream(0.3))
+        assert (await collect(reply)).choices[0].text == "a"
+    with pytest.raises(UpstreamError, match="not complete in time"):
+        await timeouts(total=0.1)(CALL.but(stream=False, deadline=outer), Upstream(9))

@@ -90,6 +90,24 @@ async def test_an_answer_is_told_once_with_the_counts_of_its_upstream(start: Sta
     assert one.about["user"] == "ann" and one.tags == {}
 
 
+async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_for(start: Start) -> None:
+    text = (
+        config()
+        .replace("two: {", "cache: {}, retry: {wait: 0}, two: {")
+        .replace("chat: [one]", "chat: [one, cache, retry]")
+    )
+    async with start(f"{text}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n", Simulator(delay=0.002)) as run:
+        before = asyncio.ensure_future(run.chat(seed=1))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        run.ollama.faults.append(Fault("status"))
+        answers = await asyncio.gather(*(run.chat() for _ in range(5)), before)
+        assert {answer.status for answer in answers} == {200}
+    shared = [one for one in TOLD if one.cache == "shared"]
+    (made,) = [one for one in TOLD if one.attempts == 2]
+    assert len(shared) == 4 and made.cache == "miss"
+    assert [(one.attempts, one.queue_ns) for one in shared] == [(0, 0)] * 4
+
+
 async def test_vectors_are_told(start: Start) -> None:
     async with start(config()) as run:
         assert (await run.embed()).status == 200

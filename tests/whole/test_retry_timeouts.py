@@ -291,6 +291,9 @@ async def test_a_caller_may_want_no_further_tries(start: Start) -> None:
         assert response.status == 502 and "x-should-retry" not in response.headers
         assert "x-gemmapy-params" not in response.headers and len(asked(run.ollama)) == 1
         assert (await run.chat(use_retry=True)).status == 200
+        before = len(asked(run.ollama))
+        assert (await error_of(await run.chat(use_retry="no"), 400))["param"] == "use_retry"
+        assert len(asked(run.ollama)) == before, "whether or not the call would have gone well"
 
 
 async def test_an_outage_is_not_multiplied_by_retries(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from plugins.cache.api import PAUSE, Api
+from plugins.cache.stats import Stats
+from proxy.clock import Clock
+from proxy.stores.keyvalue import New
+from proxy.stores.memory import Memory
 from tests.conftest import Running, Start
 from tests.servers import redis_server
 from tests.whole.asking import error_of, user
@@ -179,3 +185,44 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         response = await run.http.post(f"{run.url}/api/cache/clear", json={"caller": "bob"}, headers=OPS)
         assert (await error_of(response, 400))["param"] == "caller"
         assert await post(run, OPS, "clear") == {"deleted": 1}
+
+
+async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(run: Running) -> None:
+    asking = [
+        ("chat/completions", {"model": "demo", "messages": user("hi")}),
+        ("embeddings", {"model": "demo-embed", "input": "hi"}),
+        ("embeddings", {"model": "demo-embed", "input": ["hi", "hi"], "dimensions": 8}),
+    ]
+    for path, body in asking:
+        told = [await run.http.post(f"{run.url}/v1/{path}", json=body, headers=A) for _ in range(2)]
+        keys = {answer.headers["x-gemmapy-cache-key"] for answer in told}
+        assert [answer.headers["x-gemmapy-cache"] for answer in told] == ["miss", "hit"] and len(keys) == 1
+        assert (await post(run, A, "invalidate", key=keys.pop(), confirm=True))["deleted"] == 1
+    several = {"model": "demo-embed", "input": ["a", "b"]}
+    response = await run.http.post(f"{run.url}/v1/embeddings", json=several, headers=A)
+    assert response.status == 200 and "x-gemmapy-cache-key" not in response.headers
+
+
+async def test_only_models_that_answered_are_counted(start: Start) -> None:
+    text = "plugins: {cache: {sampled: skip}}\nchains: {chat: [cache]}\nmodels: {other: {alias: demo}}\n"
+    async with start(text) as run:
+        for model in ("nobody", "demo", "other"):
+            await run.chat(model=model)
+        told = await stats(run, NOBODY)
+    assert told["bypassed"] == 2 and list(told["models"]) == ["demo:latest"]
+
+
+async def test_others_go_on_while_many_entries_are_looked_at() -> None:
+    async def written() -> None: ...
+
+    async def turning() -> None:
+        for turns[0] in itertools.count():
+            await asyncio.sleep(0)
+
+    store, turns = Memory(10_000_000, Clock()), [0]
+    await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
+    turner = asyncio.ensure_future(turning())
+    await asyncio.sleep(0)
+    told = await Api(store, Stats(), None, False, written, dict).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
+    turner.cancel()
+    assert told["entries"] == 10 * PAUSE and turns[0] >= 10

@@ -15,6 +15,7 @@ from proxy.errors import ConfigError, UpstreamError
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
+from proxy.upstreams.catalogue import Catalogue
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.conftest import ASK, HI, Running, Start
 from tests.whole.asking import (
@@ -403,6 +404,33 @@ async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start:
         assert len(asked(run.ollama)) == 1
 
 
+@pytest.mark.parametrize("body", [{}, {"n": 2}])
+async def test_a_stream_that_joins_a_whole_answer_gets_it_in_pieces(start: Start, body: dict[str, Any]) -> None:
+    async with start(CACHE, Simulator(delay=0.01)) as run:
+        first = asyncio.ensure_future(run.chat(**body))
+        await run.ollama.until(lambda: run.ollama.running > 0)
+        second = await run.chat(stream=True, **body)
+        stream = await streamed(second)
+        assert outcome(second) == "shared" and len(asked(run.ollama)) == body.get("n", 1)
+        document = await whole(await first)
+        for choice in range(body.get("n", 1)):
+            assert stream.text(choice) == said(document, choice)["content"]
+            assert len([one for one in stream.deltas(choice) if one.get("content")]) > 5
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+async def test_a_whole_answer_that_joins_a_stream_keeps_its_callers_limits(start: Start, path: str) -> None:
+    text = "plugins: {cache: {}, timeouts: {total: 0.3}}\nchains: {chat: [CHAIN]}\n"
+    words, limit = Said(pieces=("a ",) * 30), {"x-stainless-read-timeout": "0.3"}
+    for chain, headers in (("cache", limit), ("timeouts, cache", {})):
+        async with start(text.replace("CHAIN", chain), Simulator(delay=0.1, say=lambda body: words)) as run:
+            first = await run.chat(stream=True)
+            await first.content.readany()
+            second = await run.http.post(f"{run.url}{path}", json={**ASK, "stream": False}, headers=headers)
+            assert second.status == 504, await second.text()
+            first.close()
+
+
 async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.01)) as run:
         first = await run.chat(stream=True)
@@ -475,6 +503,20 @@ async def test_a_batch_with_one_new_text_asks_for_one(start: Start) -> None:
         assert [document["usage"]["prompt_tokens"] > 0 for document in documents] == [True] * 3
 
 
+async def test_kept_vectors_tell_where_they_came_from_and_what_they_saved(start: Start) -> None:
+    async with start(CACHE + "models: {other: {alias: demo-embed}}\n") as run:
+        bodies: list[dict[str, Any]] = [{"input": ["a b", "c"]}, {"input": ["c", "a b"], "model": "other"}]
+        answers = [await run.embed(**body) for body in [*bodies, {"input": ["d", "c"]}]]
+        assert [outcome(answer) for answer in answers] == ["miss", "hit", "miss"]
+        for name in ("x-gemmapy-model", "x-gemmapy-upstream", "x-gemmapy-digest"):
+            assert len({answer.headers[name] for answer in answers}) == 1
+        first, second, _ = [(await whole(answer))["usage"]["prompt_tokens"] for answer in answers]
+        alone = (await whole(await run.embed(input="c")))["usage"]["prompt_tokens"]
+        told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
+        assert list(told["models"]) == ["demo-embed:latest"] and first == second
+        assert told["saved_prompt_tokens"] == second + 2 * alone and told["saved_completion_tokens"] == 0
+
+
 async def test_dimensions_and_models_have_vectors_of_their_own(start: Start) -> None:
     async with start(CACHE) as run:
         bodies: list[dict[str, Any]] = [{}, {"dimensions": 8}, {"encoding_format": "base64"}, {"dimensions": 8}]
@@ -503,6 +545,25 @@ async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, mo
         assert (await run.chat(seed=9)).status == 502
     finally:
         await stack.__aexit__(None, None, None)
+
+
+async def test_an_upstream_that_hangs_holds_up_one_hit_and_not_all(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+
+    async def hanging(catalogue: Catalogue, name: str) -> str:
+        waited.append(name)
+        await asyncio.sleep(30)
+        return ""
+
+    async with start(CACHE) as run:
+        monkeypatch.setattr("plugins.cache.plugin.RECENT", 0.0)
+        assert await outcomes(run, {}) == ["miss"]
+        monkeypatch.setattr("plugins.cache.plugin.RECENT", 60.0)
+        monkeypatch.setattr(Catalogue, "stamp", hanging)
+        assert await outcomes(run, *[{}] * 5) == ["hit"] * 5
+    assert waited == ["demo"]
 
 
 async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
@@ -548,6 +609,19 @@ async def test_retries_within_keep_the_callers_limit(start: Start) -> None:
         headers = {"x-stainless-read-timeout": "0.5"}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
         assert (await error_of(response, 503))["code"] == "upstream_overloaded", "it does not wait in vain"
+
+
+@pytest.mark.parametrize("patience", [None, "30"])
+async def test_a_limit_within_holds_until_nobody_waits_any_more(start: Start, patience: str | None) -> None:
+    text = "plugins: {cache: {}, timeouts: {}, retry: {}}\nchains: {chat: [cache, timeouts, retry]}\n"
+    async with start(text, Simulator(say=lambda body: Said(pieces=("a ", "b ", "c ", "d ")), delay=0.2)) as run:
+        url, limit = f"{run.url}/v1/chat/completions", "x-stainless-read-timeout"
+        first = asyncio.ensure_future(run.http.post(url, json=ASK, headers={limit: "0.4"}))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        second = await run.http.post(url, json=ASK, headers={limit: patience} if patience else {})
+        assert (await error_of(await first, 504))["code"] == "upstream_timeout"
+        assert outcome(second) == "shared" and said(await whole(second))["content"] == "a b c d "
+        assert len(asked(run.ollama)) == 1
 
 
 async def test_only_a_kept_answer_is_wanted_also_where_none_is_kept(start: Start) -> None:

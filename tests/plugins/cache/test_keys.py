@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from plugins.cache.key import Keys, asked_of, key_of, told_of
-from proxy.types import Call, Chat, Message
+from proxy.types import Call, Chat, Message, ToolCall
 
 
 def call(text: str = "hi", route: str = "chat") -> Call:
@@ -31,3 +33,27 @@ def test_keys_go_with_their_chats() -> None:
     assert len(keys.known) == 5
     assert len({keys.of(call(str(number)), "stamp") for number in range(100, 1000)}) == 900
     assert len(keys.known) <= 6
+
+
+def called(arguments: str) -> str:
+    """The key of a chat in which a function was called."""
+    message = Message("assistant", tool_calls=(ToolCall("id", "f", arguments),))
+    return key_of(told_of(asked_of(Chat((message,))), "chat", "stamp"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1, "b": [2]}', '{"b":[2],"a":1.0}', False),
+        ('{"a": 1, "b": [2]}', '{"b":[2],"a":1}', True),
+        ('{"wei": 123456789012345678901}', '{"wei": 123456789012345678902}', False),
+        ('{"wei": 123456789012345678901}', '{"wei": 123456789012345678901}', True),
+    ],
+)
+def test_arguments_are_equal_when_their_values_are(one: str, other: str, same: bool) -> None:
+    assert (called(one) == called(other)) is same
+
+
+@pytest.mark.parametrize("levels", [190, 199, 230, 1000])
+def test_arguments_of_any_depth_have_a_key(levels: int) -> None:
+    assert called('{"a": ' + "[" * levels + "1" + "]" * levels + "}") != called("{}")

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from plugins.cache import outbox
 from plugins.cache.entry import Entry
 from plugins.cache.outbox import Item, Outbox
@@ -60,6 +62,23 @@ async def test_what_is_on_its_way_can_be_had_and_is_then_in_the_store() -> None:
         await writing
         assert box.get(store, "k1") is None and (await store.get(["k1"]))[0] is not None
         assert box.held == {} and failures == []
+
+
+async def test_an_answer_is_packed_once_however_often_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack, packed = Entry.pack, list[Entry]()
+
+    def counted(entry: Entry) -> bytes:
+        packed.append(entry)
+        return pack(entry)
+
+    monkeypatch.setattr(Entry, "pack", counted)
+    async with lent() as services:
+        box, store, failures = Outbox(services), Store(), Failures()
+        store.may.set()
+        box.put(item(store, 1, failures))
+        assert [box.get(store, "k1") is not None for _ in range(5)] == [True] * 5
+        await box.written()
+        assert len(packed) == 1 and len(store.kept) == 1
 
 
 async def test_they_are_written_together_when_there_are_many_and_soon_when_there_are_few() -> None:

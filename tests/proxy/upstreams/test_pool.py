@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from proxy.upstreams.demo import CATALOGUE, Fault, Simulator, running
-from tests.conftest import BARE, HI, Running, Start
+from tests.conftest import ASK, BARE, HI, Running, Start
 from tests.whole.asking import dead_url, error_of, streamed, user, whole
 
 WITHOUT_DEMO = [one for one in CATALOGUE if one.name != "demo:latest"]
@@ -193,6 +193,16 @@ async def test_a_full_line_is_told_with_the_time_to_come_back(start: Start) -> N
         assert int(refused.headers["retry-after"]) >= 1 and int(refused.headers["retry-after-ms"]) >= 1000
         assert (await streamed(first)).done
         assert {(await one).status for one in waiting} == {200}
+
+
+async def test_a_line_is_full_also_of_calls_by_one_id(start: Start) -> None:
+    async with pooled(start, [Simulator(delay=0.02)], slots=1, line="{most: 2, wait: 30}") as run:
+
+        async def one(number: int) -> int:
+            body, named = {**ASK, "seed": number}, {"X-Request-Id": "mine"}
+            return (await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=named)).status
+
+        assert sorted(await asyncio.gather(*map(one, range(6)))) == [200] * 3 + [429] * 3
 
 
 async def test_a_call_waits_only_so_long(start: Start) -> None:

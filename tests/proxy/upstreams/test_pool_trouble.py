@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from proxy.clock import Clock
+from proxy.errors import UpstreamError
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
@@ -20,7 +21,7 @@ from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
 from tests.conftest import BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
-from tests.whole.asking import error_of, streamed, whole
+from tests.whole.asking import dead_url, error_of, streamed, whole
 
 
 class FakeClock(Clock):
@@ -165,6 +166,25 @@ async def test_a_reload_gives_those_who_wait_what_it_allows(start: Start) -> Non
                 assert (await streamed(answer)).done
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(start: Start, away: bool) -> None:
+    async with running(Simulator(delay=0.05)) as old, running(Simulator()) as new:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS], slots: 1}}}}\n"
+        async with start(text.replace("HOSTS", old)) as run:
+            first = await run.chat(stream=True)
+            waiting = [asyncio.ensure_future(run.chat()) for _ in range(3)]
+            await until_waiting(run, 3)
+            run.configure(text.replace("HOSTS", dead_url() if away else new))
+            assert await run.server.reload()
+            async with asyncio.timeout(10):
+                answers = [await one for one in waiting]
+            assert {answer.status for answer in answers} == {502 if away else 200}
+            assert (await streamed(first)).done
+            pool = run.server.live.pipeline.value.upstreams["pool"]
+            assert [one.busy for one in pool.standings] == [0], "and none holds its place for ever"
+            assert (await run.chat()).status == (502 if away else 200)
+
+
 # --- hosts that say no -------------------------------------------------------------------------------
 
 
@@ -179,6 +199,20 @@ async def test_an_upstream_that_denies_its_list_takes_nothing_from_the_others(st
                 assert [(await run.chat()).status for _ in range(3)] == [200] * 3
                 assert len((await whole(await run.http.get(f"{run.url}/v1/models")))["data"]) > 3
                 assert (await error_of(await run.chat(model="nobody"), 404))["code"] == "model_not_found"
+
+
+async def test_a_host_whose_probe_was_ended_before_it_began_is_probed_again(start: Start) -> None:
+    async with pooled(start, [Simulator(), Simulator()]) as run:
+        watch = run.server.live.pipeline.value.upstreams["pool"].watch
+        one = watch.standings[0]
+        watch.take_out(one, UpstreamError("refused", "connect"))
+        assert one.probe is not None
+        one.probe.cancel()  # as a pool does whose configuration is replaced
+        await asyncio.sleep(0)
+        await watch.poll()
+        async with asyncio.timeout(10):
+            await asyncio.wait([one.probe])
+        assert not one.out
 
 
 async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -> None:
