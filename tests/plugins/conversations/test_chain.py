@@ -125,6 +125,17 @@ async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_u
     assert [one.status for one in found] == ["complete", "left", "complete", "complete"]
 
 
+async def test_what_a_client_left_is_kept_though_the_server_stops(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(delay=0.05)) as run:
+        body = {**ASK, "stream": True, "conversation": "t", "max_tokens": 500}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+        await response.content.readany()
+        response.close()
+    async with start(config(database_url)) as run:
+        assert [one.status for one in await kept(run)] == ["complete", "left"]
+        await say(run, "go on")
+
+
 async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
