@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import BaseModel
 
-from proxy.background import Background
+from proxy.background import Background as Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.holdings import Holding

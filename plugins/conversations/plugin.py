@@ -31,6 +31,8 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
+PATIENCE: Final = 5.0
+"""Seconds that what was said last may take to be kept when the server stops."""
 
 
 class Conversations:
@@ -143,6 +145,7 @@ class Conversations:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self.turns.written(PATIENCE)
 
     def routes(self) -> Iterable[Route]:
         yield from Api(self.store, self.taking, self.host).routes()

@@ -72,7 +72,8 @@ class Recording:
     async def detached(self, work: Coroutine[Any, Any, None]) -> None:
         """Raises Busy, with the turn given back here at least, where no task can be started."""
         try:
-            task = self.store.host.background.start(work, "keeping what was said in a conversation")
+            background, name = self.store.host.background, "keeping what was said in a conversation"
+            task = self.turn.turns.start(background, work, name)
         except Busy:
             self.turn.end()
             raise

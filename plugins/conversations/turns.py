@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from sqlalchemy import update
@@ -18,7 +18,7 @@ from plugins.conversations.store import Store, mine
 from plugins.conversations.tables import TALKS
 from plugins.conversations.talks import Locked, Talk, unknown
 from proxy.errors import Busy
-from proxy.host import Clock
+from proxy.host import Background, Clock
 
 log = logging.getLogger(__name__)
 LEASE: Final = 15.0
@@ -27,6 +27,7 @@ SOONEST: Final = 0.01
 LATEST: Final = 0.25
 """Seconds between two looks whether another process's turn is over."""
 PER_STATEMENT: Final = 500
+GIVING: Final = "giving back a turn in a conversation"
 
 
 @dataclass(slots=True)
@@ -45,6 +46,20 @@ class Turns:
         self.held: dict[str, int] = {}
         """By token the number of its conversation."""
         self.renewing: asyncio.Task[None] | None = None
+        self.writing: set[asyncio.Task[Any]] = set()
+        """What must be written though nobody waits for it."""
+
+    def start(self, background: Background, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Raises Busy."""
+        task = background.start(work, name)
+        self.writing.add(task)
+        task.add_done_callback(self.writing.discard)
+        return task
+
+    async def written(self, patience: float) -> None:
+        """Wait until all is, or so many seconds."""
+        if self.writing:
+            await asyncio.wait(list(self.writing), timeout=patience)
 
     @asynccontextmanager
     async def line(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
@@ -115,7 +130,7 @@ class Taking:
         finally:
             back = given_back(self.store, owner, id, turn.token)
             try:
-                await asyncio.shield(self.store.host.background.start(back, "giving back a turn"))
+                await asyncio.shield(self.turns.start(self.store.host.background, back, GIVING))
             finally:
                 turn.end()
 
@@ -128,7 +143,7 @@ class Taking:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LATEST)
         except asyncio.CancelledError:  # it may have been written already
-            self.store.host.background.start(given_back(self.store, owner, id, token), "giving back a turn")
+            self.turns.start(self.store.host.background, given_back(self.store, owner, id, token), GIVING)
             raise
         talk, fresh = found
         self.turns.held[token] = talk.number

@@ -125,6 +125,17 @@ async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_u
     assert [one.status for one in found] == ["complete", "left", "complete", "complete"]
 
 
+async def test_what_a_client_left_is_kept_though_the_server_stops(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(delay=0.05)) as run:
+        body = {**ASK, "stream": True, "conversation": "t", "max_tokens": 500}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+        await response.content.readany()
+        response.close()
+    async with start(config(database_url)) as run:
+        assert [one.status for one in await kept(run)] == ["complete", "left"]
+        await say(run, "go on")
+
+
 async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         await asks(run, "POST", "/v1/chat/completions", status=502, json={**ASK, "conversation": "t"})
@@ -133,26 +144,23 @@ async def test_a_call_that_fails_leaves_nothing_and_gives_its_turn_back(start: S
         assert texts(await kept(run))[0] == "two" and len(await kept(run)) == 2
 
 
-@pytest.mark.parametrize(
-    ("body", "headers", "status", "code"),
-    [
-        ({"conversation": 1}, {}, 400, "invalid_type"),
-        ({"conversation": {"id": "a", "x": 1}}, {}, 400, "invalid_type"),
-        ({"conversation": "a b"}, {}, 400, "invalid_value"),
-        ({"conversation": ""}, {}, 400, "invalid_value"),
-        ({"conversation": "a"}, {"x-gemmapy-conversation": "b"}, 400, "invalid_value"),
-        ({"conversation": "a", "n": 2}, {}, 400, "invalid_value"),
-        ({"conversation": "a"}, {}, 404, "conversation_not_found"),
-    ],
-)
-async def test_names_that_cannot_be_are_told(
-    start: Start, tmp_path: Any, body: dict[str, Any], headers: dict[str, str], status: int, code: str
-) -> None:
+WRONG: list[tuple[dict[str, Any], dict[str, str], int, str]] = [
+    ({"conversation": 1}, {}, 400, "invalid_type"),
+    ({"conversation": {"id": "a", "x": 1}}, {}, 400, "invalid_type"),
+    ({"conversation": "a b"}, {}, 400, "invalid_value"),
+    ({"conversation": ""}, {}, 400, "invalid_value"),
+    ({"conversation": "a"}, {"x-gemmapy-conversation": "b"}, 400, "invalid_value"),
+    ({"conversation": "a", "n": 2}, {}, 400, "invalid_value"),
+    ({"conversation": "a"}, {}, 404, "conversation_not_found"),
+]
+
+
+async def test_names_that_cannot_be_are_told(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", unknown="refuse")) as run:
-        told = await asks(
-            run, "POST", "/v1/chat/completions", {**A, **headers}, status, json={**ASK, **body}
-        )  # fmt: skip
-    assert told["error"]["code"] == code and told["error"]["param"] in ("conversation", "n")
+        for body, headers, status, code in WRONG:
+            sent = {**ASK, **body}
+            told = await asks(run, "POST", "/v1/chat/completions", {**A, **headers}, status, json=sent)
+            assert told["error"]["code"] == code and told["error"]["param"] in ("conversation", "n"), (body, headers)
 
 
 async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> None:
@@ -191,7 +199,7 @@ async def test_fifty_writers_lose_and_double_nothing(start: Start, database_url:
 
 async def test_a_second_call_waits_and_then_is_told(start: Start, database_url: str) -> None:
     async with start(config(database_url, wait=0.2), Simulator(delay=0.2)) as run:
-        first = asyncio.ensure_future(say(run, "one", max_tokens=5, stream=True))
+        first = asyncio.ensure_future(say(run, "one", max_tokens=3, stream=True))
         await run.ollama.until(lambda: run.ollama.started > 0, 10)
         told = await asks(run, "POST", "/v1/chat/completions", status=409, json={**ASK, "conversation": "t"})
         assert told["error"]["code"] == "conversation_locked"

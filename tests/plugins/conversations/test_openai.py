@@ -95,26 +95,24 @@ def test_what_a_model_says_at_once_is_one_message() -> None:
         assert "|".join("".join(names[id(one)] for one in group) for group in groups) == written
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "param"),
-    [
-        ("POST", "", {"items": [user("x")] * 21}, "items"),
-        ("POST", "", {"metadata": {"a": 1}}, "metadata.a"),
-        ("POST", "/t", {}, "metadata"),
-        ("POST", "/t/items", {"items": []}, "items"),
-        ("POST", "/t/items", {"items": [{"type": "message", "role": "user"}]}, "items[0].content"),
-        ("POST", "/t/items", {"items": [{"type": "web_search_call"}]}, "items[0].type"),
-        ("GET", "/t/items?limit=101", None, "limit"),
-        ("GET", "/t/items?include=everything", None, "include[0]"),
-    ],
-)
-async def test_bad_requests_name_the_field(
-    start: Start, tmp_path: Any, method: str, path: str, body: Any, param: str
-) -> None:
+BAD: list[tuple[str, str, Any, str]] = [
+    ("POST", "", {"items": [user("x")] * 21}, "items"),
+    ("POST", "", {"metadata": {"a": 1}}, "metadata.a"),
+    ("POST", "/t", {}, "metadata"),
+    ("POST", "/t/items", {"items": []}, "items"),
+    ("POST", "/t/items", {"items": [{"type": "message", "role": "user"}]}, "items[0].content"),
+    ("POST", "/t/items", {"items": [{"type": "web_search_call"}]}, "items[0].type"),
+    ("GET", "/t/items?limit=101", None, "limit"),
+    ("GET", "/t/items?include=everything", None, "include[0]"),
+]
+
+
+async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
         await say(run, "hi")
-        told = await asks(run, method, PATH + path, status=400, **({} if body is None else {"json": body}))
-    assert told["error"]["param"] == param, told
+        for method, path, body, param in BAD:
+            told = await asks(run, method, PATH + path, status=400, **({} if body is None else {"json": body}))
+            assert told["error"]["param"] == param, (method, path, body)
 
 
 async def test_no_route_shows_or_changes_what_is_anothers(start: Start, database_url: str) -> None:
