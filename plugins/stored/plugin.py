@@ -17,7 +17,7 @@ from plugins.stored.answers import RESPONSE
 from plugins.stored.fitting import fitted
 from plugins.stored.keeping import Keeping
 from plugins.stored.runs import Runs
-from plugins.stored.store import CONTINUED, Store
+from plugins.stored.store import CONTINUED, PATIENCE, Store
 from plugins.stored.tables import FEATURE
 from plugins.stored.written import written
 from proxy.config import Strict
@@ -60,6 +60,7 @@ class Stored:
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
         self.task: asyncio.Task[None] | None = None
+        self.over = asyncio.Event()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         receipt = call.receipt
@@ -114,15 +115,16 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.task = self.host.background.start(self.keeping.run(), "deleting old answers")
+        self.task = self.host.background.start(self.keeping.run(self.over), "deleting old answers")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.over.set()
         if self.task is not None:
+            await asyncio.wait([self.task], timeout=PATIENCE)
             self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
         await self.runs.close()
+        await self.store.settled()
 
     def routes(self) -> Iterable[Route]:
         from plugins.stored.completions import Completions
