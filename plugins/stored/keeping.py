@@ -36,11 +36,14 @@ class Keeping:
     entries: int
     bytes: int
 
-    async def run(self) -> None:
-        while True:
+    async def run(self, over: asyncio.Event) -> None:
+        """Until it is over, and not in the middle of it."""
+        while not over.is_set():
             with suppress(Busy):  # told by whoever asks
                 await self.tidy()
-            await asyncio.sleep(EVERY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await over.wait()
 
     async def tidy(self) -> None:
         await self.fail_lost()

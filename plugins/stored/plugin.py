@@ -18,7 +18,7 @@ from plugins.stored.fitting import fitted
 from plugins.stored.holding import Answers
 from plugins.stored.keeping import Keeping
 from plugins.stored.runs import Runs
-from plugins.stored.store import CONTINUED, Store
+from plugins.stored.store import CONTINUED, PATIENCE, Store
 from plugins.stored.tables import FEATURE
 from plugins.stored.written import written
 from proxy.config import Strict
@@ -61,6 +61,7 @@ class Stored:
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
         self.task: asyncio.Task[None] | None = None
+        self.over = asyncio.Event()
         host.holds(Answers(self.keeping))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -116,15 +117,16 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.task = self.host.background.start(self.keeping.run(), "deleting old answers")
+        self.task = self.host.background.start(self.keeping.run(self.over), "deleting old answers")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.over.set()
         if self.task is not None:
+            await asyncio.wait([self.task], timeout=PATIENCE)
             self.task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self.task
         await self.runs.close()
+        await self.store.settled()
 
     def routes(self) -> Iterable[Route]:
         from plugins.stored.completions import Completions

@@ -33,6 +33,8 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 """How much one response may continue."""
 LIGHT: Final = tuple(ANSWERS.c[name] for name in ("id", "at", "kind", "status", "parent", "head", "output", "beat"))
 """What a document takes."""
+PATIENCE: Final = 5.0
+"""Seconds that the last writes may take when the server stops."""
 CONTINUED: Final = "previous_response_id"
 
 
@@ -53,7 +55,10 @@ def mine(owner: str, kind: str, id: str) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Store:
+    """writes: those under way."""
+
     host: Host
+    writes: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def ready(self) -> None:
         """Raises DatabaseAway, before an answer is made that could not be kept."""
@@ -102,7 +107,15 @@ class Store:
 
     async def whole(self, writing: Coroutine[Any, Any, Result]) -> Result:
         """What is being written is written, though whoever waits for it leaves."""
-        return await asyncio.shield(self.host.background.start(writing, "keeping an answer"))
+        task = self.host.background.start(writing, "keeping an answer")
+        self.writes.add(task)
+        task.add_done_callback(self.writes.discard)
+        return await asyncio.shield(task)
+
+    async def settled(self) -> None:
+        """Nothing is being written any more, or not soon."""
+        if self.writes:
+            await asyncio.wait(self.writes, timeout=PATIENCE)
 
     async def beat(self, ids: Collection[str]) -> set[str]:
         """Says that these are being made, and gives those that still should be."""

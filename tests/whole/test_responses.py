@@ -165,35 +165,35 @@ async def test_what_is_asked_reaches_the_model(start: Start) -> None:
     assert "include.reasoning.encrypted_content=ignored" in notes
 
 
-@pytest.mark.parametrize(
-    ("body", "param", "code"),
-    [
-        ({"input": None}, "input", "missing_required_parameter"),
-        ({"input": []}, "input", "empty_array"),
-        ({"model": None}, "model", "missing_required_parameter"),
-        ({"input": [{"type": "web_search_call"}]}, "input[0].type", "unsupported_item"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_tool"),
-        ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type", "unsupported_tool"),
-        ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "invalid_value"),
-        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", None),
-        ({"previous_response_id": "resp_1"}, "previous_response_id", "plugin_missing"),
-        ({"conversation": "conv_1"}, "conversation", "plugin_missing"),
-        ({"prompt": {"id": "summarize"}}, "prompt", "plugin_missing"),
-        ({"background": True}, "background", "plugin_missing"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "missing_required_parameter"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type", "invalid_value"),
-        ({"reasoning": {"effort": "much"}}, "reasoning.effort", "invalid_value"),
-        ({"include": ["all"]}, "include[0]", "invalid_value"),
-        ({"max_output_tokens": 0}, "max_output_tokens", "below_minimum_value"),
-        ({"truncation": "some"}, "truncation", "invalid_value"),
-        ({"moderation": {"model": "m"}}, "moderation", "unsupported_parameter"),
-        ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
-    ],
-)  # fmt: skip
-async def test_what_is_wrong_or_missing_is_named(start: Start, body: Json, param: str, code: str | None) -> None:
+WRONG: list[tuple[Json, str, str | None]] = [
+    ({"input": None}, "input", "missing_required_parameter"),
+    ({"input": []}, "input", "empty_array"),
+    ({"model": None}, "model", "missing_required_parameter"),
+    ({"input": [{"type": "web_search_call"}]}, "input[0].type", "unsupported_item"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_tool"),
+    ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools[0].type", "unsupported_tool"),
+    ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "invalid_value"),
+    ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice", None),
+    ({"previous_response_id": "resp_1"}, "previous_response_id", "plugin_missing"),
+    ({"conversation": "conv_1"}, "conversation", "plugin_missing"),
+    ({"prompt": {"id": "summarize"}}, "prompt", "plugin_missing"),
+    ({"background": True}, "background", "plugin_missing"),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", "missing_required_parameter"),
+    ({"text": {"format": {"type": "xml"}}}, "text.format.type", "invalid_value"),
+    ({"reasoning": {"effort": "much"}}, "reasoning.effort", "invalid_value"),
+    ({"include": ["all"]}, "include[0]", "invalid_value"),
+    ({"max_output_tokens": 0}, "max_output_tokens", "below_minimum_value"),
+    ({"truncation": "some"}, "truncation", "invalid_value"),
+    ({"moderation": {"model": "m"}}, "moderation", "unsupported_parameter"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+]  # fmt: skip
+
+
+async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
     async with start() as run:
-        error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, **body}), 400)
-    assert (error["param"], error["code"]) == (param, code)
+        for body, param, code in WRONG:
+            error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, **body}), 400)
+            assert (error["param"], error["code"]) == (param, code), body
 
 
 async def test_without_a_chain_for_chats_there_are_no_responses(start: Start) -> None:

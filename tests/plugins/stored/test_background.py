@@ -1,4 +1,4 @@
-"""Responses that are made in the background, over either database."""
+"""Responses that are made in the background."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ async def test_the_sdk_asks_fetches_later_and_cancels(start: Start, database_url
         assert (await ask(run, "GET", f"/v1/responses/{gone.id}"))[0] == 404
 
 
-async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, database_url: str) -> None:
+async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, tmp_path: Any) -> None:
     ollama = Simulator(say=lambda _: Said(pieces=("a ", "b ", "c ") * 20, thinking="Hm."), delay=0.01)
-    async with start(config(database_url), ollama) as run:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
         first = await streaming(run, background=True, model="demo-thinking")
         seen = b""
         while seen.count(b"\n\n") < 7:
@@ -77,9 +77,9 @@ async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, 
         assert error["code"] == "not_streamed"
 
 
-async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start: Start, database_url: str) -> None:
+async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start: Start, tmp_path: Any) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)], say=lambda _: SLOW, delay=0.02)
-    async with start(config(database_url), ollama) as run:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
         failed = await events_of(await streaming(run, background=True))
         end = told(failed)
         assert (end["status"], failed[-2]["type"]) == ("failed", "error")
@@ -97,8 +97,8 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
         assert (await ended(run, id))["status"] == "cancelled"
 
 
-async def test_what_cannot_be_answered_is_failed(start: Start, database_url: str) -> None:
-    async with start(config(database_url)) as run:
+async def test_what_cannot_be_answered_is_failed(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         made = await respond(run, background=True, model="nobody-has-it")
         end = await ended(run, made["id"])
     assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
@@ -121,11 +121,11 @@ async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path:
         await ask(run, "POST", f"/v1/responses/{second['id']}/cancel")
 
 
-async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Start, database_url: str) -> None:
-    async with start(config(database_url), slow()) as run:
+async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), slow()) as run:
         made, waiting = [await respond(run, background=True, input=text) for text in ("a", "b")]
         await begun(run, made["id"])
-    async with start(config(database_url)) as run:
+    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         for one in (made, waiting):
             end = (await ask(run, "GET", f"/v1/responses/{one['id']}"))[1]
             assert end["status"] == "failed" and "stopped" in end["error"]["message"]

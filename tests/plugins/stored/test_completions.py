@@ -81,20 +81,18 @@ async def test_nobody_sees_lists_changes_or_deletes_anothers(start: Start, datab
         assert (await ask(run, "GET", f"/v1/responses/{made.id}"))[0] == 404
 
 
-@pytest.mark.parametrize(
-    ("method", "rest", "body", "param"),
-    [
-        ("GET", "?limit=101", {}, "limit"),
-        ("GET", "?order=up", {}, "order"),
-        ("GET", "?strange=1", {}, "strange"),
-        ("POST", "/x", {}, "metadata"),
-        ("POST", "/x", {"metadata": {"a": 1}}, "metadata.a"),
-        ("POST", "/x", {"metadata": {}, "model": "x"}, "model"),
-    ],
-)
-async def test_what_is_wrong_is_named(
-    start: Start, tmp_path: Any, method: str, rest: str, body: Any, param: str
-) -> None:
+WRONG: list[tuple[str, str, Any, str]] = [
+    ("GET", "?limit=101", {}, "limit"),
+    ("GET", "?order=up", {}, "order"),
+    ("GET", "?strange=1", {}, "strange"),
+    ("POST", "/x", {}, "metadata"),
+    ("POST", "/x", {"metadata": {"a": 1}}, "metadata.a"),
+    ("POST", "/x", {"metadata": {}, "model": "x"}, "model"),
+]  # fmt: skip
+
+
+async def test_what_is_wrong_is_named(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
-        status, document = await ask(run, method, f"/v1/chat/completions{rest}", **body)
-    assert (status, document["error"]["param"]) == (400, param)
+        for method, rest, body, param in WRONG:
+            status, document = await ask(run, method, f"/v1/chat/completions{rest}", **body)
+            assert (status, document["error"]["param"]) == (400, param), rest
