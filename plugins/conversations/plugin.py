@@ -96,7 +96,7 @@ class Conversations:
             recording.entitle = partial(self.entitle, call.but(model=self.settings.title_model, models=None), turn.talk)
         try:
             told = await self.told(turn, call, call.ask)
-            recording.new, recording.system = told.new, told.system
+            recording.new, recording.system = told.new, None if is_once(call) else told.system
             recording.sent = measured(told.ask.messages, "")
             reply = await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: id}))
         except BaseException as error:
@@ -160,6 +160,11 @@ class Told:
     system: str | None
     new: list[Message]
     left_out: str
+
+
+def is_once(call: Call) -> bool:
+    """Whether the call's instructions are not the next one's, as those of OpenAI's responses."""
+    return call.receipt is not None and call.receipt.head["object"] == "response"
 
 
 def named(call: Call) -> str | None:

@@ -65,12 +65,12 @@ class Stored:
         host.holds(Answers(self.keeping))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        receipt = call.receipt
+        receipt = None if call.route == "internal" else call.receipt  # what a plugin asks for a call is not kept
         if receipt is None or receipt.head["object"] != RESPONSE:
             refuse(call)
         if receipt is None:
             return await call_next(call)
-        call = await self.continued(call.but(receipt=None), receipt)
+        call = await self.continued(call, receipt)
         if receipt.head.get("truncation") == "auto":
             call_next = partial(fitted, call_next=call_next)
         if not receipt.head["store"]:

@@ -70,6 +70,10 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     items = [one async for one in alice.conversations.items.list(talk.id, order="asc")]
     assert [getattr(one, "role", None) for one in items] == ["user", "assistant", "user", "assistant"]
     assert second.output_text in str(items[-1].to_dict())
+    await alice.responses.create(model="demo", input="Sing.", conversation=talk.id, instructions="Be a bird.")
+    assert run.ollama.seen[-1].body["messages"][0] == {"role": "system", "content": "Be a bird."}
+    await alice.responses.create(model="demo", input="Speak.", conversation=talk.id)
+    assert "bird" not in str(run.ollama.seen[-1].body), "instructions are for one response"
     filled = await alice.responses.create(prompt={"id": "summarize", "variables": {"text": LIGHT}})
     assert "Mabel Quill" in json.dumps(run.ollama.seen[-1].body["messages"]) and filled.status == "completed"
     assert (await alice.responses.retrieve(filled.id)).output_text == filled.output_text
