@@ -137,7 +137,7 @@ async def test_hostile_files_are_refused_and_do_no_harm(start: Start, tmp_path: 
             assert (told["error"]["code"], told["error"]["param"]) == (code, "file"), told
         status, told = await send(run, "x.docx", bomb())
         assert status == 400 and "unpacks to more than" in told["error"]["message"]
-        deep = b"<div>" * 100_000 + b"deep canary" + b"</div>" * 100_000
+        deep = b"<div>" * 10_000 + b"deep canary" + b"</div>" * 10_000
         status, told = await send(run, "deep.html", deep)
         assert status == 413 or told.get("status") == "ready" or told["error"]["code"] == "unreadable_file"
         line = b"word " * 100_000
