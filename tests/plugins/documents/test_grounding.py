@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from plugins.documents.prompt import fence_of
 from proxy.upstreams.demo import Said, Simulator
 from tests.conftest import Running, Start
@@ -142,15 +140,20 @@ async def test_each_caller_is_answered_from_what_it_may_read(start: Start, tmp_p
         assert response.status == 404 and (await response.json())["error"]["code"] == "collection_not_found"
 
 
-@pytest.mark.parametrize(
-    ("rag", "param"),
-    [("yes", "rag"), ({"top": 0}, "rag.top"), ({"more": 1}, "rag.more"), ({"collections": [1]}, "rag.collections.0")],
-)
-async def test_a_wish_that_is_wrong_is_named(start: Start, tmp_path: Path, rag: Any, param: str) -> None:
+WRONG = [
+    ("yes", "rag"),
+    ({"top": 0}, "rag.top"),
+    ({"more": 1}, "rag.more"),
+    ({"collections": [1]}, "rag.collections.0"),
+]
+
+
+async def test_a_wish_that_is_wrong_is_named(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path)) as run:
-        body = {"model": "demo", "messages": [{"role": "user", "content": WHO}], "rag": rag}
-        response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
-        assert response.status == 400 and (await response.json())["error"]["param"] == param
+        for rag, param in WRONG:
+            body = {"model": "demo", "messages": [{"role": "user", "content": WHO}], "rag": rag}
+            response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+            assert response.status == 400 and (await response.json())["error"]["param"] == param
 
 
 async def test_a_wish_may_choose_and_the_budget_bounds(start: Start, tmp_path: Path) -> None:
