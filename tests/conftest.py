@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -58,6 +59,16 @@ class Running:
     def configure(self, text: str) -> None:
         """Put this into the configuration file; `server.reload()` reads it."""
         self.text = text
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """More than there are cores: many tests wait for a while."""
+    return 3 * (os.cpu_count() or 1) // 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first, so that no core is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
