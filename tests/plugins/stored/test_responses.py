@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import openai
@@ -199,38 +198,54 @@ async def test_what_does_not_fit_is_left_out_where_that_is_asked_for(start: Star
         assert (status, document["error"]["code"]) == (400, "context_length_exceeded")
 
 
-@asynccontextmanager
-async def road(port: int) -> AsyncIterator[asyncio.Server]:
-    """Leads to a port until it is closed."""
+class Road:
+    """Leads to a port until it is cut."""
 
-    async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with closing(writer):
-            while data := await reader.read(65_536):
-                writer.write(data)
+    def __init__(self, port: int) -> None:
+        self.there = port
+        self.writers: list[asyncio.StreamWriter] = []
+        self.server: asyncio.Server | None = None
 
-    async def travel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def open(self) -> int:
+        """Where it begins."""
+        self.server = await asyncio.start_server(self.travel, "127.0.0.1", 0)
+        return int(self.server.sockets[0].getsockname()[1])
+
+    def cut(self) -> None:
+        if self.server is not None:
+            self.server.close()
+        for writer in self.writers:
+            writer.close()
+
+    async def travel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A cancelled one would be told as an error of the server's by Python 3.11.
         with suppress(ConnectionError, asyncio.CancelledError):
-            there = await asyncio.open_connection("127.0.0.1", port)
+            there = await asyncio.open_connection("127.0.0.1", self.there)
+            self.writers += [writer, there[1]]
             await asyncio.gather(carried(reader, there[1]), carried(there[0], writer))
 
-    async with await asyncio.start_server(travel, "127.0.0.1", 0) as server:
-        yield server
+
+async def carried(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with closing(writer):
+        while data := await reader.read(65_536):
+            writer.write(data)
 
 
 async def test_nothing_is_generated_that_could_not_be_kept(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     url = await postgres.create("going")
-    async with road(postgres.port) as server:
-        port = server.sockets[0].getsockname()[1]
+    road = Road(postgres.port)
+    port = await road.open()
+    try:
         async with start(config(url.replace(f":{postgres.port}", f":{port}"), chain="stored, retry")) as run:
             await respond(run)
-            server.close()
-            await run.server.services.state["database"].engine.dispose()  # as if its connections had broken
+            road.cut()
             for body in ({}, {"stream": True}, {"background": True}, {"previous_response_id": "resp_1"}):
                 status, document = await ask(run, "POST", "/v1/responses", **{**HI, **body})
                 assert (status, document["error"]["code"]) == (503, "database_unavailable")
             assert (await ask(run, "GET", "/v1/responses/resp_1"))[0] == 503
             assert len(asked(run.ollama)) == 1
             assert (await ask(run, "POST", "/v1/responses", **HI, store=False))[0] == 200
+    finally:
+        road.cut()
