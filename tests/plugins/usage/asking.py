@@ -73,6 +73,6 @@ async def rows(database: Database, table: Any = CALLS) -> list[dict[str, Any]]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not true():  # noqa: ASYNC110  (nobody tells)
             await asyncio.sleep(0.005)
