@@ -171,11 +171,16 @@ def read_response_format(asked: Asked, value: JSON, at: str) -> None:
     elif kind == "json_schema":
         given = read.mapping(read.needed(value, "json_schema", f"{at}.json_schema"), f"{at}.json_schema")
         schema = {} if given.get("schema") is None else read.mapping(given["schema"], f"{at}.json_schema.schema")
-        read.not_deep(schema, f"{at}.json_schema.schema", asked.limits.max_depth)
-        if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
-            schema = {"description": read.text(description, f"{at}.json_schema.description"), **schema}
-        strict = given.get("strict")
-        asked.format = Format(schema, strict is None or read.flag(strict, f"{at}.json_schema.strict"))
+        asked.format = formatted(given, schema, f"{at}.json_schema", asked.limits)
+
+
+def formatted(given: dict[str, JSON], schema: dict[str, JSON], at: str, limits: Limits) -> Format:
+    """What an answer must fit.  given: the object that has the schema, at `at`."""
+    read.not_deep(schema, f"{at}.schema", limits.max_depth)
+    if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
+        schema = {"description": read.text(description, f"{at}.description"), **schema}
+    strict = given.get("strict")
+    return Format(schema, strict is None or read.flag(strict, f"{at}.strict"))
 
 
 def read_tools(asked: Asked, value: JSON, at: str) -> None:

@@ -10,7 +10,7 @@ from proxy.errors import BadCall
 from proxy.types import JSON, Format, ToolChoice
 from proxy.wire import openai_fields as fields
 from proxy.wire import openai_items_in, openai_messages, read
-from proxy.wire.openai_fields import Asked, Read
+from proxy.wire.openai_fields import Asked, Read, formatted
 from proxy.wire.openai_items import Item
 
 KEPT: Final = "previous_response_id"
@@ -190,11 +190,7 @@ def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
     elif kind == "json_schema":
         read.filled(read.needed(given, "name", f"{at}.name"), f"{at}.name")
         schema = read.mapping(read.needed(given, "schema", f"{at}.schema"), f"{at}.schema")
-        read.not_deep(schema, f"{at}.schema", asked.limits.max_depth)
-        if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
-            schema = {"description": read.text(description, f"{at}.description"), **schema}
-        strict = given.get("strict")
-        asked.format = Format(schema, strict is None or read.flag(strict, f"{at}.strict"))
+        asked.format = formatted(given, schema, at, asked.limits)
 
 
 def read_tools(asked: Asked, value: JSON, at: str) -> None:
