@@ -11,113 +11,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import math
-import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 import numpy as np
 
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row
-from tests.bench.corpus import Question, county
-from tests.bench.embedder import MODEL
-from tests.servers import free_port
-from tests.whole.commands import Serving, served
-
-AT_ONCE: Final = 32
-USUAL: Final = "usual"
-WAYS: Final = (("vectors", 0.0), ("words", 1.0), ("half", 0.5), (USUAL, 0.7))
-LEAST: Final = 0.87
-"""hit@3 of what is usual, in chunks of 1,000 characters, with the demo's embeddings."""
-
-
-def config(folder: Path, **settings: Any) -> str:
-    told: dict[str, Any] = {
-        "listen": {"port": 0},
-        "log": {"level": "warning"},
-        "upstreams": {"local": {"demo": {}}},
-        "database": {"url": f"sqlite:///{folder}/x.db"},
-        "stores": {"texts": {"lancedb": f"{folder}/lance"}},
-        "plugins": {"documents": {"embed": "demo-embed", **settings}, "cache": {}},
-        "chains": {"chat": ["documents"], "embeddings": ["cache"]},
-    }
-    return "".join(f"{name}: {json.dumps(value)}\n" for name, value in told.items())
-
-
-@asynccontextmanager
-async def server(
-    folder: Path, embedder: str = "", **settings: Any
-) -> AsyncIterator[tuple[aiohttp.ClientSession, Serving]]:
-    file = folder / "proxy.yaml"
-    text = config(folder, **settings)
-    if embedder:
-        text = text.replace('{"demo": {}}', json.dumps({"openai": embedder})).replace('["cache"]', "[]")
-    file.write_text(text)
-    async with served("serve", "--config", str(file)) as serving:
-        connector = aiohttp.TCPConnector(limit=2 * AT_ONCE)
-        async with aiohttp.ClientSession(serving.url, connector=connector) as http:
-            yield http, serving
-
-
-async def post(http: aiohttp.ClientSession, path: str, **body: Any) -> Any:
-    async with http.post(f"/api/rag{path}", json=body) as response:
-        told = await response.json()
-        if response.status >= 400:
-            raise RuntimeError(told["error"]["message"])
-        return told
-
-
-# --- quality ---------------------------------------------------------------------------------------
-
-
-async def quality(folder: Path) -> None:
-    articles, questions = county()
-    for chunk in (500, 1000, 1500):
-        place = folder / str(chunk)
-        place.mkdir()
-        async with server(place, chunk=chunk) as (http, _):
-            turns = asyncio.Semaphore(8)
-
-            async def add(title: str, content: str, http: Any = http, turns: Any = turns) -> None:
-                async with turns:
-                    await post(http, "/documents", title=title, content=content, wait=60)
-
-            await asyncio.gather(*(add(one.title, one.content) for one in articles))
-            print(f"\nchunks of {chunk} characters, {len(articles)} articles, {len(questions)} questions")
-            print(f"{'':10} {'hit@1':>6} {'hit@3':>6} {'MRR':>6} {'nDCG':>6}")
-            for name, words in WAYS:
-                ranks = [await rank(http, one, words) for one in questions]
-                found = figures(ranks)
-                print(f"{name:10} " + " ".join(f"{figure:6.3f}" for figure in found))
-                if (name, chunk) == (USUAL, 1000) and found[1] < LEAST:
-                    raise SystemExit(f"hit@3 is below {LEAST}")
-
-
-async def rank(http: aiohttp.ClientSession, one: Question, words: float) -> int:
-    """Of the first passage that has the answer, from 1; 0 where none of ten has."""
-    told = await post(http, "/search", query=one.text, top_k=10, words=words, merge=False)
-    for place, found in enumerate(told["results"], 1):
-        if found["title"] == one.title and one.answer in found["content"]:
-            return place
-    return 0
-
-
-def figures(ranks: Sequence[int]) -> tuple[float, float, float, float]:
-    """hit@1, hit@3, mean reciprocal rank, nDCG with one right passage."""
-    count = len(ranks)
-    hit1, hit3 = (sum(0 < rank <= most for rank in ranks) / count for most in (1, 3))
-    mrr = sum(1 / rank for rank in ranks if rank) / count
-    return hit1, hit3, mrr, sum(1 / math.log2(rank + 1) for rank in ranks if rank) / count
-
+from tests.bench.embedder import MODEL, REAL
+from tests.bench.quality import quality
+from tests.bench.rag import AT_ONCE, DEMO, embedding, memory, post, server
+from tests.whole.commands import Serving
 
 # --- speed -----------------------------------------------------------------------------------------
 
@@ -171,34 +80,10 @@ async def filled(index: Lance, table: str, document: str, rows: int, dimensions:
     return vectors
 
 
-def memory(serving: Serving) -> int:
-    """Bytes that the server has in memory."""
-    fields = Path(f"/proc/{serving.process.pid}/statm").read_text().split()
-    return int(fields[1]) * resource.getpagesize()
-
-
-@asynccontextmanager
-async def instant() -> AsyncIterator[str]:
-    """The URL of an embedder in a process of its own."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.embedder", str(port))
-    try:
-        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
-            while True:
-                with suppress(aiohttp.ClientError):
-                    async with http.get(f"http://127.0.0.1:{port}/v1/models"):
-                        break
-                await asyncio.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        await process.wait()
-
-
 async def ingest(folder: Path, megabytes: int) -> None:
     file = folder / "long.txt"
     written(file, megabytes)
-    async with instant() as url, server(folder, url, embed=MODEL, read_timeout=120) as (http, serving):
+    async with embedding(MODEL) as url, server(folder, url, embed=MODEL, read_timeout=120) as (http, serving):
         before, begun = memory(serving), time.perf_counter()
         form = aiohttp.FormData({"wait": "0"})
         with file.open("rb") as opened:
@@ -238,11 +123,13 @@ def main() -> int:
     whole.add_argument("part", choices=("quality", "search", "ingest"))
     whole.add_argument("--rows", type=int, default=100_000, help="of the search, by default 100,000")
     whole.add_argument("--megabytes", type=int, default=10, help="of the file, by default 10")
+    whole.add_argument("--embedder", choices=(DEMO, REAL), default=DEMO, help="of the quality, by default the demo's")
+    whole.add_argument("--chunks", type=int, nargs="+", default=(500, 1000, 1500), help="characters, of the quality")
     told = whole.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = {
-            "quality": lambda: quality(folder),
+            "quality": lambda: quality(folder, told.embedder, told.chunks),
             "search": lambda: search(folder, told.rows),
             "ingest": lambda: ingest(folder, told.megabytes),
         }
