@@ -17,15 +17,17 @@ from tests.bench.embedder import REAL
 from tests.bench.rag import DEMO, embedding, post, server
 
 USUAL: Final = "usual"
+CLOSER: Final = "closer"
 WAYS: Final[dict[str, dict[str, Any]]] = {
     "vectors": {"words": 0},
     "words": {"words": 1},
     "half": {"words": 0.5},
     USUAL: {},
+    CLOSER: {"closer": 12},
 }
-LEAST: Final = {DEMO: 0.87, REAL: 0.92}
-"""hit@3 of what is usual, in chunks of 1,000 characters: with the demo's embeddings, to which other words are other
-matters, for the questions in the text's words; with a real model's for all."""
+LEAST: Final = {DEMO: (USUAL, 0.87), REAL: (CLOSER, 0.92)}
+"""hit@3 in chunks of 1,000 characters: with the demo's embeddings, to which other words are other matters, of what is
+usual for the questions in the text's words; with a real model's of a closer look for all."""
 TOP: Final = 10
 Kind = TypeVar("Kind")
 
@@ -39,20 +41,21 @@ async def quality(folder: Path, kind: str, chunks: Sequence[int]) -> None:
             model = {"embed": kind} if url else {}
             async with server(place, url, chunk=chunk, **model) as (http, _):
                 found = await asked(http, chunk)
-            hit = found[kind == DEMO]
-            if chunk == 1000 and hit < LEAST[kind]:
-                missed.append(f"hit@3 is {hit:.3f}, below {LEAST[kind]}")
+            way, least = LEAST[kind]
+            hit = found[way][kind == DEMO]
+            if chunk == 1000 and hit < least:
+                missed.append(f"hit@3 ({way}) is {hit:.3f}, below {least}")
     if missed:
         raise SystemExit("\n".join(missed))
 
 
-async def asked(http: aiohttp.ClientSession, chunk: int) -> tuple[float, float]:
-    """Prints the figures, and gives hit@3 of what is usual: of all questions, and of those in the text's words."""
+async def asked(http: aiohttp.ClientSession, chunk: int) -> dict[str, tuple[float, float]]:
+    """Prints the figures, and gives hit@3 by way: of all questions, and of those in the text's words."""
     articles, questions = county()
     await together(8, (post(http, "/documents", title=one.title, content=one.content, wait=60) for one in articles))
     print(f"\nchunks of {chunk} characters, {len(articles)} articles, {len(questions)} questions")
     print(f"{'':10} {'hit@1':>6} {'hit@3':>6} {'MRR':>6} {'nDCG':>6}   hit@3 in the text's words, in others")
-    found = 0.0, 0.0
+    found = {}
     for name, more in WAYS.items():
         ranks = await together(4, (rank(http, one, more) for one in questions))
         every, worded, other = (
@@ -61,7 +64,7 @@ async def asked(http: aiohttp.ClientSession, chunk: int) -> tuple[float, float]:
         )
         told = (every.hit(1), every.hit(3), every.mrr, every.ndcg, worded.hit(3), other.hit(3))
         print(f"{name:10} " + " ".join(f"{figure:6.3f}" for figure in told), flush=True)
-        found = every.hit(3), worded.hit(3)
+        found[name] = every.hit(3), worded.hit(3)
     return found
 
 
