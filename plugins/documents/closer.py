@@ -5,9 +5,10 @@ The vector of a passage is one of all that it says, in which the sentence that a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from plugins.documents import scores
@@ -17,12 +18,15 @@ from plugins.documents.scores import Hit
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from semantic_text_splitter import TextSplitter
 
     Vector = NDArray[np.float32]
 
-SHORT: Final = 250
-"""Characters of a piece at most, about two sentences."""
+END: Final = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
+"""Of a sentence."""
+SHORT: Final = 20
+"""Characters that are no sentence of their own."""
+SENTENCES: Final = 24
+"""Of a passage at most: where there are more they are taken together."""
 PIECE: Final = 0.75
 """How much the best piece counts; the rest is the passage as a whole."""
 WORDS: Final = 0.3
@@ -51,7 +55,7 @@ class Closer:
 
     async def seen(self, hits: Sequence[Hit], question: Vector, model: str, caller: str) -> list[Hit]:
         """With a cosine that their best pieces count in."""
-        pieces = [[head(hit) + one for one in splitter().chunks(hit.content)] for hit in hits]
+        pieces = [[head(hit) + one for one in pieces_of(hit.content)] for hit in hits]
         texts = list(dict.fromkeys(one for several in pieces if len(several) > 1 for one in several))
         if not texts:
             return list(hits)
@@ -75,8 +79,12 @@ def head(hit: Hit) -> str:
     return hit.row.text[: hit.about.head]
 
 
-@lru_cache(maxsize=1)
-def splitter() -> TextSplitter:
-    from semantic_text_splitter import TextSplitter  # only those who need it have it
-
-    return TextSplitter(SHORT)
+def pieces_of(text: str) -> list[str]:
+    """Every two sentences that follow each other."""
+    said = [""]
+    for one in END.split(text):
+        if len(said[-1]) < max(SHORT, len(text) // SENTENCES):
+            said[-1] = f"{said[-1]} {one}".strip()
+        else:
+            said.append(one)
+    return [" ".join(pair) for pair in pairwise(said)] or said

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
+from plugins.documents.closer import SENTENCES, pieces_of
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import add, ask, config, titles
 
@@ -17,6 +18,15 @@ NOISE = (
     "Children count crabs below the wall, while old men argue over tides and tobacco. "
 )
 QUESTION = "Where is the spare anchor of the ferry?"
+
+
+def test_pieces_are_two_sentences_each_and_never_many() -> None:
+    three = ["The first sentence is here.", "Is this the second sentence?", "And so the third has come!"]
+    assert pieces_of(" ".join(three)) == [" ".join(three[:2]), " ".join(three[1:])]
+    assert pieces_of("Only one.") == ["Only one."] and pieces_of("") == [""]
+    for long in ("a. " * 4000, "x\n" * 4000, "y" * 8000):
+        pieces = pieces_of(long)
+        assert len(pieces) <= SENTENCES and set(long.split()) == set(" ".join(pieces).split())
 
 
 @pytest_asyncio.fixture(loop_scope="function")
