@@ -69,14 +69,18 @@ class Pairs:
 
     async def veto(self, caller: str, call: str, pair: str) -> None:
         """For all processes.  pair: "" where another one gave it."""
+        if not pair and not (pair := await self.told(caller, call)):
+            return
         with suppress(StoreError):
-            if not pair:
-                (kept,) = await self.store.get([self.given(caller, call)])
-                if kept is None:
-                    return
-                pair = kept.value.decode()
-            remember(self.memory.vetoed, pair, None)
             await self.store.set([New(self.vetoed(caller, pair), b"1", VETOED)])
+        remember(self.memory.vetoed, pair, None)
+
+    async def told(self, caller: str, call: str) -> str:
+        """The pair that another process gave to a call; "" where none did, or nobody knows."""
+        with suppress(StoreError):
+            (kept,) = await self.store.get([self.given(caller, call)])
+            return "" if kept is None else kept.value.decode()
+        return ""
 
     def given(self, caller: str, call: str) -> str:
         which = hashlib.sha256(f"{caller}\0{call}".encode()).hexdigest()[:32]
