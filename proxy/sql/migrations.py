@@ -28,13 +28,23 @@ def upgrade(connection: Connection, feature: Feature) -> None:
     """
     if connection.dialect.name == "postgresql":  # SQLite has locked the whole file already
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    if not is_newest(connection, feature):
+        config = configured(feature)
+        config.attributes |= {"connection": connection, "version_table": version_table(feature)}
+        command.upgrade(config, "head")
+
+
+def is_newest(connection: Connection, feature: Feature) -> bool:
+    """Whether nothing is to be done."""
+    return reached(connection, feature) == ScriptDirectory.from_config(configured(feature)).get_current_head()
+
+
+def configured(feature: Feature) -> Config:
     config = Config()
     config.set_main_option("script_location", str(ENVIRONMENT))
     config.set_main_option("path_separator", "newline")
     config.set_main_option("version_locations", str(feature.migrations).replace("%", "%%"))
-    config.attributes |= {"connection": connection, "version_table": version_table(feature)}
-    if reached(connection, feature) != ScriptDirectory.from_config(config).get_current_head():
-        command.upgrade(config, "head")
+    return config
 
 
 def reached(connection: Connection, feature: Feature) -> str | None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,64 @@ async def test_two_processes_may_write_at_once(database: Database, database_url:
         assert await count(other) == 40
     finally:
         await other.aclose()
+
+
+async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    """SQLite's own way to wait looks ten times a second: it would take ten times as long."""
+    path, over = tmp_path / "records.db", threading.Event()
+    database = Database(f"sqlite:///{path}", 1, 10)
+    await database.migrate(NOTES)
+
+    def busy() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
+            while not over.is_set():
+                other.execute("BEGIN IMMEDIATE")
+                time.sleep(0.05)
+                other.execute("COMMIT")
+                time.sleep(0.001)
+
+    task = asyncio.ensure_future(asyncio.to_thread(busy))
+    try:
+        async with asyncio.timeout(10):
+            for number in range(15):
+                await add(database, number)
+    finally:
+        over.set()
+        await task
+        await database.aclose()
+
+
+async def test_one_who_leaves_in_the_middle_locks_nothing(tmp_path: Path) -> None:
+    databases = [Database(f"sqlite:///{tmp_path}/records.db", 1, 2) for _ in range(2)]
+    await databases[0].migrate(NOTES)
+    begun = asyncio.Event()
+
+    async def slow() -> None:
+        async with databases[0].writing() as connection:
+            await connection.execute(ADD, {"id": 1})
+            begun.set()
+            many = "WITH RECURSIVE n(i) AS (VALUES(2) UNION ALL SELECT i + 1 FROM n LIMIT 200000) SELECT i FROM n"
+            await connection.execute(text(f"INSERT INTO test_notes (id, text, at) SELECT i, 'a', 0 FROM ({many})"))
+
+    task = asyncio.ensure_future(slow())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as left:  # what it tells of keeps the statement alive
+        await task
+    await add(databases[1], 1)
+    assert await count(databases[0]) == 1 and left.traceback
+    for one in databases:
+        await one.aclose()
+
+
+async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    one, two = (Database(f"sqlite:///{tmp_path}/records.db", 1, 1) for _ in range(2))
+    await one.migrate(NOTES)
+    async with one.writing() as connection:
+        await connection.execute(ADD, {"id": 1})
+        await two.migrate(NOTES)
+    for database in (one, two):
+        await database.aclose()
 
 
 async def test_of_several_processes_one_migrates_and_the_others_wait(database_url: str) -> None:
