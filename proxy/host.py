@@ -51,8 +51,12 @@ class Models(Protocol):
     def named(self, name: str) -> str:
         """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
 
-    def window(self, name: str) -> int | None:
-        """Tokens of context that the operator pinned for the model behind a name or an alias; None if none are."""
+    async def window(self, name: str) -> int | None:
+        """Tokens that a prompt and its answer share, for the model behind a name or an alias, as far as is known.
+
+        As the operator pinned them, else as the host says that has it loaded, else what it was trained for, and never
+        more than that; Ollama may load it with less.  None if nothing is known.
+        """
 
     def upstreams(self) -> Collection[str]:
         """Their names."""

@@ -94,6 +94,38 @@ async def test_the_window_follows_the_pinned_context(start: Start, tmp_path: Any
     assert talk.first > 1 and max(sizes) < 412 * 5 and max(sizes) > 500
 
 
+async def test_a_prompt_that_is_too_long_for_its_model_is_made_shorter(start: Start, database_url: str) -> None:
+    """The model was trained for more than Ollama loads it with, which nobody knows before it is loaded."""
+    async with start(config(database_url), echo()) as run:
+        for number in range(10):
+            await asks(run, "POST", "/api/conversations", status=201, json={"id": "t"}) if not number else None
+            both = [
+                {"role": "user", "content": f"{number} " + "word " * 280},
+                {"role": "assistant", "content": "b " * 280},
+            ]
+            await asks(run, "POST", "/api/conversations/t/messages", status=201, json={"messages": both})
+        body = {**ASK, "model": "demo", "conversation": "t"}
+        first = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+        assert first.status == 200 and first.headers["x-gemmapy-memory"].startswith("told=")
+        began = (await talk_of(run)).first
+        assert 1 < began < 20
+        # One question that is too long by itself is an error, and what was said before is not forgotten for it.
+        long = {**body, "messages": [{"role": "user", "content": "word " * 5000}]}
+        told = await asks(run, "POST", "/v1/chat/completions", status=400, json=long)
+        assert told["error"]["code"] == "context_length_exceeded"
+        assert (await talk_of(run)).first == began
+
+
+async def test_the_window_follows_what_the_model_is_loaded_with(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+        await say(run, "hi", None)
+        both = [{"role": "user", "content": "word " * 700}, {"role": "assistant", "content": "word " * 700}]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": both * 4})
+        begun = run.ollama.started
+        await say(run, "more")
+        assert run.ollama.started == begun + 1 and len(told(run)[-1]) < 9
+
+
 def remembering(body: Json) -> Answer | None:
     if not body["messages"]:
         return None
