@@ -24,7 +24,7 @@ from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.stores.vectors import Vectors
-from proxy.types import Call, Caller, Handler, Reply
+from proxy.types import Call, Caller, Handler, Image, Reply
 from proxy.wire.ids import new_id
 
 if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
@@ -137,6 +137,12 @@ class Desk(Protocol):
 
     async def text(self, request: web.BaseRequest, kind: str) -> str:
         """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
+
+    async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
+        """What a body links to, by its links, as far as the operator lets it be fetched.  Raises BadCall.
+
+        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
+        """
 
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""
