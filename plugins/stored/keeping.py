@@ -16,6 +16,7 @@ from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
 from proxy.errors import Busy
 from proxy.host import Host
+from proxy.types import Moment
 from proxy.wire.openai_responses_out import Response, cut
 
 DAY: Final = 86_400
@@ -81,7 +82,7 @@ class Keeping:
 
 async def fail(store: Store, kept: Kept) -> None:
     """A response whose server has died."""
-    await store.ended(kept.id, Response(kept.head).failure(cut()))
+    await store.ended(kept.id, Response(kept.head, Moment()).failure(cut()))
 
 
 async def alone(connection: AsyncConnection) -> None:

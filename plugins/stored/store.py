@@ -7,7 +7,8 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Update, delete, exists, insert, literal, select, update
+import orjson
+from sqlalchemy import ColumnElement, Update, delete, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.stored.answers import (
@@ -176,19 +177,34 @@ class Store:
             rows = (await connection.execute(query.limit(wanted.limit + 1))).mappings().all()
         return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
-    async def items(self, owner: str, id: str) -> list[Document]:
+    async def items(self, owner: str, id: str, whole: bool = True) -> list[Document]:
         """All items of a response and of those that it continues, in their order, its own output included.
 
-        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete.
+        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete, unless what
+        is left will do instead of the `whole`.
         """
         async with self.host.database.reading() as connection:
-            ids = await self.line(connection, owner, id)
+            found = await self.line(connection, owner, id)
+            if whole:
+                check_line(id, found)
+            ids = [row["id"] for row in found]
             query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
         return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
 
-    async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[str]:
-        """The ids of a response and of those before it, the oldest first."""
+    async def parts(self, owner: str, ids: Collection[str]) -> list[Document]:
+        """All items of these responses, of those that are there and the owner's.  Raises BadCall for too many bytes."""
+        which = ANSWERS.c.id.in_(ids) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == RESPONSE)
+        async with self.host.database.reading() as connection:
+            size = (await connection.execute(select(func.sum(ANSWERS.c.bytes)).where(which))).scalar()
+            if (size or 0) > MOST_BYTES:
+                message = f"Invalid 'input': it refers to items of responses with more than {MOST_BYTES} bytes."
+                raise BadCall(message, param="input", code="input_too_large")
+            rows = (await connection.execute(select(ANSWERS.c.input, ANSWERS.c.output).where(which))).all()
+        return [item for row in rows for part in row for item in orjson.loads(part)]
+
+    async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[dict[str, Any]]:
+        """A response and those before it, the oldest first, without their documents."""
         columns = (ANSWERS.c.id, ANSWERS.c.parent, ANSWERS.c.status, ANSWERS.c.bytes)
         first = select(*columns, literal(0).label("turn")).where(mine(owner, RESPONSE, id))
         line = first.cte("line", recursive=True)
@@ -200,9 +216,7 @@ class Store:
         )
         line = line.union_all(above)
         rows = (await connection.execute(select(line).order_by(line.c.turn.desc()))).mappings()
-        found = [dict(row) for row in rows]
-        check_line(id, found)
-        return [row["id"] for row in found]
+        return [dict(row) for row in rows]
 
 
 async def label(connection: AsyncConnection, id: str, metadata: JSON) -> None:

@@ -13,12 +13,12 @@ from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.images import Images
 from proxy.edge.writer import Writer
+from proxy.errors import ProxyError
 from proxy.types import Chat, Image, Receipt, Route
-from proxy.wire.ids import new_id
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_messages import Limits
 from proxy.wire.openai_responses import read_response
-from proxy.wire.openai_responses_out import PREFIX, ResponseStyle
+from proxy.wire.openai_responses_out import ResponseStyle
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,17 @@ class Responses:
         own, body = self.own["chat"], await read_json(request, self.config.requests)
         asked = read_response(body, self.limits, own.fields)
         check_notes(asked.notes, self.config.params)
-        head = asked.head(new_id(PREFIX), int(time.time()))
+        head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
         ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
-        call = call.but(ask=ask, receipt=Receipt(head, items), deadline=None if asked.background else call.deadline)
-        style = ResponseStyle(head, deferred=asked.background and not asked.stream)
-        return await self.writer.answer(request, call, style, asked.notes)
+        receipt = Receipt(head, items)
+        call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
+        style = ResponseStyle(head, receipt.complete, deferred=asked.background and not asked.stream)
+        try:
+            return await self.writer.answer(request, call, style, asked.notes)
+        except ProxyError as error:
+            error.param = asked.spelled(error.param)
+            raise
 
     async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:
         """Both with linked pictures in them: what is kept must be the same when it is read again."""
