@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -13,12 +14,18 @@ from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.images import Images
 from proxy.edge.writer import Writer
-from proxy.errors import ProxyError
+from proxy.errors import NotFound, ProxyError
 from proxy.types import Chat, Image, Receipt, Route
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_messages import Limits
 from proxy.wire.openai_responses import read_response
 from proxy.wire.openai_responses_out import ResponseStyle
+
+ABSENT: Final[Mapping[str, str]] = {
+    "/v1/responses/input_tokens": "only the model that reads a prompt counts it: 'usage.input_tokens' of a response",
+    "/v1/responses/compact": "nothing is compacted; 'truncation': 'auto' leaves out the oldest exchanges",
+}
+"""Endpoints of OpenAI's that are not here, and what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,12 @@ class Responses:
         """A route without a chain is off."""
         if "chat" in self.config.chains:
             yield Route("POST", "/v1/responses", self.create, "user")
+            for path in ABSENT:  # else they would be responses of these names
+                yield Route("POST", path, self.absent, "user")
+
+    async def absent(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path.removeprefix(self.config.listen.base_path)
+        raise NotFound(f"{path} of OpenAI's is not served here; {ABSENT[path]}.", code="unknown_url")
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["chat"], await read_json(request, self.config.requests)

@@ -214,6 +214,14 @@ async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
             assert (error["param"], error["code"]) == (param, code), body
 
 
+@pytest.mark.parametrize(("path", "instead"), [("input_tokens", "usage.input_tokens"), ("compact", "truncation")])
+async def test_endpoints_that_are_not_here_say_what_is(start: Start, path: str, instead: str) -> None:
+    async with start(BARE + "\nlisten: {base_path: /ai}\n") as run:
+        response = await run.http.post(f"{run.url}/ai/v1/responses/{path}", json=ASK)
+        error = await error_of(response, 404)
+    assert error["code"] == "unknown_url" and instead in error["message"]
+
+
 async def test_without_a_chain_for_chats_there_are_no_responses(start: Start) -> None:
     async with start(BARE.replace("chat: [], ", "")) as run:
         error = await error_of(await run.http.post(f"{run.url}/v1/responses", json=ASK), 404)
