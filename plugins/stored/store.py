@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import ColumnElement, Update, delete, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.stored.adding import Adding, labelled
 from plugins.stored.answers import (
     COMPLETION,
     RESPONSE,
@@ -54,17 +55,16 @@ def mine(owner: str, kind: str, id: str) -> ColumnElement[bool]:
     return (ANSWERS.c.id == clean(id)) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == kind)
 
 
-@dataclass(frozen=True, slots=True)
 class Store:
-    """writes: those under way."""
-
-    host: Host
-    writes: set[asyncio.Task[Any]] = field(default_factory=set)
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.adding = Adding(host)
+        self.writes: set[asyncio.Task[Any]] = set()
+        """Those under way, but for what is being added."""
 
     async def ready(self) -> None:
         """Raises DatabaseAway, before an answer is made that could not be kept."""
-        async with self.host.database.reading():
-            pass
+        await self.adding.ready()
 
     # --- what a call brings ---
 
@@ -74,14 +74,9 @@ class Store:
         row = {
             **columns, "id": document["id"], "at": micros(at), "owner": owner, "kind": document["object"],
             "model": clean(str(document["model"])), "parent": document.get(CONTINUED) or "", "bytes": weight(columns),
+            "events": columns.get("events", ""), "beat": columns.get("beat"),
         }  # fmt: skip
-        await self.whole(self.insert(row, document.get("metadata")))
-
-    async def insert(self, row: Mapping[str, Any], metadata: JSON) -> None:
-        async with self.host.database.writing() as connection:
-            await connection.execute(insert(ANSWERS).values(row))
-            if row["kind"] == COMPLETION:
-                await label(connection, row["id"], metadata)
+        await self.adding.add(row, document.get("metadata") if row["kind"] == COMPLETION else None)
 
     async def add_queued(self, owner: str, document: Document, input: str, streams: bool) -> None:
         """One that is made in the background."""
@@ -115,8 +110,8 @@ class Store:
 
     async def settled(self) -> None:
         """Nothing is being written any more, or not soon."""
-        if self.writes:
-            await asyncio.wait(self.writes, timeout=PATIENCE)
+        if under_way := self.writes | self.adding.tasks:
+            await asyncio.wait(under_way, timeout=PATIENCE)
 
     async def beat(self, ids: Collection[str]) -> set[str]:
         """Says that these are being made, and gives those that still should be."""
@@ -156,7 +151,8 @@ class Store:
             document = {**Kept.of({**row}).document, "metadata": dict(metadata)}
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == id).values(**taken_apart(document)))
             await connection.execute(delete(LABELS).where(LABELS.c.answer == id))
-            await label(connection, id, metadata)
+            if labels := labelled(id, metadata):
+                await connection.execute(insert(LABELS), labels)
         return Kept.of({**row, **taken_apart(document)})
 
     async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
@@ -217,11 +213,6 @@ class Store:
         line = line.union_all(above)
         rows = (await connection.execute(select(line).order_by(line.c.turn.desc()))).mappings()
         return [dict(row) for row in rows]
-
-
-async def label(connection: AsyncConnection, id: str, metadata: JSON) -> None:
-    if rows := [{"answer": id, "name": name, "value": value} for name, value in labels_of(metadata)]:
-        await connection.execute(insert(LABELS), rows)
 
 
 def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:
