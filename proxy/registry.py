@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -37,8 +38,12 @@ MISPLACED: Final = {
 """What must not stand further in than what, by their places, and why."""
 
 
+@cache
 def known() -> Mapping[str, Any]:
-    """Every plugin that an installed package offers, by name, not yet imported."""
+    """Every plugin that an installed package offers, by name, not yet imported.
+
+    Looked for once a process: all installed packages must be read for it.
+    """
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
