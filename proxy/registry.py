@@ -113,7 +113,16 @@ def problems_of(source: Source) -> list[str]:
     for route, names in chains.items():
         if isinstance(names, list):
             problems += chain_problems(route, names, plugins, found, source)
+            problems += missing(route, names, found, source)
     return problems
+
+
+def missing(route: str, names: list[Any], found: Mapping[str, Any], source: Source) -> Iterable[str]:
+    """Plugins whose endpoints ask through this chain, which they are not in."""
+    for name, cls in found.items():
+        if route in getattr(cls, "asks", ()) and name not in names:
+            text = f"{name!r} must stand in this chain: its own endpoints ask through it"
+            yield source.problem(("chains", route), text)
 
 
 def chain_problems(

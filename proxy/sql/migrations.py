@@ -28,9 +28,9 @@ def upgrade(connection: Connection, feature: Feature) -> None:
     """
     if connection.dialect.name == "postgresql":  # SQLite has locked the whole file already
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    history = revisions(feature.migrations)
-    if reached(connection, feature) == history.get_current_head():
+    if is_newest(connection, feature):
         return
+    history = revisions(feature.migrations)
 
     def missing(at: Any, _: MigrationContext) -> Any:
         return history._upgrade_revs("head", at)  # as Alembic's manual has it, for want of a public name
@@ -44,6 +44,11 @@ def upgrade(connection: Connection, feature: Feature) -> None:
         )
         with environment.begin_transaction():
             environment.run_migrations()
+
+
+def is_newest(connection: Connection, feature: Feature) -> bool:
+    """Whether nothing is to be done."""
+    return reached(connection, feature) == revisions(feature.migrations).get_current_head()
 
 
 @cache
