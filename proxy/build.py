@@ -29,11 +29,13 @@ from proxy.edge.images import Images
 from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.responses import Responses
+from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
 from proxy.host import Host, Services
 from proxy.identity import Guard, Verifier, check_route
 from proxy.live import Pipeline, Router
+from proxy.models import Offers
 from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
 from proxy.registry import build_plugins
 from proxy.sql.feature import Feature
@@ -147,6 +149,11 @@ class Assembly:
             for route, names in self.config.chains.items()
         }
 
+    def shown(self) -> Shown:
+        """What plugins of chats answer under names of their own is listed with the models."""
+        plugins = [self.plugins[name] for name in self.config.chains.get("chat", ())]
+        return Shown(self.catalogue, [one for one in plugins if isinstance(one, Offers)])
+
     def guard(self, gateways: Gateways, services: Services) -> Guard:
         verifiers: list[Verifier] = [one for one in (self.accounts, self.tokens) if one is not None]
         secret = services.kept("identity secret", partial(token_bytes, 32))
@@ -156,8 +163,9 @@ class Assembly:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         images, own = Images(bounds), self.own()
-        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits)
-        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits)
+        shown = self.shown()
+        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits, shown)
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits, shown)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),

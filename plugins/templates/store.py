@@ -139,6 +139,12 @@ class Store:
             rows = (await connection.execute(query)).mappings().all()
         return [told(row, caller) for row in rows]
 
+    async def own(self, caller: str) -> list[Document]:
+        """The newest version of each of the caller's own, by name."""
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(newest().where(T.owner == caller).order_by(T.name))).mappings().all()
+        return [template_of(row["id"], row["owner"], row["document"]).document for row in rows]
+
     async def popular(self, caller: str, limit: int) -> list[dict[str, JSON]]:
         query = newest().where(visible(caller), T.uses > 0).order_by(T.uses.desc(), T.name).limit(limit)
         async with self.database.reading() as connection:
