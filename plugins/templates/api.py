@@ -9,6 +9,7 @@ import orjson
 from aiohttp import web
 from pydantic import AliasChoices, Field
 
+from plugins.templates.document import ModelName
 from plugins.templates.models import Answering
 from plugins.templates.shelves import Shelves, Wanted, summary
 from plugins.templates.template import Template
@@ -53,7 +54,7 @@ class Render(Strict):
     name: Annotated[Said, Field(validation_alias=AliasChoices("name", "template_name"))]
     version: Any = None
     variables: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
-    model: Annotated[str, Field(min_length=1, max_length=600)] | None = None
+    model: ModelName | None = None
     generate: bool = False
     stream: bool = False
 
@@ -123,10 +124,10 @@ class Api:
 
 def shown(template: Template, caller: str) -> dict[str, JSON]:
     """All of it."""
-    told = template.document.told()
+    told = template.told
     parts = ("messages", "parameters", "schema", "example")
     source = "library" if not template.id else "own" if template.owner == caller else "public"
-    return {**summary(template, source), **{name: told[name] for name in parts if name in told}}
+    return {**summary(told, source, template.id), **{name: told[name] for name in parts if name in told}}
 
 
 def rendered(template: Template, chat: Chat) -> dict[str, JSON]:

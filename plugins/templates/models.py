@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
 from plugins.templates.document import Document
-from plugins.templates.shelves import Shelves
+from plugins.templates.shelves import Shelves, Wanted
 from plugins.templates.template import Template
 from plugins.templates.wish import PREFIX
 from proxy.errors import BadCall, Busy, UpstreamError
 from proxy.host import Host
 from proxy.models import ModelInfo
-from proxy.types import Caller
+from proxy.types import JSON, Caller
 
 FIRST: Final = "*"
 """In place of a model's name: the first by name that can chat."""
@@ -79,28 +79,24 @@ class Listing:
             return {}
         found: dict[str, ModelInfo] = {}
         behind: dict[str, ModelInfo | None] = {}
-        async for document in self.documents(caller.name):
-            name = document.model or self.answering.usual
-            if name is None or not is_filled_by_a_message(document):
+        for one in await self.summaries(caller.name):
+            name = one["model"] or self.answering.usual
+            if name is None or not is_filled_by_a_message(one):
                 continue
             if name not in behind:
                 behind[name] = await self.model(name, caller, listed)
             if (model := behind[name]) is not None:
-                found[PREFIX + document.name] = model
+                found[PREFIX + one["name"]] = model
         return dict(sorted(found.items()))
 
-    async def documents(self, caller: str) -> AsyncIterator[Document]:
+    async def summaries(self, caller: str) -> list[dict[str, JSON]]:
         """While the database is away the library's alone."""
-        for template in self.shelves.library.newest():
-            if self.shows(template.document.name):
-                yield template.document
-        own: Sequence[Document] = ()
+        own: list[dict[str, JSON]] = []
         if self.shelves.store is not None:
             with suppress(Busy):
                 own = await self.shelves.store.own(caller)
-        for document in own:
-            if self.shows(document.name) and document.name not in self.shelves.library.names:
-                yield document
+        mine = [one for one in own if one["name"] not in self.shelves.library.names]
+        return [one for one in (*self.shelves.from_library(Wanted()), *mine) if self.shows(one["name"])]
 
     def shows(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)
@@ -113,7 +109,7 @@ class Listing:
         return None
 
 
-def is_filled_by_a_message(document: Document) -> bool:
+def is_filled_by_a_message(summary: Mapping[str, JSON]) -> bool:
     """Whether clients that can choose a model, and no more, can use it."""
-    wanted = {name for name, variable in document.variables.items() if variable.required}
-    return wanted <= {document.input}
+    wanted = {name for name, variable in summary["variables"].items() if variable["required"]}
+    return wanted <= {summary["input"]}

@@ -30,6 +30,10 @@ class Template:
         return f"{self.document.name}@{self.document.version}"
 
     @cached_property
+    def told(self) -> Mapping[str, JSON]:
+        return self.document.told()
+
+    @cached_property
     def parsed(self) -> tuple[Nodes, ...]:
         return tuple(text.parse(turn.content) for turn in self.document.messages)
 
@@ -56,7 +60,10 @@ class Template:
             try:
                 said = text.render(nodes, values, left)
             except text.TooLong:
-                message = f"The template '{self.label}' would become longer than {most} letters."
+                message = (
+                    f"The template '{self.label}' would become longer than {most} letters, or of more than "
+                    f"{text.STEPS} pieces."
+                )
                 raise BadCall(message, param="template.variables", code="template_too_long") from None
             left -= len(said)
             if said.strip():
@@ -83,7 +90,7 @@ class Template:
             messages=(*said, *own),
             options={**self.options, **chat.options},
             format=chat.format or self.format,
-            question=chat.question or question_of(said),
+            question=chat.question or question_of(chat.messages) or filled_in(given, wanted) or question_of(said),
         )
 
 
@@ -93,6 +100,12 @@ def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...
     if last is None:
         return (*said, replace(given, text=""))
     return (*said[:last], replace(said[last], images=given.images), *said[last + 1 :])
+
+
+def filled_in(given: Mapping[str, JSON], wanted: str | None) -> str:
+    """What the caller gave as the input."""
+    found = None if wanted is None else given.get(wanted)
+    return found if isinstance(found, str) else ""
 
 
 def question_of(said: tuple[Message, ...]) -> str:

@@ -18,6 +18,8 @@ ITEM: Final = "."
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEEPEST: Final = 8
 """Sections inside each other."""
+STEPS: Final = 200_000
+"""Pieces that are written at most, whatever their length; some 50 ms, in which nobody else is served."""
 
 Item: TypeAlias = str | int | float | bool
 Value: TypeAlias = Item | Sequence[Item] | None
@@ -29,7 +31,7 @@ class Malformed(ValueError):
 
 
 class TooLong(ValueError):
-    """What would come out is longer than it may be."""
+    """What would come out is longer than it may be, or of more pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,8 @@ class Page:
 
     def __init__(self, most: int) -> None:
         self.parts: list[str] = []
-        self.left = self.steps = most
+        self.left = most
+        self.steps = STEPS
 
     def write(self, text: str) -> None:
         """Raises TooLong before it takes the memory."""

@@ -15,6 +15,7 @@ from proxy.types import JSON
 from proxy.wire import read
 
 Kind: TypeAlias = Literal["string", "integer", "number", "boolean", "enum", "list"]
+STRING: Final = "string"
 WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 LARGEST: Final = 2**63
 """What no number of ours reaches; a YAML file may hold any."""
@@ -41,7 +42,7 @@ class Wrong(ValueError):
 class Variable(Strict):
     """One variable of a template.  It must be given unless it has a default or is optional."""
 
-    type: Kind = "string"
+    type: Kind = STRING
     """`string`, `integer`, `number`, `boolean`, `enum` (one of `values`) or `list`."""
     description: str = ""
     """What belongs there, for whoever fills it in."""
@@ -196,10 +197,10 @@ def missing(name: str, variable: Variable) -> str:
 
 
 def unknown(variables: Mapping[str, Variable], given: Mapping[str, JSON]) -> Iterator[str]:
+    """Those that are not told are empty: a body may hold a million of them."""
     known = ", ".join(f"'{name}'" for name in variables) or "none"
-    for name in given:
-        if name not in variables:
-            yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})"
+    for number, name in enumerate(name for name in given if name not in variables):
+        yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})" if number < SHOWN else ""
 
 
 def told(problems: list[str]) -> str:
