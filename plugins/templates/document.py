@@ -19,6 +19,7 @@ from pydantic import (
 
 from plugins.templates import text, variables
 from plugins.templates.plain import check_plain
+from plugins.templates.shaped import holes
 from plugins.templates.variables import Variable
 from proxy.config import Strict
 from proxy.errors import BadCall
@@ -133,7 +134,7 @@ class Document(Strict):
     parameters: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Sampling options, such as `temperature` and `max_tokens`; the caller's own go before them."""
     answer_schema: Annotated[dict[str, Any] | None, AfterValidator(_schema), Field(alias="schema")] = None
-    """A JSON schema that the answer must fit."""
+    """A JSON schema that the answer must fit; `enum: ["{{labels}}"]` is of the items of the list `labels`."""
     example: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Variables of a call that shows what it is for."""
 
@@ -155,7 +156,7 @@ class Document(Strict):
             return self
         if len(content_of(self.told())) > LONGEST:
             raise ValueError(f"a template has at most {LONGEST} bytes")
-        found = [*self._parameters(), *self._texts(), *self._input()]
+        found = [*self._parameters(), *self._texts(), *self._input(), *self._enums()]
         if not found and self.example:
             found += self._example()
         if found:
@@ -184,7 +185,10 @@ class Document(Strict):
                     yield from (f"messages[{index}]: {problem}" for problem in self._node(node, around))
 
     def _node(self, node: text.Put | text.Section, around: tuple[text.Section, ...]) -> Iterator[str]:
-        if node.name != text.ITEM and node.name not in self.variables:
+        if node.name == text.NUMBER:
+            if not any(map(self._repeats, around)):
+                yield f"{{{{{node.name}}}}} is the number of a list's item, and there is no section of a list around it"
+        elif node.name != text.ITEM and node.name not in self.variables:
             yield f"'{node.name}' is not under variables"
         elif isinstance(node, text.Section) and self._repeats(node) and any(map(self._repeats, around)):
             yield f"the section '{node.name}' of a list stands inside another list's"
@@ -196,6 +200,11 @@ class Document(Strict):
     def _input(self) -> Iterator[str]:
         if self.input is not None and getattr(self.variables.get(self.input), "type", None) != "string":
             yield f"input: {self.input[:80]!r} is no variable of type 'string'"
+
+    def _enums(self) -> Iterator[str]:
+        for name in holes(self.answer_schema):
+            if getattr(self.variables.get(name), "type", None) != "list":
+                yield f"schema: an enum of '{name}', which is no variable of type 'list'"
 
     def _example(self) -> list[str]:
         values, problems = variables.fill(self.variables, self.example)

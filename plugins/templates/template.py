@@ -9,10 +9,12 @@ from typing import Final
 
 from plugins.templates import text, variables
 from plugins.templates.document import Document
-from plugins.templates.text import Nodes
+from plugins.templates.shaped import holes, shaped
+from plugins.templates.text import Nodes, Value
 from proxy.errors import BadCall
 from proxy.types import JSON, Chat, Format, Message
 from proxy.wire.openai_fields import SAMPLING
+from proxy.wire.schema_weight import Weight
 
 INVALID: Final = "invalid_template_variables"
 
@@ -34,6 +36,11 @@ class Template:
         return self.document.told()
 
     @cached_property
+    def is_shaped(self) -> bool:
+        """Whether the schema hangs on variables."""
+        return any(True for _ in holes(self.document.answer_schema))
+
+    @cached_property
     def parsed(self) -> tuple[Nodes, ...]:
         return tuple(text.parse(turn.content) for turn in self.document.messages)
 
@@ -41,20 +48,33 @@ class Template:
     def options(self) -> Mapping[str, JSON]:
         return {name: SAMPLING[name](value, name) for name, value in self.document.parameters.items()}
 
-    @property
-    def format(self) -> Format | None:
+    def format(self, values: Mapping[str, Value]) -> Format | None:
+        """Raises BadCall where values make the schema too large."""
         schema = self.document.answer_schema
-        return None if schema is None else Format(schema)
+        if schema is None:
+            return None
+        if self.is_shaped:
+            schema = shaped(schema, values)
+            Weight(schema, "template.variables")
+        return Format(schema)
 
     def messages(self, given: Mapping[str, JSON], most: int) -> tuple[Message, ...]:
-        """Filled with these values, without those that become empty.
+        """Raises BadCall."""
+        return self.said(self.filled(given), most)
 
-        most: letters of them all.  Raises BadCall that tells everything that is wrong with the values.
-        """
+    def filled(self, given: Mapping[str, JSON]) -> Mapping[str, Value]:
+        """Every variable's value.  Raises BadCall that tells everything that is wrong with what was given."""
         values, problems = variables.fill(self.document.variables, given)
         if problems:
             message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
             raise BadCall(message, param="template.variables", code=INVALID)
+        return values
+
+    def said(self, values: Mapping[str, Value], most: int) -> tuple[Message, ...]:
+        """The messages with these values, without those that become empty.
+
+        most: letters of them all.  Raises BadCall.
+        """
         made, left = [], most
         for turn, nodes in zip(self.document.messages, self.parsed, strict=True):
             try:
@@ -79,7 +99,8 @@ class Template:
             if first is not None:
                 given, pictures = {**given, wanted: own[first].text}, own[first]
                 own = (*own[:first], *own[first + 1 :])
-        said = self.messages(given, most)
+        values = self.filled(given)
+        said = self.said(values, most)
         if pictures is not None and pictures.images:
             said = with_images(said, pictures)
         if not said and not own:
@@ -89,7 +110,7 @@ class Template:
             chat,
             messages=(*said, *own),
             options={**self.options, **chat.options},
-            format=chat.format or self.format,
+            format=chat.format or self.format(values),
             question=chat.question or question_of(chat.messages) or filled_in(given, wanted) or question_of(said),
         )
 

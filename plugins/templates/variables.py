@@ -24,6 +24,7 @@ TRUTHS: Final = {"true": True, "false": False}
 ONLY: Final[Mapping[str, tuple[Kind, ...]]] = {
     "values": ("enum",),
     "items": ("list",),
+    "min_items": ("list",),
     "max_items": ("list",),
     "min_length": ("string", "list"),
     "max_length": ("string", "list"),
@@ -62,6 +63,8 @@ class Variable(Strict):
     """Letters of a text at least."""
     max_length: NonNegativeInt | None = None
     """Letters of a text at most."""
+    min_items: NonNegativeInt | None = None
+    """Items of a list at least."""
     max_items: NonNegativeInt | None = None
     """Items of a list at most."""
 
@@ -92,6 +95,8 @@ class Variable(Strict):
             return self.one(self.type, given)
         if not isinstance(given, list | tuple):
             raise Wrong(f"must be a list, but is {read.kind_of(given)}")
+        if self.min_items is not None and len(given) < self.min_items:
+            raise Wrong(f"must have at least {self.min_items} items, but has {len(given)}")
         if self.max_items is not None and len(given) > self.max_items:
             raise Wrong(f"must have at most {self.max_items} items, but has {len(given)}")
         return tuple(self.item(index, one) for index, one in enumerate(given))

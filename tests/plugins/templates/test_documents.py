@@ -18,6 +18,8 @@ from plugins.templates.variables import Variable, Wrong, fill
 from proxy.errors import BadCall, ConfigError
 from proxy.types import JSON, Chat, Message
 
+LABELS = {"type": "list", "optional": True}
+
 
 def document(text: str = "{{a}}", **fields: Any) -> Document:
     return Document.model_validate({"name": "t", "template": text, "variables": ["a"], **fields})
@@ -51,6 +53,7 @@ def test_a_variable_takes(variable: Any, given: JSON, value: object) -> None:
         ({}, 3, "must be a string, but is an integer"),
         ({}, True, "must be a string, but is a boolean"),
         ({}, {"type": "input_image"}, "must be a string, but is an object"),
+        ({"type": "list", "min_items": 2}, ["x"], "must have at least 2 items, but has 1"),
         ({"min_length": 2}, "x", "must have at least 2 letters, but has 1"),
         ({"max_length": 2}, "xxx", "must have at most 2 letters, but has 3"),
         ({"type": "integer"}, True, "must be an integer, but is a boolean"),
@@ -279,3 +282,45 @@ def test_the_question_stays_the_callers_last_words(given: Any, messages: list[st
     chat = Chat(tuple(Message("user", text) for text in messages))
     asked = Template(document("Greet {{a}}.", input="a")).asked(chat, given, 100)
     assert asked.question == question and asked.messages[0].text == "Greet Ana."
+
+
+def test_an_enum_of_the_schema_is_what_the_caller_gave() -> None:
+    inside = {"anyOf": [{"enum": ["{{labels}}"]}, {"type": "null"}]}
+    schema = {
+        "type": "object",
+        "properties": {"enum": {"enum": ["{{labels}}"]}, "b": inside, "c": {"enum": ["{{x}} y"]}},
+    }
+    made = Template(document("{{#labels}}{{.}}{{/labels}}", variables={"labels": LABELS}, schema=schema))
+    form = made.asked(Chat(()), {"labels": ["a", "b", "a"]}, 100).format
+    assert form is not None and form.schema == {
+        "type": "object",
+        "properties": {
+            "enum": {"enum": ["a", "b"]},
+            "b": {"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]},
+            "c": {"enum": ["{{x}} y"]},
+        },
+    }
+    form = made.asked(Chat((Message("user", "x"),)), {}, 100).format
+    assert form is not None and form.schema is not None
+    assert form.schema["properties"]["enum"] == {}, "nothing to choose from"
+    assert list(warnings(document("x", variables={"labels": LABELS}, schema=schema, description="D.", example={}))) == [
+        "it has no example"
+    ]
+    with pytest.raises(ValueError, match="an enum of 'a', which is no variable of type 'list'"):
+        document(schema={"enum": ["{{ a }}"]})
+    many = [str(number) for number in range(30_000)]
+    with pytest.raises(BadCall) as raised:
+        made.asked(Chat(()), {"labels": many}, 1_000_000)
+    assert raised.value.param == "template.variables"
+
+
+def test_items_are_numbered_within_their_list() -> None:
+    variables = {"l": LABELS, "x": {"optional": True}}
+    made = Template(document("{{#l}}{{#x}}{{@number}}{{/x}}{{^x}}-{{@number}}{{/x}}{{.}} {{/l}}", variables=variables))
+    assert made.messages({"l": ["a", "b"], "x": "y"}, 100)[0].text == "1a 2b "
+    assert made.messages({"l": ["a", "b"]}, 100)[0].text == "-1a -2b "
+    for text in ("{{@number}}", "{{#x}}{{@number}}{{/x}}", "{{^l}}{{@number}}{{/l}}"):
+        with pytest.raises(ValueError, match="there is no section of a list around it"):
+            document(text, variables=variables)
+    with pytest.raises(ValueError, match="is no tag"):
+        document("{{#l}}{{#@number}}{{/@number}}{{/l}}", variables=variables)
