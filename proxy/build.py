@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from secrets import token_bytes
@@ -68,6 +68,7 @@ class Assembly:
     ) -> None:
         """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
+        self.source = source
         self.http = services.http
         settled = Settled(config.models)
         self.pools = {
@@ -145,9 +146,24 @@ class Assembly:
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
+                frozenset().union(*(getattr(self.plugins[name], "flags", ()) for name in names)),
             )
             for route, names in self.config.chains.items()
         }
+
+    def mounted(self) -> Iterator[Route]:
+        """The endpoints of plugins.  Raises ConfigError for two plugins with the same ones."""
+        owners: dict[tuple[str, str], str] = {}
+        for name, plugin in self.plugins.items():
+            for route in plugin.routes() if isinstance(plugin, Endpoints) else ():
+                first = owners.setdefault((route.method, route.path), name)
+                if first != name:
+                    message = (
+                        f"'{first}' and '{name}' would both answer {route.method} {route.path}: there can be only one "
+                        "plugin of this kind, which may stand in several chains"
+                    )
+                    raise ConfigError([self.source.problem(("plugins", name), message)])
+                yield route
 
     def shown(self) -> Shown:
         """What plugins of chats answer under names of their own is listed with the models."""
@@ -178,10 +194,7 @@ class Assembly:
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)
-        for plugin in self.plugins.values():
-            if isinstance(plugin, Endpoints):
-                routes += plugin.routes()
-        return Router(routes, self.config.listen.base_path)
+        return Router([*routes, *self.mounted()], self.config.listen.base_path)
 
 
 async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:

@@ -45,7 +45,7 @@ class Cache:
     """
 
     place = "keeps"
-    fields = frozenset({FIELD})
+    fields = flags = frozenset({FIELD})
     headers = frozenset({CONTROL, TTL})
 
     class Settings(Strict):
