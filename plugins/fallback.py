@@ -52,8 +52,12 @@ class Trail:
 
     failures: list[tuple[str, str]] = field(default_factory=list)
     attempts: int = 0
+    places: set[tuple[str, str | None]] = field(default_factory=set)
+    """Models and the upstreams at which they have failed."""
 
-    def add(self, call: Call, error: ProxyError) -> None:
+    def add(self, call: Call, error: ProxyError, model: str) -> None:
+        """model: one form of its name."""
+        self.places.add((model, error.facts.get("upstream")))
         self.failures.append((place_of(call), error.code or error.kind))
         self.attempts += int(error.facts.get("attempts", "1"))
 
@@ -88,6 +92,9 @@ class Fallback:
         self.host = host
         self.chains = {canonical(name): links for name, links in settings.models.items()}
         every = [link for links in (settings.default, *settings.models.values()) for link in links]
+        others = [link.on for link in every if isinstance(link, Other) and link.on is not None]
+        self.watched = frozenset(settings.on).union(*others)
+        """Failures after which some other may be asked."""
         unknown = {one.upstream for one in every if isinstance(one, Other) and one.upstream} - set(
             host.models.upstreams()
         )
@@ -102,7 +109,7 @@ class Fallback:
             return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:
             trail = Trail()
-            trail.add(call, error)
+            trail.add(call, error, self.host.models.named(call.model))
             return await self.elsewhere(call, call_next, links, trail, error)
 
     async def elsewhere(
@@ -113,7 +120,7 @@ class Fallback:
             if not self.fits(link, error):
                 continue
             here, why = switched(call, link), error.code or error.kind
-            if not self.opens(here):
+            if not self.opens(here) or self.was_there(link, here, trail):
                 continue
             meter = call.tags.get(METERED, "")
             self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why, meter))
@@ -122,10 +129,15 @@ class Fallback:
                 reply = await self.asked(here, call_next, self.impatient(links[index + 1 :]))
             except ProxyError as failed:
                 error = failed
-                trail.add(here, failed)
+                trail.add(here, failed, self.host.models.named(here.model))
             else:
                 return noted(reply, trail, here)
         raise blamed(error, trail)
+
+    def was_there(self, link: Link, here: Call, trail: Trail) -> bool:
+        """Whether the upstream that it names has failed with this model just now."""
+        upstream = link.upstream if isinstance(link, Other) else None
+        return upstream is not None and (self.host.models.named(here.model), upstream) in trail.places
 
     def opens(self, call: Call) -> bool:
         """Whether the caller's key opens the model; one that it does not is no reason to hide why the first failed."""
@@ -157,7 +169,12 @@ class Fallback:
         return self.settings.first_token is not None and any(self.fits(link, late) for link in links)
 
     async def asked(self, call: Call, call_next: Handler, impatient: bool) -> Reply:
-        return await tried(call, partial(self.in_time, call_next, impatient), self.host)
+        return await tried(call, partial(self.in_time, call_next, impatient), self.host, also=self.goes_on)
+
+    def goes_on(self, error: ProxyError) -> bool:
+        """Whether this failure is one that calls go on after, such as of what does not fit; what is at fault with a
+        request itself is no try."""
+        return bool(self.conditions(error) & self.watched)
 
     async def in_time(self, call_next: Handler, impatient: bool, call: Call) -> Reply:
         limit = self.settings.first_token

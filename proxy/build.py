@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from secrets import token_bytes
@@ -29,11 +29,13 @@ from proxy.edge.images import Images
 from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.responses import Responses
+from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
 from proxy.host import Host, Services
 from proxy.identity import Guard, Verifier, check_route
 from proxy.live import Pipeline, Router
+from proxy.models import Offers
 from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
 from proxy.registry import build_plugins
 from proxy.sql.feature import Feature
@@ -66,6 +68,7 @@ class Assembly:
     ) -> None:
         """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
+        self.source = source
         self.http = services.http
         settled = Settled(config.models)
         self.pools = {
@@ -144,9 +147,29 @@ class Assembly:
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
+                frozenset().union(*(getattr(self.plugins[name], "flags", ()) for name in names)),
             )
             for route, names in self.config.chains.items()
         }
+
+    def mounted(self) -> Iterator[Route]:
+        """The endpoints of plugins.  Raises ConfigError for two plugins with the same ones."""
+        owners: dict[tuple[str, str], str] = {}
+        for name, plugin in self.plugins.items():
+            for route in plugin.routes() if isinstance(plugin, Endpoints) else ():
+                first = owners.setdefault((route.method, route.path), name)
+                if first != name:
+                    message = (
+                        f"'{first}' and '{name}' would both answer {route.method} {route.path}: there can be only one "
+                        "plugin of this kind, which may stand in several chains"
+                    )
+                    raise ConfigError([self.source.problem(("plugins", name), message)])
+                yield route
+
+    def shown(self) -> Shown:
+        """What plugins of chats answer under names of their own is listed with the models."""
+        plugins = [self.plugins[name] for name in self.config.chains.get("chat", ())]
+        return Shown(self.catalogue, [one for one in plugins if isinstance(one, Offers)])
 
     def guard(self, gateways: Gateways, services: Services) -> Guard:
         verifiers: list[Verifier] = [one for one in (self.accounts, self.tokens) if one is not None]
@@ -157,8 +180,9 @@ class Assembly:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         images, own = self.images, self.own()
-        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits)
-        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits)
+        shown = self.shown()
+        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits, shown)
+        ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits, shown)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),
@@ -171,10 +195,7 @@ class Assembly:
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)
-        for plugin in self.plugins.values():
-            if isinstance(plugin, Endpoints):
-                routes += plugin.routes()
-        return Router(routes, self.config.listen.base_path)
+        return Router([*routes, *self.mounted()], self.config.listen.base_path)
 
 
 async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:

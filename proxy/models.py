@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from proxy.types import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,11 @@ class ModelInfo:
 
     def can(self, capability: str) -> bool | None:
         return None if self.capabilities is None else capability in self.capabilities
+
+
+@runtime_checkable
+class Offers(Protocol):
+    """Answers under names of its own, beside those of the upstreams' models."""
+
+    async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
+        """By names that stand in lists of models, the model behind each.  listed: those that the caller may ask."""

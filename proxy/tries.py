@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Final
 
-from proxy.errors import UpstreamError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.meter import METERED
 from proxy.news import Attempt
@@ -30,10 +30,17 @@ class Try:
 OUTER: Final[ContextVar[Try | None]] = ContextVar("outer try", default=None)
 
 
-async def tried(call: Call, call_next: Handler, host: Host, number: int = 1) -> Reply:
+def nothing_else(error: ProxyError) -> bool:
+    return False
+
+
+async def tried(
+    call: Call, call_next: Handler, host: Host, number: int = 1, also: Callable[[ProxyError], bool] = nothing_else
+) -> Reply:
     """Hand the call on, and announce an Attempt when it was answered or has failed at an upstream.
 
     number: counts from 1 over the tries of one model that are made here; those of who stands further out count, too.
+    also: which other failures count as such, because they are a reason to ask elsewhere.
     """
     outer = OUTER.get()
     if outer is not None and outer.route != call.route:
@@ -42,8 +49,9 @@ async def tried(call: Call, call_next: Handler, host: Host, number: int = 1) -> 
     began, token = host.clock.monotonic(), OUTER.set(mine)
     try:
         reply = await call_next(call)
-    except UpstreamError as error:
-        announce(call, mine, host, began, error.facts, error.code or error.kind)
+    except ProxyError as error:
+        if isinstance(error, UpstreamError) or also(error):
+            announce(call, mine, host, began, error.facts, error.code or error.kind)
         raise
     else:
         announce(call, mine, host, began, reply.facts, "")

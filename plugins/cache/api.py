@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
 import orjson
@@ -13,6 +14,7 @@ from aiohttp import web
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from plugins.cache import key
+from plugins.cache.clearings import everything
 from plugins.cache.stats import Stats
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied
@@ -64,6 +66,7 @@ class Api:
     """common: all callers share their entries, so that only admins may take any out.
 
     written: returns when what was answered by now is in the store; else it would be missed here, and come afterwards.
+    cleared: told what is taken out, so that what is under way does not come afterwards either.
     """
 
     store: KeyValue
@@ -71,6 +74,7 @@ class Api:
     host: Host
     common: bool
     written: Callable[[], Awaitable[None]]
+    cleared: Callable[[str, Callable[[Entry], bool]], None]
     more: Callable[[], dict[str, JSON]]
     """Further counts, for admins."""
 
@@ -122,6 +126,7 @@ class Api:
     async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Clear)
         prefix = self.prefix(request, asked.caller)
+        self.cleared(prefix, everything)
         async with available(self.written):
             return document({"deleted": await self.removed(prefix, EVERYTHING)})
 
@@ -132,6 +137,8 @@ class Api:
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Invalidate)
         prefix = self.prefix(request, asked.caller)
+        if asked.confirm:
+            self.cleared(prefix, partial(self.fits, asked=asked))
         async with available(self.written):
             if asked.confirm:
                 matched = deleted = await self.removed(prefix, asked)

@@ -19,6 +19,8 @@ class Answers:
     store: KeyValue
     written: Callable[[], Awaitable[None]]
     """Returns when what was answered by now is in the store."""
+    cleared: Callable[[str], None]
+    """Told what is taken out, so that what is under way does not come afterwards."""
     name: str = "cache"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
@@ -34,6 +36,7 @@ class Answers:
     async def forget(self, caller: str) -> int:
         going: list[str] = []
         deleted = 0
+        self.cleared(key.prefix_of("cache", caller))
         async with available(self.written):
             for space in ("cache", SPACE):
                 async for one in self.store.entries(key.prefix_of(space, caller)):

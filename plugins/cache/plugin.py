@@ -11,6 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from plugins.cache import entry, key
 from plugins.cache.api import Api
+from plugins.cache.clearings import Clearings
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight
 from plugins.cache.holding import Answers
@@ -45,7 +46,7 @@ class Cache:
     """
 
     place = "keeps"
-    fields = frozenset({FIELD})
+    fields = flags = frozenset({FIELD})
     headers = frozenset({CONTROL, TTL})
 
     class Settings(Strict):
@@ -76,13 +77,14 @@ class Cache:
         self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
-        self.vectors = Vectors(self.store, self.stats, host)
+        self.clearings = host.kept("cache clearings", lambda: Clearings(host.clock))
+        self.vectors = Vectors(self.store, self.stats, self.clearings, host)
         self.semantic = (
             None if settings.semantic is None else Semantic(settings.semantic, host, self.store, self.tenant)
         )
         host.on(Rated, self.rated)
         if settings.share == "caller":
-            host.holds(Answers(self.store, self.outbox.written))
+            host.holds(Answers(self.store, self.outbox.written, self.clearings.add))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
@@ -106,8 +108,10 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
+        label = partial(key.label_of, call, call.model, tenant, told)
         keep = partial(self.keep, where, call, self.ttl(wishes), tenant, told)
-        reply = await self.answered(where, call, call_next, wishes, partial(self.learn, near, where, keep))
+        flying = self.flying(where, label) if wishes.reads else None
+        reply = await self.answered(where, call, call_next, flying, partial(self.learn, near, where, keep))
         outcome = reply.facts.get("cache", "miss")
         self.stats.note(reply.facts.get("model", call.model), outcome)
         return reply.noting(**{"cache": outcome, "cache-key": digest})
@@ -172,16 +176,23 @@ class Cache:
         found = None if kept is None else entry.unpacked(kept.value)
         return None if kept is None or found is None else (found, kept.born)
 
+    def flying(self, where: str, label: Callable[[], bytes]) -> Flight | None:
+        """The answer that is under way, unless what it would become was taken out since it began."""
+        flying = self.flights.get(where)
+        if flying is not None and self.clearings.took(flying.began, where, label):
+            del self.flights[where]
+            return None
+        return flying
+
     async def answered(
-        self, where: str, call: Call, call_next: Handler, wishes: Wishes, keep: Callable[[Flight], None]
+        self, where: str, call: Call, call_next: Handler, flying: Flight | None, keep: Callable[[Flight], None]
     ) -> Reply:
         """A new answer, or one that is under way.  keep: what becomes of a new one."""
-        flying = self.flights.get(where)
-        if wishes.reads and flying is not None:
+        if flying is not None:
             return await flying.joined(call)
         flight = Flight(self.clock.monotonic(), keep, call.deadline)
         flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
-        if flying is None and len(self.flights) < MOST_FLIGHTS:
+        if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[where] = flight
         return await flight.joined(call)
 
@@ -190,6 +201,9 @@ class Cache:
         if self.flights.get(where) is flight:
             del self.flights[where]
         if not flight.over or flight.error is not None or isinstance(call.ask, Embed) or not self.worth(flight):
+            return False
+        model = flight.facts.get("model", call.model)
+        if self.clearings.took(flight.began, where, partial(key.label_of, call, model, tenant, told)):
             return False
         clock, largest = self.clock, self.settings.max_entry_bytes
         answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
@@ -261,7 +275,13 @@ class Cache:
 
     def routes(self) -> Iterable[Route]:
         return Api(
-            self.store, self.stats, self.host, self.settings.share == "global", self.outbox.written, self.more
+            self.store,
+            self.stats,
+            self.host,
+            self.settings.share == "global",
+            self.outbox.written,
+            self.clearings.add,
+            self.more,
         ).routes()
 
     def more(self) -> dict[str, JSON]:

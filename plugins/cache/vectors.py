@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from plugins.cache import entry, key
+from plugins.cache.clearings import Clearings
 from plugins.cache.stats import Stats
 from plugins.cache.wishes import NotKept, Wishes
 from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.stores.keyvalue import KeyValue, New, StoreError
-from proxy.streams import collect, replay
+from proxy.streams import Answer, collect, replay
 from proxy.types import Call, Embed, Handler, Reply, Usage
 from proxy.types import Vectors as VectorsEvent
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 
 class Vectors:
-    def __init__(self, store: KeyValue, stats: Stats, host: Host) -> None:
+    def __init__(self, store: KeyValue, stats: Stats, clearings: Clearings, host: Host) -> None:
         self.store = store
         self.stats = stats
+        self.clearings = clearings
         self.host = host
 
     async def answered(
@@ -69,8 +71,17 @@ class Vectors:
     ) -> tuple[Reply, dict[str, Row]]:
         """The upstream's reply and its vectors.  new: by text, its key and what that was made from."""
         ask = Embed(inputs=tuple(new), dimensions=call.ask.dimensions if isinstance(call.ask, Embed) else None)
+        began = self.host.clock.monotonic()
         reply = await call_next(call.but(ask=ask))
-        return reply, await self.asked(reply, call, new, ttl, tenant)
+        rows = rows_of(await collect(reply), entry.told(reply.facts), list(new))
+        if "fallback" not in reply.facts:
+            model = reply.facts.get("model", call.model)
+            news = [
+                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(of_one(call, text), model, tenant, told))
+                for text, (where, told) in new.items()
+            ]
+            await self.keep(news, began)
+        return reply, rows
 
     async def known(self, keys: dict[str, str], wishes: Wishes) -> dict[str, Row]:
         try:
@@ -84,27 +95,26 @@ class Vectors:
                 rows[text] = row
         return rows
 
-    async def asked(
-        self, reply: Reply, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
-    ) -> dict[str, Row]:
-        """Read the upstream's vectors and keep them.  new: by text, its key and what it was made from."""
-        answer = await collect(reply)
-        if answer.vectors is None or len(answer.vectors.values) != len(new):
-            raise UpstreamError("The upstream sent no vectors.", "server")
-        tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, list(new))
-        facts = entry.told(reply.facts)
-        rows: dict[str, Row] = {
-            text: (vector, count, facts) for text, vector, count in zip(new, answer.vectors.values, tokens, strict=True)
-        }
-        model = reply.facts.get("model", call.model)
-        if "fallback" not in reply.facts:
-            news = [
-                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(of_one(call, text), model, tenant, told))
-                for text, (where, told) in new.items()
-            ]
-            with suppress(StoreError):  # told by the store
-                await self.store.set(news)
-        return rows
+    async def keep(self, news: list[New], began: float) -> None:
+        """What was taken out since it was asked for stays out, also what is so while it is written."""
+        going = [one for one in news if not self.was_taken(one, began)]
+        with suppress(StoreError):  # told by the store
+            await self.store.set(going)
+            if late := [one.key for one in going if self.was_taken(one, began)]:
+                await self.store.delete(late)
+
+    def was_taken(self, one: New, began: float) -> bool:
+        return self.clearings.took(began, one.key, lambda: one.label)
+
+
+def rows_of(answer: Answer, facts: Mapping[str, str], texts: list[str]) -> dict[str, Row]:
+    """What the upstream sent, by text.  Raises UpstreamError where it does not fit them."""
+    if answer.vectors is None or len(answer.vectors.values) != len(texts):
+        raise UpstreamError("The upstream sent no vectors.", "server")
+    tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, texts)
+    return {
+        text: (vector, count, facts) for text, vector, count in zip(texts, answer.vectors.values, tokens, strict=True)
+    }
 
 
 def told_of(ask: Embed, text: str, route: str, stamp: str) -> bytes:

@@ -45,8 +45,6 @@ def wishes_of(call: Call) -> Wishes:
     if not call.headers and not call.extra:
         return NONE
     use = call.extra.get(FIELD)
-    if use is not None and type(use) is not bool:
-        raise BadCall(f"Invalid type for '{FIELD}': expected a boolean.", param=FIELD, code="invalid_type")
     control = call.headers.get(CONTROL, "").lower()
     told = {one.strip() for one in control.split(",")}
     keeps = use is not False and "no-store" not in told

@@ -26,7 +26,7 @@ KEPT_HOURS: Final = 24 * 366
 
 class Retry:
     place = "tries"
-    fields = frozenset({FIELD})
+    fields = flags = frozenset({FIELD})
 
     class Settings(Strict):
         attempts: PositiveInt = 3
@@ -117,11 +117,8 @@ class Retry:
 
 
 def wanted(call: Call) -> bool:
-    """Whether the caller wants further tries.  Raises BadCall if that cannot be read."""
-    use = call.extra.get(FIELD) if call.extra else None
-    if use is not None and type(use) is not bool:
-        raise BadCall(f"Invalid type for '{FIELD}': expected a boolean.", param=FIELD, code="invalid_type")
-    return use is not False
+    """Whether the caller wants further tries."""
+    return not call.extra or call.extra.get(FIELD) is not False
 
 
 def final(error: UpstreamError, attempts: int) -> UpstreamError:

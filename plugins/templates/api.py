@@ -9,6 +9,8 @@ import orjson
 from aiohttp import web
 from pydantic import AliasChoices, Field
 
+from plugins.templates.document import ModelName
+from plugins.templates.models import Answering
 from plugins.templates.shelves import Shelves, Wanted, summary
 from plugins.templates.template import Template
 from plugins.templates.wish import PREFIX, Wish, version_of
@@ -52,7 +54,7 @@ class Render(Strict):
     name: Annotated[Said, Field(validation_alias=AliasChoices("name", "template_name"))]
     version: Any = None
     variables: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
-    model: Annotated[str, Field(min_length=1, max_length=600)] | None = None
+    model: ModelName | None = None
     generate: bool = False
     stream: bool = False
 
@@ -61,15 +63,14 @@ class Render(Strict):
 
 
 class Api:
-    """applied: what a template makes of a call.  most: letters that its messages may become.  model: of those that name
-    none."""
+    """applied: what a template makes of a call.  most: letters that its messages may become."""
 
-    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, model: str | None) -> None:
+    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, answering: Answering) -> None:
         self.shelves = shelves
         self.host = host
         self.applied = applied
         self.most = most
-        self.model = model
+        self.answering = answering
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/templates", self.listed, "user")
@@ -111,7 +112,8 @@ class Api:
             return await self.host.answer(request, call)
         template = await self.shelves.find(wish.name, wish.version, self.caller(request), wish.param)
         chat = template.asked(Chat(()), wish.variables, self.most)
-        model = asked.model or template.document.model or self.model
+        models = self.host.desk.caller(request).models
+        model = asked.model or await self.answering.named(template.document, models)
         return document({**rendered(template, chat), "model": model})
 
     def call(self, request: web.BaseRequest, asked: Render) -> Call:
@@ -122,10 +124,10 @@ class Api:
 
 def shown(template: Template, caller: str) -> dict[str, JSON]:
     """All of it."""
-    told = template.document.told()
+    told = template.told
     parts = ("messages", "parameters", "schema", "example")
     source = "library" if not template.id else "own" if template.owner == caller else "public"
-    return {**summary(template, source), **{name: told[name] for name in parts if name in told}}
+    return {**summary(told, source, template.id), **{name: told[name] for name in parts if name in told}}
 
 
 def rendered(template: Template, chat: Chat) -> dict[str, JSON]:

@@ -7,9 +7,19 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from plugins.templates import text, variables
+from plugins.templates.plain import check_plain
+from plugins.templates.shaped import holes
 from plugins.templates.variables import Variable
 from proxy.config import Strict
 from proxy.errors import BadCall
@@ -23,11 +33,14 @@ NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
 RESERVED: Final = frozenset({"categories", "popular", "custom", "render", "export", "import"})
 """Names of endpoints."""
 LATEST: Final = "latest"
+OTHER: Final = "other"
 ALIAS: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 LONGEST: Final = 65_536
 """Bytes of one template as JSON."""
-EXAMPLE: Final = 1_000_000
+EXAMPLE: Final = 100_000
 """Letters that an example may become."""
+KNOWN: Final = "known"
+"""The context of a template that was looked through when it was written, and need not be again."""
 
 
 def check_name(name: str) -> str:
@@ -47,8 +60,16 @@ def check_alias(alias: str) -> str:
     return alias
 
 
+def check_model(model: str) -> str:
+    """Raises ValueError for another template."""
+    if model.startswith("template:"):
+        raise ValueError("a template asks a model, not another template")
+    return model
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 Alias = Annotated[str, AfterValidator(check_alias)]
+ModelName = Annotated[str, StringConstraints(max_length=600, pattern=r"^[^\x00]+$"), AfterValidator(check_model)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -57,13 +78,6 @@ def _listed(given: object) -> object:
     if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
         return {one: {} for one in given}
     return given
-
-
-def _real(model: str) -> str:
-    """Raises ValueError for another template."""
-    if model.startswith("template:"):
-        raise ValueError("a template asks a model, not another template")
-    return model
 
 
 def _schema(given: JSON) -> JSON:
@@ -101,7 +115,7 @@ class Document(Strict):
     """Counts up; a version never changes."""
     aliases: Annotated[tuple[Alias, ...], Field(max_length=20)] = ()
     """Other names of this version, such as `production`; they may move to another one."""
-    category: Word = "other"
+    category: Word = OTHER
     """Where it is listed."""
     description: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What it is for."""
@@ -115,12 +129,12 @@ class Document(Strict):
     """The variable that the caller's first user message fills where it is not given."""
     messages: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=64)]
     """What it says, before the caller's own messages."""
-    model: Annotated[str, StringConstraints(max_length=600, pattern=r"^[^\x00]+$"), AfterValidator(_real)] | None = None
+    model: ModelName | None = None
     """Which model it asks, unless the caller names one."""
     parameters: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Sampling options, such as `temperature` and `max_tokens`; the caller's own go before them."""
     answer_schema: Annotated[dict[str, Any] | None, AfterValidator(_schema), Field(alias="schema")] = None
-    """A JSON schema that the answer must fit."""
+    """A JSON schema that the answer must fit; `enum: ["{{labels}}"]` is of the items of the list `labels`."""
     example: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
     """Variables of a call that shows what it is for."""
 
@@ -128,6 +142,7 @@ class Document(Strict):
     @classmethod
     def _short(cls, given: Any) -> Any:
         """`template: text` is one message of the user."""
+        check_plain(given)
         if isinstance(given, dict) and "template" in given:
             if "messages" in given:
                 raise ValueError("'template' is short for 'messages' with one of the user; write only one of them")
@@ -136,10 +151,12 @@ class Document(Strict):
         return given
 
     @model_validator(mode="after")
-    def _consistent(self) -> Document:
+    def _consistent(self, info: ValidationInfo) -> Document:
+        if info.context == KNOWN:
+            return self
         if len(content_of(self.told())) > LONGEST:
             raise ValueError(f"a template has at most {LONGEST} bytes")
-        found = [*self._parameters(), *self._texts(), *self._input()]
+        found = [*self._parameters(), *self._texts(), *self._input(), *self._enums()]
         if not found and self.example:
             found += self._example()
         if found:
@@ -168,7 +185,10 @@ class Document(Strict):
                     yield from (f"messages[{index}]: {problem}" for problem in self._node(node, around))
 
     def _node(self, node: text.Put | text.Section, around: tuple[text.Section, ...]) -> Iterator[str]:
-        if node.name != text.ITEM and node.name not in self.variables:
+        if node.name == text.NUMBER:
+            if not any(map(self._repeats, around)):
+                yield f"{{{{{node.name}}}}} is the number of a list's item, and there is no section of a list around it"
+        elif node.name != text.ITEM and node.name not in self.variables:
             yield f"'{node.name}' is not under variables"
         elif isinstance(node, text.Section) and self._repeats(node) and any(map(self._repeats, around)):
             yield f"the section '{node.name}' of a list stands inside another list's"
@@ -180,6 +200,11 @@ class Document(Strict):
     def _input(self) -> Iterator[str]:
         if self.input is not None and getattr(self.variables.get(self.input), "type", None) != "string":
             yield f"input: {self.input[:80]!r} is no variable of type 'string'"
+
+    def _enums(self) -> Iterator[str]:
+        for name in holes(self.answer_schema):
+            if getattr(self.variables.get(name), "type", None) != "list":
+                yield f"schema: an enum of '{name}', which is no variable of type 'list'"
 
     def _example(self) -> list[str]:
         values, problems = variables.fill(self.variables, self.example)

@@ -8,6 +8,7 @@ from typing import Final
 
 from plugins.templates import text
 from plugins.templates.document import Document
+from plugins.templates.shaped import holes
 from plugins.templates.text import Put, Section
 
 STABLE: Final = 200
@@ -28,7 +29,7 @@ def warnings(document: Document) -> Iterator[str]:
     nodes = [
         (*place, index) for index, turn in enumerate(document.messages) for place in text.walk(text.parse(turn.content))
     ]
-    used = {node.name for node, _, _ in nodes if not isinstance(node, str)}
+    used = {node.name for node, _, _ in nodes if not isinstance(node, str)} | set(holes(document.answer_schema))
     for name in document.variables:
         if name not in used:
             yield f"the variable '{name}' is used nowhere"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
@@ -14,14 +14,15 @@ from plugins.templates import library
 from plugins.templates.api import Api
 from plugins.templates.feature import FEATURE
 from plugins.templates.library import Files, Library
+from plugins.templates.models import Answering, Listing
 from plugins.templates.shelves import Shelves
-from plugins.templates.template import Template
 from plugins.templates.uses import Uses
 from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
 from proxy.config import Strict
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
-from proxy.types import Call, Chat, Endpoints, Handler, Reply, Route
+from proxy.models import ModelInfo
+from proxy.types import Call, Caller, Chat, Endpoints, Handler, Reply, Route
 
 FACT: Final = "template"
 
@@ -39,7 +40,11 @@ class Templates:
 
     class Settings(Strict):
         model: str | None = None
-        """The model of templates that name none, where the caller names none either."""
+        """The model of templates that name none, where the caller names none either; `*` is the first by
+        name that is there and can chat."""
+        listed: tuple[str, ...] = ()
+        """Which templates stand in the lists of models as `template:NAME`, by patterns of their names, such as
+        `extract_*`: of the library, the folder and the caller's own those that a message alone fills."""
         library: bool = True
         """Whether the templates of this package are there."""
         path: str | None = None
@@ -62,7 +67,9 @@ class Templates:
         files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files
         self.shelves = Shelves(whole, host.kept("templates uses", Uses))
-        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, settings.model)]
+        self.answering = Answering(settings.model, host)
+        self.listing = Listing(settings.listed, self.shelves, self.answering)
+        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, self.answering)]
         self.task: asyncio.Task[None] | None = None
         if settings.custom:
             self.tables = FEATURE
@@ -117,23 +124,14 @@ class Templates:
             raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
         template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)
         ask = template.asked(call.ask, wish.variables, self.settings.max_length)
-        model = self.model_of(call, template)
+        named = call.model if not call.model.startswith(PREFIX) else ""
+        model = named or await self.answering.needed(template, call.models)
         self.shelves.uses.note(template)
         extra = {name: value for name, value in call.extra.items() if name != FIELD}
         return call.but(ask=ask, model=model, extra=extra, tags={**call.tags, FACT: template.label})
 
-    def model_of(self, call: Call, template: Template) -> str:
-        """The caller's own, the template's, or the one of the settings."""
-        if call.model and not call.model.startswith(PREFIX):
-            return call.model
-        model = template.document.model or self.settings.model
-        if model is None:
-            message = (
-                f"The template '{template.label}' names no model: send one in 'model', and the template's name in "
-                "'template.name'."
-            )
-            raise BadCall(message, param="model", code="template_without_model")
-        return model
+    async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
+        return await self.listing.offered(caller, listed)
 
     def routes(self) -> Iterable[Route]:
         for part in self.parts:

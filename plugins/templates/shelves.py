@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from plugins.templates.document import OTHER
 from plugins.templates.library import Library, Version
 from plugins.templates.template import Template
 from plugins.templates.uses import Uses
+from plugins.templates.variables import STRING
 from proxy.errors import NotFound
 from proxy.types import JSON
 
@@ -75,7 +77,7 @@ class Shelves:
     def from_library(self, wanted: Wanted) -> Iterator[dict[str, JSON]]:
         for template in self.library.newest():
             if wanted.fits(template):
-                yield summary(template, "library")
+                yield summary(template.told, "library")
 
     async def categories(self, caller: str) -> Counter[str]:
         counts = Counter(one.document.category for one in self.library.newest())
@@ -85,7 +87,7 @@ class Shelves:
         """Those that were used most, with `uses`."""
         counts = self.uses.pending if self.counting is None else await self.counting.of_library()
         newest = {one.document.name: one for one in self.library.newest()}
-        found = [{**summary(newest[name], "library"), "uses": counts[name]} for name in counts if name in newest]
+        found = [{**summary(newest[name].told, "library"), "uses": counts[name]} for name in counts if name in newest]
         if self.store is not None:
             found += await self.store.popular(caller, limit)
         return sorted(found, key=lambda one: (-one["uses"], one["name"]))[:limit]
@@ -107,21 +109,24 @@ def no_version(name: str, version: Version, param: str) -> NotFound:
     return NotFound(message[:300], param=param, code="template_version_not_found")
 
 
-def summary(template: Template, source: str) -> dict[str, JSON]:
-    """source: `library`, `own` or `public`."""
-    variables = template.document.told().get("variables", {})
-    known = template.document.variables
+def summary(told: Mapping[str, JSON], source: str, id: str = "") -> dict[str, JSON]:
+    """told: a template as it was written.  source: `library`, `own` or `public`."""
+    variables = told.get("variables", {})
     return {
-        "name": template.document.name,
-        "version": template.document.version,
-        "category": template.document.category,
-        "description": template.document.description,
+        "name": told["name"],
+        "version": told["version"],
+        "category": told.get("category", OTHER),
+        "description": told.get("description", ""),
         "variables": {
-            name: {"type": known[name].type, "required": known[name].required, **said}
+            name: {"type": said.get("type", STRING), "required": is_required(said), **said}
             for name, said in variables.items()
         },
-        "input": template.document.input,
-        "model": template.document.model,
+        "input": told.get("input"),
+        "model": told.get("model"),
         "source": source,
-        "id": template.id or None,
+        "id": id or None,
     }
+
+
+def is_required(said: Mapping[str, JSON]) -> bool:
+    return said.get("default") is None and not said.get("optional", False)

@@ -9,10 +9,12 @@ from typing import Final
 
 from plugins.templates import text, variables
 from plugins.templates.document import Document
-from plugins.templates.text import Nodes
+from plugins.templates.shaped import holes, shaped
+from plugins.templates.text import Nodes, Value
 from proxy.errors import BadCall
 from proxy.types import JSON, Chat, Format, Message
 from proxy.wire.openai_fields import SAMPLING
+from proxy.wire.schema_weight import Weight
 
 INVALID: Final = "invalid_template_variables"
 
@@ -30,6 +32,15 @@ class Template:
         return f"{self.document.name}@{self.document.version}"
 
     @cached_property
+    def told(self) -> Mapping[str, JSON]:
+        return self.document.told()
+
+    @cached_property
+    def is_shaped(self) -> bool:
+        """Whether the schema hangs on variables."""
+        return any(True for _ in holes(self.document.answer_schema))
+
+    @cached_property
     def parsed(self) -> tuple[Nodes, ...]:
         return tuple(text.parse(turn.content) for turn in self.document.messages)
 
@@ -37,26 +48,42 @@ class Template:
     def options(self) -> Mapping[str, JSON]:
         return {name: SAMPLING[name](value, name) for name, value in self.document.parameters.items()}
 
-    @property
-    def format(self) -> Format | None:
+    def format(self, values: Mapping[str, Value]) -> Format | None:
+        """Raises BadCall where values make the schema too large."""
         schema = self.document.answer_schema
-        return None if schema is None else Format(schema)
+        if schema is None:
+            return None
+        if self.is_shaped:
+            schema = shaped(schema, values)
+            Weight(schema, "template.variables")
+        return Format(schema)
 
     def messages(self, given: Mapping[str, JSON], most: int) -> tuple[Message, ...]:
-        """Filled with these values, without those that become empty.
+        """Raises BadCall."""
+        return self.said(self.filled(given), most)
 
-        most: letters of them all.  Raises BadCall that tells everything that is wrong with the values.
-        """
+    def filled(self, given: Mapping[str, JSON]) -> Mapping[str, Value]:
+        """Every variable's value.  Raises BadCall that tells everything that is wrong with what was given."""
         values, problems = variables.fill(self.document.variables, given)
         if problems:
             message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
             raise BadCall(message, param="template.variables", code=INVALID)
+        return values
+
+    def said(self, values: Mapping[str, Value], most: int) -> tuple[Message, ...]:
+        """The messages with these values, without those that become empty.
+
+        most: letters of them all.  Raises BadCall.
+        """
         made, left = [], most
         for turn, nodes in zip(self.document.messages, self.parsed, strict=True):
             try:
                 said = text.render(nodes, values, left)
             except text.TooLong:
-                message = f"The template '{self.label}' would become longer than {most} letters."
+                message = (
+                    f"The template '{self.label}' would become longer than {most} letters, or of more than "
+                    f"{text.STEPS} pieces."
+                )
                 raise BadCall(message, param="template.variables", code="template_too_long") from None
             left -= len(said)
             if said.strip():
@@ -72,7 +99,8 @@ class Template:
             if first is not None:
                 given, pictures = {**given, wanted: own[first].text}, own[first]
                 own = (*own[:first], *own[first + 1 :])
-        said = self.messages(given, most)
+        values = self.filled(given)
+        said = self.said(values, most)
         if pictures is not None and pictures.images:
             said = with_images(said, pictures)
         if not said and not own:
@@ -82,8 +110,8 @@ class Template:
             chat,
             messages=(*said, *own),
             options={**self.options, **chat.options},
-            format=chat.format or self.format,
-            question=chat.question or question_of(said),
+            format=chat.format or self.format(values),
+            question=chat.question or question_of(chat.messages) or filled_in(given, wanted) or question_of(said),
         )
 
 
@@ -93,6 +121,12 @@ def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...
     if last is None:
         return (*said, replace(given, text=""))
     return (*said[:last], replace(said[last], images=given.images), *said[last + 1 :])
+
+
+def filled_in(given: Mapping[str, JSON], wanted: str | None) -> str:
+    """What the caller gave as the input."""
+    found = None if wanted is None else given.get(wanted)
+    return found if isinstance(found, str) else ""
 
 
 def question_of(said: tuple[Message, ...]) -> str:

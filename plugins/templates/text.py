@@ -1,7 +1,8 @@
 """The language of templates: Mustache without lambdas, partials and set delimiters.  Nothing in it can be executed.
 
-`{{name}}` puts in a value; `{{#name}}…{{/name}}` stands where there is one, once for each item of a list, whose item is
-`{{.}}`; `{{^name}}…{{/name}}` stands where there is none; `{{! … }}` is a comment; `\\{{` is a literal `{{`.
+`{{name}}` puts in a value; `{{#name}}…{{/name}}` stands where there is one, once for each item of a list, which is
+`{{.}}` and whose number, from 1, is `{{@number}}`; `{{^name}}…{{/name}}` stands where there is none; `{{! … }}` is a
+comment; `\\{{` is a literal `{{`.
 Source: mustache(5), https://mustache.github.io/mustache.5.html.
 """
 
@@ -10,14 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 
 OPEN: Final = "{{"
 CLOSE: Final = "}}"
 ITEM: Final = "."
+NUMBER: Final = "@number"
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEEPEST: Final = 8
 """Sections inside each other."""
+STEPS: Final = 200_000
+"""Pieces that are written at most, whatever their length; some 50 ms, in which nobody else is served."""
 
 Item: TypeAlias = str | int | float | bool
 Value: TypeAlias = Item | Sequence[Item] | None
@@ -29,12 +33,12 @@ class Malformed(ValueError):
 
 
 class TooLong(ValueError):
-    """What would come out is longer than it may be."""
+    """What would come out is longer than it may be, or of more pieces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A value goes here; `.` is the item of the section around it."""
+    """A value goes here; `.` is the item of the section around it, `@number` its number."""
 
     name: str
 
@@ -142,7 +146,7 @@ def tag_of(inside: str, line: int) -> Tag | None:
     if inside.startswith("!"):
         return None
     sign, name = (inside[0], inside[1:].strip()) if inside[:1] in ("#", "^", "/") else ("", inside)
-    if not NAME.fullmatch(name) and (sign or name != ITEM):
+    if not NAME.fullmatch(name) and (sign or name not in (ITEM, NUMBER)):
         shown = inside[:40]
         raise Malformed(f"line {line}: '{{{{{shown}}}}}' is no tag: a name is up to 64 letters, digits and '_'")
     return Tag(sign, name)
@@ -174,7 +178,8 @@ class Page:
 
     def __init__(self, most: int) -> None:
         self.parts: list[str] = []
-        self.left = self.steps = most
+        self.left = most
+        self.steps = STEPS
 
     def write(self, text: str) -> None:
         """Raises TooLong before it takes the memory."""
@@ -188,20 +193,27 @@ class Page:
 def render(nodes: Nodes, values: Mapping[str, Value], most: int) -> str:
     """The text with the values in it, which are never read as templates.  Raises TooLong beyond `most` letters."""
     page = Page(most)
-    write(nodes, values, None, page)
+    write(nodes, values, (None, 0), page)
     return "".join(page.parts)
 
 
-def write(nodes: Nodes, values: Mapping[str, Value], item: Value, page: Page) -> None:
+def write(nodes: Nodes, values: Mapping[str, Value], at: tuple[Value, int], page: Page) -> None:
+    """at: the item of the section around it, and its number in its list."""
     for node in nodes:
         if isinstance(node, str):
             page.write(node)
         elif isinstance(node, Put):
-            page.write(spelled(item if node.name == ITEM else values.get(node.name)))
+            page.write(spelled(here(node.name, values, at)))
         else:
-            for one in turns(node, values.get(node.name)):
+            value = values.get(node.name)
+            for number, one in enumerate(turns(node, value), 1):
                 page.write("")  # a turn is a step, whatever it writes
-                write(node.nodes, values, item if node.inverted else one, page)
+                inside = at if node.inverted else (one, number if is_list(value) else at[1])
+                write(node.nodes, values, inside, page)
+
+
+def here(name: str, values: Mapping[str, Value], at: tuple[Value, int]) -> Value:
+    return at[0] if name == ITEM else at[1] if name == NUMBER else values.get(name)
 
 
 def turns(section: Section, value: Value) -> Sequence[Value]:
@@ -209,9 +221,13 @@ def turns(section: Section, value: Value) -> Sequence[Value]:
     there = is_there(value)
     if section.inverted:
         return () if there else (None,)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if is_list(value):
         return value
     return (value,) if there else ()
+
+
+def is_list(value: Value) -> TypeGuard[Sequence[Item]]:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def is_there(value: Value) -> bool:

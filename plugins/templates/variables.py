@@ -15,6 +15,7 @@ from proxy.types import JSON
 from proxy.wire import read
 
 Kind: TypeAlias = Literal["string", "integer", "number", "boolean", "enum", "list"]
+STRING: Final = "string"
 WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 LARGEST: Final = 2**63
 """What no number of ours reaches; a YAML file may hold any."""
@@ -23,6 +24,7 @@ TRUTHS: Final = {"true": True, "false": False}
 ONLY: Final[Mapping[str, tuple[Kind, ...]]] = {
     "values": ("enum",),
     "items": ("list",),
+    "min_items": ("list",),
     "max_items": ("list",),
     "min_length": ("string", "list"),
     "max_length": ("string", "list"),
@@ -41,7 +43,7 @@ class Wrong(ValueError):
 class Variable(Strict):
     """One variable of a template.  It must be given unless it has a default or is optional."""
 
-    type: Kind = "string"
+    type: Kind = STRING
     """`string`, `integer`, `number`, `boolean`, `enum` (one of `values`) or `list`."""
     description: str = ""
     """What belongs there, for whoever fills it in."""
@@ -61,6 +63,8 @@ class Variable(Strict):
     """Letters of a text at least."""
     max_length: NonNegativeInt | None = None
     """Letters of a text at most."""
+    min_items: NonNegativeInt | None = None
+    """Items of a list at least."""
     max_items: NonNegativeInt | None = None
     """Items of a list at most."""
 
@@ -91,6 +95,8 @@ class Variable(Strict):
             return self.one(self.type, given)
         if not isinstance(given, list | tuple):
             raise Wrong(f"must be a list, but is {read.kind_of(given)}")
+        if self.min_items is not None and len(given) < self.min_items:
+            raise Wrong(f"must have at least {self.min_items} items, but has {len(given)}")
         if self.max_items is not None and len(given) > self.max_items:
             raise Wrong(f"must have at most {self.max_items} items, but has {len(given)}")
         return tuple(self.item(index, one) for index, one in enumerate(given))
@@ -196,10 +202,10 @@ def missing(name: str, variable: Variable) -> str:
 
 
 def unknown(variables: Mapping[str, Variable], given: Mapping[str, JSON]) -> Iterator[str]:
+    """Those that are not told are empty: a body may hold a million of them."""
     known = ", ".join(f"'{name}'" for name in variables) or "none"
-    for name in given:
-        if name not in variables:
-            yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})"
+    for number, name in enumerate(name for name in given if name not in variables):
+        yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})" if number < SHOWN else ""
 
 
 def told(problems: list[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -72,6 +73,7 @@ class Writing:
         assert document is not None  # noqa: S101  (a new template has one)
         if document.name in self.taken:
             raise taken(document.name)
+        await alone(connection, caller)
         count = select(func.count()).select_from(CUSTOM).where(T.owner == caller)
         if (await connection.execute(count)).scalar_one() >= self.limits.templates:
             message = f"You have {self.limits.templates} templates, and may have no more; delete one first."
@@ -167,6 +169,7 @@ class Writing:
         made = []
         try:
             async with self.transaction() as connection:
+                await alone(connection, caller)  # before any row is locked, or two that wait would wait for each other
                 for document in sorted(documents, key=lambda one: (one.name, one.version)):
                     change = Change(document, public or None, dict.fromkeys(document.aliases, 0))
                     query = select(CUSTOM).where(T.owner == caller, T.name == document.name).with_for_update()
@@ -179,6 +182,14 @@ class Writing:
         except IntegrityError:
             raise taken("") from None
         return made
+
+
+async def alone(connection: AsyncConnection, caller: str) -> None:
+    """Until the transaction ends nobody else makes a template of this caller's: they would not be counted together.
+    SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        lock = zlib.crc32(f"gemmapy-proxy templates {caller}".encode(errors="replace"))
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
 
 
 async def mine(connection: AsyncConnection, id: str, caller: str) -> Found:

@@ -78,12 +78,19 @@ def read(name: str, text: str) -> list[Document]:
 
 def faults(error: ValidationError) -> Iterator[tuple[Place, str]]:
     """Each fault, where it is and in words."""
-    for one in error.errors():
+    found = error.errors()
+    for one in found:
+        if one["type"] == "too_short" and any(is_within(other["loc"], one["loc"]) for other in found):
+            continue  # only because of what is wrong inside of it
         place = tuple(step for step in one["loc"] if step != "[key]")
         words = {"extra_forbidden": "there is no such field", "missing": "this field is required"}.get(
             one["type"], one["msg"].removeprefix("Value error, ")
         )
         yield place, f"{'.'.join(map(str, place))[:200] or 'the template'}: {words}"
+
+
+def is_within(place: Place, outer: Place) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
 
 
 def _documents(text: str) -> Iterator[tuple[yaml.Node, JSON]]:

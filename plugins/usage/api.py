@@ -62,6 +62,7 @@ class Api:
         yield Route("GET", "/api/metrics/timeseries", self.timeseries, "user")
         yield Route("GET", "/api/metrics/models", self.models, "user")
         yield Route("GET", "/api/metrics/endpoints", self.endpoints, "user")
+        yield Route("GET", "/api/metrics/templates", self.templates, "user")
         yield Route("GET", "/api/metrics/errors", self.errors, "user")
 
     def window(self, request: web.BaseRequest, kind: type[Asked] | type[Series]) -> Window:
@@ -103,10 +104,13 @@ class Api:
     async def endpoints(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.by(request, "route", "endpoints")
 
+    async def templates(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self.by(request, "template", "templates")
+
     async def by(self, request: web.BaseRequest, column: str, name: str) -> web.StreamResponse:
         window = self.window(request, Asked)
         found = await figures.read(self.host.database, window, column)
-        rows = [{NAMES[column]: one[column], **figures.told(one)} for one in found]
+        rows = [{NAMES[column]: one[column] or NONE[column], **figures.told(one)} for one in found]
         return document({**span(window), name: rows})
 
     async def errors(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -124,7 +128,9 @@ class Api:
         return document({**span(window), "total_requests": calls, "errors": failed, "error_rate": rate, "kinds": rows})
 
 
-NAMES: Final = {"model": "model", "route": "endpoint"}
+NAMES: Final = {"model": "model", "route": "endpoint", "template": "template"}
+NONE: Final = {"model": "", "route": "", "template": None}
+"""What is told where a call has none."""
 
 
 def added(parts: Iterable[figures.Found]) -> figures.Found:

@@ -23,7 +23,7 @@ COLUMNS: Final = (
     "cost", "prompt_cost", "saved", "compared", "cloud", "energy_mj", "power",
 )  # fmt: skip
 MONEY: Final = ("cost", "saved", "cloud", "power")
-BY: Final = {"model": "model", "user": "caller", "key": "key_id", "day": "start"}
+BY: Final = {"model": "model", "user": "caller", "key": "key_id", "template": "template", "day": "start"}
 
 
 class Period(WithUser):
@@ -58,7 +58,7 @@ class Period(WithUser):
 
 
 class Breakdown(Period):
-    by: Literal["model", "user", "key", "day"] = "model"
+    by: Literal["model", "user", "key", "template", "day"] = "model"
 
 
 class Costs:

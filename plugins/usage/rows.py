@@ -56,6 +56,7 @@ class CallRow(NamedTuple):
     power: int | None
     conversation: str
     arm: str
+    template: str
     client_user: str
     metadata: str
     tags: str
@@ -127,7 +128,7 @@ def call_row(ended: CallEnded, model: str) -> CallRow:
         ended.finish,
         clean(ended.error),
         *money,
-        *((clean(tags.get("conversation", "")), clean(tags.get("arm", ""))) if tags else ("", "")),
+        *(tagged(tags) if tags else ("", "", "")),
         user,
         metadata,
         written(tags) if tags else "",
@@ -153,6 +154,11 @@ def clean(text: str, longest: int | None = LONGEST) -> str:
     if text.isascii() and text.isprintable():
         return text[:longest]
     return text[:longest].encode(errors="replace").decode().replace("\0", "")
+
+
+def tagged(tags: Mapping[str, str]) -> tuple[str, str, str]:
+    """What has columns of its own."""
+    return clean(tags.get("conversation", "")), clean(tags.get("arm", "")), clean(tags.get("template", ""))
 
 
 def said(about: Mapping[str, Any]) -> tuple[str, str]:

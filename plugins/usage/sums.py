@@ -85,7 +85,8 @@ def micros(nanoseconds: int) -> int:
 def kind_of(row: CallRow) -> Place:
     """The finest sum that a call is part of: a caller's, of a minute."""
     return (
-        row.at // MINUTE, row.caller, row.key_id, row.route, row.model, row.upstream, row.error, row.currency
+        row.at // MINUTE, row.caller, row.key_id, row.route, row.model, row.upstream, row.error, row.currency,
+        row.template,
     )  # fmt: skip
 
 

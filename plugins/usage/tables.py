@@ -51,7 +51,7 @@ CALLS: Final = Table(
     *map(maybe, ("cost", "prompt_cost")),
     count("saved"),
     *map(maybe, ("cloud", "energy_mj", "power")),
-    *map(text, ("conversation", "arm", "client_user", "metadata", "tags", "cache_key")),
+    *map(text, ("conversation", "arm", "template", "client_user", "metadata", "tags", "cache_key")),
     Column("rating", SmallInteger, nullable=False, server_default="0"),
     text("comment"),
     Index("usage_calls_at", "at"),
@@ -73,7 +73,7 @@ ATTEMPTS: Final = Table(
 )
 """One row a try.  number 0: not a try, but the call's going on to this model after `error`."""
 
-DIMENSIONS: Final = ("caller", "key_id", "route", "model", "upstream", "error", "currency")
+DIMENSIONS: Final = ("caller", "key_id", "route", "model", "upstream", "error", "currency", "template")
 COUNTS: Final = (
     "calls",
     "failed",

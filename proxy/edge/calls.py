@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, exchange_of
+from proxy.errors import BadCall
 from proxy.identity import check_route
 from proxy.types import JSON, Ask, Call, Deadline
 
@@ -27,12 +28,13 @@ tenth of the limit where that is less."""
 class Own:
     """The parts of a request that a chain's plugins declared as theirs: fields of the body, and headers.
 
-    brings: those fields that bring messages, so that the client's own may be empty.
+    brings: those fields that bring messages, so that the client's own may be empty.  flags: those that are booleans.
     """
 
     fields: Collection[str] = ()
     headers: Collection[str] = ()
     brings: Collection[str] = ()
+    flags: Collection[str] = ()
 
 
 class Read(Protocol):
@@ -46,10 +48,12 @@ class Read(Protocol):
 def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
     """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain.
 
-    Raises Denied where the caller's key does not open the chain.
+    Raises Denied where the caller's key does not open the chain, and BadCall for a flag that is none.
     """
     exchange = exchange_of(request)
     check_route(exchange.caller, route)
+    if asked.extra:
+        check_flags(asked.extra, own.flags)
     return Call(
         exchange.id,
         route,
@@ -65,6 +69,13 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         deadline=None if stream else deadline(request),
         trail=trail(request),
     )
+
+
+def check_flags(given: Mapping[str, JSON], flags: Collection[str]) -> None:
+    """Here, and not by the plugins themselves: one that another answers for would not see them.  Raises BadCall."""
+    for name in flags:
+        if given.get(name) is not None and type(given[name]) is not bool:
+            raise BadCall(f"Invalid type for '{name}': expected a boolean.", param=name, code="invalid_type")
 
 
 def trail(request: web.BaseRequest) -> Mapping[str, str]:

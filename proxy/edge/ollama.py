@@ -15,6 +15,7 @@ from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import pictured
 from proxy.edge.memo import Memo
+from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
 from proxy.types import JSON, Ask, Chat, Handler, Route
@@ -35,6 +36,7 @@ class Ollama:
     catalogue: Catalogue
     own: Mapping[str, Own]
     limits: Limits
+    shown: Shown
     known: Memo[tuple[AskedNatively, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
@@ -107,15 +109,18 @@ class Ollama:
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 
     async def tags(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Every upstream's entries, and the aliases under their own names."""
-        listed = await self.catalogue.all(exchange_of(request).caller.models)
+        """Every upstream's entries, and the aliases and what plugins offer under their own names."""
+        listed = await self.shown.to(exchange_of(request).caller)
         entries = [{**one.told, "name": one.name, "model": one.name} for one in listed]
         return document({"models": entries})
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
         body = read.mapping(await self.body(request), "the body")
         name = read.model(body.get("model") or read.needed(body, "name", "model"), "model")
-        patterns = exchange_of(request).caller.models
+        caller = exchange_of(request).caller
+        patterns = caller.models
+        if (behind := await self.shown.behind(name, caller)) is not None:
+            name = behind.name
         if not self.catalogue.opens(patterns, name):
             raise unknown(name)
         upstream, info = await self.catalogue.home(name, None, patterns)

@@ -14,6 +14,7 @@ from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images, pictured
 from proxy.edge.memo import Memo
+from proxy.edge.shown import Shown
 from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
@@ -38,6 +39,7 @@ class OpenAI:
     images: Images
     own: Mapping[str, Own]
     limits: Limits
+    shown: Shown
     known: Memo[tuple[Asked, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
@@ -97,14 +99,14 @@ class OpenAI:
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 
     async def list_models(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = openai_models.write_models(await self.models.all(exchange_of(request).caller.models))
+        body = openai_models.write_models(await self.shown.to(exchange_of(request).caller))
         return web.Response(body=body, content_type="application/json")
 
     async def one_model(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         name = unquote(id)  # clients send a `/` in a name as %2F, some of them twice
-        patterns = exchange_of(request).caller.models
-        listed = next((one for one in await self.models.all(patterns) if one.name == name), None)
-        info = listed or await self.models.info(name, patterns)
+        caller = exchange_of(request).caller
+        listed = next((one for one in await self.shown.to(caller) if one.name == name), None)
+        info = listed or await self.models.info(name, caller.models)
         if info is None:
             message = f"The model '{name[:200]}' does not exist or you do not have access to it."
             raise NotFound(message, param="model", code="model_not_found")

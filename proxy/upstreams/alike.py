@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from proxy.errors import BadCall
-from proxy.types import Chat, Complete, Embed, Event, Usage, Vectors
+from proxy.streams import replay
+from proxy.types import Chat, Complete, Embed, Event, Reply, Usage, Vectors
 
 
 def is_empty(ask: Chat | Complete) -> bool:
     """Whether nothing is asked but that the model be loaded."""
     return not ask.messages if isinstance(ask, Chat) else ask.prompts == ("",) and not ask.raw
+
+
+async def in_batches(
+    ask: Embed, size: int, batch: Callable[[tuple[str, ...]], Awaitable[tuple[Vectors, Usage]]]
+) -> Reply:
+    """The vectors of all inputs, so many at once, one batch after the other."""
+    if not ask.inputs:
+        return Reply.of(replay([Usage(0, 0)]))
+    found = [await batch(ask.inputs[at : at + size]) for at in range(0, len(ask.inputs), size)]
+    return Reply.of(replay(together(found, ask)))
 
 
 def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 
 from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
@@ -12,7 +13,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.alike import is_empty, refused, together, told
+from proxy.upstreams.alike import in_batches, is_empty, refused, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
@@ -163,15 +164,9 @@ class Ollama:
             message = f"The model '{call.model}' does not make embeddings."
             raise BadCall(message, param="model", code="model_not_capable")
         await self.loading.ready(info, self.pins(info.name), call.progress)
-        if not ask.inputs:
-            return Reply.of(replay([Usage(0, 0)]))
-        size = self.settings.embed_batch
-        found = [
-            await self.batch(call, ask, ask.inputs[at : at + size], info) for at in range(0, len(ask.inputs), size)
-        ]
-        return Reply.of(replay(together(found, ask)))
+        return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
 
-    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], info: ModelInfo) -> tuple[Vectors, Usage]:
+    async def batch(self, call: Call, ask: Embed, info: ModelInfo, inputs: tuple[str, ...]) -> tuple[Vectors, Usage]:
         body = ollama_chat.embed_body(info.name, inputs, ask.dimensions, self.pins(info.name))
         response = await self.http.send("/api/embed", body, call)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Collection, Mapping
+from functools import partial
 
 from proxy.config import Upstream
 from proxy.errors import ProxyError
@@ -13,7 +14,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.alike import is_empty, refused, together, told
+from proxy.upstreams.alike import in_batches, is_empty, refused, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.ollama import origin_of
@@ -144,15 +145,9 @@ class OpenAI:
         await self.http.finish(response)
 
     async def embed(self, call: Call, ask: Embed, info: ModelInfo) -> Reply:
-        if not ask.inputs:
-            return Reply.of(replay([Usage(0, 0)]))
-        size = self.settings.embed_batch
-        found = [
-            await self.batch(call, ask, ask.inputs[at : at + size], info) for at in range(0, len(ask.inputs), size)
-        ]
-        return Reply.of(replay(together(found, ask)))
+        return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
 
-    async def batch(self, call: Call, ask: Embed, inputs: tuple[str, ...], info: ModelInfo) -> tuple[Vectors, Usage]:
+    async def batch(self, call: Call, ask: Embed, info: ModelInfo, inputs: tuple[str, ...]) -> tuple[Vectors, Usage]:
         body = openai_bodies.embed_body(info.name, inputs, ask.dimensions)
         response = await self.http.send("/embeddings", body, call)
         try:

@@ -182,6 +182,41 @@ async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
             await first.read()
 
 
+async def test_what_makes_a_call_go_on_is_an_attempt(start: Start) -> None:
+    """Also where no upstream has failed: what did not fit, was not there, or found the line full."""
+    on = "{models: {gone: [spare], demo: [spare]}, on: [model_not_found, context_length]}"
+    text = config(on, "fallback, retry") + "models: {spare: {num_ctx: 32768}}\n"
+    async with start(text, failing()) as run:
+        assert (await run.chat(model="gone")).status == 200
+        assert (await run.chat(messages=user("word " * 12_000))).status == 200
+        assert (await run.chat(temperature=9)).status == 400 and (await run.chat(model="other")).status == 404
+        told = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
+    assert (told["attempts"], told["failures"], told["fallbacks"]) == (4, 2, 2)
+    assert told["errors"] == {"model_not_found": 1, "context_length_exceeded": 1}
+
+
+async def test_the_upstream_that_has_failed_is_not_asked_the_same_again(start: Start) -> None:
+    text = config("{default: [{upstream: local}, spare, {model: spare, upstream: local}]}")
+    async with start(text, failing(Fault("status", times=99))) as run:
+        assert (
+            "Tried: demo (upstream_server), spare (upstream_server)."
+            in (await error_of(await run.chat(), 502))["message"]
+        )
+        assert models_asked(run.ollama) == ["demo:latest", "spare:latest"]
+
+
+async def test_a_wrong_flag_is_refused_although_the_cache_could_answer(start: Start) -> None:
+    async with start(config(SPARED, "cache, fallback, retry")) as run:
+        await whole(await run.chat())
+        await run.settled()
+        assert (await run.chat()).headers["x-gemmapy-cache"] == "hit"
+        for flag in ("use_retry", "use_cache"):
+            assert (await error_of(await run.chat(**{flag: "no"}), 400))["param"] == flag
+            assert (await run.embed(**{flag: 1})).status == 400
+        native = {"model": "demo", "messages": user("hi"), "stream": False, "use_retry": 1}
+        assert (await run.http.post(f"{run.url}/api/chat", json=native)).status == 400
+
+
 async def test_an_answer_of_a_fallback_is_not_kept(start: Start) -> None:
     async with start(config(SPARED, "cache, fallback"), failing(Fault("status"))) as run:
         told = [

@@ -145,6 +145,15 @@ async def test_each_route_keeps_its_own_role() -> None:
         Router([Route("POST", "/v1/chat", handle, "user"), Route("POST", "/v1/chat", handle, "public")])  # type: ignore[arg-type]
 
 
+async def test_two_plugins_with_the_same_endpoints_are_named(start: Start) -> None:
+    text = "plugins: {cache: {}, other: {use: cache, ttl: 5}}\nchains: {chat: [cache], embeddings: [other]}\n"
+    with pytest.raises(
+        ConfigError, match=r"proxy.yaml:1: plugins.other: 'cache' and 'other' would both answer GET /api"
+    ):
+        async with start(text):
+            pass
+
+
 async def test_a_model_that_was_long_unused_is_loaded_by_a_call_of_its_own(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 import yaml
+from sqlalchemy import update
 
+from plugins.templates.tables import VERSIONS
 from tests.conftest import Running, Start
 from tests.whole.asking import error_of, user, whole
 
@@ -60,7 +63,7 @@ async def said(run: Running, model: str, who: dict[str, str] = A) -> str:
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who)
     if response.status != 200:
         return str((await response.json())["error"]["code"])
-    assert response.headers["x-gemmapy-template"].startswith("greet@")
+    assert response.headers["x-gemmapy-template"].startswith(("greet@", "fine@"))
     return str(run.ollama.seen[-1].body["messages"][-1]["content"])
 
 
@@ -197,6 +200,21 @@ async def test_many_writers_lose_no_version(start: Start, database_url: str) -> 
         assert len(set(codes)) == 20
         creations = await asyncio.gather(*(ask(run, "POST", "/custom", B, json=GREET) for _ in range(5)))
         assert sorted(one.status for one in creations) == [200, 400, 400, 400, 400]
+        more = await asyncio.gather(
+            *(ask(run, "POST", "/custom", B, json={**GREET, "name": f"more{n}"}) for n in range(8))
+        )
+        assert sorted(one.status for one in more) == [200, 200, *[400] * 6], "three are the most"
+
+
+async def test_one_that_an_earlier_version_took_does_not_hide_the_others(run: Running) -> None:
+    id = (await create(run))["id"]
+    await create(run, name="fine")
+    async with run.server.services.state["database"].writing() as connection:
+        odd = {"name": "greet", "version": 1, "colour": "blue", "variables": {"who": {"old": 1}}, "messages": []}
+        await connection.execute(update(VERSIONS).where(VERSIONS.c.template == id).values(document=json.dumps(odd)))
+    assert [one["name"] for one in (await ok(run, "GET", "?category=own"))["templates"]] == ["fine", "greet"]
+    error = await error_of(await ask(run, "GET", "/greet"), 400)
+    assert error["code"] == "invalid_template" and await said(run, "template:fine") == "Hello Bo, one."
 
 
 async def test_what_goes_out_as_yaml_comes_in_again(run: Running) -> None:

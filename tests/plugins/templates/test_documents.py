@@ -16,7 +16,9 @@ from plugins.templates.lint import warnings
 from plugins.templates.template import Template
 from plugins.templates.variables import Variable, Wrong, fill
 from proxy.errors import BadCall, ConfigError
-from proxy.types import JSON
+from proxy.types import JSON, Chat, Message
+
+LABELS = {"type": "list", "optional": True}
 
 
 def document(text: str = "{{a}}", **fields: Any) -> Document:
@@ -51,6 +53,7 @@ def test_a_variable_takes(variable: Any, given: JSON, value: object) -> None:
         ({}, 3, "must be a string, but is an integer"),
         ({}, True, "must be a string, but is a boolean"),
         ({}, {"type": "input_image"}, "must be a string, but is an object"),
+        ({"type": "list", "min_items": 2}, ["x"], "must have at least 2 items, but has 1"),
         ({"min_length": 2}, "x", "must have at least 2 letters, but has 1"),
         ({"max_length": 2}, "xxx", "must have at most 2 letters, but has 3"),
         ({"type": "integer"}, True, "must be an integer, but is a boolean"),
@@ -233,3 +236,91 @@ def test_a_template_that_just_fits_does_so_in_every_version() -> None:
     assert Document.model_validate({**largest.told(), "version": 10**6, "aliases": ["production"]}).version == 10**6
     with pytest.raises(ValueError, match="at most 65536 bytes"):
         document("x" * (1001 + 65_536 - bare), variables={})
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("example: {a: 123456789012345678901234567890}", "is no number that is taken here"),
+        ("parameters: {seed: 123456789012345678901234567890}", "is no number that is taken here"),
+        ("parameters: {temperature: .nan}", "nan is no number that is taken here"),
+        ("schema: {const: .inf}", "inf is no number that is taken here"),
+        ("example: {a: !!binary aGVsbG8=}", "JSON has no values of the kind 'bytes'"),
+        ("example: {a: !!set {x, y}}", "JSON has no values of the kind 'set'"),
+        ("example: {a: {1: x}}", "the key 1 is no text; put it in quotation marks"),
+    ],
+)
+def test_what_only_yaml_can_say_is_refused(written: str, says: str) -> None:
+    with pytest.raises(yamltext.Unreadable, match=re.escape(says)):
+        yamltext.read("x.yaml", f"name: t\ntemplate: '{{{{a}}}}'\nvariables: [a]\n{written}\n")
+
+
+def test_what_is_missing_because_of_a_fault_inside_is_not_told() -> None:
+    with pytest.raises(yamltext.Unreadable) as raised:
+        yamltext.read("x.yaml", "name: t\nmessages: [{role: tool, content: x}]\n")
+    assert len(raised.value.problems) == 1 and "messages.0.role" in raised.value.problems[0]
+
+
+def test_a_million_unknown_variables_take_no_memory() -> None:
+    given = dict.fromkeys(map(str, range(100_000)), 1)
+    _, problems = fill({name: Variable() for name in ("a", "b" * 60)}, given)
+    assert sum(map(len, problems)) < 10_000
+    with pytest.raises(BadCall, match=r"'0' is no variable of it \(there are: 'a'\).*and 99980 more"):
+        Template(document()).messages({"a": "x", **given}, 100)
+
+
+@pytest.mark.parametrize(
+    ("given", "messages", "question"),
+    [
+        ({}, ["Ana", "and Bo?"], "and Bo?"),
+        ({}, ["Ana"], "Ana"),
+        ({"a": "Ana"}, [], "Ana"),
+        ({"a": "Ana"}, ["hello"], "hello"),
+    ],
+)
+def test_the_question_stays_the_callers_last_words(given: Any, messages: list[str], question: str) -> None:
+    chat = Chat(tuple(Message("user", text) for text in messages))
+    asked = Template(document("Greet {{a}}.", input="a")).asked(chat, given, 100)
+    assert asked.question == question and asked.messages[0].text == "Greet Ana."
+
+
+def test_an_enum_of_the_schema_is_what_the_caller_gave() -> None:
+    inside = {"anyOf": [{"enum": ["{{labels}}"]}, {"type": "null"}]}
+    schema = {
+        "type": "object",
+        "properties": {"enum": {"enum": ["{{labels}}"]}, "b": inside, "c": {"enum": ["{{x}} y"]}},
+    }
+    made = Template(document("{{#labels}}{{.}}{{/labels}}", variables={"labels": LABELS}, schema=schema))
+    form = made.asked(Chat(()), {"labels": ["a", "b", "a"]}, 100).format
+    assert form is not None and form.schema == {
+        "type": "object",
+        "properties": {
+            "enum": {"enum": ["a", "b"]},
+            "b": {"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]},
+            "c": {"enum": ["{{x}} y"]},
+        },
+    }
+    form = made.asked(Chat((Message("user", "x"),)), {}, 100).format
+    assert form is not None and form.schema is not None
+    assert form.schema["properties"]["enum"] == {}, "nothing to choose from"
+    assert list(warnings(document("x", variables={"labels": LABELS}, schema=schema, description="D.", example={}))) == [
+        "it has no example"
+    ]
+    with pytest.raises(ValueError, match="an enum of 'a', which is no variable of type 'list'"):
+        document(schema={"enum": ["{{ a }}"]})
+    many = [str(number) for number in range(30_000)]
+    with pytest.raises(BadCall) as raised:
+        made.asked(Chat(()), {"labels": many}, 1_000_000)
+    assert raised.value.param == "template.variables"
+
+
+def test_items_are_numbered_within_their_list() -> None:
+    variables = {"l": LABELS, "x": {"optional": True}}
+    made = Template(document("{{#l}}{{#x}}{{@number}}{{/x}}{{^x}}-{{@number}}{{/x}}{{.}} {{/l}}", variables=variables))
+    assert made.messages({"l": ["a", "b"], "x": "y"}, 100)[0].text == "1a 2b "
+    assert made.messages({"l": ["a", "b"]}, 100)[0].text == "-1a -2b "
+    for text in ("{{@number}}", "{{#x}}{{@number}}{{/x}}", "{{^l}}{{@number}}{{/l}}"):
+        with pytest.raises(ValueError, match="there is no section of a list around it"):
+            document(text, variables=variables)
+    with pytest.raises(ValueError, match="is no tag"):
+        document("{{#l}}{{#@number}}{{/@number}}{{/l}}", variables=variables)

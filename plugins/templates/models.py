@@ -1,0 +1,115 @@
+"""Which model answers for a template, and which templates stand in the list of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Final
+
+from plugins.templates.document import Document
+from plugins.templates.shelves import Shelves, Wanted
+from plugins.templates.template import Template
+from plugins.templates.wish import PREFIX
+from proxy.errors import BadCall, Busy, UpstreamError
+from proxy.host import Host
+from proxy.models import ModelInfo
+from proxy.types import JSON, Caller
+
+FIRST: Final = "*"
+"""In place of a model's name: the first by name that can chat."""
+CHAT: Final = "completion"
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """usual: the model of templates that name none; `*` is the first by name that can chat, None is none."""
+
+    usual: str | None
+    host: Host
+
+    async def named(self, document: Document, patterns: tuple[str, ...] | None) -> str | None:
+        """The model that answers where the caller names none; None where there is none.
+
+        patterns: of the models that the caller's key opens.  Raises UpstreamError where no upstream tells its models.
+        """
+        name = document.model or self.usual
+        if name != FIRST:
+            return name
+        return first(await self.host.models.all(patterns))
+
+    async def needed(self, template: Template, patterns: tuple[str, ...] | None) -> str:
+        """Raises BadCall where there is none."""
+        if (name := await self.named(template.document, patterns)) is None:
+            why = "and there is none here that can chat" if self.usual == FIRST else "and neither do the settings"
+            message = (
+                f"The template '{template.label}' names no model, {why}: send one in 'model', and the template's name "
+                "in 'template.name'."
+            )
+            raise BadCall(message, param="model", code="template_without_model")
+        return name
+
+
+def first(listed: Iterable[ModelInfo]) -> str | None:
+    """By name, so that it is the same whatever is pulled next to it or loaded just now; one that says that it can chat
+    before those that say nothing of themselves."""
+    known: dict[bool | None, list[str]] = {}
+    for one in listed:
+        known.setdefault(one.can(CHAT), []).append(one.name)
+    return min(known.get(True) or known.get(None) or [""], key=bare) or None
+
+
+def bare(name: str) -> str:
+    return name.removesuffix(":latest")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """patterns: of names of templates that are listed."""
+
+    patterns: tuple[str, ...]
+    shelves: Shelves
+    answering: Answering
+
+    async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
+        """By `template:NAME`, the model that answers: of the library and the caller's own, those that a message alone
+        fills.  listed: the models that the caller may ask."""
+        if not self.patterns:
+            return {}
+        found: dict[str, ModelInfo] = {}
+        behind: dict[str, ModelInfo | None] = {}
+        for one in await self.summaries(caller.name):
+            name = one["model"] or self.answering.usual
+            if name is None or not is_filled_by_a_message(one):
+                continue
+            if name not in behind:
+                behind[name] = await self.model(name, caller, listed)
+            if (model := behind[name]) is not None:
+                found[PREFIX + one["name"]] = model
+        return dict(sorted(found.items()))
+
+    async def summaries(self, caller: str) -> list[dict[str, JSON]]:
+        """While the database is away the library's alone."""
+        own: list[dict[str, JSON]] = []
+        if self.shelves.store is not None:
+            with suppress(Busy):
+                own = await self.shelves.store.own(caller)
+        mine = [one for one in own if one["name"] not in self.shelves.library.names]
+        return [one for one in (*self.shelves.from_library(Wanted()), *mine) if self.shows(one["name"])]
+
+    def shows(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    async def model(self, name: str, caller: Caller, listed: Sequence[ModelInfo]) -> ModelInfo | None:
+        if name == FIRST:
+            name = first(listed) or name
+        with suppress(UpstreamError):
+            return await self.answering.host.models.info(name, caller.models)
+        return None
+
+
+def is_filled_by_a_message(summary: Mapping[str, JSON]) -> bool:
+    """Whether clients that can choose a model, and no more, can use it."""
+    wanted = {name for name, variable in summary["variables"].items() if variable["required"]}
+    return wanted <= {summary["input"]}

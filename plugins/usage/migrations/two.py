@@ -1,0 +1,11 @@
+"""Calls and sums say of which prompt template they are."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "two", "one"
+
+
+def upgrade() -> None:
+    for name in ("usage_calls", "usage_minutes", "usage_hours", "usage_days"):
+        op.add_column(name, sa.Column("template", sa.Text, nullable=False, server_default=""))

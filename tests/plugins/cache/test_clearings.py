@@ -1,0 +1,88 @@
+"""What is taken out of the cache stays out, also where its answer was still under way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from plugins.cache.clearings import MOST, Clearings
+from proxy.upstreams.demo import Simulator
+from tests.clocks import Watch
+from tests.conftest import Running, Start
+from tests.whole.asking import user
+
+KEYS = "keys: {alice: a-key, bob: b-key, ops: {key: o-key, role: admin}}\n"
+A, B, OPS = ({"Authorization": f"Bearer {key}"} for key in ("a-key", "b-key", "o-key"))
+TEXT = f"plugins: {{cache: {{}}}}\nchains: {{chat: [cache], embeddings: [cache]}}\n{KEYS}"
+CASES: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
+    ("POST /api/cache/clear", {}, A, False),
+    ("POST /api/cache/clear", {"caller": "alice"}, OPS, False),
+    ("POST /api/cache/invalidate", {"model": "demo", "confirm": True}, A, False),
+    ("POST /api/cache/invalidate", {"text": "number 3", "confirm": True}, OPS, False),
+    ("DELETE /api/me/data", {}, A, False),
+    ("POST /api/cache/clear", {}, B, True),
+    ("POST /api/cache/invalidate", {"model": "demo"}, A, True),
+    ("POST /api/cache/invalidate", {"text": "something else", "confirm": True}, A, True),
+    ("POST /api/cache/invalidate", {"older_than": 1, "confirm": True}, A, True),
+    ("POST /api/cache/clear-expired", {}, A, True),
+]
+
+
+async def outcome(run: Running, number: int, **body: Any) -> Any:
+    """A stream that has begun."""
+    body = {"model": "demo", "stream": True, "messages": user(f"number {number}"), **body}
+    response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+    assert response.status == 200
+    return response
+
+
+async def test_an_answer_under_way_is_not_kept_and_nobody_joins_it(start: Start) -> None:
+    async with start(TEXT, Simulator(delay=0.004)) as run:
+        for number, (action, body, who, stays) in enumerate(CASES):
+            first, other = await outcome(run, number), await outcome(run, number + 300)
+            method, _, path = action.partition(" ")
+            told = await run.http.request(method, f"{run.url}{path}", json=body, headers=who)
+            assert told.status == 200, await told.text()
+            second = await outcome(run, number + 300)
+            joined = ("shared", "hit") if stays else ("miss",)  # a hit where it was over so soon
+            assert second.headers["x-gemmapy-cache"] in joined, (action, body)
+            for one in (first, other, second):
+                assert b"[DONE]" in await one.read()
+            await run.settled()
+            third = await outcome(run, number)
+            assert third.headers["x-gemmapy-cache"] == ("hit" if stays else "miss"), (action, body)
+            await third.read()
+            await run.settled()
+            assert (await outcome(run, number)).headers["x-gemmapy-cache"] == "hit", "what came afterwards is kept"
+
+
+async def test_vectors_under_way_are_not_kept(start: Start) -> None:
+    async with start(TEXT, Simulator(delay=0.1)) as run:
+
+        async def embed() -> str:
+            body = {"model": "demo-embed", "input": ["a", "b"]}
+            response = await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=A)
+            return str(response.headers["x-gemmapy-cache"])
+
+        first = asyncio.ensure_future(embed())
+        async with asyncio.timeout(10):
+            while not any("input" in str(one.body) for one in run.ollama.seen):  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.002)
+        await run.http.post(f"{run.url}/api/cache/clear", json={}, headers=A)
+        assert [await first, await embed(), await embed()] == ["miss", "miss", "hit"]
+
+
+@pytest.mark.parametrize("count", [1, MOST, MOST + 5])
+def test_what_is_remembered_is_bounded(count: int) -> None:
+    clock = Watch()
+    clearings = Clearings(clock)
+    began = clock.monotonic()
+    assert not clearings.took(began, "other", bytes)
+    for _ in range(count):
+        clock.now += 1
+        clearings.add("cache:1:x:")
+    assert clearings.took(began, "cache:1:x:k", bytes) and len(clearings.last) <= MOST
+    assert clearings.took(began, "cache:1:y:k", bytes) == (count > MOST), "what is forgotten is taken to fit"
+    assert not clearings.took(clock.monotonic() + 1, "cache:1:x:k", bytes)
