@@ -170,9 +170,10 @@ class Documents:
         await self.store.remove(item)
         if job is not None:
             self.runner.stop(job.id)
-        with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
-            await self.index.remove(item.collection, item.id)
-        self.runner.ingest.tender.note(item.collection, 0)
+        if (collection := await self.collections.by_id(item.collection)) is not None:
+            with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
+                await self.index.remove(collection.place, item.id)
+            self.runner.ingest.tender.note(collection.place, 0)
         return shapes.answer({"document_id": item.id, "deleted": True})
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -109,7 +109,10 @@ class MakeCollection(Strict):
 
 
 class ChangeCollection(Strict):
+    """embed: the model that it is moved to."""
+
     name: Name | None = None
+    embed: Name | None = None
     description: Source | None = None
     shared: Shared | None = None
 

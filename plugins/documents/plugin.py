@@ -20,6 +20,7 @@ from plugins.documents.forms import Names, Top
 from plugins.documents.holding import Documents as Holding
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
+from plugins.documents.moving import Mover, Moves
 from plugins.documents.repair import Repair
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
@@ -36,6 +37,8 @@ from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
 FIELD: Final = "rag"
+SWEEP: Final = 60.0
+"""Seconds between two looks for what is to go from the index."""
 MIB: Final = 1024 * 1024
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -122,7 +125,7 @@ class Documents:
         ledger = Ledger(host.database, host.clock, host.services.place.server)
         tender = Tender(index, host.clock)
         ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
-        runner = Runner(ingest, ledger, host, settings.jobs)
+        runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
@@ -132,7 +135,7 @@ class Documents:
         self.rewriter = Rewriter(host, settings.rewrite)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
-            Shelves(collections, index, host),
+            Shelves(collections, index, runner),
             Searches(self.search, host),
         )
 
@@ -193,6 +196,9 @@ class Parts:
     async def put_right(self) -> None:
         if await self.repair.run():
             self.runner.nudge()
+        while True:
+            await self.repair.sweep()
+            await asyncio.sleep(SWEEP)
 
     async def stop(self) -> None:
         for task in self.tasks:

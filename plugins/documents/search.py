@@ -126,8 +126,8 @@ class Search:
             raise BadCall(message, param="collections", code="dimensions_changed")
         some = max(CANDIDATES, 3 * wish.top)
         near, worded = await asyncio.gather(
-            self.index.nearest(collection.id, question, some, among),
-            self.index.matching(collection.id, wish.question[:LONGEST], some, among),
+            self.index.nearest(collection.place, question, some, among),
+            self.index.matching(collection.place, wish.question[:LONGEST], some, among),
         )
         hits = scores.together(collection.id, collection.model, question, near, worded)
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)

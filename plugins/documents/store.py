@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
-from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
-from proxy.errors import BadCall
+from plugins.documents.places import held
+from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, PARTS, VALUES
+from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.types import JSON
@@ -64,7 +65,10 @@ class Store:
         return int(self.clock.time() * 1e6)
 
     async def add(self, owner: str, collection: str, new: New) -> tuple[Item, bool]:
-        """The document, and whether it is new: the same contents are there once in a collection.  Raises BadCall."""
+        """The document, and whether it is new: the same contents are there once in a collection.
+
+        Raises BadCall, or NotFound where the collection is gone.
+        """
         for _ in range(2):
             try:
                 async with self.database.writing(lasting=True) as connection:
@@ -74,6 +78,9 @@ class Store:
         raise BadCall("The collection is being changed; try again.", code="conflict")
 
     async def added(self, connection: AsyncConnection, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+        if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
+            message = "The collection has been removed meanwhile."
+            raise NotFound(message, param="collection", code="collection_not_found")
         same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
         if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
             return await self.again(connection, Item(*row)), False
@@ -147,9 +154,9 @@ class Store:
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
-            for table in (PARTS, VALUES, JOBS):
-                await connection.execute(delete(table).where(table.c.item == item.id))
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
+            for table in (PARTS, VALUES, JOBS, COPIES):
+                await connection.execute(delete(table).where(table.c.item == item.id))
 
     async def one(self, caller: str, id: str) -> Item | None:
         """One that the caller may read."""
