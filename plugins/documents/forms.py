@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
@@ -125,6 +125,9 @@ class Asked(Strict):
     explain: bool = False
     words: Annotated[float, Field(ge=0, le=1)] | None = None
     """How much words count, in place of the setting."""
+    fusion: Literal["scores", "ranks"] | None = None
+    rerank: bool | None = None
+    """Whether a model reads what was found; None where one is set."""
     merge: bool = True
     """Whether chunks that follow each other are one passage."""
 

@@ -22,10 +22,11 @@ from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
 from plugins.documents.moving import Mover, Moves
 from plugins.documents.repair import Repair
+from plugins.documents.reranking import Reranker
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
-from plugins.documents.search import Search, Wish
+from plugins.documents.search import Fusion, Outcome, Search, Wish
 from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
@@ -82,6 +83,14 @@ class Documents:
         """Passages put before a question, unless the call says how many."""
         words: Share = 0.7
         """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector."""
+        fusion: Fusion = "scores"
+        """How the two orders become one: by their scores, or by their ranks, which a weak model spoils."""
+        rerank: str | None = None
+        """A model that reads what was found and grades it for the final order, through the chain `internal`."""
+        rerank_top: Annotated[int, Field(ge=2, le=50)] = 12
+        """Passages that it reads, the best before."""
+        rerank_timeout: PositiveFloat = 20.0
+        """Seconds that it may take; the order stays as it was then."""
         min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.2
         """Cosine from which on a passage is put before a question.  It is the model's own: look at `explain`."""
         min_text: Annotated[float, Field(ge=0)] = 3.0
@@ -129,7 +138,8 @@ class Documents:
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
-        self.search = Search(store, collections, embedder, index, settings.words)
+        reranker = Reranker(host, settings.rerank, settings.rerank_top, settings.rerank_timeout)
+        self.search = Search(store, collections, embedder, index, settings.words, settings.fusion, reranker)
         self.parts = Parts(runner, tender, Repair(store, collections, index))
         host.holds(Holding(store, collections, index))
         self.rewriter = Rewriter(host, settings.rewrite)
@@ -169,7 +179,7 @@ class Documents:
             return (await call_next(call)).noting(rag="nothing found")
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits)))
+        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits, outcome)))
 
     def fits(self, hit: Hit) -> bool:
         return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text
@@ -231,6 +241,7 @@ def last_question(chat: Chat) -> int | None:
     return places[-1] if places else None
 
 
-def fact(hits: list[Hit]) -> str:
+def fact(hits: list[Hit], outcome: Outcome) -> str:
     documents = len({hit.row.document for hit in hits})
-    return f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
+    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
+    return f"{told}, not reranked" if outcome.unread else told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sqlalchemy import select
 
@@ -13,6 +13,7 @@ from plugins.documents import scores
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.filters import condition
+from plugins.documents.reranking import Reranker
 from plugins.documents.scores import Hit
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import ITEMS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Fusion: TypeAlias = Literal["scores", "ranks"]
 CANDIDATES: Final = 50
 """Chunks that either way of searching brings of one collection, at least."""
 WIDEST: Final = 32
@@ -40,6 +42,7 @@ class Wish:
 
     collections: ids or the caller's own names; none are all that it may read.
     words: how much they count, from 0 to 1; None is as usual.
+    fusion: `scores` or `ranks`; None is as usual.  rerank: whether a model that is set reads what was found.
     """
 
     caller: str
@@ -49,15 +52,22 @@ class Wish:
     filter: JSON = None
     merge: bool = True
     words: float | None = None
+    fusion: Fusion | None = None
+    rerank: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """hits: the best first.  dropped: with the reason why each of them is not among them."""
+    """hits: the best first.  dropped: with the reason why each of them is not among them.
+
+    fusion: how their order was made.  unread: why a model that should have put them in order did not, or "".
+    """
 
     hits: list[Hit] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
     dropped: list[tuple[Hit, str]] = field(default_factory=list)
+    fusion: Fusion = "scores"
+    unread: str = ""
 
     def item(self, hit: Hit) -> Item:
         return self.items[hit.row.document]
@@ -73,20 +83,22 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1."""
+    """weight: of the words, from 0 to 1.  fusion: unless a wish says another."""
 
     store: Store
     collections: Collections
     embedder: Embedder
     index: Vectors
     weight: float
+    fusion: Fusion
+    reranker: Reranker
 
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
         chosen = [one for one in await self.scope(wish) if one.dimensions]  # else nothing is in it
         among = None if wish.filter is None else await self.filtered(wish.filter, chosen)
         if not chosen or among == []:
-            return Outcome()
+            return Outcome(fusion=wish.fusion or self.fusion)
         vectors = await self.questions(wish, {one.model for one in chosen})
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
         least = min((one.least for one in found), default=0.0)
@@ -143,9 +155,13 @@ class Search:
             and item.collection == hit.collection
             and item.collection in allowed
         ]
-        weight = self.weight if wish.words is None else wish.words
-        kept, doubled = scores.distinct(scores.ranked(true, weight, least))
+        weight, fusion = self.weight if wish.words is None else wish.words, wish.fusion or self.fusion
+        ranked = scores.by_rank(true, weight) if fusion == "ranks" else scores.ranked(true, weight, least)
+        kept, doubled = scores.distinct(ranked)
+        unread = ""
+        if wish.rerank:
+            kept, unread = await self.reranker.order(wish.question, kept, wish.caller)
         best = scores.chosen(kept, wish.top, wish.merge)
         inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
         rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
-        return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)
+        return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest, fusion, unread)

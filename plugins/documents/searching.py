@@ -106,8 +106,11 @@ class Searches:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request).name
         if not form.query.strip():
             raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
-        wish = Wish(caller, form.query, form.top_k, form.collections, form.filter, form.merge, form.words)
-        outcome = await self.search.run(wish)
+        if form.rerank and self.search.reranker.model is None:
+            message = "Invalid 'rerank': no model is set that does it."
+            raise BadCall(message, param="rerank", code="invalid_value")
+        given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
+        outcome = await self.search.run(Wish(caller, form.query, form.top_k, *given))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
         if form.explain:
@@ -117,6 +120,9 @@ class Searches:
     def explain(self, told: dict[str, Any], outcome: Outcome) -> None:
         for one, result in zip(outcome.hits, told["results"], strict=True):
             result["explain"] = shapes.explained(one)
+        told["fusion"] = outcome.fusion
+        if outcome.unread:
+            told["rerank_failed"] = outcome.unread
         told["dropped"] = [
             {"document_id": one.row.document, "position": one.row.position, **shapes.explained(one), "reason": reason}
             for one, reason in outcome.dropped

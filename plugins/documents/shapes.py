@@ -99,5 +99,6 @@ def explained(one: Hit) -> dict[str, JSON]:
         "text_score": round(one.words, 4),
         "vector_rank": one.near,
         "text_rank": one.worded,
+        "grade": one.grade,
         "score": round(one.score, 4),
     }
