@@ -52,6 +52,13 @@ class New:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A new version.  content: None is the same text under another title."""
+
+    content: Content | None
+
+
 class Store:
     """Every method that names an owner or caller sees only what is theirs to see."""
 
@@ -121,33 +128,25 @@ class Store:
         await queue(connection, item, item.changed)
         return item
 
-    async def change(self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None) -> None:
-        """What is told of a document, and not its text."""
-        told = {**values, "changed": self.now()}
-        async with self.database.writing(lasting=True) as connection:
-            if metadata is not None:
-                told["metadata"] = dumped(metadata)
-                await put_values(connection, item.id, metadata)
-            await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**told))
+    async def change(
+        self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None, renewal: Renewal | None = None
+    ) -> None:
+        """What is told of a document, and a new version of it; all of that or nothing.
 
-    async def renew(self, item: Item, content: Content | None) -> None:
-        """A new version, with another text or, under another title, with the same; the old one is found until it is
-        ready.  Raises BadCall where another document has the text."""
+        Raises BadCall where another document has the text.
+        """
         try:
             async with self.database.writing(lasting=True) as connection:
+                told = {**values, "changed": self.now()}
+                if metadata is not None:
+                    told["metadata"] = dumped(metadata)
                 query = update(ITEMS).where(ITEMS.c.id == item.id)
-                raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="", changed=self.now())
-                newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one_or_none()
-                if newest is None:
+                if (await connection.execute(query.values(**told))).rowcount != 1:
                     return
-                if content is None:
-                    await copy_parts(connection, item.id, newest - 1, newest)
-                else:
-                    await put_parts(connection, item.id, newest, content)
-                    told = {"digest": content.digest, "characters": content.characters}
-                    await connection.execute(query.values(**told))
-                row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item.id))).one()
-                await queue(connection, Item(*row), self.now())
+                if metadata is not None:
+                    await put_values(connection, item.id, metadata)
+                if renewal is not None:
+                    await renew(connection, item.id, renewal.content, self.now())
         except IntegrityError:
             message = "Another document of this collection has the same contents."
             raise BadCall(message, param="content", code="duplicate_document") from None
@@ -210,6 +209,20 @@ class Store:
 
 def dumped(metadata: Mapping[str, JSON]) -> str:
     return orjson.dumps(dict(metadata)).decode()
+
+
+async def renew(connection: AsyncConnection, item: str, content: Content | None, now: int) -> None:
+    """The old version is found until the new one is ready."""
+    query = update(ITEMS).where(ITEMS.c.id == item)
+    raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="")
+    newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one()
+    if content is None:
+        await copy_parts(connection, item, newest - 1, newest)
+    else:
+        await put_parts(connection, item, newest, content)
+        await connection.execute(query.values(digest=content.digest, characters=content.characters))
+    row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item))).one()
+    await queue(connection, Item(*row), now)
 
 
 async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:

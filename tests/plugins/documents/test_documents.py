@@ -59,8 +59,10 @@ async def test_a_new_version_takes_the_place_of_the_old(start: Start, database_u
         renamed = await ask(run, "PUT", path, A, 200, title="Beacons", wait=9)
         assert renamed["version"] == 3
         assert await titles(run, "beacons", top_k=1) == ["Beacons"]  # the title is searched, too
-        doubled = await ask(run, "PUT", path, A, 400, content=TEXTS["Clocks"])
+        doubled = await ask(run, "PUT", path, A, 400, content=TEXTS["Clocks"], title="Half", metadata={"z": 1})
         assert doubled["error"]["code"] == "duplicate_document"
+        after = await ask(run, "GET", path)  # nothing of what is refused is done
+        assert (after["title"], after["metadata"], after["version"]) == ("Beacons", {"y": 1}, 3)
         async with run.http.get(f"{run.url}/api/rag{path}/content", headers=A) as response:
             assert await response.text() == red
 
