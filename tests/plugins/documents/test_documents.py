@@ -189,6 +189,8 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("POST", "/documents", {"title": "x", "content": "x", "collection": "none"}, "collection"),
     ("POST", "/documents", {"title": "x", "content": "y" * 5001}, "content"),
     ("POST", "/documents", {"title": "x", "content": "x", "path": "/etc/passwd"}, "path"),
+    ("POST", "/documents", {"title": "x", "content": "y" * 1_100_000}, "content"),
+    ("POST", "/documents", {"title": 1, "content": "y" * 1_100_000}, "title"),
     ("POST", "/collections", {"name": ""}, "name"),
     ("POST", "/search", {"query": "  "}, "query"),
     ("POST", "/search", {"query": "x", "top_k": 0}, "top_k"),
