@@ -128,6 +128,8 @@ class Asked(Strict):
     fusion: Literal["scores", "ranks"] | None = None
     rerank: bool | None = None
     """Whether a model reads what was found; None where one is set."""
+    closer: Annotated[int, Field(ge=0, le=50)] | None = None
+    """Passages that are looked at closer, in place of the setting."""
     merge: bool = True
     """Whether chunks that follow each other are one passage."""
 

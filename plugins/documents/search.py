@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sqlalchemy import select
 
 from plugins.documents import scores
+from plugins.documents.closer import Closer
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.filters import condition
@@ -43,6 +44,7 @@ class Wish:
     collections: ids or the caller's own names; none are all that it may read.
     words: how much they count, from 0 to 1; None is as usual.
     fusion: `scores` or `ranks`; None is as usual.  rerank: whether a model that is set reads what was found.
+    closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
     """
 
     caller: str
@@ -54,6 +56,7 @@ class Wish:
     words: float | None = None
     fusion: Fusion | None = None
     rerank: bool = True
+    closer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1.  fusion: unless a wish says another."""
+    """weight: of the words, from 0 to 1.  fusion: unless a wish says another.  looked_at: passages that are looked at
+    closer."""
 
     store: Store
     collections: Collections
@@ -92,6 +96,7 @@ class Search:
     weight: float
     fusion: Fusion
     reranker: Reranker
+    looked_at: int = 0
 
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
@@ -102,7 +107,23 @@ class Search:
         vectors = await self.questions(wish, {one.model for one in chosen})
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
         least = min((one.least for one in found), default=0.0)
-        return await self.settled(wish, [hit for one in found for hit in one.hits], {one.id for one in chosen}, least)
+        items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
+        weight, fusion = self.weight if wish.words is None else wish.words, wish.fusion or self.fusion
+        mixed = scores.by_rank(true, weight) if fusion == "ranks" else scores.ranked(true, weight, least)
+        kept, doubled = scores.distinct(mixed)
+        if most := self.closer(wish):
+            kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.caller, least)
+        kept, unread = await self.read(wish, kept)
+        return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread)
+
+    async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
+        """In the order of a model that reads them, and why they are not where it failed."""
+        return await self.reranker.order(wish.question, kept, wish.caller) if wish.rerank else (kept, "")
+
+    def closer(self, wish: Wish) -> int:
+        if wish.closer is not None:
+            return wish.closer
+        return self.looked_at if wish.words is None else 0
 
     async def scope(self, wish: Wish) -> list[Collection]:
         if wish.collections:
@@ -144,7 +165,7 @@ class Search:
         hits = scores.together(collection.id, collection.model, question, near, worded)
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
 
-    async def settled(self, wish: Wish, hits: list[Hit], allowed: set[str], least: float) -> Outcome:
+    async def known(self, hits: list[Hit], allowed: set[str]) -> tuple[dict[str, Item], list[Hit]]:
         """What the database does not know of, or knows otherwise, is not found."""
         items = await self.store.found({hit.row.document for hit in hits})
         true = [
@@ -155,13 +176,11 @@ class Search:
             and item.collection == hit.collection
             and item.collection in allowed
         ]
-        weight, fusion = self.weight if wish.words is None else wish.words, wish.fusion or self.fusion
-        ranked = scores.by_rank(true, weight) if fusion == "ranks" else scores.ranked(true, weight, least)
-        kept, doubled = scores.distinct(ranked)
-        unread = ""
-        if wish.rerank:
-            kept, unread = await self.reranker.order(wish.question, kept, wish.caller)
-        best = scores.chosen(kept, wish.top, wish.merge)
-        inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
-        rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
-        return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest, fusion, unread)
+        return items, true
+
+
+def settled(wish: Wish, items: dict[str, Item], kept: list[Hit], doubled: list[Hit]) -> Outcome:
+    best = scores.chosen(kept, wish.top, wish.merge)
+    inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
+    rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
+    return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)

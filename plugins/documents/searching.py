@@ -110,7 +110,7 @@ class Searches:
             message = "Invalid 'rerank': no model is set that does it."
             raise BadCall(message, param="rerank", code="invalid_value")
         given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
-        outcome = await self.search.run(Wish(caller, form.query, form.top_k, *given))
+        outcome = await self.search.run(Wish(caller, form.query, form.top_k, *given, form.closer))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
         if form.explain:

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 from proxy.config import Requests
 from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
+from proxy.edge.images import Images
 from proxy.errors import BadCall, WrongType
-from proxy.types import Caller
+from proxy.types import Caller, Image
 
 Form = TypeVar("Form", bound=BaseModel)
 LARGE: Final = 1024 * 1024
@@ -23,9 +24,10 @@ LARGE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """bounds: what is taken of a body."""
+    """bounds: what is taken of a body.  images: fetches those that it links to."""
 
     bounds: Requests
+    images: Images
 
     def caller(self, request: web.BaseRequest) -> Caller:
         return exchange_of(request).caller
@@ -56,6 +58,9 @@ class Counter:
             return (await read_body(request, self.bounds.body_timeout)).decode()
         except UnicodeDecodeError:
             raise BadCall("The body is not UTF-8.", code="invalid_encoding") from None
+
+    async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
+        return await self.images.got(wanted, whole) if wanted else {}
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""
