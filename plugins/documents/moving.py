@@ -88,8 +88,7 @@ class Moves:
         query = select(COPIES.c.item, COPIES.c.version, COPIES.c.chunks).join(ITEMS, ITEMS.c.id == COPIES.c.item)
         there = (COPIES.c.place == one.next_place) & (ITEMS.c.version == COPIES.c.version)
         async with self.database.reading() as connection:
-            rows = await connection.stream(query.where(there))  # piecemeal: there may be a hundred thousand
-            return {(row.item, row.version): row.chunks async for row in rows}
+            return {(row.item, row.version): row.chunks for row in await connection.execute(query.where(there))}
 
     async def forget(self, one: Collection, items: Several[str]) -> None:
         async with self.database.writing() as connection:

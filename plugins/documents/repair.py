@@ -64,7 +64,7 @@ class Repair:
         async with self.store.database.reading() as connection:
             columns = (ITEMS.c.id, ITEMS.c.version, ITEMS.c.chunks)
             ready = select(*columns).where((ITEMS.c.collection == id) & (ITEMS.c.version > 0))
-            async for row in await connection.stream(ready):  # piecemeal: there may be a hundred thousand
+            for row in await connection.execute(ready):
                 found[row.id, row.version] = row.chunks
             adding = select(JOBS.c.item, JOBS.c.version).where((JOBS.c.collection == id) & JOBS.c.status.in_(OPEN))
             for item, version in await connection.execute(adding):

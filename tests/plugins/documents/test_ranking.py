@@ -113,8 +113,8 @@ ORDERS = [
 async def test_a_chain_in_which_documents_would_do_harm_is_refused(
     start: Start, tmp_path: Path, order: str, problem: str
 ) -> None:
-    plugins = "{documents: {}, conversations: {}, templates: {}, cache: {}, limits: {}, retry: {}}"
-    text = f"database: {{url: 'sqlite:///{tmp_path}/x.db'}}\nplugins: {plugins}\nchains: {{chat: [{order}]}}\n"
+    plugins = ", ".join(f"{name}: {{}}" for name in order.split(", "))
+    text = f"database: {{url: 'sqlite:///{tmp_path}/x.db'}}\nplugins: {{{plugins}}}\nchains: {{chat: [{order}]}}\n"
     if problem:
         with pytest.raises(ConfigError, match=problem):
             async with start(text):
