@@ -17,7 +17,7 @@ from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job
 from plugins.documents.runner import Runner
-from plugins.documents.store import Item, New, Store
+from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound
 from proxy.host import Host
@@ -154,11 +154,11 @@ class Documents:
         said = {"title": form.title, "source": form.source}
         told: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
         content = None if form.content is None else await self.text(form.content)
-        if told or form.metadata is not None:
-            await self.store.change(item, told, form.metadata)
         other_text = content is not None and content.digest != item.digest
-        if other_text or form.title not in (None, item.title):
-            await self.store.renew(item, content if other_text else None)
+        renews = other_text or form.title not in (None, item.title)
+        renewal = Renewal(content if other_text else None) if renews else None
+        if told or form.metadata is not None or renews:
+            await self.store.change(item, told, form.metadata, renewal)
             self.runner.nudge()
         item = await self.waited(await self.own(caller, id), form.wait)
         job = await self.runner.ledger.of_item(item.id)
@@ -170,9 +170,10 @@ class Documents:
         await self.store.remove(item)
         if job is not None:
             self.runner.stop(job.id)
-        with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
-            await self.index.remove(item.collection, item.id)
-        self.runner.ingest.tender.note(item.collection, 0)
+        if (collection := await self.collections.by_id(item.collection)) is not None:
+            with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
+                await self.index.remove(collection.place, item.id)
+            self.runner.ingest.tender.note(collection.place, 0)
         return shapes.answer({"document_id": item.id, "deleted": True})
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:

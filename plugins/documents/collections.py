@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, case, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.documents.places import abandon
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, READERS, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
@@ -22,7 +23,11 @@ USUAL: Final = "default"
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """model: which embeds its texts.  dimensions: of its vectors, 0 until there is one.  at: microseconds."""
+    """model: which embeds its texts.  dimensions: of its vectors, 0 until there is one.  at: microseconds.
+
+    place: its table in the index.  next_place, next_model, next_dimensions: what these will be when it has moved, which
+    the job does that next_job names; "" and 0 where it stays.
+    """
 
     id: str
     owner: str
@@ -32,6 +37,28 @@ class Collection:
     dimensions: int
     everyone: bool
     at: int
+    place: str
+    next_place: str = ""
+    next_model: str = ""
+    next_dimensions: int = 0
+    next_job: str = ""
+
+    @property
+    def here(self) -> Target:
+        return Target(self.place, self.model, self.dimensions)
+
+    @property
+    def onto(self) -> Target:
+        return Target(self.next_place, self.next_model, self.next_dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A table of the index, and the model whose vectors are in it.  dimensions: 0 until there is one."""
+
+    place: str
+    model: str
+    dimensions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +98,13 @@ class Collections:
         self.model = model
         self.most = most
 
+    def now(self) -> int:
+        return int(self.clock.time() * 1e6)
+
     async def make(self, owner: str, name: str, about: str, model: str | None, sharing: Sharing) -> Collection:
         """Raises BadCall where the owner has one of this name, or too many."""
-        one = Collection(
-            new_id("col_"), owner, name, about, model or self.model, 0, sharing.everyone, int(self.clock.time() * 1e6)
-        )
+        id, now = new_id("col_"), self.now()
+        one = Collection(id, owner, name, about, model or self.model, 0, sharing.everyone, now, id)
         try:
             async with self.database.writing(lasting=True) as connection:
                 mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
@@ -164,33 +193,47 @@ class Collections:
     async def remove(self, one: Collection) -> int:
         """It is gone for everybody at once; its index goes after it.  How many documents it had."""
         items = select(ITEMS.c.id).where(ITEMS.c.collection == one.id)
+        which, now = COLLECTIONS.c.id == one.id, self.now()
         async with self.database.writing(lasting=True) as connection:
+            await connection.execute(select(COLLECTIONS.c.id).where(which).with_for_update())
+            await abandon(connection, one.id, now)
             for table in (PARTS, VALUES):
                 await connection.execute(delete(table).where(table.c.item.in_(items)))
-            await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
             items_gone = await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
+            await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
             await share(connection, one.id, ())
-            gone = update(COLLECTIONS).where(COLLECTIONS.c.id == one.id)
-            await connection.execute(gone.values(gone=1, name=one.id))  # the name is free for another
+            told = {"gone": 1, "owner": "", "name": one.id, "about": "", "at": now}  # the name is free for another
+            await connection.execute(update(COLLECTIONS).where(which).values(**told))
         return int(items_gone.rowcount)
 
-    async def forget(self, id: str) -> None:
-        """One that is gone, once its index is, too."""
+    async def forget(self, place: str) -> None:
+        """Where something was that is gone, once nothing is there."""
         async with self.database.writing(lasting=True) as connection:
-            await connection.execute(delete(COLLECTIONS).where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 1)))
+            gone = (COLLECTIONS.c.place == place) & (COLLECTIONS.c.gone == 1)
+            await connection.execute(delete(COLLECTIONS).where(gone))
 
-    async def ids(self, gone: bool) -> list[str]:
+    async def left(self, before: int) -> list[str]:
+        """Places of what has gone before then."""
         async with self.database.reading() as connection:
-            query = select(COLLECTIONS.c.id).where(COLLECTIONS.c.gone == int(gone))
+            query = select(COLLECTIONS.c.place).where((COLLECTIONS.c.gone == 1) & (COLLECTIONS.c.at < before))
             return list((await connection.execute(query)).scalars())
 
-    async def measured(self, id: str, dimensions: int) -> int:
-        """How long the vectors of a collection are: as its first one was."""
-        first = (COLLECTIONS.c.id == id) & (COLLECTIONS.c.dimensions == 0)
+    async def ids(self) -> list[str]:
+        """Of all that are there, whosever they are."""
+        async with self.database.reading() as connection:
+            query = select(COLLECTIONS.c.id).where(COLLECTIONS.c.gone == 0)
+            return list((await connection.execute(query)).scalars())
+
+    async def measured(self, place: str, dimensions: int) -> int:
+        """How long the vectors of a place are: as its first one was."""
+        now, onto = COLLECTIONS.c.place == place, COLLECTIONS.c.next_place == place
         async with self.database.writing() as connection:
-            await connection.execute(update(COLLECTIONS).where(first).values(dimensions=dimensions))
-            query = select(COLLECTIONS.c.dimensions).where(COLLECTIONS.c.id == id)
-            return int((await connection.execute(query)).scalar_one_or_none() or dimensions)
+            for which, name in ((now, "dimensions"), (onto, "next_dimensions")):
+                first = update(COLLECTIONS).where(which & (COLLECTIONS.c[name] == 0))
+                await connection.execute(first.values({name: dimensions}))
+            lengths = case((now, COLLECTIONS.c.dimensions), else_=COLLECTIONS.c.next_dimensions)
+            found = await connection.execute(select(lengths).where(now | onto))
+            return int(found.scalar_one_or_none() or dimensions)
 
 
 async def share(connection: AsyncConnection, id: str, readers: Sequence[str]) -> None:

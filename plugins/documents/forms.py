@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
@@ -109,7 +109,10 @@ class MakeCollection(Strict):
 
 
 class ChangeCollection(Strict):
+    """embed: the model that it is moved to."""
+
     name: Name | None = None
+    embed: Name | None = None
     description: Source | None = None
     shared: Shared | None = None
 
@@ -122,6 +125,9 @@ class Asked(Strict):
     explain: bool = False
     words: Annotated[float, Field(ge=0, le=1)] | None = None
     """How much words count, in place of the setting."""
+    fusion: Literal["scores", "ranks"] | None = None
+    rerank: bool | None = None
+    """Whether a model reads what was found; None where one is set."""
     closer: Annotated[int, Field(ge=0, le=50)] | None = None
     """Passages that are looked at closer, in place of the setting."""
     merge: bool = True

@@ -42,7 +42,6 @@ class Documents:
         whole = 0
         for one in await self.collections.owned(caller):
             whole += await self.collections.remove(one)
-            with suppress(VectorsAway):  # the next start drops what is left of it
-                await self.index.drop(one.id)
-                await self.collections.forget(one.id)
+            with suppress(VectorsAway):  # the sweeper drops what is left of it
+                await self.index.drop(one.place)
         return whole

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from plugins.documents.chunks import Chunk, Cutter, head
-from plugins.documents.collections import Collection, Collections
+from plugins.documents.collections import Collection, Collections, Target
 from plugins.documents.embedding import Embedder
 from plugins.documents.ledger import Job, Ledger
 from plugins.documents.store import Item, Store
@@ -44,67 +44,84 @@ class Ingest:
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
         """Raises ProxyError where it fails, and Overtaken where nobody wants it any more."""
-        if await self.index.count(collection.id, item.id, job.version):  # an earlier try has left it
-            await self.index.remove(collection.id, item.id, job.version, job.version + 1)
-        pen = Pen(self, job, item, collection)
-        cutter = Cutter(self.size)
-        async for part in self.store.text(item.id, job.version):
-            chunks = await asyncio.to_thread(cutter.cut, part)
-            await pen.write(chunks, cutter.at)
-        await pen.flush(cutter.at)
+        place = collection.place
+        if await self.index.count(place, item.id, job.version):  # an earlier try has left it
+            await self.index.remove(place, item.id, job.version, job.version + 1)
+        pen = Pen(self, job, collection.here, item.owner)
+        await self.text(pen, item, job.version)
+        await pen.flush()
         if not pen.written:
             raise BadCall("There is no text in it.", code="no_text")
-        if await self.index.count(collection.id, item.id, job.version) != pen.written:
+        if await self.index.count(place, item.id, job.version) != pen.written:
             raise Overtaken  # another process has taken the same to do meanwhile
-        if not await self.ledger.finish(job, pen.written):
+        if not await self.ledger.finish(job, pen.written, place):
             raise Overtaken
         if job.version > 1:
-            await self.index.remove(collection.id, item.id, 0, job.version)
+            await self.index.remove(place, item.id, 0, job.version)
+
+    async def text(self, pen: Pen, item: Item, version: int) -> None:
+        """All of one version."""
+        cutter, first, position = Cutter(self.size), pen.done, 0
+        async for part in self.store.text(item.id, version):
+            chunks = await asyncio.to_thread(cutter.cut, part)
+            rows = [row(item, version, position + place, chunk) for place, chunk in enumerate(chunks)]
+            position += len(rows)
+            pen.done = first + cutter.at
+            await pen.write(rows)
 
 
 @dataclass(slots=True)
 class Pen:
-    """Gathers chunks, and writes them when there are enough."""
+    """Gathers rows, and embeds and writes them when there are enough.
+
+    owner: who pays.  done: characters that were given.  given, written: rows.
+    """
 
     ingest: Ingest
     job: Job
-    item: Item
-    collection: Collection
+    target: Target
+    owner: str
+    done: int = 0
     written: int = 0
-    waiting: list[Chunk] = field(default_factory=list)
+    waiting: list[Row] = field(default_factory=list)
 
-    async def write(self, chunks: Sequence[Chunk], done: int) -> None:
-        self.waiting += chunks
+    @property
+    def given(self) -> int:
+        return self.written + len(self.waiting)
+
+    async def write(self, rows: Sequence[Row]) -> None:
+        self.waiting += rows
         while len(self.waiting) >= ROWS:
-            some, self.waiting = self.waiting[:ROWS], self.waiting[ROWS:]
-            await self.put(some, done)
+            await self.put(self.waiting[:ROWS])
 
-    async def flush(self, done: int) -> None:
+    async def flush(self) -> None:
         if self.waiting:
-            await self.put(self.waiting, done)
+            await self.put(self.waiting)
 
-    async def put(self, chunks: Sequence[Chunk], done: int) -> None:
-        rows = [self.row(position, chunk) for position, chunk in enumerate(chunks, self.written)]
-        vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.collection.model, self.item.owner)
+    async def put(self, rows: Sequence[Row]) -> None:
+        """Raises Overtaken."""
+        vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.target.model, self.owner)
         await self.check(vectors)
-        if not await self.ingest.ledger.progress(self.job, done):
+        if not await self.ingest.ledger.progress(self.job, self.done):
             raise Overtaken
-        await self.ingest.index.add(self.collection.id, rows, vectors)
-        self.ingest.tender.note(self.collection.id, len(rows))
+        await self.ingest.index.add(self.target.place, rows, vectors)
+        self.ingest.tender.note(self.target.place, len(rows))
         self.written += len(rows)
-
-    def row(self, position: int, chunk: Chunk) -> Row:
-        before = head(self.item.title, chunk)
-        told = [chunk.start, chunk.end, len(before), chunk.page, chunk.headings]
-        return Row(self.item.id, self.job.version, position, before + chunk.text, orjson.dumps(told).decode())
+        self.waiting = self.waiting[len(rows) :]
 
     async def check(self, vectors: NDArray[np.float32]) -> None:
         length = vectors.shape[1]
-        wanted = self.collection.dimensions or await self.ingest.collections.measured(self.collection.id, length)
+        wanted = self.target.dimensions or await self.ingest.collections.measured(self.target.place, length)
         if length != wanted:
-            model = self.collection.model
+            model = self.target.model
             message = f"The model '{model}' gives {length} dimensions, and this collection was made with {wanted}."
             raise BadCall(message, code="dimensions_changed")
+
+
+def row(item: Item, version: int, position: int, chunk: Chunk) -> Row:
+    before = head(item.title, chunk)
+    told = [chunk.start, chunk.end, len(before), chunk.page, chunk.headings]
+    return Row(item.id, version, position, before + chunk.text, orjson.dumps(told).decode())
 
 
 def lasting(error: ProxyError) -> bool:

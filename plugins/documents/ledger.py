@@ -7,9 +7,10 @@ import os
 import socket
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, select, true, update
 
-from plugins.documents.tables import ITEMS, JOBS, PARTS
+from plugins.documents.places import abandon, held
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
 
@@ -55,13 +56,16 @@ class Ledger:
     def micros(self, more: float = 0.0) -> int:
         return int((self.clock.time() + more) * 1e6)
 
-    async def claim(self) -> Job | None:
-        """The oldest that nobody does, which is now this process's."""
+    async def claim(self, items: bool = True, moves: bool = True) -> Job | None:
+        """The oldest that nobody does, which is now this process's.  items, moves: whether it may be such a one."""
+        if not items and not moves:
+            return None
         now = self.micros()
         running = JOBS.c.status == "running"
         free = (JOBS.c.status == "queued") | (running & (JOBS.c.until < now))
         left = running & JOBS.c.holder.startswith(f"{socket.gethostname()}:", autoescape=True)
-        query = select(JOBS).where(free | left).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        wanted = true() if items and moves else (JOBS.c.item != "") if items else (JOBS.c.item == "")
+        query = select(JOBS).where(wanted & (free | left)).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
         async with self.database.reading() as connection:
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:
@@ -103,11 +107,20 @@ class Ledger:
         self.tell()
         return changed.rowcount == 1
 
-    async def finish(self, job: Job, chunks: int) -> bool:
-        """Its version is what is searched from now on.  False: it was overtaken or cancelled meanwhile."""
+    async def resize(self, job: Job, total: int) -> None:
+        async with self.database.writing() as connection:
+            await connection.execute(update(JOBS).where(self.mine(job)).values(total=total))
+
+    async def finish(self, job: Job, chunks: int, place: str) -> bool:
+        """Its version is what is searched from now on.  False: it was overtaken or cancelled, or its collection is not
+        in that place any more."""
         now = self.micros()
         item = ITEMS.c.id == job.item
         async with self.database.writing(lasting=True) as connection:
+            there = (COLLECTIONS.c.id == job.collection) & (COLLECTIONS.c.place == place)
+            if (await connection.execute(held(there))).first() is None:
+                return False
+            await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # in the order of who renews it
             told = {"status": "done", "done": job.total, "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
@@ -122,11 +135,7 @@ class Ledger:
             return True
 
     async def fail(self, job: Job, reason: str) -> None:
-        async with self.database.writing(lasting=True) as connection:
-            told = {"status": "failed", "error": reason, "ended": self.micros()}
-            if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount == 1:
-                newest = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
-                await connection.execute(newest.values(status="failed", error=reason))
+        await self.end(job, self.mine(job), "failed", reason)
 
     async def release(self, job: Job) -> None:
         """To be done again by whoever comes: this process stops."""
@@ -135,13 +144,25 @@ class Ledger:
 
     async def cancel(self, job: Job) -> bool:
         """False if it has ended already."""
+        return await self.end(job, (JOBS.c.id == job.id) & JOBS.c.status.in_(OPEN), "cancelled", "")
+
+    async def end(self, job: Job, which: ColumnElement[bool], status: str, reason: str) -> bool:
+        """Its document has failed then, or its collection stays where it is."""
+        now = self.micros()
+        newest = (ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version)
+        moving = select(COLLECTIONS.c.id).where(COLLECTIONS.c.next_job == job.id)
         async with self.database.writing(lasting=True) as connection:
-            open_one = (JOBS.c.id == job.id) & JOBS.c.status.in_(OPEN)
-            told = {"status": "cancelled", "ended": self.micros()}
-            if (await connection.execute(update(JOBS).where(open_one).values(**told))).rowcount != 1:
+            if job.item:  # in the order of who renews it, or moves it
+                await connection.execute(select(ITEMS.c.id).where(ITEMS.c.id == job.item).with_for_update())
+            else:
+                await connection.execute(moving.with_for_update())
+            told = {"status": status, "error": reason, "ended": now}
+            if (await connection.execute(update(JOBS).where(which).values(**told))).rowcount != 1:
                 return False
-            newest = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
-            await connection.execute(newest.values(status="failed", error="cancelled"))
+            failed = update(ITEMS).where(newest).values(status="failed", error=reason or status)
+            await connection.execute(failed)
+            for collection in (await connection.execute(moving)).scalars().all():
+                await abandon(connection, collection, now)
             return True
 
     async def one(self, owner: str, id: str) -> Job | None:

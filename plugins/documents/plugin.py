@@ -20,11 +20,13 @@ from plugins.documents.forms import Names, Top
 from plugins.documents.holding import Documents as Holding
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
+from plugins.documents.moving import Mover, Moves
 from plugins.documents.repair import Repair
+from plugins.documents.reranking import Reranker
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
-from plugins.documents.search import Search, Wish
+from plugins.documents.search import Fusion, Outcome, Search, Wish
 from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
@@ -36,6 +38,8 @@ from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
 FIELD: Final = "rag"
+SWEEP: Final = 60.0
+"""Seconds between two looks for what is to go from the index."""
 MIB: Final = 1024 * 1024
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -79,6 +83,14 @@ class Documents:
         """Passages put before a question, unless the call says how many."""
         words: Share = 0.7
         """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector."""
+        fusion: Fusion = "scores"
+        """How the two orders become one: by their scores, or by their ranks, which a weak model spoils."""
+        rerank: str | None = None
+        """A model that reads what was found and grades it for the final order, through the chain `internal`."""
+        rerank_top: Annotated[int, Field(ge=2, le=50)] = 12
+        """Passages that it reads, the best before."""
+        rerank_timeout: PositiveFloat = 20.0
+        """Seconds that it may take; the order stays as it was then."""
         closer: Annotated[int, Field(ge=0, le=50)] = 0
         """Of the best passages, how many are looked at closer: piece by piece, each of which is embedded for it, unless
         that is kept; a dozen finds clearly more with a good model.  0 is none."""
@@ -125,17 +137,19 @@ class Documents:
         ledger = Ledger(host.database, host.clock, host.services.place.server)
         tender = Tender(index, host.clock)
         ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
-        runner = Runner(ingest, ledger, host, settings.jobs)
+        runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
-        self.search = Search(store, collections, embedder, index, settings.words, settings.closer)
+        reranker = Reranker(host, settings.rerank, settings.rerank_top, settings.rerank_timeout)
+        order = (settings.words, settings.fusion, reranker, settings.closer)
+        self.search = Search(store, collections, embedder, index, *order)
         self.parts = Parts(runner, tender, Repair(store, collections, index))
         host.holds(Holding(store, collections, index))
         self.rewriter = Rewriter(host, settings.rewrite)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
-            Shelves(collections, index, host),
+            Shelves(collections, index, runner),
             Searches(self.search, host),
         )
 
@@ -169,7 +183,7 @@ class Documents:
             return (await call_next(call)).noting(rag="nothing found")
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits)))
+        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits, outcome)))
 
     def fits(self, hit: Hit) -> bool:
         return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text
@@ -196,6 +210,9 @@ class Parts:
     async def put_right(self) -> None:
         if await self.repair.run():
             self.runner.nudge()
+        while True:
+            await self.repair.sweep()
+            await asyncio.sleep(SWEEP)
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -228,6 +245,7 @@ def last_question(chat: Chat) -> int | None:
     return places[-1] if places else None
 
 
-def fact(hits: list[Hit]) -> str:
+def fact(hits: list[Hit], outcome: Outcome) -> str:
     documents = len({hit.row.document for hit in hits})
-    return f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
+    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
+    return f"{told}, not reranked" if outcome.unread else told

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from plugins.documents import shapes
+from plugins.documents.fence import fence_of
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
 from proxy.types import JSON, Chat, Events, Finish, Sources, Text
@@ -59,12 +59,6 @@ def passage(number: int, hit: Hit, title: str) -> str:
 
 def one_line(text: str) -> str:
     return " ".join(CONTROL.sub(" ", text).split())
-
-
-def fence_of(texts: Sequence[str]) -> str:
-    """Made from what it encloses, so that whoever wrote that cannot have known it."""
-    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()
-    return f"#{digest[:16]}"
 
 
 def asked_with(chat: Chat, text: str, place: int) -> Chat:

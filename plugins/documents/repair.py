@@ -10,15 +10,18 @@ from typing import Final
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.collections import Collections
+from plugins.documents.collections import Collection, Collections
 from plugins.documents.ledger import OPEN
+from plugins.documents.places import held
 from plugins.documents.store import Item, Store, queue
-from plugins.documents.tables import ITEMS, JOBS
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.stores.vectors import Vectors
 
 log = logging.getLogger(__name__)
+GRACE: Final = 120.0
+"""Seconds for which a place that is gone may still be searched, by those who were told of it before."""
 PAGE: Final = 500
 """Documents that are looked at together."""
 
@@ -31,27 +34,29 @@ class Repair:
 
     async def run(self) -> int:
         """How many documents are to be taken in again."""
-        for id in await self.collections.ids(gone=True):
-            await self.index.drop(id)
-            await self.collections.forget(id)
         again = 0
-        for id in await self.collections.ids(gone=False):
-            again += await self.collection(id)
+        for id in await self.collections.ids():
+            if (one := await self.collections.by_id(id)) is not None:
+                again += await self.collection(one)
         if again:
             log.warning("%s documents are taken into the index again: they were not in it as they should be", again)
         return again
 
-    async def collection(self, id: str) -> int:
+    async def sweep(self) -> None:
+        """What has gone some time ago, so that nobody can be searching it any more, nor adding to it."""
+        for place in await self.collections.left(self.collections.now() - int(GRACE * 1e6)):
+            await self.index.drop(place)
+            await self.collections.forget(place)
+
+    async def collection(self, one: Collection) -> int:
         """Counted before it is asked what should be there: what is added meanwhile is no fault."""
-        there = await self.index.counts(id)
-        right = await self.right(id)
+        there = await self.index.counts(one.place)
+        right = await self.right(one.id)
         for document, version in there:
             if (document, version) not in right:
-                await self.index.remove(id, document, version, version + 1)
-        wrong = [one[0] for one, chunks in right.items() if chunks >= 0 and there.get(one, 0) != chunks]
-        stuck = await self.stuck(id)
-        await self.again(wrong + stuck)
-        return len(wrong) + len(stuck)
+                await self.index.remove(one.place, document, version, version + 1)
+        wrong = [key[0] for key, chunks in right.items() if chunks >= 0 and there.get(key, 0) != chunks]
+        return await self.again(one, wrong + await self.stuck(one.id))
 
     async def right(self, id: str) -> Mapping[tuple[str, int], int]:
         """How many rows of a version there should be; -1 where one is being added."""
@@ -73,10 +78,15 @@ class Repair:
             query = select(ITEMS.c.id).where((ITEMS.c.collection == id) & (ITEMS.c.status == "pending") & ~has)
             return list((await connection.execute(query)).scalars())
 
-    async def again(self, ids: list[str]) -> None:
+    async def again(self, one: Collection, ids: list[str]) -> int:
+        """How many.  None where it has moved since it was looked at: what was counted was in another place."""
+        count, same = 0, (COLLECTIONS.c.id == one.id) & (COLLECTIONS.c.place == one.place)
         for at in range(0, len(ids), PAGE):
             async with self.store.database.writing(lasting=True) as connection:
-                await begun_again(connection, ITEMS.c.id.in_(ids[at : at + PAGE]), self.store.now())
+                if (await connection.execute(held(same))).first() is not None:
+                    some = ITEMS.c.id.in_(ids[at : at + PAGE])
+                    count += await begun_again(connection, some, self.store.now())
+        return count
 
 
 async def begun_again(connection: AsyncConnection, which: ColumnElement[bool], now: int) -> int:

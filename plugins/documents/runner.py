@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Final
 
 from plugins.documents.ingest import Ingest, Overtaken, lasting
-from plugins.documents.ledger import LEASE, Job, Ledger
+from plugins.documents.ledger import LEASE, Job
+from plugins.documents.moving import Mover
 from plugins.documents.tables import JOBS
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host
@@ -22,14 +23,17 @@ PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 
 
 class Runner:
-    def __init__(self, ingest: Ingest, ledger: Ledger, host: Host, most: int) -> None:
-        """most: jobs at once."""
+    def __init__(self, ingest: Ingest, mover: Mover, host: Host, most: int) -> None:
+        """most: documents at once, besides a collection that is moved."""
         self.ingest = ingest
-        self.ledger = ledger
+        self.mover = mover
+        self.ledger = ingest.ledger
         self.host = host
         self.most = most
         self.wake = asyncio.Event()
         self.running: dict[str, asyncio.Task[None]] = {}
+        self.moving: set[str] = set()
+        """Those of them that move a collection: however long that takes, documents do not wait for it."""
 
     def nudge(self) -> None:
         """There is something to do."""
@@ -38,7 +42,7 @@ class Runner:
     async def run(self) -> None:
         while True:
             try:
-                while len(self.running) < self.most and (job := await self.ledger.claim()) is not None:
+                while (job := await self.claimed()) is not None:
                     self.begin(job)
             except Busy as error:
                 log.warning("documents wait: %s", error)
@@ -47,20 +51,28 @@ class Runner:
                     await self.wake.wait()
             self.wake.clear()
 
+    async def claimed(self) -> Job | None:
+        room = len(self.running) - len(self.moving) < self.most
+        return await self.ledger.claim(items=room, moves=not self.moving)
+
     def begin(self, job: Job) -> None:
-        task = self.host.background.start(self.work(job), f"taking in {job.item}")
+        if not job.item:
+            self.moving.add(job.id)
+        task = self.host.background.start(self.work(job), f"taking in {job.item or job.collection}")
         self.running[job.id] = task
         task.add_done_callback(lambda _: self.ended(job.id))
 
     def ended(self, job: str) -> None:
         self.running.pop(job, None)
+        self.moving.discard(job)
         self.ledger.tell()
         self.wake.set()
 
     async def work(self, job: Job) -> None:
         beating = self.host.background.start(self.beat(job, asyncio.current_task()), f"holding {job.id}")
         try:
-            await self.tried(job)
+            while await self.tried(job):
+                pass
         except (Overtaken, asyncio.CancelledError) as error:
             with suppress(Busy):
                 await self.undo(job)
@@ -69,12 +81,14 @@ class Runner:
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
             log.warning("a document was not taken in: %s", error)
         except Exception:
-            log.exception("document %s could not be taken in", job.item)
-            await self.ledger.fail(job, "The server failed to take it in.")
+            log.exception("%s could not be taken in", job.item or job.collection)
+            with suppress(Busy):
+                await self.ledger.fail(job, "The server failed to take it in.")
         finally:
             beating.cancel()
 
-    async def tried(self, job: Job) -> None:
+    async def tried(self, job: Job) -> bool:
+        """Whether there is more of it to do."""
         for pause in (*PAUSES, None):
             try:
                 return await self.once(job)
@@ -82,17 +96,23 @@ class Runner:
                 raise
             except ProxyError as error:
                 if pause is None or lasting(error):
-                    log.warning("document %s failed: %s", job.item, error)
-                    return await self.ledger.fail(job, str(error))
-                log.warning("document %s waits %g s for another try: %s", job.item, pause, error)
+                    log.warning("%s failed: %s", job.item or job.collection, error)
+                    await self.ledger.fail(job, str(error))
+                    return False
+                log.warning("%s waits %g s for another try: %s", job.item or job.collection, pause, error)
                 await asyncio.sleep(max(pause, min(error.wait or 0.0, PAUSES[-1])))
+        return False
 
-    async def once(self, job: Job) -> None:
-        item = await self.ingest.store.item(job.item)
+    async def once(self, job: Job) -> bool:
         collection = await self.ingest.collections.by_id(job.collection)
+        if collection is not None and not job.item and collection.next_job == job.id:
+            return await self.mover.step(job, collection)
+        item = await self.ingest.store.item(job.item)
         if item is None or collection is None or item.newest != job.version:
+            await self.ledger.cancel(job)
             raise Overtaken
         await self.ingest.run(job, item, collection)
+        return False
 
     async def beat(self, job: Job, task: asyncio.Task[None] | None) -> None:
         """Holds it, and stops its work when it is not this process's any more."""
@@ -106,7 +126,8 @@ class Runner:
         """What was added of it goes if nobody wants it; else somebody else does it."""
         now = await self.ledger.first(JOBS.c.id == job.id)
         if now is None or now.status == "cancelled":
-            await self.ingest.index.remove(job.collection, job.item, job.version, job.version + 1)
+            if job.item and (collection := await self.ingest.collections.by_id(job.collection)) is not None:
+                await self.ingest.index.remove(collection.place, job.item, job.version, job.version + 1)
         else:
             await self.ledger.release(job)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+FLAT: Final = 60
+"""How little first ranks differ from second ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A passage: one chunk, or several that stand one after the other.
@@ -22,6 +26,7 @@ class Hit:
     last: position of its last chunk.  cosine: to the question.  words: BM25's score, 0 where no word fits.
     near, worded: its ranks by either, from 1; None where that search did not find it.
     score: from 0 to 1, comparable within one search only.
+    grade: what a model that read it gave it, from 0 to 10; None where none did.
     """
 
     row: Row
@@ -33,6 +38,7 @@ class Hit:
     worded: int | None = None
     score: float = 0.0
     last: int = 0
+    grade: int | None = None
 
     @property
     def about(self) -> About:
@@ -96,6 +102,31 @@ def ranked(hits: Sequence[Hit], weight: float, least: float = 0.0) -> list[Hit]:
         share = weight if most > 0 else 0.0
         scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector))
     return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))
+
+
+def by_rank(hits: Sequence[Hit], weight: float) -> list[Hit]:
+    """The best first by their ranks: each search gives 1 / (60 + rank), the words' so much of it as they weigh.
+
+    Source: reciprocal rank fusion (Cormack, Clarke, Buettcher, 2009), here with weights, and 1 for what is first twice.
+    """
+    near: dict[tuple[str, str, int], int] = {}
+    for model in {hit.model for hit in hits}:
+        ordered = sorted((hit for hit in hits if hit.model == model and hit.near), key=lambda hit: -hit.cosine)
+        near |= {(hit.collection, hit.row.document, hit.row.position): rank for rank, hit in enumerate(ordered, 1)}
+    worded = {
+        (hit.collection, hit.row.document, hit.row.position): rank
+        for rank, hit in enumerate(sorted((one for one in hits if one.worded), key=lambda one: -one.words), 1)
+    }
+    scored = []
+    for hit in hits:
+        which = (hit.collection, hit.row.document, hit.row.position)
+        by_vector, by_words = share_of(near.get(which)), share_of(worded.get(which))
+        scored.append(replace(hit, score=weight * by_words + (1 - weight) * by_vector))
+    return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))
+
+
+def share_of(rank: int | None) -> float:
+    return 0.0 if rank is None else (FLAT + 1) / (FLAT + rank)
 
 
 def distinct(hits: Iterable[Hit]) -> tuple[list[Hit], list[Hit]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sqlalchemy import select
 
@@ -14,6 +14,7 @@ from plugins.documents.closer import Closer
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.filters import condition
+from plugins.documents.reranking import Reranker
 from plugins.documents.scores import Hit
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import ITEMS
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Fusion: TypeAlias = Literal["scores", "ranks"]
 CANDIDATES: Final = 50
 """Chunks that either way of searching brings of one collection, at least."""
 WIDEST: Final = 32
@@ -41,6 +43,7 @@ class Wish:
 
     collections: ids or the caller's own names; none are all that it may read.
     words: how much they count, from 0 to 1; None is as usual.
+    fusion: `scores` or `ranks`; None is as usual.  rerank: whether a model that is set reads what was found.
     closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
     """
 
@@ -51,16 +54,23 @@ class Wish:
     filter: JSON = None
     merge: bool = True
     words: float | None = None
+    fusion: Fusion | None = None
+    rerank: bool = True
     closer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """hits: the best first.  dropped: with the reason why each of them is not among them."""
+    """hits: the best first.  dropped: with the reason why each of them is not among them.
+
+    fusion: how their order was made.  unread: why a model that should have put them in order did not, or "".
+    """
 
     hits: list[Hit] = field(default_factory=list)
     items: dict[str, Item] = field(default_factory=dict)
     dropped: list[tuple[Hit, str]] = field(default_factory=list)
+    fusion: Fusion = "scores"
+    unread: str = ""
 
     def item(self, hit: Hit) -> Item:
         return self.items[hit.row.document]
@@ -76,13 +86,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1.  looked_at: passages that are looked at closer."""
+    """weight: of the words, from 0 to 1.  fusion: unless a wish says another.  looked_at: passages that are looked at
+    closer."""
 
     store: Store
     collections: Collections
     embedder: Embedder
     index: Vectors
     weight: float
+    fusion: Fusion
+    reranker: Reranker
     looked_at: int = 0
 
     async def run(self, wish: Wish) -> Outcome:
@@ -90,15 +103,22 @@ class Search:
         chosen = [one for one in await self.scope(wish) if one.dimensions]  # else nothing is in it
         among = None if wish.filter is None else await self.filtered(wish.filter, chosen)
         if not chosen or among == []:
-            return Outcome()
+            return Outcome(fusion=wish.fusion or self.fusion)
         vectors = await self.questions(wish, {one.model for one in chosen})
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
         least = min((one.least for one in found), default=0.0)
         items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
-        kept, doubled = scores.distinct(scores.ranked(true, self.weight if wish.words is None else wish.words, least))
+        weight, fusion = self.weight if wish.words is None else wish.words, wish.fusion or self.fusion
+        mixed = scores.by_rank(true, weight) if fusion == "ranks" else scores.ranked(true, weight, least)
+        kept, doubled = scores.distinct(mixed)
         if most := self.closer(wish):
             kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.caller, least)
-        return settled(wish, items, kept, doubled)
+        kept, unread = await self.read(wish, kept)
+        return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread)
+
+    async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
+        """In the order of a model that reads them, and why they are not where it failed."""
+        return await self.reranker.order(wish.question, kept, wish.caller) if wish.rerank else (kept, "")
 
     def closer(self, wish: Wish) -> int:
         if wish.closer is not None:
@@ -139,8 +159,8 @@ class Search:
             raise BadCall(message, param="collections", code="dimensions_changed")
         some = max(CANDIDATES, 3 * wish.top)
         near, worded = await asyncio.gather(
-            self.index.nearest(collection.id, question, some, among),
-            self.index.matching(collection.id, wish.question[:LONGEST], some, among),
+            self.index.nearest(collection.place, question, some, among),
+            self.index.matching(collection.place, wish.question[:LONGEST], some, among),
         )
         hits = scores.together(collection.id, collection.model, question, near, worded)
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)

@@ -12,6 +12,7 @@ from aiohttp import web
 from plugins.documents import shapes
 from plugins.documents.collections import Collection, Collections, Sharing
 from plugins.documents.forms import Asked, ChangeCollection, Generate, MakeCollection, Shared
+from plugins.documents.runner import Runner
 from plugins.documents.search import Outcome, Search, Wish
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Host
@@ -30,7 +31,11 @@ class Shelves:
 
     collections: Collections
     index: Vectors
-    host: Host
+    runner: Runner
+
+    @property
+    def host(self) -> Host:
+        return self.runner.host
 
     def routes(self) -> Iterable[Route]:
         yield Route("POST", "/api/rag/collections", self.make, "user")
@@ -69,14 +74,17 @@ class Shelves:
         said = {"name": form.name, "about": form.description}
         told = {name: value for name, value in said.items() if value is not None}
         await self.collections.change(one, told, None if form.shared is None else sharing(form.shared))
-        return shapes.answer((await self.told(caller, await self.own(caller, one.id)))[0])
+        moves = form.embed is not None and await self.runner.mover.moves.begin(one, form.embed)
+        if form.embed is not None:
+            self.runner.nudge()
+        told_of = await self.told(caller, await self.own(caller, one.id))
+        return shapes.answer(told_of[0], 202 if moves else 200)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         one = await self.own(self.host.desk.caller(request).name, id)
         await self.collections.remove(one)
-        with suppress(VectorsAway):  # else the next start sees to it
-            await self.index.drop(one.id)
-            await self.collections.forget(one.id)
+        with suppress(VectorsAway):  # else the sweeper sees to it
+            await self.index.drop(one.place)
         return shapes.answer({"id": one.id, "deleted": True})
 
 
@@ -98,8 +106,11 @@ class Searches:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request).name
         if not form.query.strip():
             raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
-        wish = Wish(caller, form.query, form.top_k, form.collections, form.filter, form.merge, form.words, form.closer)
-        outcome = await self.search.run(wish)
+        if form.rerank and self.search.reranker.model is None:
+            message = "Invalid 'rerank': no model is set that does it."
+            raise BadCall(message, param="rerank", code="invalid_value")
+        given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
+        outcome = await self.search.run(Wish(caller, form.query, form.top_k, *given, form.closer))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
         if form.explain:
@@ -109,6 +120,9 @@ class Searches:
     def explain(self, told: dict[str, Any], outcome: Outcome) -> None:
         for one, result in zip(outcome.hits, told["results"], strict=True):
             result["explain"] = shapes.explained(one)
+        told["fusion"] = outcome.fusion
+        if outcome.unread:
+            told["rerank_failed"] = outcome.unread
         told["dropped"] = [
             {"document_id": one.row.document, "position": one.row.position, **shapes.explained(one), "reason": reason}
             for one, reason in outcome.dropped

@@ -43,9 +43,10 @@ def job(one: Job) -> dict[str, JSON]:
     share = 1.0 if one.status == "done" else min(1.0, one.done / one.total) if one.total else 0.0
     return {
         "job_id": one.id,
-        "document_id": one.item,
+        "kind": "document" if one.item else "move",
+        "document_id": one.item or None,
         "collection": one.collection,
-        "version": one.version,
+        "version": one.version or None,
         "status": one.status,
         "done": one.done,
         "total": one.total,
@@ -57,7 +58,7 @@ def job(one: Job) -> dict[str, JSON]:
 
 
 def collection(one: Collection, caller: str, readers: Mapping[str, Sequence[str]]) -> dict[str, JSON]:
-    """Whom it is shared with only its owner is told."""
+    """Whom it is shared with, and where it moves, only its owner is told."""
     told: dict[str, JSON] = {
         "id": one.id,
         "name": one.name,
@@ -68,6 +69,7 @@ def collection(one: Collection, caller: str, readers: Mapping[str, Sequence[str]
         "created_at": one.at // 1_000_000,
     }
     if one.owner == caller:
+        told["moving"] = {"embed": one.next_model, "job_id": one.next_job} if one.next_place else None
         told["shared"] = {"everyone": one.everyone, "readers": list(readers.get(one.id, ()))}
     return told
 
@@ -97,5 +99,6 @@ def explained(one: Hit) -> dict[str, JSON]:
         "text_score": round(one.words, 4),
         "vector_rank": one.near,
         "text_rank": one.worded,
+        "grade": one.grade,
         "score": round(one.score, 4),
     }

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
-from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
-from proxy.errors import BadCall
+from plugins.documents.places import held
+from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, PARTS, VALUES
+from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.types import JSON
@@ -51,6 +52,13 @@ class New:
     metadata: Mapping[str, JSON] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A new version.  content: None is the same text under another title."""
+
+    content: Content | None
+
+
 class Store:
     """Every method that names an owner or caller sees only what is theirs to see."""
 
@@ -64,7 +72,10 @@ class Store:
         return int(self.clock.time() * 1e6)
 
     async def add(self, owner: str, collection: str, new: New) -> tuple[Item, bool]:
-        """The document, and whether it is new: the same contents are there once in a collection.  Raises BadCall."""
+        """The document, and whether it is new: the same contents are there once in a collection.
+
+        Raises BadCall, or NotFound where the collection is gone.
+        """
         for _ in range(2):
             try:
                 async with self.database.writing(lasting=True) as connection:
@@ -74,6 +85,9 @@ class Store:
         raise BadCall("The collection is being changed; try again.", code="conflict")
 
     async def added(self, connection: AsyncConnection, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+        if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
+            message = "The collection has been removed meanwhile."
+            raise NotFound(message, param="collection", code="collection_not_found")
         same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
         if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
             return await self.again(connection, Item(*row)), False
@@ -114,42 +128,34 @@ class Store:
         await queue(connection, item, item.changed)
         return item
 
-    async def change(self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None) -> None:
-        """What is told of a document, and not its text."""
-        told = {**values, "changed": self.now()}
-        async with self.database.writing(lasting=True) as connection:
-            if metadata is not None:
-                told["metadata"] = dumped(metadata)
-                await put_values(connection, item.id, metadata)
-            await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**told))
+    async def change(
+        self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None, renewal: Renewal | None = None
+    ) -> None:
+        """What is told of a document, and a new version of it; all of that or nothing.
 
-    async def renew(self, item: Item, content: Content | None) -> None:
-        """A new version, with another text or, under another title, with the same; the old one is found until it is
-        ready.  Raises BadCall where another document has the text."""
+        Raises BadCall where another document has the text.
+        """
         try:
             async with self.database.writing(lasting=True) as connection:
+                told = {**values, "changed": self.now()}
+                if metadata is not None:
+                    told["metadata"] = dumped(metadata)
                 query = update(ITEMS).where(ITEMS.c.id == item.id)
-                raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="", changed=self.now())
-                newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one_or_none()
-                if newest is None:
+                if (await connection.execute(query.values(**told))).rowcount != 1:
                     return
-                if content is None:
-                    await copy_parts(connection, item.id, newest - 1, newest)
-                else:
-                    await put_parts(connection, item.id, newest, content)
-                    told = {"digest": content.digest, "characters": content.characters}
-                    await connection.execute(query.values(**told))
-                row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item.id))).one()
-                await queue(connection, Item(*row), self.now())
+                if metadata is not None:
+                    await put_values(connection, item.id, metadata)
+                if renewal is not None:
+                    await renew(connection, item.id, renewal.content, self.now())
         except IntegrityError:
             message = "Another document of this collection has the same contents."
             raise BadCall(message, param="content", code="duplicate_document") from None
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
-            for table in (PARTS, VALUES, JOBS):
-                await connection.execute(delete(table).where(table.c.item == item.id))
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
+            for table in (PARTS, VALUES, JOBS, COPIES):
+                await connection.execute(delete(table).where(table.c.item == item.id))
 
     async def one(self, caller: str, id: str) -> Item | None:
         """One that the caller may read."""
@@ -203,6 +209,20 @@ class Store:
 
 def dumped(metadata: Mapping[str, JSON]) -> str:
     return orjson.dumps(dict(metadata)).decode()
+
+
+async def renew(connection: AsyncConnection, item: str, content: Content | None, now: int) -> None:
+    """The old version is found until the new one is ready."""
+    query = update(ITEMS).where(ITEMS.c.id == item)
+    raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="")
+    newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one()
+    if content is None:
+        await copy_parts(connection, item, newest - 1, newest)
+    else:
+        await put_parts(connection, item, newest, content)
+        await connection.execute(query.values(digest=content.digest, characters=content.characters))
+    row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item))).one()
+    await queue(connection, Item(*row), now)
 
 
 async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:

@@ -43,12 +43,19 @@ COLLECTIONS: Final = Table(
     Column("id", String(64), primary_key=True),
     *map(text, ("owner", "name", "about", "model")),
     Column("dimensions", Integer, nullable=False, server_default="0"),
+    *map(text, ("place", "next_place", "next_model", "next_job")),
+    Column("next_dimensions", Integer, nullable=False, server_default="0"),
     Column("everyone", SmallInteger, nullable=False, server_default="0"),
     Column("gone", SmallInteger, nullable=False, server_default="0"),
     count("at"),
     UniqueConstraint("owner", "name", name="documents_collections_name"),
 )
-"""dimensions: 0 until the first vector is there.  everyone: all callers may read it.  gone: its index goes, too."""
+"""dimensions: 0 until the first vector is there.  place: the table of the index that is searched.
+
+next_place, next_model, next_dimensions: what these will be once it has moved, which `next_job` does; "" where it stays.
+everyone: all callers may read it.
+gone: there is only its place left, which goes some time after `at`, when nobody searches it any more.
+"""
 
 READERS: Final = Table(
     "documents_readers",
@@ -90,6 +97,16 @@ PARTS: Final = Table(
 )
 """The text of a version, in parts that fit into memory many times.  start: characters before it."""
 
+COPIES: Final = Table(
+    "documents_copies",
+    METADATA,
+    Column("place", String(64), primary_key=True),
+    Column("item", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    count("chunks"),
+)
+"""Of a collection that moves, what is whole in its next place."""
+
 VALUES: Final = Table(
     "documents_values",
     METADATA,
@@ -117,4 +134,7 @@ JOBS: Final = Table(
     Index("documents_jobs_item", "item"),
     Index("documents_jobs_owner", "owner", "at"),
 )
-"""What is to be taken into the index.  done, total: characters.  holder: the process that does it, `until` when."""
+"""What is to be taken into the index, or, where no item is named, a collection that is to be moved.
+
+done, total: characters.  holder: the process that does it, `until` when.
+"""

@@ -11,19 +11,25 @@ from proxy.host import Clock
 from proxy.stores.vectors import Vectors, VectorsAway
 
 log = logging.getLogger(__name__)
-ROWS: Final = 500
-ADDS: Final = 20
-"""Searches look at each row that is in no index, and at each addition by itself: with so many it is noticed."""
+ROWS: Final = 20_000
+ADDS: Final = 50
+"""Searches look at each row that is in no index, and at each addition by itself: with so many it is noticed.  To take
+them in costs in proportion to all that is there already, and so should not be done for every thousand."""
 IDLE: Final = 2.0
-"""Seconds after which even a few are worth it."""
+"""Seconds without an addition after which even a few are worth it."""
+LONGEST: Final = 10.0
+"""Seconds after which they are, whatever else comes."""
 EVERY: Final = 0.5
 
 
 @dataclass(slots=True)
 class Waiting:
+    """since, last: when the first of them came, and the last."""
+
     rows: int
     adds: int
     since: float
+    last: float
 
 
 class Tender:
@@ -35,7 +41,9 @@ class Tender:
 
     def note(self, table: str, rows: int) -> None:
         """So many rows were added to it, or removed."""
-        one = self.waiting.setdefault(table, Waiting(0, 0, self.clock.monotonic()))
+        now = self.clock.monotonic()
+        one = self.waiting.setdefault(table, Waiting(0, 0, now, now))
+        one.last = now
         one.rows += rows
         one.adds += 1
         self.wake.set()
@@ -51,7 +59,8 @@ class Tender:
                 self.wake.clear()
 
     def due(self, one: Waiting) -> bool:
-        return one.rows >= ROWS or one.adds >= ADDS or self.clock.monotonic() - one.since >= IDLE
+        now = self.clock.monotonic()
+        return one.rows >= ROWS or one.adds >= ADDS or now - one.last >= IDLE or now - one.since >= LONGEST
 
     async def tend(self, table: str) -> None:
         try:

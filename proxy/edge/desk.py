@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from proxy.config import Requests
-from proxy.edge.body import read_body, read_json
+from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.errors import BadCall, WrongType
 from proxy.types import Caller, Image
 
 Form = TypeVar("Form", bound=BaseModel)
+LARGE: Final = 1024 * 1024
+"""Bytes of a body, such as a whole book, that are checked beside the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,13 @@ class Counter:
 
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Raises BadCall naming the first field that is wrong."""
-        body = await read_json(request, self.bounds) if request.body_exists else {}
+        text = await read_text(request, self.bounds) if request.body_exists else b"{}"
+        if len(text) < LARGE:
+            return self.read(text, kind)
+        return await asyncio.to_thread(self.read, text, kind)
+
+    def read(self, text: bytes, kind: type[Form]) -> Form:
+        body = parsed(text, self.bounds)
         try:
             return kind.model_validate(body, strict=True)
         except ValidationError as error:

@@ -30,7 +30,11 @@ def config(folder: Path, **settings: Any) -> str:
         "upstreams": {"local": {"demo": {}}},
         "database": {"url": f"sqlite:///{folder}/x.db"},
         "stores": {"texts": {"lancedb": f"{folder}/lance"}},
-        "plugins": {"documents": {"embed": "demo-embed", **settings}, "cache": {}},
+        "plugins": {
+            "documents": {"embed": "demo-embed", **settings},
+            "cache": {},
+            "lag": {"use": "tests.bench.lag:Lag"},
+        },
         "chains": {"chat": ["documents"], "embeddings": ["cache"]},
     }
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in told.items())

@@ -130,6 +130,7 @@ async def ingest(folder: Path, megabytes: int) -> None:
     file = folder / "long.txt"
     written(file, megabytes)
     async with embedding(MODEL) as url, server(folder, url, embed=MODEL, read_timeout=120) as (http, serving):
+        await (await http.get("/lag")).read()
         before, begun = memory(serving), time.perf_counter()
         form = aiohttp.FormData({"wait": "0"})
         with file.open("rb") as opened:
@@ -139,10 +140,14 @@ async def ingest(folder: Path, megabytes: int) -> None:
         sent = time.perf_counter() - begun
         peak, worst = await watched(http, serving, told["job_id"])
         taken = time.perf_counter() - begun
+        lag = await (await http.get("/lag")).json()
         done = await (await http.get(f"/api/rag/documents/{told['document_id']}")).json()
     print(f"\n{megabytes} MB: {done['status']}, {done['chunks']} chunks in {taken:.1f} s,", end=" ")
     print(f"{done['chunks'] / (taken - sent):.0f} a second after {sent:.1f} s of sending and reading;")
-    print(f"memory grew by {(peak - before) / 1e6:.0f} MB at most; /healthz answered within {worst * 1e3:.0f} ms")
+    print(f"memory grew by {(peak - before) / 1e6:.0f} MB at most; /healthz answered within {worst * 1e3:.0f} ms;")
+    print(
+        f"the event loop was late by {lag['worst'] * 1e3:.0f} ms, and computed for {lag['busy'] * 1e3:.0f} ms at once"
+    )
 
 
 def written(file: Path, megabytes: int) -> None:

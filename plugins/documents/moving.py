@@ -1,0 +1,198 @@
+"""A collection moved to another model: all of it into a second table of the index, which then is the first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection as Several
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.documents.collections import Collection
+from plugins.documents.ingest import Ingest, Overtaken, Pen
+from plugins.documents.ledger import OPEN, Job, Ledger
+from plugins.documents.places import STILL, abandon, retire
+from plugins.documents.store import Item
+from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS
+from proxy.sql.database import Database
+from proxy.wire.ids import new_id
+
+SOME: Final = 500
+"""Documents that are looked up at once."""
+
+
+def searched(collection: str) -> ColumnElement[bool]:
+    return (ITEMS.c.collection == collection) & (ITEMS.c.version > 0)
+
+
+def copied(place: str) -> ColumnElement[bool]:
+    """Whether what is searched of a document is in that place as well."""
+    same = (COPIES.c.place == place) & (COPIES.c.item == ITEMS.c.id) & (COPIES.c.version == ITEMS.c.version)
+    return select(COPIES.c.item).where(same).exists()
+
+
+class Moves:
+    """The book of moves."""
+
+    def __init__(self, database: Database, ledger: Ledger) -> None:
+        self.database = database
+        self.ledger = ledger
+
+    async def begin(self, one: Collection, model: str) -> bool:
+        """Whether it moves now.  To move it to where it is ends a move that is under way."""
+        now = self.ledger.micros()
+        async with self.database.writing(lasting=True) as connection:
+            which = COLLECTIONS.c.id == one.id
+            row = (await connection.execute(select(COLLECTIONS).where(which).with_for_update())).first()
+            if row is None or row.gone or row.next_model == model:
+                return bool(row and not row.gone)
+            await abandon(connection, one.id, now)
+            moving = JOBS.c.status.in_(OPEN) & (JOBS.c.collection == one.id) & (JOBS.c.item == "")
+            await connection.execute(update(JOBS).where(moving).values(status="cancelled", ended=now))
+            if row.model == model:
+                return False
+            job = new_id("job_")
+            onto = {"next_place": new_id("col_"), "next_model": model, "next_job": job, "next_dimensions": 0}
+            await connection.execute(update(COLLECTIONS).where(which).values(**onto))
+            told = {"id": job, "collection": one.id, "item": "", "version": 0, "owner": one.owner, "status": "queued"}
+            await connection.execute(insert(JOBS).values(**told, total=await size(connection, one.id), at=now))
+        return True
+
+    async def sizes(self, one: Collection) -> tuple[int, int]:
+        """Characters of what is copied, and of all that is to be."""
+        async with self.database.reading() as connection:
+            return await size(connection, one.id, copied(one.next_place)), await size(connection, one.id)
+
+    async def missing(self, one: Collection, most: int) -> list[Item]:
+        query = select(ITEMS).where(searched(one.id) & ~copied(one.next_place)).order_by(ITEMS.c.id).limit(most)
+        async with self.database.reading() as connection:
+            return [Item(*row) for row in await connection.execute(query)]
+
+    async def note(self, one: Collection, item: Item, chunks: int) -> None:
+        """It is whole there; but not if it has another version by now: then its text went while it was read."""
+        same = (ITEMS.c.id == item.id) & (ITEMS.c.version == item.version)
+        key = (COPIES.c.place == one.next_place) & (COPIES.c.item == item.id)
+        async with self.database.writing() as connection:
+            await connection.execute(delete(COPIES).where(key))
+            moving = COLLECTIONS.c.next_place == one.next_place
+            for query in (select(COLLECTIONS.c.id).where(moving), select(ITEMS.c.id).where(same)):
+                if (await connection.execute(query.with_for_update(read=True))).first() is None:
+                    return
+            row = {"place": one.next_place, "item": item.id, "version": item.version, "chunks": chunks}
+            await connection.execute(insert(COPIES).values(row))
+
+    async def noted(self, one: Collection) -> dict[tuple[str, int], int]:
+        """What should be there: chunks by document and version."""
+        query = select(COPIES.c.item, COPIES.c.version, COPIES.c.chunks).join(ITEMS, ITEMS.c.id == COPIES.c.item)
+        there = (COPIES.c.place == one.next_place) & (ITEMS.c.version == COPIES.c.version)
+        async with self.database.reading() as connection:
+            return {(row.item, row.version): row.chunks for row in await connection.execute(query.where(there))}
+
+    async def forget(self, one: Collection, items: Several[str]) -> None:
+        async with self.database.writing() as connection:
+            for item in items:
+                key = (COPIES.c.place == one.next_place) & (COPIES.c.item == item)
+                await connection.execute(delete(COPIES).where(key))
+
+    async def swap(self, job: Job, one: Collection) -> bool:
+        """The next place is the one that is searched.  False where there is more to be copied first.
+
+        Raises Overtaken.
+        """
+        now = self.ledger.micros()
+        which = COLLECTIONS.c.id == one.id
+        async with self.database.writing(lasting=True) as connection:
+            same = which & (COLLECTIONS.c.next_place == one.next_place) & (COLLECTIONS.c.gone == 0)
+            row = (await connection.execute(select(COLLECTIONS).where(same).with_for_update())).first()
+            if row is None:
+                raise Overtaken
+            left = select(ITEMS.c.id).where(searched(one.id) & ~copied(one.next_place)).limit(1)
+            if (await connection.execute(left)).first() is not None:
+                return False
+            done = update(JOBS).where(self.ledger.mine(job)).values(status="done", done=JOBS.c.total, ended=now)
+            if (await connection.execute(done)).rowcount != 1:
+                raise Overtaken
+            await recount(connection, one)
+            moved = {"place": row.next_place, "model": row.next_model, "dimensions": row.next_dimensions, **STILL}
+            await connection.execute(update(COLLECTIONS).where(which).values(**moved))
+            await retire(connection, row.place, now)
+            await connection.execute(delete(COPIES).where(COPIES.c.place == one.next_place))
+        return True
+
+
+async def size(connection: AsyncConnection, collection: str, also: Any = True) -> int:
+    query = select(func.sum(ITEMS.c.characters)).where(searched(collection) & also)
+    return int((await connection.execute(query)).scalar_one_or_none() or 0)
+
+
+async def recount(connection: AsyncConnection, one: Collection) -> None:
+    """Texts are cut as new ones are, which may be otherwise than when they came."""
+    same = (COPIES.c.place == one.next_place) & (COPIES.c.item == ITEMS.c.id)
+    chunks = select(COPIES.c.chunks).where(same).scalar_subquery()
+    await connection.execute(update(ITEMS).where(searched(one.id) & (ITEMS.c.chunks != chunks)).values(chunks=chunks))
+
+
+@dataclass(slots=True)
+class Mover:
+    """Does it, by and by: what was copied stays so whatever fails then."""
+
+    ingest: Ingest
+    moves: Moves
+    tidy: set[str] = field(default_factory=set)
+    """Places in which nothing is but what was noted."""
+
+    async def step(self, job: Job, one: Collection) -> bool:
+        """Whether there is more to do.  Raises ProxyError where it fails, and Overtaken where nobody wants it."""
+        place = one.next_place
+        try:
+            if place not in self.tidy:
+                await self.tidied(one)
+                self.tidy.add(place)
+            if some := await self.moves.missing(one, SOME):
+                await self.copy(job, one, some)
+                return True
+            await self.ingest.index.tend(place)  # so that nobody has to search it without its indices
+            return not (await self.tidied(one) and await self.swapped(job, one))
+        except BaseException:
+            self.tidy.discard(place)
+            raise
+
+    async def swapped(self, job: Job, one: Collection) -> bool:
+        if not await self.moves.swap(job, one):
+            return False
+        self.tidy.discard(one.next_place)
+        self.moves.ledger.tell()
+        return True
+
+    async def tidied(self, one: Collection) -> bool:
+        """What was not noted goes, and what was noted and is not there is to be copied again; whether all was there."""
+        there = await self.ingest.index.counts(one.next_place)
+        right = await self.moves.noted(one)
+        for (item, version), rows in there.items():
+            if right.get((item, version)) != rows:
+                await self.ingest.index.remove(one.next_place, item, version, version + 1)
+        lost = [item for (item, version), chunks in right.items() if there.get((item, version), 0) != chunks]
+        await self.moves.forget(one, lost)
+        return not lost
+
+    async def copy(self, job: Job, one: Collection, some: list[Item]) -> None:
+        pen = Pen(self.ingest, job, one.onto, one.owner)
+        pen.done, total = await self.moves.sizes(one)
+        await self.moves.ledger.resize(job, total)
+        whole: deque[tuple[int, Item, int]] = deque()
+        for item in some:
+            before, done = pen.given, pen.done
+            await self.ingest.text(pen, item, item.version)
+            pen.done = done + item.characters
+            whole.append((pen.given, item, pen.given - before))
+            await self.note(one, pen, whole)
+        await pen.flush()
+        await self.note(one, pen, whole)
+
+    async def note(self, one: Collection, pen: Pen, whole: deque[tuple[int, Item, int]]) -> None:
+        """Those of which the last row is written."""
+        while whole and whole[0][0] <= pen.written:
+            _, item, chunks = whole.popleft()
+            await self.moves.note(one, item, chunks)
