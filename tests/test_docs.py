@@ -126,6 +126,17 @@ async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> No
         assert "completed This is a simulated answer" in done.stdout and "['message', 'message'" in done.stdout
 
 
+async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "files.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "41 processed\n['lights.txt']\nThe light of Porthgwarra" in done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_readmes_curl_runs(start: Start) -> None:
     (example,) = (block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from proxy.config import Requests
 from proxy.edge.body import read_body, read_json
 from proxy.edge.exchange import exchange_of
+from proxy.edge.parts import Part, parts_of
 from proxy.errors import BadCall, WrongType
 from proxy.types import Caller
 
@@ -47,6 +48,9 @@ class Counter:
             return (await read_body(request, self.bounds.body_timeout)).decode()
         except UnicodeDecodeError:
             raise BadCall("The body is not UTF-8.", code="invalid_encoding") from None
+
+    def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
+        return parts_of(request)
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""
