@@ -171,7 +171,7 @@ async def test_the_readmes_configurations_are_right(
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_documents_of_the_documentation_answer(start: Start, tmp_path: Path) -> None:
     page = DOCS / "documents.md"
-    text = blocks(page, "yaml")[0].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
+    text = blocks(page, "yaml")[-1].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
     async with start(text) as run:
         for language, program in (("sh", "bash"), ("python", sys.executable)):
             example = here("".join(blocks(page, language)), run)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, insert, select, upda
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, READERS, VALUES
+from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, READERS, STORES, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -167,7 +167,8 @@ class Collections:
         async with self.database.writing(lasting=True) as connection:
             for table in (PARTS, VALUES):
                 await connection.execute(delete(table).where(table.c.item.in_(items)))
-            await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
+            for table in (JOBS, ORIGINS, BATCHES, STORES):
+                await connection.execute(delete(table).where(table.c.collection == one.id))
             items_gone = await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
             await share(connection, one.id, ())
             gone = update(COLLECTIONS).where(COLLECTIONS.c.id == one.id)

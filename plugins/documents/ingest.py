@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from plugins.documents.chunks import Chunk, Cutter, head
+from plugins.documents.chunks import Chunk, head
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.ledger import Job, Ledger
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from plugins.documents.vectorstores.origins import Origins
+
 ROWS: Final = 1000
 """Rows that are added at once."""
 
@@ -32,22 +34,20 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """size: characters of a chunk at most."""
-
     store: Store
     collections: Collections
     ledger: Ledger
     embedder: Embedder
     index: Vectors
     tender: Tender
-    size: int
+    origins: Origins
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
         """Raises ProxyError where it fails, and Overtaken where nobody wants it any more."""
         if await self.index.count(collection.id, item.id, job.version):  # an earlier try has left it
             await self.index.remove(collection.id, item.id, job.version, job.version + 1)
         pen = Pen(self, job, item, collection)
-        cutter = Cutter(self.size)
+        cutter = await self.origins.cutter(job, item)
         async for part in self.store.text(item.id, job.version):
             chunks = await asyncio.to_thread(cutter.cut, part)
             await pen.write(chunks, cutter.at)

@@ -108,7 +108,7 @@ class Ledger:
         now = self.micros()
         item = ITEMS.c.id == job.item
         async with self.database.writing(lasting=True) as connection:
-            told = {"status": "done", "done": job.total, "ended": now}
+            told = {"status": "done", "done": JOBS.c.total, "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
             newest = update(ITEMS).where(item & (ITEMS.c.newest == job.version))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Annotated, Final, Self
 
@@ -29,6 +29,9 @@ from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
 from plugins.documents.tending import Tender
+from plugins.documents.vectorstores.api import VectorStores
+from plugins.documents.vectorstores.expiring import Expiring
+from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
 from proxy.host import Host
@@ -37,6 +40,8 @@ from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
 FIELD: Final = "rag"
 MIB: Final = 1024 * 1024
+PATIENCE: Final = 5.0
+"""Seconds that what is being taken away may take when the server stops."""
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -121,19 +126,22 @@ class Documents:
         embedder = Embedder(host, settings.chain, asyncio.Semaphore(settings.embeds))
         ledger = Ledger(host.database, host.clock, host.services.place.server)
         tender = Tender(index, host.clock)
-        ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
-        runner = Runner(ingest, ledger, host, settings.jobs)
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
+        origins = Origins(host.database, host.cabinet, reader, settings.chunk)
+        ingest = Ingest(store, collections, ledger, embedder, index, tender, origins)
+        runner = Runner(ingest, ledger, host, settings.jobs)
         self.search = Search(store, collections, embedder, index, settings.words)
-        self.parts = Parts(runner, tender, Repair(store, collections, index))
-        host.holds(Holding(store, collections, index))
         self.rewriter = Rewriter(host, settings.rewrite)
+        self.vector_stores = VectorStores.of(runner, self.search, self.rewriter, settings.chunk, settings.min_text)
+        self.parts = Parts(runner, tender, Repair(store, collections, index), self.vector_stores.expiring)
+        host.holds(Holding(store, collections, index))
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Shelves(collections, index, host),
             Searches(self.search, host),
+            self.vector_stores,
         )
 
     def routes(self) -> Iterable[Route]:
@@ -179,7 +187,10 @@ class Parts:
     runner: Runner
     tender: Tender
     repair: Repair
+    expiring: Expiring
     tasks: tuple[asyncio.Task[object], ...] = ()
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    tidying: asyncio.Task[None] | None = None
 
     def start(self, host: Host) -> None:
         begin = host.background.start
@@ -189,12 +200,17 @@ class Parts:
         )
         if host.services.place.index == 0:
             self.tasks += (begin(self.put_right(), "comparing documents and their index"),)
+            self.tidying = begin(self.expiring.run(self.over), "emptying old vector stores")
 
     async def put_right(self) -> None:
         if await self.repair.run():
             self.runner.nudge()
 
     async def stop(self) -> None:
+        self.over.set()
+        if self.tidying is not None:
+            await asyncio.wait([self.tidying], timeout=PATIENCE)
+            self.tidying.cancel()
         for task in self.tasks:
             task.cancel()
         for task in self.tasks:

@@ -83,6 +83,7 @@ class Runner:
             except ProxyError as error:
                 if pause is None or lasting(error):
                     log.warning("document %s failed: %s", job.item, error)
+                    await self.ingest.origins.note(job.item, error)
                     return await self.ledger.fail(job, str(error))
                 log.warning("document %s waits %g s for another try: %s", job.item, pause, error)
                 await asyncio.sleep(max(pause, min(error.wait or 0.0, PAUSES[-1])))

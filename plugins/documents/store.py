@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
-from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, VALUES
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, VALUES
 from proxy.errors import BadCall
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -147,7 +147,7 @@ class Store:
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
-            for table in (PARTS, VALUES, JOBS):
+            for table in (PARTS, VALUES, JOBS, ORIGINS):
                 await connection.execute(delete(table).where(table.c.item == item.id))
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
 
@@ -224,12 +224,15 @@ async def copy_parts(connection: AsyncConnection, item: str, version: int, onto:
 
 async def put_values(connection: AsyncConnection, item: str, metadata: Mapping[str, JSON]) -> None:
     await connection.execute(delete(VALUES).where(VALUES.c.item == item))
-    rows = [
+    if rows := values_of(item, metadata):
+        await connection.execute(insert(VALUES), rows)
+
+
+def values_of(item: str, metadata: Mapping[str, JSON]) -> list[dict[str, Any]]:
+    return [
         {"item": item, "name": name, "value": orjson.dumps(value).decode(), "number": number_of(value)}
         for name, value in metadata.items()
     ]
-    if rows:
-        await connection.execute(insert(VALUES), rows)
 
 
 def number_of(value: JSON) -> float | None:
