@@ -17,6 +17,7 @@ FLOORS = (
         "proxy.errors",
         "proxy.holdings",
         "proxy.filing",
+        "proxy.sources",
         "proxy.clock",
         "proxy.news",
         "proxy.prices",

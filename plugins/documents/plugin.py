@@ -29,6 +29,7 @@ from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
 from plugins.documents.tending import Tender
+from plugins.documents.vectorstores import tool
 from plugins.documents.vectorstores.api import VectorStores
 from plugins.documents.vectorstores.expiring import Expiring
 from plugins.documents.vectorstores.origins import Origins
@@ -68,7 +69,7 @@ class Documents:
     """
 
     place = "changes"
-    fields = frozenset({FIELD})
+    fields = frozenset({FIELD, tool.FIELD})
     tables = FEATURE
 
     class Settings(Strict):
@@ -135,6 +136,9 @@ class Documents:
         self.search = Search(store, collections, embedder, index, settings.words)
         self.rewriter = Rewriter(host, settings.rewrite)
         self.vector_stores = VectorStores.of(runner, self.search, self.rewriter, settings.chunk, settings.min_text)
+        self.file_search = tool.FileSearch(
+            self.vector_stores.searching, self.rewriter, settings.top, settings.budget, settings.prompt, self.fits
+        )
         self.parts = Parts(runner, tender, Repair(store, collections, index), self.vector_stores.expiring)
         host.holds(Holding(store, collections, index))
         self.apis = (
@@ -156,13 +160,14 @@ class Documents:
         await self.parts.stop()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if (given := call.extra.get(tool.FIELD)) is not None:
+            return await self.file_search.answer(call, call_next, given)
         wanted = asked(call.extra.get(FIELD, self.settings.always and isinstance(call.ask, Chat)))
         if wanted is None:
             return await call_next(call)
         if not isinstance(call.ask, Chat):
             raise BadCall("'rag' is for chats only.", param=FIELD, code="unsupported_parameter")
-        place = last_question(call.ask)
-        question = call.ask.question or ("" if place is None else call.ask.messages[place].text)
+        place, question = prompt.asked_last(call.ask)
         if place is None or not question.strip():
             return (await call_next(call)).noting(rag="no question")
         call.progress("searching documents")
@@ -174,7 +179,7 @@ class Documents:
             return (await call_next(call)).noting(rag="nothing found")
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits)))
+        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=prompt.fact(hits)))
 
     def fits(self, hit: Hit) -> bool:
         return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text
@@ -234,13 +239,3 @@ def asked(given: JSON) -> Rag | None:
         first = error.errors()[0]
         name = ".".join(map(str, (FIELD, *first["loc"])))
         raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
-
-
-def last_question(chat: Chat) -> int | None:
-    places = [place for place, message in enumerate(chat.messages) if message.role == "user"]
-    return places[-1] if places else None
-
-
-def fact(hits: list[Hit]) -> str:
-    documents = len({hit.row.document for hit in hits})
-    return f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
