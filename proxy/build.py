@@ -78,7 +78,8 @@ class Assembly:
         self.catalogue = Catalogue(settled, self.pools, cloudy)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
-        self.desk = desk = Counter(config.requests)
+        self.images = Images(config.requests)
+        self.desk = desk = Counter(config.requests, self.images)
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
@@ -155,7 +156,7 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
-        images, own = Images(bounds), self.own()
+        images, own = self.images, self.own()
         openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits)
         ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()

@@ -25,7 +25,7 @@ from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.stores.vectors import Vectors
-from proxy.types import Call, Caller, Handler, Reply
+from proxy.types import Call, Caller, Handler, Image, Reply
 from proxy.wire.ids import new_id
 
 if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
@@ -52,8 +52,12 @@ class Models(Protocol):
     def named(self, name: str) -> str:
         """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
 
-    def window(self, name: str) -> int | None:
-        """Tokens of context that the operator pinned for the model behind a name or an alias; None if none are."""
+    async def window(self, name: str) -> int | None:
+        """Tokens that a prompt and its answer share, for the model behind a name or an alias, as far as is known.
+
+        As the operator pinned them, else as the host says that has it loaded, else what it was trained for, and never
+        more than that; Ollama may load it with less.  None if nothing is known.
+        """
 
     def upstreams(self) -> Collection[str]:
         """Their names."""
@@ -153,6 +157,12 @@ class Desk(Protocol):
 
     def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
         """Of a `multipart/form-data` body, whose size is not bounded.  Raises BadCall, WrongType or TooSlow."""
+
+    async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
+        """What a body links to, by its links, as far as the operator lets it be fetched.  Raises BadCall.
+
+        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
+        """
 
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""

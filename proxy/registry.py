@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
@@ -37,8 +38,12 @@ MISPLACED: Final = {
 """What must not stand further in than what, by their places, and why."""
 
 
+@cache
 def known() -> Mapping[str, Any]:
-    """Every plugin that an installed package offers, by name, not yet imported."""
+    """Every plugin that an installed package offers, by name, not yet imported.
+
+    Looked for once a process: all installed packages must be read for it.
+    """
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -108,7 +113,16 @@ def problems_of(source: Source) -> list[str]:
     for route, names in chains.items():
         if isinstance(names, list):
             problems += chain_problems(route, names, plugins, found, source)
+            problems += missing(route, names, found, source)
     return problems
+
+
+def missing(route: str, names: list[Any], found: Mapping[str, Any], source: Source) -> Iterable[str]:
+    """Plugins whose endpoints ask through this chain, which they are not in."""
+    for name, cls in found.items():
+        if route in getattr(cls, "asks", ()) and name not in names:
+            text = f"{name!r} must stand in this chain: its own endpoints ask through it"
+            yield source.problem(("chains", route), text)
 
 
 def chain_problems(

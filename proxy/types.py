@@ -257,7 +257,7 @@ class Plugin(Protocol):
     `defers` calls, `records` them, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is
     asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
-    `host.models.check` about.  `brings`: fields with which a client need send no messages.
+    `host.models.check` about.  `brings`: fields that bring messages.  `asks`: chains of its own endpoints' calls.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

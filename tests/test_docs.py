@@ -62,7 +62,8 @@ async def test_every_endpoint_is_in_the_table(start: Start, tmp_path: Path) -> N
     page = (DOCS / "http.md").read_text()
     plugins = ", ".join(f"{name}: {{}}" for name in registry.known())
     records = f"accounts: {{bootstrap: false}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
-    async with start(f"{BARE}\nwrites: local\n{records}plugins: {{{plugins}}}\n") as run:
+    chains = BARE.replace("chat: []", "chat: [conversations]")
+    async with start(f"{chains}\nwrites: local\n{records}plugins: {{{plugins}}}\n") as run:
         routes: tuple[Route, ...] = run.server.live.pipeline.router.routes
         paths = [re.sub(r":[^}]+}", "}", route.path) for route in routes]
         assert [

@@ -21,9 +21,10 @@ from plugins.conversations.forms import (
     MessagePage,
     Page,
     Query,
+    pictured,
     read_messages,
 )
-from plugins.conversations.messages import Said, cleaned, told
+from plugins.conversations.messages import Said, told
 from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
 from plugins.conversations.store import Store, written
@@ -70,7 +71,7 @@ class Api:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         form, owner = await self.host.desk.form(request, Create), self.owner(request)
-        new = [cleaned(one) for one in read_messages(form.messages or [])]
+        new = await pictured(self.host.desk, read_messages(form.messages or []))
         columns = {"model": form.model or "", "system": form.system_prompt or "", "metadata": written(form.metadata)}
         title = form.title or title_of(new)
         columns |= {"title": title, "titled": "caller" if form.title else "first"}
@@ -130,7 +131,8 @@ class Api:
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Waits until no call of the conversation is being answered, so that nothing comes between its messages."""
-        new = [cleaned(one) for one in (await self.host.desk.form(request, Add)).read()]
+        form = await self.host.desk.form(request, Add)
+        new = await pictured(self.host.desk, form.read(), "" if form.messages is None else "messages")
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             title = {} if turn.talk.title else {"title": title_of(new), "titled": "first"}
             added = await self.store.append(connection, turn.talk, [Said(one) for one in new], **title)
@@ -140,7 +142,7 @@ class Api:
     async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Through the chain of chats, as any call that names the conversation."""
         form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
-        talk, new = await self.store.talk(caller.name, id), form.new()
+        talk, new = await self.store.talk(caller.name, id), await pictured(self.host.desk, form.new(), "message")
         asked = read_chat(form.body(talk.model), LIMITS)
         ask = replace(asked.chat(), messages=tuple(new), question=new[-1].text if new else "")
         made = self.host.desk.headers(request)["X-Request-Id"]

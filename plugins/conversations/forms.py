@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from plugins.conversations.messages import cleaned
 from plugins.conversations.talks import checked_id
 from proxy.config import Strict
 from proxy.errors import BadCall
+from proxy.host import Desk
 from proxy.types import JSON, Message
 from proxy.wire import openai_messages
 from proxy.wire.openai_messages import Limits
@@ -140,11 +143,24 @@ def read_messages(given: list[JSON], at: str = "messages") -> list[Message]:
 def message(given: JSON, at: str) -> Message:
     """Raises BadCall naming the field.  at: where it stands in the body, "" for the body itself."""
     try:
-        found = openai_messages.message(given, at, LIMITS)
+        return openai_messages.message(given, at, LIMITS)
     except BadCall as error:
         param = (error.param or "").removeprefix(".") or None
         raise BadCall(str(error).replace("'.", "'"), param=param, code=error.code) from None
-    if any(one.url for one in found.images):
-        name = f"{at}.content".removeprefix(".")
-        raise BadCall(f"'{name}' links to a picture; send it as a data: URL.", param=name, code="invalid_image_url")
-    return found
+
+
+async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages") -> list[Message]:
+    """The messages, cleaned, with pictures in place of links to them.  Raises BadCall.
+
+    at: the field of the only one, "" for the body itself, or `messages`.
+    """
+    alone = f"{at}.content".removeprefix(".")
+    links = {
+        one.url: f"{at}[{index}].content" if at == "messages" else alone
+        for index, said in enumerate(messages)
+        for one in said.images
+        if one.url
+    }
+    found = await desk.pictures(links, at or alone)
+    made = (replace(said, images=tuple(found.get(one.url, one) for one in said.images)) for said in messages)
+    return [cleaned(one) for one in made]

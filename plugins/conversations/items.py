@@ -6,7 +6,7 @@ An item's id names the message that it is part of, and which part of it, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Final
@@ -20,6 +20,7 @@ from proxy.wire.ids import new_id
 from proxy.wire.openai_file_search import CALL
 from proxy.wire.openai_items import Item, items_of
 from proxy.wire.openai_items_in import PREFIXES
+from proxy.wire.openai_response_parts import logprob_of
 
 PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{4})")
 TOGETHER: Final = ("reasoning", "function_call")
@@ -91,12 +92,24 @@ def without(said: Said, part: int) -> Said | None:
     return replace(said, message=cleaned(message), items=orjson.dumps(parts).decode())
 
 
-def shown(item: Item, pictures: bool) -> Item:
-    """pictures: whether these are told, too; they are large."""
-    if pictures or item["type"] != "message":
+def shown(item: Item, pictures: bool, logprobs: bool) -> Item:
+    """pictures, logprobs: whether these are told, too; they are large."""
+    hidden: dict[str, JSON] = {} if pictures else {"image_url": None}
+    hidden |= {} if logprobs else {"logprobs": []}
+    if not hidden or item["type"] != "message":
         return item
-    return {**item, "content": [_unpictured(one) for one in item["content"]]}
+    parts = [{**part, **{name: value for name, value in hidden.items() if part.get(name)}} for part in item["content"]]
+    return {**item, "content": parts}
 
 
-def _unpictured(part: JSON) -> JSON:
-    return {**part, "image_url": None} if part["type"] == "input_image" else part
+def with_logprobs(said: Said, logprobs: Sequence[Mapping[str, JSON]]) -> Said:
+    """An answer that remembers how likely each of its tokens was."""
+    said = replace(said, id=said.id or new_id(PREFIX))
+    parts = [
+        {**one, "content": [{**one["content"][0], "logprobs": [logprob_of(one) for one in logprobs]}]}
+        if one["type"] == "message"
+        else one
+        for one in parts_of(said)
+        if one is not None
+    ]
+    return replace(said, items=orjson.dumps(parts).decode())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from sqlalchemy import ColumnElement, select
@@ -16,12 +17,16 @@ from plugins.conversations.reading import Reading
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
 from proxy.errors import Busy
+from proxy.sql.now import now
 from proxy.types import JSON
 
 EVERY: Final = 3600.0
 """Seconds between two times."""
 CHUNK: Final = 50
-"""Conversations that go at once, so that nobody waits for it long."""
+ROWS: Final = 1000
+"""Conversations that go at once, and messages of theirs unless it is one only: nobody waits for it long."""
+PAUSE: Final = 0.01
+"""Seconds in which others write."""
 DAY: Final = 86_400 * 10**6
 
 
@@ -40,19 +45,19 @@ class Keeping:
             await asyncio.sleep(EVERY)
 
     async def tidy(self, days: int) -> None:
-        now = self.store.now()
-        await self.remove((TALKS.c.updated < now - days * DAY) & (TALKS.c.held_until < now))
+        await self.remove((TALKS.c.updated < self.store.now() - days * DAY) & (TALKS.c.held_until < now()))
 
     async def remove(self, which: ColumnElement[bool]) -> int:
         """How many conversations that were."""
-        some, whole = select(TALKS.c.number).where(which).limit(CHUNK), 0
+        some, whole = select(TALKS.c.number, TALKS.c.messages).where(which).limit(CHUNK), 0
         while True:
             async with self.store.database.writing() as connection:
-                numbers = list((await connection.execute(some)).scalars())
+                found = [(row.number, row.messages) for row in await connection.execute(some)]
+                numbers = at_once(found)
                 whole += await self.store.remove(connection, TALKS.c.number.in_(numbers))
-            if len(numbers) < CHUNK:
+            if len(numbers) == len(found) < CHUNK:
                 return whole
-            await asyncio.sleep(0)
+            await self.store.host.clock.sleep(PAUSE)
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
         reading, after = Reading(self.store), None
@@ -68,3 +73,11 @@ class Keeping:
 
     async def forget(self, caller: str) -> int:
         return await self.remove(TALKS.c.owner == caller)
+
+
+def at_once(found: Sequence[tuple[int, int]]) -> list[int]:
+    """The numbers of the first ones.  found: numbers of conversations, and how many messages each has."""
+    sums = accumulate(messages for _, messages in found)
+    return [
+        number for index, ((number, _), rows) in enumerate(zip(found, sums, strict=True)) if not index or rows <= ROWS
+    ]

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import PositiveInt
 
 from plugins.conversations.messages import Said
-from plugins.conversations.store import Store, Summary
+from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.talks import Talk
 from plugins.conversations.window import Room, kept_from, kept_last
 from plugins.conversations.writing import Writing
@@ -24,7 +24,7 @@ LETTERS: Final = 3.0
 FEWEST: Final = 1.0
 MOST: Final = 5.0
 CONTEXT: Final = 4096
-"""Ollama's own window on a small machine, where none is pinned."""
+"""Ollama's own window on a small machine, where nothing is known of a model."""
 BEFORE: Final = "Summary of what was said before:\n\n"
 
 
@@ -32,8 +32,8 @@ class Window(Strict):
     """How much of a conversation a model is told.  Once it is more, it is cut to half of that."""
 
     tokens: PositiveInt | None = None
-    """Tokens of a prompt, estimated by what the last one took; unset is three quarters of the model's `num_ctx`, or of
-    4096 where that is not pinned, and less where `max_tokens` leaves less."""
+    """Tokens of a prompt, estimated by what the last one took; unset is three quarters of the model's context (its
+    `num_ctx`, else what it is loaded with, else what it was trained for), and less where `max_tokens` leaves less."""
     turns: PositiveInt | None = None
     """Exchanges: a user's question and all that follows it; unset is as many as fit."""
 
@@ -49,11 +49,15 @@ class Summarise(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a model is told.  left_out: messages that it is not; summary: what it is told in their place."""
+    """What a model is told.  left_out: messages that it is not; summary: what it is told in their place.
+
+    cut: what is left out from now on, if that is more than before.
+    """
 
     turns: Sequence[Said]
     left_out: int
     summary: Summary | None
+    cut: Cut | None = None
 
     @property
     def fact(self) -> str:
@@ -69,41 +73,49 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class New:
+    """What a call brings.  system: how what the model is told begins.  below: letters of a prompt that was too long."""
+
+    turns: Sequence[Message]
+    system: str
+    below: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     store: Store
     writing: Writing
     window: Window
     summarise: Summarise | None
 
-    async def kept(self, call: Call, talk: Talk, stored: Sequence[Said], new: Sequence[Message], system: str) -> Kept:
+    async def kept(self, call: Call, talk: Talk, stored: Sequence[Said], new: New) -> Kept:
         """stored: at least what models are still told."""
         shown = [one for one in stored if one.position >= talk.first]
         summary = None
         if talk.first > 1 and self.summarise is not None:
             async with self.store.database.reading() as connection:
                 summary = await self.store.summary(connection, talk)
-        outset = len(system) + (0 if summary is None else len(summary.text))
-        start = kept_from(self.room(call, talk), outset, shown, new)
+        outset = len(new.system) + (0 if summary is None else len(summary.text))
+        start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
             return Kept(shown, talk.messages - len(shown), summary)
         if self.summarise is not None and self.summarise.keep is not None:
             start = max(start, kept_last(shown, self.summarise.keep))
         first = shown[start].position if start < len(shown) else shown[-1].position + 1
         summary = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
-        if summary is not None and summary.upto >= first - 1:
-            await self.store.add_summary(talk, summary, first)
-        else:
-            await self.store.change(talk.owner, talk.id, {"first": first})
-        return Kept(shown[start:], talk.messages - len(shown) + start, summary)
+        cut = Cut(first, summary if summary is not None and summary.upto >= first - 1 else None)
+        return Kept(shown[start:], talk.messages - len(shown) + start, summary, cut)
 
-    def room(self, call: Call, talk: Talk) -> Room:
+    async def room(self, call: Call, talk: Talk, below: int | None) -> Room:
+        """below: letters that are too many."""
         letters = LETTERS
         if talk.read_tokens:
             letters = min(max(talk.read_letters / talk.read_tokens, FEWEST), MOST)
-        return Room(self.window.tokens or self.tokens(call), self.window.turns, letters)
+        tokens = self.window.tokens or await self.tokens(call)
+        return Room(tokens if below is None else min(tokens, int((below - 1) / letters)), self.window.turns, letters)
 
-    def tokens(self, call: Call) -> int:
-        context = self.store.host.models.window(call.model) or CONTEXT
+    async def tokens(self, call: Call) -> int:
+        context = await self.store.host.models.window(call.model) or CONTEXT
         assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
         wanted = call.ask.options.get("max_tokens") or 0
         return max(context - max(wanted, context // 4), context // 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -20,17 +20,19 @@ from plugins.conversations.tables import MESSAGES, TALKS
 from plugins.conversations.talks import PREFIX, Talk
 from plugins.conversations.turns import Taking
 from proxy.config import Strict
-from proxy.errors import BadCall, NotFound
+from proxy.errors import NotFound
 from proxy.host import Host
 from proxy.types import JSON, Route
 from proxy.wire.ids import new_id
-from proxy.wire.openai_items import Item
+from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_items_in import items as read_items
 
 PATH: Final = "/v1/conversations"
 MOST: Final = 20
 """Items of one request, as at OpenAI."""
 PICTURES: Final = "message.input_image.image_url"
+LOGPROBS: Final = "message.output_text.logprobs"
+REFERENCE: Final = "item_reference"
 Include = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
@@ -41,7 +43,7 @@ Include = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
 ]
-"""All that OpenAI's SDKs may ask for; of these only pictures are ever kept here."""
+"""All that OpenAI's SDKs may ask for; of these only pictures and logprobs are ever kept here."""
 
 
 class Create(Strict):
@@ -60,9 +62,8 @@ class Items(Strict):
 class Including(Strict):
     include: tuple[Include, ...] = ()
 
-    @property
-    def pictures(self) -> bool:
-        return PICTURES in self.include
+    def shown(self, item: Item) -> Item:
+        return shown(item, PICTURES in self.include, LOGPROBS in self.include)
 
 
 class Listing(Including):
@@ -95,7 +96,7 @@ class OpenAI:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         form = await self.host.desk.form(request, Create)
-        saids = of_items(read(form.items or []))
+        saids = of_items(await self.read(self.owner(request), form.items or []))
         columns = {"metadata": written(form.metadata)}
         return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
 
@@ -112,15 +113,38 @@ class OpenAI:
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, asked = await self.host.desk.form(request, Items), self.host.desk.query(request, Including)
-        saids = of_items(read(form.items))
+        saids = of_items(await self.read(self.owner(request), form.items))
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             added = await self.store.append(connection, turn.talk, saids)
-        return answer(page(listed(added, asked.pictures), False))
+        return answer(page(listed(added, asked), False))
+
+    async def read(self, owner: str, given: Sequence[JSON]) -> list[Item]:
+        """A request's items, with what they refer and link to in its place.  Raises BadCall naming the field."""
+        found = read_items(await self.referred(owner, given), "items", LIMITS)
+        links = {link: f"items[{index}].content" for index, one in enumerate(found) for link in links_of(one)}
+        return with_pictures(found, await self.host.desk.pictures(links, "items"))
+
+    async def referred(self, owner: str, given: Sequence[JSON]) -> list[JSON]:
+        """The items, with those of the owner's conversations that they refer to in their place.  Raises NotFound."""
+        found = list(given)
+        for index, one in enumerate(given):
+            if isinstance(one, dict) and (one.get("type") == REFERENCE or set(one) == {"id"}):
+                found[index] = await self.anywhere(owner, str(one.get("id")), f"items[{index}].id")
+        return found
+
+    async def anywhere(self, owner: str, id: str, param: str) -> Item:
+        """An item of any of the owner's conversations.  Raises NotFound."""
+        if (place := place_of(id)) is not None:
+            query = select(MESSAGES).where(MESSAGES.c.owner == owner, MESSAGES.c.id == place[0])
+            for row in await Reading(self.store).rows(query):
+                if (item := next((one for one in parts_of(said_of(row)) if one and one["id"] == id), None)) is not None:
+                    return item
+        raise NotFound(f"No conversation of yours has an item '{id[:200]}'.", param=param, code="item_not_found")
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = self.host.desk.query(request, Listing)
         talk = await self.store.talk(self.owner(request), id)
-        found = listed(await self.around(talk, asked), asked.pictures)
+        found = listed(await self.around(talk, asked), asked)
         if asked.order == "desc":
             found.reverse()
         if asked.after is not None:
@@ -154,7 +178,7 @@ class OpenAI:
         said, part = await self.part(await self.store.talk(self.owner(request), id), item)
         found = parts_of(said)[part]
         assert found is not None  # noqa: S101  (`part` has looked)
-        return answer(shown(found, asked.pictures))
+        return answer(asked.shown(found))
 
     async def remove(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
         async with self.taking.held(self.owner(request), id) as turn:
@@ -174,15 +198,10 @@ class OpenAI:
             await connection.execute(fewer)
 
 
-def read(given: Sequence[JSON]) -> list[Item]:
-    """Raises BadCall naming the field."""
-    found = read_items(list(given), "items", LIMITS)
-    for index, one in enumerate(found):
-        for part in one["content"] if one["type"] == "message" else ():
-            if str(part.get("image_url") or "").startswith(("http://", "https://")):
-                name = f"items[{index}].content"
-                raise BadCall(f"'{name}' links to a picture; send it as a data: URL.", param=name, code="invalid_value")
-    return found
+def links_of(item: Item) -> Iterator[str]:
+    for part in item["content"] if item["type"] == "message" else ():
+        if (url := str(part.get("image_url") or "")).startswith(("http://", "https://")):
+            yield url
 
 
 def told(talk: Talk) -> dict[str, JSON]:
@@ -194,8 +213,8 @@ def told(talk: Talk) -> dict[str, JSON]:
     }
 
 
-def listed(saids: Iterable[Said], pictures: bool) -> list[Item]:
-    return [shown(one, pictures) for said in saids for one in parts_of(said) if one is not None]
+def listed(saids: Iterable[Said], asked: Including) -> list[Item]:
+    return [asked.shown(one) for said in saids for one in parts_of(said) if one is not None]
 
 
 def behind(found: Sequence[Item], after: str, order: str) -> list[Item]:

@@ -13,12 +13,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
 from plugins.conversations.keeping import Keeping
-from plugins.conversations.memory import Memory, Summarise, Window, headed
-from plugins.conversations.messages import Said, cleaned
+from plugins.conversations.memory import Memory, New, Summarise, Window, headed
+from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
-from plugins.conversations.recording import Recording, measured
+from plugins.conversations.recording import Recording
 from plugins.conversations.resent import answered, apart, new_of
-from plugins.conversations.store import Most, Store
+from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
 from plugins.conversations.talks import Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
@@ -31,6 +31,9 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
+TOO_LONG: Final = "context_length_exceeded"
+TRIES: Final = 3
+"""Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
 PATIENCE: Final = 5.0
 """Seconds that what was said last may take to be kept when the server stops."""
 
@@ -45,6 +48,7 @@ class Conversations:
     fields = frozenset({FIELD})
     headers = frozenset({HEADER})
     tables = FEATURE
+    asks = frozenset({"chat"})
 
     class Settings(Strict):
         unknown: Literal["create", "refuse"] = "create"
@@ -95,10 +99,9 @@ class Conversations:
         if self.settings.title_model is not None:
             recording.entitle = partial(self.entitle, call.but(model=self.settings.title_model, models=None), turn.talk)
         try:
-            told = await self.told(turn, call, call.ask)
+            told, reply = await self.asked(turn, call, call.ask, call_next)
             recording.new, recording.system = told.new, None if is_once(call) else told.system
-            recording.sent = measured(told.ask.messages, "")
-            reply = await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: id}))
+            recording.sent, recording.cut = told.letters, told.cut
         except BaseException as error:
             await recording.failed()
             if isinstance(error, ProxyError):
@@ -108,8 +111,26 @@ class Conversations:
         kept = reply.through(recording.heard).on_close(recording.closed)
         return kept.noting(**{FACT: id, "memory": told.left_out})
 
-    async def told(self, turn: Turn, call: Call, ask: Chat) -> Told:
-        """What the model is told: how it begins, what was said, and what is new.  Raises BadCall."""
+    async def asked(self, turn: Turn, call: Call, ask: Chat, call_next: Handler) -> tuple[Told, Reply]:
+        """What the model is told, and its answer; less where it says that this was too much."""
+        told = await self.told(turn, call, ask)
+        for _ in range(TRIES):
+            try:
+                return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
+            except BadCall as error:
+                if error.code != TOO_LONG:
+                    raise
+                less = await self.told(turn, call, ask, told.letters)
+                if less.letters >= told.letters:
+                    raise
+                told = less
+        return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
+
+    async def told(self, turn: Turn, call: Call, ask: Chat, below: int | None = None) -> Told:
+        """What the model is told: how it begins, what was said, and what is new.  Raises BadCall.
+
+        below: letters that were too many.
+        """
         system, turns = apart([cleaned(one) for one in ask.messages])
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
@@ -120,8 +141,8 @@ class Conversations:
         if turn.talk.messages + len(new) >= self.settings.max_messages:
             raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
         outset = turn.talk.system if system is None else system
-        kept = await self.memory.kept(call, turn.talk, stored, new, outset)
-        return Told(headed(ask, outset, kept, new), system, new, kept.fact)
+        kept = await self.memory.kept(call, turn.talk, stored, New(new, outset, below))
+        return Told(headed(ask, outset, kept, new), system, new, kept.fact, kept.cut)
 
     def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
         with suppress(Busy):  # the beginning of the first message will do
@@ -160,6 +181,11 @@ class Told:
     system: str | None
     new: list[Message]
     left_out: str
+    cut: Cut | None
+
+    @property
+    def letters(self) -> int:
+        return letters(self.ask.messages)
 
 
 def is_once(call: Call) -> bool:

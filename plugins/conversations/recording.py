@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from sqlalchemy import case
 
-from plugins.conversations.messages import Said, Status, answer_of, letters
-from plugins.conversations.store import Store
+from plugins.conversations.items import with_logprobs
+from plugins.conversations.messages import Said, Status, answer_of
+from plugins.conversations.store import Cut, Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import Turn, given_back, released
 from proxy.errors import Busy, NotFound, ProxyError
@@ -29,7 +30,7 @@ class Recording:
 
     new: messages that are not stored yet.  system: what the model is told at the outset, None leaves it as it is.
     keep_cut: whether answers are kept that are not complete.  sent: letters of the whole prompt.
-    entitle: is told of the first exchange, once it is kept.
+    entitle: is told of the first exchange, once it is kept.  cut: what models are told no more from now on.
     """
 
     store: Store
@@ -40,6 +41,7 @@ class Recording:
     system: str | None = None
     sent: int = 0
     entitle: Callable[[Sequence[Said]], None] | None = None
+    cut: Cut | None = None
     answer: Answer = field(default_factory=Answer)
     facts: dict[str, str] = field(default_factory=dict)
     whole: bool = False
@@ -98,10 +100,11 @@ class Recording:
         talk, database, saids = self.turn.talk, self.store.database, self.saids()
         try:
             async with database.writing() as connection:
-                if not await released(connection, talk.owner, talk.id, self.turn.token):
-                    # Another process took it for dead.  An exchange is kept as one, so that nothing is torn.
-                    log.warning("the turn in the conversation %s was over before its answer was", talk.id)
-                await self.store.append(connection, talk, saids, **self.columns())
+                # Where another process took this one for dead, it stays the other's turn.  An exchange is kept as one,
+                # so that nothing is torn.
+                await self.store.append(connection, talk, saids, **self.columns(), **released(self.turn.token))
+                if self.cut is not None:
+                    await self.store.leave_out(connection, talk, self.cut)
             if not talk.title and self.entitle is not None:
                 self.entitle(saids)
         except NotFound:
@@ -120,7 +123,7 @@ class Recording:
             answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
             call=self.call.id,
         )  # fmt: skip
-        return [*asked, given]
+        return [*asked, with_logprobs(given, choice.logprobs) if choice.logprobs else given]
 
     @property
     def status(self) -> Status:
@@ -154,7 +157,3 @@ def title_of(messages: Sequence[Message]) -> str:
     if len(text) <= TITLE:
         return text
     return text[: TITLE - 1].rsplit(" ", 1)[0] + "…"
-
-
-def measured(messages: Sequence[Message], system: str) -> int:
-    return letters(messages) + len(system)

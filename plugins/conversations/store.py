@@ -41,6 +41,14 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """first: position of the first message that models are still told.  summary: a new one of what stands before."""
+
+    first: int
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Most:
     """What a caller may have."""
 
@@ -118,6 +126,14 @@ class Store:
         row = (await connection.execute(chosen)).mappings().first()
         return None if row is None else Summary(row["text"], row["upto"], row["at"], row["model"])
 
+    async def leave_out(self, connection: AsyncConnection, talk: Talk, cut: Cut) -> None:
+        """From now on; what was left out already stays so."""
+        further = (TALKS.c.number == talk.number) & (TALKS.c.owner == talk.owner) & (TALKS.c.first < cut.first)
+        await connection.execute(update(TALKS).where(further).values(first=cut.first))
+        if (new := cut.summary) is not None:
+            row = {"talk": talk.number, "owner": talk.owner, "upto": new.upto, "at": self.now()}
+            await connection.execute(insert(SUMMARIES).values(row | {"text": new.text, "model": new.model}))
+
     async def remove(self, connection: AsyncConnection, which: ColumnElement[bool]) -> int:
         """Conversations with all that is theirs.  which: a condition on TALKS."""
         numbers = select(TALKS.c.number).where(which)
@@ -167,12 +183,6 @@ class Store:
         async with self.database.writing() as connection:
             empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
             await self.remove(connection, mine(talk.owner, talk.id) & empty)
-
-    async def add_summary(self, talk: Talk, summary: Summary, first: int) -> None:
-        row = {"talk": talk.number, "owner": talk.owner, "upto": summary.upto, "at": self.now()}
-        async with self.database.writing() as connection:
-            await connection.execute(insert(SUMMARIES).values(row | {"text": summary.text, "model": summary.model}))
-            await connection.execute(update(TALKS).where(mine(talk.owner, talk.id)).values(first=first))
 
 
 def written(metadata: Mapping[str, Any] | None) -> str:

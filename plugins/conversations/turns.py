@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
-from sqlalchemy import update
+from sqlalchemy import case, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.conversations.store import Store, mine
 from plugins.conversations.tables import TALKS
-from plugins.conversations.talks import Locked, Talk, unknown
+from plugins.conversations.talks import Locked, Talk, talk_of, unknown
 from proxy.errors import Busy
 from proxy.host import Background, Clock
+from proxy.sql.now import now
 
 log = logging.getLogger(__name__)
 LEASE: Final = 15.0
-"""Seconds after which a turn is over whose process does not say that it goes on."""
+"""Seconds after which a turn is over whose process does not say that it goes on, by the database's clock."""
+PROLONGED: Final = int(LEASE * 1e6)
 SOONEST: Final = 0.01
 LATEST: Final = 0.25
 """Seconds between two looks whether another process's turn is over."""
@@ -164,27 +166,27 @@ class Taking:
             return None if talk is None else (talk, True)
 
     async def taken(self, connection: AsyncConnection, owner: str, id: str, token: str) -> Talk | None:
-        now = self.store.now()
-        free = (TALKS.c.holder == "") | (TALKS.c.held_until < now)
-        lease = {"holder": token, "held_until": until(now)}
-        taken = await connection.execute(update(TALKS).where(mine(owner, id), free).values(lease))
-        return await self.store.found(connection, owner, id) if taken.rowcount else None
+        free = (TALKS.c.holder == "") | (TALKS.c.held_until < now())
+        lease = {"holder": token, "held_until": now() + PROLONGED}
+        taken = update(TALKS).where(mine(owner, id), free).values(lease).returning(TALKS)
+        row = (await connection.execute(taken)).mappings().first()
+        return None if row is None else talk_of(row)
 
 
-async def given_back(store: Store, owner: str, id: str, token: str) -> bool:
-    """Others may have it; False where it was over already."""
-    async with store.database.writing() as connection:
-        return await released(connection, owner, id, token)
-
-
-async def released(connection: AsyncConnection, owner: str, id: str, token: str) -> bool:
+async def given_back(store: Store, owner: str, id: str, token: str) -> None:
+    """Others may have it."""
     holds = mine(owner, id) & (TALKS.c.holder == token)
-    done = await connection.execute(update(TALKS).where(holds).values(holder="", held_until=0))
-    return bool(done.rowcount)
+    async with store.database.writing() as connection:
+        await connection.execute(update(TALKS).where(holds).values(holder="", held_until=0))
 
 
-def until(now: int) -> int:
-    return now + int(LEASE * 1e6)
+def released(token: str) -> dict[str, Any]:
+    """What changes in a conversation when a turn in it is given back; nothing where it was over already."""
+    holds = TALKS.c.holder == token
+    return {
+        "holder": case((holds, ""), else_=TALKS.c.holder),
+        "held_until": case((holds, 0), else_=TALKS.c.held_until),
+    }
 
 
 async def renewing(turns: Turns, store: Store, clock: Clock) -> None:
@@ -203,4 +205,4 @@ async def renewed(turns: Turns, store: Store) -> None:
         some = held[start : start + PER_STATEMENT]
         which = TALKS.c.number.in_([number for _, number in some]) & TALKS.c.holder.in_([token for token, _ in some])
         async with store.database.writing() as connection:
-            await connection.execute(update(TALKS).where(which).values(held_until=until(store.now())))
+            await connection.execute(update(TALKS).where(which).values(held_until=now() + PROLONGED))

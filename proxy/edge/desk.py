@@ -12,18 +12,20 @@ from pydantic import BaseModel, ValidationError
 from proxy.config import Requests
 from proxy.edge.body import read_body, read_json
 from proxy.edge.exchange import exchange_of
+from proxy.edge.images import Images
 from proxy.edge.parts import Part, parts_of
 from proxy.errors import BadCall, WrongType
-from proxy.types import Caller
+from proxy.types import Caller, Image
 
 Form = TypeVar("Form", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """bounds: what is taken of a body."""
+    """bounds: what is taken of a body.  images: fetches those that it links to."""
 
     bounds: Requests
+    images: Images
 
     def caller(self, request: web.BaseRequest) -> Caller:
         return exchange_of(request).caller
@@ -51,6 +53,9 @@ class Counter:
 
     def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
         return parts_of(request)
+
+    async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
+        return await self.images.got(wanted, whole) if wanted else {}
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

@@ -91,6 +91,20 @@ class Images:
             for one in message.images
             if one.url
         }
+        found = await self.got(wanted, name or "messages")
+        return replace(
+            chat,
+            messages=tuple(
+                replace(message, images=tuple(found.get(one.url, one) for one in message.images))
+                for message in chat.messages
+            ),
+        )
+
+    async def got(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
+        """Pictures by their links.  Raises BadCall as `fetched`.
+
+        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
+        """
         for count, (url, at) in enumerate(wanted.items()):
             if count >= MOST_LINKS:
                 raise BadCall(
@@ -100,15 +114,8 @@ class Images:
         got = await self.all(wanted)
         if sum(len(one.base64) for one in got) * 3 // 4 > self.together:
             message = f"The linked images have more than {self.together} bytes together."
-            raise BadCall(message, param=name or "messages", code="image_too_large")
-        found = dict(zip(wanted, got, strict=True))
-        return replace(
-            chat,
-            messages=tuple(
-                replace(message, images=tuple(found.get(one.url, one) for one in message.images))
-                for message in chat.messages
-            ),
-        )
+            raise BadCall(message, param=whole, code="image_too_large")
+        return dict(zip(wanted, got, strict=True))
 
     async def all(self, wanted: Mapping[str, str]) -> list[Image]:
         """In the order of `wanted`; the first that cannot be had ends the fetching of the others."""

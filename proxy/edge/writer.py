@@ -24,6 +24,8 @@ STREAM_HEADERS: Final = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
 }
+UNWAITED: Final = 65_536
+"""Bytes that a connection takes without anybody waiting for its client: asyncio's own limit."""
 
 
 class Chunks(Protocol):
@@ -70,7 +72,7 @@ class Writer:
         answer = await in_time(self.send, call, exchange)
         body = style.whole(answer, fingerprint(exchange.facts))
         response = Document(body, exchange.telling(notes))
-        if len(body) > self.streams.buffer_bytes:
+        if len(body) > UNWAITED:
             await self.delivered(request, exchange, response)
         return response
 

@@ -71,6 +71,9 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.timeout = timeout
         self.engine = self.opened(connections)
+        # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
+        alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self.reader = self.engine.execution_options(**alone)
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
         # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
@@ -81,7 +84,10 @@ class Database:
         sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
         sizes["hide_parameters"] = True  # errors are logged, and what is written may be secret
         if self.dialect == "sqlite":
-            engine = create_async_engine(driver, connect_args={"timeout": self.timeout}, **sizes)
+            from proxy.sql.lite import Connection as Lite
+
+            path = self.url.database or ""
+            engine = create_async_engine(driver, async_creator=lambda: Lite(path, self.timeout), **sizes)
             event.listen(engine.sync_engine, "connect", set_up)
             event.listen(engine.sync_engine, "begin", begin)
             return engine
@@ -90,9 +96,9 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees one state of everything."""
+        """A connection to look with.  Each look sees one state of everything, and in SQLite they all see the same."""
         with awayness(self.name):
-            async with self.engine.connect() as connection:
+            async with self.reader.connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -109,14 +115,17 @@ class Database:
 
     async def migrate(self, feature: Feature) -> None:
         """Bring the feature's tables up to date, once a process; of several processes one does it, others wait."""
-        from proxy.sql.migrations import upgrade  # only those who need it pay for Alembic
+        from proxy.sql.migrations import is_newest, upgrade  # only those who need it pay for Alembic
 
         async with self.migrating:
             if feature.name not in self.migrated:
                 if self.dialect == "sqlite":
                     self.make_file()
-                async with self.writing() as connection:
-                    await connection.run_sync(upgrade, feature)
+                async with self.reading() as connection:  # a server that starts must not hold up those that write
+                    there = await connection.run_sync(is_newest, feature)
+                if not there:
+                    async with self.writing() as connection:
+                        await connection.run_sync(upgrade, feature)
                 self.migrated.add(feature.name)
 
     def make_file(self) -> None:

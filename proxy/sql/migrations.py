@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import zlib
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from alembic import command
 from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from proxy.sql.feature import Feature
 
-ENVIRONMENT: Final = Path(__file__).parent / "alembic"
 logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its own plugins
 LOCK: Final = zlib.crc32(b"gemmapy-proxy migrations")
 
@@ -28,13 +28,33 @@ def upgrade(connection: Connection, feature: Feature) -> None:
     """
     if connection.dialect.name == "postgresql":  # SQLite has locked the whole file already
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(ENVIRONMENT))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(feature.migrations).replace("%", "%%"))
-    config.attributes |= {"connection": connection, "version_table": version_table(feature)}
-    if reached(connection, feature) != ScriptDirectory.from_config(config).get_current_head():
-        command.upgrade(config, "head")
+    if is_newest(connection, feature):
+        return
+    history = revisions(feature.migrations)
+
+    def missing(at: Any, _: MigrationContext) -> Any:
+        return history._upgrade_revs("head", at)  # as Alembic's manual has it, for want of a public name
+
+    with EnvironmentContext(Config(), history, fn=missing) as environment:
+        environment.configure(
+            connection=connection,
+            version_table=version_table(feature),
+            transactional_ddl=True,
+            render_as_batch=True,
+        )
+        with environment.begin_transaction():
+            environment.run_migrations()
+
+
+def is_newest(connection: Connection, feature: Feature) -> bool:
+    """Whether nothing is to be done."""
+    return reached(connection, feature) == revisions(feature.migrations).get_current_head()
+
+
+@cache
+def revisions(folder: Path) -> ScriptDirectory:
+    """Read once a process: a server that is started again, or asks another database, need not."""
+    return ScriptDirectory(str(folder), version_locations=[str(folder)])
 
 
 def reached(connection: Connection, feature: Feature) -> str | None:

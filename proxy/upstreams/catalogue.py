@@ -48,6 +48,8 @@ class Server(Protocol):
 
     async def find(self, name: str) -> ModelInfo | None: ...
 
+    def window(self, name: str) -> int | None: ...
+
     async def running(self) -> list[JSON]: ...
 
     async def show(self, body: Mapping[str, JSON]) -> bytes: ...
@@ -158,8 +160,14 @@ class Catalogue:
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
 
-    def window(self, name: str) -> int | None:
-        return self.settled.of(self.real(name)).num_ctx
+    async def window(self, name: str) -> int | None:
+        pinned = self.settled.of(self.real(name)).num_ctx
+        try:
+            upstream, info = self.recent(name) or await self.remembered(name)
+        except (NotFound, UpstreamError):
+            return pinned
+        known = pinned or self.servers[upstream].window(canonical(info.name)) or info.context
+        return min(known, info.context) if known and info.context else known
 
     def real(self, name: str) -> str:
         return self.settled.of(name).alias or name

@@ -27,7 +27,8 @@ class Loading:
         self.clock = clock
         self.limit = limit
         """Seconds that a load may take."""
-        self.loaded: set[str] = set()
+        self.loaded: dict[str, int | None] = {}
+        """By canonical name the tokens of context that a model was loaded with; None where that is not known."""
         self.asked = float("-inf")
         self.asking: asyncio.Task[None] | None = None
         self.loads: dict[str, asyncio.Task[None]] = {}
@@ -62,7 +63,7 @@ class Loading:
         try:
             self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
         except ProxyError as error:
-            self.loaded = set()
+            self.loaded = {}
             if isinstance(error, UpstreamError):
                 raise
             raise UpstreamError(f"{self.ollama.url}/api/ps: {error}", "server", code=error.code) from error
@@ -90,4 +91,4 @@ class Loading:
             raise UpstreamError(message, "load") from None
         with suppress(ProxyError):  # it may have put others out
             await asyncio.shield(self.refreshing())
-        self.loaded.add(name)
+        self.loaded.setdefault(name)

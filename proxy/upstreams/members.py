@@ -33,6 +33,9 @@ class Member(Protocol):
     def loaded(self) -> Collection[str]:
         """Canonical names of the models that are loaded, as far as known."""
 
+    def window(self, name: str) -> int | None:
+        """Tokens of context that a model, by canonical name, was loaded with, as far as known."""
+
     async def poll(self) -> None:
         """Bring what is known up to date.  Raises UpstreamError."""
 

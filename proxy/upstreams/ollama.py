@@ -88,6 +88,9 @@ class Ollama:
     def loaded(self) -> Collection[str]:
         return self.loading.loaded
 
+    def window(self, name: str) -> int | None:
+        return self.loading.loaded.get(name)
+
     def changed(self) -> None:
         self.listing.asked = self.loading.asked = float("-inf")
 

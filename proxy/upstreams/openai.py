@@ -73,6 +73,10 @@ class OpenAI:
         if self.listing.is_old:
             await asyncio.shield(self.listing.refreshing())
 
+    def window(self, name: str) -> int | None:
+        """It is what its list says."""
+        return None
+
     def changed(self) -> None:
         self.listing.asked = float("-inf")
 

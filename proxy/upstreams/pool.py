@@ -246,6 +246,9 @@ class Pool:
         """Merged.  Raises UpstreamError if no host was ever heard of."""
         return await members.models(self.usable())
 
+    def window(self, name: str) -> int | None:
+        return min(filter(None, (one.window(name) for one in self.members.values())), default=None)
+
     async def running(self) -> list[JSON]:
         """Raises UpstreamError only if no host answers."""
         return await members.running(self.usable())

@@ -75,7 +75,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
             raise refused("is signed in a way that is not accepted here")
         claims = self.claims(token, algorithm, await self.keys.fitting(algorithm, id))
         caller = self.caller(claims)
-        self.keep(digest, caller, float(claims["exp"]))
+        self.keep(digest, caller, int(claims["exp"]))
         return caller
 
     def claims(self, token: str, algorithm: str, keys: Sequence[PublicKey]) -> dict[str, JSON]:
@@ -109,8 +109,10 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         roles = words_of(claim(claims, self.settings.role)) if self.settings.role else frozenset()
         return Caller(name, "admin" if roles & self.admins else "user")
 
-    def keep(self, digest: bytes, caller: Caller, expires: float) -> None:
-        left = min(self.settings.cache, expires - self.clock.time())
+    def keep(self, digest: bytes, caller: Caller, expires: int) -> None:
+        """expires: seconds since 1970, which may be more than any float."""
+        now = self.clock.time()
+        left = self.settings.cache if expires > now + self.settings.cache else expires - now
         if left > 0:
             self.known[digest] = (self.clock.monotonic() + left, caller)
             self.known.move_to_end(digest)

@@ -92,10 +92,13 @@ def loaded_entries(document: bytes) -> list[dict[str, JSON]]:
         raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None
 
 
-def read_loaded(document: bytes) -> set[str]:
-    """The canonical names of the models in /api/ps.  Raises UpstreamError."""
+def read_loaded(document: bytes) -> dict[str, int | None]:
+    """The models in /api/ps by canonical name, with their context, which older servers do not tell.
+
+    Raises UpstreamError.
+    """
     try:
         models: Iterable[dict[str, JSON]] = orjson.loads(document)["models"] or ()
-        return {canonical(one["name"]) for one in models}
+        return {canonical(one["name"]): one.get("context_length") or None for one in models}
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -65,6 +69,58 @@ async def test_two_processes_may_write_at_once(database: Database, database_url:
         assert await count(other) == 40
     finally:
         await other.aclose()
+
+
+async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    """SQLite's own way to wait looks ten times a second: it would take ten times as long."""
+    path, over = tmp_path / "records.db", threading.Event()
+    database = Database(f"sqlite:///{path}", 1, 10)
+    await database.migrate(NOTES)
+
+    def busy() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
+            while not over.is_set():
+                other.execute("BEGIN IMMEDIATE")
+                time.sleep(0.05)
+                other.execute("COMMIT")
+                time.sleep(0.001)
+
+    task = asyncio.ensure_future(asyncio.to_thread(busy))
+    try:
+        async with asyncio.timeout(10):
+            for number in range(15):
+                await add(database, number)
+    finally:
+        over.set()
+        await task
+        await database.aclose()
+
+
+async def test_one_who_leaves_while_it_waits_locks_nothing(tmp_path: Path) -> None:
+    databases = [Database(f"sqlite:///{tmp_path}/records.db", 1, 2) for _ in range(2)]
+    await databases[0].migrate(NOTES)
+    async with databases[1].writing() as connection:
+        await connection.execute(ADD, {"id": 1})
+        waiting = asyncio.ensure_future(add(databases[0], 2))
+        await asyncio.sleep(0.1)  # it looks for the lock by now, and gets it after it was called off
+        waiting.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError) as left:  # what it tells of keeps its statements alive
+        await waiting
+    await add(databases[1], 3)
+    assert await count(databases[0]) == 2 and left.traceback
+    for one in databases:
+        await one.aclose()
+
+
+async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    one, two = (Database(f"sqlite:///{tmp_path}/records.db", 1, 1) for _ in range(2))
+    await one.migrate(NOTES)
+    async with one.writing() as connection:
+        await connection.execute(ADD, {"id": 1})
+        await two.migrate(NOTES)
+    for database in (one, two):
+        await database.aclose()
 
 
 async def test_of_several_processes_one_migrates_and_the_others_wait(database_url: str) -> None:

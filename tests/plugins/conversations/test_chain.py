@@ -177,6 +177,12 @@ def test_a_chain_in_which_an_answer_would_be_kept_without_its_conversation_is_re
         configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
+def test_a_chain_in_which_generate_would_forget_is_refused() -> None:
+    text = config("sqlite:///x.db").replace('"chat": ["conversations"]', '"chat": []')
+    with pytest.raises(ConfigError, match="'conversations' must stand in this chain: its own endpoints ask through it"):
+        configuration.read("proxy.yaml", text + "upstreams: {a: {demo: {}}}\n", registry.problems_of, {})
+
+
 async def test_one_id_is_two_conversations_of_two_callers(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "a secret of alice's")

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from plugins.conversations.messages import Said, letters
+from plugins.conversations.store import Cut
 from plugins.conversations.window import Room, exchanges, kept_from
 from proxy.types import Message, ToolCall
 from proxy.upstreams.demo import Said as Answer
 from proxy.upstreams.demo import Simulator
 from tests.conftest import ASK, Running, Start
-from tests.plugins.conversations.asking import A, Json, asks, config, echo, kept, say, talk_of
+from tests.plugins.conversations.asking import A, Json, asks, config, echo, kept, say, store_of, talk_of
 from tests.whole.asking import asked
 
 ROLES = {"u": "user", "a": "assistant", "t": "tool", "s": "system"}
@@ -92,6 +93,43 @@ async def test_the_window_follows_the_pinned_context(start: Start, tmp_path: Any
         sizes = [sum(len(one["content"]) for one in messages) for messages in told(run)]
         talk = await talk_of(run)
     assert talk.first > 1 and max(sizes) < 412 * 5 and max(sizes) > 500
+
+
+async def test_a_prompt_that_is_too_long_for_its_model_is_made_shorter(start: Start, database_url: str) -> None:
+    """The model was trained for more than Ollama loads it with, which nobody knows before it is loaded."""
+    async with start(config(database_url), echo()) as run:
+        both = [{"role": "user", "content": "b " * 300}, {"role": "assistant", "content": "b " * 300}]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": both * 10})
+        body = {**ASK, "conversation": "t"}
+        first = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+        assert first.status == 200 and first.headers["x-gemmapy-memory"].startswith("told=")
+        began = (await talk_of(run)).first
+        assert 1 < began < 20
+        # One question that is too long by itself is an error, and what was said before is not forgotten for it.
+        long = {**body, "messages": [{"role": "user", "content": "word " * 5000}]}
+        told = await asks(run, "POST", "/v1/chat/completions", status=400, json=long)
+        assert told["error"]["code"] == "context_length_exceeded"
+        assert (await talk_of(run)).first == began
+
+
+async def test_the_window_follows_what_the_model_is_loaded_with(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+        await say(run, "hi", None)
+        both = [{"role": "user", "content": "word " * 300}, {"role": "assistant", "content": "word " * 300}]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": both * 4})
+        begun = run.ollama.started
+        await say(run, "more")
+        assert run.ollama.started == begun + 1 and len(told(run)[-1]) < 9
+
+
+async def test_what_is_left_out_stays_so_though_another_answer_comes_later(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "hi")
+        store, talk = store_of(run), await talk_of(run)
+        async with store.database.writing() as connection:
+            await store.leave_out(connection, talk, Cut(3))
+            await store.leave_out(connection, talk, Cut(2))
+        assert (await talk_of(run)).first == 3
 
 
 def remembering(body: Json) -> Answer | None:

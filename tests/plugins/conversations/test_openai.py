@@ -10,6 +10,8 @@ from openai.types.conversations import ConversationItem
 from pydantic import TypeAdapter
 
 from plugins.conversations.items import grouped
+from proxy.edge.images import Images
+from proxy.types import Image
 from tests.conftest import Running, Start
 from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, say, texts
 from tests.whole.asking import asked, data_url
@@ -84,6 +86,67 @@ async def test_pictures_are_told_when_they_are_asked_for(start: Start, tmp_path:
         (whole,) = (await client.conversations.items.list(talk.id, include=["message.input_image.image_url"])).data
     assert bare.model_dump()["content"][0]["image_url"] is None
     assert whole.model_dump()["content"][0]["image_url"] == data_url()
+
+
+async def test_pictures_that_are_linked_are_fetched_where_the_operator_lets_them(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def all_of(_: Images, wanted: dict[str, str]) -> list[Image]:
+        return [Image(data_url().partition(",")[2]) for _ in wanted]
+
+    monkeypatch.setattr(Images, "all", all_of)  # nothing is asked of the internet
+    text = config(f"sqlite:///{tmp_path}/x.db", more="requests: {image_hosts: [good.example]}\n")
+    async with start(text, echo()) as run, alice(run) as client:
+        for number, (host, status) in enumerate({"good.example": 200, "bad.example": 400}.items()):
+            link = f"https://{host}/a.png"
+            items = [{"role": "user", "content": [{"type": "input_image", "image_url": link}]}]
+            told = await asks(run, "POST", PATH, status=status, json={"items": items})
+            message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": link}}]}
+            own, made = "/api/conversations", {200: 201}.get(status, status)
+            bad = [
+                await asks(run, "POST", own, status=made, json={"id": f"c{number}", "messages": [message]}),
+                await asks(run, "POST", f"{own}/c0/messages", status=made, json=message),
+                await asks(
+                    run, "POST", f"{own}/c0/generate", status=status, json={"model": "demo-vision", "message": message}
+                ),
+            ]
+            if status == 200:
+                listed = client.conversations.items.list(told["id"], include=["message.input_image.image_url"])
+                (item,) = (await listed).data
+                assert item.model_dump()["content"][0]["image_url"] == data_url()
+        assert told["error"]["param"] == "items[0].content" and told["error"]["code"] == "image_url_not_allowed"
+        assert [one["error"]["param"] for one in bad] == ["messages[0].content", "content", "message.content"]
+        assert [len(one.message.images) for one in await kept(run, "c0")] == [1, 1, 1, 0]
+
+
+async def test_items_may_refer_to_those_of_ones_own_conversations(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run, alice(run) as client:
+        await say(run, "one")
+        said, asked_ = (await client.conversations.items.list("t")).data
+        refers: Any = [{"type": "item_reference", "id": asked_.id}, {"id": said.id}, user("two")]
+        talk = await client.conversations.create(items=refers)
+        assert texts(await kept(run, talk.id)) == ["one", "heard one", "two"]
+        items = {"items": [user("x"), {"type": "item_reference", "id": said.id}]}
+        for who, given in (
+            (B, items),
+            (A, {"items": [user("x"), {"id": "msg_" + "0" * 36}]}),
+            (A, {"items": [{"id": 1}]}),
+        ):
+            told = await asks(run, "POST", PATH, who, 404, json=given)
+            assert told["error"]["code"] == "item_not_found"
+            assert told["error"]["param"] == f"items[{len(given['items']) - 1}].id"
+
+
+async def test_logprobs_are_told_when_they_are_asked_for(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
+        await say(run, "hi", logprobs=True)
+        bare = (await client.conversations.items.list("t")).data[0].model_dump()["content"][0]
+        whole = (await client.conversations.items.list("t", include=["message.output_text.logprobs"])).data[0]
+        LISTED.validate_python(whole.model_dump())
+        part = whole.model_dump()["content"][0]
+        assert (
+            bare["logprobs"] == [] and "".join(one["token"] for one in part["logprobs"]) == part["text"] == "heard hi"
+        )
 
 
 def test_what_a_model_says_at_once_is_one_message() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import LEASE, Turns, renewed
 from proxy.upstreams.demo import Simulator
@@ -61,6 +62,19 @@ async def test_a_turn_goes_on_as_long_as_its_process_says_so(start: Start, datab
         holder, until = await lease(run)
         assert holder in turns_of(run).held and until - store.now() > LEASE * 1e6 / 2
         told = await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
+        assert told["error"]["code"] == "conversation_locked"
+        await call
+
+
+async def test_a_server_whose_clock_is_wrong_takes_nobodys_turn(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config(database_url, wait=0.1)
+    async with start(text, Simulator(delay=0.02)) as slow, start(text, echo()) as other:
+        call = asyncio.ensure_future(say(slow, "one", stream=True, max_tokens=40))
+        await slow.ollama.until(lambda: slow.ollama.started > 0, 10)
+        monkeypatch.setattr(Store, "now", lambda self: int((self.host.clock.time() + 3600) * 1e6))
+        told = await asks(other, "POST", "/v1/chat/completions", status=409, json=CALL)
         assert told["error"]["code"] == "conversation_locked"
         await call
 

@@ -191,6 +191,11 @@ def test_algorithms_that_anybody_could_use_cannot_be_configured(algorithms: list
         settings(algorithms=algorithms)
 
 
+async def test_a_token_may_end_later_than_any_float() -> None:
+    async with tokens(ONE) as made:
+        assert await verdict(made, token(exp=10**400)) == "alice user"
+
+
 async def test_a_token_is_remembered_for_a_minute_and_never_beyond_its_end() -> None:
     clock = Watch(time.time())
     async with tokens(ONE, clock) as made:

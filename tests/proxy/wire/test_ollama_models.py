@@ -96,8 +96,9 @@ def test_what_the_list_leaves_open_is_filled_in() -> None:
 
 
 def test_loaded_models_are_known_by_their_canonical_names() -> None:
-    assert read_loaded(b'{"models":[{"name":"Demo"},{"name":"me/x:1"}]}') == {"demo:latest", "me/x:1"}
-    assert read_loaded(b'{"models":null}') == set()
+    told = b'{"models":[{"name":"Demo","context_length":4096},{"name":"me/x:1"}]}'
+    assert read_loaded(told) == {"demo:latest": 4096, "me/x:1": None}
+    assert read_loaded(b'{"models":null}') == {}
 
 
 @pytest.mark.parametrize(
