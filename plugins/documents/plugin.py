@@ -130,7 +130,7 @@ class Documents:
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
-        origins = Origins(host.database, host.cabinet, reader, settings.chunk)
+        origins = Origins(host.database, host.cabinet, reader, settings.chunk, settings.max_file_bytes)
         ingest = Ingest(store, collections, ledger, embedder, index, tender, origins)
         runner = Runner(ingest, ledger, host, settings.jobs)
         self.search = Search(store, collections, embedder, index, settings.words)

@@ -89,6 +89,20 @@ async def test_its_events_come_in_order_live_and_later(start: Start, tmp_path: P
             assert await events_of(response) == live
 
 
+async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_path: Path) -> None:
+    async with start(config(file(tmp_path), tmp_path, ("conversations", *CHAIN[1:]))) as run:
+        store, _ = await filled(run)
+        search = {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["x"], "results": None}
+        talk = (await call(run, "POST", "/conversations", A, 200, items=[search]))["id"]
+        body = {"model": "demo", "input": WHO, "conversation": talk, "tools": [tool(store)]}
+        made = await call(run, "POST", "/responses", A, 200, **body)
+        assert [one["type"] for one in made["output"]] == BOTH
+        kept = (await call(run, "GET", f"/conversations/{talk}/items"))["data"]
+        assert [(one["type"], one["role"]) for one in kept] == [("message", "assistant"), ("message", "user")]
+        again = [{"role": "user", "content": "Before."}, *made["output"], {"role": "user", "content": "Thanks."}]
+        await call(run, "POST", "/responses", A, 200, model="demo", conversation=talk, input=again)
+
+
 BOTH = ["file_search_call", "message"]
 CHOICES: list[tuple[Any, list[str]]] = [
     ("auto", BOTH),

@@ -43,12 +43,13 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """size: characters of a chunk, unless the document says otherwise."""
+    """size: characters of a chunk, unless the document says otherwise.  most: bytes of a file."""
 
     database: Database
     cabinet: Cabinet
     reader: Reader
     size: int
+    most: int
 
     @property
     def keeper(self) -> Keeper:
@@ -69,6 +70,9 @@ class Origins:
         return Cutter(origin.size or self.size, origin.overlap)
 
     async def take(self, job: Job, item: Item, origin: Origin) -> None:
+        if origin.bytes > self.most:
+            message = f"The file cannot be read: it is larger than {self.most} bytes."
+            raise BadCall(message, param="file_id", code="unreadable_file")
         with tempfile.TemporaryFile() as file:
             async for piece in self.keeper.pieces(item.owner, origin.file):
                 await asyncio.to_thread(file.write, piece)

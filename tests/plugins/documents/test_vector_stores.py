@@ -250,6 +250,26 @@ async def test_what_goes_with_a_file_and_with_its_owner(start: Start, tmp_path: 
         assert await rows(run, ITEMS, ORIGINS, STORES, PARTS) == [0] * 4
 
 
+BROKEN = [
+    ("a.exe", b"MZ", "unsupported_file"),
+    ("a.pdf", b"no pdf", "invalid_file"),
+    ("a.txt", b" \n ", "invalid_file"),
+    ("a.txt", b"...", "invalid_file"),
+    ("a.txt", b"a\0b", "invalid_file"),
+    ("a.txt", b"x" * 1001, "invalid_file"),
+]
+
+
+async def test_what_cannot_be_read_says_why(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_file_bytes=1000)) as run:
+        ids = [await upload(run, data, name) for name, data, _ in BROKEN]
+        store = (await call(run, "POST", "/vector_stores", A, 200, file_ids=ids))["id"]
+        for id, (_, _, code) in zip(ids, BROKEN, strict=True):
+            told = await settled(run, f"/vector_stores/{store}/files/{id}")
+            assert (told["status"], told["last_error"]["code"]) == ("failed", code) and told["last_error"]["message"]
+        assert (await call(run, "GET", f"/vector_stores/{store}"))["file_counts"]["failed"] == len(BROKEN)
+
+
 async def test_a_threshold_leaves_what_fits(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
         store, _ = await filled(run)
