@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from proxy.clock import Moment
 from proxy.values import value
 
 JSON: TypeAlias = Any
@@ -98,6 +99,11 @@ class Chat(Lasting):
     question: str = ""
 
 
+def last_words(messages: Sequence[Message]) -> str:
+    """Of the user; "" where they said nothing."""
+    return next((one.text for one in reversed(messages) if one.role == "user"), "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complete:
     """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
@@ -125,6 +131,21 @@ class Embed:
 
     inputs: tuple[str, ...]
     dimensions: int | None = None
+
+
+@value
+class Receipt:
+    """What a call was in its client's own dialect, for those who keep it; no model reads it.
+
+    head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
+        repeats of the request.
+    input: what was asked, as the client will read it again: items, or messages.
+    complete: when the answer was, so that who writes it and who keeps it say the same.
+    """
+
+    head: Mapping[str, JSON]
+    input: Sequence[JSON]
+    complete: Moment = field(default_factory=Moment)
 
 
 Ask: TypeAlias = Chat | Complete | Embed

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy import __version__, reference
 from proxy import config as configuration
-from proxy.commands import documents, keys, templates
+from proxy.commands import documents, evaluate, keys, templates
 from proxy.commands.shared import add_config, path_of, run
 from proxy.config import Config, Demo
 from proxy.errors import ConfigError
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add_config(one)
     one.set_defaults(do=migrate)
 
-    for more in (keys, templates, documents):
+    for more in (keys, templates, documents, evaluate):
         more.add(commands)
 
     one = commands.add_parser("simulate", help="run a simulated Ollama")

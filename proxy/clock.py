@@ -30,6 +30,20 @@ class Deadline:
         self.own = inf if other is None else max(self.own, other.at)
 
 
+class Moment:
+    """When something happened that several tell of: the first who asks settles it.  seconds: Unix seconds."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: int | None = None) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> int:
+        if self.seconds is None:
+            self.seconds = int(time.time())
+        return self.seconds
+
+
 class Clock:
     """Time and chance, so that tests can bring their own."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -17,11 +17,13 @@ from proxy.asks import Format as Format
 from proxy.asks import Image as Image
 from proxy.asks import Level as Level
 from proxy.asks import Message as Message
+from proxy.asks import Receipt as Receipt
 from proxy.asks import Role as Role
 from proxy.asks import Tool as Tool
 from proxy.asks import ToolCall as ToolCall
 from proxy.asks import ToolChoice as ToolChoice
 from proxy.clock import Deadline as Deadline
+from proxy.clock import Moment as Moment
 from proxy.errors import ProxyError
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
@@ -39,19 +41,6 @@ Who: TypeAlias = Literal["public", "user", "admin"]
 
 def unheard(text: str) -> None:
     """The progress of a call that nobody watches."""
-
-
-@value
-class Receipt:
-    """What a call was in its client's own dialect, for those who keep it; no model reads it.
-
-    head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
-        repeats of the request.
-    input: what was asked, as the client will read it again: items, or messages.
-    """
-
-    head: Mapping[str, JSON]
-    input: Sequence[JSON]
 
 
 @value

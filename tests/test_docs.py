@@ -176,9 +176,10 @@ async def test_the_documents_of_the_documentation_answer(start: Start, tmp_path:
     text = blocks(page, "yaml")[-1].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
     async with start(text) as run:
         for language, program in (("sh", "bash"), ("python", sys.executable)):
-            example = here("".join(blocks(page, language)), run)
+            example = here("".join(blocks(page, language)), run).replace("gemmapy-proxy", f"{sys.executable} -m proxy")
             done = await asyncio.to_thread(
                 subprocess.run, [program, "-c", example], capture_output=True, text=True, check=False, cwd=ROOT
             )
             assert done.returncode == 0 and "The light of Porthgwarra was lit in 1891" in done.stdout, done
             assert '"error":{' not in done.stdout
+            assert language != "sh" or re.search(r"mixed.*1\.000.*1\.000", done.stdout), done

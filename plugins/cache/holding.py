@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from plugins.cache import entry, key
 from plugins.cache.api import BATCH, available
+from plugins.cache.semantic.pairs import SPACE
 from proxy.stores.keyvalue import KeyValue
 from proxy.types import JSON, Text
 
@@ -34,8 +35,9 @@ class Answers:
         going: list[str] = []
         deleted = 0
         async with available(self.written):
-            async for one in self.store.entries(key.prefix_of("cache", caller)):
-                going.append(one.key)
-                if len(going) >= BATCH:
-                    deleted, going = deleted + await self.store.delete(going), []
+            for space in ("cache", SPACE):
+                async for one in self.store.entries(key.prefix_of(space, caller)):
+                    going.append(one.key)
+                    if len(going) >= BATCH:
+                        deleted, going = deleted + await self.store.delete(going), []
             return deleted + await self.store.delete(going)

@@ -77,7 +77,9 @@ class Cache:
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
         self.vectors = Vectors(self.store, self.stats, host)
-        self.semantic = None if settings.semantic is None else Semantic(settings.semantic, host)
+        self.semantic = (
+            None if settings.semantic is None else Semantic(settings.semantic, host, self.store, self.tenant)
+        )
         host.on(Rated, self.rated)
         if settings.share == "caller":
             host.holds(Answers(self.store, self.outbox.written))
@@ -206,7 +208,7 @@ class Cache:
         """The answer to a question that means the same, if there is one that is wanted."""
         if self.semantic is None:
             return None
-        for where, cosine in self.semantic.found(near):
+        for where, cosine in await self.semantic.found(near, call.caller):
             reply = await self.found(where, wishes, call, where.rpartition(":")[2])
             if reply is None:
                 self.semantic.lost(near, where)
@@ -228,7 +230,7 @@ class Cache:
             return
         given = "".join(event.text for event in kept[0].events if isinstance(event, Text) and event.choice == 0)
         if not await self.semantic.audit(call, call_next, given):
-            self.semantic.veto(near, where)
+            await self.semantic.wrong(call, near, where)
 
     def worth(self, flight: Flight) -> bool:
         return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)

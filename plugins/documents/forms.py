@@ -122,6 +122,8 @@ class Asked(Strict):
     explain: bool = False
     words: Annotated[float, Field(ge=0, le=1)] | None = None
     """How much words count, in place of the setting."""
+    closer: Annotated[int, Field(ge=0, le=50)] | None = None
+    """Passages that are looked at closer, in place of the setting."""
     merge: bool = True
     """Whether chunks that follow each other are one passage."""
 

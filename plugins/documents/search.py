@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 
 from plugins.documents import scores
+from plugins.documents.closer import Closer
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.filters import condition
@@ -40,6 +41,7 @@ class Wish:
 
     collections: ids or the caller's own names; none are all that it may read.
     words: how much they count, from 0 to 1; None is as usual.
+    closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
     """
 
     caller: str
@@ -49,6 +51,7 @@ class Wish:
     filter: JSON = None
     merge: bool = True
     words: float | None = None
+    closer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +76,14 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1."""
+    """weight: of the words, from 0 to 1.  looked_at: passages that are looked at closer."""
 
     store: Store
     collections: Collections
     embedder: Embedder
     index: Vectors
     weight: float
+    looked_at: int = 0
 
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
@@ -90,7 +94,16 @@ class Search:
         vectors = await self.questions(wish, {one.model for one in chosen})
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
         least = min((one.least for one in found), default=0.0)
-        return await self.settled(wish, [hit for one in found for hit in one.hits], {one.id for one in chosen}, least)
+        items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
+        kept, doubled = scores.distinct(scores.ranked(true, self.weight if wish.words is None else wish.words, least))
+        if most := self.closer(wish):
+            kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.caller, least)
+        return settled(wish, items, kept, doubled)
+
+    def closer(self, wish: Wish) -> int:
+        if wish.closer is not None:
+            return wish.closer
+        return self.looked_at if wish.words is None else 0
 
     async def scope(self, wish: Wish) -> list[Collection]:
         if wish.collections:
@@ -132,7 +145,7 @@ class Search:
         hits = scores.together(collection.id, collection.model, question, near, worded)
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
 
-    async def settled(self, wish: Wish, hits: list[Hit], allowed: set[str], least: float) -> Outcome:
+    async def known(self, hits: list[Hit], allowed: set[str]) -> tuple[dict[str, Item], list[Hit]]:
         """What the database does not know of, or knows otherwise, is not found."""
         items = await self.store.found({hit.row.document for hit in hits})
         true = [
@@ -143,9 +156,11 @@ class Search:
             and item.collection == hit.collection
             and item.collection in allowed
         ]
-        weight = self.weight if wish.words is None else wish.words
-        kept, doubled = scores.distinct(scores.ranked(true, weight, least))
-        best = scores.chosen(kept, wish.top, wish.merge)
-        inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
-        rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
-        return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)
+        return items, true
+
+
+def settled(wish: Wish, items: dict[str, Item], kept: list[Hit], doubled: list[Hit]) -> Outcome:
+    best = scores.chosen(kept, wish.top, wish.merge)
+    inside = {(hit.row.document, place) for hit in best for place in range(hit.row.position, hit.last + 1)}
+    rest = [(hit, "not among the best") for hit in kept if (hit.row.document, hit.row.position) not in inside]
+    return Outcome(best, items, [(hit, "says the same as a better one") for hit in doubled] + rest)

@@ -98,7 +98,7 @@ class Searches:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request).name
         if not form.query.strip():
             raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
-        wish = Wish(caller, form.query, form.top_k, form.collections, form.filter, form.merge, form.words)
+        wish = Wish(caller, form.query, form.top_k, form.collections, form.filter, form.merge, form.words, form.closer)
         outcome = await self.search.run(wish)
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}

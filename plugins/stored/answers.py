@@ -17,9 +17,6 @@ COMPLETION: Final = "chat.completion"
 OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
 """Where the answer itself is in a document."""
 RUNNING: Final = ("queued", "in_progress")
-MOST_NAME: Final = 200
-MOST_VALUE: Final = 2000
-"""Letters of metadata that can be found again; OpenAI takes 64 and 512."""
 LOST: Final = 30.0
 """Seconds without a sign of the process that makes an answer, after which it is lost."""
 
@@ -75,8 +72,8 @@ def weight(columns: Mapping[str, Any]) -> int:
 
 
 def labels_of(metadata: JSON) -> Iterable[tuple[str, str]]:
-    """Metadata as it is looked for; of very long ones the beginning counts."""
-    return {clean(name)[:MOST_NAME]: clean(value)[:MOST_VALUE] for name, value in (metadata or {}).items()}.items()
+    """Metadata as it is looked for."""
+    return {clean(name): clean(value) for name, value in (metadata or {}).items()}.items()
 
 
 def clean(text: str) -> str:

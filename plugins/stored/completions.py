@@ -38,8 +38,12 @@ class Search(Page):
         return Wanted(self.after, self.limit, self.order, self.model, metadata)
 
 
+Name = Annotated[str, Field(max_length=64)]
+Value = Annotated[str, Field(max_length=512)]
+
+
 class Description(Strict):
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None
+    metadata: Annotated[dict[Name, Value], Field(max_length=16)] | None
     """Pairs that take the place of those before; null is none."""
 
 

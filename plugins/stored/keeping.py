@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, text
+from sqlalchemy import ColumnElement, delete, exists, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.stored.answers import LOST, Kept, micros
@@ -16,6 +17,7 @@ from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
 from proxy.errors import Busy
 from proxy.host import Host
+from proxy.types import Moment
 from proxy.wire.openai_responses_out import Response, cut
 
 DAY: Final = 86_400
@@ -23,6 +25,8 @@ EVERY: Final = 600.0
 """Seconds between two times."""
 CHUNK: Final = 500
 """Rows that go at once."""
+FOUND: Final = 20 * CHUNK
+"""Rows that are looked for at once."""
 LOCK: Final = zlib.crc32(b"gemmapy-proxy stored")
 
 
@@ -57,7 +61,7 @@ class Keeping:
         upto = func.sum(ANSWERS.c.bytes).over(partition_by=owner, order_by=newest).label("upto")
         ranked = select(ANSWERS.c.id, rank, upto).subquery()
         over = (ranked.c.rank > self.entries) | (ranked.c.upto > self.bytes)
-        await self.remove(ANSWERS.c.id.in_(select(ranked.c.id).where(over)))
+        await self.remove(ANSWERS.c.id.in_(select(ranked.c.id).where(over)), true())
 
     async def fail_lost(self) -> None:
         stale = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
@@ -66,22 +70,29 @@ class Keeping:
         for row in rows:
             await fail(self.store, Kept.of({**row}))
 
-    async def remove(self, which: ColumnElement[bool]) -> int:
-        """In bits, so that nobody waits for it; how many there were."""
-        some, whole = select(ANSWERS.c.id).where(which).limit(CHUNK), 0
+    async def remove(self, which: ColumnElement[bool], still: ColumnElement[bool] | None = None) -> int:
+        """Looked for without holding up who writes, then deleted in bits; how many there were.
+
+        still: what must hold of each when it goes; None is the same again.
+        """
+        still, whole = which if still is None else still, 0
         while True:
-            async with self.host.database.writing() as connection:
-                await alone(connection)
-                gone = await connection.execute(delete(ANSWERS).where(ANSWERS.c.id.in_(some)))
-            whole += gone.rowcount
-            if not gone.rowcount:
+            async with self.host.database.reading() as connection:
+                ids = (await connection.execute(select(ANSWERS.c.id).where(which).limit(FOUND))).scalars().all()
+            gone = sum([await self.delete(ids[at : at + CHUNK], still) for at in range(0, len(ids), CHUNK)])
+            whole += gone
+            if not gone:
                 return whole
-            await asyncio.sleep(0)
+
+    async def delete(self, ids: Sequence[str], still: ColumnElement[bool]) -> int:
+        async with self.host.database.writing() as connection:
+            await alone(connection)
+            return (await connection.execute(delete(ANSWERS).where(ANSWERS.c.id.in_(ids), still))).rowcount
 
 
 async def fail(store: Store, kept: Kept) -> None:
     """A response whose server has died."""
-    await store.ended(kept.id, Response(kept.head).failure(cut()))
+    await store.ended(kept.id, Response(kept.head, Moment()).failure(cut()))
 
 
 async def alone(connection: AsyncConnection) -> None:

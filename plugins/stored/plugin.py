@@ -17,10 +17,12 @@ from plugins.stored.answers import RESPONSE
 from plugins.stored.fitting import fitted
 from plugins.stored.holding import Answers
 from plugins.stored.keeping import Keeping
+from plugins.stored.references import resolved
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, PATIENCE, Store
 from plugins.stored.tables import FEATURE
 from plugins.stored.written import written
+from proxy.asks import last_words
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError, TooLarge
 from proxy.host import Host
@@ -70,7 +72,7 @@ class Stored:
             refuse(call)
         if receipt is None:
             return await call_next(call)
-        call = await self.continued(call, receipt)
+        call, receipt = await self.continued(call, receipt)
         if receipt.head.get("truncation") == "auto":
             call_next = partial(fitted, call_next=call_next)
         if not receipt.head["store"]:
@@ -81,16 +83,25 @@ class Stored:
         await self.store.ready()
         began = self.host.clock.time()
         reply = await call_next(call)
-        return reply.through(partial(self.kept, call.caller, receipt, input, began, reply.facts))
+        return reply.through(partial(self.kept, call, receipt, input, began, reply.facts))
 
-    async def continued(self, call: Call, receipt: Receipt) -> Call:
-        """With all that came before between the instructions, which are not carried over, and what is asked now."""
-        previous = call.extra.get(CONTINUED)
-        if not previous or not isinstance(call.ask, Chat):
-            return call
-        before = messages(await self.store.items(call.caller, previous))
-        asked, lead = call.ask.messages, 1 if receipt.head["instructions"] else 0
-        return call.but(ask=replace(call.ask, messages=(*asked[:lead], *before, *asked[lead:])))
+    async def continued(self, call: Call, receipt: Receipt) -> tuple[Call, Receipt]:
+        """With all that came before between the instructions, which are not carried over, and what is asked now, and
+        with the items that are referred to."""
+        ask, previous = call.ask, call.extra.get(CONTINUED)
+        if receipt.head["object"] != RESPONSE or not isinstance(ask, Chat):
+            return call, receipt
+        input = await resolved(self.store, call.caller, receipt.input)
+        if input is receipt.input and not previous:
+            return call, receipt
+        before = messages(await self.store.items(call.caller, previous)) if previous else ()
+        lead = 1 if receipt.head["instructions"] else 0
+        instructions, asked, question = ask.messages[:lead], ask.messages[lead:], ask.question
+        if input is not receipt.input:
+            receipt, asked = replace(receipt, input=input), messages(input)
+            question = last_words(asked)
+        ask = replace(ask, messages=(*instructions, *before, *asked), question=question)
+        return call.but(ask=ask, receipt=receipt), receipt
 
     def weighed(self, receipt: Receipt) -> str:
         input = orjson.dumps(receipt.input)
@@ -100,10 +111,10 @@ class Stored:
         return input.decode()
 
     async def kept(
-        self, owner: str, receipt: Receipt, input: str, began: float, facts: Mapping[str, str], source: Events
+        self, call: Call, receipt: Receipt, input: str, began: float, facts: Mapping[str, str], source: Events
     ) -> Events:
         """What was answered is kept by the time that its last event has been seen."""
-        answer = written(receipt, facts)
+        owner, answer = call.caller, written(receipt, call.stream, facts)
         try:
             async for event in source:
                 answer.write(event)

@@ -19,7 +19,7 @@ from plugins.stored.telling import behind, told_again, told_live
 from proxy.config import Strict
 from proxy.errors import BadCall
 from proxy.host import Host
-from proxy.types import Route
+from proxy.types import Moment, Route
 from proxy.wire import sse
 from proxy.wire.openai_responses_out import Response
 
@@ -99,13 +99,14 @@ class Responses:
         return document(kept.document)
 
     async def stop(self, kept: Kept) -> None:
-        await self.runs.stop(kept.id, Response(kept.head).failure(cancelled()), cancelled())
+        await self.runs.stop(kept.id, Response(kept.head, Moment()).failure(cancelled()), cancelled())
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """All that the model was given but the instructions: of the responses that this one continues, too."""
+        """All that the model was given but the instructions: of the responses that this one continues, too, where these
+        have not been deleted."""
         page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
         owner = self.host.desk.caller(request).name
-        before = await self.store.items(owner, kept.parent) if kept.parent else []
+        before = await self.store.items(owner, kept.parent, whole=False) if kept.parent else []
         return document(page_of([*before, *kept.input], page))
 
     async def stream(self, request: web.BaseRequest, kept: Kept, after: int | None) -> web.StreamResponse:

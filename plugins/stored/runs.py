@@ -34,7 +34,8 @@ class Run:
         self.call = call
         self.head = receipt.head
         self.id = str(receipt.head["id"])
-        self.response = Response(receipt.head)
+        self.complete = receipt.complete
+        self.response = Response(receipt.head, receipt.complete)
         self.events: list[Event] = []
         self.over = False
         self.error: ProxyError | None = None

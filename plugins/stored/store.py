@@ -7,9 +7,11 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, Update, delete, exists, insert, literal, select, update
+import orjson
+from sqlalchemy import ColumnElement, Update, delete, exists, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.stored.adding import Adding, labelled
 from plugins.stored.answers import (
     COMPLETION,
     RESPONSE,
@@ -53,17 +55,16 @@ def mine(owner: str, kind: str, id: str) -> ColumnElement[bool]:
     return (ANSWERS.c.id == clean(id)) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == kind)
 
 
-@dataclass(frozen=True, slots=True)
 class Store:
-    """writes: those under way."""
-
-    host: Host
-    writes: set[asyncio.Task[Any]] = field(default_factory=set)
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.adding = Adding(host)
+        self.writes: set[asyncio.Task[Any]] = set()
+        """Those under way, but for what is being added."""
 
     async def ready(self) -> None:
         """Raises DatabaseAway, before an answer is made that could not be kept."""
-        async with self.host.database.reading():
-            pass
+        await self.adding.ready()
 
     # --- what a call brings ---
 
@@ -73,14 +74,9 @@ class Store:
         row = {
             **columns, "id": document["id"], "at": micros(at), "owner": owner, "kind": document["object"],
             "model": clean(str(document["model"])), "parent": document.get(CONTINUED) or "", "bytes": weight(columns),
+            "events": columns.get("events", ""), "beat": columns.get("beat"),
         }  # fmt: skip
-        await self.whole(self.insert(row, document.get("metadata")))
-
-    async def insert(self, row: Mapping[str, Any], metadata: JSON) -> None:
-        async with self.host.database.writing() as connection:
-            await connection.execute(insert(ANSWERS).values(row))
-            if row["kind"] == COMPLETION:
-                await label(connection, row["id"], metadata)
+        await self.adding.add(row, document.get("metadata") if row["kind"] == COMPLETION else None)
 
     async def add_queued(self, owner: str, document: Document, input: str, streams: bool) -> None:
         """One that is made in the background."""
@@ -114,8 +110,8 @@ class Store:
 
     async def settled(self) -> None:
         """Nothing is being written any more, or not soon."""
-        if self.writes:
-            await asyncio.wait(self.writes, timeout=PATIENCE)
+        if under_way := self.writes | self.adding.tasks:
+            await asyncio.wait(under_way, timeout=PATIENCE)
 
     async def beat(self, ids: Collection[str]) -> set[str]:
         """Says that these are being made, and gives those that still should be."""
@@ -155,7 +151,8 @@ class Store:
             document = {**Kept.of({**row}).document, "metadata": dict(metadata)}
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == id).values(**taken_apart(document)))
             await connection.execute(delete(LABELS).where(LABELS.c.answer == id))
-            await label(connection, id, metadata)
+            if labels := labelled(id, metadata):
+                await connection.execute(insert(LABELS), labels)
         return Kept.of({**row, **taken_apart(document)})
 
     async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
@@ -176,19 +173,34 @@ class Store:
             rows = (await connection.execute(query.limit(wanted.limit + 1))).mappings().all()
         return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
-    async def items(self, owner: str, id: str) -> list[Document]:
+    async def items(self, owner: str, id: str, whole: bool = True) -> list[Document]:
         """All items of a response and of those that it continues, in their order, its own output included.
 
-        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete.
+        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete, unless what
+        is left will do instead of the `whole`.
         """
         async with self.host.database.reading() as connection:
-            ids = await self.line(connection, owner, id)
+            found = await self.line(connection, owner, id)
+            if whole:
+                check_line(id, found)
+            ids = [row["id"] for row in found]
             query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
         return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
 
-    async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[str]:
-        """The ids of a response and of those before it, the oldest first."""
+    async def parts(self, owner: str, ids: Collection[str]) -> list[Document]:
+        """All items of these responses, of those that are there and the owner's.  Raises BadCall for too many bytes."""
+        which = ANSWERS.c.id.in_(ids) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == RESPONSE)
+        async with self.host.database.reading() as connection:
+            size = (await connection.execute(select(func.sum(ANSWERS.c.bytes)).where(which))).scalar()
+            if (size or 0) > MOST_BYTES:
+                message = f"Invalid 'input': it refers to items of responses with more than {MOST_BYTES} bytes."
+                raise BadCall(message, param="input", code="input_too_large")
+            rows = (await connection.execute(select(ANSWERS.c.input, ANSWERS.c.output).where(which))).all()
+        return [item for row in rows for part in row for item in orjson.loads(part)]
+
+    async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[dict[str, Any]]:
+        """A response and those before it, the oldest first, without their documents."""
         columns = (ANSWERS.c.id, ANSWERS.c.parent, ANSWERS.c.status, ANSWERS.c.bytes)
         first = select(*columns, literal(0).label("turn")).where(mine(owner, RESPONSE, id))
         line = first.cte("line", recursive=True)
@@ -200,14 +212,7 @@ class Store:
         )
         line = line.union_all(above)
         rows = (await connection.execute(select(line).order_by(line.c.turn.desc()))).mappings()
-        found = [dict(row) for row in rows]
-        check_line(id, found)
-        return [row["id"] for row in found]
-
-
-async def label(connection: AsyncConnection, id: str, metadata: JSON) -> None:
-    if rows := [{"answer": id, "name": name, "value": value} for name, value in labels_of(metadata)]:
-        await connection.execute(insert(LABELS), rows)
+        return [dict(row) for row in rows]
 
 
 def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:

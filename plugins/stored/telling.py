@@ -9,7 +9,7 @@ from plugins.stored.answers import Kept
 from plugins.stored.runs import Run, cancelled
 from proxy.errors import ProxyError, TooMany
 from proxy.streams import load
-from proxy.types import JSON
+from proxy.types import JSON, Moment
 from proxy.wire import sse
 from proxy.wire.openai_responses_out import NOTHING, Response
 
@@ -36,7 +36,7 @@ async def behind(after: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes
 
 async def told_live(run: Run) -> AsyncIterator[bytes]:
     """What one says that is being made, from its beginning."""
-    response, at = Response(run.head), 0
+    response, at = Response(run.head, run.complete), 0
     yield response.write(NOTHING)
     while not run.over or at < len(run.events):
         if at < len(run.events):
@@ -44,13 +44,12 @@ async def told_live(run: Run) -> AsyncIterator[bytes]:
             yield response.write(run.events[at - 1])
         elif not await run.more(at, HEARTBEAT):
             yield sse.comment("waiting")
-    response.completed_at = run.response.completed_at
     yield response.end() if run.error is None else response.failed(run.error)
 
 
 def told_again(kept: Kept) -> Iterator[bytes]:
     """What one said that has ended."""
-    response = Response({**kept.head, **FRESH}, kept.head["completed_at"])
+    response = Response({**kept.head, **FRESH}, Moment(kept.head["completed_at"]))
     yield response.write(NOTHING)
     for event in load(kept.events.encode()):
         yield response.write(event)

@@ -43,6 +43,27 @@ class Completion:
         return None
 
 
-def written(receipt: Receipt, facts: Mapping[str, str]) -> Written:
+class Whole:
+    """A response that was not streamed: as its client reads it, in whatever order its events came."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        self.response = Response(receipt.head, receipt.complete)
+        self.answer = Answer()
+
+    def write(self, event: Event) -> None:
+        self.answer.add(event)
+
+    def document(self) -> Document:
+        self.response.take(self.answer)
+        return self.response.document()
+
+    def failure(self, error: ProxyError) -> Document:
+        self.response.gather(self.answer)
+        return self.response.failure(error)
+
+
+def written(receipt: Receipt, streams: bool, facts: Mapping[str, str]) -> Written:
     """facts: of the reply."""
-    return Response(receipt.head) if receipt.head["object"] == RESPONSE else Completion(receipt, facts)
+    if receipt.head["object"] != RESPONSE:
+        return Completion(receipt, facts)
+    return Response(receipt.head, receipt.complete) if streams else Whole(receipt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 
@@ -13,12 +14,18 @@ from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.images import Images
 from proxy.edge.writer import Writer
+from proxy.errors import NotFound, ProxyError
 from proxy.types import Chat, Image, Receipt, Route
-from proxy.wire.ids import new_id
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_messages import Limits
 from proxy.wire.openai_responses import read_response
-from proxy.wire.openai_responses_out import PREFIX, ResponseStyle
+from proxy.wire.openai_responses_out import ResponseStyle
+
+ABSENT: Final[Mapping[str, str]] = {
+    "/v1/responses/input_tokens": "only the model that reads a prompt counts it: 'usage.input_tokens' of a response",
+    "/v1/responses/compact": "nothing is compacted; 'truncation': 'auto' leaves out the oldest exchanges",
+}
+"""Endpoints of OpenAI's that are not here, and what is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +42,28 @@ class Responses:
         """A route without a chain is off."""
         if "chat" in self.config.chains:
             yield Route("POST", "/v1/responses", self.create, "user")
+            for path in ABSENT:  # else they would be responses of these names
+                yield Route("POST", path, self.absent, "user")
+
+    async def absent(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.path.removeprefix(self.config.listen.base_path)
+        raise NotFound(f"{path} of OpenAI's is not served here; {ABSENT[path]}.", code="unknown_url")
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["chat"], await read_json(request, self.config.requests)
         asked = read_response(body, self.limits, own.fields)
         check_notes(asked.notes, self.config.params)
-        head = asked.head(new_id(PREFIX), int(time.time()))
+        head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
         ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
-        call = call.but(ask=ask, receipt=Receipt(head, items), deadline=None if asked.background else call.deadline)
-        style = ResponseStyle(head, deferred=asked.background and not asked.stream)
-        return await self.writer.answer(request, call, style, asked.notes)
+        receipt = Receipt(head, items)
+        call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
+        style = ResponseStyle(head, receipt.complete, deferred=asked.background and not asked.stream)
+        try:
+            return await self.writer.answer(request, call, style, asked.notes)
+        except ProxyError as error:
+            error.param = asked.spelled(error.param)
+            raise
 
     async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:
         """Both with linked pictures in them: what is kept must be the same when it is read again."""

@@ -119,7 +119,9 @@ FIELDS: Mapping[str, Field] = {
         "Ollama's sampling options; load-time ones are the operator's, ignored and told.",
     ),
     "user": Field("carried", fields.read_carried_text, "For the records."),
-    "metadata": Field("carried", fields.read_metadata, "Up to 16 pairs of strings, for the records."),
+    "metadata": Field(
+        "carried", fields.read_metadata, "Up to 16 pairs of strings, of 64 and 512 letters, for the records."
+    ),
     "store": Field("carried", fields.read_carried_flag, "For plugins that keep answers."),
     "service_tier": Field("carried", fields.read_carried_text, "For the records."),
     "safety_identifier": Field("carried", fields.read_carried_text, "For the records."),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proxy.asks import last_words
 from proxy.errors import BadCall
 from proxy.types import JSON, Chat, Format, Level, Message, Tool, ToolChoice
 from proxy.wire import openai_messages, read
@@ -57,7 +58,6 @@ class Asked:
     """What became of a field that was not simply honoured: `emulated`, `changed` or `ignored`."""
 
     def chat(self) -> Chat:
-        last = next((one.text for one in reversed(self.messages) if one.role == "user"), "")
         return Chat(
             messages=self.messages,
             tools=self.tools,
@@ -68,7 +68,7 @@ class Asked:
             think=self.think,
             logprobs=self.top_logprobs if self.logprobs else None,
             n=self.n,
-            question=last,
+            question=last_words(self.messages),
         )
 
 
@@ -250,7 +250,12 @@ def read_metadata(asked: Asked, value: JSON, at: str) -> None:
     given = read.mapping(value, at)
     if len(given) > 16:
         raise BadCall(f"Invalid '{at}': more than 16 pairs.", param=at, code="object_above_max_properties")
-    asked.about[at] = {key: read.text(one, f"{at}.{key[:64]}") for key, one in given.items()}
+    for key, one in given.items():
+        name = f"{at}.{key[:64]}"
+        if len(key) > 64 or len(read.text(one, name)) > 512:
+            message = f"Invalid '{name}': a name has 64 letters at most, and a value 512."
+            raise BadCall(message, param=name, code="string_above_max_length")
+    asked.about[at] = given
 
 
 def read_carried_text(asked: Asked, value: JSON, at: str) -> None:

@@ -5,6 +5,7 @@ Source: OpenAI's API reference, "Responses" and "Conversations".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -16,8 +17,24 @@ from proxy.wire.openai_turns import data_url
 Item: TypeAlias = dict[str, JSON]
 """A whole item, as it is listed again: with `id`, `type` and `status`, and content in parts."""
 
+RESPONSE: Final = "resp_"
+"""How a response's id begins."""
+REFERENCE: Final = "item_reference"
+"""An item that stands for another one, whose id it has."""
+PLACED: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})[0-9a-f]{2,4}")
 TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Where the words of a part are, by its type."""
+
+
+def placed(response: str, prefix: str, index: int, digits: int = 2) -> str:
+    """The id of an item that a response made, which tells the response; of 4 digits that of one that it was given."""
+    return f"{prefix}{response.removeprefix(RESPONSE)}{index:0{digits}x}"
+
+
+def response_of(id: str) -> str | None:
+    """The response that made an item or was given it without an id; None where the item's id does not tell."""
+    found = PLACED.fullmatch(id)
+    return None if found is None else RESPONSE + found[1]
 
 
 # --- whole items -> messages ----------------------------------------------------------------------------

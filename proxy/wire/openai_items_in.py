@@ -6,7 +6,7 @@ Source: OpenAI's API reference, "Responses" and "Conversations".
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from proxy.errors import BadCall
@@ -14,7 +14,7 @@ from proxy.types import JSON
 from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_messages, read
 from proxy.wire.ids import new_id
-from proxy.wire.openai_items import Item, said
+from proxy.wire.openai_items import REFERENCE, Item, placed, said
 from proxy.wire.openai_messages import Limits
 
 MOST: Final = 10_000
@@ -26,55 +26,67 @@ ROLES: Final = ("user", "assistant", "system", "developer")
 STATUSES: Final = ("completed", "incomplete", "in_progress")
 
 
-def items(value: JSON, at: str, limits: Limits) -> list[Item]:
+def items(value: JSON, at: str, limits: Limits, response: str = "") -> list[Item]:
     """What a request gives as items, checked and made whole; a text is one message of the user's.
 
-    An item that comes without an id, or with one that another has, gets a new one.  Raises BadCall naming the first
-    field that is wrong or not supported.
+    An item that comes without an id, or with one that another has, gets a new one, which tells the response that it is
+    for.  response: its id, where items may refer to others; these are left as they are.  Raises BadCall naming the
+    first field that is wrong or not supported.
     """
     if type(value) is str:
         value = [{"role": "user", "content": read.filled(value, at)}]
     given = read.array(value, at)
     if len(given) > MOST:
         raise BadCall(f"Invalid '{at}': more than {MOST} items.", param=at, code="array_above_max_length")
-    made = [item(one, f"{at}[{index}]", limits) for index, one in enumerate(given)]
-    return distinct(made)
+    made = [item(one, f"{at}[{index}]", limits, bool(response)) for index, one in enumerate(given)]
+    return distinct(made, response)
 
 
-def distinct(made: list[Item]) -> list[Item]:
-    """No two items with one id: a list is paged by them."""
+def distinct(made: Sequence[Item], response: str = "") -> list[Item]:
+    """The items, none without an id and no two with one: a list is paged by them.  response: as `items` takes it."""
     seen: set[str] = set()
-    for one in made:
-        if one["id"] in seen:
-            one["id"] = new_id(PREFIXES[one["type"]])
+    found = []
+    for index, one in enumerate(made):
+        if (not one["id"] or one["id"] in seen) and one["type"] != REFERENCE:
+            prefix = PREFIXES[one["type"]]
+            one = {**one, "id": placed(response, prefix, index, 4) if response else new_id(prefix)}
         seen.add(one["id"])
-    return made
+        found.append(one)
+    return found
 
 
-def item(value: JSON, at: str, limits: Limits) -> Item:
+def item(value: JSON, at: str, limits: Limits, referring: bool) -> Item:
+    """An item that comes without an id has "" as its id.  referring: whether it may stand for another one."""
     given = read.mapping(value, at)
     kind = _kind(given, at)
-    id, told = _id(given.get("id"), kind, at), READERS[kind](given, at, limits)
+    if kind == REFERENCE:
+        return _reference(given, at, referring)
+    id, told = _id(given.get("id"), at), READERS[kind](given, at, limits)
     return {"id": id, "type": kind, **told, "status": _status(given, at)}
 
 
 def _kind(given: Item, at: str) -> str:
     kind: JSON = given.get("type")
     if kind is None:
-        kind = "message" if "role" in given else "item_reference" if set(given) == {"id"} else None
+        kind = "message" if "role" in given else REFERENCE if set(given) == {"id"} else None
     kind = read.text(read.needed({"type": kind}, "type", f"{at}.type"), f"{at}.type")
-    if kind == "item_reference":
-        message = f"'{at}' refers to an item; send the item itself, or name its response as 'previous_response_id'."
-        raise BadCall(message, param=at, code="unsupported_item")
-    if kind not in READERS:
+    if kind != REFERENCE and kind not in READERS:
         message = f"Items of type '{kind[:80]}' are not supported; those that are: {', '.join(READERS)}."
         raise BadCall(message, param=f"{at}.type", code="unsupported_item")
     return str(kind)
 
 
-def _id(value: JSON, kind: str, at: str) -> str:
+def _reference(given: Item, at: str, allowed: bool) -> Item:
+    if not allowed:
+        message = f"'{at}' refers to an item, and none that are kept can be looked up here; send the item itself."
+        raise BadCall(message, param=at, code="unsupported_item")
+    return {"id": _needed(given, "id", at), "type": REFERENCE}
+
+
+def _id(value: JSON, at: str) -> str:
+    """ "" for none, and for what cannot be one."""
     given = "" if value is None else read.text(value, f"{at}.id")
-    return given if SANE.fullmatch(given) else new_id(PREFIXES[kind])
+    return given if SANE.fullmatch(given) else ""
 
 
 def _status(given: Item, at: str) -> str:

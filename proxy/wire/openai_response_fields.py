@@ -11,8 +11,9 @@ from proxy.types import JSON, Format, Tool, ToolChoice
 from proxy.wire import openai_fields as fields
 from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_items_in, openai_messages, read
+from proxy.wire.ids import new_id
 from proxy.wire.openai_fields import Asked, Read, formatted
-from proxy.wire.openai_items import Item
+from proxy.wire.openai_items import RESPONSE, Item
 
 KEPT: Final = "previous_response_id"
 """The field by which it is known whether a chain keeps responses."""
@@ -20,6 +21,8 @@ OWNERS: Final = {KEPT: "stored", "background": "stored", "conversation": "conver
 """Fields of OpenAI's that a plugin serves."""
 DECLARED: Final = {"prompt": "template"}
 """As which such a plugin declares it, where that is not the same."""
+INNER: Final = {"name": "id"}
+"""Parts of a template's wish, and what they are called in a prompt."""
 NOTHING: Final[Mapping[str, JSON]] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
     "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "prompt_cache_key": None,
@@ -34,10 +37,12 @@ NOTHING: Final[Mapping[str, JSON]] = {
 class AskedResponse(Asked):
     """A request for a response as it is read.
 
+    id: the response's.
     theirs: the fields that the chain's plugins declared.
     echo: the fields that the response repeats.
     """
 
+    id: str = field(default_factory=lambda: new_id(RESPONSE))
     theirs: Collection[str] = ()
     items: list[Item] = field(default_factory=list)
     instructions: str = ""
@@ -48,13 +53,22 @@ class AskedResponse(Asked):
     echo: dict[str, JSON] = field(default_factory=dict)
     search: file_search.Choosing = field(default_factory=file_search.Choosing)
 
-    def head(self, id: str, created: int) -> dict[str, JSON]:
+    def head(self, created: int) -> dict[str, JSON]:
         """The response before anything was answered.  created: Unix seconds."""
         return {
-            "id": id, "object": "response", "created_at": created, "status": "in_progress", "error": None,
+            "id": self.id, "object": "response", "created_at": created, "status": "in_progress", "error": None,
             "incomplete_details": None, **NOTHING, **self.echo, "background": self.background, "model": self.model,
             "output": [], "store": self.store, "usage": None, "completed_at": None,
         }  # fmt: skip
+
+    def spelled(self, param: str | None) -> str | None:
+        """The field of this request that an inner one's name stands for."""
+        outer, _, rest = (param or "").partition(".")
+        if outer.startswith("messages"):  # which are other ones than the items
+            return "input"
+        if outer == "template" and "prompt" in self.echo:
+            return ".".join(filter(None, ("prompt", INNER.get(rest, rest))))
+        return param
 
 
 def _response(asked: Asked) -> AskedResponse:
@@ -83,7 +97,8 @@ def echoed(reader: Read) -> Read:
 
 def read_input(asked: Asked, value: JSON, at: str) -> None:
     mine = _response(asked)
-    mine.items = openai_items_in.items(value, at, asked.limits)
+    kept = KEPT in mine.theirs  # else there is nothing that an item could refer to
+    mine.items = openai_items_in.items(value, at, asked.limits, mine.id if kept else "")
     parts = (part for one in mine.items if one["type"] == "message" for part in one["content"])
     if any(part.get("detail", "auto") != "auto" for part in parts):  # no local model hears it
         asked.notes["input.input_image.detail"] = "ignored"
@@ -183,6 +198,8 @@ def read_text(asked: Asked, value: JSON, at: str) -> None:
     if given.get("format") is not None:
         form = read.mapping(given["format"], f"{at}.format")
         _format(asked, form, f"{at}.format")
+    if (verbosity := given.get("verbosity")) is not None:
+        read.one_of(verbosity, f"{at}.verbosity", ("low", "medium", "high"))
     asked.notes |= {f"{at}.{name}": "ignored" for name in given if name != "format" and given[name] is not None}
     _response(asked).echo[at] = {"format": form or {"type": "text"}}
 

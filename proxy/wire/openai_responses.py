@@ -13,11 +13,11 @@ from proxy.errors import BadCall
 from proxy.types import JSON, Message
 from proxy.wire import openai_fields as fields
 from proxy.wire import openai_file_search as file_search
-from proxy.wire import openai_items_in, read
 from proxy.wire import openai_response_fields as own
+from proxy.wire import read
 from proxy.wire.openai_chat import together
 from proxy.wire.openai_fields import Field
-from proxy.wire.openai_items import messages
+from proxy.wire.openai_items import REFERENCE, messages
 from proxy.wire.openai_messages import Limits
 from proxy.wire.openai_response_fields import KEPT, AskedResponse
 
@@ -32,9 +32,8 @@ def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> A
     asked = AskedResponse(limits, theirs=theirs)
     inner = (*FIELDS, file_search.KIND)  # which is declared as a field, and comes as a tool
     fields.read_fields(asked, body, FIELDS, [name for name in theirs if name not in inner])
-    asked.items = openai_items_in.distinct(asked.items)
     told = (Message("system", asked.instructions),) if asked.instructions else ()
-    asked.messages = (*told, *messages(asked.items))
+    asked.messages = (*told, *messages(one for one in asked.items if one["type"] != REFERENCE))
     _needed(asked, body)
     _settle_store(asked, body)
     asked.tool_choice = asked.search.settled(asked.tool_choice, asked.extra, asked.notes)
@@ -73,8 +72,8 @@ FIELDS: Final[Mapping[str, Field]] = {
     "input": Field(
         "honoured",
         own.read_input,
-        "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`; others "
-        "are a 400.",
+        "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`, "
+        "`item_reference` with the plugin `stored`; others are a 400.",
     ),
     "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
     "previous_response_id": Field(
@@ -122,7 +121,7 @@ FIELDS: Final[Mapping[str, Field]] = {
         own.echoed(own.read_truncation),
         "`auto` leaves out the oldest exchanges; plugin `stored`, else it is ignored: what does not fit is a 400.",
     ),
-    "metadata": Field("carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings."),
+    "metadata": Field("carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings, of 64 and 512 letters."),
     "options": Field("honoured", fields.read_options, "Ollama's sampling options, as of chats."),
     "user": Field("carried", CARRIED, "For the records."),
     "safety_identifier": Field("carried", CARRIED, "For the records."),

@@ -5,22 +5,20 @@ Source: OpenAI's API reference, "Responses" and "Streaming events".
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer
-from proxy.types import JSON, Event, Finish, Searched, Sources, Text, Thinking, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Moment, Searched, Sources, Text, Thinking, ToolCalled, Usage
 from proxy.wire import openai_file_search as file_search
 from proxy.wire.openai_errors import SseStyle, clean
-from proxy.wire.openai_items import Item
+from proxy.wire.openai_items import Item, placed
 from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
 
-PREFIX: Final = "resp_"
 FAILED: Final = {429: "rate_limit_exceeded"}
 """OpenAI's codes of what fails a response; `server_error` for any other status."""
 
@@ -35,10 +33,12 @@ class ResponseStyle(SseStyle):
     """How one response is written.
 
     head: the response before anything was answered.
+    complete: when it was.
     deferred: the answer comes later; whoever asks is told no more than that it is in line.
     """
 
     head: Mapping[str, JSON]
+    complete: Moment = field(default_factory=Moment)
     deferred: bool = False
     written: Response | None = None
 
@@ -50,24 +50,22 @@ class ResponseStyle(SseStyle):
         return orjson.dumps(response.document())
 
     def chunks(self, fingerprint: str) -> Response:
-        self.written = Response(self.head)
+        self.written = Response(self.head, self.complete)
         return self.written
 
     def failed(self, error: ProxyError) -> bytes:
-        return (self.written or Response(self.head)).failed(error)
+        return (self.written or self.chunks("")).failed(error)
 
 
 class Response:
     """Writes the events of one answer, and knows the response so far.
 
-    The same head and the same events make the same bytes but for the time of completion: ids of items are made of the
-    response's own.
+    The same head, moment and events make the same bytes: ids of items are made of the response's own.
     """
 
-    def __init__(self, head: Mapping[str, JSON], completed_at: int | None = None) -> None:
-        """completed_at: Unix seconds; None is when it is asked for."""
+    def __init__(self, head: Mapping[str, JSON], complete: Moment) -> None:
         self.head = head
-        self.completed_at = completed_at
+        self.complete = complete
         self.summed = bool((head.get("reasoning") or {}).get("summary"))
         self.later = bool(head.get("background"))
         self.running = False
@@ -108,13 +106,18 @@ class Response:
 
     def take(self, answer: Answer) -> None:
         """All of a whole answer."""
+        self.gather(answer)
+        self.write(Finish(answer.choice(0).finish))
+
+    def gather(self, answer: Answer) -> None:
+        """All of an answer that is whole but for its end."""
         choice = answer.choice(0)
         events: list[Event] = [] if choice.searched is None else [choice.searched]
         events += [Thinking(choice.thinking)] if choice.thinking else []
         events += [Text(choice.text, logprobs=tuple(choice.logprobs))] if choice.text else []
         events += [ToolCalled(one.id, one.name, one.arguments) for one in choice.tool_calls]
         events += [] if choice.sources is None else [choice.sources]
-        for event in (*events, Finish(choice.finish)):
+        for event in events:
             self.write(event)
         self.usage = answer.usage
 
@@ -139,8 +142,7 @@ class Response:
         if not status and full:
             told["incomplete_details"] = {"reason": "max_output_tokens"}
         elif not status:
-            self.completed_at = self.completed_at or int(time.time())
-            told["completed_at"] = self.completed_at
+            told["completed_at"] = self.complete()
         return {**self.head, **told, "usage": usage_of(self.usage)}
 
     def failure(self, error: ProxyError) -> dict[str, JSON]:
@@ -173,7 +175,7 @@ class Response:
     def place(self, prefix: str) -> tuple[str, int]:
         """The id and index of a new item."""
         index, self.items = self.items, self.items + 1
-        return f"{prefix}{str(self.head['id']).removeprefix(PREFIX)}{index:02x}", index
+        return placed(str(self.head["id"]), prefix, index), index
 
     def say(self, event: Text) -> bytes:
         told = self.thought_out()

@@ -41,31 +41,142 @@ YEARS: Final = tuple(str(year) for year in range(1702, 1960))
 
 @dataclass(frozen=True, slots=True)
 class Fact:
+    """asked: with words of the sentence; otherwise: with none of them but the name."""
+
     section: str
     sentence: str
     asked: str
+    otherwise: str
     values: Sequence[str]
 
 
 FACTS: Final = (
-    Fact("History", "It was founded by {x}, who had come into money.", "Who founded the {name}?", PEOPLE),
-    Fact("History", "The building was finished in {x}.", "In which year was the {name} finished?", YEARS),
-    Fact("History", "A fire took half of it in {x}.", "When did a fire damage the {name}?", YEARS),
-    Fact("History", "It was sold by auction to {x}.", "Who bought the {name} at auction?", PEOPLE),
-    Fact("People", "For most of that century {x} looked after it alone.", "Who looked after the {name}?", PEOPLE),
-    Fact("People", "The painter {x} had a studio in its attic.", "Which painter had a studio at the {name}?", PEOPLE),
-    Fact("People", "The first child born there was {x}.", "Which child was born first at the {name}?", PEOPLE),
-    Fact("Building", "Its outer walls are of {x}.", "What are the walls of the {name} made of?", STUFF),
-    Fact("Building", "The great door is painted {x}.", "What colour is the door of the {name}?", COLOURS),
-    Fact("Building", "The staircase is made of {x}.", "Of what is the staircase of the {name}?", STUFF),
-    Fact("Building", "A weathercock of {x} turns on its roof.", "Of what is the weathercock of the {name}?", STUFF),
-    Fact("Visitors", "There is a fair with dancing each {x}.", "When is the fair at the {name}?", MONTHS),
-    Fact("Visitors", "On a {x} nobody is let in.", "On which day is nobody let into the {name}?", DAYS),
-    Fact("Visitors", "Guided tours are given by {x}.", "Who gives tours of the {name}?", PEOPLE),
-    Fact("Visitors", "Swimming from its steps is allowed from {x} on.", "When may one swim at the {name}?", MONTHS),
-    Fact("Legends", "A ghost in the shape of a {x} walks there.", "What shape has the ghost of the {name}?", BEASTS),
-    Fact("Legends", "Children are told that a {x} is buried under it.", "What is buried under the {name}?", BEASTS),
-    Fact("Legends", "Whoever sees a {x} there will marry soon.", "What must one see at the {name} to marry?", BEASTS),
+    Fact(
+        "History",
+        "It was founded by {x}, who had come into money.",
+        "Who founded the {name}?",
+        "To whose fortune does the {name} owe its existence?",
+        PEOPLE,
+    ),
+    Fact(
+        "History",
+        "The building was finished in {x}.",
+        "In which year was the {name} finished?",
+        "When did construction work on the {name} come to an end?",
+        YEARS,
+    ),
+    Fact(
+        "History",
+        "A fire took half of it in {x}.",
+        "When did a fire damage the {name}?",
+        "What was the year of the blaze that burnt the {name}?",
+        YEARS,
+    ),
+    Fact(
+        "History",
+        "It was sold by auction to {x}.",
+        "Who bought the {name} at auction?",
+        "Whose bid won when the {name} went under the hammer?",
+        PEOPLE,
+    ),
+    Fact(
+        "People",
+        "For most of that century {x} looked after it alone.",
+        "Who looked after the {name}?",
+        "Name the {name}'s only caretaker.",
+        PEOPLE,
+    ),
+    Fact(
+        "People",
+        "The painter {x} had a studio in its attic.",
+        "Which painter had a studio at the {name}?",
+        "Which artist worked under the roof of the {name}?",
+        PEOPLE,
+    ),
+    Fact(
+        "People",
+        "The first child born there was {x}.",
+        "Which child was born first at the {name}?",
+        "Which baby came into the world before any other at the {name}?",
+        PEOPLE,
+    ),
+    Fact(
+        "Building",
+        "Its outer walls are of {x}.",
+        "What are the walls of the {name} made of?",
+        "Which material is the {name}'s exterior built from?",
+        STUFF,
+    ),
+    Fact(
+        "Building",
+        "The great door is painted {x}.",
+        "What colour is the door of the {name}?",
+        "Which hue greets people at the entrance to the {name}?",
+        COLOURS,
+    ),
+    Fact(
+        "Building",
+        "The staircase is made of {x}.",
+        "Of what is the staircase of the {name}?",
+        "Which material are the steps inside the {name}?",
+        STUFF,
+    ),
+    Fact(
+        "Building",
+        "A weathercock of {x} turns on its roof.",
+        "Of what is the weathercock of the {name}?",
+        "From which material is the wind vane atop the {name}?",
+        STUFF,
+    ),
+    Fact(
+        "Visitors",
+        "There is a fair with dancing each {x}.",
+        "When is the fair at the {name}?",
+        "In which month does the {name} hold its annual festival?",
+        MONTHS,
+    ),
+    Fact(
+        "Visitors",
+        "On a {x} nobody is let in.",
+        "On which day is nobody let into the {name}?",
+        "When in the week is the {name} closed to the public?",
+        DAYS,
+    ),
+    Fact(
+        "Visitors",
+        "Guided tours are given by {x}.",
+        "Who gives tours of the {name}?",
+        "Who shows people around the {name}?",
+        PEOPLE,
+    ),
+    Fact(
+        "Visitors",
+        "Swimming from its steps is allowed from {x} on.",
+        "When is swimming allowed at the {name}?",
+        "In which month does the bathing season begin at the {name}?",
+        MONTHS,
+    ),
+    Fact(
+        "Legends",
+        "A ghost in the shape of a {x} walks there.",
+        "What shape has the ghost of the {name}?",
+        "Which animal haunts the {name} as a phantom?",
+        BEASTS,
+    ),
+    Fact(
+        "Legends",
+        "Children are told that a {x} is buried under it.",
+        "What is buried under the {name}?",
+        "Which animal has its grave beneath the {name}?",
+        BEASTS,
+    ),
+    Fact(
+        "Legends",
+        "Whoever sees a {x} there will marry soon.",
+        "What must one see at the {name} to marry?",
+        "Which animal at the {name} foretells a wedding?",
+        BEASTS,
+    ),
 )
 EACH: Final = 7
 """Facts of an article."""
@@ -95,15 +206,16 @@ class Article:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """answer: a sentence of the article of this title."""
+    """answer: a sentence of the article of this title.  worded: whether it is asked with words of that sentence."""
 
     text: str
     title: str
     answer: str
+    worded: bool
 
 
 def county(seed: int = 7) -> tuple[list[Article], list[Question]]:
-    """320 articles and as many questions; always the same for one seed."""
+    """320 articles, and two questions for a fact of each: with its words, and without; always the same for one seed."""
     chance = random.Random(seed)
     articles, questions = [], []
     for place in PLACES:
@@ -115,7 +227,10 @@ def county(seed: int = 7) -> tuple[list[Article], list[Question]]:
             ]
             articles.append(Article(name, written(name, said, chance)))
             fact, answer = chance.choice(said)
-            questions.append(Question(fact.asked.format(name=name), name, answer))
+            questions += [
+                Question(asked.format(name=name), name, answer, worded)
+                for asked, worded in ((fact.asked, True), (fact.otherwise, False))
+            ]
     return articles, questions
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import BARE, Running, Start
-from tests.whole.asking import Json, asked, error_of, whole
+from tests.whole.asking import Json, asked, data_url, error_of, whole
 from tests.whole.responding import KINDS, checked, events_of, told
 
 ASK: Json = {"model": "demo", "input": "hi"}
@@ -128,6 +128,17 @@ async def test_a_stream_that_breaks_off_is_failed_and_a_failure_to_start_has_its
         assert error["code"] == "upstream_server"
 
 
+async def test_what_is_found_wrong_further_in_has_the_name_that_was_sent(start: Start) -> None:
+    async with start() as run:
+        picture = {"type": "input_image", "image_url": data_url()}
+        body = {**ASK, "input": [{"role": "user", "content": [picture]}]}
+        for streams in (False, True):
+            error = await error_of(
+                await run.http.post(f"{run.url}/v1/responses", json={**body, "stream": streams}), 400
+            )
+            assert (error["param"], error["code"]) == ("input", "model_not_capable")
+
+
 async def test_a_tool_loop_runs_on_the_clients_own_items(start: Start) -> None:
     async with start() as run, run.client() as client:
         items: list[Any] = [{"role": "user", "content": "What says get_weather of Rome?"}]
@@ -186,6 +197,13 @@ WRONG: list[tuple[Json, str, str | None]] = [
     ({"truncation": "some"}, "truncation", "invalid_value"),
     ({"moderation": {"model": "m"}}, "moderation", "unsupported_parameter"),
     ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"metadata": {"a": "b" * 513}}, "metadata.a", "string_above_max_length"),
+    ({"metadata": {"a" * 65: "b"}}, f"metadata.{'a' * 64}", "string_above_max_length"),
+    ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "object_above_max_properties"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "unsupported_item"),
+    ({"text": {"verbosity": "loud"}}, "text.verbosity", "invalid_value"),
+    ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "name": "f"}]}},
+     "tool_choice.tools[0].type", "invalid_value"),
 ]  # fmt: skip
 
 
@@ -194,6 +212,14 @@ async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
         for body, param, code in WRONG:
             error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, **body}), 400)
             assert (error["param"], error["code"]) == (param, code), body
+
+
+@pytest.mark.parametrize(("path", "instead"), [("input_tokens", "usage.input_tokens"), ("compact", "truncation")])
+async def test_endpoints_that_are_not_here_say_what_is(start: Start, path: str, instead: str) -> None:
+    async with start(BARE + "\nlisten: {base_path: /ai}\n") as run:
+        response = await run.http.post(f"{run.url}/ai/v1/responses/{path}", json=ASK)
+        error = await error_of(response, 404)
+    assert error["code"] == "unknown_url" and instead in error["message"]
 
 
 async def test_without_a_chain_for_chats_there_are_no_responses(start: Start) -> None:

@@ -77,6 +77,9 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     filled = await alice.responses.create(prompt={"id": "summarize", "variables": {"text": LIGHT}})
     assert "Mabel Quill" in json.dumps(run.ollama.seen[-1].body["messages"]) and filled.status == "completed"
     assert (await alice.responses.retrieve(filled.id)).output_text == filled.output_text
+    with pytest.raises(openai.BadRequestError) as caught:
+        await alice.responses.create(prompt={"id": "summarize", "variables": {"nope": LIGHT}})
+    assert caught.value.param == "prompt.variables"
 
 
 async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-FIRST: Final = 8
+FIRST: Final = 1
+"""Most spheres have one question: room for more would be most of the memory."""
 MOST: Final = 2048
 """Questions of one sphere: what has the same system prompt, history, options and so on."""
 CLOSEST: Final = 5
@@ -29,13 +30,14 @@ class Sphere:
         self.asked: list[tuple[str, str]] = []
         """Where its answer is, and the question."""
         self.places: dict[str, int] = {}
+        """In the order in which they came."""
 
-    def add(self, where: str, question: str, vector: Vector) -> None:
+    def add(self, where: str, question: str, vector: Vector, most: int = MOST) -> None:
         import numpy as np
 
         self.drop(where)
-        if len(self.asked) >= MOST:
-            self.drop(self.asked[0][0])
+        while len(self.asked) >= min(most, MOST):
+            self.drop(next(iter(self.places)))
         place = len(self.asked)
         if place == len(self.vectors):
             self.vectors = np.concatenate([self.vectors, np.zeros_like(self.vectors)])
@@ -79,7 +81,7 @@ class Index:
             found = self.spheres[sphere] = Sphere(len(vector))
         self.spheres.move_to_end(sphere)
         self.size -= len(found.asked)
-        found.add(where, question, vector)
+        found.add(where, question, vector, most)
         self.size += len(found.asked)
         while self.size > most and len(self.spheres) > 1:
             self.forget(next(iter(self.spheres)))

@@ -59,20 +59,63 @@ OPENERS: Final = words("""
 """)
 """Words that begin a sentence and are no names; they say little of what it is about."""
 
+ENGLISH: Final = words("""
+    the what who whom whose which where why how are were does did could should would there here these those this that
+    it its she they you your our their please tell give explain write make summarize summarise translate find help if
+    and from with about into
+""")
+"""Words of hardly any other language."""
+SHORT: Final = 40
+"""Words of an answer that says one thing."""
+YES: Final = words("yes true correct right")
+NO: Final = words("no false incorrect wrong")
+
 
 def alike(one: str, other: str) -> bool:
     """Whether nothing that turns an answer differs: numbers, names, dates, negations, opposites, who does what."""
     if len(one) > LONGEST or len(other) > LONGEST:
         return False
-    (marks, said), (others, also_said) = read(one), read(other)
+    (marks, said, known), (others, also_said, also_known) = read(one), read(other)
+    if marks != others:
+        return False
+    if not (known and also_known):  # what turns an answer in its language is not known
+        return said == also_said
     # The same words in another order are another matter: "the dog bites the man".
-    return marks == others and (said == also_said or sorted(said) != sorted(also_said))
+    return said == also_said or sorted(said) != sorted(also_said)
+
+
+def at_odds(one: str, other: str) -> bool:
+    """Whether two answers to one question say different things, however like their vectors are.
+
+    They begin with yes and no; or they are short, and each names something, but nothing that the other says.
+    """
+    pieces, others = ([piece.lower() for piece in PIECE.findall(text)] for text in (one, other))
+    first, second = (next(iter(several), "") for several in (pieces, others))
+    if (first in YES and second in NO) or (first in NO and second in YES):
+        return True
+    if len(pieces) > SHORT or len(others) > SHORT:
+        return False
+    names, also_names = names_in(one), names_in(other)
+    return bool(names and also_names) and names.isdisjoint(others) and also_names.isdisjoint(pieces)
+
+
+def names_in(text: str) -> set[str]:
+    """And numbers; not what is written large only because a sentence begins."""
+    found, fresh = set[str](), True
+    for piece in PIECE.findall(text):
+        if not piece[0].isalnum():
+            fresh = piece in ENDS
+            continue
+        if piece[0].isdigit() or (piece[0].isupper() and not fresh and piece.lower() not in OPENERS):
+            found.add(piece.lower())
+        fresh = False
+    return found
 
 
 @lru_cache(4096)
-def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What turns its answer, sorted; and its words that say something, in their order."""
-    marks, said, fresh = list[str](), list[str](), True
+def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """What turns its answer, sorted; its words that say something, in their order; and whether it is English."""
+    marks, said, fresh, english = list[str](), list[str](), True, False
     for piece in PIECE.findall(text):
         word = piece.lower().replace("\u2019", "'")
         if not piece[0].isalnum():
@@ -83,8 +126,9 @@ def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
             marks.append("not" if word.endswith("n't") or word == "cannot" else word)
         if word not in OPENERS:
             said.append(word)
+        english = english or word in ENGLISH
         fresh = False
-    return tuple(sorted(marks)), tuple(said)
+    return tuple(sorted(marks)), tuple(said), english
 
 
 def is_mark(piece: str, word: str, fresh: bool) -> bool:

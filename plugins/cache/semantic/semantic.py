@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field, PositiveInt
 
 from plugins.cache import key
 from plugins.cache.semantic.index import Index
-from plugins.cache.semantic.likeness import LONGEST, alike
+from plugins.cache.semantic.likeness import LONGEST, alike, at_odds
+from plugins.cache.semantic.pairs import Memory, Pairs
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import Host
+from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
 from proxy.types import JSON, Call, Chat, Embed, Handler
 
@@ -27,14 +28,12 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
-Known = TypeVar("Known")
-Told = TypeVar("Told")
 PATIENCE: Final = 2.0
 """Seconds that a question's vector may take; without it the call goes on as if nothing were like it."""
 OFTEN: Final = 60.0
 """Seconds between two lines of the log that say so."""
-REMEMBERED: Final = 10_000
-"""Pairs that were given, and pairs that are vetoed."""
+REST: Final = 5.0
+"""Seconds for which no vectors are asked for after one did not come in time: every miss would wait for its own."""
 AGREE: Final = 0.85
 """Cosine of two answers that say the same, about."""
 AUDITS: Final = 2
@@ -63,19 +62,25 @@ class Near:
     question: str
     vector: Vector
 
+    def pair(self, where: str) -> str:
+        """With the answer that is there."""
+        return key.key_of(key.told_of([self.question, where], "", self.sphere))
 
+
+@dataclass(slots=True)
 class State:
-    """Outlives reloads; nothing of it is kept over a restart, or shared with other processes."""
+    """Outlives reloads; of it only pairs are kept over a restart, or shared with other processes."""
 
-    def __init__(self) -> None:
-        self.index = Index()
-        self.given: OrderedDict[tuple[str, str], tuple[Near, str]] = OrderedDict()
-        """By caller and id of the call: what was asked, and where the answer is that was given."""
-        self.vetoed: OrderedDict[tuple[str, str, str], None] = OrderedDict()
-        """Sphere, question, and where the answer is that is not given to it again."""
-        self.hits = self.audited = self.wrong = self.failed = 0
-        self.auditing = 0
-        self.told = float("-inf")
+    index: Index = field(default_factory=Index)
+    pairs: Memory = field(default_factory=Memory)
+    hits: int = 0
+    audited: int = 0
+    wrong: int = 0
+    failed: int = 0
+    auditing: int = 0
+    told: float = float("-inf")
+    rests: float = float("-inf")
+    """Until when no vectors are asked for."""
 
     def stats(self) -> dict[str, JSON]:
         """wrong_hit_rate: None before anything was audited."""
@@ -85,16 +90,19 @@ class State:
             "audited": self.audited,
             "wrong": self.wrong,
             "wrong_hit_rate": round(self.wrong / self.audited, 4) if self.audited else None,
-            "vetoed": len(self.vetoed),
+            "vetoed": len(self.pairs.vetoed),
             "errors": self.failed,
         }
 
 
 class Semantic:
-    def __init__(self, settings: Settings, host: Host) -> None:
+    """store: the cache's, in which processes tell each other of pairs.  tenant: of a caller, who shares entries."""
+
+    def __init__(self, settings: Settings, host: Host, store: KeyValue, tenant: Callable[[str], str]) -> None:
         self.settings = settings
         self.host = host
         self.state = host.kept("cache semantic", State)
+        self.pairs = Pairs(self.state.pairs, store, tenant)
 
     async def near(self, call: Call, stamp: str, tenant: str) -> Near | None:
         """The question of a call that may be like another; None for what never may."""
@@ -104,12 +112,12 @@ class Semantic:
         vector = await self.vector(call.ask.question, call)
         return None if vector is None else Near(sphere, call.ask.question, vector)
 
-    def found(self, near: Near) -> Iterator[tuple[str, float]]:
+    async def found(self, near: Near, caller: str) -> list[tuple[str, float]]:
         """Where answers to like questions are, the nearest first, and the cosines."""
-        for where, question, cosine in self.state.index.near(near.sphere, near.vector, self.settings.threshold):
-            vetoed = (near.sphere, near.question, where) in self.state.vetoed
-            if not vetoed and alike(near.question, question):
-                yield where, cosine
+        candidates = self.state.index.near(near.sphere, near.vector, self.settings.threshold)
+        like = [(where, cosine) for where, question, cosine in candidates if alike(near.question, question)]
+        fine = await self.pairs.open(caller, [near.pair(where) for where, _ in like])
+        return [one for one, may in zip(like, fine, strict=True) if may]
 
     def learn(self, near: Near, where: str) -> None:
         self.state.index.add(near.sphere, where, near.question, near.vector, self.settings.questions)
@@ -120,18 +128,21 @@ class Semantic:
 
     def gave(self, call: Call, near: Near, where: str) -> None:
         self.state.hits += 1
-        remember(self.state.given, (call.caller, call.id), (near, where))
+        told = (call.caller, call.id, near.pair(where))
+        self.pairs.note(*told)
+        self.host.background.start(self.pairs.tell(*told), "telling of a pair of questions")
 
     def refused(self, caller: str, call: str) -> None:
         """A caller found an answer bad; if it was another question's, the two are no pair any more."""
-        if (pair := self.state.given.pop((caller, call), None)) is not None:
-            self.veto(*pair)
-
-    def veto(self, near: Near, where: str) -> None:
-        remember(self.state.vetoed, (near.sphere, near.question, where), None)
+        pair = self.pairs.refused(caller, call)
+        self.host.background.start(self.pairs.veto(caller, call, pair), "telling that two questions are no pair")
 
     async def vector(self, text: str, call: Call) -> Vector | None:
         """Of unit length; None where there is none, or none in time."""
+        import numpy as np
+
+        if self.host.clock.monotonic() < self.state.rests:
+            return None
         asked = call.but(
             route="internal",
             model=self.settings.model,
@@ -145,15 +156,21 @@ class Semantic:
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await collect(await self.host.send(asked))
-        except (ProxyError, TimeoutError) as error:
-            self.tell(str(error) or f"it took more than {PATIENCE:g} s")
+        except TimeoutError:
+            self.state.rests = self.host.clock.monotonic() + REST
+            self.tell(f"it took more than {PATIENCE:g} s")
+            return None
+        except ProxyError as error:
+            self.tell(str(error))
             return None
         if answer.vectors is None or not len(answer.vectors.values):
             return None
-        vector: Vector = answer.vectors.values[0]
-        return vector
+        vector = np.asarray(answer.vectors.values[0], dtype=np.float32)
+        length = float(np.linalg.norm(vector))
+        return vector / np.float32(length) if 0 < length < float("inf") else None
 
     def tell(self, why: str) -> None:
+        """Of vectors that there are not."""
         self.state.failed += 1
         if (now := self.host.clock.monotonic()) - self.state.told >= OFTEN:
             self.state.told = now
@@ -164,25 +181,25 @@ class Semantic:
         return self.state.auditing < AUDITS and self.host.clock.uniform(0, 1) < self.settings.audit
 
     async def audit(self, call: Call, call_next: Handler, given: str) -> bool:
-        """Whether an answer that was given says the same as one that is generated anew, by their vectors."""
+        """Whether an answer that was given says the same as one that is generated anew: by their vectors, and by what
+        turns an answer."""
         self.state.auditing += 1
         try:
-            answer = await collect(await call_next(call.but(stream=False, deadline=None)))
-            one, other = [await self.vector(text, call) for text in (given, answer.choice(0).text)]
+            anew = (await collect(await call_next(call.but(stream=False, deadline=None)))).choice(0).text
+            one, other = [await self.vector(text, call) for text in (given, anew)]
         finally:
             self.state.auditing -= 1
         if one is None or other is None:
             return True
-        right = float(one @ other) >= AGREE
+        right = float(one @ other) >= AGREE and not at_odds(given, anew)
         self.state.audited += 1
         self.state.wrong += not right
         return right
 
-
-def remember(pairs: OrderedDict[Known, Told], known: Known, told: Told) -> None:
-    pairs[known] = told
-    while len(pairs) > REMEMBERED:
-        pairs.popitem(last=False)
+    async def wrong(self, call: Call, near: Near, where: str) -> None:
+        """An answer is not given to this question again."""
+        self.pairs.note(call.caller, call.id, near.pair(where))
+        await self.pairs.veto(call.caller, call.id, self.pairs.refused(call.caller, call.id))
 
 
 def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:

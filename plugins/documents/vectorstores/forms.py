@@ -145,7 +145,7 @@ class Hybrid(Strict):
 
 
 class Ranking(Strict):
-    """ranker: there is one way to rank, whichever is named."""
+    """ranker: `none` does without the closer look at the best; all others are the same one."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
     score_threshold: Share = 0.0

@@ -73,7 +73,8 @@ class Searching:
         found: dict[tuple[str, int], Result] = {}
         for query in wanted.queries:
             ids = [one.id for one in wanted.stores]
-            wish = Wish(wanted.caller, query, wanted.top, ids, wanted.filters, wanted.merge, ranking.words)
+            how = (wanted.filters, wanted.merge, ranking.words, 0 if ranking.ranker == "none" else None)
+            wish = Wish(wanted.caller, query, wanted.top, ids, *how)
             outcome = await self.search.run(wish)
             fit = self.fit(outcome.hits)
             for hit in outcome.hits:

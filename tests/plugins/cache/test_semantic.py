@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from plugins.cache.semantic.index import MOST, Index
-from plugins.cache.semantic.likeness import LONGEST, alike
+from plugins.cache.semantic import semantic
+from plugins.cache.semantic.index import MOST, Index, Sphere
+from plugins.cache.semantic.likeness import LONGEST, alike, at_odds
 from proxy.upstreams.demo import Simulator
 from proxy.upstreams.demo.answers import Said
 from tests.conftest import Running, Start
@@ -78,10 +79,34 @@ def test_other_words_may_mean_the_same(one: str, other: str) -> None:
             "trade of richer countries with workers in poorer ones",
         ),
         ("a" * (LONGEST + 1), "a" * (LONGEST + 1)),
+        ("Ist der hund erlaubt", "Ist der hund verboten"),
+        ("was kostet es im januar", "was kostet es im februar"),
+        ("今天会下雨吗", "明天会下雨吗"),
     ],
 )
 def test_what_turns_an_answer_is_looked_for(one: str, other: str) -> None:
     assert not alike(one, other) and not alike(other, one)
+
+
+def test_the_same_words_are_the_same_question_in_every_language() -> None:
+    assert alike("Wann beginnt der Winter?", "Wann beginnt der Winter") and alike("今天会下雨吗", "今天会下雨吗\uff1f")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "odds"),
+    [
+        ("Yes, it is allowed.", "No, it is not allowed.", True),
+        ("The capital is Paris.", "The capital is London.", True),
+        ("It takes 5 minutes.", "It takes 12 minutes.", True),
+        ("The capital is Paris.", "Paris is the capital of France.", False),
+        ("Plants make sugar of light.", "Photosynthesis is how plants make sugar.", False),
+        ("It was Ada Lovelace in 1843.", "Ada Lovelace", False),
+        ("Many say so. " * 20 + "It was Ada.", "It was Bob. " + "Many say so. " * 20, False),
+        ("", "", False),
+    ],
+)
+def test_answers_that_are_at_odds_are_so_however_alike_they_sound(one: str, other: str, odds: bool) -> None:
+    assert at_odds(one, other) is at_odds(other, one) is odds
 
 
 async def test_a_like_question_gets_the_answer_that_is_there(start: Start) -> None:
@@ -152,11 +177,10 @@ async def test_a_bad_answer_is_not_given_to_the_question_again(start: Start, tmp
         assert (await stats(run))["vetoed"] == 1
 
 
-@pytest.mark.parametrize("right", [True, False])
-async def test_an_audit_measures_how_many_were_wrong(start: Start, right: bool) -> None:
-    answers = iter(
-        ["The capital is Paris.", "The capital is Paris." if right else "Nobody has ever seen it snow there."]
-    )
+@pytest.mark.parametrize("other", ["Paris", "Nowhere, and nobody ever heard of it", "London"])
+async def test_an_audit_measures_how_many_were_wrong(start: Start, other: str) -> None:
+    right = other == "Paris"
+    answers = iter(["The capital is Paris.", f"The capital is {other}."])
     async with start(config(", audit: 1"), Simulator(say=lambda body: Said(next(answers, "more")))) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN) == ("hit", "1.0000")
@@ -167,6 +191,61 @@ async def test_an_audit_measures_how_many_were_wrong(start: Start, right: bool) 
         assert (told["audited"], told["wrong"], told["wrong_hit_rate"]) == (1, wrong, float(wrong))
         assert told["vetoed"] == wrong
         assert (await asked(run, AGAIN))[0] == ("hit" if right else "miss"), "a pair that is wrong is none any more"
+
+
+async def test_a_bad_answer_is_none_in_other_processes_either(start: Start, tmp_path: Path) -> None:
+    """Two servers with the same store and database, as two workers; the call is rated by way of the other one."""
+    own = (
+        config()
+        .replace("chat: [cache]", "chat: [usage, cache]")
+        .replace("{cache: {", "{usage: {}, cache: {store: it, ")
+    )
+    text = f"database: {{url: 'sqlite:///{tmp_path}/r.db'}}\nstores: {{it: {{disk: {{path: {tmp_path}/c.db}}}}}}\n{own}"
+    async with start(text) as run, start(text) as other:
+        assert await asked(run, FRANCE) == ("miss", None)
+        assert await asked(run, AGAIN, {**ALICE, "X-Request-Id": "bad"}) == ("hit", "1.0000")
+        async with asyncio.timeout(20):
+            while True:  # until it is written down
+                rate = f"{other.url}/api/metrics/bad/rate"
+                async with other.http.post(rate, json={"rating": "down"}, headers=ALICE) as rated:
+                    if rated.status == 200:
+                        break
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while (await stats(other))["vetoed"] != 1:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+            while (await asked(run, FRANCE))[0] != "miss":  # noqa: ASYNC110  (the answer is gone, soon)
+                await asyncio.sleep(0.01)
+        assert await asked(run, AGAIN) == ("miss", None), "and its like is no more one, in the process that gave it"
+
+
+async def test_vectors_that_come_too_late_are_not_waited_for_each_time(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic, "PATIENCE", 0.0)
+    async with start(config()) as run:
+        assert await asked(run, FRANCE) == await asked(run, AGAIN) == ("miss", None)
+        assert (await stats(run))["errors"] == 1
+
+
+def test_the_oldest_question_makes_room_and_not_the_newest() -> None:
+    sphere, one = Sphere(1), np.ones(1, np.float32)
+    for number in range(7):
+        sphere.add(str(number), "q", one, 4)
+    assert sorted(sphere.places) == ["3", "4", "5", "6"]
+    assert {where for where, _ in sphere.asked} == set(sphere.places)
+    assert all(sphere.asked[place][0] == where for where, place in sphere.places.items())
+
+
+def test_memory_is_bounded_where_every_question_has_surroundings_of_its_own() -> None:
+    index, one = Index(), np.ones(100, np.float32)
+    for number in range(50):
+        index.add(f"{number}", "where", "q", one, 20)
+    assert index.size == 20
+    assert sum(sphere.vectors.nbytes for sphere in index.spheres.values()) <= 2 * 20 * one.nbytes
+    for number in range(50):
+        index.add("same", f"{number}", "q", one, 20)
+    assert index.size <= 20
 
 
 def test_the_index_is_bounded() -> None:

@@ -61,8 +61,3 @@ async def ended(run: Running, id: str) -> Json:
             if document["status"] not in ("queued", "in_progress"):
                 return checked(document)
             await asyncio.sleep(0.02)
-
-
-def timeless(document: Json) -> Json:
-    """Without the second in which it was complete: who writes an answer and who keeps it look at the clock each."""
-    return {name: value for name, value in document.items() if name != "completed_at"}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from plugins.stored.answers import Document
 from plugins.stored.keeping import DAY, Keeping
@@ -72,6 +73,17 @@ async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, s
         await store.add("carol", response("carol"), "[]", NOW - 5)
         await Keeping(store, host, None, entries, size).tidy()
         assert await ids(host) == ["alice3", "alice4", "bob3", "bob4", "carol"]
+
+
+async def test_nobody_who_writes_waits_while_it_is_looked_for(database_url: str) -> None:
+    """Looking costs seconds where there is much: no transaction that writes may be open meanwhile."""
+    async with opened(database_url) as (store, host):
+        await store.add("alice", response("a"), "[]", NOW)
+        keeping, database = Keeping(store, host, 30, 100, 10**9), host.database
+        async with database.writing() as connection:
+            await connection.execute(update(ANSWERS).values(model="x"))
+            async with asyncio.timeout(10):
+                await keeping.tidy()
 
 
 async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(database_url: str) -> None:

@@ -65,6 +65,25 @@ async def test_it_calls_tools_and_parses(run: Running, to: dict[str, Any]) -> No
         assert isinstance(parsed, City)
 
 
+@pytest.mark.parametrize("version", ["responses/v1", "v1"])
+async def test_tools_come_by_stream_and_are_answered_in_either_form_of_messages(
+    to: dict[str, Any], version: Any
+) -> None:
+    model = ChatOpenAI(**to, output_version=version)
+    said: list[Any] = [HumanMessage("Call get_weather.")]
+    full: Any = None
+    async for piece in model.bind_tools([get_weather], tool_choice="required").astream(said):
+        full = piece if full is None else full + piece
+    (call,) = full.tool_calls
+    said += [full, ToolMessage("4 degrees", tool_call_id=call["id"])]
+    answer = await model.bind_tools([get_weather]).ainvoke(said)
+    assert "4 degrees" in answer.text
+    again = await model.ainvoke([*said, answer, HumanMessage("And?")])
+    assert 'You said: "And?"' in again.text
+    parsed = [piece async for piece in model.with_structured_output(City).astream("A city?")]
+    assert isinstance(parsed[-1], City)
+
+
 async def test_it_reads_what_a_model_thinks(run: Running, to: dict[str, Any]) -> None:
     run.ollama.say = lambda _: Said("Good day.", thinking="A greeting.")
     model = ChatOpenAI(**{**to, "model": "demo-thinking"}, reasoning={"effort": "low", "summary": "auto"})

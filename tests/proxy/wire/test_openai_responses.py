@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadCall
 from proxy.streams import Answer
-from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Moment, Text, Thinking, ToolCalled, Usage
 from proxy.wire import ollama_chat
 from proxy.wire.openai_responses import FIELDS, read_response
 from proxy.wire.openai_responses_out import Response, ResponseStyle
@@ -57,7 +57,7 @@ def requests(draw: st.DrawFn) -> JSON:
 def outcome(body: JSON) -> JSON:
     """What Ollama is sent; the response's head and items can be written."""
     asked = read_response(body, LIMITS, THEIRS)
-    orjson.dumps([list(asked.notes.items()), asked.head("resp_1", 1), asked.items, asked.extra])
+    orjson.dumps([list(asked.notes.items()), asked.head(1), asked.items, asked.extra])
     return orjson.loads(orjson.dumps(ollama_chat.plan("m", asked.chat(), asked.stream, PINS, None).body))
 
 
@@ -82,7 +82,7 @@ def test_what_plugins_serve_is_handed_to_them() -> None:
         "conversation": "conv_1", "mine": 1, "template": {"name": "p", "version": "2", "variables": {"a": "b"}},
     }  # fmt: skip
     assert asked.model == "template:p" and [one.text for one in asked.messages] == ["be kind", "hi"]
-    head = asked.head("resp_1", 1)
+    head = asked.head(1)
     assert head["conversation"] == {"id": "conv_1"} and head["prompt"]["version"] == "2" and head["store"]
 
 
@@ -102,8 +102,25 @@ def test_what_does_not_go_together_is_refused(body: JSON, param: str) -> None:
     assert caught.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("prompt", "param", "field"),
+    [
+        (True, "template.name", "prompt.id"),
+        (True, "template.variables", "prompt.variables"),
+        (True, "template", "prompt"),
+        (False, "template.name", "template.name"),
+        (False, "messages[3].content", "input"),
+        (True, "model", "model"),
+        (False, None, None),
+    ],
+)
+def test_what_is_found_wrong_further_in_is_named_as_it_was_sent(prompt: bool, param: str | None, field: str) -> None:
+    body = {"model": "m", "input": "hi", **({"prompt": {"id": "p"}} if prompt else {})}
+    assert read_response(body, LIMITS, THEIRS).spelled(param) == field
+
+
 def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
-    head = read_response(BODIES[1], LIMITS, THEIRS).head("resp_1", 1)
+    head = read_response(BODIES[1], LIMITS, THEIRS).head(1)
     events: list[Event] = [
         Thinking("hm"),
         Text("a"),
@@ -112,7 +129,7 @@ def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
         Finish("tool_calls"),
         Usage(1, 2, 3),
     ]
-    one, other = Response(head, 5), Response(head, 5)
+    one, other = Response(head, Moment(5)), Response(head, Moment(5))
     assert [one.write(event) for event in events] == [other.write(event) for event in events]
     assert one.end() == other.end() and one.document() == other.document()
     answer = Answer()
@@ -120,3 +137,10 @@ def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
         answer.add(event)
     whole = orjson.loads(ResponseStyle(head).whole(answer, ""))
     assert whole["output"] == one.document()["output"] and len(whole["output"]) == 3
+
+
+def test_a_failure_names_its_field_in_the_stream() -> None:
+    response = Response(read_response(BODIES[1], LIMITS, THEIRS).head(1), Moment(5))
+    told = response.failed(BadCall("Too much.", param="input", code="context_length_exceeded")).decode()
+    (error,) = [orjson.loads(line[6:]) for line in told.splitlines() if line.startswith('data: {"type":"error"')]
+    assert (error["code"], error["param"], error["message"]) == ("context_length_exceeded", "input", "Too much.")

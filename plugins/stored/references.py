@@ -1,0 +1,41 @@
+"""Items in place of what refers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from plugins.stored.store import Store
+from proxy.errors import BadCall, NotFound
+from proxy.wire.openai_items import REFERENCE, Item, response_of
+from proxy.wire.openai_items_in import distinct
+
+MOST: Final = 1000
+"""Responses whose items one call may refer to."""
+
+
+async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[Item]:
+    """The same items where none refers to another.
+
+    Raises NotFound for the first that refers to what is not kept, or is another's, and BadCall for too many.
+    """
+    wanted = {one["id"]: response_of(one["id"]) for one in items if one["type"] == REFERENCE}
+    if not wanted:
+        return items
+    responses = {one for one in wanted.values() if one is not None}
+    if len(responses) > MOST:
+        message = f"Invalid 'input': it refers to items of more than {MOST} responses."
+        raise BadCall(message, param="input", code="array_above_max_length")
+    found = {item["id"]: item for item in await store.parts(owner, responses) if item["id"] in wanted}
+    for index, one in enumerate(items):
+        if one["type"] == REFERENCE and one["id"] not in found:
+            raise unknown(one["id"], f"input[{index}].id")
+    return distinct([found[one["id"]] if one["type"] == REFERENCE else one for one in items])
+
+
+def unknown(id: str, at: str) -> NotFound:
+    message = (
+        f"Item with id '{id[:100]}' not found: it is of no response that is kept for you. "
+        "Send the item itself, or keep responses with 'store': true."
+    )
+    return NotFound(message, param=at, code="item_not_found")

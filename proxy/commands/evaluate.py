@@ -1,0 +1,208 @@
+"""`gemmapy-proxy evaluate`: how often a running server's search finds what it should, by questions of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from proxy.commands.ranks import Figures, Question, figures, plot, read
+from proxy.commands.shared import run
+from proxy.errors import ConfigError
+
+if TYPE_CHECKING:  # these are imported by the command that needs them
+    import aiohttp
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+MIXED: Final = "mixed"
+WAYS: Final = {"vectors": {"words": 0}, "words": {"words": 1}, MIXED: {}}
+"""Ways of searching, with what is sent for each; mixed is as the server is set."""
+LOOKED_AT: Final = 3
+"""Results among which what should be found is, for `--least` and `--misses`."""
+BAR: Final = 40
+TRIES: Final = 6
+BUSY: Final = frozenset({429, 503})
+LONGEST: Final = 60.0
+"""Seconds to wait where the server says so, at most."""
+
+
+def add(commands: Any) -> None:
+    """commands: what `argparse` adds parsers to."""
+    one = commands.add_parser("evaluate", help="measure a running server's search by questions of your own")
+    one.add_argument("file", type=Path, metavar="FILE", help="CSV or JSON lines: question, and document or answer")
+    one.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
+    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an API key; else $GEMMAPY_KEY")
+    one.add_argument("--collection", help="id, or the owner's name; else all that the key may read")
+    one.add_argument("--top", type=whole, default=10, metavar="N", help="results looked at, up to 50; by default 10")
+    one.add_argument("--search", type=fields, default={}, metavar="JSON", help="more fields for every search")
+    one.add_argument("--at-once", type=whole, default=4, metavar="N", help="searches under way; by default 4")
+    one.add_argument("--misses", action="store_true", help=f"name the questions that fail (hit@{LOOKED_AT})")
+    one.add_argument("--json", action="store_true", help="print JSON")
+    one.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw hits by results looked at")
+    one.add_argument("--least", type=float, metavar="SHARE", help=f"end with 1 where hit@{LOOKED_AT} mixed is below")
+    one.set_defaults(do=evaluate)
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 50:
+        raise argparse.ArgumentTypeError("it is a number from 1 to 50")
+    return int(text)
+
+
+def fields(text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise argparse.ArgumentTypeError('it is a JSON object, such as \'{"filter": {"year": 2024}}\'')
+    return told
+
+
+def evaluate(told: argparse.Namespace) -> int:
+    """Raises ConfigError for a file that cannot be read, and for what the server refuses."""
+    questions = read(told.file)
+    found = run(asked(told, questions))
+    ranks = {way: [rank_of(one, results) for one, results in zip(questions, found[way], strict=True)] for way in WAYS}
+    measured = {way: figures(ranks[way], told.top) for way in WAYS}
+    missed = [place for place, rank in enumerate(ranks[MIXED]) if not 0 < rank <= LOOKED_AT]
+    if told.plot is not None:
+        draw(told.plot, measured)
+    misses = [miss(questions[place], ranks, place, found[MIXED][place]) for place in missed]
+    if told.json:
+        print(json.dumps(document(questions, measured, misses), ensure_ascii=False, indent=2))
+    else:
+        show(len(questions), measured, misses if told.misses else [])
+    return int(told.least is not None and measured[MIXED].hit(LOOKED_AT) < told.least)
+
+
+def rank_of(one: Question, results: Sequence[Any]) -> int:
+    return next((place for place, result in enumerate(results, 1) if one.fits(result)), 0)
+
+
+def miss(one: Question, ranks: dict[str, list[int]], place: int, results: Sequence[Any]) -> dict[str, Any]:
+    """A question that failed, and what was found in place of the right thing."""
+    told = {"question": one.text, "document": one.document or None, "answer": one.answer or None}
+    first = [{name: result[name] for name in ("title", "document_id", "content")} for result in results[:LOOKED_AT]]
+    return {**told, "ranks": {way: ranks[way][place] or None for way in WAYS}, "found": first}
+
+
+def document(questions: Sequence[Question], measured: dict[str, Figures], misses: Sequence[Any]) -> dict[str, Any]:
+    ways = {
+        way: {
+            **{f"hit@{most}": round(share, 4) for most, share in enumerate(one.hits, 1)},
+            "mrr": round(one.mrr, 4),
+            "ndcg": round(one.ndcg, 4),
+        }
+        for way, one in measured.items()
+    }
+    return {"questions": len(questions), "ways": ways, "misses": misses}
+
+
+def draw(file: Path, measured: dict[str, Figures]) -> None:
+    try:
+        file.write_text(plot(measured), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{file}: {error}"]) from None
+
+
+def show(count: int, measured: dict[str, Figures], misses: Sequence[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    top = len(measured[MIXED].hits)
+    most = sorted({1, min(LOOKED_AT, top), min(5, top), top})
+    table = Table("search", *(f"hit@{one}" for one in most), "MRR", "nDCG", title=f"{count} questions")
+    for way, one in measured.items():
+        table.add_row(way, *(f"{share:.3f}" for share in (*map(one.hit, most), one.mrr, one.ndcg)))
+    console = Console(highlight=False)
+    console.print(table)
+    for rank in most:
+        console.print(f"hit@{rank}")
+        for way, one in measured.items():
+            share = one.hit(rank)
+            console.print(Text(f"  {way:8} {'█' * round(share * BAR):{BAR}} {share:.3f}"))
+    for one in misses:
+        tell(console, one)
+
+
+def tell(console: Console, one: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    wanted = " with ".join(text for text in (one["document"], one["answer"] and repr(one["answer"])) if text)
+    ranks = ", ".join(f"{way} {rank or 'not found'}" for way, rank in one["ranks"].items())
+    console.print(Text(f"\n{one['question']}\n  wanted: {wanted}\n  ranks: {ranks}"))
+    for number, result in enumerate(one["found"], 1):
+        console.print(Text(f"  {number}. {result['title']}: {' '.join(result['content'].split())[:100]}"))
+
+
+async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict[str, list[Sequence[Any]]]:
+    """Of each way of searching, what each question found, in order."""
+    import aiohttp
+    from rich.console import Console
+    from rich.progress import Progress
+
+    headers = {"Authorization": f"Bearer {told.key}"} if told.key else {}
+    turns = asyncio.Semaphore(told.at_once)
+    with Progress(transient=True, console=Console(file=sys.stderr)) as progress:
+        bar = progress.add_task("searching", total=len(WAYS) * len(questions))
+        async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=120)) as http:
+            url = f"{told.url.rstrip('/')}/api/rag/search"
+            bodies = [[body(told, one, more) for one in questions] for more in WAYS.values()]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        [group.create_task(searched(http, url, one, turns, (progress, bar))) for one in several]
+                        for several in bodies
+                    ]
+            except* ConfigError as several:
+                raise several.exceptions[0] from None
+    return {way: [task.result() for task in some] for way, some in zip(WAYS, tasks, strict=True)}
+
+
+def body(told: argparse.Namespace, one: Question, more: dict[str, Any]) -> dict[str, Any]:
+    where = {"collections": [told.collection]} if told.collection else {}
+    return {**told.search, **where, "query": one.text, "top_k": told.top, **more}
+
+
+async def searched(
+    http: aiohttp.ClientSession,
+    url: str,
+    wanted: dict[str, Any],
+    turns: asyncio.Semaphore,
+    shown: tuple[Progress, TaskID],
+) -> Sequence[Any]:
+    """Raises ConfigError with why the server did not search."""
+    import aiohttp
+
+    async with turns:
+        try:
+            answer = await answered(http, url, wanted)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConfigError([f"{url}: {error or type(error).__name__}"]) from None
+        except (ValueError, LookupError, TypeError):
+            raise ConfigError([f"{url}: no such answer as a search has; is it the proxy?"]) from None
+    progress, bar = shown
+    progress.advance(bar)
+    return answer
+
+
+async def answered(http: aiohttp.ClientSession, url: str, wanted: dict[str, Any]) -> Sequence[Any]:
+    """Where the server has too much to do, it is asked again when it says."""
+    for left in reversed(range(TRIES)):
+        async with http.post(url, json=wanted) as response:
+            told = await response.json(content_type=None)
+            if response.status < 400:
+                return list(told["results"])
+            if response.status not in BUSY or not left:
+                raise ConfigError([f"{wanted['query'][:80]!r}: {told['error']['message']}"])
+            wait = response.headers.get("Retry-After", "")
+        await asyncio.sleep(min(LONGEST, float(wait) if wait.isdecimal() else 1.0))
+    raise AssertionError("the last of the tries ends")
