@@ -71,7 +71,7 @@ class Documents:
 
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
         with upload.temporary() as file:
-            form = await upload.received(request, file, self.most_bytes)
+            form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
             told, caller = form.told(), self.caller(request)
             collection = await self.collections.own(caller, told.collection)
             async with self.reader.content(file, form.name) as content:
