@@ -54,6 +54,12 @@ async def test_an_answer_rests_on_files_and_says_so(start: Start, tmp_path: Path
         assert made.tools[0].model_dump(exclude_none=True) == tool(store)
         kept = await client.responses.retrieve(made.id)
         assert kept.output == made.output
+        async with client.responses.stream(model="demo", input=WHO, tools=[tool(store)], include=INCLUDED) as events:
+            final = await events.get_final_response()
+        assert [one.type for one in final.output] == BOTH and final.output_text == made.output_text
+        heard = final.output[1]
+        assert heard.type == "message" and heard.content[0].type == "output_text"
+        assert heard.content[0].annotations == content.annotations
         await gone_on_with(client, made, store)
 
 
