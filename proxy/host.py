@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from proxy.background import Background as Background
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
+from proxy.filing import Cabinet
 from proxy.holdings import Holding
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
@@ -127,6 +128,22 @@ class Bus:
 Form = TypeVar("Form", bound=BaseModel)
 
 
+class Part(Protocol):
+    """Of a form: a field, or a file where `filename` is not None.  It is read once, before the next part."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def filename(self) -> str | None: ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """As they arrive.  Raises BadCall or TooSlow."""
+
+    async def text(self) -> str:
+        """Of a field.  Raises also TooLarge."""
+
+
 class Desk(Protocol):
     """What the edge tells of a request to a plugin's own endpoint."""
 
@@ -137,6 +154,9 @@ class Desk(Protocol):
 
     async def text(self, request: web.BaseRequest, kind: str) -> str:
         """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
+
+    def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
+        """Of a `multipart/form-data` body, whose size is not bounded.  Raises BadCall, WrongType or TooSlow."""
 
     async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
         """What a body links to, by its links, as far as the operator lets it be fetched.  Raises BadCall.
@@ -192,6 +212,8 @@ class Host:
     """Processes that answer."""
     holdings: list[Holding] = field(default_factory=list)
     """What features keep of callers' own."""
+    cabinet: Cabinet = field(default_factory=Cabinet)
+    """Callers' files, where a feature keeps them: known once all plugins are built."""
 
     @property
     def database(self) -> Database:

@@ -14,6 +14,7 @@ from proxy.types import (
     Events,
     Finish,
     Reply,
+    Searched,
     Sources,
     Text,
     Thinking,
@@ -24,7 +25,7 @@ from proxy.types import (
 )
 from proxy.values import value
 
-KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors, Sources)}
+KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors, Sources, Searched)}
 
 
 @value
@@ -85,6 +86,7 @@ class Choice:
     logprobs: list[Mapping[str, JSON]] = field(default_factory=list)
     finish: str = "stop"
     sources: Sources | None = None
+    searched: Searched | None = None
 
     @property
     def text(self) -> str:
@@ -126,6 +128,8 @@ class Answer:
             choice.thoughts.append(event.text)
         elif isinstance(event, Sources):
             choice.sources = event
+        elif isinstance(event, Searched):
+            choice.searched = event
         else:
             choice.tool_calls.append(ToolCall(event.id, event.name, event.arguments))
 
@@ -166,6 +170,9 @@ def _event(kind: str, fields: dict[str, JSON]) -> Event:
         return Text(fields["text"], fields["choice"], tuple(fields["logprobs"]))
     if kind == "Sources":
         return Sources(tuple(fields["passages"]), tuple(fields["annotations"]), fields["choice"])
+    if kind == "Searched":
+        results = fields["results"]
+        return Searched(tuple(fields["queries"]), None if results is None else tuple(results), fields["choice"])
     if kind == "Vectors":
         import numpy as np
 

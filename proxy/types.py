@@ -25,6 +25,8 @@ from proxy.asks import ToolChoice as ToolChoice
 from proxy.clock import Deadline as Deadline
 from proxy.clock import Moment as Moment
 from proxy.errors import ProxyError
+from proxy.sources import Searched as Searched
+from proxy.sources import Sources as Sources
 from proxy.values import value
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
@@ -154,19 +156,6 @@ class Usage:
     thinking_tokens: int | None = None
 
 
-@value
-class Sources:
-    """What a choice rests on; comes before its Finish.
-
-    passages: of each `n`, as the answer names it, `title`, `document_id`, `content` and more, as a client reads it.
-    annotations: OpenAI's, for the places of the answer that name a passage.
-    """
-
-    passages: tuple[Mapping[str, JSON], ...]
-    annotations: tuple[Mapping[str, JSON], ...] = ()
-    choice: int = 0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
     """Embeddings, one row an input: float32, shape (inputs, dimensions), unit length."""
@@ -174,7 +163,7 @@ class Vectors:
     values: NDArray[np.float32]
 
 
-Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors | Sources
+Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors | Sources | Searched
 Events: TypeAlias = AsyncGenerator[Event, None]
 Stage: TypeAlias = Callable[[Events], Events]
 Closer: TypeAlias = Callable[[], Awaitable[None] | None]

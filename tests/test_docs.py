@@ -117,14 +117,26 @@ async def test_the_readmes_python_runs(start: Start, example: str) -> None:
 
 async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> None:
     page = DOCS / "responses.md"
-    (text,) = blocks(page, "yaml")
-    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+    text = blocks(page, "yaml")[-1].replace("nomic-embed-text", "demo-embed")
+    async with start(text.replace("data/", f"{tmp_path}/")) as run:
         examples = "\n".join(here(one, run) for one in blocks(page, "python"))
         done = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", examples], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert "completed This is a simulated answer" in done.stdout and "['message', 'message'" in done.stdout
+        assert "lights.txt Mabel Quill kept the light" in done.stdout and "AnnotationFileCitation(" in done.stdout
+
+
+async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "files.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "41 processed\n['lights.txt']\nThe light of Porthgwarra" in done.stdout
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -161,7 +173,7 @@ async def test_the_readmes_configurations_are_right(
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_documents_of_the_documentation_answer(start: Start, tmp_path: Path) -> None:
     page = DOCS / "documents.md"
-    text = blocks(page, "yaml")[0].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
+    text = blocks(page, "yaml")[-1].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
     async with start(text) as run:
         for language, program in (("sh", "bash"), ("python", sys.executable)):
             example = here("".join(blocks(page, language)), run).replace("gemmapy-proxy", f"{sys.executable} -m proxy")

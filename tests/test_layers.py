@@ -16,6 +16,8 @@ FLOORS = (
         "proxy.models",
         "proxy.errors",
         "proxy.holdings",
+        "proxy.filing",
+        "proxy.sources",
         "proxy.clock",
         "proxy.news",
         "proxy.prices",
@@ -45,6 +47,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
     "proxy.holdings",
+    "proxy.filing",
     "proxy.types",
     "proxy.asks",
     "proxy.models",

@@ -17,6 +17,7 @@ from plugins.conversations.messages import PREFIX, Said, cleaned
 from proxy.types import JSON
 from proxy.wire import openai_items
 from proxy.wire.ids import new_id
+from proxy.wire.openai_file_search import CALL
 from proxy.wire.openai_items import Item, items_of
 from proxy.wire.openai_items_in import PREFIXES
 from proxy.wire.openai_response_parts import logprob_of
@@ -46,7 +47,7 @@ def parts_of(said: Said) -> list[Item | None]:
 
 def of_items(items: Sequence[Item]) -> list[Said]:
     """The messages that items stand for, each with the items that it came in, under ids of their own."""
-    return [_said(group) for group in grouped(items)]
+    return [_said(group) for group in grouped([one for one in items if one["type"] != CALL])]  # which nobody said
 
 
 def _said(group: Sequence[Item]) -> Said:

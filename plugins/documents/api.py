@@ -21,7 +21,7 @@ from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound
 from proxy.host import Host
-from proxy.stores.vectors import Vectors, VectorsAway
+from proxy.stores.vectors import Vectors
 from proxy.types import Route
 
 LOOK: Final = 0.25
@@ -71,7 +71,7 @@ class Documents:
 
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
         with upload.temporary() as file:
-            form = await upload.received(request, file, self.most_bytes)
+            form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
             told, caller = form.told(), self.caller(request)
             collection = await self.collections.own(caller, told.collection)
             async with self.reader.content(file, form.name) as content:
@@ -166,14 +166,7 @@ class Documents:
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         item = await self.own(self.caller(request), id)
-        job = await self.runner.ledger.of_item(item.id)
-        await self.store.remove(item)
-        if job is not None:
-            self.runner.stop(job.id)
-        if (collection := await self.collections.by_id(item.collection)) is not None:
-            with suppress(VectorsAway):  # nothing of it is found any more; what is left of it goes at the next start
-                await self.index.remove(collection.place, item.id)
-            self.runner.ingest.tender.note(collection.place, 0)
+        await self.runner.remove(item)
         return shapes.answer({"document_id": item.id, "deleted": True})
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:

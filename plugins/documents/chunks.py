@@ -58,10 +58,11 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
 class Cutter:
     """Cuts the parts of one text in their order; what it has seen of headings and pages goes on into the next.
 
-    size: characters of a chunk at most.
+    size: characters of a chunk at most.  overlap: those of them that the one before may have, too.
     """
 
     size: int
+    overlap: int = 0
     at: int = 0
     page: int = 0
     headings: tuple[tuple[int, str], ...] = ()
@@ -79,7 +80,7 @@ class Cutter:
         for number, page in enumerate(pages):
             self.page += number > 0
             for start, piece in sections(page, place, places):
-                for offset, text in splitter(self.size, marked).chunk_indices(piece):
+                for offset, text in splitter(self.size, marked, self.overlap).chunk_indices(piece):
                     if NOTHING.fullmatch(text) is None:
                         begin = start + offset
                         path = paths[bisect_right(places, begin)]
@@ -142,7 +143,7 @@ def head(title: str, chunk: Chunk) -> str:
 
 
 @lru_cache(maxsize=32)
-def splitter(size: int, marked: bool) -> MarkdownSplitter | TextSplitter:
+def splitter(size: int, marked: bool, overlap: int) -> MarkdownSplitter | TextSplitter:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter  # only those who need it have it
 
-    return MarkdownSplitter(size) if marked else TextSplitter(size)
+    return MarkdownSplitter(size, overlap=overlap) if marked else TextSplitter(size, overlap=overlap)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.places import abandon
-from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS, READERS, VALUES
+from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, READERS, STORES, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -199,6 +199,8 @@ class Collections:
             await abandon(connection, one.id, now)
             for table in (PARTS, VALUES):
                 await connection.execute(delete(table).where(table.c.item.in_(items)))
+            for table in (ORIGINS, BATCHES, STORES):
+                await connection.execute(delete(table).where(table.c.collection == one.id))
             items_gone = await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
             await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
             await share(connection, one.id, ())

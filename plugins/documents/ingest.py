@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from plugins.documents.chunks import Chunk, Cutter, head
+from plugins.documents.chunks import Chunk, head
 from plugins.documents.collections import Collection, Collections, Target
 from plugins.documents.embedding import Embedder
 from plugins.documents.ledger import Job, Ledger
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from plugins.documents.vectorstores.origins import Origins
+
 ROWS: Final = 1000
 """Rows that are added at once."""
 
@@ -32,21 +34,20 @@ class Overtaken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """size: characters of a chunk at most."""
-
     store: Store
     collections: Collections
     ledger: Ledger
     embedder: Embedder
     index: Vectors
     tender: Tender
-    size: int
+    origins: Origins
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
         """Raises ProxyError where it fails, and Overtaken where nobody wants it any more."""
         place = collection.place
         if await self.index.count(place, item.id, job.version):  # an earlier try has left it
             await self.index.remove(place, item.id, job.version, job.version + 1)
+        await self.origins.ready(job, item)
         pen = Pen(self, job, collection.here, item.owner)
         await self.text(pen, item, job.version)
         await pen.flush()
@@ -61,7 +62,7 @@ class Ingest:
 
     async def text(self, pen: Pen, item: Item, version: int) -> None:
         """All of one version."""
-        cutter, first, position = Cutter(self.size), pen.done, 0
+        cutter, first, position = await self.origins.cutter(item), pen.done, 0
         async for part in self.store.text(item.id, version):
             chunks = await asyncio.to_thread(cutter.cut, part)
             rows = [row(item, version, position + place, chunk) for place, chunk in enumerate(chunks)]

@@ -121,7 +121,7 @@ class Ledger:
             if (await connection.execute(held(there))).first() is None:
                 return False
             await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # in the order of who renews it
-            told = {"status": "done", "done": job.total, "ended": now}
+            told = {"status": "done", "done": JOBS.c.total, "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
             newest = update(ITEMS).where(item & (ITEMS.c.newest == job.version))

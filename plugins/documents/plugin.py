@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Annotated, Final, Self
 
@@ -26,11 +26,15 @@ from plugins.documents.reranking import Reranker
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
-from plugins.documents.search import Fusion, Outcome, Search, Wish
+from plugins.documents.search import Fusion, Search, Wish
 from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
 from plugins.documents.tending import Tender
+from plugins.documents.vectorstores import tool
+from plugins.documents.vectorstores.api import VectorStores
+from plugins.documents.vectorstores.expiring import Expiring
+from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
 from proxy.host import Host
@@ -41,6 +45,8 @@ FIELD: Final = "rag"
 SWEEP: Final = 60.0
 """Seconds between two looks for what is to go from the index."""
 MIB: Final = 1024 * 1024
+PATIENCE: Final = 5.0
+"""Seconds that what is being taken away may take when the server stops."""
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -67,7 +73,7 @@ class Documents:
     """
 
     place = "changes"
-    fields = frozenset({FIELD})
+    fields = frozenset({FIELD, tool.FIELD})
     tables = FEATURE
 
     class Settings(Strict):
@@ -136,21 +142,27 @@ class Documents:
         embedder = Embedder(host, settings.chain, asyncio.Semaphore(settings.embeds))
         ledger = Ledger(host.database, host.clock, host.services.place.server)
         tender = Tender(index, host.clock)
-        ingest = Ingest(store, collections, ledger, embedder, index, tender, settings.chunk)
-        runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
+        origins = Origins(host.database, host.cabinet, reader, settings.chunk, settings.max_file_bytes)
+        ingest = Ingest(store, collections, ledger, embedder, index, tender, origins)
+        runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
         reranker = Reranker(host, settings.rerank, settings.rerank_top, settings.rerank_timeout)
         order = (settings.words, settings.fusion, reranker, settings.closer)
         self.search = Search(store, collections, embedder, index, *order)
-        self.parts = Parts(runner, tender, Repair(store, collections, index))
-        host.holds(Holding(store, collections, index))
         self.rewriter = Rewriter(host, settings.rewrite)
+        self.vector_stores = VectorStores.of(runner, self.search, self.rewriter, settings.chunk, settings.min_text)
+        self.file_search = tool.FileSearch(
+            self.vector_stores.searching, self.rewriter, settings.top, settings.budget, settings.prompt, self.fits
+        )
+        self.parts = Parts(runner, tender, Repair(store, collections, index), self.vector_stores.expiring)
+        host.holds(Holding(store, collections, index))
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Shelves(collections, index, runner),
             Searches(self.search, host),
+            self.vector_stores,
         )
 
     def routes(self) -> Iterable[Route]:
@@ -165,13 +177,14 @@ class Documents:
         await self.parts.stop()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if (given := call.extra.get(tool.FIELD)) is not None:
+            return await self.file_search.answer(call, call_next, given)
         wanted = asked(call.extra.get(FIELD, self.settings.always and isinstance(call.ask, Chat)))
         if wanted is None:
             return await call_next(call)
         if not isinstance(call.ask, Chat):
             raise BadCall("'rag' is for chats only.", param=FIELD, code="unsupported_parameter")
-        place = last_question(call.ask)
-        question = call.ask.question or ("" if place is None else call.ask.messages[place].text)
+        place, question = prompt.asked_last(call.ask)
         if place is None or not question.strip():
             return (await call_next(call)).noting(rag="no question")
         call.progress("searching documents")
@@ -183,7 +196,7 @@ class Documents:
             return (await call_next(call)).noting(rag="nothing found")
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=fact(hits, outcome)))
+        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=prompt.fact(hits, outcome)))
 
     def fits(self, hit: Hit) -> bool:
         return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text
@@ -196,7 +209,10 @@ class Parts:
     runner: Runner
     tender: Tender
     repair: Repair
+    expiring: Expiring
     tasks: tuple[asyncio.Task[object], ...] = ()
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    tidying: asyncio.Task[None] | None = None
 
     def start(self, host: Host) -> None:
         begin = host.background.start
@@ -206,6 +222,7 @@ class Parts:
         )
         if host.services.place.index == 0:
             self.tasks += (begin(self.put_right(), "comparing documents and their index"),)
+            self.tidying = begin(self.expiring.run(self.over), "emptying old vector stores")
 
     async def put_right(self) -> None:
         if await self.repair.run():
@@ -215,6 +232,10 @@ class Parts:
             await asyncio.sleep(SWEEP)
 
     async def stop(self) -> None:
+        self.over.set()
+        if self.tidying is not None:
+            await asyncio.wait([self.tidying], timeout=PATIENCE)
+            self.tidying.cancel()
         for task in self.tasks:
             task.cancel()
         for task in self.tasks:
@@ -238,14 +259,3 @@ def asked(given: JSON) -> Rag | None:
         first = error.errors()[0]
         name = ".".join(map(str, (FIELD, *first["loc"])))
         raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
-
-
-def last_question(chat: Chat) -> int | None:
-    places = [place for place, message in enumerate(chat.messages) if message.role == "user"]
-    return places[-1] if places else None
-
-
-def fact(hits: list[Hit], outcome: Outcome) -> str:
-    documents = len({hit.row.document for hit in hits})
-    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
-    return f"{told}, not reranked" if outcome.unread else told

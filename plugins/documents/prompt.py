@@ -61,6 +61,19 @@ def one_line(text: str) -> str:
     return " ".join(CONTROL.sub(" ", text).split())
 
 
+def asked_last(chat: Chat) -> tuple[int | None, str]:
+    """Where the user's last message is, and what it asks: the client's own words, whatever stands around them."""
+    places = [place for place, message in enumerate(chat.messages) if message.role == "user"]
+    place = places[-1] if places else None
+    return place, chat.question or ("" if place is None else chat.messages[place].text)
+
+
+def fact(hits: Sequence[Hit], outcome: Outcome) -> str:
+    documents = len({hit.row.document for hit in hits})
+    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
+    return f"{told}, not reranked" if outcome.unread else told
+
+
 def asked_with(chat: Chat, text: str, place: int) -> Chat:
     """The chat with this as its message at `place`; what stands before stays as it was, for it has been read before."""
     before, message, after = chat.messages[:place], chat.messages[place], chat.messages[place + 1 :]
@@ -86,14 +99,13 @@ class Citing:
         marks = [found for found in MARK.finditer(text) if 1 <= int(found[1]) <= len(self.passages)]
         named = {int(found[1]) for found in marks}
         passages = tuple({**one, "cited": one["n"] in named} for one in self.passages)
-        annotations = tuple(annotation(self.passages[int(found[1]) - 1], *found.span()) for found in marks)
+        annotations = tuple(self.annotation(self.passages[int(found[1]) - 1], *found.span()) for found in marks)
         return Sources(passages, annotations, choice)
 
-
-def annotation(passage: dict[str, JSON], start: int, end: int) -> dict[str, JSON]:
-    """OpenAI's shape for a place in an answer that rests on a page."""
-    source = passage["source"] or ""
-    link = source.startswith(("http://", "https://"))
-    url = source if link else f"/api/rag/documents/{passage['document_id']}/content"
-    told = {"start_index": start, "end_index": end, "title": passage["title"], "url": url}
-    return {"type": "url_citation", "url_citation": told}
+    def annotation(self, passage: dict[str, JSON], start: int, end: int) -> dict[str, JSON]:
+        """OpenAI's shape for a place in an answer that rests on a page."""
+        source = passage["source"] or ""
+        link = source.startswith(("http://", "https://"))
+        url = source if link else f"/api/rag/documents/{passage['document_id']}/content"
+        told = {"start_index": start, "end_index": end, "title": passage["title"], "url": url}
+        return {"type": "url_citation", "url_citation": told}

@@ -9,7 +9,7 @@ from typing import Final
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.streams import collect
-from proxy.types import Call, Chat, Message
+from proxy.types import Call, Caller, Chat, Message
 from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,11 @@ LONGEST: Final = 1000
 ASKED: Final = (
     "Write the last question of this conversation so that somebody who has not read the rest understands it: put names "
     "in the place of words such as 'it' or 'there'. Do not answer it. Write the question only, in its own language."
+)
+
+ALONE: Final = (
+    "Write this question as a short search for documents that may answer it: only the words that such a document has. "
+    "Do not answer it. Write the search only, in the question's language."
 )
 
 
@@ -36,9 +41,18 @@ class Rewriter:
         if self.model is None or not talk:
             return question
         shown = "\n".join(f"{one.role}: {one.text[:LONGEST]}" for one in (*talk, Message("user", question)))
+        return await self.written(ASKED, shown, question, call.caller, call.key)
+
+    async def alone(self, caller: Caller, question: str) -> str:
+        """The same for a question without a conversation: in words that documents may have."""
+        if self.model is None:
+            return question
+        return await self.written(ALONE, question, question, caller.name, caller.key)
+
+    async def written(self, asked: str, shown: str, question: str, caller: str, key: str) -> str:
         options = {"temperature": 0, "max_tokens": 300}
-        ask = Chat((Message("system", ASKED), Message("user", shown)), options=options, think=False, question=question)
-        own = Call(new_id("rag_"), "internal", self.model, ask, caller=call.caller, key=call.key)
+        ask = Chat((Message("system", asked), Message("user", shown)), options=options, think=False, question=question)
+        own = Call(new_id("rag_"), "internal", self.model or "", ask, caller=caller, key=key)
         try:
             answer = await collect(await self.host.send(own))
         except ProxyError as error:

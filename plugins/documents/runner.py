@@ -10,10 +10,12 @@ from typing import Final
 from plugins.documents.ingest import Ingest, Overtaken, lasting
 from plugins.documents.ledger import LEASE, Job
 from plugins.documents.moving import Mover
+from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host
 from proxy.sql.database import DatabaseAway
+from proxy.stores.vectors import VectorsAway
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
@@ -97,6 +99,7 @@ class Runner:
             except ProxyError as error:
                 if pause is None or lasting(error):
                     log.warning("%s failed: %s", job.item or job.collection, error)
+                    await self.ingest.origins.note(job.item, error)
                     await self.ledger.fail(job, str(error))
                     return False
                 log.warning("%s waits %g s for another try: %s", job.item or job.collection, pause, error)
@@ -130,6 +133,20 @@ class Runner:
                 await self.ingest.index.remove(collection.place, job.item, job.version, job.version + 1)
         else:
             await self.ledger.release(job)
+
+    async def remove(self, item: Item) -> None:
+        """A document, and what is being done for it.
+
+        What is left of it in the index, should that be away, is not found, and goes at the next start.
+        """
+        job = await self.ledger.of_item(item.id)
+        await self.ingest.store.remove(item)
+        if job is not None:
+            self.stop(job.id)
+        if (collection := await self.ingest.collections.by_id(item.collection)) is not None:
+            with suppress(VectorsAway):
+                await self.ingest.index.remove(collection.place, item.id)
+            self.ingest.tender.note(collection.place, 0)
 
     def stop(self, id: str) -> None:
         """One that was cancelled."""

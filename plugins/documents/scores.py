@@ -164,7 +164,7 @@ def joined(better: Hit, other: Hit) -> Hit:
     """One passage of two, with the better's scores."""
     first, second = (better, other) if better.row.position < other.row.position else (other, better)
     one, two = first.about, second.about
-    between = " " if two.start - one.end <= 1 else "\n\n"
-    text = first.row.text + between + second.content
+    between = "" if two.start < one.end else " " if two.start - one.end <= 1 else "\n\n"
+    text = first.row.text + between + second.content[max(0, one.end - two.start) :]
     told = orjson.dumps([one.start, two.end, one.head, one.page, list(one.headings)]).decode()
     return replace(better, row=first.row._replace(text=text, about=told), last=second.last)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
 from plugins.documents.places import held
-from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, PARTS, VALUES
+from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, VALUES
 from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -154,7 +154,7 @@ class Store:
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
-            for table in (PARTS, VALUES, JOBS, COPIES):
+            for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):
                 await connection.execute(delete(table).where(table.c.item == item.id))
 
     async def one(self, caller: str, id: str) -> Item | None:
@@ -244,12 +244,15 @@ async def copy_parts(connection: AsyncConnection, item: str, version: int, onto:
 
 async def put_values(connection: AsyncConnection, item: str, metadata: Mapping[str, JSON]) -> None:
     await connection.execute(delete(VALUES).where(VALUES.c.item == item))
-    rows = [
+    if rows := values_of(item, metadata):
+        await connection.execute(insert(VALUES), rows)
+
+
+def values_of(item: str, metadata: Mapping[str, JSON]) -> list[dict[str, Any]]:
+    return [
         {"item": item, "name": name, "value": orjson.dumps(value).decode(), "number": number_of(value)}
         for name, value in metadata.items()
     ]
-    if rows:
-        await connection.execute(insert(VALUES), rows)
 
 
 def number_of(value: JSON) -> float | None:

@@ -138,3 +138,52 @@ JOBS: Final = Table(
 
 done, total: characters.  holder: the process that does it, `until` when.
 """
+
+STORES: Final = Table(
+    "documents_stores",
+    METADATA,
+    Column("collection", String(64), primary_key=True),
+    *map(text, ("title", "metadata")),
+    Column("days", BigInteger, nullable=True),
+    count("active"),
+    Column("expired", SmallInteger, nullable=False, server_default="0"),
+    Index("documents_stores_expired", "expired", "active"),
+)
+"""What a collection is besides that OpenAI's API made as a vector store.
+
+title: its name, where the collection could not have that one.  days: without use, after which it expires, or NULL.
+active: when it was used.  expired: 1 while its documents are being taken away, 2 when they are gone.
+"""
+
+ORIGINS: Final = Table(
+    "documents_origins",
+    METADATA,
+    Column("item", String(64), primary_key=True),
+    key("collection"),
+    key("file"),
+    text("name"),
+    count("bytes"),
+    Column("batch", String(64), nullable=False, server_default=""),
+    *(Column(name, Integer, nullable=False, server_default="0") for name in ("size", "overlap")),
+    Column("read", SmallInteger, nullable=False, server_default="0"),
+    Column("code", String(32), nullable=False, server_default=""),
+    UniqueConstraint("collection", "file", name="documents_origins_file"),
+    Index("documents_origins_batch", "batch"),
+    Index("documents_origins_of", "file"),
+)
+"""Documents that are made of files.
+
+size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.  read: whether its text is there.
+code: what kind of failure, where it failed.
+"""
+
+BATCHES: Final = Table(
+    "documents_batches",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    key("collection"),
+    Column("cancelled", SmallInteger, nullable=False, server_default="0"),
+    count("at"),
+    Index("documents_batches_collection", "collection"),
+)
+"""Files that were added to a vector store together."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, get_args, get_origin
 
@@ -14,6 +14,7 @@ from proxy.config import Requests
 from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
+from proxy.edge.parts import Part, parts_of
 from proxy.errors import BadCall, WrongType
 from proxy.types import Caller, Image
 
@@ -58,6 +59,9 @@ class Counter:
             return (await read_body(request, self.bounds.body_timeout)).decode()
         except UnicodeDecodeError:
             raise BadCall("The body is not UTF-8.", code="invalid_encoding") from None
+
+    def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
+        return parts_of(request)
 
     async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
         return await self.images.got(wanted, whole) if wanted else {}

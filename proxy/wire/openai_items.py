@@ -68,6 +68,8 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
     turn = Turn()
     for one in whole:
         kind = one["type"]
+        if kind == "file_search_call":  # what was found is searched for again, where that is wanted again
+            continue
         if kind == "function_call":
             turn.calls.append(ToolCall(one["call_id"], one["name"], one["arguments"]))
         elif kind == "reasoning" or one.get("role") == "assistant":
@@ -153,9 +155,11 @@ def _told(message: Message, made: Callable[[str], str]) -> Item:
     }  # fmt: skip
 
 
-def spoken(id: str, text: str, status: str = "completed", logprobs: Sequence[JSON] = ()) -> Item:
+def spoken(
+    id: str, text: str, status: str = "completed", logprobs: Sequence[JSON] = (), annotations: Sequence[JSON] = ()
+) -> Item:
     """What the model said as an item."""
-    part = {**said("assistant", text), "logprobs": list(logprobs)}
+    part = {**said("assistant", text), "logprobs": list(logprobs), "annotations": list(annotations)}
     return {"id": id, "type": "message", "status": status, "role": "assistant", "content": [part]}
 
 

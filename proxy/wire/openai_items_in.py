@@ -11,6 +11,7 @@ from typing import Final
 
 from proxy.errors import BadCall
 from proxy.types import JSON
+from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_messages, read
 from proxy.wire.ids import new_id
 from proxy.wire.openai_items import REFERENCE, Item, placed, said
@@ -19,7 +20,8 @@ from proxy.wire.openai_messages import Limits
 MOST: Final = 10_000
 """Items of one request."""
 SANE: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
-PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
+PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_",
+            file_search.CALL: "fs_"}  # fmt: skip
 ROLES: Final = ("user", "assistant", "system", "developer")
 STATUSES: Final = ("completed", "incomplete", "in_progress")
 
@@ -89,7 +91,8 @@ def _id(value: JSON, at: str) -> str:
 
 def _status(given: Item, at: str) -> str:
     status = given.get("status")
-    return "completed" if status is None else read.one_of(status, f"{at}.status", STATUSES)
+    known = file_search.STATUSES if given.get("type") == file_search.CALL else STATUSES
+    return "completed" if status is None else read.one_of(status, f"{at}.status", known)
 
 
 def _message(given: Item, at: str, limits: Limits) -> Item:
@@ -165,6 +168,10 @@ def _reasoning(given: Item, at: str, limits: Limits) -> Item:
     return {**made, "encrypted_content": None}
 
 
+def _file_search(given: Item, at: str, limits: Limits) -> Item:
+    return file_search.item(given, at)
+
+
 def _needed(given: Item, name: str, at: str, empty: bool = False) -> str:
     value = read.needed(given, name, f"{at}.{name}")
     return read.text(value, f"{at}.{name}") if empty else read.filled(value, f"{at}.{name}")
@@ -175,4 +182,5 @@ READERS: Final[Mapping[str, Callable[[Item, str, Limits], Item]]] = {
     "function_call": _function_call,
     "function_call_output": _function_output,
     "reasoning": _reasoning,
+    file_search.CALL: _file_search,
 }

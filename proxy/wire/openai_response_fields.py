@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from proxy.errors import BadCall
-from proxy.types import JSON, Format, ToolChoice
+from proxy.types import JSON, Format, Tool, ToolChoice
 from proxy.wire import openai_fields as fields
+from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_items_in, openai_messages, read
 from proxy.wire.ids import new_id
 from proxy.wire.openai_fields import Asked, Read, formatted
@@ -50,6 +51,7 @@ class AskedResponse(Asked):
     store: bool = True
     background: bool = False
     echo: dict[str, JSON] = field(default_factory=dict)
+    search: file_search.Choosing = field(default_factory=file_search.Choosing)
 
     def head(self, created: int) -> dict[str, JSON]:
         """The response before anything was answered.  created: Unix seconds."""
@@ -156,16 +158,18 @@ def read_background(asked: Asked, value: JSON, at: str) -> None:
 INCLUDED: Final = ("message.output_text.logprobs", "message.input_image.image_url")
 """The second is there in any case."""
 ABSENT: Final = (
-    "reasoning.encrypted_content", "file_search_call.results", "web_search_call.results",
+    "reasoning.encrypted_content", "web_search_call.results",
     "web_search_call.action.sources", "code_interpreter_call.outputs", "computer_call_output.output.image_url",
 )  # fmt: skip
 
 
 def read_include(asked: Asked, value: JSON, at: str) -> None:
     for index, one in enumerate(read.array(value, at)):
-        name = read.one_of(one, f"{at}[{index}]", (*INCLUDED, *ABSENT))
+        name = read.one_of(one, f"{at}[{index}]", (*INCLUDED, *ABSENT, file_search.RESULTS))
         if name == INCLUDED[0]:
             asked.logprobs = True
+        elif name == file_search.RESULTS:
+            _response(asked).search.included = True
         elif name in ABSENT:
             asked.notes[f"{at}.{name}"] = "ignored"
 
@@ -211,29 +215,42 @@ def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
 
 
 def read_tools(asked: Asked, value: JSON, at: str) -> None:
-    found = []
+    found, mine, echo = list[Tool](), _response(asked), list[JSON]()
     for index, one in enumerate(openai_messages.bounded(value, at)):
         name = f"{at}[{index}]"
         kind = read.filled(read.needed(read.mapping(one, name), "type", f"{name}.type"), f"{name}.type")
+        if kind == file_search.KIND:
+            echo.append(mine.search.add(one, name, mine.theirs, asked.limits.max_depth))
+            continue
         if kind != "function":
-            message = f"Tools of type '{kind[:80]}' are not supported: the model can call your functions only."
+            message = (
+                f"Tools of type '{kind[:80]}' are not supported: there are functions and '{file_search.KIND}' here."
+            )
             raise BadCall(message, param=f"{name}.type", code="unsupported_tool")
         found.append(openai_messages.function(one, name, asked.limits))
+        echo.append(told_of(found[-1]))
         unheard = [key for key in one if key not in openai_messages.FUNCTION and key != "type" and one[key] is not None]
         asked.notes |= dict.fromkeys((f"{at}.{key}" for key in unheard), "ignored")
     asked.tools = tuple(found)
-    _response(asked).echo[at] = [
-        {"type": "function", "name": one.name, "description": one.description or None,
-         "parameters": one.parameters or None, "strict": one.strict}
-        for one in found
-    ]  # fmt: skip
+    mine.echo[at] = echo
+
+
+def told_of(one: Tool) -> JSON:
+    """A function as the response repeats it."""
+    return {"type": "function", "name": one.name, "description": one.description or None,
+            "parameters": one.parameters or None, "strict": one.strict}  # fmt: skip
 
 
 def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
     if type(value) is str:
         asked.tool_choice = ToolChoice(read.one_of(value, at, ("none", "auto", "required")))
         return
-    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function", "allowed_tools"))
+    kinds = ("function", "allowed_tools", file_search.KIND)
+    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", kinds)
+    search = _response(asked).search
+    search.chosen, search.place = kind == file_search.KIND, f"{at}.type"
+    if search.chosen:
+        return
     if kind == "function":
         asked.tool_choice = ToolChoice("required", (_named(value, at),))
         return
@@ -241,13 +258,16 @@ def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
     listed = read.array(read.needed(value, "tools", f"{at}.tools"), f"{at}.tools")
     if not listed:
         raise BadCall(f"Invalid '{at}': no tool is allowed.", param=f"{at}.tools", code="empty_array")
-    names = tuple(_allowed(one, f"{at}.tools[{index}]") for index, one in enumerate(listed))
-    asked.tool_choice = ToolChoice("required" if mode == "required" else "auto", names)
+    names = [_allowed(one, f"{at}.tools[{index}]") for index, one in enumerate(listed)]
+    search.chosen, search.place = file_search.KIND in names, f"{at}.tools"
+    functions = tuple(name.removeprefix("function ") for name in names if name != file_search.KIND)
+    how: Literal["auto", "required"] = "required" if mode == "required" else "auto"
+    asked.tool_choice = ToolChoice(how, functions) if functions else ToolChoice("none")
 
 
 def _allowed(value: JSON, at: str) -> str:
-    read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function",))
-    return _named(value, at)
+    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function", file_search.KIND))
+    return file_search.KIND if kind == file_search.KIND else f"function {_named(value, at)}"
 
 
 def _named(value: JSON, at: str) -> str:

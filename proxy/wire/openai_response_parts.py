@@ -42,6 +42,7 @@ class Speech:
         self.frames, self.id, self.index = frames, id, index
         self.texts: list[str] = []
         self.logprobs: list[JSON] = []
+        self.annotations: list[JSON] = []
         self.place: dict[str, JSON] = {"item_id": id, "output_index": index, "content_index": 0}
         head = orjson.dumps({"type": "response.output_text.delta", **self.place})
         self.before = b"event: response.output_text.delta\ndata: " + head[:-1] + b',"delta":'
@@ -69,8 +70,15 @@ class Speech:
             "response.output_text.delta", **self.place, delta=event.text, logprobs=list(map(told, found))
         )
 
+    def annotate(self, annotation: JSON) -> bytes:
+        """A place of what was said that rests on something."""
+        number = len(self.annotations)
+        self.annotations.append(annotation)
+        kind = "response.output_text.annotation.added"
+        return self.frames.event(kind, **self.place, annotation_index=number, annotation=annotation)
+
     def item(self, status: str) -> Item:
-        return openai_items.spoken(self.id, "".join(self.texts), status, self.logprobs)
+        return openai_items.spoken(self.id, "".join(self.texts), status, self.logprobs, self.annotations)
 
     def end(self, status: str) -> bytes:
         item = self.item(status)

@@ -12,6 +12,7 @@ from typing import Final
 from proxy.errors import BadCall
 from proxy.types import JSON, Message
 from proxy.wire import openai_fields as fields
+from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_response_fields as own
 from proxy.wire import read
 from proxy.wire.openai_chat import together
@@ -29,11 +30,13 @@ def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> A
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = AskedResponse(limits, theirs=theirs)
-    fields.read_fields(asked, body, FIELDS, [name for name in theirs if name not in FIELDS])
+    inner = (*FIELDS, file_search.KIND)  # which is declared as a field, and comes as a tool
+    fields.read_fields(asked, body, FIELDS, [name for name in theirs if name not in inner])
     told = (Message("system", asked.instructions),) if asked.instructions else ()
     asked.messages = (*told, *messages(one for one in asked.items if one["type"] != REFERENCE))
     _needed(asked, body)
     _settle_store(asked, body)
+    asked.tool_choice = asked.search.settled(asked.tool_choice, asked.extra, asked.notes)
     together(asked, "tool_choice")
     return asked
 
@@ -69,7 +72,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "input": Field(
         "honoured",
         own.read_input,
-        "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, "
+        "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`, "
         "`item_reference` with the plugin `stored`; others are a 400.",
     ),
     "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
@@ -85,7 +88,8 @@ FIELDS: Final[Mapping[str, Field]] = {
     "include": Field(
         "honoured",
         own.read_include,
-        "`message.output_text.logprobs`; pictures are always listed; others are of tools that are not here.",
+        "`message.output_text.logprobs`, `file_search_call.results`; pictures are always listed; others are of tools "
+        "that are not here.",
     ),
     "max_output_tokens": Field(
         "honoured", own.echoed(own.read_max_tokens), "At least 1; one that is reached is `incomplete`."
@@ -105,9 +109,12 @@ FIELDS: Final[Mapping[str, Field]] = {
         "honoured", own.read_text, "`format`: `text`, `json_object` or `json_schema`, checked unless `strict` is false."
     ),
     "tools": Field(
-        "honoured", own.read_tools, "Functions; others are a 400 that names them. `strict` is false unless said."
+        "honoured",
+        own.read_tools,
+        "Functions, and `file_search` by the plugin `documents`; others are a 400 that names them. `strict` is false "
+        "unless said.",
     ),
-    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As of chats."),
+    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As of chats; and `file_search`."),
     "parallel_tool_calls": Field("emulated", own.echoed(fields.read_parallel), "`false` keeps the first call."),
     "truncation": Field(
         "emulated",

@@ -13,7 +13,8 @@ import orjson
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer
-from proxy.types import JSON, Event, Finish, Moment, Text, Thinking, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Moment, Searched, Sources, Text, Thinking, ToolCalled, Usage
+from proxy.wire import openai_file_search as file_search
 from proxy.wire.openai_errors import SseStyle, clean
 from proxy.wire.openai_items import Item, placed
 from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
@@ -95,6 +96,10 @@ class Response:
             case Finish(choice=0):
                 self.finish = event.reason
                 return self.closing()
+            case Sources(choice=0):
+                return self.cite(event)
+            case Searched(choice=0):
+                return self.searched(event)
             case Usage():
                 self.usage = event
         return b""
@@ -107,9 +112,11 @@ class Response:
     def gather(self, answer: Answer) -> None:
         """All of an answer that is whole but for its end."""
         choice = answer.choice(0)
-        events: list[Event] = [Thinking(choice.thinking)] if choice.thinking else []
+        events: list[Event] = [] if choice.searched is None else [choice.searched]
+        events += [Thinking(choice.thinking)] if choice.thinking else []
         events += [Text(choice.text, logprobs=tuple(choice.logprobs))] if choice.text else []
         events += [ToolCalled(one.id, one.name, one.arguments) for one in choice.tool_calls]
+        events += [] if choice.sources is None else [choice.sources]
         for event in events:
             self.write(event)
         self.usage = answer.usage
@@ -194,6 +201,17 @@ class Response:
         self.output[index], told = called(self.frames, id, index, event)
         return told
 
+    def searched(self, event: Searched) -> bytes:
+        id, index = self.place("fs_")
+        self.output[index], told = file_search.called(self.frames, id, index, event)
+        return told
+
+    def cite(self, event: Sources) -> bytes:
+        speech = self.speech
+        if speech is None:
+            return b""
+        return b"".join(map(speech.annotate, file_search.cited(event.annotations)))
+
     def thought_out(self, status: str = "completed") -> bytes:
         """The end of what is being thought, if anything is."""
         thought, self.thought = self.thought, None
@@ -216,7 +234,7 @@ class Response:
 
     @property
     def spoke(self) -> bool:
-        return any(one["type"] != "reasoning" for one in self.output.values())
+        return any(one["type"] not in ("reasoning", file_search.CALL) for one in self.output.values())
 
 
 def usage_of(usage: Usage | None) -> JSON:

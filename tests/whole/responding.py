@@ -19,7 +19,9 @@ ITEMS: dict[str, type[BaseModel]] = {
     "message": types.ResponseOutputMessage,
     "function_call": types.ResponseFunctionToolCallItem,
     "reasoning": types.ResponseReasoningItem,
+    "file_search_call": types.ResponseFileSearchToolCall,
 }
+SEARCHING = [f"response.file_search_call.{stage}" for stage in ("in_progress", "searching", "completed")]
 DELTAS = {
     "response.output_text.delta": "text",
     "response.reasoning_text.delta": "text",
@@ -79,6 +81,11 @@ def item_told(events: list[Json], item: Json, broken: bool) -> None:
     assert {one["item_id"] for one in events if "item_id" in one} == {item["id"]}
     kinds = [one["type"] for one in events]
     assert kinds[0] == "response.output_item.added" and events[0]["item"]["id"] == item["id"]
+    if item["type"] == "file_search_call":
+        assert kinds[1:] == [*SEARCHING, "response.output_item.done"] and events[-1]["item"] == item
+        return
+    added = [one["annotation"] for one in events if one["type"] == "response.output_text.annotation.added"]
+    assert added == [one for part in item.get("content") or () for one in part.get("annotations") or ()]
     said = "".join(one["delta"] for one in events if one["type"] in DELTAS)
     parts = item.get("content") or item.get("summary") or [{"text": item.get("arguments", "")}]
     assert said == parts[0]["text"]

@@ -57,8 +57,9 @@ KEYED = "keys: {bob: bob-key, ops: {key: ops-key, role: admin}}\n"
 async def everything(start: Start, tmp_path: Path, keys_file: Path, database: str) -> AsyncIterator[Running]:
     """A server with every plugin, every endpoint, and every way to say who one is."""
     plugins = "".join(f"  {name}: {{}}\n" for name in registry.known())
+    chains = BARE.replace("chat: []", "chat: [conversations]")
     text = (
-        f"{BARE}\nwrites: local\naccounts: {{}}\ndatabase: {{url: '{database}'}}\n{KEYED}"
+        f"{chains}\nwrites: local\naccounts: {{}}\ndatabase: {{url: '{database}'}}\n{KEYED}"
         f"{jwt_of(keys_file, role='roles', admin=['boss'])}"
         "identity_header: {role: X-Forwarded-Role}\n"
         "listen: {port: 0, drain: 1, trusted_proxies: [192.0.2.1]}\n"

@@ -1,0 +1,1 @@
+"""Vector stores: collections in OpenAI's words, whose documents are made of files."""

@@ -1,0 +1,139 @@
+"""Files into a vector store: each becomes a document, with a job that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.documents.ledger import OPEN
+from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
+from plugins.documents.tables import BATCHES, ITEMS, JOBS, ORIGINS, VALUES
+from plugins.documents.vectorstores.origins import Origin
+from proxy.errors import BadCall
+from proxy.filing import Filed
+from proxy.types import JSON
+from proxy.wire.ids import new_id
+
+ASKED: Final = 500
+"""Ids of one query."""
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A file, and how it is to be kept.  attributes: None leaves those of one that is there already.
+
+    size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.
+    """
+
+    file: Filed
+    attributes: Mapping[str, JSON] | None = None
+    size: int = 0
+    overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Adding:
+    store: Store
+
+    async def add(self, owner: str, collection: str, several: Sequence[New], batch: bool = False) -> str:
+        """All of them or none; the id of their batch, where they are one.  A file that is there already stays the
+        same document: it is cut anew where it is to be cut otherwise, and read again where that failed.
+
+        Raises BadCall where the owner has too many documents.
+        """
+        for _ in range(2):
+            try:
+                async with self.store.database.writing(lasting=True) as connection:
+                    id = await self.batch(connection, collection) if batch else ""
+                    await self.added(connection, owner, collection, several, id)
+                    return id
+            except IntegrityError:  # somebody else has added one meanwhile, which is found now
+                continue
+        raise BadCall("The vector store is being changed; try again.", code="conflict")
+
+    async def batch(self, connection: AsyncConnection, collection: str) -> str:
+        id = new_id("vsfb_")
+        await connection.execute(insert(BATCHES).values(id=id, collection=collection, at=self.store.now()))
+        return id
+
+    async def added(
+        self, connection: AsyncConnection, owner: str, collection: str, several: Sequence[New], batch: str
+    ) -> None:
+        there = await self.there(connection, collection, [one.file.id for one in several])
+        fresh = [one for one in several if one.file.id not in there]
+        if fresh:
+            count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == owner)
+            if (await connection.execute(count)).scalar_one() + len(fresh) > self.store.most:
+                raise BadCall(f"You may have {self.store.most} documents in all.", code="too_many_documents")
+            await self.insert(connection, owner, collection, fresh, batch)
+        for one in several:
+            if (origin := there.get(one.file.id)) is not None:
+                await self.again(connection, origin, one, batch)
+
+    async def there(self, connection: AsyncConnection, collection: str, files: Sequence[str]) -> dict[str, Origin]:
+        found: dict[str, Origin] = {}
+        for at in range(0, len(files), ASKED):
+            which = (ORIGINS.c.collection == collection) & ORIGINS.c.file.in_(files[at : at + ASKED])
+            for row in await connection.execute(select(ORIGINS).where(which)):
+                found[row.file] = Origin(*row)
+        return found
+
+    async def insert(
+        self, connection: AsyncConnection, owner: str, collection: str, several: Sequence[New], batch: str
+    ) -> None:
+        now = self.store.now()
+        items, origins, jobs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
+        values: list[dict[str, Any]] = []
+        for at, new in enumerate(several, now):  # one after the other, so that lists have their order
+            item, file = new_id("doc_"), new.file
+            own = {"id": item, "collection": collection, "owner": owner, "title": file.name[-500:]}
+            digest = hashlib.sha256(file.id.encode()).hexdigest()  # two files are two documents, whatever is in them
+            told = {"metadata": dumped(new.attributes or {}), "digest": digest, "newest": 1, "status": "pending"}
+            items.append({**own, **told, "source": "", "error": "", "at": at, "changed": at})
+            how = {"size": new.size, "overlap": new.overlap, "batch": batch, "bytes": file.bytes}
+            origins.append({"item": item, "collection": collection, "file": file.id, "name": file.name, **how})
+            job = {"id": new_id("job_"), "collection": collection, "item": item, "version": 1, "owner": owner}
+            jobs.append({**job, "status": "queued", "total": file.bytes, "at": at})
+            values += values_of(item, new.attributes or {})
+        for table, rows in ((ITEMS, items), (ORIGINS, origins), (JOBS, jobs), (VALUES, values)):
+            if rows:
+                await connection.execute(insert(table), rows)
+
+    async def again(self, connection: AsyncConnection, origin: Origin, new: New, batch: str) -> None:
+        row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == origin.item))).one()
+        item, now = Item(*row), self.store.now()
+        told: dict[str, Any] = {"size": new.size, "overlap": new.overlap} | ({"batch": batch} if batch else {})
+        await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item.id).values(**told))
+        if new.attributes is not None:
+            await put_values(connection, item.id, new.attributes)
+            metadata = dumped(new.attributes)
+            await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(metadata=metadata))
+        otherwise = (origin.size, origin.overlap) != (new.size, new.overlap)
+        if item.status != "failed" and not otherwise:
+            return
+        newest = item.newest + 1 if otherwise else item.newest
+        if otherwise and origin.read:
+            await copy_parts(connection, item.id, item.newest, newest)
+        values = {"newest": newest, "status": "pending", "error": "", "changed": now}
+        await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**values))
+        await queue(connection, item._replace(newest=newest), now)
+
+    async def cancel(self, batch: str) -> list[str]:
+        """What of a batch is not done yet is not done any more; its jobs."""
+        mine = select(ORIGINS.c.item).where(ORIGINS.c.batch == batch)
+        open_jobs = JOBS.c.item.in_(mine) & JOBS.c.status.in_(OPEN)
+        now = self.store.now()
+        async with self.store.database.writing(lasting=True) as connection:
+            await connection.execute(update(BATCHES).where(BATCHES.c.id == batch).values(cancelled=1))
+            jobs = list((await connection.execute(select(JOBS.c.id).where(open_jobs))).scalars())
+            pending = ITEMS.c.id.in_(mine) & (ITEMS.c.status == "pending")
+            told = {"status": "failed", "error": "cancelled", "changed": now}
+            await connection.execute(update(ITEMS).where(pending).values(**told))
+            await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))
+        return jobs

@@ -1,0 +1,80 @@
+"""Vector stores that nobody has used for as long as they said: their documents go, and they say that they expired."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import delete, select, update
+
+from plugins.documents.places import abandon, retire
+from plugins.documents.runner import Runner
+from plugins.documents.tables import BATCHES, COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
+from plugins.documents.vectorstores.stores import DAY, Stores
+from proxy.errors import Busy
+from proxy.wire.ids import new_id
+
+EVERY: Final = 300.0
+"""Seconds between two times."""
+SOME: Final = 20
+"""Vector stores of one time."""
+CHUNK: Final = 50
+"""Documents that go at once."""
+BEGUN, DONE = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    stores: Stores
+    runner: Runner
+
+    async def run(self, over: asyncio.Event) -> None:
+        """Until it is over, and not in the middle of it."""
+        while not over.is_set():
+            with suppress(Busy):  # told by whoever asks
+                await self.tidy()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await over.wait()
+
+    async def tidy(self) -> None:
+        """It does no harm where several processes do it."""
+        due = STORES.c.days.is_not(None) & (STORES.c.active + STORES.c.days * DAY <= self.stores.now())
+        which = ((STORES.c.expired == 0) & due) | (STORES.c.expired == BEGUN)
+        async with self.stores.database.reading() as connection:
+            ids = list((await connection.execute(select(STORES.c.collection).where(which).limit(SOME))).scalars())
+        for id in ids:
+            async with self.stores.database.writing(lasting=True) as connection:
+                mine = STORES.c.collection == id  # unless it was used meanwhile
+                begun = await connection.execute(update(STORES).where(mine & which).values(expired=BEGUN))
+            if begun.rowcount:
+                await self.empty(id)
+
+    async def empty(self, id: str) -> None:
+        """Where it was in the index is swept with all else that has gone."""
+        while await self.fewer(id):
+            continue
+        now, which = self.stores.now(), COLLECTIONS.c.id == id
+        async with self.stores.database.writing(lasting=True) as connection:
+            row = (await connection.execute(select(COLLECTIONS.c.place).where(which).with_for_update())).first()
+            if row is not None:
+                await abandon(connection, id, now)
+                await retire(connection, row.place, now)
+                elsewhere = {"place": new_id("col_"), "dimensions": 0}
+                await connection.execute(update(COLLECTIONS).where(which).values(**elsewhere))
+            await connection.execute(delete(BATCHES).where(BATCHES.c.collection == id))
+            await connection.execute(update(STORES).where(STORES.c.collection == id).values(expired=DONE))
+
+    async def fewer(self, id: str) -> bool:
+        some = select(ITEMS.c.id).where(ITEMS.c.collection == id).limit(CHUNK)
+        async with self.stores.database.writing() as connection:
+            items = list((await connection.execute(some)).scalars())
+            jobs = list((await connection.execute(select(JOBS.c.id).where(JOBS.c.item.in_(items)))).scalars())
+            for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):
+                await connection.execute(delete(table).where(table.c.item.in_(items)))
+            await connection.execute(delete(ITEMS).where(ITEMS.c.id.in_(items)))
+        for job in jobs:
+            self.runner.stop(job)
+        return bool(items)

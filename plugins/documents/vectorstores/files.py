@@ -1,0 +1,166 @@
+"""OpenAI's endpoints for the files of vector stores, one by one and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from plugins.documents.tables import ITEMS
+from plugins.documents.vectorstores import shapes
+from plugins.documents.vectorstores.adding import New
+from plugins.documents.vectorstores.contents import Contents, Entry, of_batch
+from plugins.documents.vectorstores.forms import AddFile, AddFiles, ChangeFile, FilePage
+from plugins.documents.vectorstores.origins import no_file
+from plugins.documents.vectorstores.paging import Cut, listed
+from plugins.documents.vectorstores.searching import alive
+from plugins.documents.vectorstores.stores import VectorStore, fits
+from proxy.host import Host
+from proxy.types import Route
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """size: letters of a chunk as usual."""
+
+    contents: Contents
+    host: Host
+    size: int
+
+    def routes(self) -> Iterable[Route]:
+        files, batches = "/v1/vector_stores/{id}/files", "/v1/vector_stores/{id}/file_batches"
+        yield Route("POST", files, self.add, "user")
+        yield Route("GET", files, self.list, "user")
+        yield Route("GET", files + "/{file}", self.get, "user")
+        yield Route("POST", files + "/{file}", self.change, "user")
+        yield Route("DELETE", files + "/{file}", self.delete, "user")
+        yield Route("GET", files + "/{file}/content", self.content, "user")
+        yield Route("POST", batches, self.add_several, "user")
+        yield Route("GET", batches + "/{batch}", self.batch, "user")
+        yield Route("POST", batches + "/{batch}/cancel", self.cancel, "user")
+        yield Route("GET", batches + "/{batch}/files", self.of_batch, "user")
+
+    # --- adding, also by who makes a store ---
+
+    async def known(self, caller: str, files: Sequence[AddFile], at: str) -> list[New]:
+        """Raises NotFound for a file that is not the caller's.  at: the field that names them, "" for `file_id`."""
+        there = await self.contents.origins.keeper.found(caller, [one.file_id for one in files])
+        new: dict[str, New] = {}
+        for index, one in enumerate(files):
+            if one.file_id not in there:
+                raise no_file(one.file_id, f"{at}[{index}]" if at else "file_id")
+            size, overlap = (0, 0) if one.chunking_strategy is None else one.chunking_strategy.letters
+            new[one.file_id] = New(there[one.file_id], one.attributes, size, overlap)
+        return list(new.values())
+
+    async def put(self, caller: str, store: VectorStore, new: Sequence[New], batch: bool = False) -> str:
+        id = await self.contents.adding.add(caller, store.id, new, batch)
+        await self.contents.stores.used([store])
+        self.contents.runner.nudge()
+        return id
+
+    def caller(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def own(self, request: web.BaseRequest, id: str) -> VectorStore:
+        one = await self.contents.stores.own(self.caller(request), id)
+        alive(one)
+        return one
+
+    # --- one by one ---
+
+    def told(self, one: Entry, store: VectorStore) -> web.StreamResponse:
+        return shapes.answer(shapes.file(one, store, self.size), one.status == "in_progress")
+
+    async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form = await self.host.desk.form(request, AddFile)
+        store = await self.own(request, id)
+        new = await self.known(self.caller(request), [form], "")
+        await self.put(self.caller(request), store, new)
+        return self.told(await self.contents.one(store.id, form.file_id), store)
+
+    async def found(self, request: web.BaseRequest, id: str, file: str) -> tuple[VectorStore, Entry]:
+        store = await self.contents.stores.one(self.caller(request), id)
+        return store, await self.contents.one(store.id, file)
+
+    async def get(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
+        store, one = await self.found(request, id, file)
+        return self.told(one, store)
+
+    async def change(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
+        form = await self.host.desk.form(request, ChangeFile)
+        store = await self.own(request, id)
+        one = await self.contents.one(store.id, file)
+        await self.contents.store.change(one.item, {}, form.attributes or {})
+        return self.told(await self.contents.one(store.id, file), store)
+
+    async def delete(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
+        """The file itself stays."""
+        store = await self.contents.stores.own(self.caller(request), id)
+        one = await self.contents.one(store.id, file)
+        await self.contents.runner.remove(one.item)
+        return shapes.answer({"id": one.id, "object": "vector_store.file.deleted", "deleted": True})
+
+    async def content(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
+        """The text as it was read, in parts; no more than one of them is in memory."""
+        _, one = await self.found(request, id, file)
+        headers = {**self.host.desk.headers(request), "Content-Type": "application/json"}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        before = b'{"object":"vector_store.file_content.page","data":['
+        async for part in self.contents.store.text(one.item.id, one.item.version or one.item.newest):
+            await response.write(before + orjson.dumps({"type": "text", "text": part}))
+            before = b","
+        end = b'],"has_more":false,"next_page":null}'
+        await response.write_eof(end if before == b"," else before + end)
+        return response
+
+    async def list(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        store = await self.contents.stores.one(self.caller(request), id)
+        return await self.page(request, store, batch="")
+
+    async def page(self, request: web.BaseRequest, store: VectorStore, batch: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, FilePage)
+        where = ITEMS.c.collection == store.id
+        if batch:
+            where &= ITEMS.c.id.in_(of_batch(batch))
+        if asked.filter is not None:
+            where &= fits(asked.filter)
+        ends = {}
+        for name in ("after", "before"):
+            if (file := getattr(asked, name)) is not None:
+                item = (await self.contents.one(store.id, file, name)).item
+                ends[name] = (item.at, item.id)
+        entries, more = await self.contents.page(where, Cut(asked.limit, asked.order == "asc", **ends))
+        return shapes.answer(listed([shapes.file(one, store, self.size) for one in entries], more))
+
+    # --- in batches ---
+
+    async def add_several(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form = await self.host.desk.form(request, AddFiles)
+        store = await self.own(request, id)
+        new = await self.known(self.caller(request), form.each(), "files" if form.files else "file_ids")
+        return await self.told_batch(store, await self.put(self.caller(request), store, new, batch=True))
+
+    async def told_batch(self, store: VectorStore, id: str) -> web.StreamResponse:
+        batch = await self.contents.batch(store.id, id)
+        document = shapes.batch(batch, await self.contents.counts(batch))
+        return shapes.answer(document, document["status"] == "in_progress")
+
+    async def batch(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
+        return await self.told_batch(await self.contents.stores.one(self.caller(request), id), batch)
+
+    async def cancel(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
+        """What is done stays; of one that has ended nothing changes."""
+        store = await self.contents.stores.own(self.caller(request), id)
+        one = await self.contents.batch(store.id, batch)
+        if (await self.contents.counts(one)).get("in_progress"):
+            await self.contents.cancel(one)
+        return await self.told_batch(store, batch)
+
+    async def of_batch(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
+        store = await self.contents.stores.one(self.caller(request), id)
+        one = await self.contents.batch(store.id, batch)
+        return await self.page(request, store, one.id)

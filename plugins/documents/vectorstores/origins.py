@@ -1,0 +1,117 @@
+"""Documents that are made of files: read when it is their turn, by whichever process has the job."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from sqlalchemy import ColumnElement, delete, select, update
+
+from plugins.documents.chunks import Cutter
+from plugins.documents.contents import Content
+from plugins.documents.files import Reader
+from plugins.documents.ingest import Overtaken
+from plugins.documents.ledger import Job
+from plugins.documents.store import Item, put_parts
+from plugins.documents.tables import ITEMS, JOBS, ORIGINS, PARTS
+from proxy.errors import BadCall, NotFound, ProxyError
+from proxy.filing import Cabinet, Keeper
+from proxy.sql.database import Database
+
+UNSUPPORTED: Final = "unsupported_file"
+INVALID: Final = ("unreadable_file", "no_text", "file_not_found")
+"""Codes of failures that are the file's own."""
+
+
+class Origin(NamedTuple):
+    """See ORIGINS."""
+
+    item: str
+    collection: str
+    file: str
+    name: str
+    bytes: int
+    batch: str
+    size: int
+    overlap: int
+    read: int
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """size: characters of a chunk, unless the document says otherwise.  most: bytes of a file."""
+
+    database: Database
+    cabinet: Cabinet
+    reader: Reader
+    size: int
+    most: int
+
+    @property
+    def keeper(self) -> Keeper:
+        """Raises BadCall where no feature keeps files."""
+        if self.cabinet.keeper is None:
+            message = "Files are kept by the plugin 'files', which is not in the configuration of this server."
+            raise BadCall(message, param="file_id", code="plugin_missing")
+        return self.cabinet.keeper
+
+    async def ready(self, job: Job, item: Item) -> None:
+        """The text of a document is there: it is read from its file, where that was not done."""
+        origin = (await self.of([item.id])).get(item.id)
+        if origin is not None and not origin.read:
+            await self.take(job, item, origin)
+
+    async def cutter(self, item: Item) -> Cutter:
+        """How the text of a document is cut."""
+        origin = (await self.of([item.id])).get(item.id)
+        return Cutter(self.size) if origin is None else Cutter(origin.size or self.size, origin.overlap)
+
+    async def take(self, job: Job, item: Item, origin: Origin) -> None:
+        if origin.bytes > self.most:
+            message = f"The file cannot be read: it is larger than {self.most} bytes."
+            raise BadCall(message, param="file_id", code="unreadable_file")
+        with tempfile.TemporaryFile() as file:
+            async for piece in self.keeper.pieces(item.owner, origin.file):
+                await asyncio.to_thread(file.write, piece)
+            async with self.reader.content(file, origin.name) as content:
+                await self.fill(job, content)
+
+    async def fill(self, job: Job, content: Content) -> None:
+        """Its text, all of it or none."""
+        async with self.database.writing(lasting=True) as connection:
+            told = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
+            if (await connection.execute(told.values(characters=content.characters))).rowcount != 1:
+                raise Overtaken
+            await connection.execute(delete(PARTS).where(PARTS.c.item == job.item))
+            await put_parts(connection, job.item, job.version, content)
+            await connection.execute(update(ORIGINS).where(ORIGINS.c.item == job.item).values(read=1, code=""))
+            await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(total=content.characters))
+
+    async def note(self, item: str, error: ProxyError) -> None:
+        """Why it failed, in OpenAI's words; "" is the server's fault."""
+        code = UNSUPPORTED if error.code == UNSUPPORTED else "invalid_file" if error.code in INVALID else ""
+        async with self.database.writing() as connection:
+            await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item).values(code=code))
+
+    async def some(self, where: ColumnElement[bool]) -> dict[str, Origin]:
+        """By document."""
+        async with self.database.reading() as connection:
+            return {row.item: Origin(*row) for row in await connection.execute(select(ORIGINS).where(where))}
+
+    async def of(self, items: Collection[str]) -> Mapping[str, Origin]:
+        return await self.some(ORIGINS.c.item.in_(list(items)))
+
+    async def documents(self, owner: str, file: str) -> list[Item]:
+        """All that were made of a file."""
+        query = select(ITEMS).join(ORIGINS, ORIGINS.c.item == ITEMS.c.id)
+        async with self.database.reading() as connection:
+            found = await connection.execute(query.where((ORIGINS.c.file == file) & (ITEMS.c.owner == owner)))
+            return [Item(*row) for row in found]
+
+
+def no_file(id: str, param: str) -> NotFound:
+    return NotFound(f"No file of yours has the id '{id[:100]}'.", param=param, code="file_not_found")

@@ -1,0 +1,202 @@
+"""OpenAI's endpoints for files.  Source: OpenAI's API reference, "Files"."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from aiohttp import web
+from pydantic import Field, ValidationError
+
+from plugins.files import shapes
+from plugins.files.store import PIECE, File, Store, Wanted
+from proxy.config import Strict
+from proxy.errors import BadCall, Busy, NotFound, TooLarge
+from proxy.host import Host, Part
+from proxy.types import Route
+
+Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
+DAY: Final = 86_400
+BATCH: Final = 30 * DAY
+"""Seconds that a file for batches is kept unless it says so itself."""
+LONGEST: Final = 512
+"""Letters of a name."""
+REST: Final = 1024 * 1024
+"""Bytes of a form beside its file."""
+
+
+class Page(Strict):
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: Annotated[str, Field(max_length=64)] | None = None
+
+
+class Said(Strict):
+    """What a form says of its file."""
+
+    purpose: Purpose
+    anchor: Literal["created_at"] | None = Field(None, alias="expires_after[anchor]")
+    seconds: Annotated[int, Field(ge=3600, le=30 * DAY)] | None = Field(None, alias="expires_after[seconds]")
+
+
+@dataclass(slots=True)
+class Upload:
+    """A form that is being read.  id: of its file, once there is one."""
+
+    id: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """tasks: what is being written, which goes on though whoever waits for it leaves."""
+
+    store: Store
+    host: Host
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = self.host.background.start(work, name)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", "/v1/files", self.create, "user")
+        yield Route("GET", "/v1/files", self.list, "user")
+        yield Route("GET", "/v1/files/{id}", self.get, "user")
+        yield Route("DELETE", "/v1/files/{id}", self.delete, "user")
+        yield Route("GET", "/v1/files/{id}/content", self.content, "user")
+
+    def caller(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    async def create(self, request: web.BaseRequest) -> web.StreamResponse:
+        """What cannot be kept leaves nothing behind."""
+        caller, upload = self.caller(request), Upload()
+        if (request.content_length or 0) > self.store.bounds.file + REST:
+            raise self.too_large()
+        try:
+            async for part in self.host.desk.parts(request):
+                await self.take(caller, part, upload)
+            file = await self.finish(caller, upload)
+        except BaseException:
+            if upload.id:
+                self.begin(self.undo(upload.id), "dropping an upload")
+            raise
+        return shapes.answer(shapes.head(file))
+
+    async def take(self, caller: str, part: Part, upload: Upload) -> None:
+        if part.filename is None and part.name != "file":
+            upload.fields[part.name] = await part.text()
+            if part.name == "purpose":  # before all of the file is read, where that comes later
+                purpose_of(upload.fields)
+            return
+        if upload.id:
+            raise BadCall("Send one file at a time.", param="file", code="invalid_value")
+        upload.id = await self.store.begin(caller, name_of(part.filename))
+        number, size = 0, 0
+        async for piece in whole_pieces(part.pieces()):
+            size += len(piece)
+            if size > self.store.bounds.file:
+                raise self.too_large()
+            await asyncio.shield(self.begin(self.store.put(caller, upload.id, number, piece), "keeping a file"))
+            number += 1
+
+    def too_large(self) -> TooLarge:
+        message = f"The file is larger than {self.store.bounds.file} bytes."
+        return TooLarge(message, param="file", code="request_too_large")
+
+    async def finish(self, caller: str, upload: Upload) -> File:
+        if not upload.id:
+            raise BadCall("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
+        said = said_of(upload.fields)
+        if (said.anchor is None) != (said.seconds is None):
+            name = "anchor" if said.anchor is None else "seconds"
+            message = f"Missing required parameter: 'expires_after[{name}]'."
+            raise BadCall(message, param=f"expires_after[{name}]", code="missing_required_parameter")
+        seconds = BATCH if said.seconds is None and said.purpose == "batch" else said.seconds
+        return await self.store.finish(caller, upload.id, said.purpose, seconds)
+
+    async def undo(self, id: str) -> None:
+        with suppress(Busy):  # an upload that was left goes later
+            await self.store.drop(id)
+
+    async def list(self, request: web.BaseRequest) -> web.StreamResponse:
+        page = self.host.desk.query(request, Page)
+        wanted = Wanted(page.after, page.limit, page.order, page.purpose)
+        files, more = await self.store.page(self.caller(request), wanted)
+        data = [shapes.head(one) for one in files]
+        ends = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+        return shapes.answer({"object": "list", "data": data, **ends, "has_more": more})
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return shapes.answer(shapes.head(await self.store.one(self.caller(request), id)))
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        file = await self.store.one(self.caller(request), id)
+        await asyncio.shield(self.begin(self.store.remove(file), "deleting a file"))
+        return shapes.answer({"id": file.id, "object": "file", "deleted": True})
+
+    async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """The bytes, to be saved and never shown: a browser must not take them for a page of this server's."""
+        caller = self.caller(request)
+        file = await self.store.one(caller, id)
+        headers = {
+            **self.host.desk.headers(request),
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(file.bytes),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
+            "X-Content-Type-Options": "nosniff",
+        }
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        try:
+            async for piece in self.store.pieces(caller, file.id):
+                await response.write(piece)
+            await response.write_eof()
+        except (ConnectionError, NotFound, Busy):  # whoever reads sees by its length that it is not whole
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+
+def name_of(given: str | None) -> str:
+    """As it was sent, but for what no database takes."""
+    name = (given or "").replace("\0", "").encode("utf-8", "replace").decode()
+    return name[-LONGEST:] or "file"
+
+
+def purpose_of(fields: dict[str, str]) -> None:
+    said_of({"purpose": fields["purpose"]})
+
+
+def said_of(fields: dict[str, str]) -> Said:
+    try:
+        return Said.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])[:100]
+        if first["type"] == "missing":
+            message = f"Missing required parameter: '{name}'."
+            raise BadCall(message, param=name, code="missing_required_parameter") from None
+        if first["type"] == "extra_forbidden":
+            raise BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter") from None
+        raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
+
+
+async def whole_pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes, in pieces that are as long as a row may be."""
+    waiting = bytearray()
+    async for some in source:
+        waiting += some
+        while len(waiting) >= PIECE:
+            yield bytes(waiting[:PIECE])
+            del waiting[:PIECE]
+    if waiting:
+        yield bytes(waiting)

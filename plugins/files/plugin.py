@@ -1,0 +1,62 @@
+"""Keeps callers' files, and lends them to other features."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, Self
+
+from pydantic import PositiveInt
+
+from plugins.files import keeping
+from plugins.files.api import Api
+from plugins.files.store import Bounds, Store
+from plugins.files.tables import FEATURE
+from proxy.config import Strict
+from proxy.errors import ConfigError
+from proxy.host import Host
+from proxy.types import Route
+
+MIB: Final = 1024 * 1024
+PATIENCE: Final = 5.0
+"""Seconds that the last writes may take when the server stops."""
+
+
+class Files:
+    """Keeps files in the database and serves OpenAI's endpoints for them; it stands in no chain."""
+
+    tables = FEATURE
+
+    class Settings(Strict):
+        max_file_bytes: PositiveInt = 512 * MIB
+        """Bytes of one file."""
+        max_bytes: PositiveInt = 10 * 1024 * MIB
+        """Bytes of all files of one caller."""
+        max_files: PositiveInt = 10_000
+        """Files of one caller."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        bounds = Bounds(settings.max_file_bytes, settings.max_bytes, settings.max_files)
+        self.store = Store(host.database, host.clock, bounds, host.cabinet)
+        self.api = Api(self.store, host)
+        self.over = asyncio.Event()
+        if host.cabinet.keeper is not None:
+            raise ConfigError(["files are kept by one plugin only"])
+        host.cabinet.keeper = self.store
+        host.holds(keeping.Holding(self.store))
+
+    def routes(self) -> Iterable[Route]:
+        yield from self.api.routes()
+
+    async def __aenter__(self) -> Self:
+        self.api.begin(keeping.run(self.store, self.over), "deleting old files")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """What is being written is, unless that takes too long."""
+        self.over.set()
+        if self.api.tasks:
+            await asyncio.wait(self.api.tasks, timeout=PATIENCE)
+            for task in self.api.tasks:
+                task.cancel()

@@ -1,0 +1,28 @@
+"""Files in OpenAI's shapes.  Source: OpenAI's API reference, "Files"."""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import web
+
+from plugins.files.store import File
+from proxy.types import JSON
+
+
+def answer(told: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told), content_type="application/json")
+
+
+def head(file: File) -> dict[str, JSON]:
+    """Nothing has to be done with a file before it can be used: it is `processed` as soon as it is there."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": file.at // 1_000_000,
+        "expires_at": None if file.expires is None else file.expires // 1_000_000,
+        "filename": file.name,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+    }

@@ -1,0 +1,200 @@
+"""Files in the database, their bytes in pieces.  Every query of a caller's names the owner."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.files.tables import FILES, PIECES
+from proxy.errors import BadCall, NotFound, TooLarge
+from proxy.filing import Cabinet, Filed
+from proxy.host import Clock
+from proxy.sql.database import Database
+from proxy.wire.ids import new_id
+
+PIECE: Final = 1024 * 1024
+"""Bytes of a row."""
+SOME: Final = 16
+"""Rows of bytes that go at once."""
+ASKED: Final = 500
+"""Ids of one query."""
+
+
+class File(NamedTuple):
+    """See FILES."""
+
+    id: str
+    owner: str
+    name: str
+    purpose: str
+    status: str
+    bytes: int
+    pieces: int
+    at: int
+    changed: int
+    expires: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """file: bytes of one.  bytes, files: of one caller."""
+
+    file: int
+    bytes: int
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of a caller's files are listed.  after: an id."""
+
+    after: str | None = None
+    limit: int = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
+class Store:
+    def __init__(self, database: Database, clock: Clock, bounds: Bounds, cabinet: Cabinet) -> None:
+        self.database = database
+        self.clock = clock
+        self.bounds = bounds
+        self.cabinet = cabinet
+
+    def now(self) -> int:
+        return int(self.clock.time() * 1e6)
+
+    # --- what comes in ---
+
+    async def begin(self, owner: str, name: str) -> str:
+        """The id of a file without bytes, which nobody sees until it is whole.  Raises BadCall beyond the most."""
+        now, id = self.now(), new_id("file-")
+        async with self.database.writing() as connection:
+            await alone(connection, owner)
+            count = select(func.count()).where((FILES.c.owner == owner) & (FILES.c.status != "gone"))
+            if (await connection.execute(count)).scalar_one() >= self.bounds.files:
+                message = f"You have {self.bounds.files} files, which is the most; delete some."
+                raise BadCall(message, param="file", code="too_many_files")
+            row = {"id": id, "owner": owner, "name": name, "status": "receiving", "at": now, "changed": now}
+            await connection.execute(insert(FILES).values(row))
+        return id
+
+    async def put(self, owner: str, id: str, number: int, piece: bytes) -> None:
+        """The next piece.  Raises TooLarge where the file, or all of the owner's files, would have too many bytes."""
+        async with self.database.writing() as connection:
+            await alone(connection, owner)
+            own = (FILES.c.owner == owner) & (FILES.c.status != "gone")
+            sizes = select(func.coalesce(func.sum(FILES.c.bytes), 0)).where(own)
+            room = self.bounds.bytes - int((await connection.execute(sizes)).scalar_one())
+            if len(piece) > room:
+                message = f"Your files may have {self.bounds.bytes} bytes together, and with this one have more."
+                raise TooLarge(message, param="file", code="storage_full")
+            grown = {"bytes": FILES.c.bytes + len(piece), "pieces": number + 1, "changed": self.now()}
+            await connection.execute(update(FILES).where((FILES.c.id == id) & own).values(**grown))
+            await connection.execute(insert(PIECES).values(file=id, number=number, content=piece))
+
+    async def finish(self, owner: str, id: str, purpose: str, seconds: int | None) -> File:
+        """It is there.  seconds: after which it goes; None is never."""
+        at = self.now()
+        expires = None if seconds is None else at + seconds * 1_000_000
+        told = {"status": "whole", "purpose": purpose, "at": at, "changed": at, "expires": expires}
+        mine = (FILES.c.id == id) & (FILES.c.owner == owner)
+        async with self.database.writing(lasting=True) as connection:
+            await connection.execute(update(FILES).where(mine & (FILES.c.status == "receiving")).values(**told))
+            row = (await connection.execute(select(FILES).where(mine))).first()
+        if row is None:
+            raise not_found(id)
+        return File(*row)
+
+    # --- what is there ---
+
+    def mine(self, owner: str) -> ColumnElement[bool]:
+        """What an owner sees: one that has expired is not there, whether or not it was taken away."""
+        fresh = FILES.c.expires.is_(None) | (FILES.c.expires > self.now())
+        return (FILES.c.owner == owner) & (FILES.c.status == "whole") & fresh
+
+    async def one(self, owner: str, id: str, param: str = "file_id") -> File:
+        """Raises NotFound, also for what is another's."""
+        async with self.database.reading() as connection:
+            row = (await connection.execute(select(FILES).where(self.mine(owner) & (FILES.c.id == id)))).first()
+        if row is None:
+            raise not_found(id, param)
+        return File(*row)
+
+    async def page(self, owner: str, wanted: Wanted) -> tuple[list[File], bool]:
+        """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        query = select(FILES).where(self.mine(owner))
+        if wanted.purpose is not None:
+            query = query.where(FILES.c.purpose == wanted.purpose)
+        at, id, rising = FILES.c.at, FILES.c.id, wanted.order == "asc"
+        if wanted.after is not None:
+            last = await self.one(owner, wanted.after, "after")
+            beyond = at > last.at if rising else at < last.at
+            query = query.where(beyond | ((at == last.at) & (id > last.id if rising else id < last.id)))
+        query = query.order_by(at, id) if rising else query.order_by(at.desc(), id.desc())
+        async with self.database.reading() as connection:
+            rows = (await connection.execute(query.limit(wanted.limit + 1))).all()
+        return [File(*row) for row in rows[: wanted.limit]], len(rows) > wanted.limit
+
+    async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
+        several, there = list(ids), dict[str, Filed]()
+        columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes)
+        async with self.database.reading() as connection:
+            for at in range(0, len(several), ASKED):
+                some = self.mine(caller) & FILES.c.id.in_(several[at : at + ASKED])
+                for row in await connection.execute(select(*columns).where(some)):
+                    there[row.id] = Filed(*row)
+        return there
+
+    async def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
+        file = await self.one(caller, id)
+        for number in range(file.pieces):
+            async with self.database.reading() as connection:
+                query = select(PIECES.c.content).where((PIECES.c.file == file.id) & (PIECES.c.number == number))
+                piece = (await connection.execute(query)).scalar_one_or_none()
+            if piece is None:  # it was deleted meanwhile
+                raise not_found(id)
+            yield piece
+
+    # --- what goes ---
+
+    async def remove(self, file: File) -> None:
+        """With whatever was made of it."""
+        for removing in self.cabinet.removing:
+            await removing(file.owner, file.id)
+        await self.drop(file.id)
+
+    async def drop(self, id: str) -> None:
+        """It is gone at once, its bytes bit by bit; what a crash leaves of it goes later."""
+        async with self.database.writing(lasting=True) as connection:
+            gone = update(FILES).where(FILES.c.id == id)
+            await connection.execute(gone.values(status="gone", changed=self.now()))
+        some = select(PIECES.c.number).where(PIECES.c.file == id).limit(SOME).scalar_subquery()
+        while True:
+            async with self.database.writing() as connection:
+                which = (PIECES.c.file == id) & PIECES.c.number.in_(some)
+                if not (await connection.execute(delete(PIECES).where(which))).rowcount:
+                    await connection.execute(delete(FILES).where(FILES.c.id == id))
+                    return
+
+    async def all(self, where: ColumnElement[bool], limit: int) -> Sequence[File]:
+        """Whosever they are: for the server's own work."""
+        async with self.database.reading() as connection:
+            rows = await connection.execute(select(FILES).where(where).order_by(FILES.c.changed).limit(limit))
+            return [File(*row) for row in rows]
+
+
+async def alone(connection: AsyncConnection, owner: str) -> None:
+    """Until the transaction ends nobody else counts what this owner has; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        lock = zlib.crc32(f"gemmapy-proxy files {owner}".encode())
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+
+
+def not_found(id: str, param: str = "file_id") -> NotFound:
+    return NotFound(f"No file of yours has the id '{id[:100]}'.", param=param, code="file_not_found")

@@ -1,0 +1,80 @@
+"""A form of several parts, read as it arrives and within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from proxy.edge.body import UNREADABLE, welcome
+from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
+
+FORM: Final = "multipart/form-data"
+CHUNK: Final = 256 * 1024
+FIELD: Final = 64 * 1024
+"""Bytes of a part that is no file."""
+MOST: Final = 16
+"""Parts of a form."""
+PATIENCE: Final = 30.0
+"""Seconds that the next bytes may take to arrive."""
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """What is wrong with a form, as an error that its sender understands."""
+    try:
+        yield
+    except TimeoutError:
+        raise TooSlow(f"Nothing of the form came for {PATIENCE:g} seconds.", code=UNREADABLE) from None
+    except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError, web.HTTPException) as error:
+        raise BadCall(f"The form cannot be read: {str(error)[:200]}.", code=UNREADABLE) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    reader: aiohttp.BodyPartReader
+    name: str
+
+    @property
+    def filename(self) -> str | None:
+        return self.reader.filename
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        while True:
+            with readable():
+                piece = await asyncio.wait_for(self.reader.read_chunk(CHUNK), PATIENCE)
+            if not piece:
+                return
+            yield piece
+
+    async def text(self) -> str:
+        data = b""
+        async for piece in self.pieces():
+            data += piece
+            if len(data) > FIELD:
+                message = f"Invalid '{self.name}': it is larger than {FIELD} bytes."
+                raise TooLarge(message, param=self.name, code="request_too_large")
+        return data.decode("utf-8", "replace")
+
+
+async def parts_of(request: web.BaseRequest) -> AsyncIterator[Part]:
+    if request.content_type != FORM:
+        given = request.content_type[:100]
+        raise WrongType(f"Unsupported content type '{given}': send '{FORM}'.", code="unsupported_media_type")
+    await welcome(request)
+    with readable():
+        reader = await request.multipart()
+    for _ in range(MOST):
+        with readable():
+            part = await asyncio.wait_for(reader.next(), PATIENCE)
+        if part is None:
+            return
+        if not isinstance(part, aiohttp.BodyPartReader):
+            raise BadCall("The form has a form inside.", code=UNREADABLE)
+        yield Part(part, str(part.name or "")[:64])
+    raise BadCall(f"The form has more than {MOST} parts.", code=UNREADABLE)

@@ -1,0 +1,41 @@
+"""Files of callers' own: kept by one feature, read by others that know nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from proxy.values import value
+
+
+@value
+class Filed:
+    """What is known of a file without reading it.  name: as its owner gave it; nothing is ever opened by it."""
+
+    id: str
+    name: str
+    purpose: str
+    bytes: int
+
+
+class Keeper(Protocol):
+    """Every method sees only what is this caller's, and raises Busy while it cannot tell."""
+
+    async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
+        """Those of these files that are there, by id."""
+
+    def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
+        """The bytes of a file, of which no more than a MiB is in memory.  Raises NotFound, also midway."""
+
+
+Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""Is told a caller and the id of a file that is about to go, and awaited before it does."""
+
+
+@dataclass(slots=True)
+class Cabinet:
+    """keeper: None where no feature keeps files.  removing: who made something of files that goes with them."""
+
+    keeper: Keeper | None = None
+    removing: list[Removing] = field(default_factory=list)

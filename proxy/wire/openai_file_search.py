@@ -1,0 +1,110 @@
+"""OpenAI's tool `file_search` in a request for a response, and what the answer tells of it.
+
+Source: OpenAI's API reference, "Responses", and its guide "File search".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON, Searched, ToolChoice
+from proxy.wire import read
+from proxy.wire.openai_items import Item
+from proxy.wire.openai_response_parts import Frames
+
+KIND: Final = "file_search"
+"""The tool's type, and the field as which a plugin declares that it serves it."""
+CALL: Final = "file_search_call"
+RESULTS: Final = "file_search_call.results"
+HOSTED: Final = ("vector_store_ids", "filters", "max_num_results", "ranking_options")
+STATUSES: Final = ("completed", "in_progress", "searching", "incomplete", "failed")
+TOLD: Final = ("attributes", "file_id", "filename", "score", "text")
+
+
+@dataclass(slots=True)
+class Choosing:
+    """What a request says of the tool.
+
+    tool: as the plugin reads it, with its place in the request as `at`; None where there is none.
+    chosen: whether `tool_choice` wants it; None where that says nothing of it.  place: where it says so.
+    included: whether results are wanted.
+    """
+
+    tool: dict[str, JSON] | None = None
+    chosen: bool | None = None
+    place: str = ""
+    included: bool = False
+
+    def add(self, given: Item, at: str, theirs: Iterable[str], deepest: int) -> Item:
+        """The tool as the response repeats it.  Raises BadCall."""
+        if KIND not in theirs:
+            message = f"'{KIND}' is served by the plugin 'documents', which is not in the chain 'chat' of this server."
+            raise BadCall(message, param=at, code="plugin_missing")
+        if self.tool is not None:
+            message = f"Invalid '{at}': one tool '{KIND}' may name several vector stores."
+            raise BadCall(message, param=at, code="invalid_value")
+        for name in given:
+            if name != "type" and name not in HOSTED:
+                message = f"Unknown parameter: '{at}.{name[:80]}'."
+                raise BadCall(message, param=f"{at}.{name[:80]}", code="unknown_parameter")
+        read.needed(given, "vector_store_ids", f"{at}.vector_store_ids")
+        read.not_deep(given, at, deepest)
+        told = {name: given.get(name) for name in HOSTED if given.get(name) is not None}
+        self.tool = {**told, "at": at}
+        return {"type": KIND, **told}
+
+    def settled(self, choice: ToolChoice, extra: dict[str, JSON], notes: dict[str, str]) -> ToolChoice:
+        """Leaves the plugin its part in `extra`; how the functions may be used then.  The files are always searched
+        unless that is not wanted, so that a choice which wants some tool has had it.  Raises BadCall."""
+        if self.chosen and self.tool is None:
+            message = f"Invalid '{self.place}': there is no tool '{KIND}' in 'tools'."
+            raise BadCall(message, param=self.place, code="invalid_value")
+        if self.included and self.tool is None:
+            notes[f"include.{RESULTS}"] = "ignored"
+        if self.tool is None or self.chosen is False or (choice.mode == "none" and not self.chosen):
+            return choice
+        extra[KIND] = {**self.tool, "results": self.included}
+        return ToolChoice("auto", choice.names) if choice.mode == "required" else choice
+
+
+# --- in the answer --------------------------------------------------------------------------------------
+
+
+def called(frames: Frames, id: str, index: int, event: Searched) -> tuple[Item, bytes]:
+    """The item that says what was searched for, and the events that tell of it: by now all of it is over."""
+    results = None if event.results is None else [dict(one) for one in event.results]
+    item = {"id": id, "type": CALL, "status": "completed", "queries": list(event.queries), "results": results}
+    said = frames.added(index, {**item, "queries": [], "results": None})
+    for stage in ("in_progress", "searching", "completed"):
+        said += frames.event(f"response.{CALL}.{stage}", item_id=id, output_index=index)
+    return item, said + frames.done(index, item)
+
+
+def cited(given: Iterable[Mapping[str, JSON]]) -> list[Item]:
+    """As responses have them: what chats put into an object of its own stands beside the type here."""
+    return [{"type": one["type"], **one[one["type"]]} if one["type"] in one else dict(one) for one in given]
+
+
+# --- in a request's items -------------------------------------------------------------------------------
+
+
+def item(given: Item, at: str) -> Item:
+    """One of an earlier answer's, whose words the model is not told again."""
+    queries = [
+        read.text(one, f"{at}.queries[{index}]")
+        for index, one in enumerate(read.array(given.get("queries") or [], f"{at}.queries"))
+    ]
+    results = given.get("results")
+    if results is not None:
+        listed = enumerate(read.array(results, f"{at}.results"))
+        results = [_result(one, f"{at}.results[{index}]") for index, one in listed]
+    return {"queries": queries, "results": results}
+
+
+def _result(value: JSON, at: str) -> Item:
+    given = read.mapping(value, at)
+    read.not_deep(given, at, 3)
+    return {name: given[name] for name in TOLD if name in given}
