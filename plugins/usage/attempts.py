@@ -32,7 +32,7 @@ class Attempts:
         await self.writer.flush()
         since = int((self.host.clock.time() - hours * 3600) * 1e6)
         kinds = (A.model, A.upstream, A.error, AGAIN.label("again"), FELL.label("fell"))
-        query = select(*kinds, func.count().label("count")).where(A.at >= since)
+        query = select(*kinds, func.sum(A.times).label("times")).where(A.at >= since)
         async with self.host.database.reading() as connection:
             rows = (await connection.execute(query.group_by(A.model, A.upstream, A.error, AGAIN, FELL))).all()
         pairs: dict[tuple[str, str], list[Row[tuple[JSON, ...]]]] = {}
@@ -69,4 +69,4 @@ def total(rows: list[Row[tuple[JSON, ...]]]) -> int:
 
 
 def number(row: Row[tuple[JSON, ...]]) -> int:
-    return int(row._mapping["count"])  # a row has a method of that name, too
+    return int(row.times)

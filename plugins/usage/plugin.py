@@ -19,7 +19,7 @@ from plugins.usage.keeping import Keeping
 from plugins.usage.organization import Organization
 from plugins.usage.pricing import Pricing
 from plugins.usage.ratings import Ratings
-from plugins.usage.rows import Names, attempt_row, call_row, fallback_row
+from plugins.usage.rows import Names, call_row, fallback_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
 from proxy.config import Strict
@@ -77,7 +77,7 @@ class Usage:
         self.writer.add(call_row(ended, self.names.of(ended)))
 
     def attempted(self, one: Attempt) -> None:
-        self.writer.add(attempt_row(one, self.host.clock.time()))
+        self.writer.tried(one)
 
     def fell_back(self, one: FellBack) -> None:
         self.writer.add(fallback_row(one, self.host.clock.time()))

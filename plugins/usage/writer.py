@@ -13,11 +13,12 @@ from typing import Final
 from sqlalchemy import insert, select
 
 from plugins.usage import sums
-from plugins.usage.rows import AttemptRow, CallRow
+from plugins.usage.rows import AttemptRow, CallRow, Smooth, attempt_row
 from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
 from proxy.host import Clock
+from proxy.news import Attempt
 from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Writer:
         self.clock = clock
         self.most = 0
         self.waiting: deque[Row] = deque()
+        self.smooth = Smooth()
         self.writing: deque[Batch] = deque()
         self.lost = 0
         """Rows, since the process started, that could not be kept until they were written."""
@@ -62,7 +64,7 @@ class Writer:
     @property
     def pending(self) -> int:
         """Rows that are not written yet."""
-        return len(self.waiting) + sum(len(one.rows) for one in self.writing)
+        return len(self.waiting) + len(self.smooth) + sum(len(one.rows) for one in self.writing)
 
     def add(self, row: Row) -> None:
         if len(self.waiting) >= self.most:
@@ -71,6 +73,15 @@ class Writer:
         self.waiting.append(row)
         if len(self.waiting) == BATCH:
             self.full.set()
+
+    def tried(self, one: Attempt) -> None:
+        now = self.clock.time()
+        if one.error or one.number > 1:
+            self.add(attempt_row(one, now))
+        elif len(self.smooth) < self.most:
+            self.smooth.add(one, now)
+        else:
+            self.lose(1)
 
     def lose(self, count: int) -> None:
         self.lost += count
@@ -113,9 +124,9 @@ class Writer:
                 left -= await self.write(batch)
 
     def next(self) -> Batch | None:
-        if not self.writing and self.waiting:
+        if not self.writing and (self.waiting or self.smooth):
             rows = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
-            self.writing.append(Batch(rows))
+            self.writing.append(Batch([*rows, *self.smooth.taken()]))
         if len(self.waiting) < BATCH:
             self.full.clear()
         return self.writing[0] if self.writing else None
