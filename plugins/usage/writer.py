@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from plugins.usage import sums
 from plugins.usage.rows import AttemptRow, CallRow, Smooth, attempt_row
@@ -164,7 +164,7 @@ class Writer:
             if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
                 return
             now = int(self.clock.time() * 1e6)
-            await connection.execute(insert(BATCHES).values(id=batch.id, at=now))
+            await insert_rows(connection, BATCHES, ("id", "at"), [(batch.id, now)])
             await insert_rows(connection, CALLS, CallRow._fields, calls)
             await insert_rows(connection, ATTEMPTS, AttemptRow._fields, tries)
             if calls:
