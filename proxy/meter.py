@@ -12,7 +12,7 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
-from proxy.streams import Owed, Replay, replay
+from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
     Call,
@@ -80,11 +80,10 @@ class Tally:
         self.first = self.host.clock.monotonic()
         self.facts = dict(reply.facts)
         if type(reply.events) is Replay:
-            events = list(reply.events.rest)
-            self.add_all(events)
+            self.add_all(reply.events.left())
             self.whole = bool(self.finish)
             self.end(None)
-            return Reply(replay(events), reply.facts, reply.closers)
+            return reply
         return reply.through(self.counted).on_close(partial(self.end, None))
 
     async def counted(self, events: Events) -> Events:
