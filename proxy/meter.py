@@ -12,7 +12,7 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.news import CallEnded
-from proxy.streams import Owed, Replay, replay
+from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
     Call,
@@ -56,6 +56,11 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
 class Tally:
     """Grows with the events of one answer."""
 
+    __slots__ = (
+        "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
+        "said", "thought", "usage", "whole",
+    )  # fmt: skip
+
     def __init__(self, call: Call, host: Host) -> None:
         self.call = call
         self.meter = f"{call.route} {next(NUMBERS)}"
@@ -63,7 +68,7 @@ class Tally:
         self.at = host.clock.time()
         self.began = host.clock.monotonic()
         self.first: float | None = None
-        self.facts: dict[str, str] = {}
+        self.facts: Mapping[str, str] = {}
         self.usage: Usage | None = None
         self.finish = ""
         self.thought = self.said = self.pieces = 0
@@ -78,13 +83,12 @@ class Tally:
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
-        self.facts = dict(reply.facts)
+        self.facts = reply.facts
         if type(reply.events) is Replay:
-            events = list(reply.events.rest)
-            self.add_all(events)
+            self.add_all(reply.events.left())
             self.whole = bool(self.finish)
             self.end(None)
-            return Reply(replay(events), reply.facts, reply.closers)
+            return reply
         return reply.through(self.counted).on_close(partial(self.end, None))
 
     async def counted(self, events: Events) -> Events:
@@ -187,9 +191,11 @@ class Tally:
 
     def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the call, and the facts of plugins further in that asked for them to be kept."""
-        tags = self.call.tags
-        told = {name: facts[name] for name in self.host.bus.recorded if name in facts}
-        return {**{name: value for name, value in tags.items() if name != METERED}, **told} if tags or told else tags
+        tags, recorded = self.call.tags, self.host.bus.recorded
+        if not tags and not recorded:
+            return tags
+        told = {name: facts[name] for name in recorded if name in facts}
+        return {**{name: value for name, value in tags.items() if name != METERED}, **told}
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""

@@ -46,7 +46,8 @@ async def tried(call: Call, call_next: Handler, host: Host, number: int = 1) -> 
         announce(call, mine, host, began, error.facts, error.code or error.kind)
         raise
     else:
-        announce(call, mine, host, began, reply.facts, "")
+        if not mine.told:
+            announce(call, mine, host, began, reply.facts, "")
         return reply
     finally:
         OUTER.reset(token)
