@@ -9,7 +9,7 @@ from itertools import count
 from typing import Final
 
 from proxy.asks import Chat, Complete, Embed
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.news import CallEnded
 from proxy.streams import Owed, Replay
@@ -58,7 +58,7 @@ class Tally:
 
     __slots__ = (
         "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
-        "said", "thought", "usage", "whole",
+        "said", "thought", "tries", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, call: Call, host: Host) -> None:
@@ -78,6 +78,8 @@ class Tally:
         self.whole = False
         """Whether the answer was read to its end."""
         self.over = False
+        self.tries = "1"
+        """How often an upstream was asked, where nobody tells."""
         self.owed = False
         """Whether it pays for what it began to read as another's."""
 
@@ -133,6 +135,8 @@ class Tally:
         self.over = True
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
+            if self.first is None and not isinstance(error, UpstreamError) and not error.facts.get("upstream"):
+                self.tries = "0"  # refused before any was
         ended = self.ended(self.told(error))
         self.host.announce(ended)
 
@@ -175,7 +179,7 @@ class Tally:
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
             cache,
-            0 if kept else int(facts.get("attempts", "1")),
+            0 if kept else int(facts.get("attempts", self.tries)),
             facts.get("fallback", ""),
             "" if error else self.finish,
             error,
