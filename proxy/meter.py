@@ -188,6 +188,7 @@ class Tally:
             self.tags(facts),
             facts.get("cache-key", ""),
             self.meter,
+            0 if kept else int(facts.get("kept-tokens", "0")),
         )
         # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
         setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)

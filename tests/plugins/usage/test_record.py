@@ -163,3 +163,14 @@ async def test_callers_whose_names_begin_alike_are_two(start: Start, database_ur
             for who in (other, mine)
         ]
     assert (told, rated) == ([1, 0], [404, 200])
+
+
+async def test_of_embeddings_only_what_is_new_costs(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        for texts in (["some words", "others"], ["some words", "others", "and new ones", "and new ones"]):
+            body = {"model": "demo-embed", "input": texts}
+            await (await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=A)).read()
+        first, second = await written(run, 2)
+    new = (second["prompt_tokens"] - first["prompt_tokens"]) // 2
+    assert new > 0 and second["cost"] == new * 150
+    assert second["cost"] + second["saved"] == second["prompt_tokens"] * 150
