@@ -9,10 +9,10 @@ from itertools import count
 from typing import Final
 
 from proxy.asks import Chat, Complete, Embed
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.news import CallEnded
-from proxy.streams import Owed, Replay, replay
+from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
     Call,
@@ -56,6 +56,11 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
 class Tally:
     """Grows with the events of one answer."""
 
+    __slots__ = (
+        "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
+        "said", "thought", "tries", "usage", "whole",
+    )  # fmt: skip
+
     def __init__(self, call: Call, host: Host) -> None:
         self.call = call
         self.meter = f"{call.route} {next(NUMBERS)}"
@@ -63,7 +68,7 @@ class Tally:
         self.at = host.clock.time()
         self.began = host.clock.monotonic()
         self.first: float | None = None
-        self.facts: dict[str, str] = {}
+        self.facts: Mapping[str, str] = {}
         self.usage: Usage | None = None
         self.finish = ""
         self.thought = self.said = self.pieces = 0
@@ -73,18 +78,19 @@ class Tally:
         self.whole = False
         """Whether the answer was read to its end."""
         self.over = False
+        self.tries = "1"
+        """How often an upstream was asked, where nobody tells."""
         self.owed = False
         """Whether it pays for what it began to read as another's."""
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
-        self.facts = dict(reply.facts)
+        self.facts = reply.facts
         if type(reply.events) is Replay:
-            events = list(reply.events.rest)
-            self.add_all(events)
+            self.add_all(reply.events.left())
             self.whole = bool(self.finish)
             self.end(None)
-            return Reply(replay(events), reply.facts, reply.closers)
+            return reply
         return reply.through(self.counted).on_close(partial(self.end, None))
 
     async def counted(self, events: Events) -> Events:
@@ -129,6 +135,8 @@ class Tally:
         self.over = True
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
+            if self.first is None and not isinstance(error, UpstreamError) and not error.facts.get("upstream"):
+                self.tries = "0"  # refused before any was
         ended = self.ended(self.told(error))
         self.host.announce(ended)
 
@@ -171,7 +179,7 @@ class Tally:
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
             cache,
-            0 if kept else int(facts.get("attempts", "1")),
+            0 if kept else int(facts.get("attempts", self.tries)),
             facts.get("fallback", ""),
             "" if error else self.finish,
             error,
@@ -180,6 +188,7 @@ class Tally:
             self.tags(facts),
             facts.get("cache-key", ""),
             self.meter,
+            0 if kept else int(facts.get("kept-tokens", "0")),
         )
         # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
         setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)
@@ -187,9 +196,11 @@ class Tally:
 
     def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the call, and the facts of plugins further in that asked for them to be kept."""
-        tags = self.call.tags
-        told = {name: facts[name] for name in self.host.bus.recorded if name in facts}
-        return {**{name: value for name, value in tags.items() if name != METERED}, **told} if tags or told else tags
+        tags, recorded = self.call.tags, self.host.bus.recorded
+        if not tags and not recorded:
+            return tags
+        told = {name: facts[name] for name in recorded if name in facts}
+        return {**{name: value for name, value in tags.items() if name != METERED}, **told}
 
     def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
         """In, out, cached and thought; and the names of those that are estimated."""

@@ -75,6 +75,7 @@ class CallEnded:
     estimated: names of those that the upstream did not tell.
     queue_ns: in line for a host; load_ns, prompt_ns, eval_ns: as the upstream told; attempts: how often it was asked.
         All of these are 0 where the answer was kept, or shared with the call that took them.
+    kept_tokens: of the prompt's, those of embeddings that were kept, which are read by nobody and cost nothing.
     first_ns: until the first event, None where none came.
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
@@ -114,6 +115,7 @@ class CallEnded:
     tags: Mapping[str, str] = field(default_factory=dict)
     cache_key: str = ""
     meter: str = ""
+    kept_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,25 +102,29 @@ class Book:
         if self.empty:
             return None
         kept = ended.cache in KEPT
-        amount, prompt, currency = self.asked(ended)
+        amount, prompt, saved, currency = self.asked(ended)
         energy = self.energy.drawn(ended)
         known = energy is not None and self.energy.per_kwh is not None and currency == self.energy.currency
         return Cost(
             currency,
             0 if kept else amount,
             0 if kept else prompt,
-            (amount or 0) if kept else 0,
+            (amount or 0) if kept else saved,
             self.compared(ended, currency),
             energy,
             rounded((energy or 0) * (self.energy.per_kwh or 0), KWH) if known else None,
         )
 
-    def asked(self, ended: CallEnded) -> tuple[int | None, int | None, str]:
+    def asked(self, ended: CallEnded) -> tuple[int | None, int | None, int, str]:
+        """Of the call, of its prompt, and of what was kept of that."""
         tariff = self.models.of(ended.model, ended.at)
         if tariff is not None:
-            return *tariff.of(*tokens(ended)), tariff.currency
+            prompt, cached, completion = tokens(ended)
+            saved = min(ended.kept_tokens, prompt)
+            amounts = tariff.of(prompt - saved, min(cached, prompt - saved), completion)
+            return *amounts, tariff.of(saved, 0, 0)[0], tariff.currency
         nothing = ended.prompt_tokens is None and ended.completion_tokens is None
-        return *((0, 0) if nothing else (None, None)), self.energy.currency
+        return *((0, 0) if nothing else (None, None)), 0, self.energy.currency
 
     def compared(self, ended: CallEnded, currency: str) -> int | None:
         """What the tokens that were asked for would cost there, kept answers included."""

@@ -54,7 +54,8 @@ async def tried(
             announce(call, mine, host, began, error.facts, error.code or error.kind)
         raise
     else:
-        announce(call, mine, host, began, reply.facts, "")
+        if not mine.told:
+            announce(call, mine, host, began, reply.facts, "")
         return reply
     finally:
         OUTER.reset(token)

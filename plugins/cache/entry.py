@@ -6,7 +6,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ import orjson
 
 from proxy.streams import dump, load
 from proxy.types import Event, Finish, Text, Usage
+from proxy.values import value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ FACTS: Final = ("model", "upstream", "digest", "params")
 """What was told of an answer that is told again with its copy."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """facts: some of `FACTS`.  seconds: how long the answer took when it was generated."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
-from proxy.streams import Owed, Replay, replay
+from proxy.streams import Owed, Replay, whole
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 
 
@@ -117,7 +117,7 @@ class Flight:
         facts = self.facts if pays else {**self.facts, "cache": "shared"}
         if self.over and self.error is None:
             self.leave(call, reader)
-            return Reply.of(replay(self.cut(self.events, call)), **facts)
+            return whole(self.cut(self.events, call), facts)
         return Reply.of(self.reading(call, reader, pays), **facts).on_close(lambda: self.leave(call, reader))
 
     def cut(self, events: Iterable[Event], call: Call) -> Iterable[Event]:

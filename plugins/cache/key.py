@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Final
 from weakref import ReferenceType, ref
 
@@ -14,7 +15,7 @@ import orjson
 
 from proxy.types import JSON, Ask, Call, Chat, Complete, Embed, Image, Message
 
-VERSION: Final = "1"
+VERSION: Final = "2"
 """Of the key and of what is kept under it; another one finds nothing that was kept before."""
 MOST: Final = 65_536
 """Bytes of a question that can be looked through afterwards."""
@@ -23,6 +24,8 @@ LONG: Final = re.compile(r"[0-9]{16}")
 DEEP: Final = 200
 """Levels that may be told with all that stands around them; orjson writes 254."""
 CHAT_PARTS: Final = 9
+PLAIN: Final = attrgetter("role", "text", "thinking", "tool_call_id", "name")
+"""All of a message without pictures and calls, as a tuple: JSON of that takes a quarter of the time."""
 ANY: Final = "*"
 WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base64", "url", "type", "names"})
 
@@ -63,22 +66,27 @@ class Keys:
         if found is not None and found[0]() is ask and found[1] == call.route and found[2] == stamp:
             return found[3], found[4]
         told = told_of(asked_of(ask), call.route, stamp)
-        digest = key_of(told)
-        if isinstance(ask, Chat):
-            place = id(ask)
+        return told, key_of(told)
+
+    def remember(self, call: Call, stamp: str, told: bytes, digest: str) -> None:
+        """What `of` gave, of a chat that is worth it: one that came before."""
+        ask = call.ask
+        place = id(ask)
+        known = self.known.get(place)
+        if isinstance(ask, Chat) and (known is None or known[3] is not told):
             # Called before another chat can have this address.
             reference = ref(ask, lambda _: self.known.pop(place, None))
             self.known[place] = (reference, call.route, stamp, told, digest)
-        return told, digest
 
 
 def asked_of(ask: Ask) -> JSON:
     """A chat or a completion as what JSON can hold: every field that reaches the upstream."""
     if isinstance(ask, Chat):
-        messages = list(map(spelled, ask.messages)) if told_in_parts(ask.messages) else ask.messages
+        messages = list(map(spelled if told_in_parts(ask.messages) else PLAIN, ask.messages))
+        choice = ask.tool_choice
         # Not the client's own last question: it is among the messages, as the upstream will read it.
-        return [messages, ask.tools, ask.tool_choice, ask.parallel_tool_calls, ask.format, ask.options, ask.think,
-                ask.logprobs, ask.n]  # fmt: skip
+        return [messages, ask.tools, (choice.mode, choice.names), ask.parallel_tool_calls, ask.format, ask.options,
+                ask.think, ask.logprobs, ask.n]  # fmt: skip
     if isinstance(ask, Complete) and ask.images:
         pictures = tuple(Image(digest(one.base64)) for one in ask.images)
         return replace(ask, images=pictures)
@@ -95,17 +103,8 @@ def told_in_parts(messages: Iterable[Message]) -> bool:
 
 def spelled(message: Message) -> JSON:
     """Pictures by digest, and arguments as values: how their JSON was spelled does not count."""
-    return {
-        "role": message.role,
-        "text": message.text,
-        "base64": [digest(one.base64) for one in message.images],
-        "thinking": message.thinking,
-        "tool_calls": [
-            {"id": one.id, "name": one.name, "arguments": arguments(one.arguments)} for one in message.tool_calls
-        ],
-        "tool_call_id": message.tool_call_id,
-        "name": message.name,
-    }
+    calls = [{"id": one.id, "name": one.name, "arguments": arguments(one.arguments)} for one in message.tool_calls]
+    return [*PLAIN(message), calls, [digest(one.base64) for one in message.images]]
 
 
 def arguments(text: str) -> JSON:
@@ -160,7 +159,7 @@ def words_in(label: bytes) -> str:
 def written(asked: JSON) -> JSON:
     """The parts of a question that somebody wrote: messages, tools and formats; or prompts."""
     if isinstance(asked, list) and len(asked) == CHAT_PARTS:
-        return [asked[0], asked[1], asked[4]]
+        return [[[text, thinking, *calls[:1]] for _, text, thinking, _, _, *calls in asked[0]], asked[1], asked[4]]
     if isinstance(asked, dict):
         return [asked.get(name) for name in ("system", "prompts", "suffix", "format")]
     return asked

@@ -13,6 +13,7 @@ from proxy.errors import Busy
 from proxy.host import Services
 from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.types import Call
+from proxy.values import value
 
 SOON: Final = 0.01
 """Seconds that an answer may wait for others; for so long no other process finds it in their store."""
@@ -22,21 +23,29 @@ MOST: Final = 1024
 """Answers that wait or are being written, at most; a store that is slower than that keeps what it can."""
 
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """An answer to a call, and how it shall be kept.
+@value
+class Place:
+    """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds."""
 
-    told: what the key was made from; born: Unix seconds; ttl: seconds; largest: bytes of an entry.
-    """
-
-    store: KeyValue
     where: str
     call: Call
-    entry: Entry
     tenant: str
     told: bytes
-    born: float
     ttl: float
+
+    def label(self, model: str) -> bytes:
+        """What the entry can be found by.  model: the one that answered."""
+        return key.label_of(self.call, model, self.tenant, self.told)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """An answer to a call, and how it shall be kept.  born: Unix seconds; largest: bytes of an entry."""
+
+    store: KeyValue
+    place: Place
+    entry: Entry
+    born: float
     largest: int
     failed: Callable[[], None]
     packed: bytes | None = None
@@ -46,11 +55,12 @@ class Item:
         """None for what is too large, or has expired before it could be written."""
         if (packed := self.packed) is None:
             packed = self.packed = self.entry.pack()
-        left = self.born + self.ttl - now
+        place = self.place
+        left = self.born + place.ttl - now
         if len(packed) > self.largest or left <= 0:
             return None
-        model = self.entry.facts.get("model", self.call.model)
-        return New(self.where, packed, left, key.label_of(self.call, model, self.tenant, self.told))
+        model = self.entry.facts.get("model", place.call.model)
+        return New(place.where, packed, left, place.label(model))
 
 
 class Outbox:
@@ -80,7 +90,7 @@ class Outbox:
         if len(self.held) >= MOST:
             item.failed()
             return
-        self.held[item.where] = item
+        self.held[item.place.where] = item
         self.waiting.append(item)
         if len(self.waiting) >= TOGETHER:
             self.send()
@@ -127,8 +137,8 @@ class Outbox:
         for item in items:
             if failed:
                 item.failed()
-            if self.held.get(item.where) is item:
-                del self.held[item.where]
+            if self.held.get(item.place.where) is item:
+                del self.held[item.place.where]
 
     async def written(self) -> None:
         """Return when every answer that was given by now is in its store, or could not be put there."""

@@ -15,7 +15,7 @@ from plugins.cache.clearings import Clearings
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight
 from plugins.cache.holding import Answers
-from plugins.cache.outbox import Item, Outbox
+from plugins.cache.outbox import Item, Outbox, Place
 from plugins.cache.semantic import Near, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
@@ -26,7 +26,7 @@ from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.news import Rated
 from proxy.stores.keyvalue import StoreError
-from proxy.streams import replay
+from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
 MOST_FLIGHTS: Final = 10_000
@@ -37,6 +37,7 @@ RECENT: Final = 1.0
 PATIENCE: Final = 0.25
 """Seconds that an upstream may take to tell what it has, where that was known before."""
 BYPASS: Final = "bypass"
+UNKNOWN: Final[tuple[float, str | None]] = (float("-inf"), None)
 
 
 class Cache:
@@ -89,7 +90,7 @@ class Cache:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
         wishes = wishes_of(call)
-        stamp = await self.stamp(call.model) if self.may(call, wishes) else None
+        stamp = (self.recent(call.model) or await self.stamp(call.model)) if self.may(call, wishes) else None
         if stamp is None:
             return await self.bypassed(call, call_next, wishes)
         tenant = self.tenant(call.caller)
@@ -102,19 +103,19 @@ class Cache:
             call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
             digest = only_key(call, call.ask, stamp)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
+            self.keys.remember(call, stamp, told, digest)
             return kept
-        near = await self.near(where, call, wishes, stamp, tenant)
+        near = None if self.semantic is None else await self.near(where, call, wishes, stamp, tenant)
         if near is not None and (kept := await self.like(near, wishes, call, call_next)) is not None:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        label = partial(key.label_of, call, call.model, tenant, told)
-        keep = partial(self.keep, where, call, self.ttl(wishes), tenant, told)
-        flying = self.flying(where, label) if wishes.reads else None
-        reply = await self.answered(where, call, call_next, flying, partial(self.learn, near, where, keep))
-        outcome = reply.facts.get("cache", "miss")
-        self.stats.note(reply.facts.get("model", call.model), outcome)
-        return reply.noting(**{"cache": outcome, "cache-key": digest})
+        place = Place(where, call, tenant, told, self.ttl(wishes))
+        flying = self.flying(place) if wishes.reads else None
+        reply = await self.answered(place, call_next, flying, partial(self.keep, place, near))
+        facts = {"cache": "miss", **reply.facts, "cache-key": digest}
+        self.stats.note(facts.get("model", call.model), facts["cache"])
+        return Reply(reply.events, facts, reply.closers)
 
     async def bypassed(self, call: Call, call_next: Handler, wishes: Wishes) -> Reply:
         if wishes.only:
@@ -123,12 +124,14 @@ class Cache:
         self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
         return reply.noting(cache=BYPASS)
 
+    def recent(self, model: str) -> str | None:
+        """The model's stamp, if it was learned a moment ago."""
+        until, last = self.stamps.get(model, UNKNOWN)
+        return last if until > self.clock.monotonic() else None
+
     async def stamp(self, model: str) -> str | None:
         """The model's, or the last one known while its upstream does not answer: what is kept is still good."""
-        now = self.clock.monotonic()
-        until, last = self.stamps.get(model, (float("-inf"), None))
-        if until > now:
-            return last
+        _, last = self.stamps.get(model, UNKNOWN)
         try:
             async with asyncio.timeout(None if last is None else PATIENCE):
                 stamp = await self.host.models.stamp(model)
@@ -165,7 +168,7 @@ class Cache:
         if (usage := entry.usage_of(found.events)) is not None:
             self.stats.saved(model, usage, found.seconds)
         events = entry.in_pieces(found.events) if call.stream else found.events
-        return Reply.of(replay(events), **found.facts, cache="hit", age=str(int(age)), **{"cache-key": digest})
+        return whole(events, {**found.facts, "cache": "hit", "age": str(int(age)), "cache-key": digest})
 
     async def looked_up(self, where: str) -> tuple[Entry, float] | None:
         try:
@@ -176,39 +179,42 @@ class Cache:
         found = None if kept is None else entry.unpacked(kept.value)
         return None if kept is None or found is None else (found, kept.born)
 
-    def flying(self, where: str, label: Callable[[], bytes]) -> Flight | None:
+    def flying(self, place: Place) -> Flight | None:
         """The answer that is under way, unless what it would become was taken out since it began."""
-        flying = self.flights.get(where)
-        if flying is not None and self.clearings.took(flying.began, where, label):
-            del self.flights[where]
+        flying = self.flights.get(place.where)
+        if flying is not None and self.clearings.took(
+            flying.began, place.where, partial(place.label, place.call.model)
+        ):
+            del self.flights[place.where]
             return None
         return flying
 
     async def answered(
-        self, where: str, call: Call, call_next: Handler, flying: Flight | None, keep: Callable[[Flight], None]
+        self, place: Place, call_next: Handler, flying: Flight | None, keep: Callable[[Flight], None]
     ) -> Reply:
         """A new answer, or one that is under way.  keep: what becomes of a new one."""
         if flying is not None:
-            return await flying.joined(call)
-        flight = Flight(self.clock.monotonic(), keep, call.deadline)
-        flight.task = self.host.background.start(flight.run(call, call_next), "generating a shared answer")
-        if where not in self.flights and len(self.flights) < MOST_FLIGHTS:
-            self.flights[where] = flight
-        return await flight.joined(call)
+            return await flying.joined(place.call)
+        flight = Flight(self.clock.monotonic(), keep, place.call.deadline)
+        flight.task = self.host.background.start(flight.run(place.call, call_next), "generating a shared answer")
+        if place.where not in self.flights and len(self.flights) < MOST_FLIGHTS:
+            self.flights[place.where] = flight
+        return await flight.joined(place.call)
 
-    def keep(self, where: str, call: Call, ttl: float, tenant: str, told: bytes, flight: Flight) -> bool:
+    def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
-        if self.flights.get(where) is flight:
-            del self.flights[where]
-        if not flight.over or flight.error is not None or isinstance(call.ask, Embed) or not self.worth(flight):
-            return False
-        model = flight.facts.get("model", call.model)
-        if self.clearings.took(flight.began, where, partial(key.label_of, call, model, tenant, told)):
-            return False
+        if self.flights.get(place.where) is flight:
+            del self.flights[place.where]
+        if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed) or not self.worth(flight):
+            return
+        model = flight.facts.get("model", place.call.model)
+        if self.clearings.took(flight.began, place.where, partial(place.label, model)):
+            return
         clock, largest = self.clock, self.settings.max_entry_bytes
         answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
-        self.outbox.put(Item(self.store, where, call, answer, tenant, told, clock.time(), ttl, largest, self.failed))
-        return True
+        self.outbox.put(Item(self.store, place, answer, clock.time(), largest, self.failed))
+        if near is not None and self.semantic is not None:
+            self.semantic.learn(near, place.where)
 
     # --- like questions --------------------------------------------------------------------------------
 
@@ -232,10 +238,6 @@ class Cache:
                 self.host.background.start(self.audited(call, call_next, near, where), "auditing an answer")
             return reply.noting(**{"cache-similarity": f"{cosine:.4f}"})
         return None
-
-    def learn(self, near: Near | None, where: str, keep: Callable[[Flight], bool], flight: Flight) -> None:
-        if keep(flight) and near is not None and self.semantic is not None:
-            self.semantic.learn(near, where)
 
     async def audited(self, call: Call, call_next: Handler, near: Near, where: str) -> None:
         """An answer that turns out wrong for this question is not given to it again."""

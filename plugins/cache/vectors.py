@@ -60,6 +60,8 @@ class Vectors:
         facts = {**reply.facts, "cache": "miss"}
         if known:
             facts["cached-inputs"] = f"{len(known)} of {len(texts)}"
+        if kept := kept_of(ask.inputs, known | asked, asked):
+            facts["kept-tokens"] = str(kept)
         return Reply.of(replay(together(ask.inputs, known | asked)), **facts)
 
     def saved(self, model: str, known: dict[str, Row]) -> None:
@@ -133,6 +135,15 @@ def length_of(rows: dict[str, Row]) -> int:
 
 def of_one(call: Call, text: str) -> Call:
     return call.but(ask=Embed(inputs=(text,)))
+
+
+def kept_of(inputs: Sequence[str], rows: dict[str, Row], asked: dict[str, Row]) -> int:
+    """Tokens that no upstream has read now: of texts that were kept, and of those that are asked for twice;
+    0 where nobody has counted."""
+    told, read = [rows[text][1] for text in inputs], [row[1] for row in asked.values()]
+    if None in told:
+        return 0
+    return sum(one or 0 for one in told) - sum(one or 0 for one in read)
 
 
 def together(inputs: Sequence[str], rows: dict[str, Row]) -> list[VectorsEvent | Usage]:

@@ -12,7 +12,7 @@ from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.streams import collect
 from proxy.types import Call, Chat, Message
-from proxy.wire.ids import new_id
+from proxy.wire.ids import timely_id
 
 SUMMARY: Final = (
     "You keep the memory of a conversation between a user and an assistant. Write what is needed to go on with it: "
@@ -52,7 +52,7 @@ class Writing:
         options = {"max_tokens": tokens, "temperature": 0.0}
         ask = Chat((Message("system", task), Message("user", text)), options=options, think=None, question=text)
         own = Call(
-            new_id("req_"), "internal", call.model, ask, False, call.caller, call.key, call.models, trail=call.trail
+            timely_id("req_"), "internal", call.model, ask, False, call.caller, call.key, call.models, trail=call.trail
         )
         answer = (await collect(await self.host.send(own))).choice(0).text.strip()
         if not answer:

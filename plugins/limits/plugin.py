@@ -134,7 +134,7 @@ class Limits:
             return
         tokens, money = 0, 0
         if ended.cache not in KEPT:
-            tokens = (ended.prompt_tokens or 0) + (ended.completion_tokens or 0)
+            tokens = (ended.prompt_tokens or 0) - ended.kept_tokens + (ended.completion_tokens or 0)
             money = (ended.cost.amount or 0) if ended.cost is not None else 0
         took = {"requests": 1, "tokens": tokens, "money": money, "calls": 0}
         amounts = [took[unit] for unit in plan.units]

@@ -18,7 +18,7 @@ from proxy.config import Strict
 from proxy.host import Host
 from proxy.types import JSON, Call, Chat, Message, Route
 from proxy.wire import openai_turns
-from proxy.wire.ids import new_id
+from proxy.wire.ids import timely_id
 
 PAGE: Final = 100
 MOST: Final = 200
@@ -118,7 +118,7 @@ class Api:
 
     def call(self, request: web.BaseRequest, asked: Render) -> Call:
         caller, id = self.host.desk.caller(request), self.host.desk.headers(request).get(REQUEST_ID)
-        made = Call(id or new_id("req_"), "chat", asked.model or f"{PREFIX}{asked.name}", Chat(()), asked.stream)
+        made = Call(id or timely_id("req_"), "chat", asked.model or f"{PREFIX}{asked.name}", Chat(()), asked.stream)
         return made.but(caller=caller.name, key=caller.key, models=caller.models, trail={REQUEST_ID: made.id})
 
 

@@ -89,7 +89,9 @@ class Api:
     def records(self, request: web.BaseRequest) -> dict[str, JSON]:
         """Of this process, for admins: rows that are not written yet, and rows that never will be."""
         admin = self.host.desk.caller(request).is_admin
-        return {"pending": self.writer.pending, "lost": self.writer.lost} if admin else {}
+        place = self.host.services.place
+        where = {"worker": place.index, "workers": place.count}
+        return {"pending": self.writer.pending, "lost": self.writer.lost, **where} if admin else {}
 
     async def timeseries(self, request: web.BaseRequest) -> web.StreamResponse:
         window = self.window(request, Series)

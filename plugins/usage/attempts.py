@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import case, func, select
 
 from plugins.usage.tables import ATTEMPTS
 from plugins.usage.writer import Writer
@@ -32,20 +34,21 @@ class Attempts:
         await self.writer.flush()
         since = int((self.host.clock.time() - hours * 3600) * 1e6)
         kinds = (A.model, A.upstream, A.error, AGAIN.label("again"), FELL.label("fell"))
-        query = select(*kinds, func.count().label("count")).where(A.at >= since)
+        query = select(*kinds, func.sum(A.times).label("times")).where(A.at >= since)
         async with self.host.database.reading() as connection:
-            rows = (await connection.execute(query.group_by(A.model, A.upstream, A.error, AGAIN, FELL))).all()
-        pairs: dict[tuple[str, str], list[Row[tuple[JSON, ...]]]] = {}
+            found = await connection.execute(query.group_by(A.model, A.upstream, A.error, AGAIN, FELL))
+            rows: Sequence[Any] = found.all()
+        pairs: dict[tuple[str, str], list[Any]] = {}
         for row in rows:
             pairs.setdefault((row.model, row.upstream), []).append(row)
         by = [
             {"model": model, "upstream": upstream or None, **figures(some)}
             for (model, upstream), some in sorted(pairs.items())
         ]
-        return {"hours": hours, **figures(list(rows)), "by_model": by}
+        return {"hours": hours, **figures(rows), "by_model": by}
 
 
-def figures(rows: list[Row[tuple[JSON, ...]]]) -> dict[str, JSON]:
+def figures(rows: Sequence[Any]) -> dict[str, JSON]:
     """As `/api/retry/stats` tells them."""
     tries = [row for row in rows if not row.fell]
     attempts, failed = total(tries), [row for row in tries if row.error]
@@ -64,9 +67,9 @@ def figures(rows: list[Row[tuple[JSON, ...]]]) -> dict[str, JSON]:
     }
 
 
-def total(rows: list[Row[tuple[JSON, ...]]]) -> int:
+def total(rows: Sequence[Any]) -> int:
     return sum(map(number, rows))
 
 
-def number(row: Row[tuple[JSON, ...]]) -> int:
-    return int(row._mapping["count"])  # a row has a method of that name, too
+def number(row: Any) -> int:
+    return int(row.times)

@@ -19,7 +19,7 @@ from plugins.usage.keeping import Keeping
 from plugins.usage.organization import Organization
 from plugins.usage.pricing import Pricing
 from plugins.usage.ratings import Ratings
-from plugins.usage.rows import Names, attempt_row, call_row, fallback_row
+from plugins.usage.rows import fallback_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
 from proxy.config import Strict
@@ -58,7 +58,6 @@ class Usage:
         self.host = host
         self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
         self.writer.most = settings.pending
-        self.names = host.kept("usage names", Names)
         self.keeping = Keeping(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
@@ -74,10 +73,10 @@ class Usage:
         return await metered(call, call_next, self.host)
 
     def ended(self, ended: CallEnded) -> None:
-        self.writer.add(call_row(ended, self.names.of(ended)))
+        self.writer.add(ended)
 
     def attempted(self, one: Attempt) -> None:
-        self.writer.add(attempt_row(one, self.host.clock.time()))
+        self.writer.tried(one)
 
     def fell_back(self, one: FellBack) -> None:
         self.writer.add(fallback_row(one, self.host.clock.time()))

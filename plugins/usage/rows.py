@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +74,40 @@ class AttemptRow(NamedTuple):
     number: int
     error: str
     micros: int
+    times: int = 1
+
+
+@dataclass(slots=True)
+class Times:
+    """How many tries, their seconds in all, and when the last of them ended."""
+
+    count: int = 0
+    seconds: float = 0.0
+    at: float = 0.0
+
+
+class Smooth:
+    """Tries that went well at once, as nearly all do: told together, since their calls have rows of their own."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str, str, str], Times] = {}
+        """By caller, route, model and upstream."""
+
+    def add(self, one: Attempt, now: float) -> None:
+        place = one.caller, one.route, one.model, one.upstream
+        if (times := self.found.get(place)) is None:
+            times = self.found[place] = Times()
+        times.count += 1
+        times.seconds += one.seconds
+        times.at = now
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def taken(self) -> list[AttemptRow]:
+        """As rows; here they are forgotten."""
+        found, self.found = self.found, {}
+        return [smooth_row(*place, times) for place, times in found.items()]
 
 
 class Names:
@@ -140,6 +175,11 @@ def attempt_row(one: Attempt, now: float) -> AttemptRow:
     at, micros = int((now - one.seconds) * 1e6), int(one.seconds * 1e6)
     names = one.call[:LONGEST], clean(one.caller, None), one.route, clean(one.model), clean(one.upstream)
     return AttemptRow(at, *names, one.number, clean(one.error), micros)
+
+
+def smooth_row(caller: str, route: str, model: str, upstream: str, times: Times) -> AttemptRow:
+    names = clean(caller, None), route, clean(model), clean(upstream)
+    return AttemptRow(int(times.at * 1e6), "", *names, 1, "", int(times.seconds * 1e6), times.count)
 
 
 def fallback_row(one: FellBack, now: float) -> AttemptRow:

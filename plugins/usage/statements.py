@@ -1,17 +1,23 @@
-"""Many rows in one statement, without what SQLAlchemy spends on each of their values."""
+"""Statements on many rows, without what SQLAlchemy spends on each value, each time on the text, and on cursors."""
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Insert, Table, Update, bindparam, insert, text, update
+from sqlalchemy import Column, DefaultClause, Insert, Table, Text, Update, bindparam, exc, insert, select, text, update
+from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 LOCK: Final = zlib.crc32(b"gemmapy-proxy usage")
 WHICH: Final = "which_row"
+Row = tuple[Any, ...]
+Names = tuple[str, ...]
 
 
 async def alone(connection: AsyncConnection) -> None:
@@ -20,26 +26,94 @@ async def alone(connection: AsyncConnection) -> None:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
-async def insert_rows(
-    connection: AsyncConnection, table: Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    """names: of the columns that every row fills, in its order."""
-    if rows:
-        await run(connection, insert(table), names, rows)
+async def insert_rows(connection: AsyncConnection, table: Table, names: Names, rows: Sequence[Row]) -> None:
+    """names: of the columns that every row fills, in its order.
+
+    Columns in which every row says what they hold anyway are left out: to hand a value over costs more than to keep it.
+    """
+    if not rows:
+        return
+    usual, values = defaults(table, names), list(zip(*rows, strict=True))
+    told = [at for at, column in enumerate(values) if column[0] != usual[at] or column.count(usual[at]) < len(rows)]
+    if len(told) < len(names):
+        names, rows = tuple(names[at] for at in told), list(zip(*(values[at] for at in told), strict=True))
+    await run(connection, *inserting(connection.dialect, table, names), rows)
 
 
-async def update_rows(
-    connection: AsyncConnection, table: Table, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
-) -> None:
+async def update_rows(connection: AsyncConnection, table: Table, names: Names, rows: Sequence[Row]) -> None:
     """rows: the values, and after them the `id` of the row that gets them."""
     if rows:
-        await run(connection, update(table).where(table.c.id == bindparam(WHICH)), (*names, WHICH), rows)
+        await run(connection, *updating(connection.dialect, table, names), rows)
 
 
-async def run(
-    connection: AsyncConnection, statement: Insert | Update, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    compiled = statement.compile(dialect=connection.dialect, column_keys=list(names))
-    order = list(getattr(compiled, "positiontup", ()))
-    given = list(rows) if order == list(names) else list(map(itemgetter(*map(names.index, order)), rows))
-    await connection.exec_driver_sql(str(compiled), given)
+async def rows_of(connection: AsyncConnection, table: Table, ids: Sequence[str]) -> Sequence[Row]:
+    """Those with these ids, all columns in their order."""
+    statement = finding(connection.dialect, table, len(ids))
+    if (driver := await driver_of(connection)) is None:
+        return [tuple(row) for row in await connection.exec_driver_sql(statement, tuple(ids))]
+    with as_sqlalchemy():
+        return list(await driver.execute_fetchall(statement, ids))
+
+
+async def run(connection: AsyncConnection, statement: str, order: Sequence[int], rows: Sequence[Row]) -> None:
+    """order: in which the statement takes the values of a row; () where that is theirs."""
+    given = list(map(itemgetter(*order), rows)) if order else list(rows)
+    if (driver := await driver_of(connection)) is None:
+        await connection.exec_driver_sql(statement, given)
+        return
+    with as_sqlalchemy():
+        await driver.executemany(statement, given)
+
+
+async def driver_of(connection: AsyncConnection) -> Any:
+    """SQLite's own, in the same transaction: through SQLAlchemy a statement goes four times to its thread and back."""
+    if connection.dialect.name != "sqlite":
+        return None
+    return (await connection.get_raw_connection()).driver_connection
+
+
+@contextmanager
+def as_sqlalchemy() -> Iterator[None]:
+    """SQLite's errors as those that SQLAlchemy makes of them, without the values."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise exc.DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True) from error
+
+
+# --- texts, made once --------------------------------------------------------------------------------
+
+
+@lru_cache(64)
+def defaults(table: Table, names: Names) -> Sequence[Any]:
+    """What each column holds of whose value nothing is said; `...` where something must be."""
+    return [default_of(table.c[name]) for name in names]
+
+
+def default_of(column: Column[Any]) -> Any:
+    if isinstance(given := column.server_default, DefaultClause):
+        return str(given.arg) if isinstance(column.type, Text) else int(str(given.arg))
+    return None if column.nullable else ...
+
+
+@lru_cache(256)
+def inserting(dialect: Dialect, table: Table, names: Names) -> tuple[str, Sequence[int]]:
+    return written(dialect, insert(table), names)
+
+
+@lru_cache(64)
+def updating(dialect: Dialect, table: Table, names: Names) -> tuple[str, Sequence[int]]:
+    return written(dialect, update(table).where(table.c.id == bindparam(WHICH)), (*names, WHICH))
+
+
+@lru_cache(64)
+def finding(dialect: Dialect, table: Table, count: int) -> str:
+    ids: list[Any] = [bindparam(f"id_{number}") for number in range(count)]
+    return str(select(table).where(table.c.id.in_(ids)).compile(dialect=dialect))
+
+
+def written(dialect: Dialect, statement: Insert | Update, names: Names) -> tuple[str, Sequence[int]]:
+    """The text, and where each of its values stands in `names`; () where they are in that order."""
+    compiled = statement.compile(dialect=dialect, column_keys=list(names))
+    order = tuple(map(names.index, getattr(compiled, "positiontup", None) or names))
+    return str(compiled), () if order == tuple(range(len(names))) else order

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage import bins
 from plugins.usage.rows import CallRow
-from plugins.usage.statements import alone, insert_rows, update_rows
+from plugins.usage.statements import alone, insert_rows, rows_of, update_rows
 from plugins.usage.tables import BINS, COUNTS, DIMENSIONS, SUMS
 
 LEFT: Final = "client_left"
@@ -31,6 +31,8 @@ WHOLE: Final = (
 )  # fmt: skip
 """Columns of calls that are added up as they are."""
 ADDED: Final = (*COUNTS, *BINS)
+COLUMNS: Final = ("id", "own", "start", *DIMENSIONS, *ADDED)
+"""All that a table of sums has."""
 
 
 class Of(Counter[str | tuple[str, int]]):
@@ -133,18 +135,17 @@ async def add(connection: AsyncConnection, sums: Sums) -> None:
 
 
 async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, tuple[Place, Of]]) -> None:
-    known = (await connection.execute(select(table).where(table.c.id.in_(list(by_id))))).mappings().all()
-    for had in known:
-        _, added = by_id[had["id"]]
+    known = {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in await rows_of(connection, table, list(by_id))}
+    for one, had in known.items():
+        _, added = by_id[one]
         for name in COUNTS:
             added[name] += had[name]
         for name in BINS:
             for number, count in bins.read(had[name]).items():
                 added[name, number] += count
-    old = {had["id"] for had in known}
-    await update_rows(connection, table, ADDED, [(*columns(by_id[one][1]), one) for one in old])
-    fresh = [(one, *place, *columns(added)) for one, (place, added) in by_id.items() if one not in old]
-    await insert_rows(connection, table, ("id", "own", "start", *DIMENSIONS, *ADDED), fresh)
+    await update_rows(connection, table, ADDED, [(*columns(by_id[one][1]), one) for one in known])
+    fresh = [(one, *place, *columns(added)) for one, (place, added) in by_id.items() if one not in known]
+    await insert_rows(connection, table, COLUMNS, fresh)
 
 
 def columns(one: Of) -> Sequence[Any]:

@@ -69,9 +69,13 @@ ATTEMPTS: Final = Table(
     Column("number", Integer, nullable=False),
     text("error"),
     count("micros"),
+    Column("times", Integer, nullable=False, server_default="1"),
     Index("usage_attempts_at", "at"),
 )
-"""One row a try.  number 0: not a try, but the call's going on to this model after `error`."""
+"""One row a try; those that went well at once are told together, without `call`, as one row for so many `times`.
+
+micros: of all of them.  number 0: not a try, but the call's going on to this model after `error`.
+"""
 
 DIMENSIONS: Final = ("caller", "key_id", "route", "model", "upstream", "error", "currency", "template")
 COUNTS: Final = (

@@ -6,22 +6,25 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from plugins.usage import sums
-from plugins.usage.rows import AttemptRow, CallRow
+from plugins.usage.rows import AttemptRow, CallRow, Names, Smooth, attempt_row, call_row
 from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
 from proxy.host import Clock
+from proxy.news import Attempt, CallEnded
 from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
 Row = CallRow | AttemptRow
+Waiting = Row | CallEnded
+"""What ended is made a row when it is written, with others: it costs half as much as between two calls."""
 
 BATCH: Final = 1000
 """Rows that are written at once, unless more are waiting."""
@@ -50,7 +53,9 @@ class Writer:
         self.database = database
         self.clock = clock
         self.most = 0
-        self.waiting: deque[Row] = deque()
+        self.waiting: deque[Waiting] = deque()
+        self.smooth = Smooth()
+        self.names = Names()
         self.writing: deque[Batch] = deque()
         self.lost = 0
         """Rows, since the process started, that could not be kept until they were written."""
@@ -62,15 +67,29 @@ class Writer:
     @property
     def pending(self) -> int:
         """Rows that are not written yet."""
-        return len(self.waiting) + sum(len(one.rows) for one in self.writing)
+        return len(self.waiting) + len(self.smooth) + sum(len(one.rows) for one in self.writing)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Waiting) -> None:
         if len(self.waiting) >= self.most:
             self.lose(1)
             return
+        if isinstance(row, CallEnded) and row.about:  # of which a row keeps only so much
+            row = self.row(row)
         self.waiting.append(row)
         if len(self.waiting) == BATCH:
             self.full.set()
+
+    def row(self, one: Waiting) -> Row:
+        return call_row(one, self.names.of(one)) if isinstance(one, CallEnded) else one
+
+    def tried(self, one: Attempt) -> None:
+        now = self.clock.time()
+        if one.error or one.number > 1:
+            self.add(attempt_row(one, now))
+        elif len(self.smooth) < self.most:
+            self.smooth.add(one, now)
+        else:
+            self.lose(1)
 
     def lose(self, count: int) -> None:
         self.lost += count
@@ -113,12 +132,19 @@ class Writer:
                 left -= await self.write(batch)
 
     def next(self) -> Batch | None:
-        if not self.writing and self.waiting:
-            rows = [self.waiting.popleft() for _ in range(min(MOST, len(self.waiting)))]
-            self.writing.append(Batch(rows))
+        if not self.writing and (self.waiting or self.smooth):
+            self.writing.append(Batch([*self.taken(), *self.smooth.taken()]))
         if len(self.waiting) < BATCH:
             self.full.clear()
         return self.writing[0] if self.writing else None
+
+    def taken(self) -> Iterator[Row]:
+        for _ in range(min(MOST, len(self.waiting))):
+            try:
+                yield self.row(self.waiting.popleft())
+            except Exception:  # one that no row can be made of must not keep the others from being written
+                log.exception("what ended cannot be recorded")
+                self.lose(1)
 
     async def write(self, batch: Batch) -> int:
         """How many rows need not be thought of any more."""
@@ -153,7 +179,7 @@ class Writer:
             if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
                 return
             now = int(self.clock.time() * 1e6)
-            await connection.execute(insert(BATCHES).values(id=batch.id, at=now))
+            await insert_rows(connection, BATCHES, ("id", "at"), [(batch.id, now)])
             await insert_rows(connection, CALLS, CallRow._fields, calls)
             await insert_rows(connection, ATTEMPTS, AttemptRow._fields, tries)
             if calls:

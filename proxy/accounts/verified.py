@@ -66,7 +66,7 @@ class Verified:
         self.seen = seen
         self.known: OrderedDict[bytes, Known] = OrderedDict()
         self.refused: OrderedDict[bytes, Refused] = OrderedDict()
-        self.waiting: dict[bytes, tuple[str, asyncio.Future[Outcome]]] = {}
+        self.waiting: OrderedDict[bytes, tuple[str, asyncio.Future[Outcome]]] = OrderedDict()
         self.asking: asyncio.Task[None] | None = None
         self.asked = self.away = float("-inf")
         """Since when the database is being asked, and until when it is not to be; monotonic seconds."""
@@ -103,9 +103,12 @@ class Verified:
         now = self.clock.monotonic()
         if now < self.away or (self.busy and now - self.asked > PATIENCE):
             return unavailable()
-        if digest not in self.waiting and len(self.waiting) >= MOST:
+        known = digest in self.known
+        if digest not in self.waiting and not known and len(self.waiting) >= MOST:
             return unavailable()
         _, answer = self.waiting.setdefault(digest, (hash, asyncio.get_running_loop().create_future()))
+        if known:  # before all that are tried: a flood of them must not look like a database that is away
+            self.waiting.move_to_end(digest, last=False)
         if not self.busy:
             self.asked = now
             self.asking = self.background.start(self.work(), "looking up API keys")

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.errors import ProxyError
 from proxy.types import JSON, Caller, Usage
-from proxy.wire.ids import new_id
+from proxy.wire.ids import timely_id
 from proxy.wire.openai_errors import error_body
 
 REQUEST_ID: Final = "X-Request-Id"
@@ -57,7 +57,7 @@ class Exchange:
     def of(cls, request: web.BaseRequest) -> Exchange:
         """Keeps a sane request id that the client or a gateway gave."""
         given = request.headers.get(REQUEST_ID, "")
-        made = given if SANE.fullmatch(given) else new_id("req_")
+        made = given if SANE.fullmatch(given) else timely_id("req_")
         exchange = cls(made, {REQUEST_ID: made, "Server": "gemmapy-proxy"}, request.method, request.rel_url.raw_path)
         request[KEY] = exchange
         return exchange

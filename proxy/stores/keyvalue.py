@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.values import value
+
 
 class StoreError(Exception):
     """The store cannot be used now.  A cache goes on without it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Kept:
     """A value that was found.  born: Unix seconds at which it was set."""
 
@@ -30,7 +32,7 @@ class Entry:
     expires: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class New:
     """A value to be set.  ttl: seconds that it lives."""
 

@@ -10,7 +10,7 @@ from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
-from proxy.streams import begun, replay
+from proxy.streams import begun, replay, whole
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.alike import in_batches, is_empty, refused, told
@@ -138,7 +138,7 @@ class Ollama:
         events = way.reader.read(document)
         if not way.reader.done:
             raise UpstreamError("Ollama's answer ended before it was complete.", "cut")
-        return Reply.of(replay(events))
+        return whole(events, {})
 
     async def streamed(self, call: Call, way: Way) -> Reply:
         response = await self.http.send(way.path, way.plan.body, call)

@@ -121,6 +121,7 @@ async def test_a_refused_call_took_nothing(start: Start) -> None:
         one = await ended()
     assert (one.error, one.finish, one.first_ns) == ("full", "", None)
     assert (one.prompt_tokens, one.completion_tokens, one.estimated) == (None, None, ())
+    assert one.attempts == 0
 
 
 async def test_a_stream_that_breaks_off_took_what_it_had_brought(start: Start) -> None:

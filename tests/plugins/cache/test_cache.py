@@ -311,7 +311,7 @@ async def test_an_answer_that_was_cut_by_its_limit_is_kept_only_where_that_is_se
 
 
 async def test_an_answer_that_is_too_large_is_not_kept(start: Start) -> None:
-    async with start(cache("max_entry_bytes: 300")) as run:
+    async with start(cache("max_entry_bytes: 100")) as run:
         assert await outcomes(run, {}, {}) == ["miss", "miss"]
 
 

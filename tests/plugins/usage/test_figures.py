@@ -47,6 +47,7 @@ async def test_the_dashboard_tells_of_everybody_to_admins(run: Running) -> None:
     shares = {one["model"]: (one["requests"], float(one["share"])) for one in told["by_model"]}
     assert shares == {"demo:latest": (3, 0.5), "demo-thinking:latest": (2, 0.3333), "": (1, 0.1667)}
     assert (told["lost"], told["pending"], told["user"]) == (0, 0, None)
+    assert (told["worker"], told["workers"]) == (0, 1)
 
 
 async def test_users_see_their_own_only(run: Running) -> None:

@@ -60,7 +60,23 @@ async def test_failed_cut_and_repeated_calls_are_recorded_too(start: Start, data
     assert kept["energy_mj"] == 0 and kept["prompt_tokens"] == made["prompt_tokens"]
 
 
-async def test_every_try_has_a_row_and_the_statistics_read_them(start: Start, database_url: str) -> None:
+async def test_tries_that_go_well_at_once_are_counted_together(start: Start, database_url: str) -> None:
+    """Their calls have rows of their own, which say as much."""
+    async with start(config(database_url)) as run:
+        for number in range(3):
+            await chat(run, messages=[{"role": "user", "content": f"question {number}"}])
+        await writer_of(run).flush()
+        (row,) = await rows(writer_of(run).database, ATTEMPTS)
+        told = await get(run, "/api/retry/stats")
+    assert (row["times"], row["call"], row["caller"], row["number"], row["error"]) == (3, "", "alice", 1, "")
+    assert (row["model"], row["upstream"]) == ("demo:latest", "local") and row["micros"] > 0
+    assert (told["attempts"], told["failures"], told["retries"]) == (3, 0, 0)
+    assert [(one["model"], one["attempts"]) for one in told["by_model"]] == [("demo:latest", 3)]
+
+
+async def test_every_try_of_a_call_that_fails_once_has_a_row_and_the_statistics_read_them(
+    start: Start, database_url: str
+) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("status")])) as run:
         id = await chat(run)
         (row,) = await written(run, 1)
@@ -147,3 +163,14 @@ async def test_callers_whose_names_begin_alike_are_two(start: Start, database_ur
             for who in (other, mine)
         ]
     assert (told, rated) == ([1, 0], [404, 200])
+
+
+async def test_of_embeddings_only_what_is_new_costs(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        for texts in (["some words", "others"], ["some words", "others", "and new ones", "and new ones"]):
+            body = {"model": "demo-embed", "input": texts}
+            await (await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=A)).read()
+        first, second = await written(run, 2)
+    new = (second["prompt_tokens"] - first["prompt_tokens"]) // 2
+    assert new > 0 and second["cost"] == new * 150
+    assert second["cost"] + second["saved"] == second["prompt_tokens"] * 150

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import asyncpg
@@ -52,6 +52,20 @@ async def test_what_was_written_though_nobody_said_so_is_not_written_twice(write
     await writer.put(batch)
     await writer.put(batch)
     assert await calls(writer) == 2 and len(await rows(writer.database, BATCHES)) == 1
+
+
+async def test_what_is_left_out_of_a_statement_because_it_is_usual_reads_the_same(writer: Writer) -> None:
+    """A column is left out where no row of a batch differs from what it holds anyway; nothing is not 0."""
+    batches = [
+        [row(1, thinking_tokens=None), row(2, thinking_tokens=None)],
+        [row(3, thinking_tokens=None), row(4, thinking_tokens=0)],
+        [row(5, thinking_tokens=0, error="", cache="hit"), row(6, thinking_tokens=0, error="upstream_cut")],
+    ]
+    for batch in batches:
+        await writer.put(Batch(batch))
+    found = {one["call"]: one for one in await rows(writer.database, CALLS)}
+    for given in chain.from_iterable(batches):
+        assert {name: found[given.call][name] for name in CallRow._fields} == given._asdict()
 
 
 async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

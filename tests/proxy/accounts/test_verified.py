@@ -161,6 +161,19 @@ async def test_a_flood_of_wrong_keys_is_few_questions_and_pushes_no_right_one_ou
     assert looking.verified.recall(b"a") == ALICE
 
 
+async def test_a_revoked_key_dies_in_a_flood_of_wrong_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "MOST", 10)
+    monkeypatch.setattr(verified, "BATCH", 5)
+    looking = Looking()
+    assert await looking.ask() == "alice"
+    del looking.table.rows["a"]
+    looking.clock.move(verified.LIFE)
+    flood = [asyncio.ensure_future(looking.ask(f"wrong {number}")) for number in range(30)]
+    await asyncio.sleep(0)
+    assert await looking.ask() == "invalid_api_key" and "a" in looking.table.asked[1]
+    await asyncio.gather(*flood)
+
+
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verified, "MOST", 10)
     looking = Looking(**{str(number): Found(ALICE, None) for number in range(30)})
