@@ -79,6 +79,7 @@ class Expiring:
     async def fewer(self, id: str) -> bool:
         some = select(ITEMS.c.id).where(ITEMS.c.collection == id).limit(CHUNK)
         async with self.stores.database.writing() as connection:
+            await connection.execute(select(COLLECTIONS.c.id).where(COLLECTIONS.c.id == id).with_for_update())
             items = list((await connection.execute(some)).scalars())
             jobs = list((await connection.execute(select(JOBS.c.id).where(JOBS.c.item.in_(items)))).scalars())
             for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, text, update
+from yarl import URL
 
 from plugins.documents import paging
 from plugins.documents.repair import Repair
-from plugins.documents.tables import BATCHES, ITEMS, ORIGINS, STORES
+from plugins.documents.store import Store
+from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.adding import Adding, New
 from plugins.documents.vectorstores.expiring import Expiring
 from proxy.errors import BadCall, NotFound
 from proxy.filing import Filed
+from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, filled, settled, upload
@@ -95,6 +101,57 @@ async def expires_while_one_comes(run: Running, store: str, other: New, monkeypa
         patched.setattr(Expiring, "fewer", late)
         await found.expiring.tidy()
     assert not came and await rows(run, ITEMS, ORIGINS, BATCHES) == [0, 0, 0]
+
+
+async def waits(database: Database) -> None:
+    """Somebody for somebody else."""
+    async with asyncio.timeout(20), database.reading() as connection:
+        while not (await connection.execute(text("SELECT 1 FROM pg_locks WHERE NOT granted"))).first():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer
+async def test_a_file_and_its_store_go_at_once(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        store, file = await filled(run)
+        contents = stores_of(run).contents
+        item, database = (await contents.one(store, file)).item, contents.stores.database
+        for work in (contents.store.change(item, {}, {"x": 1}), contents.store.remove(item)):
+            async with (
+                asyncio.TaskGroup() as group,
+                database.writing() as connection,
+            ):  # in the order of a store's removal
+                await connection.execute(select(COLLECTIONS).where(COLLECTIONS.c.id == store).with_for_update())
+                for table in (PARTS, VALUES, ORIGINS):
+                    await connection.execute(delete(table).where(table.c.item == item.id))
+                group.create_task(work)
+                await waits(database)
+                await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
+                await connection.rollback()  # as if it had failed, so that there is something for the next
+        assert await rows(run, ITEMS, PARTS, ORIGINS) == [0, 0, 0]
+
+
+async def test_a_text_that_breaks_off_is_no_second_answer(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        store, file = await filled(run)
+
+        async def broken(self: Store, item: str, version: int) -> AsyncIterator[str]:
+            yield "first"
+            raise DatabaseAway("It has gone.")
+
+        monkeypatch.setattr(Store, "text", broken)
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(run.url).port)
+        path = f"/v1/vector_stores/{store}/files/{file}/content"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a-key\r\n\r\n".encode())
+        got = b""
+        with suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while b"503" not in got and (some := await reader.read(65536)):
+                    got += some
+        writer.close()
+        assert got.count(b"HTTP/1.1") <= 1 and not got.endswith(b"0\r\n\r\n")
 
 
 async def test_repairs_look_at_pages_and_leave_what_is_added(
