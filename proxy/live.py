@@ -51,6 +51,8 @@ class Router:
         if route := self.exact.get((request.method, request.path)):
             return route, {}
         match = await self.patterns.resolve(request)  # type: ignore[arg-type]  # needs no more than a BaseRequest
+        if any("\0" in value for value in match.values()):  # which not every database takes
+            raise NotFound("There is no such thing.", code="not_found")
         if match.http_exception is None:
             return self.by_handler[match.handler], match
         allowed = frozenset(self.methods.get(request.path, ()))

@@ -59,6 +59,8 @@ def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[
 def compared(kind: str, key: JSON, value: JSON, name: str) -> ColumnElement[bool]:
     if type(key) is not str:
         raise read.wrong(f"{name}.key", "a string", key)
+    if "\0" in key:  # which not every database takes
+        raise BadCall(f"Invalid '{name}.key': it can be no such thing.", param=f"{name}.key", code="invalid_value")
     if kind in ORDERS:
         if (number := number_of(value)) is None:
             raise read.wrong(f"{name}.value", "a number", value)

@@ -12,14 +12,14 @@ from proxy.types import JSON
 Value = str | bool | int | float
 
 
-def _clean(text: str) -> str:
+def cleaned(text: str) -> str:
     """Without what no database takes."""
-    cleaned = text.replace("\0", "")
+    clean = text.replace("\0", "")
     try:
-        cleaned.encode()
+        clean.encode()
     except UnicodeEncodeError:
         raise ValueError("it is no Unicode text") from None
-    return cleaned
+    return clean
 
 
 def _metadata(given: dict[str, Value]) -> dict[str, Value]:
@@ -32,20 +32,20 @@ def _metadata(given: dict[str, Value]) -> dict[str, Value]:
             raise ValueError(f"the text of '{name}' has more than 512 characters")
         if isinstance(value, int) and abs(value) >= 2**53:
             raise ValueError(f"the number of '{name}' has too many digits")
-    return {name: _clean(value) if isinstance(value, str) else value for name, value in given.items()}
+    return {name: cleaned(value) if isinstance(value, str) else value for name, value in given.items()}
 
 
 def _tuple(given: object) -> object:
     return tuple(given) if isinstance(given, list) else given
 
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_clean)]
-Source = Annotated[str, StringConstraints(max_length=2000), AfterValidator(_clean)]
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_clean)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(cleaned)]
+Source = Annotated[str, StringConstraints(max_length=2000), AfterValidator(cleaned)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(cleaned)]
 Metadata = Annotated[dict[str, Value], AfterValidator(_metadata)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_clean)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(cleaned)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple), Field(max_length=32)]
-Question = Annotated[str, StringConstraints(min_length=1, max_length=8000), AfterValidator(_clean)]
+Question = Annotated[str, StringConstraints(min_length=1, max_length=8000), AfterValidator(cleaned)]
 Top = Annotated[int, Field(ge=1, le=50)]
 Wait = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection as Several
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from plugins.documents.collections import Collection
 from plugins.documents.ingest import Ingest, Overtaken, Pen
 from plugins.documents.ledger import OPEN, Job, Ledger
+from plugins.documents.paging import paged
 from plugins.documents.places import STILL, abandon, retire
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS
@@ -87,14 +88,14 @@ class Moves:
         """What should be there: chunks by document and version."""
         query = select(COPIES.c.item, COPIES.c.version, COPIES.c.chunks).join(ITEMS, ITEMS.c.id == COPIES.c.item)
         there = (COPIES.c.place == one.next_place) & (ITEMS.c.version == COPIES.c.version)
-        async with self.database.reading() as connection:
-            return {(row.item, row.version): row.chunks for row in await connection.execute(query.where(there))}
+        pages = paged(self.database, query.where(there), COPIES.c.item)
+        return {(row.item, row.version): row.chunks async for page in pages for row in page}
 
-    async def forget(self, one: Collection, items: Several[str]) -> None:
-        async with self.database.writing() as connection:
-            for item in items:
-                key = (COPIES.c.place == one.next_place) & (COPIES.c.item == item)
-                await connection.execute(delete(COPIES).where(key))
+    async def forget(self, one: Collection, items: Sequence[str]) -> None:
+        for at in range(0, len(items), SOME):
+            some = (COPIES.c.place == one.next_place) & COPIES.c.item.in_(items[at : at + SOME])
+            async with self.database.writing() as connection:
+                await connection.execute(delete(COPIES).where(some))
 
     async def swap(self, job: Job, one: Collection) -> bool:
         """The next place is the one that is searched.  False where there is more to be copied first.

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.ledger import OPEN
+from plugins.documents.paging import paged
 from plugins.documents.places import held
 from plugins.documents.store import Item, Store, queue
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS
@@ -50,26 +51,34 @@ class Repair:
 
     async def collection(self, one: Collection) -> int:
         """Counted before it is asked what should be there: what is added meanwhile is no fault."""
+        before = await self.adding(one.id)
         there = await self.index.counts(one.place)
         right = await self.right(one.id)
         for document, version in there:
             if (document, version) not in right:
                 await self.index.remove(one.place, document, version, version + 1)
-        wrong = [key[0] for key, chunks in right.items() if chunks >= 0 and there.get(key, 0) != chunks]
+        wrong = [key[0] for key, chunks in right.items() if chunks >= 0 and key not in before
+                 and there.get(key, 0) != chunks]  # fmt: skip
         return await self.again(one, wrong + await self.stuck(one.id))
 
     async def right(self, id: str) -> Mapping[tuple[str, int], int]:
-        """How many rows of a version there should be; -1 where one is being added."""
-        found: dict[tuple[str, int], int] = {}
-        async with self.store.database.reading() as connection:
-            columns = (ITEMS.c.id, ITEMS.c.version, ITEMS.c.chunks)
-            ready = select(*columns).where((ITEMS.c.collection == id) & (ITEMS.c.version > 0))
-            for row in await connection.execute(ready):
-                found[row.id, row.version] = row.chunks
-            adding = select(JOBS.c.item, JOBS.c.version).where((JOBS.c.collection == id) & JOBS.c.status.in_(OPEN))
-            for item, version in await connection.execute(adding):
-                found[item, version] = -1
-        return found
+        """How many rows of a version there should be; -1 where one is being added.
+
+        What is being added is looked up first: what is done by then is found among what is ready.
+        """
+        adding = dict.fromkeys(await self.adding(id), -1)
+        query = select(ITEMS.c.id, ITEMS.c.version, ITEMS.c.chunks)
+        ready = query.where((ITEMS.c.collection == id) & (ITEMS.c.version > 0))
+        pages = paged(self.store.database, ready, ITEMS.c.id)
+        found = {(row.id, row.version): row.chunks async for page in pages for row in page}
+        return found | adding
+
+    async def adding(self, id: str) -> set[tuple[str, int]]:
+        """Documents and their versions."""
+        query = select(JOBS.c.id, JOBS.c.item, JOBS.c.version)
+        still = query.where((JOBS.c.collection == id) & JOBS.c.status.in_(OPEN))
+        pages = paged(self.store.database, still, JOBS.c.id)
+        return {(row.item, row.version) async for page in pages for row in page}
 
     async def stuck(self, id: str) -> list[str]:
         """Documents that wait for nothing."""

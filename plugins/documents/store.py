@@ -137,6 +137,7 @@ class Store:
         """
         try:
             async with self.database.writing(lasting=True) as connection:
+                await connection.execute(held(COLLECTIONS.c.id == item.collection))
                 told = {**values, "changed": self.now()}
                 if metadata is not None:
                     told["metadata"] = dumped(metadata)
@@ -153,6 +154,7 @@ class Store:
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
+            await connection.execute(held(COLLECTIONS.c.id == item.collection))  # else who removes that is in the way
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
             for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):
                 await connection.execute(delete(table).where(table.c.item == item.id))

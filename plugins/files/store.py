@@ -85,7 +85,8 @@ class Store:
         return id
 
     async def put(self, owner: str, id: str, number: int, piece: bytes) -> None:
-        """The next piece.  Raises TooLarge where the file, or all of the owner's files, would have too many bytes."""
+        """The next piece.  Raises TooLarge where the file, or all of the owner's files, would have too many bytes,
+        and NotFound where it was taken away meanwhile."""
         async with self.database.writing() as connection:
             await alone(connection, owner)
             own = (FILES.c.owner == owner) & (FILES.c.status != "gone")
@@ -95,18 +96,23 @@ class Store:
                 message = f"Your files may have {self.bounds.bytes} bytes together, and with this one have more."
                 raise TooLarge(message, param="file", code="storage_full")
             grown = {"bytes": FILES.c.bytes + len(piece), "pieces": number + 1, "changed": self.now()}
-            await connection.execute(update(FILES).where((FILES.c.id == id) & own).values(**grown))
+            arriving = own & (FILES.c.id == id) & (FILES.c.status == "receiving")
+            if (await connection.execute(update(FILES).where(arriving).values(**grown))).rowcount != 1:
+                raise not_found(id)
             await connection.execute(insert(PIECES).values(file=id, number=number, content=piece))
 
     async def finish(self, owner: str, id: str, purpose: str, seconds: int | None) -> File:
-        """It is there.  seconds: after which it goes; None is never."""
+        """It is there.  seconds: after which it goes; None is never.
+
+        Raises NotFound where it was taken away meanwhile.
+        """
         at = self.now()
         expires = None if seconds is None else at + seconds * 1_000_000
         told = {"status": "whole", "purpose": purpose, "at": at, "changed": at, "expires": expires}
         mine = (FILES.c.id == id) & (FILES.c.owner == owner)
         async with self.database.writing(lasting=True) as connection:
-            await connection.execute(update(FILES).where(mine & (FILES.c.status == "receiving")).values(**told))
-            row = (await connection.execute(select(FILES).where(mine))).first()
+            whole = update(FILES).where(mine & (FILES.c.status == "receiving")).values(**told)
+            row = (await connection.execute(whole.returning(*FILES.c))).first()
         if row is None:
             raise not_found(id)
         return File(*row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Literal
 
 import orjson
@@ -26,15 +26,48 @@ class Page(Strict):
 
 def page_of(whole: Sequence[dict[str, JSON]], page: Page) -> JSON:
     """The part of a list that is all there.  Raises BadCall for an `after` that is not in it."""
-    ordered = list(whole) if page.order == "asc" else list(reversed(whole))
-    first = 0
-    if page.after is not None:
-        places = [index for index, one in enumerate(ordered) if one["id"] == page.after]
-        if not places:
-            raise BadCall(f"Invalid 'after': nothing here is called '{page.after[:100]}'.", param="after")
-        first = places[-1] + 1
-    data = ordered[first : first + page.limit]
-    return listed(data, len(ordered) > first + page.limit)
+    cut = Cut(page)
+    for one in whole if page.order == "asc" else reversed(whole):
+        cut.take(one)
+    return cut.told()
+
+
+async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSON:
+    """The part of a list that comes in the order of the page; no more of it than the page is in memory.
+
+    Raises BadCall for an `after` that is not in it.
+    """
+    cut = Cut(page)
+    async for one in ordered:
+        cut.take(one)
+        if page.after is None and cut.full:  # else `after` may come once more, and its last place counts
+            break
+    return cut.told()
+
+
+class Cut:
+    """A page of what is told it one by one."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.some: list[dict[str, JSON]] | None = [] if page.after is None else None
+        """What comes after the last place of `after`, up to one more than wanted; None before there is one."""
+
+    @property
+    def full(self) -> bool:
+        return self.some is not None and len(self.some) > self.page.limit
+
+    def take(self, one: dict[str, JSON]) -> None:
+        if one["id"] == self.page.after:
+            self.some = []
+        elif self.some is not None and not self.full:
+            self.some.append(one)
+
+    def told(self) -> JSON:
+        if self.some is None:
+            message = f"Invalid 'after': nothing here is called '{(self.page.after or '')[:100]}'."
+            raise BadCall(message, param="after")
+        return listed(self.some[: self.page.limit], self.full)
 
 
 def listed(data: Sequence[dict[str, JSON]], more: bool) -> JSON:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -11,8 +12,8 @@ from aiohttp import web
 from pydantic import Field
 
 from plugins.stored import keeping
-from plugins.stored.answers import RESPONSE, Kept
-from plugins.stored.paging import Order, Page, document, page_of
+from plugins.stored.answers import RESPONSE, Document, Kept
+from plugins.stored.paging import Order, Page, document, page_among
 from plugins.stored.runs import Runs, cancelled
 from plugins.stored.store import Store
 from plugins.stored.telling import behind, told_again, told_live
@@ -106,8 +107,19 @@ class Responses:
         have not been deleted."""
         page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
         owner = self.host.desk.caller(request).name
-        before = await self.store.items(owner, kept.parent, whole=False) if kept.parent else []
-        return document(page_of([*before, *kept.input], page))
+        async with aclosing(self.given(owner, kept, page.order == "desc")) as given:
+            return document(await page_among(given, page))
+
+    async def given(self, owner: str, kept: Kept, newest: bool) -> AsyncGenerator[Document, None]:
+        if newest:
+            for item in reversed(kept.input):
+                yield item
+        if kept.parent:
+            async for item in self.store.behind(owner, kept.parent, newest):
+                yield item
+        if not newest:
+            for item in kept.input:
+                yield item
 
     async def stream(self, request: web.BaseRequest, kept: Kept, after: int | None) -> web.StreamResponse:
         if not kept.events:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
@@ -173,16 +173,27 @@ class Store:
             rows = (await connection.execute(query.limit(wanted.limit + 1))).mappings().all()
         return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
-    async def items(self, owner: str, id: str, whole: bool = True) -> list[Document]:
+    async def behind(self, owner: str, id: str, newest: bool) -> AsyncIterator[Document]:
+        """All items of a response and of those that it continues, the `newest` or the oldest first, of which one
+        response at a time is in memory.  What is gone or another's is left out."""
+        async with self.host.database.reading() as connection:
+            ids = [row["id"] for row in await self.line(connection, owner, id)]
+        for one in reversed(ids) if newest else ids:
+            query = select(ANSWERS.c.input, ANSWERS.c.output).where(mine(owner, RESPONSE, one))
+            async with self.host.database.reading() as connection:
+                row = (await connection.execute(query)).first()
+            items = [] if row is None else [item for part in row for item in orjson.loads(part)]
+            for item in reversed(items) if newest else items:
+                yield item
+
+    async def items(self, owner: str, id: str) -> list[Document]:
         """All items of a response and of those that it continues, in their order, its own output included.
 
-        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete, unless what
-        is left will do instead of the `whole`.
+        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete.
         """
         async with self.host.database.reading() as connection:
             found = await self.line(connection, owner, id)
-            if whole:
-                check_line(id, found)
+            check_line(id, found)
             ids = [row["id"] for row in found]
             query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}

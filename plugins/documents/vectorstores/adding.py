@@ -12,10 +12,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.ledger import OPEN
+from plugins.documents.places import held
 from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
-from plugins.documents.tables import BATCHES, ITEMS, JOBS, ORIGINS, VALUES
+from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
 from plugins.documents.vectorstores.origins import Origin
-from proxy.errors import BadCall
+from proxy.errors import BadCall, NotFound
 from proxy.filing import Filed
 from proxy.types import JSON
 from proxy.wire.ids import new_id
@@ -45,17 +46,29 @@ class Adding:
         """All of them or none; the id of their batch, where they are one.  A file that is there already stays the
         same document: it is cut anew where it is to be cut otherwise, and read again where that failed.
 
-        Raises BadCall where the owner has too many documents.
+        Raises BadCall where the owner has too many documents, or the vector store has expired, and NotFound where it is
+        gone.
         """
         for _ in range(2):
             try:
                 async with self.store.database.writing(lasting=True) as connection:
+                    await self.hold(connection, collection)
                     id = await self.batch(connection, collection) if batch else ""
                     await self.added(connection, owner, collection, several, id)
                     return id
             except IntegrityError:  # somebody else has added one meanwhile, which is found now
                 continue
         raise BadCall("The vector store is being changed; try again.", code="conflict")
+
+    async def hold(self, connection: AsyncConnection, collection: str) -> None:
+        """It neither goes nor expires until the transaction is over."""
+        if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
+            message = "The vector store has been deleted meanwhile."
+            raise NotFound(message, param="vector_store_id", code="vector_store_not_found")
+        expired = select(STORES.c.expired).where(STORES.c.collection == collection)
+        if (await connection.execute(expired)).scalar_one_or_none():
+            message = f"The vector store '{collection}' has expired."
+            raise BadCall(message, param="vector_store_id", code="vector_store_expired")
 
     async def batch(self, connection: AsyncConnection, collection: str) -> str:
         id = new_id("vsfb_")
@@ -72,7 +85,7 @@ class Adding:
             if (await connection.execute(count)).scalar_one() + len(fresh) > self.store.most:
                 raise BadCall(f"You may have {self.store.most} documents in all.", code="too_many_documents")
             await self.insert(connection, owner, collection, fresh, batch)
-        for one in several:
+        for one in sorted(several, key=by_file):
             if (origin := there.get(one.file.id)) is not None:
                 await self.again(connection, origin, one, batch)
 
@@ -101,12 +114,15 @@ class Adding:
             job = {"id": new_id("job_"), "collection": collection, "item": item, "version": 1, "owner": owner}
             jobs.append({**job, "status": "queued", "total": file.bytes, "at": at})
             values += values_of(item, new.attributes or {})
+        items.sort(key=lambda row: str(row["digest"]))  # who adds the same waits for one order only
         for table, rows in ((ITEMS, items), (ORIGINS, origins), (JOBS, jobs), (VALUES, values)):
             if rows:
                 await connection.execute(insert(table), rows)
 
     async def again(self, connection: AsyncConnection, origin: Origin, new: New, batch: str) -> None:
-        row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == origin.item))).one()
+        which = select(ITEMS).where(ITEMS.c.id == origin.item).with_for_update()
+        if (row := (await connection.execute(which)).first()) is None:
+            raise BadCall("The vector store is being changed; try again.", code="conflict")
         item, now = Item(*row), self.store.now()
         told: dict[str, Any] = {"size": new.size, "overlap": new.overlap} | ({"batch": batch} if batch else {})
         await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item.id).values(**told))
@@ -137,3 +153,7 @@ class Adding:
             await connection.execute(update(ITEMS).where(pending).values(**told))
             await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))
         return jobs
+
+
+def by_file(new: New) -> str:
+    return new.file.id

@@ -47,6 +47,7 @@ class Expiring:
             ids = list((await connection.execute(select(STORES.c.collection).where(which).limit(SOME))).scalars())
         for id in ids:
             async with self.stores.database.writing(lasting=True) as connection:
+                await connection.execute(select(COLLECTIONS.c.id).where(COLLECTIONS.c.id == id).with_for_update())
                 mine = STORES.c.collection == id  # unless it was used meanwhile
                 begun = await connection.execute(update(STORES).where(mine & which).values(expired=BEGUN))
             if begun.rowcount:
@@ -54,11 +55,18 @@ class Expiring:
 
     async def empty(self, id: str) -> None:
         """Where it was in the index is swept with all else that has gone."""
-        while await self.fewer(id):
-            continue
+        while not await self.over(id):
+            while await self.fewer(id):
+                continue
+
+    async def over(self, id: str) -> bool:
+        """False where documents are in it, also such as came while others went."""
         now, which = self.stores.now(), COLLECTIONS.c.id == id
+        some = select(ITEMS.c.id).where(ITEMS.c.collection == id).limit(1)
         async with self.stores.database.writing(lasting=True) as connection:
             row = (await connection.execute(select(COLLECTIONS.c.place).where(which).with_for_update())).first()
+            if (await connection.execute(some)).first() is not None:
+                return False
             if row is not None:
                 await abandon(connection, id, now)
                 await retire(connection, row.place, now)
@@ -66,10 +74,12 @@ class Expiring:
                 await connection.execute(update(COLLECTIONS).where(which).values(**elsewhere))
             await connection.execute(delete(BATCHES).where(BATCHES.c.collection == id))
             await connection.execute(update(STORES).where(STORES.c.collection == id).values(expired=DONE))
+        return True
 
     async def fewer(self, id: str) -> bool:
         some = select(ITEMS.c.id).where(ITEMS.c.collection == id).limit(CHUNK)
         async with self.stores.database.writing() as connection:
+            await connection.execute(select(COLLECTIONS.c.id).where(COLLECTIONS.c.id == id).with_for_update())
             items = list((await connection.execute(some)).scalars())
             jobs = list((await connection.execute(select(JOBS.c.id).where(JOBS.c.item.in_(items)))).scalars())
             for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):

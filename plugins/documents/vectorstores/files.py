@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -17,6 +17,7 @@ from plugins.documents.vectorstores.origins import no_file
 from plugins.documents.vectorstores.paging import Cut, listed
 from plugins.documents.vectorstores.searching import alive
 from plugins.documents.vectorstores.stores import VectorStore, fits
+from proxy.errors import Busy
 from proxy.host import Host
 from proxy.types import Route
 
@@ -109,13 +110,20 @@ class Files:
         headers = {**self.host.desk.headers(request), "Content-Type": "application/json"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
+        try:
+            await self.write(response, self.contents.store.text(one.item.id, one.item.version or one.item.newest))
+        except (ConnectionError, Busy):  # whoever reads sees that it is not whole; there is no place for an error in it
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    async def write(self, response: web.StreamResponse, parts: AsyncIterator[str]) -> None:
         before = b'{"object":"vector_store.file_content.page","data":['
-        async for part in self.contents.store.text(one.item.id, one.item.version or one.item.newest):
+        async for part in parts:
             await response.write(before + orjson.dumps({"type": "text", "text": part}))
             before = b","
         end = b'],"has_more":false,"next_page":null}'
         await response.write_eof(end if before == b"," else before + end)
-        return response
 
     async def list(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         store = await self.contents.stores.one(self.caller(request), id)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from plugins.documents.forms import Metadata, Name, Question, Source
+from plugins.documents.forms import Metadata, Name, Question, Source, cleaned
 from proxy.config import Strict
 
 MOST_FILES: Final = 2000
@@ -14,7 +14,15 @@ MOST_FILES: Final = 2000
 MOST_QUERIES: Final = 16
 LETTERS: Final = 3.5
 """Of a token, with care: chunks are cut by letters, since every model counts tokens otherwise."""
-Id = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+def _sane(id: str) -> str:
+    if "\0" in id:  # which not every database takes
+        raise ValueError("it can be no such thing")
+    return id
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_sane)]
 
 
 def _tuple(given: object) -> object:
@@ -74,7 +82,7 @@ class Expiry(Strict):
 
 
 class MakeStore(Strict):
-    name: Annotated[str, StringConstraints(max_length=100)] = ""
+    name: Annotated[str, StringConstraints(max_length=100), AfterValidator(cleaned)] = ""
     description: Source = ""
     file_ids: Annotated[tuple[Id, ...], BeforeValidator(_tuple), Field(max_length=MOST_FILES)] = ()
     chunking_strategy: Chunking | None = None

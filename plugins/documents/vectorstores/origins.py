@@ -15,8 +15,9 @@ from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.ingest import Overtaken
 from plugins.documents.ledger import Job
+from plugins.documents.places import held
 from plugins.documents.store import Item, put_parts
-from plugins.documents.tables import ITEMS, JOBS, ORIGINS, PARTS
+from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS
 from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.filing import Cabinet, Keeper
 from proxy.sql.database import Database
@@ -83,6 +84,8 @@ class Origins:
     async def fill(self, job: Job, content: Content) -> None:
         """Its text, all of it or none."""
         async with self.database.writing(lasting=True) as connection:
+            if (await connection.execute(held(COLLECTIONS.c.id == job.collection))).first() is None:
+                raise Overtaken
             told = update(ITEMS).where((ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version))
             if (await connection.execute(told.values(characters=content.characters))).rowcount != 1:
                 raise Overtaken

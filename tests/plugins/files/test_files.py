@@ -209,3 +209,21 @@ async def test_all_of_a_callers_is_told_and_deleted(start: Start, database_url: 
         assert b"".join(base64.b64decode(one["base64"]) for one in told[1:]) == LARGE
         assert (await ask(run, "DELETE", "/api/me/data"))["deleted"]["files"] == 1
         assert await rows(store_of(run)) == (1, 1) and (await ask(run, "GET", "/v1/files"))["data"] == []
+
+
+async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        store = store_of(run)
+        for drop in (True, False):
+            id = await store.begin("alice", "a.txt")
+            await store.put("alice", id, 0, b"first")
+            if drop:
+                await ask(run, "DELETE", "/api/me/data")
+            else:  # as where that is halfway
+                async with store.database.writing() as connection:
+                    await connection.execute(update(FILES).where(FILES.c.id == id).values(status="gone"))
+            for more in (store.put("alice", id, 1, b"second"), store.finish("alice", id, "user_data", None)):
+                with pytest.raises(NotFound):
+                    await more
+            await store.drop(id)
+        assert await rows(store) == (0, 0)

@@ -1,0 +1,29 @@
+"""Many rows, a page at a time: the event loop goes on between pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select
+
+from proxy.sql.database import Database
+
+ROWS: Final = 2000
+"""Rows of a page."""
+
+
+async def paged(database: Database, query: Select[Any], key: ColumnElement[str]) -> AsyncIterator[Sequence[Any]]:
+    """All that a query finds, in the order of `key`, which is its first column and differs from row to row."""
+    last: str | None = None
+    while True:
+        some = query if last is None else query.where(key > last)
+        async with database.reading() as connection:
+            rows = (await connection.execute(some.order_by(key).limit(ROWS))).all()
+        if rows:
+            yield rows
+        if len(rows) < ROWS:
+            return
+        last = rows[-1][0]
+        await asyncio.sleep(0)
