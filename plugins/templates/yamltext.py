@@ -18,6 +18,8 @@ MOST: Final = 1000
 """Templates of one text."""
 DEEPEST: Final = 64
 PLAIN: Final = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+BREAKS: Final = re.compile("[\x85\u2028\u2029]")
+"""What YAML 1.1 takes for the end of a line, and reads as another one, unless it is escaped."""
 Place = tuple[str | int, ...]
 
 
@@ -48,7 +50,8 @@ class Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, given: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", given, style="|" if "\n" in given else None)
+    style = '"' if BREAKS.search(given) else "|" if "\n" in given else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", given, style=style)
 
 
 Dumper.add_representer(str, _text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plugins.templates import library, yamltext
@@ -220,6 +220,8 @@ def test_what_is_hardly_meant_is_warned_of(fields: dict[str, Any], says: str) ->
     st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
     st.lists(st.sampled_from(["yes", "1", "", " a\n", "~"])),
 )
+@example("\x85", [])
+@example("a\nb\u2028c\u2029", ["yes"])
 @settings(max_examples=60, deadline=None)
 def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
     one = document(
