@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from proxy.errors import Busy, ProxyError
@@ -54,6 +55,23 @@ class Background:
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
+
+
+async def now_and_then(work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event) -> None:
+    """Do this at once and every so many seconds, until it is over and never stopping in the middle.
+
+    That something is away is told by whoever asks it; any other fault is logged, and ends that one time only.
+    """
+    while not over.is_set():
+        try:
+            await work()
+        except Busy:
+            pass
+        except Exception:
+            log.exception("what is done now and then failed")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await over.wait()
 
 
 async def either(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:

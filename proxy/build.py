@@ -82,23 +82,11 @@ class Assembly:
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)
-        self.desk = desk = Counter(config.requests, self.images)
+        self.desk = Counter(config.requests, self.images)
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
-        prices = book_of(config.costs, config.upstreams, source)
-        host = Host(
-            services,
-            self.send,
-            self.answer,
-            self.catalogue,
-            desk,
-            shelf,
-            price=prices.cost,
-            prices=prices,
-            open_database=self.database,
-            workers=config.listen.workers,
-        )
+        host = self.lent(services, shelf)
         self.plugins = build_plugins(config, source, host)
         self.holdings = host.holdings
         for route, names in config.chains.items():
@@ -108,6 +96,22 @@ class Assembly:
             for route, names in config.chains.items()
         }
         """By chain, how names begin that stand for no model until a plugin has said for which."""
+
+    def lent(self, services: Services, shelf: Shelf) -> Host:
+        """What plugins are lent."""
+        prices = book_of(self.config.costs, self.config.upstreams, self.source)
+        return Host(
+            services,
+            self.send,
+            self.answer,
+            self.catalogue,
+            self.desk,
+            shelf,
+            price=prices.cost,
+            prices=prices,
+            open_database=self.database,
+            workers=self.config.listen.workers,
+        )
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
         strict = self.config.params == "strict"

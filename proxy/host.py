@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from proxy.background import Background as Background
+from proxy.background import now_and_then as now_and_then
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -16,7 +14,6 @@ from plugins.conversations.forms import Page
 from plugins.conversations.reading import Reading
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
-from proxy.errors import Busy
 from proxy.sql.now import now
 from proxy.types import JSON
 
@@ -38,14 +35,9 @@ class Keeping:
     days: int | None
     name: str = "conversations"
 
-    async def run(self) -> None:
-        while self.days is not None:
-            with suppress(Busy):  # told by whoever writes
-                await self.tidy(self.days)
-            await asyncio.sleep(EVERY)
-
-    async def tidy(self, days: int) -> None:
-        await self.remove((TALKS.c.updated < self.store.now() - days * DAY) & (TALKS.c.held_until < now()))
+    async def tidy(self) -> None:
+        if self.days is not None:
+            await self.remove((TALKS.c.updated < self.store.now() - self.days * DAY) & (TALKS.c.held_until < now()))
 
     async def remove(self, which: ColumnElement[bool]) -> int:
         """How many conversations that were."""

@@ -12,7 +12,7 @@ from typing import Final, Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
-from plugins.conversations.keeping import Keeping
+from plugins.conversations.keeping import EVERY, Keeping
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
@@ -25,7 +25,7 @@ from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError
-from proxy.host import Host
+from proxy.host import Host, now_and_then
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
 FIELD: Final = "conversation"
@@ -82,6 +82,7 @@ class Conversations:
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.keeping = Keeping(self.store, settings.keep_days)
+        self.over = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         host.holds(self.keeping)
         host.record(FIELD)
@@ -158,14 +159,15 @@ class Conversations:
         if self.turns.renewing is None:  # for every pipeline that there will be
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
-        self.tasks = [start(self.keeping.run(), "deleting old conversations")]
+        self.tasks = [start(now_and_then(self.keeping.tidy, EVERY, self.over), "deleting old conversations")]
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.over.set()
+        # Not cancelled: what a connection was doing then would go on in its thread.
+        await asyncio.wait(self.tasks, timeout=PATIENCE)
         for task in self.tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
         await self.turns.written(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

@@ -33,11 +33,11 @@ from plugins.documents.tables import FEATURE
 from plugins.documents.tending import Tender
 from plugins.documents.vectorstores import tool
 from plugins.documents.vectorstores.api import VectorStores
-from plugins.documents.vectorstores.expiring import Expiring
+from plugins.documents.vectorstores.expiring import EVERY, Expiring
 from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
-from proxy.host import Host
+from proxy.host import Host, now_and_then
 from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
@@ -212,7 +212,8 @@ class Parts:
     expiring: Expiring
     tasks: tuple[asyncio.Task[object], ...] = ()
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    tidying: asyncio.Task[None] | None = None
+    tidying: tuple[asyncio.Task[None], ...] = ()
+    repaired: bool = False
 
     def start(self, host: Host) -> None:
         begin = host.background.start
@@ -221,24 +222,27 @@ class Parts:
             begin(self.tender.run(), "tending the index of documents"),
         )
         if host.services.place.index == 0:
-            self.tasks += (begin(self.put_right(), "comparing documents and their index"),)
-            self.tidying = begin(self.expiring.run(self.over), "emptying old vector stores")
+            self.tidying = (
+                begin(now_and_then(self.put_right, SWEEP, self.over), "comparing documents and their index"),
+                begin(now_and_then(self.expiring.tidy, EVERY, self.over), "emptying old vector stores"),
+            )
 
     async def put_right(self) -> None:
-        if await self.repair.run():
-            self.runner.nudge()
-        while True:
-            await self.repair.sweep()
-            await asyncio.sleep(SWEEP)
+        """What a crash has left once, as soon as database and index are there; and what has gone, every time."""
+        if not self.repaired:
+            if await self.repair.run():
+                self.runner.nudge()
+            self.repaired = True
+        await self.repair.sweep()
 
     async def stop(self) -> None:
         self.over.set()
-        if self.tidying is not None:
-            await asyncio.wait([self.tidying], timeout=PATIENCE)
-            self.tidying.cancel()
-        for task in self.tasks:
+        if self.tidying:
+            await asyncio.wait(self.tidying, timeout=PATIENCE)
+        tasks = (*self.tasks, *self.tidying)
+        for task in tasks:
             task.cancel()
-        for task in self.tasks:
+        for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
         await self.runner.aclose()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Final
 from plugins.files.shapes import head
 from plugins.files.store import Store, Wanted
 from plugins.files.tables import FILES
-from proxy.errors import Busy, NotFound
+from proxy.errors import NotFound
 from proxy.types import JSON
 
 EVERY: Final = 300.0
@@ -21,16 +20,6 @@ SOME: Final = 100
 """Files that are looked at together."""
 LEFT: Final = 3600
 """Seconds without another byte, after which an upload has been left."""
-
-
-async def run(store: Store, over: asyncio.Event) -> None:
-    """Until it is over, and not in the middle of it."""
-    while not over.is_set():
-        with suppress(Busy):  # told by whoever asks
-            await tidy(store)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(EVERY):
-                await over.wait()
 
 
 async def tidy(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Final, Self
 
 from pydantic import PositiveInt
@@ -14,7 +15,7 @@ from plugins.files.store import Bounds, Store
 from plugins.files.tables import FEATURE
 from proxy.config import Strict
 from proxy.errors import ConfigError
-from proxy.host import Host
+from proxy.host import Host, now_and_then
 from proxy.types import Route
 
 MIB: Final = 1024 * 1024
@@ -50,7 +51,7 @@ class Files:
         yield from self.api.routes()
 
     async def __aenter__(self) -> Self:
-        self.api.begin(keeping.run(self.store, self.over), "deleting old files")
+        self.api.begin(now_and_then(partial(keeping.tidy, self.store), keeping.EVERY, self.over), "deleting old files")
         return self
 
     async def __aexit__(self, *_: object) -> None:

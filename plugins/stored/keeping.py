@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from plugins.stored.answers import LOST, Kept, micros
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
-from proxy.errors import Busy
 from proxy.host import Host
 from proxy.types import Moment
 from proxy.wire.openai_responses_out import Response, cut
@@ -39,15 +36,6 @@ class Keeping:
     days: int | None
     entries: int
     bytes: int
-
-    async def run(self, over: asyncio.Event) -> None:
-        """Until it is over, and not in the middle of it."""
-        while not over.is_set():
-            with suppress(Busy):  # told by whoever asks
-                await self.tidy()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
-                    await over.wait()
 
     async def tidy(self) -> None:
         await self.fail_lost()

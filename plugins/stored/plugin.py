@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from plugins.stored.answers import RESPONSE
 from plugins.stored.fitting import fitted
 from plugins.stored.holding import Answers
-from plugins.stored.keeping import Keeping
+from plugins.stored.keeping import EVERY, Keeping
 from plugins.stored.references import resolved
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, PATIENCE, Store
@@ -25,7 +25,7 @@ from plugins.stored.written import written
 from proxy.asks import last_words
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError, TooLarge
-from proxy.host import Host
+from proxy.host import Host, now_and_then
 from proxy.types import Call, Chat, Events, Handler, Receipt, Reply, Route
 from proxy.wire.openai_items import messages
 
@@ -128,7 +128,9 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.task = self.host.background.start(self.keeping.run(self.over), "deleting old answers")
+        self.task = self.host.background.start(
+            now_and_then(self.keeping.tidy, EVERY, self.over), "deleting old answers"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, Self
 
@@ -24,7 +24,7 @@ from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
 from proxy.config import Strict
 from proxy.errors import Busy
-from proxy.host import Host
+from proxy.host import Host, now_and_then
 from proxy.meter import metered
 from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
@@ -88,8 +88,8 @@ class Usage:
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing records of usage")
         self.tasks = [
-            start(self.now_and_then(self.pricing.read, LOOK), "looking for new prices"),
-            start(self.now_and_then(self.keeping.tidy, TIDY), "deleting old records of usage"),
+            start(now_and_then(self.pricing.read, LOOK, self.over), "looking for new prices"),
+            start(now_and_then(self.keeping.tidy, TIDY, self.over), "deleting old records of usage"),
         ]
         return self
 
@@ -100,19 +100,6 @@ class Usage:
         for task in self.tasks:
             task.cancel()
         await self.writer.close(PATIENCE)
-
-    async def now_and_then(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        """Until the pipeline closes; that the database is away is told by whoever writes."""
-        while not self.over.is_set():
-            try:
-                await work()
-            except Busy:
-                pass
-            except Exception:  # a fault of one time must not end all others
-                log.exception("what is done now and then for records failed")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self.over.wait()
 
     def routes(self) -> Iterable[Route]:
         for part in (

@@ -45,6 +45,6 @@ async def test_old_conversations_go(start: Start, tmp_path: Any) -> None:
         await say(run, "old"), await say(run, "new", "u")
         store = store_of(run)
         await store.change("alice", "t", {"updated": store.now() - 8 * DAY})
-        await Keeping(store, 7).tidy(7)
+        await Keeping(store, 7).tidy()
         assert [one["id"] for one in (await asks(run, "GET", "/api/conversations"))["data"]] == ["u"]
         assert len(await kept(run, "u")) == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +11,6 @@ from plugins.documents.places import abandon, retire
 from plugins.documents.runner import Runner
 from plugins.documents.tables import BATCHES, COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.stores import DAY, Stores
-from proxy.errors import Busy
 from proxy.wire.ids import new_id
 
 EVERY: Final = 300.0
@@ -29,15 +26,6 @@ BEGUN, DONE = 1, 2
 class Expiring:
     stores: Stores
     runner: Runner
-
-    async def run(self, over: asyncio.Event) -> None:
-        """Until it is over, and not in the middle of it."""
-        while not over.is_set():
-            with suppress(Busy):  # told by whoever asks
-                await self.tidy()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
-                    await over.wait()
 
     async def tidy(self) -> None:
         """It does no harm where several processes do it."""

@@ -29,7 +29,7 @@ async def test_others_write_while_much_goes(start: Start, database_url: str, mon
         for number in range(6):
             held = {"holder": "one", "held_until": store.now() + 10_000_000} if number == 5 else {}
             await store.change("alice", f"c{number}", {"updated": store.now() - 8 * DAY, **held})
-        going = asyncio.ensure_future(Keeping(store, 7).tidy(7))
+        going = asyncio.ensure_future(Keeping(store, 7).tidy())
         await asks(run, "POST", "/api/conversations", status=201, json={"id": "new"})
         await going
         left = await asks(run, "GET", "/api/conversations?order=asc")

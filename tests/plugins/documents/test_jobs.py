@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from plugins.documents import runner
+from plugins.documents.repair import Repair
 from proxy.stores.lance import Lance
-from proxy.stores.vectors import Row
+from proxy.stores.vectors import Row, VectorsAway
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import TEXTS, A, B, add, ask, config, fill, titles
@@ -135,6 +136,30 @@ async def test_the_database_is_believed_and_not_the_index(start: Start, database
     async with start(text) as run:
         await until(lambda: everything(run))
     await index.aclose()
+
+
+async def test_an_index_that_is_away_at_the_start_is_put_right_later(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    async with start(text) as run:
+        await fill(run)
+        (collection,) = (await ask(run, "GET", "/collections"))["data"]
+    index, repaired, times = Lance(str(tmp_path / "lance")), Repair.run, 0
+    await index.drop(collection["id"])
+    await index.aclose()
+
+    async def away_at_first(self: Repair) -> int:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise VectorsAway("away")
+        return await repaired(self)
+
+    monkeypatch.setattr(Repair, "run", away_at_first)
+    monkeypatch.setattr("plugins.documents.plugin.SWEEP", 0.05)
+    async with start(text) as run:
+        await until(lambda: everything(run))
 
 
 async def found(run: Running, expected: list[str]) -> bool:

@@ -1,0 +1,47 @@
+"""What is done now and then, beside the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from proxy.background import now_and_then
+from proxy.errors import Busy
+
+
+async def test_a_fault_ends_one_time_only_and_what_is_away_is_told_by_others(caplog: pytest.LogCaptureFixture) -> None:
+    over, times = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise Busy("away")
+        if times == 2:
+            raise ValueError("broken")
+        over.set()
+
+    caplog.set_level(logging.WARNING)
+    async with asyncio.timeout(10):
+        await now_and_then(work, 0.001, over)
+    assert times == 3
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_what_has_begun_is_finished() -> None:
+    over, begun, done = asyncio.Event(), asyncio.Event(), False
+
+    async def work() -> None:
+        nonlocal done
+        begun.set()
+        await over.wait()
+        done = True
+
+    async with asyncio.timeout(10):
+        task = asyncio.ensure_future(now_and_then(work, 1000, over))
+        await begun.wait()
+        over.set()
+        await task
+    assert done
