@@ -43,6 +43,7 @@ from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds
 from proxy.types import Call, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.imports import Importer
 from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
@@ -111,6 +112,7 @@ class Assembly:
             prices=prices,
             open_database=self.database,
             workers=self.config.listen.workers,
+            imports=Importer(services.http, self.catalogue, self.pools, services.place.server),
         )
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:

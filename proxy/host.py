@@ -18,6 +18,7 @@ from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet
 from proxy.holdings import Holding
+from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -215,6 +216,8 @@ class Host:
     """What features keep of callers' own."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
+    imports: Imports = field(default_factory=NoImports)
+    """New models on their way to upstreams."""
 
     @property
     def database(self) -> Database:

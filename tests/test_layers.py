@@ -17,6 +17,7 @@ FLOORS = (
         "proxy.errors",
         "proxy.holdings",
         "proxy.filing",
+        "proxy.imports",
         "proxy.sources",
         "proxy.clock",
         "proxy.news",
@@ -48,6 +49,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
     "proxy.holdings",
     "proxy.filing",
+    "proxy.imports",
     "proxy.types",
     "proxy.asks",
     "proxy.models",
