@@ -1,0 +1,89 @@
+"""Who does which job: one process at a time, and another if that one dies."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.finetuning.store import Job, Store
+from plugins.finetuning.tables import JOBS
+from proxy.sql.holder import Holder
+
+LEASE: Final = 30.0
+"""Seconds after which a job is another's that nobody has told anything of."""
+SOME: Final = 20
+LOCK: Final = zlib.crc32(b"gemmapy-proxy finetuning")
+
+
+class Ledger:
+    def __init__(self, store: Store, server: str, at_once: int) -> None:
+        """server: an id that the processes of this server share.  at_once: trainings of all of them."""
+        self.store = store
+        self.database = store.database
+        self.server = server
+        self.at_once = at_once
+        self.holder = Holder(server)
+
+    async def claim(self, status: str, trainers: Collection[str]) -> Job | None:
+        """The oldest that waits to be looked at or trained, or whose process has died; it is this process's now.
+
+        status: `validating_files` or `queued`.  trainers: those that this server has.
+        """
+        statuses = (status,) if status == "validating_files" else ("queued", "running")
+        waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers)
+        mine = JOBS.c.holder == self.holder.name
+        here = JOBS.c.holder.startswith(self.holder.here, autoescape=True)
+        free = (JOBS.c.holder == "") | (JOBS.c.until < self.store.micros()) | (here & ~mine)
+        query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        async with self.database.reading() as connection:
+            found = [Job(*row) for row in await connection.execute(query)]
+        for job in found:
+            dead = not job.holder or job.until < self.store.micros() or self.holder.dead(job.holder)
+            if dead and (taken := await self.taken(job)) is not None:
+                return taken
+        return None
+
+    async def taken(self, job: Job) -> Job | None:
+        told: dict[str, Any] = {"holder": self.holder.name, "server": self.server, "until": self.store.micros(LEASE)}
+        if job.status != "validating_files":
+            told |= {"status": "running", "began": job.began or self.store.micros()}
+        same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
+        async with self.database.writing() as connection:
+            if job.status != "validating_files" and await self.full(connection, job.id):
+                return None
+            changed = update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told).returning(*JOBS.c)
+            row = (await connection.execute(changed)).first()
+        return None if row is None else Job(*row)
+
+    async def full(self, connection: AsyncConnection, but: str) -> bool:
+        """Whether this server trains as much as it may; until the transaction ends no other process begins more."""
+        if connection.dialect.name == "postgresql":
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        busy = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.until >= self.store.micros())
+        query = select(func.count()).where(busy & (JOBS.c.holder != "") & (JOBS.c.id != but))
+        return (await connection.execute(query)).scalar_one() >= self.at_once
+
+    def mine(self, job: Job) -> ColumnElement[bool]:
+        return (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == self.holder.name)
+
+    async def tell(self, job: Job, **told: Any) -> bool:
+        """Holds it, and says how far it is.  False: it is not this process's any more, which stops."""
+        values = {"until": self.store.micros(LEASE), **told}
+        async with self.database.writing() as connection:
+            return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
+
+    async def release(self, job: Job, status: str, **told: Any) -> bool:
+        """For whoever comes next."""
+        return await self.leave(job, status=status, **told)
+
+    async def end(self, job: Job, status: str, **told: Any) -> bool:
+        return await self.leave(job, status=status, ended=self.store.micros(), **told)
+
+    async def leave(self, job: Job, **told: Any) -> bool:
+        values = {"holder": "", "server": "", "until": 0, **told}
+        async with self.database.writing(lasting=True) as connection:
+            return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
