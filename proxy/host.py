@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from proxy.background import Background as Background
 from proxy.background import now_and_then as now_and_then
+from proxy.background import surely as surely
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet

@@ -93,6 +93,9 @@ class Api:
             message = f"The model '{model[:200]}' does not exist or you do not have access to it."
             raise NotFound(message, param="model", code="model_not_found")
         named = self.host.models.named(model)
+        if await self.store.of_model(None, named.removesuffix(":latest")):
+            message = f"The model '{model[:200]}' was itself fine-tuned: train its base with all of the examples."
+            raise BadCall(message, param="model", code="model_not_tunable")
         for name, trainer in self.trainers.items():
             if any(fits(pattern.lower(), named) for pattern in trainer.models):
                 if info.can("completion") is False:

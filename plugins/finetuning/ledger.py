@@ -41,7 +41,10 @@ class Ledger:
         query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
         async with self.database.reading() as connection:
             found = [Job(*row) for row in await connection.execute(query)]
+            full = bool(found) and await self.busy(connection) >= self.at_once
         for job in found:
+            if job.status == "queued" and full:
+                continue  # one that nobody does any more may be what it is full of
             dead = not job.holder or job.until < self.store.micros() or self.holder.dead(job.holder)
             if dead and (taken := await self.taken(job)) is not None:
                 return taken
@@ -53,19 +56,19 @@ class Ledger:
             told |= {"status": "running", "began": job.began or self.store.micros()}
         same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
         async with self.database.writing() as connection:
-            if job.status != "validating_files" and await self.full(connection, job.id):
-                return None
+            if job.status != "validating_files":
+                await alone(connection)
+                if await self.busy(connection, job.id) >= self.at_once:
+                    return None
             changed = update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told).returning(*JOBS.c)
             row = (await connection.execute(changed)).first()
         return None if row is None else Job(*row)
 
-    async def full(self, connection: AsyncConnection, but: str) -> bool:
-        """Whether this server trains as much as it may; until the transaction ends no other process begins more."""
-        if connection.dialect.name == "postgresql":
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        busy = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.until >= self.store.micros())
-        query = select(func.count()).where(busy & (JOBS.c.holder != "") & (JOBS.c.id != but))
-        return (await connection.execute(query)).scalar_one() >= self.at_once
+    async def busy(self, connection: AsyncConnection, but: str = "") -> int:
+        """How many trainings this server does.  but: one that does not count."""
+        under_way = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.id != but)
+        query = select(func.count()).where(under_way & (JOBS.c.until >= self.store.micros()))
+        return int((await connection.execute(query)).scalar_one())
 
     def mine(self, job: Job) -> ColumnElement[bool]:
         return (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == self.holder.name)
@@ -87,3 +90,9 @@ class Ledger:
         values = {"holder": "", "server": "", "until": 0, **told}
         async with self.database.writing(lasting=True) as connection:
             return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
+
+
+async def alone(connection: AsyncConnection) -> None:
+    """Until the transaction ends no other process begins a training; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -13,8 +13,11 @@ from typing import Final
 from plugins.finetuning.dataset import Report, read_file
 from proxy.errors import BadCall, NotFound
 from proxy.filing import Cabinet, Filed, Keeper
+from proxy.host import surely
 
 PURPOSE: Final = "fine-tune"
+PREFIX: Final = "reading-"
+"""How folders begin in which a file is being read."""
 AT_ONCE: Final = 2
 
 
@@ -61,9 +64,7 @@ class Datasets:
         async with self.turns:
             with ExitStack() as opened:
                 await asyncio.to_thread(self.folder.mkdir, 0o700, parents=True, exist_ok=True)
-                spool = (
-                    Path(opened.enter_context(tempfile.TemporaryDirectory(dir=self.folder, prefix="reading-"))) / "file"
-                )
+                spool = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=self.folder, prefix=PREFIX))) / "file"
                 await self.fetch(owner, id, spool)
                 least = self.least if least is None else least
                 sink = None if target is None else opened.enter_context(await asyncio.to_thread(target.open, "wb"))
@@ -74,7 +75,7 @@ class Datasets:
                     return await asyncio.shield(reading)
                 finally:
                     over.set()
-                    await asyncio.wait([reading])  # it holds the files
+                    await surely(asyncio.wait([reading]))  # it holds the files
 
     async def fetch(self, owner: str, id: str, path: Path) -> None:
         file = await asyncio.to_thread(path.open, "wb")

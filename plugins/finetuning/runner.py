@@ -8,9 +8,12 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
 from typing import Final
 
 from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.reading import PREFIX as READ
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
 from plugins.finetuning.work import TRAINED, Overtaken, Work
@@ -145,14 +148,13 @@ class Runner:
         job = await self.ledger.store.first(JOBS.c.id == id)
         if job is None or (job.status not in OPEN and job.code != "import_failed"):
             return False
-        if job.status in OPEN:
-            working = id in self.shared.training and bool(job.holder)
-            return working or await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
+        if job.status in OPEN:  # whoever holds it may be another process of this server
+            return bool(job.holder) or await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
         return job.ended > self.ledger.store.micros(-KEPT)
 
     async def tidy(self) -> None:
         """What earlier servers left in this folder."""
-        names = await asyncio.to_thread(lambda: [one.name for one in self.work.folder.glob(f"{PREFIX}*")])
+        names = await asyncio.to_thread(swept, self.work.folder)
         await self.clean(name for name in names if name not in self.shared.training)
 
     # --- the server ----------------------------------------------------------------------------------
@@ -170,3 +172,11 @@ class Runner:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+
+def swept(folder: Path) -> list[str]:
+    """The names of what jobs have left there; files that were being read a day ago go at once."""
+    for one in folder.glob(f"{READ}*"):
+        if one.stat().st_mtime < time() - KEPT:
+            shutil.rmtree(one, ignore_errors=True)
+    return [one.name for one in folder.glob(f"{PREFIX}*")]

@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat
 
 from proxy.config import Strict
 from proxy.errors import ProxyError
+from proxy.host import surely
 
 GUARD: Final = Path(__file__).parent / "guard.py"
 GRACE: Final = 10.0
@@ -90,7 +91,7 @@ class Training:
             await self.watched(process)
             await asyncio.wait(readers, timeout=DRAIN)
         finally:
-            await asyncio.shield(asyncio.ensure_future(ended(process)))
+            await surely(ended(process))
             for one in readers:
                 one.cancel()
         if process.returncode:

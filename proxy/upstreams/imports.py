@@ -25,6 +25,8 @@ from proxy.wire.ollama_models import canonical
 CONNECT: Final = 10.0
 SILENT: Final = 1800.0
 """Seconds without a word that a host may take to check or copy what it was sent."""
+SLOWEST: Final = 1024 * 1024
+"""Bytes of a file that a host takes in a second at least."""
 LONGEST: Final = 64 * 1024
 """Bytes of one line that a host says, or of what it says of an error."""
 MOST_LINES: Final = 100_000
@@ -115,11 +117,12 @@ class Importer:
         return ({"system": system} if system else {}) | ({"parameters": parameters} if parameters else {})
 
     async def upload(self, url: str, path: Path, digest: str, told: Telling) -> None:
-        where, patience = f"/api/blobs/{digest}", aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
-        async with self.asked(url, "HEAD", where, patience) as answer:
+        where = f"/api/blobs/{digest}"
+        async with self.asked(url, "HEAD", where, aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)) as answer:
             if answer.status == 200:
                 return
         size = (await asyncio.to_thread(path.stat)).st_size
+        patience = aiohttp.ClientTimeout(total=SILENT + size / SLOWEST, sock_connect=CONNECT)
         await told(f"Sending {size} bytes to {url}.")
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         file = await asyncio.to_thread(path.open, "rb")

@@ -107,6 +107,8 @@ def convert(folder: Path, base: Base, target: Path, name: str) -> int:
     """How many layers the adapter changes.  Raises Unfit, and OSError where a file is missing."""
     config, weights = Config.read(folder), Tensors(folder / WEIGHTS)
     places = {place_of(one, base.architecture): one for one in weights.places}
+    if len(places) != len(weights.places):
+        raise Unfit(f"{WEIGHTS}: it holds a layer twice.")
     if not places:
         raise Unfit(f"{WEIGHTS}: there is nothing in it.")
     facts: dict[str, str | float] = {

@@ -215,12 +215,14 @@ def test_what_a_gguf_cannot_hold_is_refused_by_name(tmp_path: Path, config: dict
         convert(save(tmp_path, weights(), **config), BASE, tmp_path / "a.gguf", "x")
 
 
+SQUARE = np.zeros((4, WIDTH), np.float32)
 EMBEDDING = {"base_model.model.model.embed_tokens.lora_embedding_A": np.zeros((4, 8), np.float32)}
 SEEING = {"base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((4, 8), np.float32)}
 STRANGE: list[tuple[dict[str, Array], Base, str]] = [
     ({**weights(), **EMBEDDING}, BASE, "no place"),
     ({**weights(), **SEEING}, BASE, "no place"),
     ({name: one for name, one in weights().items() if "q_proj.lora_B" not in name}, BASE, "no counterpart"),
+    ({**weights(), name_of("mlp.up_proj", "A").replace("A.", "A.default."): SQUARE}, BASE, "twice"),
     ({}, BASE, "nothing in it"),
     (weights(), Base("llama", HEADS, HEADS_KV, 4096, 32), "another model"),
     (weights(blocks=4), BASE, "another model"),

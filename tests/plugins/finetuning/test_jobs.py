@@ -15,13 +15,22 @@ import aiohttp
 import pytest
 
 from plugins.finetuning import runner, trainer, work
+from plugins.finetuning.api import Api
+from plugins.finetuning.runner import Runner
 from proxy.upstreams.demo import Fault, Simulator
-from tests.conftest import Start
+from tests.conftest import Running, Start
 from tests.plugins.files.asking import OPS, A, B, form
 from tests.plugins.finetuning.asking import EXAMPLES, call, config, events, lines, tune, until, upload
 from tests.whole.commands import served
 
 JOBS = "/v1/fine_tuning/jobs"
+
+
+def runner_of(run: Running) -> Runner:
+    routes = run.server.live.pipeline.router.routes
+    found = next(one.handle.__self__ for one in routes if one.path == JOBS)  # type: ignore[attr-defined]
+    assert isinstance(found, Api)
+    return found.runner
 
 
 def alive(process: int) -> bool:
@@ -125,6 +134,7 @@ async def test_jobs_are_their_owners_alone(start: Start, database_url: str, tmp_
                 assert (await call(run, method, JOBS + path, who, 404))["error"]["code"] == "job_not_found"
         assert (await call(run, "GET", JOBS, B))["data"] == []
         assert (await call(run, "DELETE", f"/v1/models/{model}", B, 404))["error"]["code"] == "model_not_found"
+        assert "itself fine-tuned" in (await tune(run, None, A, 400, model=model))["error"]["message"]
         page = await call(run, "GET", f"{JOBS}?limit=1")
         assert page["has_more"] and page["data"][0]["id"] == jobs[1]["id"]
         page = await call(run, "GET", f"{JOBS}?limit=1&after={jobs[1]['id']}")
@@ -305,9 +315,30 @@ async def test_a_host_that_refuses_the_model_fails_the_job_and_its_result_stays_
         kept = tmp_path / "tuning" / job["id"]
         assert (kept / "adapter.gguf").exists()
         monkeypatch.setattr(runner, "KEPT", -10)
-        owner = next(one for one in run.server.live.pipeline.router.routes if one.path == JOBS).handle.__self__  # type: ignore[attr-defined]
-        await owner.runner.tidy()
+        await runner_of(run).tidy()
         assert not kept.exists()
+
+
+async def test_a_folder_stays_while_any_process_holds_its_job(start: Start, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")) as run:
+        job = await tune(run)
+        await noted(note)
+        runner = runner_of(run)
+        tasks, runner.shared.training = runner.shared.training, {}  # as another process sees it
+        (tmp_path / "tuning" / "ftjob-gone").mkdir()
+        await runner.tidy()
+        assert [one.name for one in (tmp_path / "tuning").iterdir()] == [job["id"]]
+        runner.shared.training = tasks
+        await call(run, "POST", f"{JOBS}/{job['id']}/cancel")
+
+
+async def test_without_files_there_is_nothing_to_train_on(start: Start, tmp_path: Path) -> None:
+    settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path).replace('"files": {}, ', "")
+    async with start(settings) as run:
+        told = await tune(run, "file-x", A, 404)
+        assert "plugin `files`" in told["error"]["message"]
+        assert (await call(run, "POST", f"{JOBS}/x/pause", A, 404))["error"]["message"].endswith("but not paused")
 
 
 async def test_hosts_that_are_away_are_asked_again(
