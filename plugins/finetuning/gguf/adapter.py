@@ -32,11 +32,17 @@ PLAIN: Final[Mapping[str, str]] = {
     "fan_in_fan_out": "its weights are stored the other way round",
     "layer_replication": "layers cannot be repeated",
     "trainable_token_indices": "embeddings are not part of an adapter",
+    "alora_invocation_tokens": "it is active for a part of an answer only",
+    "target_parameters": "only modules can be mapped",
+    "lora_ga_config": "it begins by changing the base model",
+    "kasa_config": "it scales ranks one by one",
+    "monteclora_config": "its weights are drawn anew at every step",
+    "arrow_config": "it mixes several adapters",
     "use_qalora": "its inputs are pooled, which an adapter cannot",
 }
 """Settings of PEFT that must be off, and why."""
-STARTS: Final = ("pissa", "olora", "corda", "loftq")
-"""Ways to begin that change the base itself, which the Ollama's does not."""
+STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to begin that leave the base as it is; others, such as PiSSA, change it, which the Ollama's base is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Config:
             raise Unfit(
                 f"{CONFIG}: bias is {str(found['bias'])[:20]!r}: biases are not part of an adapter; set 'none'."
             )
-        if str(found.get("init_lora_weights")).startswith(STARTS):
+        if found.get("init_lora_weights") not in STARTS:
             raise Unfit(f"{CONFIG}: init_lora_weights changes the base model, which stays as it is; use true.")
         rank, alpha = found.get("r"), found.get("lora_alpha")
         if type(rank) is not int or rank < 1 or not isinstance(alpha, (int, float)) or not 0 < alpha < MOST_ALPHA:
