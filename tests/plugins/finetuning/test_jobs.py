@@ -351,3 +351,20 @@ async def test_hosts_that_are_away_are_asked_again(
         job = await until(run, job["id"])
         assert job["status"] == "succeeded", job["error"]
         assert any("Another try follows" in one for one in await events(run, job["id"]))
+
+
+async def test_what_was_trained_is_not_trained_again_after_a_restart(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PAUSES", (600.0,))
+    settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    async with start(settings) as run:
+        job = await tune(run)
+        run.ollama.faults.append(Fault("reset", path="/api/create", times=1))
+        async with asyncio.timeout(30):
+            while not any("Another try" in one for one in await events(run, job["id"])):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    async with start(settings) as run:
+        assert (await until(run, job["id"]))["status"] == "succeeded"
+        said = await events(run, job["id"])
+        assert said.count("Training begins.") == 1 and not any("begins again" in one for one in said)
