@@ -114,9 +114,8 @@ class Api:
         return shapes.answer(shapes.job(await self.store.one(self.owner(request), id), self.store.micros()))
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        job = await self.store.cancel(self.owner(request), id)
+        job = await self.runner.ledger.cancel(self.owner(request), id)
         self.runner.stop(id)
-        await self.events.say(id, "The job was cancelled.")
         return shapes.answer(shapes.job(job, self.store.micros()))
 
     async def happened(self, request: web.BaseRequest, id: str) -> web.StreamResponse:

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.finetuning.measures import clean
 from plugins.finetuning.store import Job, Store, held
 from plugins.finetuning.tables import CHECKPOINTS, EVENTS
 from proxy.errors import NotFound
@@ -17,8 +18,6 @@ from proxy.wire.ids import timely_id
 MOST: Final = 1000
 """Measurements of a job that are kept, and other events; beyond that every other measurement goes."""
 MOST_CHECKPOINTS: Final = 100
-LONGEST: Final = 1000
-"""Letters of a message."""
 CHUNK: Final = 500
 
 
@@ -55,13 +54,16 @@ class Events:
         self.database = store.database
 
     async def say(self, job: str, message: str, level: str = "info") -> None:
-        await self.add(job, [{"level": level, "message": message[:LONGEST]}])
+        await self.add(job, [said(message, level)])
 
     async def add(self, job: str, rows: Sequence[dict[str, Any]]) -> None:
         """rows: columns of EVENTS, without what follows from their order.  Those of a job that has gone go nowhere."""
         async with self.database.writing() as connection:
-            if not rows or not await held(connection, job):
-                return
+            await self.write(connection, job, rows)
+
+    async def write(self, connection: AsyncConnection, job: str, rows: Sequence[dict[str, Any]]) -> None:
+        """The same in a transaction that does more."""
+        if rows and await held(connection, job):
             last = select(func.coalesce(func.max(EVENTS.c.number), 0)).where(EVENTS.c.job == job)
             first, now = (await connection.execute(last)).scalar_one() + 1, self.store.micros()
             blank = {"job": job, "at": now, "sample": -1, "data": ""}
@@ -133,6 +135,10 @@ class Events:
                 )
             found = found[places[0] + 1 :]
         return found[:limit], len(found) > limit
+
+
+def said(message: str, level: str = "info") -> dict[str, Any]:
+    return {"level": level, "message": clean(message)}
 
 
 def number_of(id: str, job: str) -> int:

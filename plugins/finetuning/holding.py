@@ -49,7 +49,7 @@ class Holding:
             for job in jobs:
                 if job.status in OPEN:
                     with suppress(BadCall, NotFound):  # it has ended meanwhile
-                        await self.store.cancel(caller, job.id)
+                        await self.runner.ledger.cancel(caller, job.id)
                     self.runner.stop(job.id)
                 elif job.status == "succeeded" and not job.gone:
                     await self.unmade(job.tuned, job.model)

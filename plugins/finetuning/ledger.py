@@ -9,8 +9,10 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.finetuning.store import Job, Store
+from plugins.finetuning.events import Events, said
+from plugins.finetuning.store import OPEN, Job, Store
 from plugins.finetuning.tables import JOBS
+from proxy.errors import BadCall
 from proxy.sql.holder import Holder
 
 LEASE: Final = 30.0
@@ -20,9 +22,10 @@ LOCK: Final = zlib.crc32(b"gemmapy-proxy finetuning")
 
 
 class Ledger:
-    def __init__(self, store: Store, server: str, at_once: int) -> None:
+    def __init__(self, store: Store, events: Events, server: str, at_once: int) -> None:
         """server: an id that the processes of this server share.  at_once: trainings of all of them."""
         self.store = store
+        self.events = events
         self.database = store.database
         self.server = server
         self.at_once = at_once
@@ -79,17 +82,34 @@ class Ledger:
         async with self.database.writing() as connection:
             return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
 
-    async def release(self, job: Job, status: str, **told: Any) -> bool:
+    async def release(self, job: Job, status: str, words: str = "", **told: Any) -> bool:
         """For whoever comes next."""
-        return await self.leave(job, status=status, **told)
+        return await self.leave(job, said(words) if words else None, status=status, **told)
 
-    async def end(self, job: Job, status: str, **told: Any) -> bool:
-        return await self.leave(job, status=status, ended=self.store.micros(), **told)
+    async def end(self, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+        return await self.leave(job, said(words, level), status=status, ended=self.store.micros(), **told)
 
-    async def leave(self, job: Job, **told: Any) -> bool:
+    async def leave(self, job: Job, event: dict[str, Any] | None, **told: Any) -> bool:
+        """What is said of it is there as soon as it is so."""
         values = {"holder": "", "server": "", "until": 0, **told}
         async with self.database.writing(lasting=True) as connection:
-            return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
+            changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**values))
+            if changed.rowcount == 1 and event is not None:
+                await self.events.write(connection, job.id, [event])
+        return changed.rowcount == 1
+
+    async def cancel(self, owner: str, id: str) -> Job:
+        """Whoever does it sees that it is not to be done any more.  Raises NotFound, and BadCall once it is over."""
+        job = await self.store.one(owner, id)
+        told = {"status": "cancelled", "ended": self.store.micros(), "holder": "", "until": 0}
+        mine = (JOBS.c.id == id) & (JOBS.c.owner == owner) & JOBS.c.status.in_(OPEN)
+        async with self.database.writing(lasting=True) as connection:
+            changed = update(JOBS).where(mine).values(**told).returning(*JOBS.c)
+            if (row := (await connection.execute(changed)).first()) is not None:
+                await self.events.write(connection, id, [said("The job was cancelled.")])
+        if row is None:
+            raise BadCall(f"The job '{id[:100]}' is over: it has {job.status}.", param="id", code="job_over")
+        return Job(*row)
 
 
 async def alone(connection: AsyncConnection) -> None:

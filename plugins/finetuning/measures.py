@@ -102,6 +102,6 @@ def is_number(given: Any) -> bool:
     return type(given) in (int, float) and abs(given) < MOST_STEPS and math.isfinite(given)
 
 
-def clean(text: str) -> str:
+def clean(text: str, most: int = LETTERS) -> str:
     """Without what no database takes."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()[:LETTERS]
+    return text[:most].replace("\0", "").encode("utf-8", "replace").decode()

@@ -13,6 +13,7 @@ from time import time
 from typing import Final
 
 from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
@@ -114,10 +115,9 @@ class Runner:
             await self.clean([job.id])
 
     async def failed(self, job: Job, error: ProxyError) -> None:
-        told = {"code": error.code or "internal_error", "error": str(error)[:4000], "param": error.param or ""}
+        told = {"code": error.code or "internal_error", "error": clean(str(error), 4000), "param": error.param or ""}
         with suppress(Busy):
-            if await self.ledger.end(job, "failed", **told):
-                await self.work.events.say(job.id, f"The job has failed: {error}", "error")
+            await self.ledger.end(job, "failed", f"The job has failed: {error}", "error", **told)
 
     async def beat(self, job: Job) -> None:
         """Holds it, and stops its work when it is not this process's any more."""

@@ -112,18 +112,6 @@ class Store:
         fit = [job for job in found if not wanted.metadata or fits(orjson.loads(job.metadata), wanted.metadata)]
         return fit[: wanted.limit], len(fit) > wanted.limit
 
-    async def cancel(self, owner: str, id: str) -> Job:
-        """Whoever does it sees that it is not to be done any more.  Raises NotFound, and BadCall once it is over."""
-        job = await self.one(owner, id)
-        told = {"status": "cancelled", "ended": self.micros(), "holder": "", "until": 0}
-        mine = (JOBS.c.id == id) & (JOBS.c.owner == owner) & JOBS.c.status.in_(OPEN)
-        async with self.database.writing(lasting=True) as connection:
-            changed = await connection.execute(update(JOBS).where(mine).values(**told).returning(*JOBS.c))
-            row = changed.first()
-        if row is None:
-            raise BadCall(f"The job '{id[:100]}' is over: it has {job.status}.", param="id", code="job_over")
-        return Job(*row)
-
     async def of_model(self, owner: str | None, name: str) -> Job | None:
         """The job that made a model.  owner: None is anybody's."""
         where = (JOBS.c.tuned == name) & (JOBS.c.status == "succeeded") & (JOBS.c.gone == 0)

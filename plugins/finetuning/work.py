@@ -62,9 +62,8 @@ class Work:
     async def validate(self, job: Job) -> None:
         """Raises ProxyError where they are not what they should be."""
         tokens = await self.files(job, None)
-        if not await self.ledger.release(job, "queued", tokens=tokens):
+        if not await self.ledger.release(job, "queued", "The files are valid; the job waits.", tokens=tokens):
             raise Overtaken
-        await self.events.say(job.id, "The files are valid; the job waits for its training.")
 
     async def files(self, job: Job, folder: Path | None) -> int:
         """Their tokens, by an estimate.  folder: where they are written in one form."""
@@ -97,10 +96,10 @@ class Work:
             await asyncio.to_thread((folder / TRAINED).touch)
         await self.bring(job, trainer, folder)
         trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
-        if not await self.ledger.end(job, "succeeded", trained=trained, results=await self.results(job)):
+        words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
+        if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
             await self.host.imports.remove(job.tuned, job.model)
             raise Overtaken
-        await self.events.say(job.id, f"The job has succeeded: ask for the model '{job.tuned}'.")
 
     async def begin(self, job: Job, folder: Path) -> None:
         if not await self.ledger.tell(job, starts=job.starts + 1, done=0):

@@ -62,7 +62,7 @@ async def test_files_that_are_no_datasets_fail_the_job_with_their_lines(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     async with start(config(database_url, tmp_path)) as run:
-        file = await upload(run, lines([*EXAMPLES, {"messages": []}, {"x": 1}]))
+        file = await upload(run, lines([*EXAMPLES, {"messages": []}, {"x\0": 1}]))
         job = await until(run, (await tune(run, file))["id"])
         assert (job["status"], job["error"]["code"], job["error"]["param"]) == (
             "failed",

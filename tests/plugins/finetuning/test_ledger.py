@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import FEATURE
@@ -27,7 +28,7 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 def ledger(store: Store, process: str, server: str = "s1", at_once: int = 1) -> Ledger:
     """One of another machine, of which nobody can see whether its processes live."""
-    made = Ledger(store, server, at_once)
+    made = Ledger(store, Events(store), server, at_once)
     made.holder.here, made.holder.name = f"{process}:", f"{process}:1:{server}"
     return made
 
@@ -64,8 +65,8 @@ async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(s
     store.clock.move(LEASE + 1)
     taken = await second.claim("queued", ["small"])
     assert isinstance(taken, Job) and (taken.id, taken.starts) == ("a", 1)
-    assert not await first.tell(job) and not await first.end(job, "succeeded")
-    assert await second.end(taken, "succeeded") and await claimed(first) is None
+    assert not await first.tell(job) and not await first.end(job, "succeeded", "Done.")
+    assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
 
 
 async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
@@ -73,10 +74,10 @@ async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
     first = ledger(store, "p1")
     job = await first.claim("queued", ["small"])
     assert job is not None
-    await store.cancel("alice", "a")
+    await ledger(store, "p9").cancel("alice", "a")
     assert not await first.tell(job) and not await first.release(job, "queued")
     with pytest.raises(BadCall):
-        await store.cancel("alice", "a")
+        await ledger(store, "p9").cancel("alice", "a")
 
 
 async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) -> None:
@@ -85,5 +86,5 @@ async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) ->
         await store.add({**JOB, "id": "f"})
     assert found.value.code == "too_many_jobs" and await store.owned("alice", 10) != []
     await store.add({**JOB, "id": "g", "owner": "bob"})
-    await store.cancel("alice", "a")
+    await ledger(store, "p9").cancel("alice", "a")
     await store.add({**JOB, "id": "f"})
