@@ -243,8 +243,8 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `defers` calls, `records` them, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is
-    asked, `keeps` answers, or `tries` again.
+    `defers` calls, `records` them, `chooses` what they are, `begins` them anew, `limits` them, `remembers` what was
+    said, `changes` what is asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
     `host.models.check` about.  `brings`: fields that bring messages.  `flags`: booleans.
     `asks`: chains of its own endpoints' calls.
