@@ -17,6 +17,8 @@ from proxy.wire.openai_fields import SAMPLING
 PREFIX: Final = "exp_"
 """Of ids."""
 NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
+LARGEST: Final = 262_144
+"""Bytes of one as JSON."""
 Unit: TypeAlias = Literal["user", "caller", "conversation", "request"]
 Status: TypeAlias = Literal["draft", "active", "paused", "stopped"]
 Sense: TypeAlias = Literal["higher", "lower"]
@@ -151,6 +153,8 @@ class Definition(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Definition:
+        if len(orjson.dumps(self.told())) > LARGEST:
+            raise ValueError(f"an experiment has at most {LARGEST} bytes")
         names = [one.name for one in self.variants]
         if len(set(names)) < len(names):
             raise ValueError("two variants have one name")

@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, delete, select
+from sqlalchemy import ColumnElement, and_, select
 
 from plugins.experiments.counted import clean
+from plugins.experiments.store import clear
 from plugins.experiments.tables import CALLS, METRICS, UNITS
 from plugins.experiments.writer import Writer
 from proxy.types import JSON
 
 CHUNK: Final = 1000
-"""Rows in memory at once, and that go at once."""
+"""Rows in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,10 @@ class Rows:
     async def forget(self, caller: str) -> int:
         await self.writer.flush()
         name = clean(caller)
-        await self.remove(CALLS, CALLS.c.caller == name)
-        await self.remove(METRICS, METRICS.c.owner == name)
-        return await self.remove(UNITS, UNITS.c.owner == name)
-
-    async def remove(self, table: Table, which: ColumnElement[bool]) -> int:
-        async with self.writer.store.database.writing() as connection:
-            return (await connection.execute(delete(table).where(which))).rowcount
+        database = self.writer.store.database
+        await clear(database, CALLS, CALLS.c.caller == name)
+        await clear(database, METRICS, METRICS.c.owner == name)
+        return await clear(database, UNITS, UNITS.c.owner == name)
 
 
 def behind(keys: list[Any], after: tuple[Any, ...]) -> ColumnElement[bool]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from plugins.experiments.book import Book, Experiment
-from plugins.experiments.store import Rows, Store, together
+from plugins.experiments.store import Rows, Store, Version, together
 from proxy.errors import NotFound
 from proxy.host import Host
 
@@ -21,6 +21,7 @@ class Known:
         self.store = store
         self.files = files
         self.noted = False
+        self.version: Version | None = None
         self.last: list[Rows] = host.kept("experiments rows", list)
         """What was read last; it holds after a reload while the database is away, too."""
         self.book = Book(together(files, self.last[0]) if self.last else files)
@@ -29,9 +30,10 @@ class Known:
         """Take over what has changed since the last look.  Raises DatabaseAway."""
         if not self.noted:
             await self.note()
-        rows = await self.store.rows(self.files)
-        if [rows] != self.last:
-            self.last[:] = [rows]
+        version = await self.store.version()
+        if version != self.version:
+            rows = await self.store.rows(self.files)
+            self.last[:], self.version = [rows], version
             self.book = Book(together(self.files, rows))
 
     async def note(self) -> None:

@@ -7,13 +7,13 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 from pydantic import ValidationError
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Table, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from plugins.experiments.book import API, FILE, Experiment, Stop
 from plugins.experiments.definition import PREFIX, Definition, InFile
-from plugins.experiments.tables import CALLS, EXPERIMENTS, METRICS, NAMES, STOPS, UNITS
+from plugins.experiments.tables import EXPERIMENTS, METRICS, NAMES, STOPS, UNITS
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
 from proxy.sql.database import Database
@@ -24,9 +24,12 @@ MICRO: Final = 1e6
 MOST: Final = 200
 """Experiments, besides those of the configuration."""
 INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+Version: TypeAlias = tuple[int, ...]
 Rows: TypeAlias = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-PARTS: Final = (STOPS, NAMES, METRICS, CALLS, UNITS)
-"""Tables with what belongs to an experiment."""
+PARTS: Final = (STOPS, NAMES, METRICS, UNITS)
+"""Tables with what belongs to an experiment.  Its calls go when they are old."""
+CHUNK: Final = 2000
+"""Rows that go at once."""
 
 
 class Conflict(ProxyError):
@@ -65,6 +68,14 @@ class Store:
             new = {name: made.excluded[name] for name in ("status", "definition", "updated")}
             async with self.database.writing() as connection:
                 await connection.execute(made.on_conflict_do_update(index_elements=[E.id], set_=new), rows)
+
+    async def version(self) -> Version:
+        """Another one whenever anything has changed, whatever the clocks of servers say."""
+        changes = select(func.count(), func.sum(E.updated)).select_from(EXPERIMENTS)
+        stops = select(func.count(), func.sum(STOPS.c.at)).select_from(STOPS)
+        async with self.database.reading() as connection:
+            first, second = (await connection.execute(changes)).one(), (await connection.execute(stops)).one()
+        return *map(int, (first[0], first[1] or 0)), *map(int, (second[0], second[1] or 0))
 
     async def rows(self, files: Sequence[Experiment]) -> Rows:
         """Those that were made here, and what is known of those of the configuration; and what guards have stopped."""
@@ -121,10 +132,9 @@ class Store:
 
     async def remove(self, id: str) -> None:
         """With all that was counted."""
-        async with self.database.writing() as connection:
-            await connection.execute(delete(EXPERIMENTS).where(E.id == id))
-            for table in PARTS:
-                await connection.execute(delete(table).where(table.c.experiment == id))
+        for table in PARTS:
+            await clear(self.database, table, table.c.experiment == id)
+        await clear(self.database, EXPERIMENTS, E.id == id)
 
     async def stop(self, id: str, variant: str, why: str) -> bool:
         """Whether nobody else has stopped this variant yet."""
@@ -132,6 +142,19 @@ class Store:
         async with self.database.writing() as connection:
             done = await connection.execute(self.insert(STOPS).values(row).on_conflict_do_nothing())
         return bool(done.rowcount)
+
+
+async def clear(database: Database, table: Table, which: ColumnElement[bool]) -> int:
+    """Delete these rows bit by bit, so that nobody waits for it; how many there were.  Raises DatabaseAway."""
+    keys, whole = list(table.primary_key.columns), 0
+    key = keys[0] if len(keys) == 1 else tuple_(*keys)
+    some = select(*keys).where(which).limit(CHUNK)
+    while True:
+        async with database.writing() as connection:
+            gone = (await connection.execute(delete(table).where(key.in_(some)))).rowcount
+        whole += gone
+        if gone < CHUNK:
+            return whole
 
 
 def together(files: Sequence[Experiment], rows: Rows) -> list[Experiment]:

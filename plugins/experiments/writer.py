@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import bucket
 from plugins.experiments.book import Assigned
-from plugins.experiments.counted import Batch, Place, Said, Seen
+from plugins.experiments.counted import Batch, Place, Said, Seen, clean
 from plugins.experiments.store import Store
 from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
 from proxy.errors import Busy
@@ -21,6 +21,8 @@ from proxy.news import CallEnded, Rated
 
 log = logging.getLogger(__name__)
 U: Final = UNITS.c
+BATCH: Final = 1000
+"""Calls that are written at once."""
 EVERY: Final = 0.5
 """Seconds that what was counted waits for more to be written with."""
 LONGEST: Final = 5.0
@@ -44,6 +46,8 @@ class Writer:
         self.most_units = 0
         """Of an experiment, that have rows of their own."""
         self.next = Batch()
+        self.calls = 0
+        """That wait in these batches."""
         self.writing: deque[Batch] = deque()
         self.ratings: deque[Said] = deque()
         self.lost = 0
@@ -56,18 +60,26 @@ class Writer:
 
     @property
     def pending(self) -> int:
-        return len(self.ratings) + sum(len(one.calls) for one in (self.next, *self.writing))
+        """Calls and ratings that are not written yet."""
+        return self.calls + len(self.ratings)
 
     def add(self, assigned: Assigned, ended: CallEnded) -> None:
-        if self.pending < self.most:
-            self.next.add(assigned, ended)
-        else:
+        if self.pending >= self.most:
             self.lose(1)
+            return
+        self.next.add(assigned, ended)
+        self.calls += 1
+        if len(self.next.calls) >= BATCH:
+            self.close_batch()
+
+    def close_batch(self) -> None:
+        self.writing.append(self.next)
+        self.next = Batch()
 
     def rated(self, one: Rated) -> None:
         if self.pending < self.most:
             until = self.store.host.clock.monotonic() + LATE
-            self.ratings.append(Said(one.call, one.caller, WORTH[one.rating], until))
+            self.ratings.append(Said(one.call, clean(one.caller), WORTH[one.rating], until))
         else:
             self.lose(1)
 
@@ -99,11 +111,10 @@ class Writer:
             return
         async with self.turn:
             if self.next.calls:
-                self.writing.append(self.next)
-                self.next = Batch()
+                self.close_batch()
             while self.writing:
                 await self.write(self.writing[0])
-                self.writing.popleft()
+                self.calls -= len(self.writing.popleft().calls)
             if self.ratings:
                 await self.rate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ async def test_two_servers_say_the_same(start: Start, url: str) -> None:
         assert sum(one["units"] for one in found["variants"]) == 20
 
 
+async def test_other_servers_know_of_a_change_soon(start: Start, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.experiments.plugin.LOOK", 0.01)
+    async with start(config(url)) as one, start(config(url)) as other:
+        await ok(one, "POST", "", name="tone", **TONE)
+        for verb, takes_part in (("start", True), ("pause", False), ("start", True), ("stop", False)):
+            await ok(one, "POST", f"/tone/{verb}")
+            async with asyncio.timeout(5):
+                while (arm(await chat(other)) is not None) != takes_part:  # noqa: ASYNC110  (it tells nobody)
+                    await asyncio.sleep(0.005)
+
+
 async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) -> None:
     variants: list[dict[str, Any]] = [
         {"name": "one", "model": "demo"},
@@ -82,9 +94,8 @@ async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) ->
         assert all(one["calls"] == 0 for one in (await ok(run, "GET", "/way/results"))["variants"]), "forced"
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "code", "param"),
-    [
+async def test_what_cannot_be_is_told(start: Start, url: str) -> None:
+    cases: list[tuple[dict[str, Any], int, str | None, str]] = [
         ({"model": "experiment:none"}, 404, "experiment_not_found", "model"),
         ({"experiment": "none"}, 404, "experiment_not_found", "experiment.name"),
         ({"experiment": {"name": "tone", "variant": "x"}}, 400, "invalid_value", "experiment.variant"),
@@ -94,14 +105,11 @@ async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) ->
         ({"model": "experiment:tone", "experiment": "way"}, 400, "invalid_parameter_combination", "experiment.name"),
         ({"model": "experiment:"}, 400, None, "model"),
         ({"model": "experiment:tone"}, 400, "experiment_without_model", "model"),
-    ],
-)
-async def test_what_cannot_be_is_told(
-    start: Start, url: str, body: dict[str, Any], status: int, code: str | None, param: str
-) -> None:
+    ]
     async with start(config(url, {"tone": TONE})) as run:
-        error = await error_of(await chat(run, **body), status)
-        assert (code is None or error["code"] == code) and error["param"] == param
+        for body, status, code, param in cases:
+            error = await error_of(await chat(run, **body), status)
+            assert (code is None or error["code"] == code) and error["param"] == param, body
 
 
 async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: str) -> None:

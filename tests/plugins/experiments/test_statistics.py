@@ -21,7 +21,7 @@ from plugins.experiments.statistics import (
 )
 
 Floats = NDArray[np.float64]
-RUNS, LOOKS, NEW = 200, 25, 40
+RUNS, LOOKS, NEW = 120, 25, 40
 """Experiments at once, looks at each, and units of each variant that are new at each look."""
 
 
