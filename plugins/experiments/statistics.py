@@ -86,6 +86,8 @@ def interval(moments: Moments, alpha: float = ALPHA) -> Interval | None:
     if moments.units < FEWEST or mean is None or variance is None:
         return None
     half = sqrt(variance) * widening(moments.n, alpha)
+    if moments.share:
+        return max(mean - half, 0.0), min(mean + half, 1.0)
     return mean - half, mean + half
 
 
