@@ -21,7 +21,7 @@ class Guarding:
         """Whether a variant was stopped.  Raises DatabaseAway."""
         if experiment.definition.guard is None:
             return False
-        found = await results(self.store.database, experiment)
+        found = await results(self.store.database, experiment, experiment.definition.guard.metric)
         stopped = False
         for variant, why in list(harmful(found)):
             if await self.store.stop(experiment.id, variant, why):

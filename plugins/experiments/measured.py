@@ -51,16 +51,17 @@ class Measured:
         return (self.moments or {}).get(metric, Moments())
 
 
-async def measured(database: Database, experiment: str) -> dict[str, Measured]:
-    """By variant.  Raises DatabaseAway."""
+async def measured(database: Database, experiment: str, only: str | None = None) -> dict[str, Measured]:
+    """By variant.  only: one metric, which takes an eighth of the time.  Raises DatabaseAway."""
     at = UNITS.c
+    ratios = {name: ratio for name, ratio in RATIOS.items() if only in (None, name)}
     shared = case((at.unit.startswith(BUCKET), 1), else_=0)
     columns: list[Any] = [
         func.count().label("units"),
         func.sum(shared).label("shared"),
         func.sum(at.calls).label("all"),
     ]
-    for name, ratio in RATIOS.items():
+    for name, ratio in ratios.items():
         columns += sums(name, at[ratio.x], at[ratio.n], ratio.scale)
     query = select(at.variant, *columns).where(at.experiment == experiment).group_by(at.variant)
     own = METRICS.c
@@ -71,7 +72,7 @@ async def measured(database: Database, experiment: str) -> dict[str, Measured]:
         others = told.mappings().all()
     found: dict[str, Measured] = {}
     for row in rows:
-        moments = {name: moments_of(row, name, ratio.share) for name, ratio in RATIOS.items()}
+        moments = {name: moments_of(row, name, ratio.share) for name, ratio in ratios.items()}
         moments |= {one["name"]: moments_of(one, "own", False) for one in others if one["variant"] == row["variant"]}
         found[row["variant"]] = Measured(
             row["units"] - int(row["shared"]), int(row["shared"]), int(row["all"]), moments

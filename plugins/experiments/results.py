@@ -156,6 +156,6 @@ HEAD: Final = (
 )  # fmt: skip
 
 
-async def results(database: Database, experiment: Experiment) -> Results:
-    """Raises DatabaseAway."""
-    return Results(experiment, await measured(database, experiment.id))
+async def results(database: Database, experiment: Experiment, only: str | None = None) -> Results:
+    """only: the one metric that is looked at.  Raises DatabaseAway."""
+    return Results(experiment, await measured(database, experiment.id, only))

@@ -83,13 +83,16 @@ async def test_what_was_begun_is_not_changed(run: Running) -> None:
     assert (await ask(run, "PUT", "/tone", better={"tickets": "lower"})).status == 409
 
 
-async def test_names_are_taken_and_lists_have_pages(run: Running) -> None:
+async def test_names_are_taken_and_lists_have_pages(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "c", "a"):
         await ok(run, "POST", "", name=name, **TONE)
     for name in ("a", "filed"):
         assert (await error_of(await ask(run, "POST", "", name=name, **TONE), 409))["code"] == "experiment_exists"
     assert (await error_of(await ask(run, "PUT", "/b", name="a"), 409))["code"] == "experiment_exists"
     assert (await ok(run, "PUT", "/b", name="d"))["name"] == "d"
+    monkeypatch.setattr("plugins.experiments.store.MOST", 3)
+    error = await error_of(await ask(run, "POST", "", name="e", **TONE), 400)
+    assert error["code"] == "too_many_experiments"
     page = await ok(run, "GET", "?limit=2")
     assert ([one["name"] for one in page["experiments"]], page["has_more"]) == (["a", "c"], True)
     page = await ok(run, "GET", "?limit=2&after=c")
@@ -118,6 +121,8 @@ async def test_what_is_wrong_names_its_field(start: Start, tmp_path: Path) -> No
         ):  # fmt: skip
             response = await run.http.post(f"{run.url}/api/experiments", json=body, headers=OPS)
             assert (await error_of(response, 400))["param"] == param
+        large = [{"name": f"v{number}", "system": "x" * 60_000} for number in range(5)]
+        assert "bytes" in (await error_of(await ask(run, "POST", "", name="x", variants=large), 400))["message"]
         wrong: list[tuple[dict[str, Any], str | None]] = [
             ({"metric_name": "errors", "metric_value": 1}, None), ({"metric_name": "x"}, "metric_value"),
             ({"metric_name": "x y", "metric_value": 1}, "metric_name"),

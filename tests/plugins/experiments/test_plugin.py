@@ -146,6 +146,14 @@ async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
         assert arm(await chat(run, experiment="tone")) == "tone=plain"
 
 
+async def test_metrics_tell_variants_apart(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": TONE}, "metrics, experiments")) as run:
+        for name in ("kind", "kind", "plain"):
+            await chat(run, user=user_of(TONE, name, "tone"))
+        text = await (await run.http.get(f"{run.url}/metrics", headers=OPS)).text()
+        assert 'gemmapy_experiment_calls_total{arm="tone=kind",outcome="ok"} 2.0' in text
+
+
 async def test_kept_answers_do_not_cross(start: Start, url: str) -> None:
     told = config(url, {"tone": TONE}, "usage, experiments, cache")
     async with start(told) as run:
