@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -19,6 +20,7 @@ from proxy.host import Host
 from proxy.sql.database import Database
 from proxy.wire.ids import new_id
 
+log = logging.getLogger(__name__)
 E: Final = EXPERIMENTS.c
 MICRO: Final = 1e6
 MOST: Final = 200
@@ -126,7 +128,7 @@ class Store:
         was = (E.id == id) & E.status.in_(before) & (E.source == API)
         async with self.database.writing() as connection:
             done = await connection.execute(update(EXPERIMENTS).where(was).values(new))
-            if status == "active":
+            if done.rowcount and status == "active":
                 await connection.execute(update(EXPERIMENTS).where(E.id == id, E.started == 0).values(started=now))
         return bool(done.rowcount)
 
@@ -189,7 +191,8 @@ def experiment_of(row: Mapping[str, Any], stops: Iterable[Mapping[str, Any]]) ->
     """None for one that an earlier version of this server took and this one does not."""
     try:
         definition = Definition.model_validate(orjson.loads(row["definition"]))
-    except ValidationError:
+    except ValidationError as error:
+        log.error("the experiment '%s' was written for another version of this server: %s", row["name"], error)
         return None
     mine = {one["variant"]: Stop(one["at"] / MICRO, one["why"]) for one in stops if one["experiment"] == row["id"]}
     times = [row.get(name, 0) / MICRO for name in ("created", "started", "stopped")]

@@ -83,6 +83,14 @@ async def test_what_was_begun_is_not_changed(run: Running) -> None:
     assert (await ask(run, "PUT", "/tone", better={"tickets": "lower"})).status == 409
 
 
+async def test_what_was_stopped_before_it_began_never_began(run: Running) -> None:
+    await ok(run, "POST", "", name="tone", **TONE)
+    await ok(run, "POST", "/tone/stop")
+    assert (await ask(run, "POST", "/tone/start")).status == 409
+    found = await ok(run, "GET", "/tone")
+    assert found["started_at"] is None and found["status"] == "stopped"
+
+
 async def test_names_are_taken_and_lists_have_pages(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("b", "c", "a"):
         await ok(run, "POST", "", name=name, **TONE)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import Subject, subject
@@ -273,6 +273,19 @@ async def test_another_definition_has_results_of_its_own(writer: Writer) -> None
     await Known(writer.store, [one], writer.store.host).read()
     await Known(writer.store, [others[0]], writer.store.host).read()
     assert (await Known(writer.store, [others[0]], writer.store.host).find(one.id)).definition == one.definition
+
+
+async def test_what_this_version_cannot_read_keeps_nothing_else_from_running(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, made = writer.store, Definition.model_validate(TWO)
+    for name in ("old", "new"):
+        await store.move(await store.create(name, made), "active", ["draft"])
+    async with store.database.writing() as connection:
+        await connection.execute(update(EXPERIMENTS).where(EXPERIMENTS.c.name == "old").values(definition="{}"))
+    known = Known(store, [], store.host)
+    await known.read()
+    assert [one.name for one in known.book.active] == ["new"] and "another version" in caplog.text
 
 
 async def test_what_was_known_holds_after_a_reload_while_the_database_is_away(writer: Writer) -> None:
