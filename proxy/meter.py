@@ -55,6 +55,11 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
     return tally.reading(reply)
 
 
+def refused(call: Call, error: ProxyError, host: Host) -> None:
+    """Tell of a call that is not let into its chain."""
+    Tally(call, host).end(error)
+
+
 class Tally:
     """Grows with the events of one answer."""
 

@@ -251,7 +251,8 @@ class Plugin(Protocol):
     asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
     `host.models.check` about.  `brings`: fields that bring messages.  `flags`: booleans.
-    `asks`: chains of its own endpoints' calls.
+    `asks`: chains of its own endpoints' calls.  `measures`: whether it hears what calls took (`CallEnded`), so that it
+    is told of those, too, that are not let into a chain in which it stands.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

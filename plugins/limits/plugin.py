@@ -45,6 +45,7 @@ class Limits:
     budgets of tokens and money per day and month."""
 
     place = "limits"
+    measures = True
     tables: Feature
 
     class Settings(Strict):
