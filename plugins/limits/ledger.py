@@ -49,6 +49,9 @@ class Ledger:
         self.asked: set[str] = set()
         self.next: asyncio.Task[Mapping[str, int]] | None = None
         self.rests = self.said = self.swept = float("-inf")
+        self.lost = 0
+        """Amounts that there was no room for."""
+        self.finishing: asyncio.Task[None] | None = None
 
     @property
     def database(self) -> Database:
@@ -58,7 +61,9 @@ class Ledger:
         if counter in self.pending or len(self.pending) < MOST:
             self.pending[counter] = self.pending.get(counter, 0) + amount
         else:
-            self.say(f"more than {MOST} counters wait for the database; what is spent of others is not written down")
+            self.lost += 1
+            told = f"{self.lost} amounts that were spent are not written down"
+            self.say(f"more than {MOST} counters wait for the database; {told}")
 
     async def flush(self) -> dict[str, int]:
         """Write down what waits, and give what was spent in all of these counters, by all processes."""
@@ -76,6 +81,21 @@ class Ledger:
                     if not self.pending[counter]:
                         del self.pending[counter]
         return totals
+
+    def finish(self) -> None:
+        """Whoever wrote down what waits has gone, perhaps because nothing is limited any more: it is done without."""
+        if self.pending and (self.finishing is None or self.finishing.done()):
+            self.finishing = self.background.start(self.finished(), "writing down what was spent")
+
+    async def finished(self) -> None:
+        """When the database is back.  A server that stops before says what is lost."""
+        try:
+            while self.pending:
+                await asyncio.sleep(REST)
+                await self.flush()
+        except asyncio.CancelledError:
+            log.error("what was spent of %s budgets is not written down: the server stops", len(self.pending))
+            raise
 
     def next_batch(self) -> Mapping[str, int]:
         if not self.batch and self.pending:

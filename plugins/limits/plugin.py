@@ -162,6 +162,8 @@ class Limits:
             await asyncio.wait(self.ticking)
             await self.counting.counters.idle()
             await self.written()
+            if self.ledger is not None:
+                self.ledger.finish()
 
     async def tick(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping.is_set():
