@@ -79,6 +79,7 @@ class Second(Metering):
         """It does not care."""
 
 
+CACHED = config().replace("two: {", "cache: {}, two: {").replace(": [one]", ": [one, cache]")
 DOUBLE = config().replace("[one]", "[one, two]")
 
 
@@ -114,11 +115,12 @@ async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_fo
     assert [(one.attempts, one.queue_ns) for one in shared] == [(0, 0)] * 4
 
 
-async def test_vectors_are_told(start: Start) -> None:
-    async with start(config()) as run:
+@pytest.mark.parametrize("text", [config(), CACHED])
+async def test_vectors_are_told(start: Start, text: str) -> None:
+    async with start(text) as run:
         assert (await run.embed()).status == 200
         one = await ended()
-    assert (one.route, one.finish, one.error) == ("embeddings", "stop", "") and one.prompt_tokens
+    assert (one.route, one.finish, one.error) == ("embeddings", "stop", "") and one.prompt_tokens and one.load_ns
 
 
 async def test_a_refused_call_took_nothing(start: Start) -> None:
@@ -157,9 +159,6 @@ async def leaving(run: Running, upstreams: int, **body: Any) -> AsyncIterator[No
     await run.ollama.until(lambda: run.ollama.running == upstreams)
     yield
     asking.cancel()
-
-
-CACHED = config().replace("two: {", "cache: {}, two: {").replace("chat: [one]", "chat: [one, cache]")
 
 
 @pytest.mark.parametrize("text", [config(), CACHED])
