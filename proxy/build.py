@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -56,7 +55,6 @@ from proxy.yamlfile import Source
 if TYPE_CHECKING:
     from proxy.sql.database import Database
 
-log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
 """Seconds that a database may take to come up when a server starts with it."""
 
@@ -275,7 +273,8 @@ async def migrated(assembly: Assembly) -> None:
             async with asyncio.timeout(PATIENCE):
                 await patiently(assembly.database(), feature)
         except (DatabaseAway, TimeoutError) as error:
-            raise ConfigError([str(error) or "the database does not answer"]) from error
+            told = error.why if isinstance(error, DatabaseAway) else "the database does not answer"
+            raise ConfigError([told]) from error
 
 
 async def patiently(database: Database, feature: Feature) -> None:
@@ -285,6 +284,5 @@ async def patiently(database: Database, feature: Feature) -> None:
     while True:
         try:
             return await database.migrate(feature)
-        except DatabaseAway as error:
-            log.warning("%s", error)
+        except DatabaseAway:  # of which the log tells
             await asyncio.sleep(1)

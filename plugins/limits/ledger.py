@@ -73,7 +73,7 @@ class Ledger:
                 try:
                     totals |= await self.write(some)
                 except DatabaseAway as error:
-                    self.say(f"{error}  What was spent is written down when it is back.")
+                    self.say(f"{error.why}  What was spent is written down when it is back.")
                     break
                 self.batch = {}
                 for counter, amount in some.items():
@@ -138,7 +138,8 @@ class Ledger:
                 return await asyncio.shield(reading)
         except (TimeoutError, DatabaseAway) as error:
             self.rests = self.clock.monotonic() + REST
-            self.say(f"{str(error) or 'the database does not answer'}  It is not known what was spent of budgets.")
+            why = error.why if isinstance(error, DatabaseAway) else "the database does not answer"
+            self.say(f"{why}  It is not known what was spent of budgets.")
             return None
 
     async def read(self) -> Mapping[str, int]:
@@ -162,7 +163,7 @@ class Ledger:
             async with self.database.writing() as connection:
                 await connection.execute(delete(SPENT).where(SPENT.c.begins < int((now - KEEP) * 1e6)))
         except DatabaseAway as error:
-            self.say(str(error))
+            self.say(error.why)
 
     def say(self, text: str) -> None:
         if (now := self.clock.monotonic()) - self.said >= SAY:
