@@ -118,6 +118,15 @@ async def leaving(run: Running, who: dict[str, str]) -> None:
     response.close()
 
 
+async def leaving_early(run: Running, who: dict[str, str]) -> None:
+    """Before anything of a whole answer has come."""
+    body = {**ASK, "max_tokens": 4000, "seed": random.randrange(2**30)}
+    asked = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
+    await run.ollama.until(lambda: run.ollama.running > 0, within=10)
+    asked.cancel()
+    await asyncio.wait([asked])
+
+
 async def cut(run: Running, who: dict[str, str]) -> None:
     run.ollama.faults.append(Fault("eof", after=2))
     await asking(stream=True, seed=random.randrange(2**30))(run, who)
@@ -130,7 +139,8 @@ async def failed(run: Running, who: dict[str, str]) -> None:
 
 KINDS: list[Ask] = [
     asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
-    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving, cut, failed,
+    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving,
+    leaving_early, cut, failed,
 ]  # fmt: skip
 UNPRICED = (
     "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
