@@ -38,7 +38,7 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
-WORKED: Final = ("timeout", "cut", "invalid_answer")
+WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
 
 
@@ -240,8 +240,8 @@ def was_asked(error: BaseException) -> bool:
 
 
 def was_at_work(error: BaseException) -> bool:
-    """Whether an upstream that was asked did not say itself that it would not answer: what was given up, by whomever,
-    or broke, has been worked on."""
+    """Whether an upstream that was asked has worked on it: what was given up, by whomever, it had begun; what it
+    refused, or broke off before anything came, perhaps not."""
     return error.cause in WORKED if isinstance(error, UpstreamError) else not isinstance(error, ProxyError)
 
 
