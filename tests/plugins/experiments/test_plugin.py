@@ -146,6 +146,23 @@ async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
         assert arm(await chat(run, experiment="tone")) == "tone=plain"
 
 
+async def test_a_reload_goes_on_counting_and_another_definition_begins_anew(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": TONE})) as run:
+        first = (await ok(run, "GET", "/tone"))["id"]
+        await chat(run)
+        run.configure(config(url, {"tone": {**TONE, "description": "Why?"}}))
+        assert await run.server.reload()
+        await chat(run)
+        assert sum(one["calls"] for one in (await ok(run, "GET", "/tone/results"))["variants"]) == 2
+        run.configure(config(url, {"tone": {**TONE, "unit": "caller"}}))
+        assert await run.server.reload()
+        await chat(run)
+        for id, calls in (("tone", 1), (first, 2)):
+            assert sum(one["calls"] for one in (await ok(run, "GET", f"/{id}/results"))["variants"]) == calls
+        assert (await ok(run, "DELETE", f"/{first}"))["deleted"], "what the configuration no longer has"
+        assert (await ask(run, "GET", f"/{first}/results")).status == 404
+
+
 async def test_metrics_tell_variants_apart(start: Start, url: str) -> None:
     async with start(config(url, {"tone": TONE}, "metrics, experiments")) as run:
         for name in ("kind", "kind", "plain"):
