@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
@@ -117,16 +117,15 @@ def head(owner: str | None, asked: Figures) -> dict[str, JSON]:
 def ranked(rounds: Sequence[Outcome], by: str) -> dict[str, JSON]:
     """rounds: the newest first."""
     called = names(rounds)
-    order = sorted(called)
-    games = list(games_of(rounds, {name: index for index, name in enumerate(order)}, by))
+    met = [one for one in meetings(rounds, by) if called.keys() >= {one.one, one.other}]
     none_good = 0 if by == "judge" else sum(one.vote == NONE_GOOD for one in rounds)
-    told: dict[str, JSON] = {"comparisons": len({game.comparison for game in games}), "none_good": none_good}
-    if not games:
+    told: dict[str, JSON] = {"comparisons": len({one.comparison for one in met}), "none_good": none_good}
+    if not met:
         return {**told, "models": []}
+    order = sorted({name for one in met for name in (one.one, one.other)})
+    places = {name: index for index, name in enumerate(order)}
+    games = [Game(one.comparison, places[one.one], places[one.other], one.score) for one in met]
     stood, found = standings(games, len(order)), strengths(games, len(order))
-    best = sorted(
-        (index for index, one in enumerate(stood) if one.comparisons), key=lambda at: (-found.ratings[at], at)
-    )
     models = [
         {
             "rank": rank,
@@ -135,19 +134,26 @@ def ranked(rounds: Sequence[Outcome], by: str) -> dict[str, JSON]:
             "interval": [round(float(found.low[index]), 1), round(float(found.high[index]), 1)],
             **asdict(stood[index]),
         }
-        for rank, index in enumerate(best, 1)
+        for rank, index in enumerate(sorted(range(len(order)), key=lambda at: (-found.ratings[at], at)), 1)
     ]
     return {**told, "models": models}
 
 
-def games_of(rounds: Sequence[Outcome], places: Mapping[str, int], by: str) -> Iterator[Game]:
-    """places: of the models that count, by the one form of their names."""
+class Meeting(NamedTuple):
+    """A Game, by the names of models."""
+
+    comparison: int
+    one: str
+    other: str
+    score: float
+
+
+def meetings(rounds: Sequence[Outcome], by: str) -> Iterator[Meeting]:
     for index, one in enumerate(rounds):
         for first, second, score in pairs(one, by):
-            here = places.get(one.results[first]["named"])
-            there = places.get(one.results[second]["named"])
-            if here is not None and there is not None and here != there:  # two names may lead to one model
-                yield Game(index, here, there, score)
+            here, there = one.results[first]["named"], one.results[second]["named"]
+            if here != there:  # two names may lead to one model
+                yield Meeting(index, here, there, score)
 
 
 def names(rounds: Iterable[Outcome]) -> dict[str, str]:

@@ -49,7 +49,7 @@ class Strengths:
 
 
 def strengths(games: list[Game], models: int) -> Strengths:
-    """games: one at least.  The same ones give the same numbers.
+    """Of models that have met others, all of them.  The same games give the same numbers.
 
     The intervals are of a Bayesian bootstrap: comparisons, and the prior's wins and losses, are weighted at random.  A
     plain one would say of a model that never lost that its rating is certain.  Source: Rubin, "The Bayesian Bootstrap",
@@ -58,12 +58,19 @@ def strengths(games: list[Game], models: int) -> Strengths:
     import numpy as np
 
     met = Met(games, models)
-    even = np.full((1, models), PRIOR)
-    ratings = fitted(met.wins(np.ones((1, met.comparisons))), even, even)[0]
-    chance = np.random.default_rng(SEED)
-    drawn = np.concatenate(list(draws(met, chance)))
+    ratings = likeliest(met)
+    drawn = np.concatenate(list(draws(met, np.random.default_rng(SEED))))
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return Strengths(*(CENTRE + SCALE * one for one in (ratings, np.minimum(low, ratings), np.maximum(high, ratings))))
+
+
+def likeliest(met: Met) -> Array:
+    """Around 0, not yet on Elo's scale."""
+    import numpy as np
+
+    even = np.full((1, met.models), PRIOR)
+    found: Array = fitted(met.wins(np.ones((1, met.comparisons))), even, even)[0]
+    return found
 
 
 def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
@@ -107,6 +114,8 @@ class Met:
 def fitted(wins: Array, prior_wins: Array, prior_losses: Array) -> Array:
     """The likeliest strengths, shape (draws, models), by Newton's method, damped so that it cannot overshoot.
 
+    Around 0 in each draw: how strong all are together the games do not say.
+
     wins: shape (draws, models, models).  Source: Sun and Tran-Dinh, "Generalized self-concordant functions", 2019,
     whose step for functions like this one is log(1 + r) / r of Newton's, r being how far that would go.
     """
@@ -126,7 +135,8 @@ def fitted(wins: Array, prior_wins: Array, prior_losses: Array) -> Array:
         if reach.max() < CLOSE:
             break
         found += step * (np.log1p(reach) / np.maximum(reach, CLOSE))[:, None]
-    return found
+    centred: Array = found - found.mean(axis=1, keepdims=True)
+    return centred
 
 
 def logistic(value: Array) -> Array:
