@@ -5,10 +5,10 @@ A model of strength a beats one of strength b with probability 1 / (1 + exp(b - 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:  # numpy is imported by the first ranking that needs it, not at start
     import numpy as np
@@ -30,13 +30,8 @@ CLOSE: Final = 1e-9
 SEED: Final = 20_010
 
 
-class Game(NamedTuple):
-    """Two models met in a comparison.  score: 1 where `one` won, 0 where `other` did, 0.5 for a tie."""
-
-    comparison: int
-    one: int
-    other: int
-    score: float
+Game: TypeAlias = tuple[int, int, int, float]
+"""The number of a comparison, two models that met in it, and how the first did: 1 is a win, 0.5 a tie, 0 a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,7 @@ class Strengths:
     high: Array
 
 
-def strengths(games: list[Game], models: int) -> Strengths:
+def strengths(games: Sequence[Game], models: int) -> Strengths:
     """Of models that have met others, all of them.  The same games give the same numbers.
 
     The intervals are of a Bayesian bootstrap: comparisons, and the prior's wins and losses, are weighted at random.  A
@@ -87,17 +82,15 @@ def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
 class Met:
     """The games as arrays."""
 
-    def __init__(self, games: list[Game], models: int) -> None:
+    def __init__(self, games: Sequence[Game], models: int) -> None:
         import numpy as np
 
         self.models = models
-        seen = sorted({game.comparison for game in games})
+        numbers, one, other, scores = (np.array(column) for column in zip(*games, strict=True))
+        seen, self.rows = np.unique(numbers, return_inverse=True)
         self.comparisons = len(seen)
-        row = {comparison: index for index, comparison in enumerate(seen)}
-        self.rows = np.array([row[game.comparison] for game in games], dtype=np.intp)
-        self.ways = np.array([game.one * models + game.other for game in games], dtype=np.intp)
-        self.back = np.array([game.other * models + game.one for game in games], dtype=np.intp)
-        self.scores = np.array([game.score for game in games], dtype=np.float64)
+        self.ways, self.back = one * models + other, other * models + one
+        self.scores = scores.astype(np.float64)
 
     def wins(self, weights: Array) -> Array:
         """Of each model against each other one, for each row of weights by comparison."""

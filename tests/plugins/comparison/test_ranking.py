@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from itertools import combinations
 from math import exp, log10
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -12,10 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.comparison.figures import Outcome, counted, percentiles, ranked
-from plugins.comparison.ranking import PRIOR, SCALE, Game, Met, likeliest, strengths
+from plugins.comparison.counts import Counts, percentiles
+from plugins.comparison.outcomes import Brief, Outcome
+from plugins.comparison.ranking import PRIOR, SCALE, Met, likeliest, strengths
 from plugins.comparison.results import NONE_GOOD, TIE
-from tests.plugins.comparison.asking import Json
+from plugins.comparison.standings import Meetings
+
+
+class Game(NamedTuple):
+    comparison: int
+    one: int
+    other: int
+    score: float
 
 
 def by_hand(wins: float, losses: float) -> float:
@@ -118,18 +127,23 @@ def test_ten_thousand_comparisons_take_moments() -> None:
 # --- from comparisons --------------------------------------------------------------------------------
 
 
-def answer(model: str, **more: object) -> Json:
-    usual = {"named": f"{model}:latest", "success": True, "duration_ns": 2 * 10**9, "eval_ns": 10**9, "letters": 10}
-    more_of_it = {"first_ns": 10**8, "eval_count": 50, "cached": False, "cost": None, "currency": "", "rating": 0}
-    return {"model": model, **usual, **more_of_it, **more}
+def answer(model: str, **more: Any) -> Brief:
+    return Brief(model, f"{model}:latest", 1, 2 * 10**9, 10**9, 10, 10**8, 50, 0, None, "", 0)._replace(**more)
 
 
-def outcome(vote: int | None, *answers: Json, judged: list[tuple[int, int, int]] | None = None) -> Outcome:
+def outcome(vote: int | None, *answers: Brief, judged: list[tuple[int, int, int]] | None = None) -> Outcome:
     return Outcome(vote, dict(enumerate(answers)), judged or [])
 
 
 A, B, C = answer("a"), answer("b"), answer("c")
 FAILED = answer("d", success=False)
+
+
+def ranked(given: list[Outcome], by: str) -> Any:
+    met = Meetings(by)
+    for one in given:
+        met.add(one)
+    return met.told()
 
 
 def told(given: list[Outcome], by: str) -> dict[str, tuple[int, int, int, int]]:
@@ -167,7 +181,10 @@ def test_figures_by_hand() -> None:
         outcome(None, answer("a", duration_ns=3 * 10**9, eval_ns=0, eval_count=None, rating=-1), FAILED),
         outcome(None, answer("a", cached=True, duration_ns=1, eval_ns=0, letters=40, cost=0, currency="EUR"), C),
     ]
-    whole = counted(given)
+    counts = Counts()
+    for one in given:
+        counts.add(one)
+    whole = counts.told()
     first = whole["models"][0]
     assert (whole["comparisons"], whole["votes"], first["model"]) == (3, 1, "a")
     assert (first["answers"], first["success_rate"], first["cached"], first["average_letters"]) == (3, 1.0, 1, 20.0)
