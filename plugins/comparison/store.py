@@ -77,8 +77,7 @@ class Store:
             await self.remove(connection, (await connection.execute(some)).scalars().all())
 
     async def remove(self, connection: AsyncConnection, numbers: Sequence[int]) -> int:
-        for table in (JUDGEMENTS, RESULTS):
-            await connection.execute(delete(table).where(table.c.comparison.in_(numbers)))
+        """With all that is theirs, which the database sees to: rows are locked in one order only."""
         return int((await connection.execute(delete(ROUNDS).where(R.number.in_(numbers)))).rowcount)
 
     async def drop(self, owner: str, id: str) -> None:
@@ -130,7 +129,11 @@ class Store:
         told = select(JUDGEMENTS).where(JUDGEMENTS.c.comparison.in_(numbers)).order_by(JUDGEMENTS.c.comparison, *places)
         for row in (await connection.execute(told)).mappings():
             judgements[row["comparison"]].append(judgement_of({**row}))
-        return [compared_of({**one}, results[one["number"]], judgements[one["number"]]) for one in heads]
+        return [
+            compared_of({**one}, results[one["number"]], judgements[one["number"]])
+            for one in heads
+            if results[one["number"]]  # else it was deleted a moment ago
+        ]
 
     async def vote(self, compared: Compared, vote: int) -> Compared:
         """Raises NotFound where it has gone."""

@@ -9,6 +9,9 @@ from typing import Any
 import orjson
 
 from plugins.comparison.api import Api
+from proxy.config import Strict
+from proxy.host import Host
+from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import Model, Said, Simulator
 from tests.conftest import Running
 
@@ -17,6 +20,21 @@ A, B, OPS, SMALL = ({"Authorization": f"Bearer {key}"} for key in ("a-key", "b-k
 Json = dict[str, Any]
 TWO = ["llama", "mistral"]
 THREE = [*TWO, "phi"]
+
+
+class Odd:
+    """Has a fault that only llamas meet."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if call.model == "llama":
+            raise ZeroDivisionError("a secret of the server")
+        return await call_next(call)
 
 
 def config(url: str, chain: str = "", internal: str = "", more: str = "", **settings: Any) -> str:

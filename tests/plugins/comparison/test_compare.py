@@ -341,3 +341,22 @@ async def test_without_a_key_nothing_is_asked(start: Start, tmp_path: Any) -> No
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         response = await run.http.post(f"{run.url}{COMPARE}", json={"models": TWO, "prompt": "hi"})
         assert (await error_of(response, 401))["code"] == "invalid_api_key" and asked(run.ollama) == []
+
+
+async def test_what_no_model_hears_is_told_as_with_any_chat(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db")
+    given: Json = {"headers": A, "json": {"models": TWO, "prompt": "hi", "keep_alive": 1, "colour": "red"}}
+    async with start(text, models()) as run, run.http.post(f"{run.url}{COMPARE}", **given) as response:
+        assert response.headers["x-gemmapy-params"] == "keep_alive=ignored, colour=ignored"
+    async with start(f"params: strict\n{text}", models()) as run:
+        error = await error_of(await run.http.post(f"{run.url}{COMPARE}", **given), 400)
+        assert (error["param"], error["code"]) == ("keep_alive", "unsupported_parameter")
+
+
+async def test_a_fault_of_one_call_is_not_the_others(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db").replace(
+        '"comparison": {}', '"comparison": {}, "odd": {"use": "tests.plugins.comparison.asking:Odd"}'
+    )
+    async with start(text.replace('"chat": []', '"chat": ["odd"]'), models()) as run:
+        odd, good = (await compare(run))["results"]
+        assert odd["error"] == {"code": "internal_error", "message": "The server failed to answer."} and good["success"]
