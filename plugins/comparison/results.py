@@ -152,7 +152,11 @@ class Compared:
             "judgements": [one.told(names) for one in self.judgements],
             "created_at": self.at // 10**6,
             **({} if self.kept else {"kept": False}),
-            **({} if why is None else {"judge_error": {"code": why.code or why.kind, "message": str(why)}}),
+            **(
+                {}
+                if why is None
+                else {"judge_error": {"code": why.code or why.kind, "message": clean(str(why))[:LONGEST]}}
+            ),
         }
 
 

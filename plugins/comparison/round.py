@@ -123,9 +123,9 @@ class Round:
 
 
 def step_of(place: int, event: Event) -> Step | None:
-    if isinstance(event, Text):
-        return Said(place, event.text)
-    return Said(place, thinking=event.text) if isinstance(event, Thinking) else None
+    if not isinstance(event, Text | Thinking) or not event.text:
+        return None
+    return Said(place, event.text) if isinstance(event, Text) else Said(place, thinking=event.text)
 
 
 def calls_of(asked: Call, id: str, models: Sequence[str], ids: Sequence[str]) -> list[Call]:

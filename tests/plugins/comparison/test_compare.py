@@ -360,3 +360,16 @@ async def test_a_fault_of_one_call_is_not_the_others(start: Start, tmp_path: Any
     async with start(text.replace('"chat": []', '"chat": ["odd"]'), models()) as run:
         odd, good = (await compare(run))["results"]
         assert odd["error"] == {"code": "internal_error", "message": "The server failed to answer."} and good["success"]
+
+
+async def test_every_call_is_retried_and_limited_by_itself(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", "limits, retry", at_once=1)
+    text = text.replace('"limits": {}', '"limits": {"limits": [{"requests_per_minute": 2}]}')
+    ollama = models(faults=[Fault("status", status=503)])
+    async with start(text.replace('"retry": {}', '"retry": {"wait": 0.001}'), ollama) as run:
+        told = await compare(run, models=THREE)
+        assert [one["success"] for one in told["results"]] == [True, True, False]
+        assert told["results"][2]["error"]["code"] == "rate_limit_exceeded"
+        given: Json = {"headers": A, "json": {"models": TWO, "prompt": "hi"}}
+        async with run.http.post(f"{run.url}{COMPARE}", **given) as response:
+            assert response.status == 429 and int(response.headers["retry-after"]) > 0

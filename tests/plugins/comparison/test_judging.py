@@ -80,6 +80,16 @@ async def test_a_judge_that_fails_costs_no_answers(start: Start, tmp_path: Any) 
         assert (await asks(run, "POST", path, B, 404, model="judge"))["error"]["code"] == "comparison_not_found"
 
 
+async def test_a_judge_that_cannot_be_asked_is_not_asked_again(start: Start, tmp_path: Any) -> None:
+    ollama = models()
+    async with start(config(f"sqlite:///{tmp_path}/x.db", at_once=2), ollama) as run:
+        id = (await compare(run, models=[*THREE, "first"]))["comparison_id"]
+        ollama.faults.append(Fault("status", times=100))
+        told = await asks(run, "POST", f"/api/comparisons/{id}/judge", status=502, model="judge")
+        assert told["error"]["code"] == "upstream_server"
+        assert len(verdicts(ollama.seen)) == 2
+
+
 async def test_one_answer_is_not_judged(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         told = await compare(run, models=["llama", "nobody"], judge={"model": "judge"})
