@@ -17,6 +17,7 @@ import orjson
 
 from plugins.comparison.forms import Judge
 from plugins.comparison.results import TIE, Compared, Judgement, clean
+from plugins.comparison.round import check_own
 from proxy.errors import BadCall, ProxyError, UpstreamError
 from proxy.fence import fence_of
 from proxy.host import Host
@@ -111,8 +112,10 @@ class Bench:
                 return self.why
             try:
                 async with asyncio.timeout(SECONDS):
-                    text = (await collect(await self.host.send(call))).choice(0).text
-                return verdict(text)
+                    reply = await self.host.send(call)
+                    answer = await collect(reply)
+                check_own(self.host, call, reply)
+                return verdict(answer.choice(0).text)
             except TimeoutError:
                 self.why = UpstreamError(f"The judge took more than {SECONDS:g} seconds.", "timeout")
             except ProxyError as error:

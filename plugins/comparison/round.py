@@ -107,7 +107,7 @@ class Round:
     async def read(self, place: int, call: Call, answer: Answer) -> None:
         reply = await metered(call, self.host.send, self.host)
         try:
-            self.check(call, reply)
+            check_own(self.host, call, reply)
             async for event in reply.events:
                 answer.add(event)
                 if (step := step_of(place, event)) is not None:
@@ -115,11 +115,12 @@ class Round:
         finally:
             await reply.aclose()
 
-    def check(self, call: Call, reply: Reply) -> None:
-        """Another model's answer, after a fallback, says nothing of this one.  Raises UpstreamError."""
-        told, named = reply.facts.get("fallback"), self.host.models.named
-        if told and named(reply.facts.get("model", "")) != named(call.model):
-            raise UpstreamError(f"Another model answered in its place: {told}.", "server", code="fell_back")
+
+def check_own(host: Host, call: Call, reply: Reply) -> None:
+    """Another model's answer, after a fallback, says nothing of the one that was asked.  Raises UpstreamError."""
+    told, named = reply.facts.get("fallback"), host.models.named
+    if told and named(reply.facts.get("model", "")) != named(call.model):
+        raise UpstreamError(f"Another model answered in its place: {told}.", "server", code="fell_back")
 
 
 def step_of(place: int, event: Event) -> Step | None:

@@ -90,6 +90,15 @@ async def test_a_judge_that_cannot_be_asked_is_not_asked_again(start: Start, tmp
         assert len(verdicts(ollama.seen)) == 2
 
 
+async def test_another_model_does_not_judge_in_its_place(start: Start, tmp_path: Any) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", "", "fallback")
+    async with start(
+        text.replace('"fallback": {}', '"fallback": {"default": ["judge"], "on": ["model_not_found"]}'), models()
+    ) as run:
+        told = await compare(run, judge={"model": "nobody"})
+        assert told["judgements"] == [] and told["judge_error"]["code"] == "fell_back"
+
+
 async def test_one_answer_is_not_judged(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         told = await compare(run, models=["llama", "nobody"], judge={"model": "judge"})
