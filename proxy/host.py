@@ -27,7 +27,7 @@ from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.stores.vectors import Vectors
-from proxy.types import JSON, Call, Handler, Reply
+from proxy.types import JSON, Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
 if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
@@ -139,6 +139,10 @@ def no_database() -> Database:
     raise LookupError("this pipeline has no database")
 
 
+def nobody_admitted(call: Call, caller: Caller) -> None:
+    raise LookupError("this pipeline admits nobody")
+
+
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 Chatted = Callable[[web.BaseRequest, Mapping[str, JSON]], Awaitable[Call]]
 Frames = Callable[[Callable[[str], None]], AsyncGenerator[bytes, None]]
@@ -176,10 +180,13 @@ class Host:
     """Processes that answer."""
     holdings: list[Holding] = field(default_factory=list)
     """What features keep of callers' own."""
+    admit: Callable[[Call, Caller], None] = nobody_admitted
+    """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
     chat: Chatted = no_edge
-    """What a body asks, read as `POST /v1/chat/completions` reads it, for the chain `chat`.  Raises BadCall, Denied."""
+    """What a body asks of the chain `chat`, read as `POST /v1/chat/completions` reads it; before it is sent, `admit` is
+    asked.  Raises BadCall and Denied."""
     stream: Streamer = no_edge
     """Writes events of an endpoint's own as the edge writes an answer's: none to a client that does not read, and the
     first failure with its own status."""

@@ -14,7 +14,7 @@ from plugins.comparison.figures import Reading
 from plugins.comparison.forms import WORTH, Compare, Figures, Judge, Page, Ranking, Rate, asked_of, place_of
 from plugins.comparison.judging import Judging
 from plugins.comparison.results import LETTERS, PREFIX, Compared, Heard, clean
-from plugins.comparison.round import Ends, Round, Said, calls_of
+from plugins.comparison.round import ROUTE, Ends, Round, Said, calls_of
 from plugins.comparison.store import Store
 from proxy.errors import BadCall, Busy, Denied, ProxyError, TooLarge
 from proxy.host import Host
@@ -68,12 +68,13 @@ class Api:
     # --- comparing ---
 
     async def compare(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Compare)
+        form, caller = await self.host.desk.form(request, Compare), self.host.desk.caller(request)
+        check_route(caller)
         try:
             call = await self.host.chat(request, form.body())
         except BadCall as error:
             raise form.nothing(error) from None
-        asked = self.asked(form, call, self.host.desk.caller(request))
+        asked = self.asked(form, call, caller)
         await self.store.ready()
         if form.stream:
             return await self.host.stream(request, lambda progress: self.frames(asked, progress))
@@ -113,7 +114,7 @@ class Api:
         begun = {"comparison_id": head.id, "models": names, "created_at": head.at // 10**6}
         yield "comparison.created", begun
         calls, heard = [one.but(progress=progress) for one in asked.calls], dict[int, Heard]()
-        async with aclosing(Round(self.host, self.ends, calls, self.at_once).steps()) as steps:
+        async with aclosing(Round(self.host, self.ends, calls, asked.caller, self.at_once).steps()) as steps:
             async for step in steps:
                 if isinstance(step, Said):
                     words = {"delta": step.text} if step.text else {"thinking": step.thinking}
@@ -181,8 +182,7 @@ class Api:
 
     async def judge(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         judge, caller = await self.host.desk.form(request, Judge), self.host.desk.caller(request)
-        if caller.routes is not None and "chat" not in caller.routes:
-            raise Denied("This key does not open the route 'chat'.", code="route_not_allowed")
+        check_route(caller)
         compared = await self.store.one(caller.name, id)
         judgements = await self.judging.judge(compared, judge, caller, unheard)
         return answer((await self.store.judged(compared, judgements)).told(whole=False))
@@ -198,6 +198,12 @@ class Api:
         asked = self.host.desk.query(request, Figures)
         owner = self.host.desk.caller(request).whose(asked.user)
         return answer(await self.reading.statistics(owner, asked))
+
+
+def check_route(caller: Caller) -> None:
+    """Raises Denied where the key does not open what models are asked through."""
+    if caller.routes is not None and ROUTE not in caller.routes:
+        raise Denied(f"This key does not open the route '{ROUTE}'.", code="route_not_allowed")
 
 
 def answer(told_of: JSON) -> web.Response:

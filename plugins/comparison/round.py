@@ -14,7 +14,7 @@ from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import CallEnded
 from proxy.streams import Answer
-from proxy.types import Call, Event, Reply, Text, Thinking
+from proxy.types import Call, Caller, Event, Reply, Text, Thinking
 
 log = logging.getLogger(__name__)
 ROUTE: Final = "chat"
@@ -55,10 +55,11 @@ class Ends:
 
 
 class Round:
-    """calls: one a model; each is made by itself, through its chain.  at_once: how many at a time."""
+    """calls: one a model, of this caller's; each is made by itself, through its chain.  at_once: how many at a time."""
 
-    def __init__(self, host: Host, ends: Ends, calls: Sequence[Call], at_once: int) -> None:
+    def __init__(self, host: Host, ends: Ends, calls: Sequence[Call], caller: Caller, at_once: int) -> None:
         self.host = host
+        self.caller = caller
         self.ends = ends
         self.calls = calls
         self.at_once = min(at_once, len(calls))
@@ -105,6 +106,7 @@ class Round:
         return Heard(call, self.host.models.named(call.model), answer, ended, error)
 
     async def read(self, place: int, call: Call, answer: Answer) -> None:
+        self.host.admit(call, self.caller)
         reply = await metered(call, self.host.send, self.host)
         try:
             check_own(self.host, call, reply)

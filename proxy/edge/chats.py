@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -13,9 +13,13 @@ from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.host import Models
-from proxy.types import JSON, Call
+from proxy.types import JSON, Call, Caller
 from proxy.wire.openai_chat import read_chat
 from proxy.wire.openai_messages import Limits
+
+
+def later(call: Call, caller: Caller) -> None:
+    """Who sends the call asks whether it is admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,8 @@ class Chats:
     own: Callable[[], Mapping[str, Own]]
 
     async def call(self, request: web.BaseRequest, body: Mapping[str, JSON]) -> Call:
-        """Raises BadCall naming a field, and Denied."""
-        own, bounds = self.own().get("chat", Own()), self.config.requests
+        """Not yet admitted: it may be sent otherwise than it was asked.  Raises BadCall naming a field, and Denied."""
+        own, bounds = replace(self.own().get("chat", Own(later)), admit=later), self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
         asked = read_chat(dict(body), limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
