@@ -200,10 +200,13 @@ async def test_anothers_answer_in_its_place_is_not_the_models(start: Start, tmp_
 
 async def test_a_key_asks_only_what_it_opens(start: Start, tmp_path: Any) -> None:
     more = "keys: {alice: a-key, small: {key: s-key, models: ['llama*']}, embeds: {key: e-key, routes: [embeddings]}}\n"
-    text = config(f"sqlite:///{tmp_path}/x.db")
+    text = config(f"sqlite:///{tmp_path}/x.db", "usage")
     async with start(text[: text.index("keys:")] + more, models()) as run:
         one, other = (await compare(run, SMALL, judge={"model": "judge"}))["results"]
         assert one["success"] and other["error"]["code"] == "model_not_allowed"
+        rows = await written(run, 2)
+        assert {(row["asked"], row["error"]) for row in rows} == {("llama", ""), ("mistral", "model_not_allowed")}
+        assert len(rows) == 2  # whatever else refuses it, it is one call
         embeds = {"Authorization": "Bearer e-key"}
         assert (await compare(run, embeds, 403))["error"]["code"] == "route_not_allowed"
         judged = await asks(run, "POST", "/api/comparisons/cmp_x/judge", embeds, 403, model="llama")
