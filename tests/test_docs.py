@@ -128,6 +128,17 @@ async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> No
         assert "lights.txt Mabel Quill kept the light" in done.stdout and "AnnotationFileCitation(" in done.stdout
 
 
+async def test_the_examples_of_comparisons_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "comparison.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"the winner is demo(-thinking)?\n\[\(1, 'demo", done.stdout), done.stdout
+
+
 async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
     page = DOCS / "files.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
@@ -155,6 +166,19 @@ async def test_the_examples_of_fine_tuning_run(start: Start, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         assert "Training begins." in done.stdout and "Step 10/10: training loss=0.1" in done.stdout
         assert "succeeded ft-demo-sums-" in done.stdout and "This is a simulated answer" in done.stdout
+
+
+async def test_the_example_of_experiments_runs(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "experiments.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(done.stdout.split()) == {"tone=plain", "tone=kind"}
+        results = await (await run.http.get(f"{run.url}/api/experiments/tone/results")).json()
+        assert sum(one["units"] for one in results["variants"]) == 8
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")

@@ -18,6 +18,7 @@ FLOORS = (
         "proxy.holdings",
         "proxy.filing",
         "proxy.imports",
+        "proxy.fence",
         "proxy.sources",
         "proxy.clock",
         "proxy.news",
@@ -28,6 +29,7 @@ FLOORS = (
     (
         "proxy.chain",
         "proxy.host",
+        "proxy.desk",
         "proxy.meter",
         "proxy.tries",
         "proxy.config",
@@ -50,6 +52,7 @@ PLUGINS_MAY = {
     "proxy.holdings",
     "proxy.filing",
     "proxy.imports",
+    "proxy.fence",
     "proxy.types",
     "proxy.asks",
     "proxy.models",
