@@ -161,7 +161,7 @@ async def test_the_examples_of_fine_tuning_run(start: Start, tmp_path: Path) -> 
     async with start(text) as run:
         example = here(example, run).replace("llama3.2:1b", "demo")
         done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", example], capture_output=True, text=True, check=False
+            subprocess.run, [sys.executable, "-c", example], capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         assert "Training begins." in done.stdout and "Step 10/10: training loss=0.1" in done.stdout

@@ -56,7 +56,8 @@ def main(grace: float, command: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return NOT_STARTED
-    signal.signal(signal.SIGTERM, lambda *_: end(child, grace))
+    # Beside the main thread, which holds a lock of the child's while it waits for it.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, args=(child, grace), daemon=True).start())
     threading.Thread(target=watch, args=(child, grace), daemon=True).start()
     status = child.wait()
     tell(child.pid, signal.SIGKILL)  # whatever it has left behind

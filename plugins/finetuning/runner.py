@@ -17,6 +17,7 @@ from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
+from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host
@@ -30,6 +31,8 @@ READING: Final = 2
 """Jobs of which one process reads the files at once."""
 KEPT: Final = 86_400
 """Seconds that the result of a training is kept which no host would take."""
+PATIENCE: Final = 4 * GRACE
+"""Seconds that the end of a server waits for its trainers."""
 PREFIX: Final = "ftjob-"
 VALIDATING: Final = "validating_files"
 
@@ -171,7 +174,7 @@ class Runner:
         if not self.shared.holders and (tasks := [*self.shared.reading.values(), *self.shared.training.values()]):
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=PATIENCE)
 
 
 def swept(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class Training:
             if stream is not None
         ]
         try:
-            await self.watched(process)
+            await self.watched(process, readers)
             await asyncio.wait(readers, timeout=DRAIN)
         finally:
             await surely(ended(process))
@@ -101,13 +101,16 @@ class Training:
         own = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return {**own, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", **self.trainer.env}
 
-    async def watched(self, process: asyncio.subprocess.Process) -> None:
-        """Until it has ended.  Raises Failed for what takes too long or too much."""
+    async def watched(self, process: asyncio.subprocess.Process, readers: Sequence[asyncio.Future[None]]) -> None:
+        """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with a reader."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
         while process.returncode is None:
             await asyncio.sleep(LOOK)
             await self.rest()
+            for one in readers:
+                if one.done():
+                    one.result()  # without who reads, it would wait for that
             if loop.time() > over:
                 raise Failed(f"The training took more than {self.trainer.timeout:g} seconds.", code="training_timeout")
             if loop.time() - measured > MEASURE:
@@ -153,7 +156,7 @@ async def ended(process: asyncio.subprocess.Process) -> None:
         process.stdin.close()
     loop = asyncio.get_running_loop()
     over = loop.time() + 2 * GRACE
-    while process.returncode is None:
+    while process.returncode is None and loop.time() < over + GRACE:
         if loop.time() > over:
             with suppress(ProcessLookupError):
                 process.kill()
