@@ -69,7 +69,12 @@ class Kept:
 
     def messages(self) -> list[Message]:
         head = [] if self.summary is None else [Message("user", BEFORE + self.summary.text)]
-        return [*head, *(one.message for one in self.turns)]
+        return [*head, *(one.message for one in self.turns if not is_silent(one.message))]
+
+
+def is_silent(message: Message) -> bool:
+    """Whether the model said nothing at all: told so, it learns to say nothing."""
+    return message.role == "assistant" and not (message.text or message.thinking or message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)

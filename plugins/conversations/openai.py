@@ -32,6 +32,7 @@ MOST: Final = 20
 """Items of one request, as at OpenAI."""
 PICTURES: Final = "message.input_image.image_url"
 LOGPROBS: Final = "message.output_text.logprobs"
+RESULTS: Final = "file_search_call.results"
 REFERENCE: Final = "item_reference"
 Include = Literal[
     "web_search_call.action.sources",
@@ -43,7 +44,7 @@ Include = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
 ]
-"""All that OpenAI's SDKs may ask for; of these only pictures and logprobs are ever kept here."""
+"""All that OpenAI's SDKs may ask for; of these pictures, logprobs and what was found in files are kept here."""
 
 
 class Create(Strict):
@@ -63,7 +64,7 @@ class Including(Strict):
     include: tuple[Include, ...] = ()
 
     def shown(self, item: Item) -> Item:
-        return shown(item, PICTURES in self.include, LOGPROBS in self.include)
+        return shown(item, PICTURES in self.include, LOGPROBS in self.include, RESULTS in self.include)
 
 
 class Listing(Including):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import case
 
-from plugins.conversations.items import with_logprobs
+from plugins.conversations.items import detailed
 from plugins.conversations.messages import Said, Status, answer_of
 from plugins.conversations.store import Cut, Store
 from plugins.conversations.tables import TALKS
@@ -123,7 +123,7 @@ class Recording:
             answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
             call=self.call.id,
         )  # fmt: skip
-        return [*asked, with_logprobs(given, choice.logprobs) if choice.logprobs else given]
+        return [*asked, detailed(given, choice)]
 
     @property
     def status(self) -> Status:

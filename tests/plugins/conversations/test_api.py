@@ -76,6 +76,14 @@ async def test_words_are_found_in_ones_own_messages(start: Start, database_url: 
         assert (await asks(run, "GET", f"{PATH}/search?q=vienna"))["data"] == []
 
 
+async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "one")
+        for id in ("\0", "nothing"):
+            told = await asks(run, "POST", "/api/conversations/t/fork", status=404, json={"message": id})
+            assert told["error"]["param"] == "message"
+
+
 async def test_a_fork_goes_its_own_way(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "one"), await say(run, "two")
