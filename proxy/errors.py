@@ -26,6 +26,12 @@ class ProxyError(Exception):
         self.facts: dict[str, str] = {}
         """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
 
+    def renamed(self, param: str | None) -> None:
+        """The field that is wrong has this name in the client's own request."""
+        if self.param and param and param != self.param:
+            self.args = (str(self).replace(f"'{self.param}'", f"'{param}'"),)
+        self.param = param
+
     def copied(self) -> Self:
         """The same failure for another call: what is told of it for one must not be told of it for all."""
         made = type(self).__new__(type(self), *self.args)

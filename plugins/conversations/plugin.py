@@ -31,6 +31,7 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
+PREVIOUS: Final = "previous_response_id"
 TOO_LONG: Final = "context_length_exceeded"
 TRIES: Final = 3
 """Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
@@ -95,6 +96,9 @@ class Conversations:
             raise BadCall("Conversations are for chats only.", param=FIELD, code="conversation_not_for_this")
         if call.ask.n > 1:
             raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
+        if call.receipt is not None and call.receipt.head.get(PREVIOUS):
+            message = f"'{PREVIOUS}' and a conversation both say what came before; send only one of them."
+            raise BadCall(message, param=PREVIOUS, code="invalid_parameter_combination")
         turn = await self.taking.turn(call.caller, id)
         recording = Recording(self.store, turn, call, self.settings.cut == "keep")
         if self.settings.title_model is not None:

@@ -56,13 +56,14 @@ class Responses:
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
         ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
-        receipt = Receipt(head, items)
+        receipt = Receipt(head, items, spelled=asked.spelled)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
-        style = ResponseStyle(head, receipt.complete, deferred=asked.background and not asked.stream)
+        deferred = asked.background and not asked.stream
+        style = ResponseStyle(head, receipt.complete, deferred=deferred, spelled=asked.spelled)
         try:
             return await self.writer.answer(request, call, style, asked.notes)
         except ProxyError as error:
-            error.param = asked.spelled(error.param)
+            error.renamed(asked.spelled(error.param))
             raise
 
     async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:

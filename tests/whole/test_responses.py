@@ -201,6 +201,8 @@ WRONG: list[tuple[Json, str, str | None]] = [
     ({"metadata": {"a" * 65: "b"}}, f"metadata.{'a' * 64}", "string_above_max_length"),
     ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "object_above_max_properties"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "unsupported_item"),
+    ({"input": [{"type": "function_call_output", "call_id": "c9", "output": "x"}]}, "input", None),
+    ({"tools": [WEATHER, WEATHER, {**WEATHER, "description": "other"}]}, "tools[2].name", "duplicate_tool"),
     ({"text": {"verbosity": "loud"}}, "text.verbosity", "invalid_value"),
     ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "name": "f"}]}},
      "tool_choice.tools[0].type", "invalid_value"),

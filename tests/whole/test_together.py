@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Running, Start
 
 CHAIN = "stored, usage, templates, limits, conversations, documents, cache, fallback, retry"
+A = {"Authorization": "Bearer a-key"}
 KEYS = "keys: {alice: a-key, bob: b-key}\n"
 LIGHT = "The lantern of Porthgwarra was lit in 1891. Its keeper was Mabel Quill, who painted it green."
 QUESTION = "When was the lantern of Porthgwarra lit?"
@@ -80,6 +81,40 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     with pytest.raises(openai.BadRequestError) as caught:
         await alice.responses.create(prompt={"id": "summarize", "variables": {"nope": LIGHT}})
     assert caught.value.param == "prompt.variables"
+    for more in ({}, {"background": True}):
+        body = {"prompt": {"id": "nothing"}, "stream": True, **more}
+        async with run.http.post(f"{run.url}/v1/responses", json=body, headers=A) as response:
+            assert '"param":"prompt.id"' in await response.text()
+
+
+async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOpenAI) -> None:
+    weather: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": False}
+    talk = await alice.conversations.create()
+    ways: list[Any] = [{"conversation": talk.id}, {"store": True}]
+    for way in ways:
+        first = await alice.responses.create(
+            model="demo", input="Ask get_weather.", tools=[weather], tool_choice="required", **way
+        )
+        call = next(one for one in first.output if one.type == "function_call")
+        answer: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "4 degrees"}]
+        back = way if "conversation" in way else {"previous_response_id": first.id}
+        assert "4 degrees" in (await alice.responses.create(model="demo", input=answer, **back)).output_text
+        answer[0]["call_id"] = "c9"
+        with pytest.raises(openai.BadRequestError, match="No tool call found for function call output with call_id c9"):
+            await alice.responses.create(model="demo", input=answer, **back)
+    header = {"x-gemmapy-conversation": talk.id}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await alice.responses.create(model="demo", input="x", previous_response_id=first.id, extra_headers=header)
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_it(run: Running) -> None:
+    await get(
+        run, "/v1/chat/completions", method="POST", model="template:summarize", conversation="c2",
+        messages=[{"role": "user", "content": LIGHT}],
+    )  # fmt: skip
+    kept = await get(run, "/api/conversations/c2")
+    assert LIGHT.startswith(kept["title"].removesuffix("…")) and kept["messages"][0]["content"] != LIGHT
 
 
 async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:
