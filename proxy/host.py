@@ -17,7 +17,7 @@ from proxy.background import now_and_then as now_and_then
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet
-from proxy.holdings import Holding
+from proxy.holdings import Finding, Holding
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -213,6 +213,8 @@ class Host:
     """Processes that answer."""
     holdings: list[Holding] = field(default_factory=list)
     """What features keep of callers' own."""
+    finders: list[Finding] = field(default_factory=list)
+    """Who finds what is referred to: known once all plugins are built."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
 
@@ -269,6 +271,10 @@ class Host:
     def holds(self, holding: Holding) -> None:
         """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
         self.holdings.append(holding)
+
+    def finds(self, finder: Finding) -> None:
+        """A plugin says how the items that it keeps are found, so that calls may refer to them."""
+        self.finders.append(finder)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)

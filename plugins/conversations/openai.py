@@ -15,6 +15,7 @@ from plugins.conversations.forms import LIMITS, Metadata
 from plugins.conversations.items import of_items, parts_of, place_of, shown, without
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.reading import Reading, page
+from plugins.conversations.referred import items_of
 from plugins.conversations.store import Store, mine, of, written
 from plugins.conversations.tables import MESSAGES, TALKS
 from plugins.conversations.talks import PREFIX, Talk
@@ -127,20 +128,18 @@ class OpenAI:
 
     async def referred(self, owner: str, given: Sequence[JSON]) -> list[JSON]:
         """The items, with those of the owner's conversations that they refer to in their place.  Raises NotFound."""
-        found = list(given)
-        for index, one in enumerate(given):
-            if isinstance(one, dict) and (one.get("type") == REFERENCE or set(one) == {"id"}):
-                found[index] = await self.anywhere(owner, str(one.get("id")), f"items[{index}].id")
+        wanted = {
+            index: str(one.get("id"))
+            for index, one in enumerate(given)
+            if isinstance(one, dict) and (one.get("type") == REFERENCE or set(one) == {"id"})
+        }
+        there, found = await items_of(self.store, owner, set(wanted.values())), list(given)
+        for index, id in wanted.items():
+            if id not in there:
+                message = f"No conversation of yours has an item '{id[:200]}'."
+                raise NotFound(message, param=f"items[{index}].id", code="item_not_found")
+            found[index] = there[id]
         return found
-
-    async def anywhere(self, owner: str, id: str, param: str) -> Item:
-        """An item of any of the owner's conversations.  Raises NotFound."""
-        if (place := place_of(id)) is not None:
-            query = select(MESSAGES).where(MESSAGES.c.owner == owner, MESSAGES.c.id == place[0])
-            for row in await Reading(self.store).rows(query):
-                if (item := next((one for one in parts_of(said_of(row)) if one and one["id"] == id), None)) is not None:
-                    return item
-        raise NotFound(f"No conversation of yours has an item '{id[:200]}'.", param=param, code="item_not_found")
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = self.host.desk.query(request, Listing)

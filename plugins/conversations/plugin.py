@@ -17,6 +17,7 @@ from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
 from plugins.conversations.recording import Recording
+from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
@@ -86,6 +87,7 @@ class Conversations:
         self.over = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         host.holds(self.keeping)
+        host.finds(partial(items_of, self.store))
         host.record(FIELD)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:

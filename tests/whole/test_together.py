@@ -87,6 +87,21 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
             assert '"param":"prompt.id"' in await response.text()
 
 
+async def test_a_response_refers_to_items_of_ones_own_conversations(run: Running, alice: openai.AsyncOpenAI) -> None:
+    said: Any = [{"type": "message", "role": "user", "content": "I am called Ann."}]
+    talk = await alice.conversations.create(items=said)
+    id = (await alice.conversations.items.list(talk.id)).data[0].id
+    refers: Any = [{"type": "item_reference", "id": id}, {"role": "user", "content": "Who am I?"}]
+    ways: list[Any] = [{}, {"store": False}]
+    for more in ways:
+        await alice.responses.create(model="demo", input=refers, temperature=0.1 * len(more), **more)
+        assert [one["content"] for one in run.ollama.seen[-1].body["messages"]] == ["I am called Ann.", "Who am I?"]
+    async with run.client(api_key="b-key") as bob:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await bob.responses.create(model="demo", input=refers)
+    assert caught.value.param == "input[0].id"
+
+
 async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOpenAI) -> None:
     weather: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": False}
     talk = await alice.conversations.create()
