@@ -21,7 +21,7 @@ from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import Talk, checked_id, full
+from plugins.conversations.talks import TOO_LONG, Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
@@ -33,7 +33,6 @@ FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
 PREVIOUS: Final = "previous_response_id"
-TOO_LONG: Final = "context_length_exceeded"
 TRIES: Final = 3
 """Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
 PATIENCE: Final = 5.0
