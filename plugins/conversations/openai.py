@@ -16,9 +16,10 @@ from plugins.conversations.items import of_items, parts_of, place_of, shown, wit
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.reading import Reading, page
 from plugins.conversations.referred import items_of
+from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, of, written
 from plugins.conversations.tables import MESSAGES, TALKS
-from plugins.conversations.talks import PREFIX, Talk
+from plugins.conversations.talks import PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.config import Strict
 from proxy.errors import NotFound
@@ -110,7 +111,8 @@ class OpenAI:
         return answer(told(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)})))
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        await self.store.drop(self.owner(request), id)
+        if not await remove(self.store, mine(self.owner(request), id)):
+            raise unknown(id)
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:

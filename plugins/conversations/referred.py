@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from plugins.conversations.items import parts_of, place_of
 from plugins.conversations.messages import said_of
 from plugins.conversations.store import Store
-from plugins.conversations.tables import MESSAGES
+from plugins.conversations.tables import MESSAGES, TALKS
 from proxy.errors import BadCall
 from proxy.wire.openai_items import Item
 
@@ -23,7 +23,8 @@ async def items_of(store: Store, owner: str, ids: Collection[str]) -> dict[str, 
     places = {place[0] for id in ids if (place := place_of(id)) is not None}
     if not places:
         return {}
-    which = (MESSAGES.c.owner == owner) & MESSAGES.c.id.in_(places)
+    theirs = MESSAGES.c.talk.in_(select(TALKS.c.number).where(TALKS.c.owner == owner))
+    which = (MESSAGES.c.owner == owner) & MESSAGES.c.id.in_(places) & theirs
     size = func.sum(func.length(MESSAGES.c.text) + func.length(MESSAGES.c.body) + func.length(MESSAGES.c["items"]))
     async with store.database.reading() as connection:
         if ((await connection.execute(select(size).where(which))).scalar() or 0) > MOST:
