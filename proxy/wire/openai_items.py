@@ -97,16 +97,18 @@ def _heard(one: Item) -> Message:
     return Message("user" if one["role"] == "user" else "system", words(one["content"]), pictures)
 
 
-def check_outputs(given: Iterable[Item], told: Iterable[Message]) -> None:
-    """given: what a request brings.  told: all that its model is told.  Raises BadCall for the output of a call that
-    was never made."""
-    outputs = [one["call_id"] for one in given if one["type"] == "function_call_output"]
+def check_outputs(given: Iterable[Item], told: Sequence[Message]) -> None:
+    """given: what a request brings.  told: all that its model is told, in which what came first may be left out.
+
+    Raises BadCall for the output of a call that was never made.
+    """
+    outputs = {one["call_id"] for one in given if one["type"] == "function_call_output"}
     if not outputs:
         return
     made = {call.id for one in told for call in one.tool_calls}
-    for id in outputs:
-        if id not in made:
-            message = f"No tool call found for function call output with call_id {id[:100]}."
+    for one in told:
+        if one.role == "tool" and one.tool_call_id in outputs - made:
+            message = f"No tool call found for function call output with call_id {one.tool_call_id[:100]}."
             raise BadCall(message, param="input")
 
 
