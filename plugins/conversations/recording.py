@@ -127,7 +127,8 @@ class Recording:
 
     @property
     def question(self) -> str:
-        return self.call.ask.question if isinstance(self.call.ask, Chat) else ""
+        """As it is kept: without what no database holds."""
+        return self.call.ask.question.replace("\0", "") if isinstance(self.call.ask, Chat) else ""
 
     @property
     def status(self) -> Status:

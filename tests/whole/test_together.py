@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.conftest import Running, Start
+from tests.whole.asking import asked
 
 CHAIN = "stored, usage, templates, limits, conversations, documents, cache, fallback, retry"
 A = {"Authorization": "Bearer a-key"}
@@ -67,16 +68,16 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     first = await alice.responses.create(model="demo", input="I am called Ann.", conversation=talk.id)
     assert first.conversation is not None and first.conversation.id == talk.id
     second = await alice.responses.create(model="demo", input="Who am I?", conversation=talk.id)
-    assert run.ollama.seen[-1].body["messages"][0]["content"] == "I am called Ann."
+    assert asked(run.ollama)[-1]["messages"][0]["content"] == "I am called Ann."
     items = [one async for one in alice.conversations.items.list(talk.id, order="asc")]
     assert [getattr(one, "role", None) for one in items] == ["user", "assistant", "user", "assistant"]
     assert second.output_text in str(items[-1].to_dict())
     await alice.responses.create(model="demo", input="Sing.", conversation=talk.id, instructions="Be a bird.")
-    assert run.ollama.seen[-1].body["messages"][0] == {"role": "system", "content": "Be a bird."}
+    assert asked(run.ollama)[-1]["messages"][0] == {"role": "system", "content": "Be a bird."}
     await alice.responses.create(model="demo", input="Speak.", conversation=talk.id)
-    assert "bird" not in str(run.ollama.seen[-1].body), "instructions are for one response"
+    assert "bird" not in str(asked(run.ollama)[-1]), "instructions are for one response"
     filled = await alice.responses.create(prompt={"id": "summarize", "variables": {"text": LIGHT}})
-    assert "Mabel Quill" in json.dumps(run.ollama.seen[-1].body["messages"]) and filled.status == "completed"
+    assert "Mabel Quill" in json.dumps(asked(run.ollama)[-1]["messages"]) and filled.status == "completed"
     assert (await alice.responses.retrieve(filled.id)).output_text == filled.output_text
     with pytest.raises(openai.BadRequestError) as caught:
         await alice.responses.create(prompt={"id": "summarize", "variables": {"nope": LIGHT}})
@@ -95,7 +96,7 @@ async def test_a_response_refers_to_items_of_ones_own_conversations(run: Running
     ways: list[Any] = [{}, {"store": False}]
     for more in ways:
         await alice.responses.create(model="demo", input=refers, temperature=0.1 * len(more), **more)
-        assert [one["content"] for one in run.ollama.seen[-1].body["messages"]] == ["I am called Ann.", "Who am I?"]
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["I am called Ann.", "Who am I?"]
     async with run.client(api_key="b-key") as bob:
         with pytest.raises(openai.NotFoundError) as caught:
             await bob.responses.create(model="demo", input=refers)
@@ -126,9 +127,10 @@ async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOp
 async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_it(run: Running) -> None:
     await get(
         run, "/v1/chat/completions", method="POST", model="template:summarize", conversation="c2",
-        messages=[{"role": "user", "content": LIGHT}],
+        messages=[{"role": "user", "content": f"\0{LIGHT}"}],
     )  # fmt: skip
     kept = await get(run, "/api/conversations/c2")
+    assert "\0" not in kept["title"]
     assert LIGHT.startswith(kept["title"].removesuffix("…")) and kept["messages"][0]["content"] != LIGHT
 
 
@@ -140,8 +142,8 @@ async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running
             model="demo", messages=[{"role": "user", "content": QUESTION}], extra_body=extra
         )
         assert raw.headers["x-gemmapy-rag"] == "1 passage of 1" and raw.headers["x-gemmapy-conversation"] == "c1"
-    asked = run.ollama.seen[-1].body["messages"]
-    asked_by_user = [one["content"] for one in asked if one["role"] == "user"]
+    sent = asked(run.ollama)[-1]["messages"]
+    asked_by_user = [one["content"] for one in sent if one["role"] == "user"]
     assert [("Mabel Quill" in one) for one in asked_by_user] == [False, True], "only the last has passages"
     kept = await get(run, "/api/conversations/c1")
     assert [one["content"] for one in kept["messages"] if one["role"] == "user"] == [QUESTION] * 2
