@@ -111,6 +111,9 @@ async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_pat
         assert [one["queries"] for one in listed[::2]] == [["x"], [WHO]]
         assert listed[3]["content"] == made["output"][1]["content"] and listed[3]["content"][0]["annotations"]
         assert all(one["content"] for one in told_of(run)), "what says nothing is not told the model"
+        async with run.http.get(f"{run.url}/api/conversations/{talk}/export", headers=A) as response:
+            export = await response.json()
+        assert [one["items"] for one in export["messages"] if "items" in one] == [[listed[0]], listed[2:]]
         again = [{"role": "user", "content": "Before."}, *made["output"], {"role": "user", "content": "Thanks."}]
         await call(run, "POST", "/responses", A, 200, model="demo", conversation=talk, input=again)
 
