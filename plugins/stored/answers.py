@@ -20,6 +20,7 @@ OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
 """Where the answer itself is in a document."""
 RUNNING: Final = ("queued", "in_progress")
 FAILED: Final = "Failed"
+"""The kind of what ended an answer, beside the kinds of events."""
 LOST: Final = 30.0
 """Seconds without a sign of the process that makes an answer, after which it is lost."""
 
