@@ -32,6 +32,11 @@ class ProxyError(Exception):
             self.args = (str(self).replace(f"'{self.param}'", f"'{param}'"),)
         self.param = param
 
+    @property
+    def why(self) -> str:
+        """What went wrong, for those who run the server: its clients may be told less."""
+        return str(self)
+
     def copied(self) -> Self:
         """The same failure for another call: what is told of it for one must not be told of it for all."""
         made = type(self).__new__(type(self), *self.args)

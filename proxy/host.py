@@ -184,6 +184,10 @@ def no_database() -> Database:
     raise LookupError("this pipeline has no database")
 
 
+def nobody_admitted(call: Call, caller: Caller) -> None:
+    raise LookupError("this pipeline admits nobody")
+
+
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 
 
@@ -215,6 +219,8 @@ class Host:
     """What features keep of callers' own."""
     finders: list[Finding] = field(default_factory=list)
     """Who finds what is referred to: known once all plugins are built."""
+    admit: Callable[[Call, Caller], None] = nobody_admitted
+    """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
 

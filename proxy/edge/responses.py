@@ -79,7 +79,7 @@ class Responses:
         check_notes(asked.notes, self.config.params)
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
-        ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
+        ask, items = await self.fetched(chat, asked.items)  # nothing is fetched for those who may not ask
         receipt = Receipt(head, items, spelled=asked.spelled)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
         deferred = asked.background and not asked.stream
