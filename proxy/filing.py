@@ -11,12 +11,17 @@ from proxy.values import value
 
 @value
 class Filed:
-    """What is known of a file without reading it.  name: as its owner gave it; nothing is ever opened by it."""
+    """What is known of a file without reading it.
+
+    name: as its owner gave it; nothing is ever opened by it.  expires: microseconds since 1970, from which on it is not
+    there; None is never.
+    """
 
     id: str
     name: str
     purpose: str
     bytes: int
+    expires: int | None = None
 
 
 class Keeper(Protocol):

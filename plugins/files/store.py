@@ -149,7 +149,7 @@ class Store:
 
     async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
         several, there = list(ids), dict[str, Filed]()
-        columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes)
+        columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes, FILES.c.expires)
         async with self.database.reading() as connection:
             for at in range(0, len(several), ASKED):
                 some = self.mine(caller) & FILES.c.id.in_(several[at : at + ASKED])

@@ -40,6 +40,7 @@ class Origin(NamedTuple):
     overlap: int
     read: int
     code: str
+    expires: int | None
 
 
 @dataclass(frozen=True, slots=True)
