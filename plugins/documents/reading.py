@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
 import resource
 import sys
@@ -127,6 +128,7 @@ def preformatted(node: Any) -> bool:
 def pdf(source: BinaryIO) -> Iterator[str]:
     import pypdf
 
+    logging.disable()  # of its warnings, which are no words of ours
     try:
         reader = pypdf.PdfReader(source)
         if reader.is_encrypted and not reader.decrypt(""):

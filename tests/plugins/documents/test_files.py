@@ -135,6 +135,7 @@ async def test_hostile_files_are_refused_and_do_no_harm(start: Start, tmp_path: 
             status, told = await send(run, name, data, wait="0")
             assert status == expected, (name, told)
             assert (told["error"]["code"], told["error"]["param"]) == (code, "file"), told
+            assert "\n" not in told["error"]["message"]
         status, told = await send(run, "x.docx", bomb())
         assert status == 400 and "unpacks to more than" in told["error"]["message"]
         deep = b"<div>" * 10_000 + b"deep canary" + b"</div>" * 10_000
