@@ -7,9 +7,12 @@ from pathlib import Path
 from sqlalchemy import select, update
 
 from plugins.documents.tables import ITEMS, ORIGINS, STORES
+from plugins.documents.vectorstores.adding import New
+from proxy.filing import Filed
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask
 from tests.plugins.documents.storing import LANTERNS, call, config, filled, settled
+from tests.plugins.documents.test_jobs import until
 from tests.plugins.documents.test_vector_stores import WHO, names, rows, stores_of
 from tests.plugins.files.asking import form, send
 
@@ -56,3 +59,20 @@ async def test_a_store_that_has_expired_is_found_nowhere_and_not_called_back(
         refused = await ask(run, "POST", "/documents", A, 400, title="New", content="words", collection=store)
         assert refused["error"]["code"] == "vector_store_expired"
         assert await rows(run, ITEMS) == [1]
+
+
+async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        store, file = await filled(run)
+        contents = stores_of(run).contents
+        late = [New(Filed("file-gone", "gone.txt", "user_data", 9)), New(Filed(file, "lanterns.txt", "user_data", 9))]
+        await contents.adding.add("alice", store, late)  # one was found, and then deleted
+        contents.runner.nudge()
+
+        async def alone() -> bool:
+            return await rows(run, ITEMS, ORIGINS) == [1, 1]
+
+        await until(alone)
+        assert await names(run, store) == ["lanterns.txt"]
