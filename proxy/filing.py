@@ -38,9 +38,21 @@ Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Is told a caller and the id of a file that is about to go, and awaited before it does."""
 
 
+class Teller(Protocol):
+    async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
+        """A file as a model is told it.  most: letters that it may have.
+
+        Raises BadCall for what cannot be read, and what reading the pieces raises.
+        """
+
+
 @dataclass(slots=True)
 class Cabinet:
-    """keeper: None where no feature keeps files.  removing: who made something of files that goes with them."""
+    """keeper: None where no feature keeps files.  teller: None where none makes text of them.
+
+    removing: who made something of files that goes with them.
+    """
 
     keeper: Keeper | None = None
+    teller: Teller | None = None
     removing: list[Removing] = field(default_factory=list)

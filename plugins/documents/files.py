@@ -19,6 +19,10 @@ from proxy.errors import BadCall
 UNREADABLE: Final = 3
 """Its exit status where it says itself what is wrong."""
 SCRIPT: Final = Path(__file__).parent / "reading.py"
+PLAIN: Final = (
+    ".c", ".cpp", ".cs", ".css", ".go", ".h", ".java", ".js", ".json", ".php", ".py", ".rb", ".rs", ".sh", ".sql",
+    ".tex", ".toml", ".ts", ".xml", ".yaml", ".yml",
+)  # fmt: skip
 KINDS: Final = {
     ".txt": "text",
     ".text": "text",
@@ -35,6 +39,7 @@ KINDS: Final = {
     ".ndjson": "jsonl",
     ".pdf": "pdf",
     ".docx": "docx",
+    **dict.fromkeys(PLAIN, "text"),
 }
 MARKS: Final = {b"%PDF-": "pdf", b"PK\x03\x04": "docx"}
 LONGEST: Final = 4096
