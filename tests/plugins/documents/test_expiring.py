@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select, update
 
-from plugins.documents.tables import ITEMS, ORIGINS, STORES
+from plugins.documents import repair
+from plugins.documents.moving import Moves
+from plugins.documents.tables import COPIES, ITEMS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.adding import New
 from proxy.filing import Filed
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask
-from tests.plugins.documents.storing import LANTERNS, call, config, filled, settled
+from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, filled, settled, upload
 from tests.plugins.documents.test_jobs import until
+from tests.plugins.documents.test_moving import Gate, ended, ollama
 from tests.plugins.documents.test_vector_stores import WHO, names, rows, stores_of
 from tests.plugins.files.asking import form, send
 
@@ -76,3 +80,27 @@ async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
 
         await until(alone)
         assert await names(run, store) == ["lanterns.txt"]
+
+
+async def test_a_store_that_expires_while_it_moves_and_grows_is_empty_and_stays_where_it_was(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "GRACE", 0.0)
+    gate = Gate(monkeypatch, Moves, "swap")
+    async with start(config(database_url, tmp_path), ollama()) as run:
+        store, _ = await filled(run, expires_after={"anchor": "last_active_at", "days": 1})
+        job = (await ask(run, "PUT", f"/collections/{store}", A, 202, embed="other-embed"))["moving"]["job_id"]
+        await gate.reached.wait()
+        await call(run, "POST", f"/vector_stores/{store}/files", A, 200, file_id=await upload(run, ORCHARDS))
+        found = stores_of(run)
+        async with found.stores.database.writing() as connection:
+            await connection.execute(update(STORES).values(active=1))
+        await found.expiring.tidy()
+        gate.open.set()
+        assert (await ended(run, job))["status"] == "cancelled"
+        one = await ask(run, "GET", f"/collections/{store}")
+        assert (one["embed"], one["moving"]) == ("demo-embed", None)
+        assert await rows(run, ITEMS, ORIGINS, PARTS, COPIES, VALUES) == [0, 0, 0, 0, 0]
+        ingest = found.contents.runner.ingest
+        await repair.Repair(ingest.store, ingest.collections, ingest.index).sweep()
+        assert list(await ingest.index.tables()) == []
