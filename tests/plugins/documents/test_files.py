@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import docx
+import uvloop
 
+from plugins.documents.files import Reader
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, ask, config, titles
 
@@ -168,3 +172,18 @@ async def test_a_form_that_is_none_is_refused(start: Start, tmp_path: Path) -> N
             headers = {**A, "Content-Type": kind}
             async with run.http.post(f"{run.url}/api/rag/documents", data=body, headers=headers) as got:
                 assert got.status == status and (await got.json())["error"]["message"], name
+
+
+def test_a_server_is_not_forked_to_read_a_file() -> None:
+    """It would not answer meanwhile: a quarter of a second where it has much in memory and other things to do."""
+    forks: list[int] = []
+    os.register_at_fork(before=lambda: forks.append(1))
+
+    async def read() -> str:
+        reader = Reader(2**30, 30.0, 1000, asyncio.Semaphore(1))
+        with tempfile.TemporaryFile() as file:
+            file.write(b"words")
+            async with reader.content(file, "a.txt") as content:
+                return "".join(content.parts())
+
+    assert uvloop.run(read()) == "words" and not forks
