@@ -6,22 +6,36 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from plugins.documents.fence import fence_of
 from plugins.documents.files import Reader
 from plugins.documents.prompt import CONTROL, one_line
-from proxy.errors import BadCall
+from proxy.errors import BadCall, Busy
+
+MOST: Final = 64
+"""Files that are read, or wait for it, at once: each has a whole request behind it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Teller:
     """most: bytes of a file."""
 
     reader: Reader
     most: int
+    at_once: int = 0
 
     async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
         """Inside a fence, as passages are: whoever wrote the file need not be whoever sends it."""
+        if self.at_once >= MOST:
+            raise Busy("Too many files in messages are waiting to be read; try again later.", code="busy", wait=5.0)
+        self.at_once += 1
+        try:
+            return await self.read(name, pieces, most)
+        finally:
+            self.at_once -= 1
+
+    async def read(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
         size = 0
         with tempfile.TemporaryFile() as file:
             async for piece in pieces:

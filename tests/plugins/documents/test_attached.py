@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.documents.files import Reader
+from plugins.documents.telling import MOST, Teller
+from proxy.errors import Busy
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, B
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, upload
@@ -110,3 +115,18 @@ async def test_who_does_not_read_files_says_so(start: Start) -> None:
         ):
             error = (await call(run, "POST", path, A, 400, **body))["error"]
             assert (error["param"], error["code"]) == (param, "plugin_missing")
+
+
+async def test_only_so_many_files_wait_to_be_read() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"words"
+
+    teller = Teller(Reader(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
+    several = asyncio.gather(*(teller.text("a.txt", pieces(), 1000) for _ in range(MOST)))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await teller.text("a.txt", pieces(), 1000)
+    several.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await several
+    assert not teller.at_once
