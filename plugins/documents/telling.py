@@ -15,6 +15,8 @@ from proxy.errors import BadCall, Busy
 
 MOST: Final = 64
 """Files that are read, or wait for it, at once: each has a whole request behind it."""
+LONGEST: Final = 200
+"""Letters of a name, the last ones."""
 
 
 @dataclass(slots=True)
@@ -52,5 +54,6 @@ class Teller:
 def written(name: str, text: str) -> str:
     """The same file is always written the same way."""
     told = CONTROL.sub(" ", text.replace("\f", "\n")).strip()
-    fence = fence_of([name, told])
-    return f"{fence} file: {one_line(name)}\n{told}\n{fence} end of file"
+    called = one_line(name[-LONGEST:])
+    fence = fence_of([called, told])
+    return f"{fence} file: {called}\n{told}\n{fence} end of file"
