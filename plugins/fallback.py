@@ -13,7 +13,7 @@ from pydantic import PositiveFloat, model_validator
 from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
-from proxy.meter import METERED
+from proxy.meter import METERED, was_asked
 from proxy.news import FellBack
 from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Reply
@@ -59,7 +59,7 @@ class Trail:
         """model: one form of its name."""
         self.places.add((model, error.facts.get("upstream")))
         self.failures.append((place_of(call), error.code or error.kind))
-        self.attempts += int(error.facts.get("attempts", "1"))
+        self.attempts += int(error.facts.get("attempts", was_asked(error)))
 
     def told(self, last: str = "") -> str:
         steps = [f"{place} ({why})" for place, why in self.failures]

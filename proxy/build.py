@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -17,6 +16,7 @@ from proxy.config import Config, Demo, Upstream
 from proxy.costing import book_of
 from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
+from proxy.edge.admission import Admission
 from proxy.edge.attachments import Attachments
 from proxy.edge.calls import Own
 from proxy.edge.desk import Counter
@@ -34,7 +34,7 @@ from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer
 from proxy.errors import ConfigError, NotFound
 from proxy.host import Host, Services
-from proxy.identity import Guard, Verifier, check_route
+from proxy.identity import Guard, Verifier
 from proxy.live import Pipeline, Router
 from proxy.models import Offers
 from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
@@ -42,7 +42,7 @@ from proxy.registry import build_plugins
 from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds
-from proxy.types import Call, Endpoints, Handler, Reply, Route
+from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
@@ -56,7 +56,6 @@ from proxy.yamlfile import Source
 if TYPE_CHECKING:
     from proxy.sql.database import Database
 
-log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
 """Seconds that a database may take to come up when a server starts with it."""
 
@@ -88,15 +87,13 @@ class Assembly:
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
         host = self.lent(services, shelf)
+        self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
         self.holdings, self.cabinet = host.holdings, host.cabinet
         for route, names in config.chains.items():
-            self.chains[route] = compose({name: self.plugins[name] for name in names}, self.catalogue)
-        self.prefixes: dict[str, tuple[str, ...]] = {
-            route: tuple(one for name in names for one in getattr(self.plugins[name], "prefixes", ()))
-            for route, names in config.chains.items()
-        }
-        """By chain, how names begin that stand for no model until a plugin has said for which."""
+            plugins = {name: self.plugins[name] for name in names}
+            self.chains[route] = compose(plugins, self.catalogue)
+            self.admission.note(route, plugins.values())
 
     def lent(self, services: Services, shelf: Shelf) -> Host:
         """What plugins are lent."""
@@ -112,6 +109,7 @@ class Assembly:
             prices=prices,
             open_database=self.database,
             workers=self.config.listen.workers,
+            admit=self.admit,
         )
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
@@ -130,15 +128,17 @@ class Assembly:
     def send(self, call: Call) -> Awaitable[Reply]:
         """Through the chain of the call's route.  Raises NotFound where there is none, and Denied for a model that the
         caller's key does not open: before any plugin can answer."""
-        if not call.model.startswith(self.prefixes.get(call.route, ())):
-            self.catalogue.check(call)
+        self.admission.model(call)
         if chain := self.chains.get(call.route):
             return chain(call)
         raise NotFound(f"This server has no chain '{call.route}'.", code="route_off")
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
-        check_route(exchange_of(request).caller, call.route)
+        self.admit(call, exchange_of(request).caller)
         return await self.writer.answer(request, call, ChatStyle(call.model), {})
+
+    def admit(self, call: Call, caller: Caller) -> None:
+        self.admission.caller(call, caller)
 
     def features(self) -> list[Feature]:
         """Of whom there are tables."""
@@ -149,6 +149,7 @@ class Assembly:
         """By chain, what its plugins declared as theirs."""
         return {
             route: Own(
+                self.admit,
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "brings", ()) for name in names)),
@@ -275,7 +276,8 @@ async def migrated(assembly: Assembly) -> None:
             async with asyncio.timeout(PATIENCE):
                 await patiently(assembly.database(), feature)
         except (DatabaseAway, TimeoutError) as error:
-            raise ConfigError([str(error) or "the database does not answer"]) from error
+            told = error.why if isinstance(error, DatabaseAway) else "the database does not answer"
+            raise ConfigError([told]) from error
 
 
 async def patiently(database: Database, feature: Feature) -> None:
@@ -285,6 +287,5 @@ async def patiently(database: Database, feature: Feature) -> None:
     while True:
         try:
             return await database.migrate(feature)
-        except DatabaseAway as error:
-            log.warning("%s", error)
+        except DatabaseAway:  # of which the log tells
             await asyncio.sleep(1)

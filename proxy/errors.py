@@ -26,6 +26,11 @@ class ProxyError(Exception):
         self.facts: dict[str, str] = {}
         """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
 
+    @property
+    def why(self) -> str:
+        """What went wrong, for those who run the server: its clients may be told less."""
+        return str(self)
+
     def copied(self) -> Self:
         """The same failure for another call: what is told of it for one must not be told of it for all."""
         made = type(self).__new__(type(self), *self.args)

@@ -184,6 +184,10 @@ def no_database() -> Database:
     raise LookupError("this pipeline has no database")
 
 
+def nobody_admitted(call: Call, caller: Caller) -> None:
+    raise LookupError("this pipeline admits nobody")
+
+
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 
 
@@ -213,6 +217,8 @@ class Host:
     """Processes that answer."""
     holdings: list[Holding] = field(default_factory=list)
     """What features keep of callers' own."""
+    admit: Callable[[Call, Caller], None] = nobody_admitted
+    """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
 

@@ -38,6 +38,8 @@ BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
 KEPT: Final = ("hit", "shared")
+WORKED: Final = ("timeout", "invalid_answer")
+"""Failures after which a prompt has been read, or some of it."""
 
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
@@ -46,11 +48,16 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
         return await call_next(call)
     tally = Tally(call, host)
     try:
-        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}))
+        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}, sent=tally.sent))
     except BaseException as error:
         tally.end(error)
         raise
     return tally.reading(reply)
+
+
+def refused(call: Call, error: ProxyError, host: Host) -> None:
+    """Tell of a call that is not let into its chain."""
+    Tally(call, host).end(error)
 
 
 class Tally:
@@ -58,7 +65,7 @@ class Tally:
 
     __slots__ = (
         "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
-        "said", "thought", "tries", "usage", "whole",
+        "said", "sent_as", "thought", "tries", "usage", "whole", "worked",
     )  # fmt: skip
 
     def __init__(self, call: Call, host: Host) -> None:
@@ -82,6 +89,13 @@ class Tally:
         """How often an upstream was asked, where nobody tells."""
         self.owed = False
         """Whether it pays for what it began to read as another's."""
+        self.sent_as = ""
+        """By which name of its model an upstream was asked, if one was."""
+        self.worked = False
+        """Whether that upstream has worked for it, though nothing came of it."""
+
+    def sent(self, model: str) -> None:
+        self.sent_as = model
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
@@ -135,8 +149,10 @@ class Tally:
         self.over = True
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
-            if self.first is None and not isinstance(error, UpstreamError) and not error.facts.get("upstream"):
-                self.tries = "0"  # refused before any was
+        if self.first is None and error is not None:
+            self.worked = bool(self.sent_as) and was_at_work(error)
+            if not self.sent_as and not was_asked(error):
+                self.tries = "0"
         ended = self.ended(self.told(error))
         self.host.announce(ended)
 
@@ -168,7 +184,7 @@ class Tally:
             call.route,
             call.stream,
             call.model,
-            facts.get("model", ""),
+            facts.get("model", self.sent_as if self.worked else ""),
             facts.get("upstream", ""),
             *tokens,
             estimated,
@@ -206,9 +222,9 @@ class Tally:
         """In, out, cached and thought; and the names of those that are estimated."""
         guessed: list[str] = []
         prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
-        if self.first is not None:  # a call that nobody answered took none
-            if prompt is None:
-                prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
+        if prompt is None and (self.first is not None or self.worked):  # else it took none
+            prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
+        if self.first is not None:
             if completion is None:
                 made = self.pieces if self.call.stream else (self.said + self.thought) / LETTERS
                 completion = guess(guessed, "completion_tokens", made)
@@ -216,6 +232,17 @@ class Tally:
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def was_asked(error: BaseException) -> bool:
+    """Whether a call that failed before anything came has been to an upstream."""
+    return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))
+
+
+def was_at_work(error: BaseException) -> bool:
+    """Whether an upstream that was asked has worked on it: what was given up, by whomever, it had begun; what it
+    refused, or broke off before anything came, perhaps not."""
+    return error.cause in WORKED if isinstance(error, UpstreamError) else not isinstance(error, ProxyError)
 
 
 def choices(ask: Ask) -> int:

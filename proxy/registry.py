@@ -17,7 +17,13 @@ GROUP = "gemmapy_proxy.plugins"
 DEFERS: Final = ("makes answers in the background", "which is part of that")
 MISPLACED: Final = {
     **{
-        ("defers", other): DEFERS for other in ("records", "begins", "limits", "remembers", "changes", "keeps", "tries")
+        ("defers", other): DEFERS
+        for other in ("records", "chooses", "begins", "limits", "remembers", "changes", "keeps", "tries")
+    },
+    ("records", "chooses"): ("records calls", "whose choices it would not hear of"),
+    **{
+        ("chooses", other): ("chooses what a call is", "which goes by that")
+        for other in ("begins", "limits", "remembers", "changes", "keeps", "tries")
     },
     ("records", "limits"): ("records calls", "whose refusals it would not hear of"),
     ("records", "keeps"): ("records calls", "whose answers it would not hear of"),

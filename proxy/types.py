@@ -40,7 +40,7 @@ Who: TypeAlias = Literal["public", "user", "admin"]
 
 
 def unheard(text: str) -> None:
-    """The progress of a call that nobody watches."""
+    """The progress of a call that nobody watches, and its way to an upstream."""
 
 
 @value
@@ -59,6 +59,8 @@ class Call:
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
     receipt: what is to be kept of the call, where its client asked for that.
+    sent: told by which name of its model an upstream has been asked, when that is written and before anything comes:
+        whoever leaves then has cost something.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Call:
     trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)
     receipt: Receipt | None = field(default=None, compare=False)
+    sent: Callable[[str], None] = field(default=unheard, compare=False)
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""
@@ -99,6 +102,7 @@ class Call:
             self.trail,
             self.progress,
             self.receipt,
+            self.sent,
         )
         for name, changed in changes.items():
             setattr(made, name, changed)
@@ -243,11 +247,12 @@ class Plugin(Protocol):
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
-    `defers` calls, `records` them, `begins` them anew, `limits` them, `remembers` what was said, `changes` what is
-    asked, `keeps` answers, or `tries` again.
+    `defers` calls, `records` them, `chooses` what they are, `begins` them anew, `limits` them, `remembers` what was
+    said, `changes` what is asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
     `host.models.check` about.  `brings`: fields that bring messages.  `flags`: booleans.
-    `asks`: chains of its own endpoints' calls.
+    `asks`: chains of its own endpoints' calls.  `measures`: whether it hears what calls took (`CallEnded`), so that it
+    is told of those, too, that are not let into a chain in which it stands.
     """
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply: ...

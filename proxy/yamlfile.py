@@ -142,7 +142,12 @@ def _place(data: Any, steps: Place) -> Place:
 
 
 def _meant(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
-    """The setting that an unknown one is nearly, or the name that a mapping may have."""
+    """The setting that an unknown one is nearly, the name that a mapping may have, or an example of what is missing."""
+    if error["type"] == "missing":
+        fields = [one.model_fields.get(str(place[-1])) for one in _models(model, place[:-1])]
+        example = next((one.examples[0] for one in fields if one is not None and one.examples), None)
+        written = yaml.safe_dump({place[-1]: example}, default_flow_style=True).strip()[1:-1]
+        return "" if example is None else f"; the least is `{written}`, and nothing else need be said"
     if error["type"] == "extra_forbidden":
         return hint(str(place[-1]), [name for one in _models(model, place[:-1]) for name in one.model_fields])
     if error["type"] == "literal_error" and error["loc"][-1:] == ("[key]",):

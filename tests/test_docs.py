@@ -139,6 +139,19 @@ async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
         assert "41 processed\n['lights.txt']\nThe light of Porthgwarra" in done.stdout
 
 
+async def test_the_example_of_experiments_runs(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "experiments.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(done.stdout.split()) == {"tone=plain", "tone=kind"}
+        results = await (await run.http.get(f"{run.url}/api/experiments/tone/results")).json()
+        assert sum(one["units"] for one in results["variants"]) == 8
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_readmes_curl_runs(start: Start) -> None:
     (example,) = (block for block in blocks(ROOT / "README.md", "sh") if block.startswith("curl"))

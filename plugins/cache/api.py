@@ -20,6 +20,7 @@ from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied
 from proxy.host import Host
 from proxy.stores.keyvalue import Entry, KeyValue, StoreError
+from proxy.stores.memory import Memory
 from proxy.types import JSON, Route
 
 BATCH: Final = 1000
@@ -84,6 +85,16 @@ class Api:
         yield Route("POST", "/api/cache/clear-expired", self.clear_expired, "user")
         yield Route("POST", "/api/cache/invalidate", self.invalidate, "user")
 
+    def place(self, alone: bool) -> dict[str, JSON]:
+        """Of several workers the one that answers, where this is of it alone."""
+        place = self.host.services.place
+        return {"worker": place.index, "workers": place.count} if alone and place.count > 1 else {}
+
+    @property
+    def own(self) -> bool:
+        """Whether every process has a store of its own, so that others are not reached from this one."""
+        return isinstance(self.store, Memory)
+
     def prefix(self, request: web.BaseRequest, named: str | None) -> str:
         """What the keys begin with that this caller may see.  Raises Denied."""
         caller = self.host.desk.caller(request)
@@ -104,7 +115,7 @@ class Api:
             kept = await self.kept(self.prefix(request, None))
         except StoreError:  # the counts are told all the same
             kept = {"entries": None, "bytes": None, "entries_by_model": None}
-        return document({**kept, **told})
+        return document({**kept, **told, **self.place(self.own or bool(told))})
 
     async def entries(self, prefix: str) -> AsyncIterator[Entry]:
         """Those in the store; nobody else waits until all were looked at."""
@@ -128,11 +139,11 @@ class Api:
         prefix = self.prefix(request, asked.caller)
         self.cleared(prefix, everything)
         async with available(self.written):
-            return document({"deleted": await self.removed(prefix, EVERYTHING)})
+            return document({"deleted": await self.removed(prefix, EVERYTHING), **self.place(self.own)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
         async with available(self.written):
-            return document({"deleted": await self.store.expire()})
+            return document({"deleted": await self.store.expire(), **self.place(self.own)})
 
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Invalidate)
@@ -145,7 +156,8 @@ class Api:
             else:
                 matched = len([one async for one in self.entries(prefix) if self.fits(one, asked)])
                 deleted = 0
-        return document({"matched": matched, "deleted": deleted, "confirmed": asked.confirm})
+        told = {"matched": matched, "deleted": deleted, "confirmed": asked.confirm}
+        return document({**told, **self.place(self.own)})
 
     async def removed(self, prefix: str, asked: Invalidate) -> int:
         deleted, going = 0, []

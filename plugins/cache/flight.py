@@ -23,7 +23,7 @@ class Flight:
 
     __slots__ = (
         "abandoned", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer", "readers",
-        "task", "told", "waiting", "whole",
+        "sent_as", "task", "told", "waiting", "whole",
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
@@ -46,6 +46,8 @@ class Flight:
         self.readers: list[object] = []
         """In the order in which they came."""
         self.payer: object = None
+        self.sent_as = ""
+        """By which name of its model an upstream was asked, if one was."""
         self.task: asyncio.Task[None] | None = None
         self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
@@ -53,7 +55,7 @@ class Flight:
     async def run(self, call: Call, call_next: Handler) -> None:
         self.whole = not call.stream
         try:
-            await self.read(await call_next(call.but(progress=self.progress, deadline=self.deadline)))
+            await self.read(await call_next(call.but(progress=self.progress, deadline=self.deadline, sent=self.sent)))
         except Exception as error:  # raised by every reader
             self.error = error
         except BaseException:  # cancelled, and by its last reader unless the server stops
@@ -80,6 +82,9 @@ class Flight:
     def progress(self, text: str) -> None:
         for told in self.told:
             told(text)
+
+    def sent(self, model: str) -> None:
+        self.sent_as = model
 
     def wake(self) -> None:
         if self.waiting:
@@ -144,6 +149,8 @@ class Flight:
         self.readers.remove(reader)
         if call.progress in self.told:
             self.told.remove(call.progress)
+        if self.sent_as and self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
+            call.sent(self.sent_as)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from plugins.cache import entry, key
 from plugins.cache.clearings import Clearings
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     Row = tuple[NDArray[np.float32], int | None, Mapping[str, str]]
     """A vector, the tokens of its text, and what was told of it."""
+
+
+NOTHING: Final = Usage(None, 0)
 
 
 class Vectors:
@@ -52,17 +55,17 @@ class Vectors:
         if wishes.only:
             raise NotKept
         wanted = {text: (keys[text], told[text]) for text in texts}
-        reply, asked = await self.fetched(call_next, call, {text: wanted[text] for text in new}, ttl, tenant)
+        reply, asked, took = await self.fetched(call_next, call, {text: wanted[text] for text in new}, ttl, tenant)
         if known and length_of(asked) != length_of(known):  # other weights by the same name
             known = {}
-            reply, asked = await self.fetched(call_next, call, wanted, ttl, tenant)
+            reply, asked, took = await self.fetched(call_next, call, wanted, ttl, tenant)
         self.saved(reply.facts.get("model", call.model), known)
         facts = {**reply.facts, "cache": "miss"}
         if known:
             facts["cached-inputs"] = f"{len(known)} of {len(texts)}"
         if kept := kept_of(ask.inputs, known | asked, asked):
             facts["kept-tokens"] = str(kept)
-        return Reply.of(replay(together(ask.inputs, known | asked)), **facts)
+        return Reply.of(replay(together(ask.inputs, known | asked, took)), **facts)
 
     def saved(self, model: str, known: dict[str, Row]) -> None:
         """These need not be read again.  How long that would have taken nobody knows."""
@@ -70,12 +73,13 @@ class Vectors:
 
     async def fetched(
         self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
-    ) -> tuple[Reply, dict[str, Row]]:
-        """The upstream's reply and its vectors.  new: by text, its key and what that was made from."""
+    ) -> tuple[Reply, dict[str, Row], Usage]:
+        """The upstream's reply, its vectors and what they took.  new: by text, its key and what that was made from."""
         ask = Embed(inputs=tuple(new), dimensions=call.ask.dimensions if isinstance(call.ask, Embed) else None)
         began = self.host.clock.monotonic()
         reply = await call_next(call.but(ask=ask))
-        rows = rows_of(await collect(reply), entry.told(reply.facts), list(new))
+        answer = await collect(reply)
+        rows = rows_of(answer, entry.told(reply.facts), list(new))
         if "fallback" not in reply.facts:
             model = reply.facts.get("model", call.model)
             news = [
@@ -83,7 +87,7 @@ class Vectors:
                 for text, (where, told) in new.items()
             ]
             await self.keep(news, began)
-        return reply, rows
+        return reply, rows, answer.usage or NOTHING
 
     async def known(self, keys: dict[str, str], wishes: Wishes) -> dict[str, Row]:
         try:
@@ -146,10 +150,12 @@ def kept_of(inputs: Sequence[str], rows: dict[str, Row], asked: dict[str, Row]) 
     return sum(one or 0 for one in told) - sum(one or 0 for one in read)
 
 
-def together(inputs: Sequence[str], rows: dict[str, Row]) -> list[VectorsEvent | Usage]:
+def together(inputs: Sequence[str], rows: dict[str, Row], took: Usage = NOTHING) -> list[VectorsEvent | Usage]:
+    """took: whose times are told; tokens are those of all the texts."""
     import numpy as np
 
     counts = [rows[text][1] for text in inputs]
     known = [count for count in counts if count is not None]
     vectors = np.stack([rows[text][0] for text in inputs]).astype(np.float32)
-    return [VectorsEvent(vectors), Usage(sum(known) if len(known) == len(counts) else None, 0)]
+    prompt = sum(known) if len(known) == len(counts) else None
+    return [VectorsEvent(vectors), Usage(prompt, 0, None, took.load_ns, took.prompt_ns, took.eval_ns)]

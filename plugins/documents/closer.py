@@ -49,7 +49,10 @@ class Closer:
         for model, question in questions.items():
             some += await self.seen([hit for hit in hits[:most] if hit.model == model], question, model, caller)
         cosines = {place(hit): hit.cosine for hit in hits}
-        best = [replace(hit, cosine=cosines[place(hit)]) for hit in scores.ranked(some, WORDS, least)]
+        best = [
+            replace(hit, cosine=cosines[place(hit)])
+            for hit in scores.ranked(some, dict.fromkeys(questions, WORDS), least)
+        ]
         low = min((hit.score for hit in best), default=1.0)
         return best + [replace(hit, score=min(hit.score, low)) for hit in hits[most:]]
 

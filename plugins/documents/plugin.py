@@ -88,8 +88,9 @@ class Documents:
         """Characters of a chunk at most; of documents that are added from then on."""
         top: Annotated[int, Field(ge=1, le=50)] = 4
         """Passages put before a question, unless the call says how many."""
-        words: Share = 0.7
-        """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector."""
+        words: Share | None = None
+        """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector.  Unset,
+        each question settles it: by how much of it the texts have, and by how well the model tells texts apart."""
         fusion: Fusion = "scores"
         """How the two orders become one: by their scores, or by their ranks, which a weak model spoils."""
         rerank: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,7 @@ class Hit:
 
     last: position of its last chunk.  cosine: to the question.  words: BM25's score, 0 where no word fits.
     near, worded: its ranks by either, from 1; None where that search did not find it.
-    score: from 0 to 1, comparable within one search only.
+    score: from 0 to 1, comparable within one search only.  share: of the words in it.
     grade: what a model that read it gave it, from 0 to 10; None where none did.
     """
 
@@ -37,6 +37,7 @@ class Hit:
     near: int | None = None
     worded: int | None = None
     score: float = 0.0
+    share: float = 0.0
     last: int = 0
     grade: int | None = None
 
@@ -80,10 +81,10 @@ def key(found: Found) -> tuple[str, int, int]:
     return found.row.document, found.row.version, found.row.position
 
 
-def ranked(hits: Sequence[Hit], weight: float, least: float = 0.0) -> list[Hit]:
+def ranked(hits: Sequence[Hit], weights: Mapping[str, float], least: float = 0.0) -> list[Hit]:
     """The best first.
 
-    weight: of the words, from 0 to 1; the rest is the vectors'.
+    weights: of the words, from 0 to 1, by model; the rest is the vectors'.
     least: what the text scores of all that was not found are at most: 0 where everything was.
 
     Either score is spread from 0 to 1 over what was found, so that the two weigh alike; cosines of different models
@@ -99,12 +100,12 @@ def ranked(hits: Sequence[Hit], weight: float, least: float = 0.0) -> list[Hit]:
         low, high = bounds[hit.model]
         by_vector = (hit.cosine - low) / (high - low) if high > low else 1.0
         by_words = max(0.0, hit.words - least) / (most - least) if most > least else float(hit.words > 0)
-        share = weight if most > 0 else 0.0
-        scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector))
+        share = weights[hit.model] if most > 0 else 0.0
+        scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector, share=share))
     return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))
 
 
-def by_rank(hits: Sequence[Hit], weight: float) -> list[Hit]:
+def by_rank(hits: Sequence[Hit], weights: Mapping[str, float]) -> list[Hit]:
     """The best first by their ranks: each search gives 1 / (60 + rank), the words' so much of it as they weigh.
 
     Source: reciprocal rank fusion (Cormack, Clarke, Buettcher, 2009), here with weights, and 1 for what is first twice.
@@ -120,8 +121,8 @@ def by_rank(hits: Sequence[Hit], weight: float) -> list[Hit]:
     scored = []
     for hit in hits:
         which = (hit.collection, hit.row.document, hit.row.position)
-        by_vector, by_words = share_of(near.get(which)), share_of(worded.get(which))
-        scored.append(replace(hit, score=weight * by_words + (1 - weight) * by_vector))
+        by_vector, by_words, share = share_of(near.get(which)), share_of(worded.get(which)), weights[hit.model]
+        scored.append(replace(hit, score=share * by_words + (1 - share) * by_vector, share=share))
     return sorted(scored, key=lambda hit: (-hit.score, hit.row.document, hit.row.position))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from plugins.documents.reranking import Reranker
 from plugins.documents.scores import Hit
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import ITEMS
+from plugins.documents.weighing import SAMPLE, Weigher
 from proxy.errors import BadCall
 from proxy.stores.vectors import Vectors
 from proxy.types import JSON
@@ -86,17 +87,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1.  fusion: unless a wish says another.  looked_at: passages that are looked at
-    closer."""
+    """weight: of the words, from 0 to 1; None has the weigher say it.  fusion: unless a wish says another.
+    looked_at: passages that are looked at closer.
+    """
 
     store: Store
     collections: Collections
     embedder: Embedder
     index: Vectors
-    weight: float
+    weight: float | None
     fusion: Fusion
     reranker: Reranker
     looked_at: int = 0
+    weigher: Weigher = field(default_factory=Weigher)
 
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
@@ -108,8 +111,8 @@ class Search:
         found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
         least = min((one.least for one in found), default=0.0)
         items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
-        weight, fusion = self.weight if wish.words is None else wish.words, wish.fusion or self.fusion
-        mixed = scores.by_rank(true, weight) if fusion == "ranks" else scores.ranked(true, weight, least)
+        weights, fusion = self.weights(wish, vectors, true), wish.fusion or self.fusion
+        mixed = scores.by_rank(true, weights) if fusion == "ranks" else scores.ranked(true, weights, least)
         kept, doubled = scores.distinct(mixed)
         if most := self.closer(wish):
             kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.caller, least)
@@ -124,6 +127,14 @@ class Search:
         if wish.closer is not None:
             return wish.closer
         return self.looked_at if wish.words is None else 0
+
+    def fixed(self, wish: Wish) -> float | None:
+        """How much words count where that is said."""
+        return self.weight if wish.words is None else wish.words
+
+    def weights(self, wish: Wish, models: Iterable[str], hits: Sequence[Hit]) -> Mapping[str, float]:
+        fixed = self.fixed(wish)
+        return self.weigher.weights(models, wish.question, hits) if fixed is None else dict.fromkeys(models, fixed)
 
     async def scope(self, wish: Wish) -> list[Collection]:
         if wish.collections:
@@ -148,8 +159,18 @@ class Search:
 
     async def questions(self, wish: Wish, models: Iterable[str]) -> dict[str, NDArray[np.float32]]:
         names = list(models)
-        asked = (self.embedder.vectors([wish.question[:LONGEST]], name, wish.caller) for name in names)
-        return {name: one[0] for name, one in zip(names, await asyncio.gather(*asked), strict=True)}
+        asked = (self.vector(wish, name) for name in names)
+        return dict(zip(names, await asyncio.gather(*asked), strict=True))
+
+    async def vector(self, wish: Wish, model: str) -> NDArray[np.float32]:
+        """Of the question; with the first one goes what tells how good the model is, in the same call."""
+        new = self.fixed(wish) is None and model not in self.weigher.eyes
+        texts = [wish.question[:LONGEST], *(SAMPLE if new else ())]
+        vectors = await self.embedder.vectors(texts, model, wish.caller)
+        if new:
+            self.weigher.learn(model, vectors[1:])
+        question: NDArray[np.float32] = vectors[0]
+        return question
 
     async def one(
         self, collection: Collection, question: NDArray[np.float32], wish: Wish, among: Sequence[str] | None

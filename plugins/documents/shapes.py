@@ -99,6 +99,7 @@ def explained(one: Hit) -> dict[str, JSON]:
         "text_score": round(one.words, 4),
         "vector_rank": one.near,
         "text_rank": one.worded,
+        "words": round(one.share, 4),
         "grade": one.grade,
         "score": round(one.score, 4),
     }

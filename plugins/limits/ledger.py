@@ -49,6 +49,9 @@ class Ledger:
         self.asked: set[str] = set()
         self.next: asyncio.Task[Mapping[str, int]] | None = None
         self.rests = self.said = self.swept = float("-inf")
+        self.lost = 0
+        """Amounts that there was no room for."""
+        self.finishing: asyncio.Task[None] | None = None
 
     @property
     def database(self) -> Database:
@@ -58,7 +61,9 @@ class Ledger:
         if counter in self.pending or len(self.pending) < MOST:
             self.pending[counter] = self.pending.get(counter, 0) + amount
         else:
-            self.say(f"more than {MOST} counters wait for the database; what is spent of others is not written down")
+            self.lost += 1
+            told = f"{self.lost} amounts that were spent are not written down"
+            self.say(f"more than {MOST} counters wait for the database; {told}")
 
     async def flush(self) -> dict[str, int]:
         """Write down what waits, and give what was spent in all of these counters, by all processes."""
@@ -68,7 +73,7 @@ class Ledger:
                 try:
                     totals |= await self.write(some)
                 except DatabaseAway as error:
-                    self.say(f"{error}  What was spent is written down when it is back.")
+                    self.say(f"{error.why}  What was spent is written down when it is back.")
                     break
                 self.batch = {}
                 for counter, amount in some.items():
@@ -76,6 +81,21 @@ class Ledger:
                     if not self.pending[counter]:
                         del self.pending[counter]
         return totals
+
+    def finish(self) -> None:
+        """Whoever wrote down what waits has gone, perhaps because nothing is limited any more: it is done without."""
+        if self.pending and (self.finishing is None or self.finishing.done()):
+            self.finishing = self.background.start(self.finished(), "writing down what was spent")
+
+    async def finished(self) -> None:
+        """When the database is back.  A server that stops before says what is lost."""
+        try:
+            while self.pending:
+                await asyncio.sleep(REST)
+                await self.flush()
+        except asyncio.CancelledError:
+            log.error("what was spent of %s budgets is not written down: the server stops", len(self.pending))
+            raise
 
     def next_batch(self) -> Mapping[str, int]:
         if not self.batch and self.pending:
@@ -118,7 +138,8 @@ class Ledger:
                 return await asyncio.shield(reading)
         except (TimeoutError, DatabaseAway) as error:
             self.rests = self.clock.monotonic() + REST
-            self.say(f"{str(error) or 'the database does not answer'}  It is not known what was spent of budgets.")
+            why = error.why if isinstance(error, DatabaseAway) else "the database does not answer"
+            self.say(f"{why}  It is not known what was spent of budgets.")
             return None
 
     async def read(self) -> Mapping[str, int]:
@@ -142,7 +163,7 @@ class Ledger:
             async with self.database.writing() as connection:
                 await connection.execute(delete(SPENT).where(SPENT.c.begins < int((now - KEEP) * 1e6)))
         except DatabaseAway as error:
-            self.say(str(error))
+            self.say(error.why)
 
     def say(self, text: str) -> None:
         if (now := self.clock.monotonic()) - self.said >= SAY:

@@ -45,6 +45,7 @@ class Limits:
     budgets of tokens and money per day and month."""
 
     place = "limits"
+    measures = True
     tables: Feature
 
     class Settings(Strict):
@@ -161,6 +162,8 @@ class Limits:
             await asyncio.wait(self.ticking)
             await self.counting.counters.idle()
             await self.written()
+            if self.ledger is not None:
+                self.ledger.finish()
 
     async def tick(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping.is_set():

@@ -37,7 +37,7 @@ class Instruments:
     """registry: None where they are in files.  Labels are told in docs/metrics.md."""
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
-        self.models, self.upstreams, self.codes = Values(), Values(), Values()
+        self.models, self.upstreams, self.codes, self.arms = Values(), Values(), Values(), Values()
         ai = ("gen_ai_operation_name", "gen_ai_response_model")
         self.duration = histogram(
             "gen_ai_server_request_duration_seconds", "Until a call was over.", (*ai, "error_type"), SECONDS, registry
@@ -58,6 +58,7 @@ class Instruments:
         self.errors = counter("gemmapy_errors", "Calls that failed.", ("route", "code"), registry)
         self.attempts = counter("gemmapy_attempts", "Tries of calls.", ("model", "upstream", "outcome"), registry)
         self.fallbacks = counter("gemmapy_fallbacks", "Calls that went on to another model.", ("model",), registry)
+        self.arm_calls = counter("gemmapy_experiment_calls", "Calls of a variant.", ("arm", "outcome"), registry)
         self.cost = counter(
             "gemmapy_cost_billionths", "Billionths of the currency's unit.", ("currency", "model", "kind"), registry
         )
@@ -84,6 +85,8 @@ class Instruments:
             self.pace.labels(operation, model).observe(one.eval_ns / 1e9 / one.completion_tokens)
         if one.queue_ns:
             self.queue.labels(upstream).observe(one.queue_ns / 1e9)
+        if arm := one.tags.get("experiment"):
+            self.arm_calls.labels(self.arms.of(arm), outcome or "ok").inc()
         self.count_tokens(one, operation, model)
         self.count_cost(one, model)
 

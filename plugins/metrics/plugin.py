@@ -28,6 +28,8 @@ class Metrics:
     Stand it outermost, so that nothing that happens to a call is missed.
     """
 
+    measures = True
+
     class Settings(Strict):
         who: Literal["public", "user", "admin"] = "admin"
         """Who may read `/metrics`: `public` needs no key, `user` and `admin` a key with such a role."""

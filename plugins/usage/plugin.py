@@ -46,6 +46,7 @@ class Usage:
     """
 
     place = "records"
+    measures = True
     tables = FEATURE
 
     class Settings(Strict):

@@ -198,7 +198,8 @@ def clean(text: str, longest: int | None = LONGEST) -> str:
 
 def tagged(tags: Mapping[str, str]) -> tuple[str, str, str]:
     """What has columns of its own."""
-    return clean(tags.get("conversation", "")), clean(tags.get("arm", "")), clean(tags.get("template", ""))
+    arm = tags.get("arm") or tags.get("experiment", "")
+    return clean(tags.get("conversation", "")), clean(arm), clean(tags.get("template", ""))
 
 
 def said(about: Mapping[str, Any]) -> tuple[str, str]:

@@ -59,7 +59,7 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
             try:
                 self.state.secret = await self.begun()
             except Busy as error:
-                raise ConfigError([str(error)]) from error
+                raise ConfigError([error.why]) from error
         with suppress(Busy):  # which must not keep a new configuration from serving
             for name in await self.store.names(sorted(self.names)):
                 log.warning("keys.%s: a user in the database has this name, too; they count as one caller", name)

@@ -136,7 +136,7 @@ def reindex(told: argparse.Namespace) -> int:
     try:
         count = run(queued(told))
     except ProxyError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError([error.why]) from error
     print(f"{count} documents are taken into the index again by the server, once it runs")
     return 0
 

@@ -66,7 +66,7 @@ def done(work: Work, told: argparse.Namespace) -> int:
     try:
         run(with_store(work, told))
     except ProxyError as error:
-        raise ConfigError([str(error)]) from error
+        raise ConfigError([error.why]) from error
     return 0
 
 

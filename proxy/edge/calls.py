@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,8 +12,7 @@ from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, exchange_of
 from proxy.errors import BadCall
-from proxy.identity import check_route
-from proxy.types import JSON, Ask, Call, Deadline
+from proxy.types import JSON, Ask, Call, Caller, Deadline
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
@@ -26,11 +25,13 @@ tenth of the limit where that is less."""
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The parts of a request that a chain's plugins declared as theirs: fields of the body, and headers.
+    """Of a chain, whom it admits, and the parts of a request that its plugins declared as theirs.
 
-    brings: those fields that bring messages, so that the client's own may be empty.  flags: those that are booleans.
+    admit: raises Denied where a caller's key does not open the chain, or the model.  fields: of the body; brings: those
+    that bring messages, so that the client's own may be empty; flags: those that are booleans.
     """
 
+    admit: Callable[[Call, Caller], None]
     fields: Collection[str] = ()
     headers: Collection[str] = ()
     brings: Collection[str] = ()
@@ -48,13 +49,11 @@ class Read(Protocol):
 def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
     """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain.
 
-    Raises Denied where the caller's key does not open the chain, and BadCall for a flag that is none.
+    Raises Denied where the caller's key does not open the chain or the model, and BadCall for a flag that is none.
     """
     exchange = exchange_of(request)
-    check_route(exchange.caller, route)
-    if asked.extra:
-        check_flags(asked.extra, own.flags)
-    return Call(
+    exchange.model, exchange.route = asked.model, route
+    call = Call(
         exchange.id,
         route,
         asked.model,
@@ -69,6 +68,10 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         deadline=None if stream else deadline(request),
         trail=trail(request),
     )
+    own.admit(call, exchange.caller)
+    if asked.extra:
+        check_flags(asked.extra, own.flags)
+    return call
 
 
 def check_flags(given: Mapping[str, JSON], flags: Collection[str]) -> None:

@@ -61,7 +61,6 @@ class OpenAI:
         asked, chat = self.known.get(body) or await self.read(request, body)
         call = call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])
         if self.images.linked(chat):
-            self.models.check(call)  # nothing is fetched for those who may not ask
             call = call.but(ask=await self.images.fetched(chat))
         style = ChatStyle(asked.model, asked.include_usage, asked.legacy_functions)
         if asked.about.get("store"):

@@ -60,7 +60,7 @@ class Responses:
         asked, chat = await self.read(request, body)
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat, asked.stream, own)
-        ask, items = await self.fetched(chat, asked.items)  # not before it is known that the caller may ask
+        ask, items = await self.fetched(chat, asked.items)  # nothing is fetched for those who may not ask
         receipt = Receipt(head, items)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
         style = ResponseStyle(head, receipt.complete, deferred=asked.background and not asked.stream)

@@ -67,6 +67,8 @@ class Config(Strict):
     """What the server writes to standard error."""
     plugins: dict[str, dict[str, Any] | None] = {}
     """Named plugin instances; `use` names the plugin and defaults to the instance's name."""
-    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]]
+    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]] = Field(
+        examples=[{"chat": [], "embeddings": []}]
+    )
     """Plugins by route, from the client inwards.  A route without a chain is switched off.  `internal` is for calls
     that plugins make themselves."""

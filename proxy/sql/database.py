@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+log = logging.getLogger(__name__)
 WRITES: Final = "writes"
 LASTS: Final = "lasts"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
@@ -30,28 +32,23 @@ STATEMENT: Final = 30.0
 """Seconds that one statement may take at PostgreSQL."""
 
 
+SAY: Final = 60.0
+"""Seconds between two lines in the log while a database is away."""
+
+
 class DatabaseAway(Busy):
-    """The database does not answer; it may later."""
+    """The database does not answer; it may later.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="database_unavailable", wait=5.0)
+    Its callers need not know where it is.
+    """
 
+    def __init__(self, why: str) -> None:
+        super().__init__("The database does not answer.", code="database_unavailable", wait=5.0)
+        self.whole = why
 
-@contextmanager
-def awayness(name: str) -> Iterator[None]:
-    """What says that the database is away, as DatabaseAway; what says that a statement is wrong stays what it is."""
-    try:
-        yield
-    except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
-        raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
-    except exc.DBAPIError as error:
-        if not error.connection_invalidated and not passes(error):
-            raise
-        raise DatabaseAway(f"The database {name} has gone: {first_line(error)}") from error
-    except Exception as error:
-        if not type(error).__module__.startswith("asyncpg"):  # it says so itself while it starts or stops
-            raise
-        raise DatabaseAway(f"The database {name} does not answer: {first_line(error)}") from error
+    @property
+    def why(self) -> str:
+        return self.whole
 
 
 def passes(error: exc.DBAPIError) -> bool:
@@ -76,6 +73,7 @@ class Database:
         # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self.reader = self.engine.execution_options(**alone)
+        self.said = float("-inf")
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
         # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
@@ -96,10 +94,34 @@ class Database:
         patience = {"timeout": self.timeout, "command_timeout": STATEMENT}
         return create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """What says that the database is away, as DatabaseAway; what says that a statement is wrong stays so."""
+        try:
+            yield
+        except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
+            raise self.gone("does not answer", error) from error
+        except exc.DBAPIError as error:
+            if not error.connection_invalidated and not passes(error):
+                raise
+            raise self.gone("has gone", error) from error
+        except Exception as error:
+            if not type(error).__module__.startswith("asyncpg"):  # it says so itself while it starts or stops
+                raise
+            raise self.gone("does not answer", error) from error
+
+    def gone(self, how: str, error: BaseException) -> DatabaseAway:
+        """Told in the log, since whoever asked is not told where the database is."""
+        why = f"The database {self.name} {how}: {first_line(error)}"
+        if (now := time.monotonic()) - self.said >= SAY:
+            self.said = now
+            log.warning("%s", why)
+        return DatabaseAway(why)
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to look with.  Each look sees one state of everything, and in SQLite they all see the same."""
-        with awayness(self.name):
+        with self.watched():
             async with self.reader.connect() as connection:
                 yield connection
 
@@ -109,7 +131,7 @@ class Database:
 
         lasting: it stays even if the machine loses its power a moment later, which of SQLite costs a wait for the disk.
         """
-        with awayness(self.name):
+        with self.watched():
             async with self.turn, self.engine.connect() as connection:
                 await connection.execution_options(**{WRITES: True, LASTS: lasting})
                 async with connection.begin():

@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,6 +25,10 @@ MOST_HEAD: Final = 65_536
 """Bytes that the head of an answer may have."""
 HIGH: Final = 262_144
 """Bytes of a body that may wait to be read; more are left to the network."""
+
+
+def nobody() -> None:
+    """Waits for a request to be on its way."""
 
 
 class Broken(ConnectionError):
@@ -51,9 +56,9 @@ class Connection(asyncio.Protocol):
         """Forget the last answer."""
         self.status = 0
         self.wait_for: float | None = None
+        """Seconds after which the server wants to be asked again."""
         self.final = False
         """Whether the server says that trying again makes no sense."""
-        """Seconds after which the server wants to be asked again."""
         self.framed = False
         self.head = 0
         self.parts: list[bytes] = []
@@ -135,12 +140,13 @@ class Connection(asyncio.Protocol):
         finally:
             self.waiter = None
 
-    async def answered(self, request: bytes) -> None:
-        """Send a request and wait for the head of its answer.  Raises Broken."""
+    async def answered(self, request: bytes, written: Callable[[], None]) -> None:
+        """Send a request and wait for the head of its answer.  written: called between the two.  Raises Broken."""
         if self.transport is None:
             raise Broken("is not connected")
         self.begin()
         self.transport.write(request)
+        written()
         while not self.status:
             if self.broken:
                 raise Broken(self.broken)
@@ -190,14 +196,15 @@ class Origin:
         lines = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{self.headers}{more}{kind}\r\n"
         return lines.encode()
 
-    async def ask(self, method: str, path: str, body: bytes, connect: float, more: str = "") -> Connection:
-        """An answer whose head has come; whoever gets it closes it.  more: further header lines.
+    async def ask(self, request: bytes, connect: float, written: Callable[[], None] = nobody) -> Connection:
+        """An answer whose head has come; whoever gets it closes it.
 
+        request: a `head` and its body.  written: called when it is on its way.
         Raises Broken, or Unreachable if no connection can be made within `connect` seconds.
         """
         connection = self.kept() or await self.connected(connect)
         try:
-            await connection.answered(self.head(method, path, len(body), more) + body)
+            await connection.answered(request, written)
         except BaseException:
             connection.fail("was given up")
             raise

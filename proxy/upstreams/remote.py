@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import orjson
 
 from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON, Call
-from proxy.upstreams.http1 import Connection, Origin, Unreachable
+from proxy.upstreams.http1 import Connection, Origin, Unreachable, nobody
 from proxy.wire import hops
 
 CONNECT = 10.0
@@ -52,13 +53,15 @@ class Remote:
         Raises the error that the host's answer means, or UpstreamError.
         """
         more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own()
-        return await self.exchange("POST", path, orjson.dumps(body), call.model, call.connect_timeout, more)
+        written = orjson.dumps(body)
+        request = self.origin.head("POST", path, len(written), more) + written
+        return await self.exchange(request, call.model, call.connect_timeout, partial(call.sent, body["model"]))
 
     async def exchange(
-        self, method: str, path: str, body: bytes, model: str, connect: float | None, more: str
+        self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = nobody
     ) -> Connection:
         try:
-            answer = await self.origin.ask(method, path, body, connect or CONNECT, more)
+            answer = await self.origin.ask(request, connect or CONNECT, written)
         except OSError as error:  # Broken, Unreachable and TimeoutError are OSErrors
             raise self.blamed(error) from error
         if answer.status == 200:
@@ -102,7 +105,7 @@ class Remote:
     async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
         """One small document; a GET where there is no body."""
         method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
-        answer = await self.exchange(method, path, written, model, None, self.own())
+        answer = await self.exchange(self.origin.head(method, path, len(written), self.own()) + written, model)
         try:
             return await self.read(answer)
         finally:

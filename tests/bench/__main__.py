@@ -11,13 +11,14 @@ from pathlib import Path
 
 from tests.bench.caching import CACHING
 from tests.bench.parts import KERNEL, Length
+from tests.bench.peers import PEERS
 from tests.bench.processes import CORES, Bench, bench
 from tests.bench.records import RECORDS
 from tests.bench.report import Found, table
 from tests.bench.surface import SURFACE
 from tests.bench.talking import TALKING
 
-PARTS = {**KERNEL, **SURFACE, **CACHING, **RECORDS, **TALKING}
+PARTS = {**KERNEL, **SURFACE, **CACHING, **RECORDS, **TALKING, **PEERS}
 
 
 def main() -> int:

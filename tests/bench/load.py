@@ -101,7 +101,7 @@ def complete(answer: bytes) -> bool:
     head, found, body = answer.partition(b"\r\n\r\n")
     if not found:
         return False
-    at = head.find(b"Content-Length: ")
+    at = head.lower().find(b"content-length: ")
     if at < 0:
         return body.endswith(b"\r\n0\r\n\r\n")
     return len(body) >= int(head[at + 16 :].split(b"\r\n", 1)[0])

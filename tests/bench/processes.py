@@ -21,6 +21,8 @@ LOAD: Final = CORES[0]
 """The core of the load and of the upstream."""
 MEASURED: Final = CORES[-1]
 TICK: Final = os.sysconf("SC_CLK_TCK")
+PATIENCE: Final = 60
+"""Seconds that a server may take to be ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,21 @@ def pin(cores: set[int]) -> None:
 @contextmanager
 def started(arguments: list[str], port: int, cores: set[int], ready: str, errors: Path) -> Iterator[Process]:
     """A Python module that serves `port`, on `cores`, once `ready` answers 200.  Raises RuntimeError if it does not."""
+    with serving([sys.executable, "-m", *arguments], port, cores, ready, errors) as process:
+        yield process
+
+
+@contextmanager
+def serving(command: list[str], port: int, cores: set[int], ready: str, errors: Path) -> Iterator[Process]:
+    """The same of any command.  errors: what it says goes there."""
     with errors.open("wb") as file:
-        popen = subprocess.Popen([sys.executable, "-m", *arguments], preexec_fn=lambda: pin(cores), stderr=file)
+        popen = subprocess.Popen(command, preexec_fn=lambda: pin(cores), stdout=file, stderr=file)
     process = Process(popen, port)
     try:
-        limit = time.perf_counter() + 20
+        limit = time.perf_counter() + PATIENCE
         while not process.ready(ready):
             if popen.poll() is not None or time.perf_counter() > limit:
-                raise RuntimeError(f"{arguments[0]} did not start:\n{errors.read_text()[-2000:]}")
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{errors.read_text()[-2000:]}")
             time.sleep(0.005)
         yield process
     finally:

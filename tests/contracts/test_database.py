@@ -135,11 +135,14 @@ async def test_of_several_processes_one_migrates_and_the_others_wait(database_ur
             await one.aclose()
 
 
-async def test_a_database_that_is_not_there_is_said_to_be_away() -> None:
-    database = Database(f"postgresql://me:canary@127.0.0.1:{free_port()}/x", 1, 1)
+async def test_a_database_that_is_not_there_is_said_to_be_away(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    database = Database(f"postgresql://me:canary@127.0.0.1:{port}/x", 1, 1)
     with pytest.raises(DatabaseAway) as failed:
         await database.migrate(NOTES)
-    assert "127.0.0.1" in str(failed.value) and "canary" not in str(failed.value)
+    assert str(failed.value) == "The database does not answer.", "callers need not know where it is"
+    assert f"//me:***@127.0.0.1:{port}/x does not answer" in failed.value.why and failed.value.why in caplog.text
+    assert "canary" not in caplog.text
     await database.aclose()
 
 

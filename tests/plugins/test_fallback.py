@@ -179,6 +179,7 @@ async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
             first = await run.chat(stream=True)
             second = await run.chat()
             assert second.headers["x-gemmapy-fallback"] == "demo (queue_timeout), demo at spare"
+            assert second.headers["x-gemmapy-attempts"] == "1", "what stayed in the line was sent to nobody"
             await first.read()
 
 

@@ -132,6 +132,14 @@ def test_what_is_wrong_with_a_key_in_a_mapping_is_told_plainly() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["", "log: {level: info}", "{}"])
+def test_a_file_without_chains_is_told_what_the_least_is(text: str) -> None:
+    least = "chains: {chat: [], embeddings: []}"
+    told = f"this setting is required; the least is `{least}`, and nothing else need be said"
+    assert problems(text) == [f"proxy.yaml:1: chains: {told}"]
+    assert list(read(least, {})[0].chains) == ["chat", "embeddings"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from proxy.news import CallEnded
 from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
-from tests.conftest import ASK, Start
+from tests.conftest import ASK, Running, Start
 
 TOLD: list[CallEnded] = []
 
@@ -51,10 +53,14 @@ def nothing_told() -> None:
     TOLD[:] = []
 
 
-async def ended() -> CallEnded:
+async def until(so: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not TOLD:  # noqa: ASYNC110  (it is told after the answer)
+        while not so():  # noqa: ASYNC110  (it is told after the answer)
             await asyncio.sleep(0.001)
+
+
+async def ended() -> CallEnded:
+    await until(lambda: bool(TOLD))
     (one,) = TOLD
     return one
 
@@ -73,6 +79,7 @@ class Second(Metering):
         """It does not care."""
 
 
+CACHED = config().replace("two: {", "cache: {}, two: {").replace(": [one]", ": [one, cache]")
 DOUBLE = config().replace("[one]", "[one, two]")
 
 
@@ -108,11 +115,12 @@ async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_fo
     assert [(one.attempts, one.queue_ns) for one in shared] == [(0, 0)] * 4
 
 
-async def test_vectors_are_told(start: Start) -> None:
-    async with start(config()) as run:
+@pytest.mark.parametrize("text", [config(), CACHED])
+async def test_vectors_are_told(start: Start, text: str) -> None:
+    async with start(text) as run:
         assert (await run.embed()).status == 200
         one = await ended()
-    assert (one.route, one.finish, one.error) == ("embeddings", "stop", "") and one.prompt_tokens
+    assert (one.route, one.finish, one.error) == ("embeddings", "stop", "") and one.prompt_tokens and one.load_ns
 
 
 async def test_a_refused_call_took_nothing(start: Start) -> None:
@@ -142,6 +150,63 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
         response.close()
         one = await ended()
     assert (one.error, one.finish) == ("client_left", "")
+
+
+@asynccontextmanager
+async def leaving(run: Running, upstreams: int, **body: Any) -> AsyncIterator[None]:
+    """A whole answer that is asked for; its client leaves after the block, when an upstream has this to do."""
+    asking = asyncio.ensure_future(run.chat(seed=1, **body))
+    await run.ollama.until(lambda: run.ollama.running == upstreams)
+    yield
+    asking.cancel()
+
+
+@pytest.mark.parametrize("text", [config(), CACHED])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_anything_came_has_cost_the_prompt(start: Start, text: str, stream: bool) -> None:
+    async with start(text, Simulator(faults=[Fault("stall")])) as run:
+        async with leaving(run, 1, stream=stream, messages=[{"role": "user", "content": "x" * 40}]):
+            pass
+        one = await ended()
+    assert (one.error, one.attempts, one.model) == ("client_left", 1, "demo:latest")
+    assert (one.prompt_tokens, one.completion_tokens, one.estimated) == (10, None, ("prompt_tokens",))
+
+
+async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Start) -> None:
+    text = config().replace("two: {", "timeouts: {total: 0.1}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
+    async with start(text, Simulator(faults=[Fault("stall"), Fault("status", status=503)])) as run:
+        assert (await run.chat()).status == 504
+        late = await ended()
+        TOLD.clear()
+        assert (await run.chat()).status == 503
+        refused = await ended()
+    assert (late.prompt_tokens, late.estimated, late.attempts) == (1, ("prompt_tokens",), 1)
+    assert (refused.prompt_tokens, refused.estimated, refused.attempts) == (None, (), 1), "it said that it did not"
+
+
+async def test_of_those_who_share_an_answer_the_last_to_leave_has_cost_the_prompt(start: Start) -> None:
+    async with start(CACHED, Simulator(faults=[Fault("stall")])) as run:
+        async with leaving(run, 1):
+            second = asyncio.ensure_future(run.chat(seed=1))
+            await until(
+                lambda: any(len(one.readers) == 2 for one in run.server.services.state["cache flights"].values())
+            )
+        first = await ended()
+        assert not second.done()
+        second.cancel()
+        await until(lambda: len(TOLD) == 2)
+    assert [(one.prompt_tokens, one.attempts) for one in (first, TOLD[1])] == [(None, 0), (1, 1)]
+
+
+async def test_who_leaves_the_line_has_asked_nobody(start: Start) -> None:
+    text = f"{config()}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n"
+    async with start(text, Simulator(faults=[Fault("stall")])) as run, leaving(run, 1):
+        waiting = asyncio.ensure_future(run.chat(seed=2))
+        pool = run.server.live.pipeline.value.upstreams["local"]
+        await until(lambda: len(pool.line.order) == 1)
+        waiting.cancel()
+        one = await ended()
+    assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 0, None)
 
 
 async def test_a_client_that_leaves_after_the_first_of_two_answers_is_told_as_one(start: Start) -> None:

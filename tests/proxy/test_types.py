@@ -8,7 +8,7 @@ from proxy.types import Call, Chat, Deadline, Message, Receipt
 
 
 def told(text: str) -> None:
-    """Listens to a call's progress."""
+    """Listens to a call's progress, and to its being sent."""
 
 
 def test_a_changed_copy_differs_in_nothing_else() -> None:
@@ -30,6 +30,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         trail={"X-Request-Id": "1"},
         progress=told,
         receipt=Receipt({"id": "1"}, []),
+        sent=told,
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for field in fields(Call):

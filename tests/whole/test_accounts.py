@@ -268,10 +268,15 @@ async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Star
 async def test_a_linked_picture_is_not_looked_at_for_those_who_may_not_ask(
     start: Start, light: str, opened: dict[str, Any], code: str
 ) -> None:
-    link = {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}}
+    url = "https://pictures.example/a.png"
+    link = {"type": "image_url", "image_url": {"url": url}}
+    linked = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
     async with start(yaml(light)) as run:
         key = (await Admin(run).key_for("alice", **opened))["key"]
         response = await chat(run, key, model="demo-vision", messages=[{"role": "user", "content": [link]}])
+        assert (await error_of(response, 403))["code"] == code
+        body = {"model": "demo-vision", "input": [linked]}
+        response = await run.http.post(f"{run.url}/v1/responses", json=body, headers=bearer(key))
         assert (await error_of(response, 403))["code"] == code
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Running, Start
 
-CHAIN = "stored, usage, templates, limits, conversations, documents, cache, fallback, retry"
+CHAIN = "stored, usage, experiments, templates, limits, conversations, documents, cache, fallback, retry"
 KEYS = "keys: {alice: a-key, bob: b-key}\n"
 LIGHT = "The lantern of Porthgwarra was lit in 1891. Its keeper was Mabel Quill, who painted it green."
 QUESTION = "When was the lantern of Porthgwarra lit?"
@@ -21,6 +21,7 @@ QUESTION = "When was the lantern of Porthgwarra lit?"
 def config(folder: Path) -> str:
     plugins = {
         **{name: {} for name in CHAIN.split(", ")},
+        "experiments": {"experiments": {"same": {"variants": [{"name": "one"}, {"name": "other"}]}}},
         "templates": {"model": "demo"},
         "limits": {"limits": [{"per": "caller", "at_once": 10, "tokens_per_day": 1_000_000}]},
         "documents": {"embed": "demo-embed"},
@@ -129,7 +130,8 @@ async def test_all_that_is_kept_of_a_caller_is_told_and_deleted(run: Running, al
     told = (await get(run, "/api/me/data"))["data"]
     counts = {name: len(things) for name, things in told.items()}
     some = {name: counts[name] for name in ("usage", "cache")}
-    assert counts == {"stored": 2, "templates": 1, "conversations": 1, "documents": 1, **some}
+    once = ("experiments", "templates", "conversations", "documents")
+    assert counts == {"stored": 2, **dict.fromkeys(once, 1), **some}
     assert some["usage"] >= 3 and some["cache"] >= 2
     assert told["documents"][0]["content"] == LIGHT and "hush" in json.dumps(told["stored"])
     gone = await get(run, "/api/me/data", method="DELETE")

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from proxy.upstreams.demo import Fault, Simulator, running
 from tests.conftest import ASK
 from tests.whole.commands import Serving, command, served
 
@@ -187,6 +188,20 @@ async def test_workers_leave_signals_to_their_supervisor(shared: Serving) -> Non
     assert await ask_each(shared) == {200: 4}
     await shared.until("worker=")
     assert "another one starts" not in shared.banner and "read again" not in shared.banner
+
+
+async def test_workers_share_the_slots_of_a_host_out(file: Path) -> None:
+    ollama = Simulator(faults=[Fault("stall", times=8)], parallel=8)
+    async with running(ollama) as url:
+        put(file, TWO.replace("demo: {demo: {delay: 0.002}}", f"local: {{ollama: '{url}', slots: 3}}"))
+        async with two(file) as serving:
+            asking = [asyncio.ensure_future(ask(serving)) for _ in range(8)]
+            await ollama.until(lambda: ollama.running == 3, within=10)
+            await asyncio.sleep(0.1)
+            assert ollama.running == 3, "two of one worker and one of the other"
+            for one in asking:
+                one.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_a_killed_worker_loses_only_its_own_calls_and_comes_back(file: Path) -> None:

@@ -19,7 +19,7 @@ from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
-from proxy.types import JSON, Call, Chat, Embed, Handler
+from proxy.types import JSON, Call, Chat, Embed, Handler, unheard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,6 +152,7 @@ class Semantic:
             extra={},
             headers={},
             deadline=None,
+            sent=unheard,
         )
         try:
             async with asyncio.timeout(PATIENCE):

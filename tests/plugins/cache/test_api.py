@@ -15,6 +15,7 @@ from plugins.cache.api import PAUSE, Api
 from plugins.cache.clearings import Clearings
 from plugins.cache.stats import Stats
 from proxy.clock import Clock
+from proxy.host import Place
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
 from tests.conftest import Running, Start
@@ -76,6 +77,21 @@ async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
     whole = await stats(run, OPS)
     assert (whole["hits"], whole["hit_rate"], whole["saved_completion_tokens"] > 0) == (1, 0.25, True)
     assert whole["models"]["demo:latest"]["hits"] == 1 and whole["saved_seconds"] > 0
+
+
+async def test_of_several_workers_the_one_tells_itself_that_alone_was_reached(
+    run: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "count", 3)
+    monkeypatch.setattr(Place, "index", 1)
+    where = {"worker": 1, "workers": 3}
+    alone = where if "memory:" in run.text else {}
+    assert await post(run, A, "clear") == {"deleted": 0, **alone}
+    assert (await post(run, A, "clear-expired")).keys() == {"deleted", *alone}
+    told = {"matched": 0, "deleted": 0, "confirmed": False}
+    assert await post(run, A, "invalidate", text="x") == {**told, **alone}
+    assert (await stats(run, OPS)).items() >= where.items(), "whose counts are its own in any case"
+    assert ("worker" in await stats(run, A)) == bool(alone)
 
 
 async def test_owners_clear_their_own_and_admins_all(run: Running) -> None:

@@ -23,18 +23,23 @@ def hit(name: str, cosine: float, words: float, near: int | None, worded: int | 
     return Hit(Row(name, 1, 0, name, "[0,1,0,0,[]]"), "c" + model, model, cosine, words, near, worded)
 
 
+def words(share: float) -> dict[str, float]:
+    return {"m": share, "n": share}
+
+
 def names(hits: list[Hit]) -> str:
     return "".join(one.row.document for one in hits)
 
 
 def test_ranks_are_mixed_whatever_the_scores_are() -> None:
     hits = [hit("a", 0.9, 0.0, 1, None), hit("b", 0.3, 9.0, 3, 1), hit("c", 0.8, 0.1, 2, 2)]
-    mixed = by_rank(hits, 0.5)
+    mixed = by_rank(hits, words(0.5))
     assert names(mixed) == "bca"
     assert [one.score for one in mixed] == pytest.approx([(1 + 61 / 63) / 2, 61 / 62, 0.5])
-    assert names(ranked(hits, 0.5)) != names(mixed)
-    assert names(by_rank(hits, 0.0)) == "acb" and names(by_rank(hits, 1.0)) == "bca"
-    several = by_rank([hit("a", 0.9, 0, 1, None), hit("b", 0.1, 0, 1, None, "n"), hit("c", 0.2, 0, 1, None)], 0.0)
+    assert names(ranked(hits, words(0.5))) != names(mixed)
+    assert names(by_rank(hits, words(0.0))) == "acb" and names(by_rank(hits, words(1.0))) == "bca"
+    three = [hit("a", 0.9, 0, 1, None), hit("b", 0.1, 0, 1, None, "n"), hit("c", 0.2, 0, 1, None)]
+    several = by_rank(three, words(0.0))
     assert names(several) == "abc"  # cosines of different models are not compared
 
 

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.limits import ledger
 from plugins.limits.ledger import Ledger
 from plugins.limits.tables import FEATURE, SPENT
 from proxy import build
@@ -162,7 +163,7 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
     async with services() as lent:
         database = Database(database_url, 2, 10)
         await database.migrate(FEATURE)
-        ledger, whole = Ledger(lambda: database, lent), database.writing
+        book, whole = Ledger(lambda: database, lent), database.writing
 
         @asynccontextmanager
         async def unconfirmed() -> AsyncIterator[AsyncConnection]:
@@ -171,16 +172,16 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
             raise DatabaseAway("gone")
 
         counter = "caller|ann|tokens_per_day|2026-01-01"
-        ledger.add(counter, 5)
+        book.add(counter, 5)
         setattr(database, "writing", unconfirmed)  # noqa: B010  (the type checker holds that nobody else does this)
-        assert await ledger.flush() == {}
-        ledger.add(counter, 2)
-        assert await ledger.spent([counter]) == {counter: 7}
+        assert await book.flush() == {}
+        book.add(counter, 2)
+        assert await book.spent([counter]) == {counter: 7}
         setattr(database, "writing", whole)  # noqa: B010
-        assert await ledger.flush() == {counter: 7} and ledger.pending == {}
+        assert await book.flush() == {counter: 7} and book.pending == {}
         assert await written(database) == 7
-        ledger.add(counter, 1)
-        assert await ledger.flush() == {counter: 8}
+        book.add(counter, 1)
+        assert await book.flush() == {counter: 8}
         await database.aclose()
 
 
@@ -244,6 +245,40 @@ async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start,
         finally:
             await postgres.start()
         await until_written(url, tokens)
+
+
+async def test_budgets_that_a_reload_removes_are_written_down_when_the_database_is_back(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Database) -> Any:
+        raise DatabaseAway("gone")
+
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    monkeypatch.setattr(ledger, "REST", 0.01)
+    async with start(config(url, "{tokens_per_day: 1000000}")) as run:
+        whole = Database.writing
+        monkeypatch.setattr(Database, "writing", gone)
+        tokens = await spend(run)
+        run.configure("chains: {chat: []}")
+        assert await run.server.reload()
+        async with asyncio.timeout(20):
+            while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(Database, "writing", whole)
+        await until_written(url, tokens)
+        assert not run.server.services.state["limits ledger"].pending
+
+
+async def test_a_server_that_stops_without_its_database_says_what_is_not_written_down(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(self: Database) -> Any:
+        raise DatabaseAway("gone")
+
+    async with start(config(f"sqlite:///{tmp_path / 'records.db'}", "{tokens_per_day: 1000000}")) as run:
+        monkeypatch.setattr(Database, "writing", gone)
+        await spend(run)
+    assert "what was spent of 1 budgets is not written down: the server stops" in caplog.text
 
 
 async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(

@@ -29,7 +29,8 @@ async def every(start: Start) -> str:
     async with start(CONFIG + CHAIN, Simulator()) as run:
         assert (await run.chat()).status == 200
         tell = run.server.services.state["metrics"]
-        tell.ended(CallEnded(**{**fields(CALL), "cost": Cost("USD", 5, 7), "error": "x", "queue_ns": 5}))
+        more = {"cost": Cost("USD", 5, 7), "error": "x", "queue_ns": 5, "tags": {"experiment": "tone=kind"}}
+        tell.ended(CallEnded(**{**fields(CALL), **more}))
         tell.attempted(Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1))
         tell.fell_back(FellBack("1", "ann", "demo", "demo:latest", "x"))
         return await (await run.http.get(f"{run.url}/metrics")).text()

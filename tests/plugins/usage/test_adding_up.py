@@ -118,6 +118,15 @@ async def leaving(run: Running, who: dict[str, str]) -> None:
     response.close()
 
 
+async def leaving_early(run: Running, who: dict[str, str]) -> None:
+    """Before anything of a whole answer has come."""
+    body = {**ASK, "max_tokens": 4000, "seed": random.randrange(2**30)}
+    asked = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
+    await run.ollama.until(lambda: run.ollama.running > 0, within=10)
+    asked.cancel()
+    await asyncio.wait([asked])
+
+
 async def cut(run: Running, who: dict[str, str]) -> None:
     run.ollama.faults.append(Fault("eof", after=2))
     await asking(stream=True, seed=random.randrange(2**30))(run, who)
@@ -130,7 +139,8 @@ async def failed(run: Running, who: dict[str, str]) -> None:
 
 KINDS: list[Ask] = [
     asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
-    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving, cut, failed,
+    asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving,
+    leaving_early, cut, failed,
 ]  # fmt: skip
 UNPRICED = (
     "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
@@ -140,7 +150,9 @@ UNPRICED = (
 
 
 async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url: str) -> None:
-    async with start(config(database_url, UNPRICED), Simulator(delay=0.001)) as run:
+    text = config(database_url, UNPRICED, "metrics, usage, limits, cache, fallback, retry")
+    text = text.replace('"limits": {}', '"limits": {"limits": [{"per": "all", "tokens_per_day": 1000000000}]}')
+    async with start(text, Simulator(delay=0.001)) as run:
         kinds = KINDS * 2
         random.Random(11).shuffle(kinds)
         for number, kind in enumerate(kinds):
@@ -153,6 +165,27 @@ async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url:
         await rows_are_summed(run, found)
         await figures_are_the_rows(run, found)
         await costs_are_the_rows(run, found)
+        await counters_are_the_rows(run, found)
+
+
+async def counters_are_the_rows(run: Running, found: list[dict[str, Any]]) -> None:
+    """Those of Prometheus; and a budget, of which embeddings that were kept take nothing."""
+    page = await (await run.http.get(f"{run.url}/metrics", headers=OPS)).text()
+
+    def counted(start: str, having: str = "") -> int:
+        lines = [line for line in page.splitlines() if line.startswith(start + "{") and having in line]
+        return int(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+    assert counted("gemmapy_calls_total") == len(found)
+    kinds = {"input": "prompt", "output": "completion", "cached": "cached", "thinking": "thinking"}
+    assert [counted("gemmapy_tokens_total", f'type="{kind}"') for kind in kinds] == total(
+        found, *(f"{name}_tokens" for name in kinds.values())
+    )
+    for kind, column in (("amount", "cost"), ("saved", "saved")):
+        assert [counted("gemmapy_cost_billionths_total", f'kind="{kind}"')] == total(found, column)
+    made = [one for one in found if one["cache"] not in ("hit", "shared")]
+    (budget,) = (await get(run, "/api/limits"))["data"]
+    assert [budget["limits"]["tokens_per_day"]["used"]] == [sum(total(made, "prompt_tokens", "completion_tokens"))]
 
 
 async def rows_are_summed(run: Running, found: list[dict[str, Any]]) -> None:

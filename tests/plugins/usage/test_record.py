@@ -16,7 +16,7 @@ from plugins.usage.tables import ATTEMPTS, CALLS, FEATURE, METADATA
 from proxy.sql.database import Database
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Start
-from tests.plugins.usage.asking import A, chat, config, get, rows, until, writer_of, written
+from tests.plugins.usage.asking import KEYS, A, chat, config, get, rows, until, writer_of, written
 
 
 def test_a_row_fills_the_columns_in_their_order() -> None:
@@ -109,6 +109,29 @@ async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str,
                     await response
         (row,) = await written(run, 1)
     assert row["error"] == "client_left"
+
+
+async def test_who_may_not_ask_is_recorded_and_costs_nothing(start: Start, tmp_path: Path) -> None:
+    keys = "keys: {alice: {key: a-key, models: [demo], routes: [chat]}, ops: {key: o-key, role: admin}}\n"
+    text = config(f"sqlite:///{tmp_path / 'r.db'}").replace(KEYS, keys)
+    async with start(text) as run:
+        for path, body in {
+            "/v1/chat/completions": {**ASK, "model": "demo-thinking", "user": "ann"},
+            "/api/chat": {**ASK, "model": "demo-thinking"},
+            "/v1/responses": {"model": "demo-thinking", "input": "hi"},
+            "/v1/completions": {"model": "demo", "prompt": "hi"},
+            "/api/embed": {"model": "demo-embed", "input": "hi"},
+        }.items():
+            assert (await run.http.post(run.url + path, json=body, headers=A)).status == 403, path
+        await chat(run)
+        found = await written(run, 6)
+        assert (await get(run, "/api/metrics/dashboard"))["total_requests"] == 6
+    told = [(row["caller"], row["route"], row["error"], row["attempts"], row["prompt_tokens"]) for row in found[:5]]
+    assert told == [
+        *[("alice", "chat", "model_not_allowed", 0, None)] * 3,
+        *[("alice", route, "route_not_allowed", 0, None) for route in ("completions", "embeddings")],
+    ]
+    assert (found[0]["client_user"], found[0]["asked"], found[0]["model"]) == ("ann", "demo-thinking", "")
 
 
 async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, database_url: str) -> None:

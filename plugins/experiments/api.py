@@ -1,0 +1,206 @@
+"""The endpoints: admins make experiments and read their results, callers say what came of their own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from plugins.experiments.book import FILE, Experiment
+from plugins.experiments.definition import Definition, Name, Text
+from plugins.experiments.known import Known
+from plugins.experiments.recording import Recording, Result
+from plugins.experiments.results import results
+from plugins.experiments.store import Conflict
+from plugins.experiments.writer import Writer
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.host import Host
+from proxy.types import JSON, Route
+
+PATH: Final = "/api/experiments"
+MOVES: Final = {
+    "start": ("active", ("draft", "paused")),
+    "pause": ("paused", ("active",)),
+    "stop": ("stopped", ("draft", "active", "paused")),
+}
+FIXED: Final = ("name", "variants", "match", "unit", "salt")
+"""What is never changed once calls were counted."""
+
+
+class Create(Definition):
+    """An experiment with its name."""
+
+    name: Name
+
+
+class Body(BaseModel):
+    """An experiment, checked as such once what is not named was filled in."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Page(Strict):
+    """Which experiments, by name.  after: the last name of the page before."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 100
+    after: Text | None = None
+
+
+class Format(Strict):
+    format: Literal["json", "csv"] = "json"
+
+
+class Api:
+    def __init__(self, known: Known, writer: Writer, host: Host) -> None:
+        self.known = known
+        self.writer = writer
+        self.host = host
+        self.recording = Recording(writer)
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", PATH, self.create)
+        yield Route("GET", PATH, self.listed)
+        yield Route("GET", f"{PATH}/{{id}}", self.one)
+        yield Route("PUT", f"{PATH}/{{id}}", self.change)
+        yield Route("DELETE", f"{PATH}/{{id}}", self.remove)
+        yield Route("POST", f"{PATH}/{{id}}/start", self.start)
+        yield Route("POST", f"{PATH}/{{id}}/pause", self.pause)
+        yield Route("POST", f"{PATH}/{{id}}/stop", self.stop)
+        yield Route("POST", f"{PATH}/{{id}}/results", self.record, "user")
+        yield Route("GET", f"{PATH}/{{id}}/results", self.results)
+
+    async def create(self, request: web.BaseRequest) -> web.StreamResponse:
+        made = checked(dict((await self.host.desk.form(request, Body)).model_extra or {}))
+        await self.known.read()
+        if made.name in self.known.book.names:
+            raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
+        return await self.shown(await self.known.store.create(made.name, made.bare()))
+
+    async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Page)
+        await self.known.read()
+        found = [told(one) for one in self.known.book.all if one.name > (asked.after or "")]
+        return document({"experiments": found[: asked.limit], "has_more": len(found) > asked.limit})
+
+    async def one(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return await self.shown(id)
+
+    async def shown(self, id: str) -> web.StreamResponse:
+        return document(told(await self.known.find(id)))
+
+    async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        body = dict((await self.host.desk.form(request, Body)).model_extra or {})
+        was = changeable(await self.known.find(id))
+        made = checked({"name": was.name, **was.definition.told(), **body})
+        check_change(was, made)
+        if made.name != was.name and made.name in self.known.book.names:
+            raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
+        await self.known.store.change(was, made.name, made.bare())
+        return await self.shown(was.id)
+
+    async def remove(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        found = await self.known.find(id)
+        if found.source == FILE and found.id in self.known.book.ids:
+            changeable(found)
+        if found.source != FILE and found.status == "active":
+            raise Conflict("The experiment is active; stop it first.", code="experiment_active")
+        await self.known.store.remove(found.id)
+        await self.known.read()
+        return document({"id": found.id, "deleted": True})
+
+    async def start(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return await self.move(id, "start")
+
+    async def pause(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return await self.move(id, "pause")
+
+    async def stop(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        return await self.move(id, "stop")
+
+    async def move(self, id: str, verb: str) -> web.StreamResponse:
+        found, (status, before) = changeable(await self.known.find(id)), MOVES[verb]
+        if found.status != status and not await self.known.store.move(found.id, status, before):
+            now = (await self.known.find(found.id)).status
+            final = ": to stop is final, make another one" if now == "stopped" else ""
+            message = f"The experiment is '{now}', and cannot become '{status}'{final}."
+            raise Conflict(message, code="experiment_status")
+        return await self.shown(found.id)
+
+    async def record(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        form = await self.host.desk.form(request, Result)
+        found = await self.known.find(id)
+        variant = await self.recording.record(found, form, self.host.desk.caller(request))
+        return document({"experiment": found.name, "variant": variant, "metric_name": form.metric_name})
+
+    async def results(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Format)
+        found = await self.known.find(id)
+        await self.writer.flush()
+        whole = await results(self.host.database, found)
+        if asked.format == "csv":
+            name = {"Content-Disposition": f'attachment; filename="{found.name}.csv"'}
+            return web.Response(text=whole.csv(), content_type="text/csv", charset="utf-8", headers=name)
+        return document({**whole.told(), "lost": self.writer.lost})
+
+
+def checked(body: dict[str, Any]) -> Create:
+    """Raises BadCall naming the first field that is wrong."""
+    try:
+        return Create.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"]).lstrip(".")[:200]
+        if first["type"] == "extra_forbidden":
+            raise BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter") from None
+        said = first["msg"].removeprefix("Value error, ")
+        message = f"Invalid '{name}': {said}." if name else f"Invalid experiment: {said}."
+        raise BadCall(message, param=name or None, code="invalid_value") from None
+
+
+def changeable(one: Experiment) -> Experiment:
+    """Raises Conflict for one that the configuration has."""
+    if one.source == FILE:
+        message = f"The experiment '{one.name}' stands in the configuration file; change it there."
+        raise Conflict(message, code="experiment_in_file")
+    return one
+
+
+def check_change(was: Experiment, made: Create) -> None:
+    """Raises Conflict for what would make what was counted before and after another thing."""
+    if was.status == "draft":
+        return
+    before = {"name": was.name, **{name: getattr(was.definition, name) for name in Definition.model_fields}}
+    for name in before:
+        if getattr(made, name) == before[name]:
+            continue
+        if was.status == "stopped" and name != "description":
+            raise fixed(name, "it is stopped, which is final")
+        if name in FIXED:
+            raise fixed(name, "it has begun, and what was counted would be of two experiments; make another one")
+        if name == "traffic" and was.status == "active":
+            raise fixed(name, "it is active, and units that come and go meanwhile would bias it; pause it first")
+
+
+def fixed(name: str, why: str) -> Conflict:
+    return Conflict(f"'{name}' of the experiment cannot be changed: {why}.", param=name, code="experiment_fixed")
+
+
+def told(one: Experiment) -> dict[str, JSON]:
+    times = {f"{name}_at": int(getattr(one, name)) or None for name in ("created", "started", "stopped")}
+    return {
+        "id": one.id,
+        "name": one.name,
+        "status": one.status,
+        "source": one.source,
+        **times,
+        "stopped_variants": {name: {"at": int(stop.at), "why": stop.why} for name, stop in one.stops.items()},
+        **one.definition.model_dump(mode="json"),
+    }
+
+
+def document(told: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told), content_type="application/json")

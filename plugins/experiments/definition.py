@@ -1,0 +1,196 @@
+"""An experiment as somebody writes it, checked."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import orjson
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire.openai_fields import SAMPLING
+
+PREFIX: Final = "exp_"
+"""Of ids."""
+NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
+LARGEST: Final = 262_144
+"""Bytes of one as JSON."""
+Unit: TypeAlias = Literal["user", "caller", "conversation", "request"]
+Status: TypeAlias = Literal["draft", "active", "paused", "stopped"]
+Sense: TypeAlias = Literal["higher", "lower"]
+SENSES: Final[dict[str, Sense | None]] = {
+    "errors": "lower",
+    "seconds": "lower",
+    "first_seconds": "lower",
+    "completion_tokens": None,
+    "cost": "lower",
+    "cached": None,
+    "up": "higher",
+    "down": "lower",
+}
+"""What is measured of every call, and where better is; None where that is nobody's to say."""
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError for what nothing here can be called."""
+    if not NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:100]!r} cannot be a name: up to 64 of a-z, 0-9, '-' and '_', a letter first, not '{PREFIX}'"
+        )
+    return name
+
+
+def _model(name: str) -> str:
+    if name.startswith(("experiment:", "template:")):
+        raise ValueError("a variant names a model here, and a template under `template`")
+    return name
+
+
+def _list(given: object) -> object:
+    return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
+
+
+def _named(given: object) -> object:
+    return {"name": given} if isinstance(given, str) else given
+
+
+def _parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what a chat would not take."""
+    for name, value in given.items():
+        if name not in SAMPLING:
+            raise ValueError(f"{name[:80]!r} is none of {', '.join(SAMPLING)}")
+        try:
+            SAMPLING[name](value, name)
+        except (BadCall, KeyError) as error:
+            raise ValueError(str(error)) from None
+    return given
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Patterns = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_list),
+    Field(max_length=100),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
+class Template(Strict):
+    """A prompt template that a variant puts in place of the caller's."""
+
+    name: Text
+    """What it is called."""
+    version: int | Text | None = None
+    """A number or an alias; unset is the newest."""
+
+
+class Variant(Strict):
+    """One way of answering; what it does not name stays as it was asked."""
+
+    name: Name
+    """What it is called in headers, records and results."""
+    weight: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Its share, beside the others' weights."""
+    model: Annotated[Text, AfterValidator(_model)] | None = None
+    """The model that answers."""
+    template: Annotated[Template | None, BeforeValidator(_named)] = None
+    """The prompt template, by its name or as `{name, version}`; chats only, and `templates` must stand further in."""
+    system: Annotated[str, StringConstraints(max_length=65_536, pattern=r"^[^\x00]*$")] | None = None
+    """What stands in place of the caller's system message; chats only."""
+    parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Sampling options, such as `temperature` and `max_tokens`; they go before the caller's own."""
+
+    @property
+    def is_for_chats(self) -> bool:
+        return self.template is not None or self.system is not None
+
+
+class Match(Strict):
+    """Calls of which all that is said here is so; each is a pattern such as `gemma*`, or a list of which one fits."""
+
+    models: Patterns = ()
+    """Models, as the call names them."""
+    routes: Patterns = ()
+    """Chains; unset is every one but `internal`."""
+    callers: Patterns = ()
+    """Names of callers."""
+
+
+class Guard(Strict):
+    """Stops a variant that is surely worse than the control; its units get the control from then on."""
+
+    metric: Name = "errors"
+    """What is looked at."""
+    worse_by: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """By how much, in the metric's own unit: 0.05 of `errors` is five calls in a hundred."""
+
+
+class Definition(Strict):
+    """What is tried, on which calls.  The first variant is the control."""
+
+    description: Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")] = ""
+    """What it is for."""
+    variants: Annotated[tuple[Variant, ...], BeforeValidator(_list), Field(min_length=2, max_length=10)]
+    """Ways of answering; the first is the control, which all others are compared with, and may change nothing."""
+    match: Match = Match()
+    """Which calls take part; a call that names the experiment does anyway."""
+    unit: Unit = "user"
+    """Who always gets the same variant: the `user` (or `safety_identifier`) that the caller names, the `caller`, the
+    `conversation`, or each `request` by itself."""
+    traffic: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of units that take part."""
+    salt: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")] = ""
+    """Another one deals units out anew; unset is the name."""
+    better: Annotated[dict[Name, Sense], Field(max_length=30)] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """By metric, whether `higher` or `lower` is better, where that is not known."""
+    guard: Guard | None = None
+    """Set, variants that do harm are stopped."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Definition:
+        if len(orjson.dumps(self.told())) > LARGEST:
+            raise ValueError(f"an experiment has at most {LARGEST} bytes")
+        names = [one.name for one in self.variants]
+        if len(set(names)) < len(names):
+            raise ValueError("two variants have one name")
+        if self.guard is not None and self.sense(self.guard.metric) is None:
+            raise ValueError(f"guard: say under `better` whether {self.guard.metric!r} should be higher or lower")
+        return self
+
+    @property
+    def control(self) -> Variant:
+        return self.variants[0]
+
+    @property
+    def is_for_chats(self) -> bool:
+        return any(one.is_for_chats for one in self.variants)
+
+    def sense(self, metric: str) -> Sense | None:
+        return self.better.get(metric, SENSES.get(metric))
+
+    def told(self) -> dict[str, JSON]:
+        """As it was written, without what was left out."""
+        whole: dict[str, JSON] = self.model_dump(mode="json", exclude_defaults=True)
+        return whole
+
+    def bare(self) -> Definition:
+        """Without what stands beside it where it was written."""
+        return Definition.model_construct(**{name: getattr(self, name) for name in Definition.model_fields})
+
+    def digest(self) -> str:
+        """Of all on which its results hang."""
+        free = ("description", "better", "guard", "traffic")
+        kept = {name: value for name, value in self.told().items() if name not in free}
+        return sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+class InFile(Definition):
+    """An experiment in the configuration."""
+
+    status: Status = "active"
+    """`active`, or `draft`, `paused` or `stopped`, in which no call takes part."""

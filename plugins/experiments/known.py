@@ -1,0 +1,56 @@
+"""Which experiments there are, as every process knows within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from plugins.experiments.book import Book, Experiment
+from plugins.experiments.store import Rows, Store, Version, together
+from proxy.errors import NotFound
+from proxy.host import Host
+
+LOOK: Final = 2.0
+"""Seconds between two looks."""
+
+
+class Known:
+    """files: those of the configuration."""
+
+    def __init__(self, store: Store, files: Sequence[Experiment], host: Host) -> None:
+        self.store = store
+        self.files = files
+        self.noted = False
+        self.version: Version | None = None
+        self.last: list[Rows] = host.kept("experiments rows", list)
+        """What was read last; it holds after a reload while the database is away, too."""
+        self.book = Book(together(files, self.last[0]) if self.last else files)
+
+    async def read(self) -> None:
+        """Take over what has changed since the last look.  Raises DatabaseAway."""
+        if not self.noted:
+            await self.note()
+        version = await self.store.version()
+        if version != self.version:
+            rows = await self.store.rows(self.files)
+            self.last[:], self.version = [rows], version
+            self.book = Book(together(self.files, rows))
+
+    async def note(self) -> None:
+        """That there are those of the configuration, so that what is counted for them stays."""
+        await self.store.note(self.files)
+        self.noted = True
+
+    async def find(self, id: str) -> Experiment:
+        """By its id or name, as it is now.  Raises NotFound."""
+        await self.read()
+        found = self.book.ids.get(id) or self.book.names.get(id)
+        if found is None and id.isprintable():
+            found = await self.store.one(id)
+        if found is None:
+            raise missing(id, "id")
+        return found
+
+
+def missing(name: str, param: str) -> NotFound:
+    return NotFound(f"There is no experiment '{name[:100]}'.", param=param, code="experiment_not_found")

@@ -1,0 +1,189 @@
+"""Gives each call the variant of an experiment that is its unit's, and counts what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Final, Self
+
+from pydantic import PositiveInt
+
+from plugins.experiments.api import Api
+from plugins.experiments.assigning import subject_of
+from plugins.experiments.book import Assigned, Experiment
+from plugins.experiments.definition import InFile, Name
+from plugins.experiments.guarding import Guarding
+from plugins.experiments.holding import Rows
+from plugins.experiments.keeping import Keeping
+from plugins.experiments.known import LOOK, Known, missing
+from plugins.experiments.store import MOST, Store, from_file
+from plugins.experiments.tables import FEATURE
+from plugins.experiments.wish import FIELD, NAMES, TEMPLATE, Wish, changed, wish_of
+from plugins.experiments.writer import Writer
+from proxy.config import Strict
+from proxy.errors import BadCall, Busy, Denied, ProxyError
+from proxy.host import Host, now_and_then
+from proxy.meter import METERED, metered
+from proxy.news import CallEnded, Rated
+from proxy.types import Call, Handler, Reply, Route
+
+log = logging.getLogger(__name__)
+FACT: Final = "experiment"
+WATCH: Final = 10.0
+"""Seconds between two looks of guards."""
+TIDY: Final = 3600.0
+"""Seconds between two deletions of what is old."""
+PATIENCE: Final = 5.0
+"""Seconds that the last figures may take to be written when the server stops."""
+
+
+class Experiments:
+    """Splits calls over variants of models, templates, system prompts and parameters, the same one for the same user,
+    and tells what is better, right whenever it is looked at.
+
+    Stands before what counts by model, and before what puts anything into a prompt.
+    """
+
+    place = "chooses"
+    fields = frozenset({FIELD})
+    prefixes = (NAMES,)
+    tables = FEATURE
+
+    class Settings(Strict):
+        experiments: dict[Name, InFile] = {}  # noqa: RUF012  (pydantic copies defaults)
+        """Experiments by name, kept with the configuration; admins make others over HTTP."""
+        pending: PositiveInt = 100_000
+        """Calls that each process keeps while the database is away; what comes beyond is not counted, and told."""
+        max_units: PositiveInt = 100_000
+        """Users, callers or conversations that have figures of their own in an experiment; further ones share rows."""
+        rate_days: PositiveInt = 7
+        """Days for which a rating or a result finds the call that it is of."""
+        rate_calls: PositiveInt = 1_000_000
+        """Calls that are kept for that, the newest."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        store = Store(host)
+        self.known = Known(store, [from_file(name, told) for name, told in settings.experiments.items()], host)
+        self.writer = host.kept("experiments writer", lambda: Writer(store))
+        self.writer.most, self.writer.most_units = settings.pending, settings.max_units
+        self.keeping = Keeping(store, settings.rate_days, settings.rate_calls)
+        self.guarding = Guarding(store)
+        self.held: dict[str, Assigned] = {}
+        """By the mark of its meter, what each call under way counts for.  The end of every one is told."""
+        self.odd: set[str] = set()
+        """Variants whose templates nobody puts in."""
+        self.over = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+        host.record(FACT)
+        host.holds(Rows(self.writer))
+        host.on(CallEnded, self.ended)
+        host.on(Rated, self.rated)
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        book = self.known.book
+        wished = call.model.startswith(NAMES) or (call.extra and FIELD in call.extra)
+        if not wished and not book.active:
+            return await call_next(call)
+        if FACT in call.tags:  # a call that a plugin further in has sent through the chain again
+            return await call_next(call)
+        wish = wish_of(call)
+        assigned = book.chosen(call, self.opens) if wish is None else self.wished(call, wish)
+        if assigned is None:
+            return await call_next(call)
+        if assigned.subject is None:
+            return await self.asked(assigned, call_next, call)
+        return await metered(call, partial(self.counted, assigned, call_next), self.host)
+
+    def wished(self, call: Call, wish: Wish) -> Assigned:
+        """What a call gets that names an experiment: where that does not run, the control.  Raises NotFound."""
+        one = self.known.book.names.get(wish.name)
+        if one is None:
+            raise missing(wish.name, wish.param)
+        definition = one.definition
+        if wish.variant is not None:
+            forced = next((variant for variant in definition.variants if variant.name == wish.variant), None)
+            if forced is None:
+                names = ", ".join(variant.name for variant in definition.variants)
+                message = f"The experiment '{one.name}' has no variant '{wish.variant[:100]}'; it has {names}."
+                raise BadCall(message, param="experiment.variant", code="invalid_value")
+            return Assigned(one, forced)
+        assigned = one.assigned(subject_of(definition.unit, call)) if one.status == "active" else None
+        return assigned or Assigned(one, definition.control)
+
+    def opens(self, call: Call, one: Experiment) -> bool:
+        """Whether the caller may have the models of all variants."""
+        try:
+            for variant in one.definition.variants:
+                if variant.model is not None:
+                    self.host.models.check(call.but(model=variant.model))
+        except Denied:
+            return False
+        return True
+
+    async def counted(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
+        self.held[call.tags[METERED]] = assigned
+        return await self.asked(assigned, call_next, call)
+
+    async def asked(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
+        made = changed(call, assigned.variant).but(tags={**call.tags, FACT: assigned.label})
+        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
+            self.host.models.check(made)
+        try:
+            reply = await call_next(made)
+        except ProxyError as error:
+            error.facts[FACT] = assigned.label
+            raise
+        if assigned.variant.template is not None and TEMPLATE not in reply.facts:
+            self.tell_once(assigned.label)
+        return reply.noting(**{FACT: assigned.label})
+
+    def tell_once(self, label: str) -> None:
+        if label not in self.odd and len(self.odd) < MOST:
+            self.odd.add(label)
+            log.error("%s names a template, and no plugin `templates` stands further in", label)
+
+    def ended(self, ended: CallEnded) -> None:
+        if self.held and (assigned := self.held.pop(ended.meter, None)) is not None:
+            self.writer.add(assigned, ended)
+
+    def rated(self, rated: Rated) -> None:
+        if self.known.book.all:
+            self.writer.rated(rated)
+
+    async def watch(self) -> None:
+        """Raises DatabaseAway."""
+        stopped = [await self.guarding.look(one) for one in self.known.book.active]
+        if any(stopped):
+            await self.known.read()
+
+    async def tidy(self) -> None:
+        await self.known.note()
+        await self.keeping.tidy()
+
+    async def __aenter__(self) -> Self:
+        with suppress(Busy):  # which must not keep a new configuration from serving
+            await self.known.read()
+        start = self.host.background.start
+        if self.writer.task is None:  # it writes for every pipeline that there will be
+            self.writer.task = start(self.writer.run(), "writing what experiments have counted")
+        self.tasks = [
+            start(now_and_then(self.known.read, LOOK, self.over), "looking for new experiments"),
+            start(now_and_then(self.watch, WATCH, self.over), "guarding experiments"),
+            start(now_and_then(self.tidy, TIDY, self.over), "deleting what is old of experiments"),
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.over.set()
+        # Not cancelled: what a connection was doing then would go on in its thread.
+        await asyncio.wait(self.tasks, timeout=PATIENCE)
+        for task in self.tasks:
+            task.cancel()
+        await self.writer.close(PATIENCE)
+
+    def routes(self) -> Iterable[Route]:
+        return Api(self.known, self.writer, self.host).routes()

@@ -1,0 +1,80 @@
+"""Which experiment a call names by itself, and what a variant makes of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from plugins.experiments.definition import Variant
+from proxy.errors import BadCall
+from proxy.types import Ask, Call, Chat, Complete, Message
+from proxy.wire import read
+
+NAMES: Final = "experiment:"
+FIELD: Final = "experiment"
+TEMPLATE: Final = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """variant: the one that is wanted, None is the unit's own.  param: the field that names the experiment."""
+
+    name: str
+    variant: str | None = None
+    param: str = "experiment.name"
+
+
+def wish_of(call: Call) -> Wish | None:
+    """From the model's name, `experiment:NAME`, and the field `experiment`.  Raises BadCall."""
+    named = call.model[len(NAMES) :] if call.model.startswith(NAMES) else None
+    given = call.extra.get(FIELD) if call.extra else None
+    if given is None:
+        return None if named is None else Wish(read.filled(named, "model"), None, "model")
+    told = {"name": given} if isinstance(given, str) else read.mapping(given, FIELD)
+    for key in told:
+        if key not in ("name", "variant"):
+            unknown = f"{FIELD}.{key[:80]}"
+            raise BadCall(f"Unknown parameter: '{unknown}'.", param=unknown, code="unknown_parameter")
+    variant = None if told.get("variant") is None else read.filled(told["variant"], f"{FIELD}.variant")
+    if named is not None:
+        if told.get("name") not in (None, named):
+            message = "'model' and 'experiment.name' name two experiments; send only one of them."
+            raise BadCall(message, param="experiment.name", code="invalid_parameter_combination")
+        return Wish(read.filled(named, "model"), variant, "model")
+    return Wish(read.filled(read.needed(told, "name", f"{FIELD}.name"), f"{FIELD}.name"), variant)
+
+
+def changed(call: Call, variant: Variant) -> Call:
+    """The call as a variant makes it.  Raises BadCall where there is no model."""
+    extra = {name: value for name, value in call.extra.items() if name != FIELD}
+    if variant.template is not None:
+        own = extra.get(TEMPLATE)
+        own = own if isinstance(own, dict) else {}
+        extra[TEMPLATE] = {**own, **variant.template.model_dump()}
+    return call.but(model=model_of(call, variant), ask=asked(call.ask, variant), extra=extra)
+
+
+def model_of(call: Call, variant: Variant) -> str:
+    if variant.model is not None:
+        return variant.model
+    if variant.template is not None and call.model.startswith((NAMES, "template:")):
+        return f"template:{variant.template.name}"
+    if call.model.startswith(NAMES):
+        message = (
+            f"The variant '{variant.name}' names no model: send one in 'model', and the experiment's name in "
+            "'experiment'."
+        )
+        raise BadCall(message, param="model", code="experiment_without_model")
+    return call.model
+
+
+def asked(ask: Ask, variant: Variant) -> Ask:
+    if variant.parameters and isinstance(ask, Chat | Complete):
+        ask = replace(ask, options={**ask.options, **variant.parameters})
+    if variant.is_for_chats and not isinstance(ask, Chat):
+        raise BadCall("This experiment is for chats only.", param=FIELD, code="experiment_not_for_this")
+    if variant.system is not None and isinstance(ask, Chat):
+        others = tuple(one for one in ask.messages if one.role != "system")
+        system = (Message("system", variant.system),) if variant.system else ()
+        ask = replace(ask, messages=(*system, *others))
+    return ask

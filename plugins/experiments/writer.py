@@ -1,0 +1,240 @@
+"""What was counted on its way into the database: bounded, in the background, so that no call waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.experiments.assigning import bucket
+from plugins.experiments.book import Assigned
+from plugins.experiments.counted import Batch, Place, Said, Seen, clean
+from plugins.experiments.store import Store
+from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
+from proxy.errors import Busy
+from proxy.news import CallEnded, Rated
+
+log = logging.getLogger(__name__)
+U: Final = UNITS.c
+BATCH: Final = 1000
+"""Calls that are written at once."""
+EVERY: Final = 0.5
+"""Seconds that what was counted waits for more to be written with."""
+LONGEST: Final = 5.0
+"""Seconds between two tries to write while the database is away."""
+SAY: Final = 60.0
+"""Seconds between two warnings of what is lost."""
+LATE: Final = 10.0
+"""Seconds for which a call is looked for that was rated: another process may not have written it yet."""
+CHUNK: Final = 400
+"""Rows that are looked for at once."""
+WORTH: Final = {"up": 1, "down": -1, "none": 0}
+
+
+class Writer:
+    """Outlives reloads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.most = 0
+        """Calls and ratings that may wait."""
+        self.most_units = 0
+        """Of an experiment, that have rows of their own."""
+        self.next = Batch()
+        self.calls = 0
+        """That wait in these batches."""
+        self.writing: deque[Batch] = deque()
+        self.ratings: deque[Said] = deque()
+        self.lost = 0
+        """Calls and ratings, since the process started, that could not be counted."""
+        self.said = (float("-inf"), 0)
+        self.sizes: dict[str, tuple[float, int]] = {}
+        """By experiment, until when it is known that it has so many rows at most."""
+        self.turn = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """Calls and ratings that are not written yet."""
+        return self.calls + len(self.ratings)
+
+    def add(self, assigned: Assigned, ended: CallEnded) -> None:
+        if self.pending >= self.most:
+            self.lose(1)
+            return
+        self.next.add(assigned, ended)
+        self.calls += 1
+        if len(self.next.calls) >= BATCH:
+            self.close_batch()
+
+    def close_batch(self) -> None:
+        self.writing.append(self.next)
+        self.next = Batch()
+
+    def rated(self, one: Rated) -> None:
+        if self.pending < self.most:
+            until = self.store.host.clock.monotonic() + LATE
+            self.ratings.append(Said(one.call, clean(one.caller), WORTH[one.rating], until))
+        else:
+            self.lose(1)
+
+    def lose(self, count: int) -> None:
+        self.lost += count
+        at, lost = self.said
+        if (now := self.store.host.clock.monotonic()) - at >= SAY:
+            log.error("%s calls of experiments are not counted: no database takes them", self.lost - lost)
+            self.said = now, self.lost
+
+    async def run(self) -> None:
+        """For as long as the process lives."""
+        pause = EVERY
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.flush()
+                pause = EVERY
+            except Busy as error:
+                if pause == EVERY:
+                    log.warning("what experiments have counted waits (%s calls so far): %s", self.pending, error)
+                pause = min(LONGEST, pause * 2)
+            except Exception:
+                log.exception("what experiments have counted cannot be written")
+
+    async def flush(self) -> None:
+        """Write all that is waiting now.  Raises Busy while the database is away."""
+        if not self.pending:
+            return
+        async with self.turn:
+            if self.next.calls:
+                self.close_batch()
+            while self.writing:
+                await self.write(self.writing[0])
+                self.calls -= len(self.writing.popleft().calls)
+            if self.ratings:
+                await self.rate()
+
+    async def write(self, batch: Batch) -> None:
+        try:
+            await self.put(batch)
+        except Busy:
+            raise
+        except Exception:  # what no database takes must not keep the rest from it
+            log.exception("what %s calls came to cannot be written", len(batch.calls))
+            self.lose(len(batch.calls))
+
+    async def put(self, batch: Batch) -> None:
+        async with self.store.database.writing() as connection:
+            mark = {"id": batch.id, "at": self.store.now()}
+            # Waits for whoever is just writing the same, as a connection does that was cut off before it was confirmed.
+            new = await connection.execute(self.store.insert(BATCHES).values(mark).on_conflict_do_nothing())
+            if not new.rowcount:
+                return
+            shared = await self.shared(connection, batch)
+            rows = batch.moved(shared)
+            made = self.store.insert(UNITS)
+            more = {name: U[name] + made.excluded[name] for name in COUNTS}
+            keys = [U.experiment, U.variant, U.unit]
+            await connection.execute(made.on_conflict_do_update(index_elements=keys, set_=more), rows)
+            await connection.execute(insert(CALLS), list(seen(batch.calls, shared)))
+        self.sizes = {id: size for id, size in self.sizes.items() if size[0] > self.store.host.clock.monotonic()}
+
+    async def shared(self, connection: AsyncConnection, batch: Batch) -> dict[Place, Place]:
+        """Where those units are counted for which there is no row any more."""
+        found: dict[Place, Place] = {}
+        for experiment in {place.experiment for place in batch.units}:
+            mine = [place for place in batch.units if place.experiment == experiment]
+            if await self.has_room(connection, experiment, len(mine)):
+                continue
+            known = await self.known(connection, experiment, mine)
+            for place in mine:
+                if (place.variant, place.unit) not in known:
+                    found[place] = place._replace(unit=bucket(place.unit))
+        return found
+
+    async def has_room(self, connection: AsyncConnection, experiment: str, more: int) -> bool:
+        """Whether so many new units would have rows of their own.  Rows are counted now and then, and near the end."""
+        now = self.store.host.clock.monotonic()
+        until, upto = self.sizes.get(experiment, (now, 0))
+        if now >= until or upto + more > self.most_units:
+            count = select(func.count()).select_from(UNITS).where(U.experiment == experiment)
+            until, upto = now + SAY, (await connection.execute(count)).scalar_one()
+        self.sizes[experiment] = until, upto + more
+        return upto + more <= self.most_units
+
+    async def known(
+        self, connection: AsyncConnection, experiment: str, places: Sequence[Place]
+    ) -> set[tuple[str, str]]:
+        known: set[tuple[str, str]] = set()
+        for at in range(0, len(places), CHUNK):
+            some = [(one.variant, one.unit) for one in places[at : at + CHUNK]]
+            wanted = (U.experiment == experiment) & tuple_(U.variant, U.unit).in_(some)
+            rows = await connection.execute(select(U.variant, U.unit).where(wanted))
+            known |= {(row.variant, row.unit) for row in rows}
+        return known
+
+    async def rate(self) -> None:
+        """To rate a call again with the same does nothing, so that it does no harm to try twice."""
+        now, waiting = self.store.host.clock.monotonic(), list(self.ratings)
+        there = await self.there([said.call for said in waiting])
+        left = [said for said in waiting if not (said.call in there and await self.counted(said)) and said.until > now]
+        for _ in waiting:
+            self.ratings.popleft()
+        self.ratings.extendleft(reversed(left))
+
+    async def there(self, calls: Sequence[str]) -> set[str]:
+        """Which of these calls were in an experiment: most were not, and to look keeps nobody from writing."""
+        found: set[str] = set()
+        async with self.store.database.reading() as connection:
+            for at in range(0, len(calls), CHUNK):
+                query = select(CALLS.c.call).where(CALLS.c.call.in_(calls[at : at + CHUNK]))
+                found |= set((await connection.execute(query)).scalars())
+        return found
+
+    async def counted(self, said: Said) -> bool:
+        """Whether the call was found."""
+        async with self.store.database.writing() as connection:
+            mine = (CALLS.c.call == said.call) & (CALLS.c.caller == said.caller)
+            query = select(CALLS).where(mine).order_by(CALLS.c.id.desc()).limit(1).with_for_update()
+            row = (await connection.execute(query)).mappings().first()
+            if row is None:
+                return False
+            old, new = row["rating"], said.worth
+            if old != new:
+                await connection.execute(update(CALLS).where(CALLS.c.id == row["id"]).values(rating=new))
+                here = (U.experiment == row["experiment"]) & (U.variant == row["variant"]) & (U.unit == row["unit"])
+                more: dict[str, Any] = {
+                    "up": U.up + ((new > 0) - (old > 0)),
+                    "down": U.down + ((new < 0) - (old < 0)),
+                }
+                await connection.execute(update(UNITS).where(here).values(**more))
+        return True
+
+    async def flushed(self) -> bool:
+        """Whether all that was waiting is written; else after a rest."""
+        try:
+            await self.flush()
+        except Busy:
+            await asyncio.sleep(EVERY)
+            return False
+        return True
+
+    async def close(self, patience: float) -> None:
+        """Write what is there, in so many seconds at most; what is not written then is told."""
+        try:
+            async with asyncio.timeout(patience):
+                while not await self.flushed():
+                    pass
+        except TimeoutError:
+            log.error("%s calls of experiments were not counted: the database does not answer", self.pending)
+
+
+def seen(calls: Iterable[Seen], shared: dict[Place, Place]) -> Iterator[dict[str, Any]]:
+    """Rows of calls, where their units are counted."""
+    for one in calls:
+        place = shared.get(Place(one.experiment, one.variant, one.unit))
+        yield {**one._asdict(), **({} if place is None else {**place._asdict(), "owner": ""})}

@@ -1,0 +1,54 @@
+"""Who may ask for what: looked at before any plugin could answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from proxy.errors import Denied
+from proxy.host import Host
+from proxy.identity import check_route
+from proxy.meter import refused
+from proxy.types import Call, Caller, Plugin
+from proxy.upstreams.catalogue import Catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Of all chains."""
+
+    catalogue: Catalogue
+    host: Host
+    prefixes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By chain, how names begin that stand for no model until a plugin has said for which."""
+    measured: set[str] = field(default_factory=set)
+    """Chains in which somebody measures calls, who hears of those, too, that are not let in."""
+
+    def note(self, route: str, plugins: Collection[Plugin]) -> None:
+        """These stand in this chain."""
+        self.prefixes[route] = tuple(one for plugin in plugins for one in getattr(plugin, "prefixes", ()))
+        if any(getattr(plugin, "measures", False) for plugin in plugins):
+            self.measured.add(route)
+
+    def caller(self, call: Call, caller: Caller) -> None:
+        """Raises Denied for a chain or a model that the caller's key does not open."""
+        try:
+            check_route(caller, call.route)
+        except Denied as error:
+            self.tell(call, error)
+            raise
+        self.model(call)
+
+    def model(self, call: Call) -> None:
+        """Raises Denied for a model that the caller's key does not open."""
+        if call.models is None or call.model.startswith(self.prefixes.get(call.route, ())):
+            return
+        try:
+            self.catalogue.check(call)
+        except Denied as error:
+            self.tell(call, error)
+            raise
+
+    def tell(self, call: Call, error: Denied) -> None:
+        if call.route in self.measured:
+            refused(call, error, self.host)

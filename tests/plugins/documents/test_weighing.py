@@ -1,0 +1,111 @@
+"""How much words count where nobody says it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plugins.documents.scores import Hit
+from plugins.documents.weighing import KEPT, POOR, SAMPLE, Eye, Weigher, coverage, eye, weight
+from proxy.stores.vectors import Row
+from proxy.upstreams.demo import embedding
+from proxy.upstreams.demo.vectors import Vector, unit, vector
+from tests.conftest import Start
+from tests.plugins.documents.asking import A, ask, config, fill
+
+GOOD = Eye(1.0, 0.5)
+
+
+def hit(text: str, words: float, cosine: float = 0.5, model: str = "m") -> Hit:
+    return Hit(Row(text, 1, 0, text, "[0,1,0,0,[]]"), "c", model, cosine, words)
+
+
+def knowing(text: str, dimensions: int) -> Vector:
+    """As a good model: a question of the sample lies beside its answer, and other texts are as they are."""
+    if text not in SAMPLE:
+        return vector(text, dimensions)
+    pair = vector(f"pair {SAMPLE.index(text) % (len(SAMPLE) // 2)}", dimensions)
+    return unit(pair.astype(float) + vector(text, dimensions))
+
+
+def test_a_model_is_trusted_where_its_answers_are_nearer_than_others() -> None:
+    assert eye(np.array([vector(text, 384) for text in SAMPLE])).trust == 0
+    good = eye(np.array([knowing(text, 384) for text in SAMPLE]))
+    assert good.trust == 1 and good.apart > 0.1
+    same = eye(np.tile(vector("one", 384), (len(SAMPLE), 1)))
+    assert (same.trust, round(same.apart, 6)) == (0, 0), "which sees no difference at all"
+
+
+def test_words_cover_a_question_by_what_tells_the_texts_apart() -> None:
+    mill = [
+        hit(f"Kestle Mill. {text}", words)
+        for text, words in (("It was built of oak, and painted.", 5.0), ("It burnt down.", 4.0))
+    ]
+    named = coverage("What was Kestle Mill built of?", mill), coverage("Whose bid won Kestle Mill?", mill)
+    assert named[0] > 0.8 and named[1] < 0.3, "a name that all of them have is no more than a name"
+    assert coverage("Where did it burn down?", mill) < coverage("How is oak built?", mill), "the best one's words count"
+    assert coverage("painter", mill) == 1, "whatever its ending is"
+    assert coverage("C7", [hit("the form C7 is blue", 2.0), hit("blue", 0.0)]) == 1, "short names are words, too"
+    for nothing in ("", "?", "what", "\0"):
+        assert coverage(nothing, mill) == 0
+    assert coverage("oak", []) == coverage("oak", [hit("oak", 0.0)]) == 0, "what was not found by words covers nothing"
+
+
+def test_a_long_question_over_long_texts_takes_no_time() -> None:
+    texts = [hit(f"{number} " * 2000, float(number)) for number in range(300)]
+    begun = time.process_time()
+    coverage(" ".join(map(str, range(5000))), texts)
+    assert time.process_time() - begun < 0.5  # a hundredth of that, here
+
+
+def test_either_score_counts_as_much_as_it_tells() -> None:
+    assert weight(GOOD, 0.8, [0.6, 0.2]) == pytest.approx(0.5)
+    assert weight(GOOD, 0.4, [0.6, 0.2]) == pytest.approx(1 / 3), "asked in other words"
+    assert weight(GOOD, 0.8, [0.4, 0.3]) == pytest.approx(0.8), "of which none is clearly nearer"
+    assert weight(GOOD, 0.0, [0.4, 0.4]) == 0 and weight(GOOD, 0.5, [0.4]) == 1
+    assert weight(Eye(0.0, 0.0), 0.8, [0.6, 0.2]) == weight(GOOD, 0.8, []) == POOR
+    assert weight(Eye(0.5, 0.5), 0.8, [0.6, 0.2]) == pytest.approx(0.6), "half way"
+
+
+def test_each_model_has_its_own_weight_and_few_are_kept() -> None:
+    weigher, hits = Weigher(), [hit("oak", 2.0, 0.6), hit("elm", 0.0, 0.1), hit("oaks", 1.0, 0.3, "n")]
+    assert weigher.weights(["m", "n"], "oak", hits) == {"m": POOR, "n": POOR}
+    weigher.learn("m", np.array([knowing(text, 384) for text in SAMPLE]))
+    told = weigher.weights(["m", "n"], "oak", hits)
+    assert 0 < told["m"] < POOR and told["n"] == POOR
+    for number in range(KEPT + 5):
+        weigher.learn(f"model{number}", np.eye(len(SAMPLE), dtype=np.float32))
+    assert len(weigher.eyes) == KEPT and "m" not in weigher.eyes
+
+
+async def test_a_search_tells_how_much_words_counted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await fill(run)
+
+        async def counted(query: str, **more: object) -> float:
+            told = await ask(run, "POST", "/search", A, 200, query=query, explain=True, **more)
+            (share,) = {one["words"] for one in [one["explain"] for one in told["results"]] + told["dropped"]}
+            return float(share)
+
+        assert await counted("Who kept the lantern?", words=0.3) == 0.3
+        assert await counted("Who kept the lantern?") == POOR, "the demo's vectors know no meaning"
+        assert await counted("Zzyzx") == 0, "no word was found"
+
+    asked: list[str] = []
+
+    def told_of(text: str, dimensions: int) -> Vector:
+        asked.append(text)
+        return knowing(text, dimensions)
+
+    monkeypatch.setattr(embedding, "vector", told_of)
+    async with start(config(f"sqlite:///{tmp_path}/y.db", tmp_path / "y")) as run:
+        await fill(run)
+        assert not set(SAMPLE) & set(asked), "it costs who adds nothing"
+        same, other = await counted("the lantern was lit"), await counted("Which beacon shone at the lantern?")
+        assert 0 < other < same < 1
+        assert sum(text == SAMPLE[0] for text in asked) == 1, "once, and not for every question"

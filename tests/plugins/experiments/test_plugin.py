@@ -1,0 +1,256 @@
+"""Experiments in a chain: through the stock SDK, and what becomes of each call."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy import config as configuration
+from proxy import registry
+from proxy.errors import ConfigError
+from proxy.upstreams.demo import Simulator
+from tests.conftest import Start
+from tests.plugins.experiments.asking import KEYS, OPS, TONE, A, B, arm, ask, chat, config, flushed, ok, user_of
+from tests.whole.asking import asked, error_of, user
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/records.db"
+
+
+async def test_the_same_user_gets_the_same_variant_and_its_thumbs_count(start: Start, database_url: str) -> None:
+    async with start(config(database_url, {"tone": TONE})) as run, run.client(api_key="a-key") as client:
+        seen: dict[str, str] = {}
+        for name in ("kind", "plain", "kind", "plain"):
+            who = user_of(TONE, name, "tone")
+            raw = await client.chat.completions.with_raw_response.create(
+                model="demo", messages=[{"role": "user", "content": "hi"}], user=who
+            )
+            assert raw.headers["x-gemmapy-experiment"] == f"tone={name}"
+            seen[name] = raw.headers["x-request-id"]
+            body = asked(run.ollama)[-1]
+            assert (body["messages"][0]["content"] == "Be kind.") == (name == "kind")
+            assert (body.get("options", {}).get("temperature") == 0.5) == (name == "kind")
+        for rating in ("down", "up", "up"):
+            told = {"request_id": seen["kind"], "rating": rating}
+            assert (await run.http.post(f"{run.url}/v1/feedback", json=told, headers=A)).status == 200
+        found = await ok(run, "GET", "/tone/results")
+        plain, kind = found["variants"]
+        assert [(one["units"], one["calls"]) for one in (plain, kind)] == [(1, 2), (1, 2)]
+        assert (kind["metrics"]["up"]["mean"], kind["metrics"]["down"]["mean"]) == (0.5, 0), "the last word counts"
+        assert plain["metrics"]["up"]["mean"] == 0 and plain["metrics"]["seconds"]["mean"] > 0
+        assert kind["metrics"]["errors"]["verdict"] == "too few units yet" and found["srm"] == {"p": 1.0, "ok": True}
+        rows = await (await run.http.get(f"{run.url}/api/metrics/export.csv", headers=OPS)).text()
+        assert rows.count("tone=kind") == rows.count("tone=plain") == 2, "the record of calls tells it"
+
+
+async def test_two_servers_say_the_same(start: Start, url: str) -> None:
+    async with start(config(url)) as one, start(config(url)) as other:
+        made = await ok(one, "POST", "", name="tone", **TONE)
+        await ok(one, "POST", "/tone/start")
+        assert (await ok(other, "GET", "/tone"))["status"] == "active", "whoever is asked looks first"
+        for number in range(20):
+            arms = {arm(await chat(run, user=f"u{number}")) for run in (one, other)}
+            assert len(arms) == 1 and arms != {None}
+        await flushed(other)
+        found = await ok(one, "GET", f"/{made['id']}/results")
+        assert sum(one["calls"] for one in found["variants"]) == 40
+        assert sum(one["units"] for one in found["variants"]) == 20
+
+
+async def test_other_servers_know_of_a_change_soon(start: Start, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.experiments.plugin.LOOK", 0.01)
+    async with start(config(url)) as one, start(config(url)) as other:
+        await ok(one, "POST", "", name="tone", **TONE)
+        for verb, takes_part in (("start", True), ("pause", False), ("start", True), ("stop", False)):
+            await ok(one, "POST", f"/tone/{verb}")
+            async with asyncio.timeout(5):
+                while (arm(await chat(other)) is not None) != takes_part:  # noqa: ASYNC110  (it tells nobody)
+                    await asyncio.sleep(0.005)
+
+
+async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) -> None:
+    variants: list[dict[str, Any]] = [
+        {"name": "one", "model": "demo"},
+        {"name": "two", "model": "demo-thinking"},
+        {"name": "three", "template": "summarize"},
+        {"name": "four", "template": {"name": "shorten", "version": 1}},
+    ]
+    async with start(config(url, {"way": {"variants": variants}})) as run:
+        for name, model in (("one", "demo:latest"), ("two", "demo-thinking:latest")):
+            response = await chat(run, model="experiment:way", experiment={"variant": name})
+            assert (arm(response), response.headers["x-gemmapy-model"]) == (f"way={name}", model)
+        for name, label in (("three", "summarize@1"), ("four", "shorten@1")):
+            response = await chat(run, experiment={"name": "way", "variant": name})
+            assert (arm(response), response.headers["x-gemmapy-template"]) == (f"way={name}", label)
+            assert "x-gemmapy-params" not in response.headers
+        named = await chat(run, model="template:summarize", experiment={"name": "way", "variant": "four"})
+        assert named.status == 400, "and the template that was named gives way, its model too, where there is none"
+        await flushed(run)
+        assert all(one["calls"] == 0 for one in (await ok(run, "GET", "/way/results"))["variants"]), "forced"
+
+
+async def test_what_cannot_be_is_told(start: Start, url: str) -> None:
+    cases: list[tuple[dict[str, Any], int, str | None, str]] = [
+        ({"model": "experiment:none"}, 404, "experiment_not_found", "model"),
+        ({"experiment": "none"}, 404, "experiment_not_found", "experiment.name"),
+        ({"experiment": {"name": "tone", "variant": "x"}}, 400, "invalid_value", "experiment.variant"),
+        ({"experiment": {"name": "tone", "arm": "x"}}, 400, "unknown_parameter", "experiment.arm"),
+        ({"experiment": 5}, 400, "invalid_type", "experiment"),
+        ({"experiment": {}}, 400, "missing_required_parameter", "experiment.name"),
+        ({"model": "experiment:tone", "experiment": "way"}, 400, "invalid_parameter_combination", "experiment.name"),
+        ({"model": "experiment:"}, 400, None, "model"),
+        ({"model": "experiment:tone"}, 400, "experiment_without_model", "model"),
+    ]
+    async with start(config(url, {"tone": TONE})) as run:
+        for body, status, code, param in cases:
+            error = await error_of(await chat(run, **body), status)
+            assert (code is None or error["code"] == code) and error["param"] == param, body
+
+
+async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: str) -> None:
+    variants = [{"name": "a"}, {"name": "b", "model": "other"}]
+    async with start(config(url, {"m": {"variants": variants, "unit": "request"}})) as run:
+        assert {arm(await chat(run, B)) for _ in range(12)} == {None}
+        error = await error_of(await chat(run, B, experiment={"name": "m", "variant": "b"}), 403)
+        assert error["code"] == "model_not_allowed"
+        refused = {(await chat(run, B, model="experiment:m", experiment={"variant": "b"})).status}
+        assert refused == {403}
+
+
+async def test_only_what_is_active_takes_part(start: Start, url: str) -> None:
+    told = {name: {**TONE, "status": name, "match": {"models": f"{name}*"}} for name in ("draft", "paused", "stopped")}
+    async with start(config(url, told)) as run:
+        assert arm(await chat(run)) is None
+        assert arm(await chat(run, experiment="paused")) == "paused=plain", "who names one gets the control meanwhile"
+        assert arm(await chat(run, experiment={"name": "draft", "variant": "kind"})) == "draft=kind"
+        found = [one["variants"] for one in [await ok(run, "GET", f"/{name}/results") for name in told]]
+        assert all(one["calls"] == 0 for variants in found for one in variants)
+
+
+async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    variants = [{"name": "a"}, {"name": "b", "template": "summarize"}]
+    async with start(config(url, {"way": {"variants": variants}}, "experiments")) as run:
+        for _ in range(2):
+            assert arm(await chat(run, experiment={"name": "way", "variant": "b"})) == "way=b"
+        assert sum("no plugin `templates`" in record.message for record in caplog.records) == 1
+
+
+async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": {**TONE, "traffic": 0}})) as run:
+        assert arm(await chat(run)) is None
+        assert arm(await chat(run, experiment="tone")) == "tone=plain"
+
+
+async def test_a_reload_goes_on_counting_and_another_definition_begins_anew(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": TONE})) as run:
+        first = (await ok(run, "GET", "/tone"))["id"]
+        await chat(run)
+        run.configure(config(url, {"tone": {**TONE, "description": "Why?"}}))
+        assert await run.server.reload()
+        await chat(run)
+        assert sum(one["calls"] for one in (await ok(run, "GET", "/tone/results"))["variants"]) == 2
+        run.configure(config(url, {"tone": {**TONE, "unit": "caller"}}))
+        assert await run.server.reload()
+        await chat(run)
+        for id, calls in (("tone", 1), (first, 2)):
+            assert sum(one["calls"] for one in (await ok(run, "GET", f"/{id}/results"))["variants"]) == calls
+        assert (await ok(run, "DELETE", f"/{first}"))["deleted"], "what the configuration no longer has"
+        assert (await ask(run, "GET", f"/{first}/results")).status == 404
+
+
+async def test_metrics_tell_variants_apart(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": TONE}, "metrics, experiments")) as run:
+        for name in ("kind", "kind", "plain"):
+            await chat(run, user=user_of(TONE, name, "tone"))
+        text = await (await run.http.get(f"{run.url}/metrics", headers=OPS)).text()
+        assert 'gemmapy_experiment_calls_total{arm="tone=kind",outcome="ok"} 2.0' in text
+
+
+async def test_kept_answers_do_not_cross(start: Start, url: str) -> None:
+    told = config(url, {"tone": TONE}, "usage, experiments, cache")
+    async with start(told) as run:
+        kind, plain = (user_of(TONE, name, "tone") for name in ("kind", "plain"))
+        caches = []
+        for who in (kind, plain, kind, plain):
+            caches.append((await chat(run, user=who)).headers["x-gemmapy-cache"])
+            await run.settled()
+        assert caches == ["miss", "miss", "hit", "hit"]
+        found = await ok(run, "GET", "/tone/results")
+        assert [one["metrics"]["cached"]["mean"] for one in found["variants"]] == [0.5, 0.5]
+
+
+async def test_what_fails_counts_and_is_told(start: Start, url: str) -> None:
+    variants = [{"name": "a"}, {"name": "b", "model": "nobody-has-it"}]
+    async with start(config(url, {"m": {"variants": variants}})) as run:
+        response = await chat(run, user=user_of({"variants": variants}, "b", "m"))
+        assert (response.status, arm(response)) == (404, "m=b")
+        await chat(run, user=user_of({"variants": variants}, "a", "m"))
+        found = await ok(run, "GET", "/m/results")
+        assert [one["metrics"]["errors"]["mean"] for one in found["variants"]] == [0, 1]
+        assert [one["metrics"]["seconds"]["observations"] for one in found["variants"]] == [1, 0]
+
+
+async def test_other_calls_than_chats_take_part(start: Start, url: str) -> None:
+    variants = [{"name": "a"}, {"name": "b", "parameters": {"temperature": 0.1}}]
+    async with start(config(url, {"m": {"variants": variants}})) as run:
+        body = {"model": "demo", "prompt": "hi", "user": user_of({"variants": variants}, "b", "m")}
+        response = await run.http.post(f"{run.url}/v1/completions", json=body, headers=A)
+        assert (response.status, arm(response)) == (200, "m=b")
+        sent = [one.body for one in run.ollama.seen if one.path == "/api/generate" and one.body.get("prompt")]
+        assert sent[-1]["options"]["temperature"] == 0.1
+        embedded = await run.http.post(
+            f"{run.url}/v1/embeddings", json={"model": "demo-embed", "input": "x"}, headers=A
+        )
+        assert embedded.status == 200 and str(arm(embedded)).startswith("m=")
+        wanted = {"model": "demo-embed", "input": "x", "experiment": {"name": "tone", "variant": "kind"}}
+        error = await error_of(await run.http.post(f"{run.url}/v1/embeddings", json=wanted, headers=A), 404)
+        assert error["code"] == "experiment_not_found"
+
+
+async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
+    async with start(config(url, {"tone": TONE}, "experiments"), Simulator()) as run:
+        response = await chat(run, stream=True)
+        assert str(arm(response)).startswith("tone=")
+        found = await ok(run, "GET", "/tone/results")
+        assert sum(one["calls"] for one in found["variants"]) == 1, "also where nothing else measures calls"
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"variants": [{"name": "a"}]}, "at least 2 items"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "two variants have one name"),
+        ({"variants": [{"name": "a"}, {"name": "b", "weight": 0}]}, "greater than or equal to 1"),
+        ({"variants": [{"name": "a"}, {"name": "b", "parameters": {"heat": 1}}]}, "'heat' is none of"),
+        ({"variants": [{"name": "a"}, {"name": "b", "parameters": {"temperature": 9}}]}, "temperature"),
+        ({"variants": [{"name": "a"}, {"name": "B"}]}, "cannot be a name"),
+        ({"variants": [{"name": "a"}, {"name": "b", "model": "template:x"}]}, "under `template`"),
+        ({**TONE, "unit": "planet"}, "'user'"),
+        ({**TONE, "traffic": 2}, "less than or equal to 1"),
+        ({**TONE, "guard": {"metric": "tickets", "worse_by": 1}}, "say under `better`"),
+        ({**TONE, "color": 1}, "no such setting"),
+    ],
+)
+def test_the_check_refuses_what_is_wrong(told: dict[str, Any], words: str) -> None:
+    text = config("sqlite:///x.db", {"e": told}) + "upstreams: {local: {ollama: 'http://x'}}\n"
+    with pytest.raises(ConfigError, match=words):
+        configuration.read("proxy.yaml", text, registry.problems_of, {})
+
+
+@pytest.mark.parametrize("chain", ["templates, experiments", "experiments, usage", "limits, experiments"])
+def test_the_check_holds_the_order(chain: str) -> None:
+    with pytest.raises(ConfigError, match="must stand before"):
+        configuration.read("proxy.yaml", config("sqlite:///x.db", {}, chain), registry.problems_of, {})
+
+
+async def test_a_call_that_names_none_costs_nothing_where_there_is_none(start: Start, url: str) -> None:
+    async with start(config(url)) as run:
+        response = await chat(run, messages=user("hello"))
+        assert response.status == 200 and arm(response) is None
+        assert (await ok(run, "GET", ""))["experiments"] == []
+        assert KEYS and (await ask(run, "GET", "", B)).status == 403

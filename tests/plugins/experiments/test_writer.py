@@ -1,0 +1,298 @@
+"""What calls came to is written once, bounded, and does no harm where it cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.experiments.assigning import Subject, subject
+from plugins.experiments.book import Assigned, Experiment
+from plugins.experiments.counted import Batch
+from plugins.experiments.definition import Definition, InFile
+from plugins.experiments.guarding import Guarding
+from plugins.experiments.keeping import GONE, Keeping
+from plugins.experiments.known import Known
+from plugins.experiments.results import SHARED, UNFAIR, results
+from plugins.experiments.store import Store, from_file
+from plugins.experiments.tables import BATCHES, CALLS, EXPERIMENTS, FEATURE, UNITS
+from plugins.experiments.writer import LATE, Writer
+from proxy.news import CallEnded, Cost, Rated
+from proxy.sql.database import Database, DatabaseAway
+from tests.clocks import Watch
+from tests.plugins.experiments.asking import TONE
+
+TWO = {"variants": [{"name": "a"}, {"name": "b"}]}
+
+
+def experiment(**fields: Any) -> Experiment:
+    return from_file("one", InFile.model_validate({**TWO, **fields}))
+
+
+@pytest.fixture
+async def writer(database_url: str) -> AsyncIterator[Writer]:
+    database = Database(database_url, 3, 10)
+    await database.migrate(FEATURE)
+    state: dict[str, Any] = {}
+    host: Any = SimpleNamespace(
+        database=database, clock=Watch(), kept=lambda name, make: state.setdefault(name, make())
+    )
+    writer = Writer(Store(host))
+    writer.most, writer.most_units = 10_000, 10_000
+    yield writer
+    await database.aclose()
+
+
+def assigned(one: Experiment, who: Subject, variant: str | None = None) -> Assigned:
+    made = one.assigned(who)
+    assert made is not None
+    named = next((each for each in one.definition.variants if each.name == variant), made.variant)
+    return Assigned(one, named, who)
+
+
+def ended(id: str = "req_1", **fields: Any) -> CallEnded:
+    told = {"model": "demo", "completion_tokens": 7, "first_ns": 5, "total_ns": 10**9, **fields}
+    return CallEnded(id, 1.7e9, "ann", "", "chat", False, "demo", **told)
+
+
+async def rows(writer: Writer, table: Any) -> list[dict[str, Any]]:
+    async with writer.store.database.reading() as connection:
+        return [dict(row) for row in (await connection.execute(select(table))).mappings().all()]
+
+
+async def test_what_calls_of_a_unit_came_to_is_added_up(writer: Writer) -> None:
+    one, who = experiment(), subject("user", "ann", "u")
+    mine = assigned(one, who)
+    writer.add(mine, ended("req_0"))
+    writer.add(mine, ended("req_1", cost=Cost("USD", 30), cache="hit"))
+    await writer.flush()
+    writer.add(mine, ended("req_2", error="upstream_cut"))
+    writer.add(mine, ended("req_3", error="client_left"))
+    await writer.flush()
+    (row,) = await rows(writer, UNITS)
+    assert row == {
+        "experiment": one.id, "variant": mine.variant.name, "unit": who.key, "owner": "ann", "calls": 4, "errors": 1,
+        "cached": 1, "answered": 2, "total_ns": 2 * 10**9, "begun": 2, "first_ns": 10, "tokens": 14, "priced": 1,
+        "cost": 30, "up": 0, "down": 0,
+    }  # fmt: skip
+    assert len(await rows(writer, CALLS)) == 4 and writer.pending == 0
+
+
+async def test_what_was_written_though_nobody_said_so_is_not_written_twice(writer: Writer) -> None:
+    batch = Batch()
+    batch.add(assigned(experiment(), subject("user", "ann", "u")), ended())
+    await writer.put(batch)
+    await writer.put(batch)
+    (row,) = await rows(writer, UNITS)
+    assert row["calls"] == 1 and len(await rows(writer, CALLS)) == 1
+
+
+async def test_a_rating_may_come_late_and_change_and_comes_to_what_was_said_last(writer: Writer) -> None:
+    writer.add(assigned(experiment(), subject("user", "ann", "u")), ended())
+    await writer.flush()
+    for rating, up, down in (("up", 1, 0), ("up", 1, 0), ("down", 0, 1), ("none", 0, 0), ("down", 0, 1)):
+        writer.rated(Rated("req_1", "ann", rating))  # type: ignore[arg-type]
+        await writer.flush()
+        (row,) = await rows(writer, UNITS)
+        assert (row["up"], row["down"]) == (up, down)
+    writer.rated(Rated("req_1", "bob", "up"))
+    writer.rated(Rated("req_2", "ann", "up"))
+    await writer.flush()
+    assert writer.pending == 2, "another process may not have written them yet"
+    writer.add(assigned(experiment(), subject("user", "ann", "u")), ended("req_2"))
+    await writer.flush()
+    assert (await rows(writer, UNITS))[0]["up"] == 1 and writer.pending == 1
+    writer.store.host.clock.move(LATE + 1)  # type: ignore[attr-defined]
+    await writer.flush()
+    assert writer.pending == 0, "it was of no experiment"
+
+
+async def test_units_beyond_the_bound_share_rows(writer: Writer) -> None:
+    one, writer.most_units = experiment(), 10
+    for start in (0, 8, 16):
+        for number in range(start, start + 8):
+            who = subject("user", "ann", str(number))
+            writer.add(assigned(one, who), ended(f"req_{number}"))
+        await writer.flush()
+    writer.add(assigned(one, subject("user", "ann", "0")), ended("req_0"))
+    await writer.flush()
+    found = await rows(writer, UNITS)
+    own = [row for row in found if row["owner"]]
+    assert len(own) == 8 and sum(row["calls"] for row in found) == 25
+    assert {row["calls"] for row in own} == {1, 2}, "who has a row goes on to have it"
+    writer.rated(Rated("req_20", "ann", "up"))
+    await writer.flush()
+    assert sum(row["up"] for row in await rows(writer, UNITS) if not row["owner"]) == 1
+    told = (await results(writer.store.database, one)).told()
+    assert sum(row["units"] for row in told["variants"]) == 8 and told["warnings"] == [SHARED]
+    assert sum(row["calls"] for row in told["variants"]) == 25
+
+
+async def test_while_the_database_is_away_so_much_waits_and_no_more(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer.most, mine = 3, assigned(experiment(), subject("user", "ann", "u"))
+    database = writer.store.database
+
+    @asynccontextmanager
+    async def away() -> AsyncIterator[AsyncConnection]:
+        async with AsyncExitStack():
+            raise DatabaseAway("away")
+            yield
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+        patched.setattr(database, "writing", away)
+        for number in range(5):
+            writer.add(mine, ended(f"req_{number}"))
+            with pytest.raises(DatabaseAway):
+                await writer.flush()
+        writer.rated(Rated("req_0", "ann", "up"))
+        assert (writer.pending, writer.lost) == (3, 3)
+    assert sum("not counted" in record.message for record in caplog.records) == 1, "told once a minute"
+    await writer.flush()
+    assert (await rows(writer, UNITS))[0]["calls"] == 3 and writer.pending == 0
+
+
+async def test_two_processes_write_at_once(writer: Writer) -> None:
+    other, one = Writer(writer.store), experiment()
+    other.most, other.most_units = writer.most, writer.most_units
+    for number in range(40):
+        who = subject("user", "ann", str(number % 8))
+        (writer, other)[number % 2].add(assigned(one, who), ended(f"req_{number}"))
+        if number % 10 == 9:
+            await asyncio.gather(writer.flush(), other.flush())
+    found = await rows(writer, UNITS)
+    assert len(found) == 8 and {row["calls"] for row in found} == {5}
+
+
+def filled(one: Experiment, failing: dict[str, int], units: int) -> Batch:
+    """Three calls of so many units, of which of each hundred so many fail."""
+    batch, given = Batch(), dict.fromkeys(failing, 0)
+    for number in range(units * len(failing)):
+        name = list(failing)[number % len(failing)]
+        given[name] += 1
+        error = "upstream_cut" if given[name] % 100 < failing[name] else ""
+        for _ in range(3):
+            batch.add(assigned(one, subject("user", "ann", str(number)), name), ended(f"req_{number}", error=error))
+    return batch
+
+
+async def test_a_variant_that_does_harm_is_stopped_once_and_told(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    variants = [{"name": "a"}, {"name": "bad"}, {"name": "good"}]
+    one = experiment(variants=variants, guard={"metric": "errors", "worse_by": 0.05})
+    known = Known(writer.store, [one], writer.store.host)
+    await known.read()
+    await writer.put(filled(one, {"a": 5, "bad": 40, "good": 4}, 400))
+    guarding = Guarding(writer.store)
+    with caplog.at_level(logging.ERROR):
+        assert await guarding.look(one) and await guarding.look(one)
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [
+        "the variant 'bad' of the experiment 'one' was stopped"
+    ]
+    await known.read()
+    (found,) = known.book.active
+    assert set(found.stops) == {"bad"} and not await guarding.look(found)
+    told = (await results(writer.store.database, found)).told()
+    assert [row["stopped"] and row["stopped"]["why"].startswith("errors is worse") for row in told["variants"]] == [
+        None, True, None,
+    ]  # fmt: skip
+    assert [row["metrics"]["errors"].get("verdict") for row in told["variants"]] == [
+        None, "worse", "no difference seen yet",
+    ]  # fmt: skip
+    assert told["srm"]["ok"], "of those that are left"
+
+
+async def test_a_guard_lets_be_what_is_worse_by_less(writer: Writer) -> None:
+    one = experiment(guard={"metric": "errors", "worse_by": 0.3})
+    await writer.put(filled(one, {"a": 5, "b": 20}, 400))
+    assert not await Guarding(writer.store).look(one)
+    bare = experiment()
+    assert not await Guarding(writer.store).look(bare)
+
+
+async def test_a_split_that_is_not_as_it_was_set_is_told(writer: Writer) -> None:
+    batch, one = Batch(), experiment()
+    for number in range(1000):
+        batch.add(assigned(one, subject("user", "ann", str(number)), "a" if number % 5 < 3 else "b"), ended())
+    await writer.put(batch)
+    told = (await results(writer.store.database, one)).told()
+    assert not told["srm"]["ok"] and told["warnings"] == [UNFAIR] and told["srm"]["p"] < 1e-4
+
+
+async def test_what_the_database_adds_up_is_right(writer: Writer) -> None:
+    batch, one = Batch(), experiment()
+    for number in range(200):
+        for turn in range(1 + number % 3):
+            took = 10**9 * (1 + number % 7) + turn
+            batch.add(assigned(one, subject("user", "ann", str(number)), "ab"[number % 2]), ended(total_ns=took))
+    await writer.put(batch)
+    found = (await results(writer.store.database, one)).of("b").of("seconds")
+    units = [(sum(1 + n % 7 for _ in range(1 + n % 3)), 1 + n % 3) for n in range(1, 200, 2)]
+    assert (found.units, found.n) == (100, sum(n for _, n in units))
+    assert found.x == pytest.approx(sum(x for x, _ in units))
+    assert found.xn == pytest.approx(sum(x * n for x, n in units))
+    assert found.xx == pytest.approx(sum(x * x for x, _ in units))
+    assert found.nn == sum(n * n for _, n in units)
+
+
+async def test_what_is_old_goes(writer: Writer) -> None:
+    store, one = writer.store, experiment()
+    known = Known(store, [one], store.host)
+    await known.read()
+    for number in range(5):
+        writer.add(assigned(one, subject("user", "ann", "u")), ended(f"req_{number}"))
+    writer.add(
+        assigned(Experiment("exp_gone", "gone", "active", one.definition, "api"), subject("user", "a", "u")), ended()
+    )
+    await writer.flush()
+    store.host.clock.now = 1.7e9  # type: ignore[attr-defined]
+    await known.note()
+    await Keeping(store, 7, 3).tidy()
+    assert len(await rows(writer, CALLS)) == 3, "the newest"
+    assert {row["experiment"] for row in await rows(writer, UNITS)} == {one.id}
+    assert await rows(writer, BATCHES) == []
+    store.host.clock.move(GONE + 1)  # type: ignore[attr-defined]
+    await Keeping(store, 7, 3).tidy()
+    assert await rows(writer, EXPERIMENTS) == [] == await rows(writer, UNITS)
+
+
+async def test_another_definition_has_results_of_its_own(writer: Writer) -> None:
+    one = experiment()
+    assert experiment(description="x", traffic=0.5, guard={"worse_by": 1}).id == one.id
+    others = [experiment(unit="caller"), experiment(salt="x"), experiment(variants=TONE["variants"])]
+    assert len({each.id for each in (one, *others)}) == 4
+    await Known(writer.store, [one], writer.store.host).read()
+    await Known(writer.store, [others[0]], writer.store.host).read()
+    assert (await Known(writer.store, [others[0]], writer.store.host).find(one.id)).definition == one.definition
+
+
+async def test_what_this_version_cannot_read_keeps_nothing_else_from_running(
+    writer: Writer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, made = writer.store, Definition.model_validate(TWO)
+    for name in ("old", "new"):
+        await store.move(await store.create(name, made), "active", ["draft"])
+    async with store.database.writing() as connection:
+        await connection.execute(update(EXPERIMENTS).where(EXPERIMENTS.c.name == "old").values(definition="{}"))
+    known = Known(store, [], store.host)
+    await known.read()
+    assert [one.name for one in known.book.active] == ["new"] and "another version" in caplog.text
+
+
+async def test_what_was_known_holds_after_a_reload_while_the_database_is_away(writer: Writer) -> None:
+    store = writer.store
+    id = await store.create("made", Definition.model_validate(TWO))
+    await store.move(id, "active", ["draft"])
+    await Known(store, [], store.host).read()
+    assert [one.name for one in Known(store, [], store.host).book.active] == ["made"]
+    same = Known(store, [from_file("made", InFile.model_validate(TONE))], store.host).book
+    assert [one.source for one in same.active] == ["file"], "a name leads to the configuration's"
