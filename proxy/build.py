@@ -19,6 +19,7 @@ from proxy.edge import openai as openai_edge
 from proxy.edge.admission import Admission
 from proxy.edge.attachments import Attachments
 from proxy.edge.calls import Own
+from proxy.edge.chats import Chats
 from proxy.edge.desk import Counter
 from proxy.edge.exchange import exchange_of
 from proxy.edge.front import Door
@@ -110,6 +111,8 @@ class Assembly:
             open_database=self.database,
             workers=self.config.listen.workers,
             admit=self.admit,
+            chat=Chats(self.config, self.images, self.catalogue, self.own).call,
+            stream=self.writer.stream,
         )
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:

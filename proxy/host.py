@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import web
-from pydantic import BaseModel
 
 from proxy.background import Background as Background
 from proxy.background import now_and_then as now_and_then
 from proxy.clock import Clock as Clock
+from proxy.desk import Desk as Desk
+from proxy.desk import Part as Part
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet
 from proxy.holdings import Holding
@@ -26,7 +27,7 @@ from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.stores.vectors import Vectors
-from proxy.types import Call, Caller, Handler, Image, Reply
+from proxy.types import JSON, Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
 if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
@@ -126,52 +127,6 @@ class Bus:
                 log.exception("%s could not be told", type(event).__name__)
 
 
-Form = TypeVar("Form", bound=BaseModel)
-
-
-class Part(Protocol):
-    """Of a form: a field, or a file where `filename` is not None.  It is read once, before the next part."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def filename(self) -> str | None: ...
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """As they arrive.  Raises BadCall or TooSlow."""
-
-    async def text(self) -> str:
-        """Of a field.  Raises also TooLarge."""
-
-
-class Desk(Protocol):
-    """What the edge tells of a request to a plugin's own endpoint."""
-
-    def caller(self, request: web.BaseRequest) -> Caller: ...
-
-    async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
-
-    async def text(self, request: web.BaseRequest, kind: str) -> str:
-        """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
-
-    def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
-        """Of a `multipart/form-data` body, whose size is not bounded.  Raises BadCall, WrongType or TooSlow."""
-
-    async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
-        """What a body links to, by its links, as far as the operator lets it be fetched.  Raises BadCall.
-
-        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
-        """
-
-    def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
-        """What every answer to this request carries; an endpoint that streams sends it by itself."""
-
-    def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """What the URL asks for, as a model; a field that is a tuple may be named several times.  Raises BadCall."""
-
-
 Price: TypeAlias = Callable[[CallEnded], Cost | None]
 
 
@@ -189,6 +144,14 @@ def nobody_admitted(call: Call, caller: Caller) -> None:
 
 
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
+Chatted = Callable[[web.BaseRequest, Mapping[str, JSON]], Awaitable[Call]]
+Frames = Callable[[Callable[[str], None]], AsyncGenerator[bytes, None]]
+"""Server-sent events, made with a way to say what they wait for."""
+Streamer = Callable[[web.BaseRequest, Frames], Awaitable[web.StreamResponse]]
+
+
+def no_edge(*_: object) -> Any:
+    raise LookupError("this pipeline has no edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +184,12 @@ class Host:
     """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
+    chat: Chatted = no_edge
+    """What a body asks of the chain `chat`, read as `POST /v1/chat/completions` reads it; before it is sent, `admit` is
+    asked.  Raises BadCall and Denied."""
+    stream: Streamer = no_edge
+    """Writes events of an endpoint's own as the edge writes an answer's: none to a client that does not read, and the
+    first failure with its own status."""
 
     @property
     def database(self) -> Database:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Final
+
+import orjson
 
 from proxy.news import CallEnded, Cost
 
@@ -147,3 +150,13 @@ def rounded(numerator: int, denominator: int) -> int:
     """Of the two nearest whole numbers the nearer one; the even one where neither is."""
     whole, rest = divmod(numerator, denominator)
     return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
+
+
+def money(billionths: int | None) -> orjson.Fragment | None:
+    """As a number, such as 0.000105; what reads it as a decimal loses nothing."""
+    return None if billionths is None else orjson.Fragment(spelled(billionths))
+
+
+def spelled(billionths: int) -> str:
+    text = f"{Decimal(billionths).scaleb(-9):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -24,7 +24,7 @@ from proxy.asks import ToolCall as ToolCall
 from proxy.asks import ToolChoice as ToolChoice
 from proxy.clock import Deadline as Deadline
 from proxy.clock import Moment as Moment
-from proxy.errors import ProxyError
+from proxy.errors import Denied, ProxyError
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
 from proxy.values import value
@@ -234,6 +234,14 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         return self.role == "admin"
+
+    def whose(self, user: str | None) -> str | None:
+        """Whose figures this caller is told who asks for a user's; None is everybody's.  Raises Denied."""
+        if self.is_admin:
+            return user
+        if user is not None and user != self.name:
+            raise Denied("Only admins may name other users.", code="insufficient_permissions")
+        return self.name
 
 
 # --- who handles it --------------------------------------------------------------------------------

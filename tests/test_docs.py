@@ -128,6 +128,17 @@ async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> No
         assert "lights.txt Mabel Quill kept the light" in done.stdout and "AnnotationFileCitation(" in done.stdout
 
 
+async def test_the_examples_of_comparisons_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "comparison.md"
+    (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
+    async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"the winner is demo(-thinking)?\n\[\(1, 'demo", done.stdout), done.stdout
+
+
 async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
     page = DOCS / "files.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")

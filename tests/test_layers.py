@@ -17,6 +17,7 @@ FLOORS = (
         "proxy.errors",
         "proxy.holdings",
         "proxy.filing",
+        "proxy.fence",
         "proxy.sources",
         "proxy.clock",
         "proxy.news",
@@ -27,6 +28,7 @@ FLOORS = (
     (
         "proxy.chain",
         "proxy.host",
+        "proxy.desk",
         "proxy.meter",
         "proxy.tries",
         "proxy.config",
@@ -48,6 +50,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
     "proxy.holdings",
     "proxy.filing",
+    "proxy.fence",
     "proxy.types",
     "proxy.asks",
     "proxy.models",

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Final
 
 from plugins.documents import shapes
-from plugins.documents.fence import fence_of
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
+from proxy.fence import fence_of
 from proxy.types import JSON, Chat, Events, Finish, Sources, Text
 
 LETTERS: Final = 3.5

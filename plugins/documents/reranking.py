@@ -11,9 +11,9 @@ from typing import Final
 
 import orjson
 
-from plugins.documents.fence import fence_of
 from plugins.documents.scores import Hit
 from proxy.errors import ProxyError
+from proxy.fence import fence_of
 from proxy.host import Host
 from proxy.streams import collect
 from proxy.types import JSON, Call, Chat, Format, Message

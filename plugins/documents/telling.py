@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from plugins.documents.fence import fence_of
 from plugins.documents.files import Reader
 from plugins.documents.prompt import CONTROL, one_line
 from proxy.errors import BadCall, Busy
+from proxy.fence import fence_of
 
 MOST: Final = 64
 """Files that are read, or wait for it, at once: each has a whole request behind it."""

@@ -13,7 +13,6 @@ from sqlalchemy import Column, ColumnElement, Select, Table, func, select
 from plugins.usage import bins
 from plugins.usage.tables import BINS, SUMS
 from proxy.config import Strict
-from proxy.errors import Denied
 from proxy.sql.database import Database
 from proxy.types import JSON, Caller
 
@@ -77,11 +76,7 @@ class WithUser(Strict):
 
 def whose(caller: Caller, user: str | None) -> str | None:
     """None is everybody's.  Raises Denied for others' figures."""
-    if caller.is_admin:
-        return user
-    if user is not None and user != caller.name:
-        raise Denied("Only admins may name other users.", code="insufficient_permissions")
-    return caller.name
+    return caller.whose(user)
 
 
 async def read(database: Database, window: Window, *by: str, columns: Sequence[str] = TOLD) -> list[dict[str, Any]]:

@@ -1,24 +1,14 @@
-"""Billionths of a currency's unit as JSON: numbers with all their digits, made from whole ones and not from floats."""
+"""Days, weeks and months, and money as it is told of them."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Final
 
-import orjson
+from proxy.prices import money as money
+from proxy.prices import spelled as spelled
 
 DAY: Final = 86_400
-
-
-def money(billionths: int | None) -> orjson.Fragment | None:
-    """As a number, such as 0.000105; what reads it as a decimal loses nothing."""
-    return None if billionths is None else orjson.Fragment(spelled(billionths))
-
-
-def spelled(billionths: int) -> str:
-    text = f"{Decimal(billionths).scaleb(-9):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def midnight(day: date) -> int:

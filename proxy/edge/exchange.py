@@ -90,6 +90,10 @@ class Exchange:
         told.update((name, value) for name, value in self.facts.items() if name not in RATES)
         return told
 
+    def noted(self, notes: Mapping[str, str]) -> str:
+        """What became of fields that were not simply honoured."""
+        return header_safe(", ".join(f"{name}={fate}" for name, fate in notes.items()))
+
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
         """The headers of an answer: those of every response, and the facts."""
         headers = {"Content-Type": "application/json", **self.headers, PROCESSING: self.processing()}
@@ -97,7 +101,7 @@ class Exchange:
             if value:
                 headers[STANDARD.get(name) or f"x-gemmapy-{name}"] = header_safe(value)
         if notes:
-            told = ", ".join(f"{name}={fate}" for name, fate in notes.items())
+            told = self.noted(notes)
             inner = headers.get("x-gemmapy-params")
             headers["x-gemmapy-params"] = header_safe(f"{told}, {inner}" if inner else told)
         return headers

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from proxy.config import Strict
-from proxy.errors import Denied, ProxyError
+from proxy.errors import ProxyError
 from proxy.holdings import Holding
 from proxy.host import Desk
 from proxy.types import Route
@@ -38,9 +38,7 @@ class Me:
     def whose(self, request: web.BaseRequest) -> str:
         """Raises Denied."""
         caller, user = self.desk.caller(request), self.desk.query(request, Whose).user
-        if user is not None and user != caller.name and not caller.is_admin:
-            raise Denied("Only admins may name other users.", code="insufficient_permissions")
-        return user or caller.name
+        return caller.whose(user) or caller.name
 
     async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
         """A document that is read and written bit by bit.  One that cannot be finished breaks off."""

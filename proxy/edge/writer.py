@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
-from typing import Final, Protocol
+from collections.abc import Awaitable, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -14,9 +15,11 @@ from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
+from proxy.host import Frames
 from proxy.streams import Answer, collect
 from proxy.types import Call, Event, Handler, Usage
 from proxy.wire.openai_answer import fingerprint
+from proxy.wire.openai_errors import SseStyle
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class Writer:
         exchange = exchange_of(request)
         exchange.model, exchange.route = call.model, call.route
         if call.stream:
-            return await self.streamed(request, exchange, call, style, notes)
+            return await self.streamed(request, call, style, notes)
         answer = await in_time(self.send, call, exchange)
         body = style.whole(answer, fingerprint(exchange.facts))
         response = Document(body, exchange.telling(notes))
@@ -85,22 +88,34 @@ class Writer:
             exchange.status = CLIENT_LEFT
 
     async def streamed(
-        self,
-        request: web.BaseRequest,
-        exchange: Exchange,
-        call: Call,
-        style: Style,
-        notes: Mapping[str, str],
+        self, request: web.BaseRequest, call: Call, style: Style, notes: Mapping[str, str]
     ) -> web.StreamResponse:
         outlet = Outlet(self.streams, style.comment)
+        pump = self.pump(request, call.but(progress=outlet.progress), style, outlet)
+        return await self.let_out(request, outlet, pump, style.media_type, notes)
+
+    async def stream(self, request: web.BaseRequest, frames: Frames) -> web.StreamResponse:
+        """What an endpoint of a plugin's own tells as server-sent events, under the same rules as an answer's."""
+        style = SseStyle()
+        outlet = Outlet(self.streams, style.comment)
+        return await self.let_out(request, outlet, self.pour(request, frames, style, outlet), style.media_type, {})
+
+    async def let_out(
+        self,
+        request: web.BaseRequest,
+        outlet: Outlet,
+        filling: Coroutine[Any, Any, None],
+        media_type: str,
+        notes: Mapping[str, str],
+    ) -> web.StreamResponse:
+        """Write what comes into the outlet while it is filled; whoever leaves ends that."""
+        exchange = exchange_of(request)
         # Not a Background task: it belongs to this request and ends with it.
-        pump = outlet.loop.create_task(
-            self.pump(request, call.but(progress=outlet.progress), style, outlet), name=f"pump {call.id}"
-        )
+        pump = outlet.loop.create_task(filling, name=f"pump {exchange.id}")
         try:
             first = await outlet.take()
             response = web.StreamResponse(
-                headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": style.media_type}
+                headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": media_type}
             )
             try:
                 await response.prepare(request)
@@ -154,7 +169,21 @@ class Writer:
             log.exception("request %s failed", call.id)
             self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
 
-    def failed(self, request: web.BaseRequest, error: ProxyError, style: Style, outlet: Outlet) -> None:
+    async def pour(self, request: web.BaseRequest, frames: Frames, style: SseStyle, outlet: Outlet) -> None:
+        try:
+            async with aclosing(frames(outlet.progress)) as parts:
+                async for part in parts:
+                    outlet.put(part)
+                    if outlet.full:
+                        await outlet.until_room()
+            outlet.end()
+        except ProxyError as error:
+            self.failed(request, error, style, outlet)
+        except Exception:
+            log.exception("request %s failed", exchange_of(request).id)
+            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
+
+    def failed(self, request: web.BaseRequest, error: ProxyError, style: Style | SseStyle, outlet: Outlet) -> None:
         exchange_of(request).error = error.code or error.kind
         outlet.fail(error, style.failed(error))
 

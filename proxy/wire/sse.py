@@ -14,6 +14,11 @@ def data(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
+def event(name: str, payload: bytes) -> bytes:
+    """One event that says what it is."""
+    return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"
+
+
 def comment(text: str) -> bytes:
     """A line that clients skip and that keeps gateways from closing an idle connection."""
     return b": " + " ".join(text.split()).encode() + b"\n\n"

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from plugins.documents.fence import fence_of
+from proxy.fence import fence_of
 from proxy.upstreams.demo import Said, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import KEYS, TEXTS, A, B, add, ask, config, fill

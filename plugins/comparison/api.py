@@ -1,0 +1,210 @@
+"""The endpoints of comparisons: everybody sees and changes only their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from plugins.comparison.figures import Reading
+from plugins.comparison.forms import WORTH, Compare, Figures, Judge, Page, Ranking, Rate, asked_of, place_of
+from plugins.comparison.judging import Judging
+from plugins.comparison.results import LETTERS, PREFIX, Compared, Heard, clean
+from plugins.comparison.round import ROUTE, Ends, Round, Said, calls_of
+from plugins.comparison.store import Store
+from proxy.errors import BadCall, Busy, Denied, ProxyError, TooLarge
+from proxy.host import Host
+from proxy.news import Rated
+from proxy.types import JSON, Call, Caller, Chat, Route, unheard
+from proxy.wire import sse
+from proxy.wire.ids import timely_id
+
+PATH: Final = "/api/comparisons"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A comparison that is to be made.  calls: in the order in which they are made and told."""
+
+    compared: Compared
+    calls: list[Call]
+    judge: Judge | None
+    caller: Caller
+
+    @property
+    def names(self) -> list[str]:
+        return list(LETTERS[: len(self.calls)]) if self.compared.blind else [one.model for one in self.calls]
+
+
+class Api:
+    def __init__(self, store: Store, host: Host, at_once: int) -> None:
+        self.store = store
+        self.host = host
+        self.at_once = at_once
+        self.ends = Ends(host)
+        self.judging = Judging(host, at_once)
+        self.reading = Reading(store)
+
+    def routes(self) -> Iterable[Route]:
+        yield Route("POST", "/api/ollama/compare", self.compare, "user")
+        for method, path, handle in (
+            ("GET", "", self.list),
+            ("GET", "/ranking", self.ranking),
+            ("GET", "/statistics", self.statistics),
+            ("GET", "/{id}", self.get),
+            ("DELETE", "/{id}", self.delete),
+            ("POST", "/{id}/rate", self.rate),
+            ("POST", "/{id}/judge", self.judge),
+        ):
+            yield Route(method, PATH + path, handle, "user")
+
+    def owner(self, request: web.BaseRequest) -> str:
+        return self.host.desk.caller(request).name
+
+    # --- comparing ---
+
+    async def compare(self, request: web.BaseRequest) -> web.StreamResponse:
+        form, caller = await self.host.desk.form(request, Compare), self.host.desk.caller(request)
+        check_route(caller)
+        try:
+            call = await self.host.chat(request, form.body())
+        except BadCall as error:
+            raise form.nothing(error) from None
+        asked = self.asked(form, call, caller)
+        await self.store.ready()
+        if form.stream:
+            return await self.host.stream(request, lambda progress: self.frames(asked, progress))
+        last: dict[str, JSON] = {}
+        async with aclosing(self.told(asked, unheard)) as happenings:
+            async for _, told in happenings:
+                last = told
+        return answer(last)
+
+    def asked(self, form: Compare, call: Call, caller: Caller) -> Asked:
+        if not isinstance(call.ask, Chat):
+            raise BadCall("Only chats are compared.", code="invalid_value")
+        kept = asked_of(call.ask)
+        if len(orjson.dumps(kept)) > self.store.most.bytes:
+            message = f"What is to be compared has more than {self.store.most.bytes} bytes."
+            raise TooLarge(message, param="messages" if form.prompt is None else "prompt", code="too_large_to_store")
+        models = list(form.models)
+        if form.blind:
+            models.sort(key=lambda _: self.host.clock.uniform(0, 1))
+        id = timely_id(PREFIX)
+        calls = calls_of(call, id, models, [timely_id("req_") for _ in models])
+        prompt = clean(call.ask.question)
+        compared = Compared(id, caller.name, self.store.now(), prompt, kept, form.blind)
+        return Asked(compared, calls, form.judge, caller)
+
+    async def frames(self, asked: Asked, progress: Callable[[str], None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self.told(asked, progress)) as happenings:
+            async for name, told in happenings:
+                yield sse.event(name, orjson.dumps({"type": name, **told}))
+
+    async def told(
+        self, asked: Asked, progress: Callable[[str], None]
+    ) -> AsyncGenerator[tuple[str, dict[str, JSON]], None]:
+        """Everything that happens, by name; the last is the whole.  Raises what the last model failed with, where none
+        answered."""
+        names, head = asked.names, asked.compared
+        begun = {"comparison_id": head.id, "models": names, "created_at": head.at // 10**6}
+        yield "comparison.created", begun
+        calls, heard = [one.but(progress=progress) for one in asked.calls], dict[int, Heard]()
+        async with aclosing(Round(self.host, self.ends, calls, asked.caller, self.at_once).steps()) as steps:
+            async for step in steps:
+                if isinstance(step, Said):
+                    words = {"delta": step.text} if step.text else {"thinking": step.thinking}
+                    yield "result.delta", {"index": step.place, **words}
+                    continue
+                heard[step.place] = step.heard
+                result = step.heard.result().told(names[step.place], head.blind)
+                yield "result.done", {"index": step.place, "result": result}
+        yield "comparison.done", (await self.finished(asked, heard, progress)).told()
+
+    async def finished(self, asked: Asked, heard: dict[int, Heard], progress: Callable[[str], None]) -> Compared:
+        """Kept, and judged where that is wanted.  While the database is away answers are told all the same."""
+        in_order = [heard[place] for place in range(len(asked.calls))]
+        errors = [one.error for one in in_order if one.error is not None]
+        if len(errors) == len(in_order):
+            raise errors[-1]
+        compared = asked.compared.but(results=[one.result() for one in in_order])
+        try:
+            kept = await self.store.add(compared)
+        except Busy:
+            return compared.but(kept=False)
+        # What is told is whole, even where less of it is kept.
+        compared = compared.but(number=kept.number)
+        if asked.judge is None or len(in_order) - len(errors) < 2:
+            return compared
+        return await self.judged(compared, asked.judge, asked.caller, progress)
+
+    async def judged(
+        self, compared: Compared, judge: Judge, caller: Caller, progress: Callable[[str], None]
+    ) -> Compared:
+        """A judge that fails costs no answers."""
+        try:
+            judgements = await self.judging.judge(compared, judge, caller, progress)
+            return await self.store.judged(compared, judgements)
+        except ProxyError as error:
+            return compared.but(unjudged=error)
+
+    # --- what was compared ---
+
+    async def list(self, request: web.BaseRequest) -> web.StreamResponse:
+        found, more = await self.store.page(self.owner(request), self.host.desk.query(request, Page))
+        data = [one.told(whole=False) for one in found]
+        ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
+        return answer({"object": "list", "data": data, **ends, "has_more": more})
+
+    async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        compared = await self.store.one(self.owner(request), id)
+        return answer({**compared.told(), **compared.asked})
+
+    async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        await self.store.drop(self.owner(request), id)
+        return answer({"comparison_id": id, "deleted": True})
+
+    async def rate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        """The last vote counts."""
+        form, owner = await self.host.desk.form(request, Rate), self.owner(request)
+        compared = await self.store.one(owner, id)
+        if form.rating is None:
+            return answer((await self.store.vote(compared, form.vote(compared))).told(whole=False))
+        place = place_of(compared, form.model or "", "model")
+        rated = await self.store.rate(compared, place, WORTH[form.rating])
+        result = rated.results[place]
+        self.host.announce(Rated(result.request, owner, form.rating, result.cache_key))
+        return answer(rated.told(whole=False))
+
+    async def judge(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
+        judge, caller = await self.host.desk.form(request, Judge), self.host.desk.caller(request)
+        check_route(caller)
+        compared = await self.store.one(caller.name, id)
+        judgements = await self.judging.judge(compared, judge, caller, unheard)
+        return answer((await self.store.judged(compared, judgements)).told(whole=False))
+
+    # --- figures ---
+
+    async def ranking(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Ranking)
+        owner = self.host.desk.caller(request).whose(asked.user)
+        return answer(await self.reading.ranking(owner, asked))
+
+    async def statistics(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = self.host.desk.query(request, Figures)
+        owner = self.host.desk.caller(request).whose(asked.user)
+        return answer(await self.reading.statistics(owner, asked))
+
+
+def check_route(caller: Caller) -> None:
+    """Raises Denied where the key does not open what models are asked through."""
+    if caller.routes is not None and ROUTE not in caller.routes:
+        raise Denied(f"This key does not open the route '{ROUTE}'.", code="route_not_allowed")
+
+
+def answer(told_of: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(told_of), content_type="application/json")

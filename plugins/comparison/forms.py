@@ -1,0 +1,158 @@
+"""What the endpoints of comparisons are asked, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from plugins.comparison.results import LETTERS, WORDS, Compared, clean
+from proxy.config import Strict
+from proxy.errors import BadCall
+from proxy.types import JSON, Chat
+
+MOST: Final = len(LETTERS)
+"""Models of one comparison."""
+ALONE: Final = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls", "logprobs", "top_logprobs")
+"""Fields of a chat whose answers could not be laid side by side."""
+VOTES: Final[Mapping[str, int]] = {word: vote for vote, word in WORDS.items()}
+WORTH: Final = {"up": 1, "down": -1, "none": 0}
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it is empty")
+    return text
+
+
+def _distinct(models: list[str]) -> list[str]:
+    if len(set(models)) < len(models):
+        raise ValueError("a model stands in it twice")
+    return models
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=600), AfterValidator(clean), AfterValidator(_filled)]
+Text = Annotated[str, AfterValidator(_filled)]
+Models = Annotated[list[Name], Field(min_length=2, max_length=MOST), AfterValidator(_distinct)]
+Criteria = Annotated[str, StringConstraints(max_length=4000), AfterValidator(clean)]
+
+
+class Judge(Strict):
+    """A model that says of two answers which is the better one, by what."""
+
+    model: Name
+    criteria: Criteria = ""
+
+
+class Compare(BaseModel):
+    """A question to several models; what else a chat takes stands beside it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    models: Models
+    prompt: Text | None = None
+    system: str | None = None
+    stream: bool = False
+    blind: bool = False
+    judge: Judge | None = None
+
+    def body(self) -> dict[str, JSON]:
+        """As a chat's, to the first of the models.  Raises BadCall."""
+        given: dict[str, JSON] = dict(self.model_extra or {})
+        for name in ALONE:
+            if given.get(name) is not None:
+                message = f"'{name}' is not supported here: answers are compared as text."
+                raise BadCall(message, param=name, code="unsupported_parameter")
+        if given.get("n") not in (None, 1):
+            raise BadCall("'n' must be 1: every model answers once.", param="n", code="invalid_value")
+        if given.get("model") is not None:
+            raise BadCall("Name the models in 'models'.", param="model", code="unknown_parameter")
+        messages = self.messages(given.get("messages"))
+        return {**given, "model": self.models[0], "stream": self.stream, "messages": messages}
+
+    def messages(self, given: JSON) -> JSON:
+        if self.prompt is not None:
+            if given is not None:
+                message = "'prompt' and 'messages' are two ways to ask; send only one of them."
+                raise BadCall(message, param="prompt", code="invalid_parameter_combination")
+            given = [{"role": "user", "content": self.prompt}]
+        elif given is None:
+            given = []
+        if self.system and isinstance(given, list):
+            return [{"role": "system", "content": self.system}, *given]
+        return given
+
+    def nothing(self, error: BadCall) -> BadCall:
+        """What is wrong with the messages, where there are none at all."""
+        if error.param != "messages" or self.prompt is not None or (self.model_extra or {}).get("messages") is not None:
+            return error
+        message = "Missing required parameter: 'prompt', or 'messages'."
+        return BadCall(message, param="prompt", code="missing_required_parameter")
+
+
+def asked_of(chat: Chat) -> dict[str, JSON]:
+    """What is kept of a question.  Of pictures only how many there were."""
+    messages = [
+        {"role": one.role, "content": clean(one.text), **({"images": len(one.images)} if one.images else {})}
+        for one in chat.messages
+    ]
+    return {"messages": messages, "options": dict(chat.options)}
+
+
+class Rate(Strict):
+    """Who won; or what one answer is worth."""
+
+    winner: str | None = None
+    model: str | None = None
+    rating: Literal["up", "down", "none"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.winner is None) == (self.model is None and self.rating is None):
+            raise ValueError("send `winner`, or `model` and its `rating`")
+        if (self.model is None) != (self.rating is None):
+            raise ValueError("`model` and `rating` belong together")
+        return self
+
+    def vote(self, compared: Compared) -> int:
+        """Raises BadCall."""
+        if (word := VOTES.get(self.winner or "")) is not None:
+            return word
+        place = place_of(compared, self.winner or "", "winner", ("tie", "none_good"))
+        if not compared.results[place].success:
+            message = "Invalid 'winner': this model did not answer."
+            raise BadCall(message, param="winner", code="invalid_value")
+        return place
+
+
+def place_of(compared: Compared, name: str, param: str, besides: Sequence[str] = ()) -> int:
+    """Of the answer that is called so now, or whose model is.  Raises BadCall."""
+    names = compared.names()
+    if name in names:
+        return names.index(name)
+    models = [one.model for one in compared.results]
+    if name in models and not compared.hidden:
+        return models.index(name)
+    choices = ", ".join(f"'{one}'" for one in (*names, *besides))
+    message = f"Invalid value for '{param}': '{name[:80]}'. Supported values are: {choices}."
+    raise BadCall(message, param=param, code="invalid_value")
+
+
+class Page(Strict):
+    """after: an id; what follows it is told."""
+
+    after: Annotated[str, Field(max_length=64)] | None = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+
+
+class Figures(Strict):
+    """Of the last so many times 24 hours.  user: whose; admins may name anybody, and see all unless they do."""
+
+    days: Annotated[int, Field(ge=1, le=3660)] = 90
+    user: str | None = None
+
+
+class Ranking(Figures):
+    by: Literal["votes", "judge", "all"] = "votes"

@@ -1,0 +1,59 @@
+"""What goes: comparisons that are old, and all of a caller's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import ColumnElement, select
+
+from plugins.comparison.forms import Page
+from plugins.comparison.store import Store
+from plugins.comparison.tables import ROUNDS
+from proxy.types import JSON
+
+EVERY: Final = 3600.0
+"""Seconds between two times."""
+CHUNK: Final = 50
+"""Comparisons that go at once, or are in memory: nobody waits for it long."""
+PAUSE: Final = 0.01
+"""Seconds in which others write."""
+DAY: Final = 86_400 * 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """days: after which a comparison goes.  It does no harm where several processes do it."""
+
+    store: Store
+    days: int | None
+    name: str = "comparisons"
+
+    async def tidy(self) -> None:
+        if self.days is not None:
+            await self.remove(ROUNDS.c.at < self.store.now() - self.days * DAY)
+
+    async def remove(self, which: ColumnElement[bool]) -> int:
+        """How many there were."""
+        whole, some = 0, select(ROUNDS.c.number).where(which).limit(CHUNK)
+        while True:
+            async with self.store.database.writing() as connection:
+                numbers = (await connection.execute(some)).scalars().all()
+                whole += await self.store.remove(connection, numbers)
+            if len(numbers) < CHUNK:
+                return whole
+            await self.store.host.clock.sleep(PAUSE)
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        after = None
+        while True:
+            found, more = await self.store.page(caller, Page(after=after, limit=CHUNK, order="asc"), whole=True)
+            for one in found:
+                yield {**one.told(), **one.asked}
+            if not more:
+                return
+            after = found[-1].id
+
+    async def forget(self, caller: str) -> int:
+        return await self.remove(ROUNDS.c.owner == caller)

@@ -1,0 +1,65 @@
+"""Asks several models the same, keeps what they said, and ranks them by who won."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, Self
+
+from pydantic import PositiveInt
+
+from plugins.comparison.api import Api
+from plugins.comparison.keeping import EVERY, Keeping
+from plugins.comparison.page import Page
+from plugins.comparison.store import Most, Store
+from plugins.comparison.tables import FEATURE
+from proxy.config import Strict
+from proxy.host import Host, now_and_then
+from proxy.types import Route
+
+PATIENCE: Final = 5.0
+"""Seconds that a deletion may take when the server stops."""
+MIB: Final = 1024 * 1024
+
+
+class Comparison:
+    """Asks several models at once, side by side, with figures, votes, judges and a ranking; it stands in no chain."""
+
+    tables = FEATURE
+
+    class Settings(Strict):
+        at_once: PositiveInt = 2
+        """Models of one comparison that are asked at a time, and verdicts of its judge: more on one GPU push each other
+        out of its memory, several hosts can do more."""
+        keep_days: PositiveInt | None = 365
+        """Days that a comparison is kept.  Unset keeps them until they are deleted."""
+        max_comparisons: PositiveInt = 10_000
+        """Comparisons that are kept of one caller; the oldest go first."""
+        max_bytes: PositiveInt = 4 * MIB
+        """Bytes of one question, and of all its answers that are kept; a longer question is refused, of longer
+        answers less is kept."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        self.store = Store(host, Most(settings.max_comparisons, settings.max_bytes))
+        self.keeping = Keeping(self.store, settings.keep_days)
+        self.api = Api(self.store, host, settings.at_once)
+        self.over = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        host.holds(self.keeping)
+
+    def routes(self) -> Iterable[Route]:
+        yield from self.api.routes()
+        yield from Page().routes()
+
+    async def __aenter__(self) -> Self:
+        tidying = now_and_then(self.keeping.tidy, EVERY, self.over)
+        self.task = self.host.background.start(tidying, "deleting old comparisons")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.over.set()
+        if self.task is not None:
+            # Not cancelled at once: what a connection was doing then would go on in its thread.
+            await asyncio.wait([self.task], timeout=PATIENCE)
+            self.task.cancel()

@@ -1,0 +1,140 @@
+"""How strong models are, by who won against whom: Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952.
+
+A model of strength a beats one of strength b with probability 1 / (1 + exp(b - a)); a tie is half a win for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:  # numpy is imported by the first ranking that needs it, not at start
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+PRIOR: Final = 0.5
+"""Wins, and as many losses, of every model against one of average strength: so that one that never lost has a strength,
+too."""
+CENTRE: Final = 1000.0
+SCALE: Final = 400 / log(10)
+"""Points of Elo's scale: 400 more win ten times as often."""
+DRAWS: Final = 400
+TOGETHER: Final = 2_000_000
+"""Numbers of draws that are in memory at once."""
+STEPS: Final = 200
+CLOSE: Final = 1e-9
+SEED: Final = 20_010
+
+
+Game: TypeAlias = tuple[int, int, int, float]
+"""The number of a comparison, two models that met in it, and how the first did: 1 is a win, 0.5 a tie, 0 a loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """By model, on Elo's scale: the rating, and between what it lies with a probability of 95 %."""
+
+    ratings: Array
+    low: Array
+    high: Array
+
+
+def strengths(games: Sequence[Game], models: int) -> Strengths:
+    """Of models that have met others, all of them.  The same games give the same numbers.
+
+    The intervals are of a Bayesian bootstrap: comparisons, and the prior's wins and losses, are weighted at random.  A
+    plain one would say of a model that never lost that its rating is certain.  Source: Rubin, "The Bayesian Bootstrap",
+    1981.
+    """
+    import numpy as np
+
+    met = Met(games, models)
+    ratings = likeliest(met)
+    drawn = np.concatenate(list(draws(met, np.random.default_rng(SEED))))
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return Strengths(*(CENTRE + SCALE * one for one in (ratings, np.minimum(low, ratings), np.maximum(high, ratings))))
+
+
+def likeliest(met: Met) -> Array:
+    """Around 0, not yet on Elo's scale."""
+    import numpy as np
+
+    even = np.full((1, met.models), PRIOR)
+    found: Array = fitted(met.wins(np.ones((1, met.comparisons))), even, even)[0]
+    return found
+
+
+def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
+    """Strengths under random weights, some at a time."""
+    left = DRAWS
+    while left:
+        some = max(1, min(left, TOGETHER // max(met.comparisons, met.models**2, 1)))
+        weights = chance.standard_exponential((some, met.comparisons))
+        priors = PRIOR * chance.standard_exponential((2, some, met.models))
+        yield fitted(met.wins(weights), priors[0], priors[1])
+        left -= some
+
+
+class Met:
+    """The games as arrays."""
+
+    def __init__(self, games: Sequence[Game], models: int) -> None:
+        import numpy as np
+
+        self.models = models
+        numbers, one, other, scores = (np.array(column) for column in zip(*games, strict=True))
+        seen, self.rows = np.unique(numbers, return_inverse=True)
+        self.comparisons = len(seen)
+        self.ways, self.back = one * models + other, other * models + one
+        self.scores = scores.astype(np.float64)
+
+    def wins(self, weights: Array) -> Array:
+        """Of each model against each other one, for each row of weights by comparison."""
+        import numpy as np
+
+        size = self.models**2
+        places, worth = np.concatenate([self.ways, self.back]), np.concatenate([self.scores, 1 - self.scores])
+        rows = np.concatenate([self.rows, self.rows])
+        made = [np.bincount(places, weights=worth * one[rows], minlength=size) for one in weights]
+        whole: Array = np.stack(made).reshape(len(weights), self.models, self.models).astype(np.float64)
+        return whole
+
+
+def fitted(wins: Array, prior_wins: Array, prior_losses: Array) -> Array:
+    """The likeliest strengths, shape (draws, models), by Newton's method, damped so that it cannot overshoot.
+
+    Around 0 in each draw: how strong all are together the games do not say.
+
+    wins: shape (draws, models, models).  Source: Sun and Tran-Dinh, "Generalized self-concordant functions", 2019,
+    whose step for functions like this one is log(1 + r) / r of Newton's, r being how far that would go.
+    """
+    import numpy as np
+
+    games, prior = wins + wins.swapaxes(1, 2), prior_wins + prior_losses
+    found, models = np.zeros(prior_wins.shape), np.arange(wins.shape[1])
+    for _ in range(STEPS):
+        chances = logistic(found[:, :, None] - found[:, None, :])
+        alone = logistic(found)
+        slope = (wins - games * chances).sum(axis=2) + prior_wins - prior * alone
+        bends = games * chances * (1 - chances)
+        curve = -bends
+        curve[:, models, models] += bends.sum(axis=2) + prior * alone * (1 - alone)
+        step = np.linalg.solve(curve, slope[:, :, None])[:, :, 0]
+        reach = np.maximum(step.max(axis=1), 0) - np.minimum(step.min(axis=1), 0)
+        if reach.max() < CLOSE:
+            break
+        found += step * (np.log1p(reach) / np.maximum(reach, CLOSE))[:, None]
+    centred: Array = found - found.mean(axis=1, keepdims=True)
+    return centred
+
+
+def logistic(value: Array) -> Array:
+    """Without an overflow on either side."""
+    import numpy as np
+
+    half: Array = 0.5 * (1 + np.tanh(0.5 * value))
+    return half

@@ -1,0 +1,217 @@
+"""A comparison as it is kept and told: a question, and the answer of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from proxy.errors import NotFound, ProxyError
+from proxy.meter import KEPT
+from proxy.news import CallEnded
+from proxy.prices import money
+from proxy.streams import Answer
+from proxy.types import JSON, Call
+
+PREFIX: Final = "cmp_"
+TIE: Final = -1
+NONE_GOOD: Final = -2
+WORDS: Final = {TIE: "tie", NONE_GOOD: "none_good"}
+"""What a vote may be that is no model's."""
+LETTERS: Final = "ABCDEFGH"
+"""What answers are called while their models are hidden."""
+RATINGS: Final = {1: "up", -1: "down", 0: "none"}
+LONGEST: Final = 2000
+"""Letters of an error that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """See `tables.RESULTS`."""
+
+    model: str
+    named: str
+    success: bool
+    response: str = ""
+    thinking: str = ""
+    duration_ns: int = 0
+    eval_ns: int = 0
+    letters: int = 0
+    first_ns: int | None = None
+    eval_count: int | None = None
+    prompt_eval_count: int | None = None
+    cost: int | None = None
+    cached: bool = False
+    cut: bool = False
+    currency: str = ""
+    finish: str = ""
+    request: str = ""
+    error_code: str = ""
+    error: str = ""
+    cache_key: str = ""
+    rating: int = 0
+
+    def per_second(self) -> float | None:
+        """Tokens of the answer by the time that the upstream says they took; None where it does not say."""
+        if not self.eval_ns or self.eval_count is None:
+            return None
+        return round(self.eval_count * 1e9 / self.eval_ns, 2)
+
+    def told(self, name: str, hidden: bool, whole: bool = True) -> dict[str, JSON]:
+        """name: what it is called.  hidden: whether nothing may tell its model.  whole: with the words of it."""
+        words = {"response": self.response, **({"thinking": self.thinking} if self.thinking else {})} if whole else {}
+        error = {"code": self.error_code, "message": "The model failed." if hidden else self.error}
+        return {
+            "model": name,
+            **words,
+            **({"cut": True} if self.cut and whole else {}),
+            "duration": round(self.duration_ns / 1e9, 3),
+            "success": self.success,
+            "eval_count": self.eval_count,
+            "prompt_eval_count": self.prompt_eval_count,
+            "tokens_per_second": self.per_second(),
+            "first_token_ms": None if self.first_ns is None else round(self.first_ns / 1e6, 1),
+            "cached": self.cached,
+            "cost": None if hidden else money(self.cost),
+            "currency": None if hidden else self.currency or None,
+            "finish_reason": self.finish or None,
+            "request_id": None if hidden else self.request,
+            "rating": RATINGS[self.rating],
+            **({} if self.success else {"error": error}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """See `tables.JUDGEMENTS`."""
+
+    judge: str
+    one: int
+    other: int
+    winner: int | None
+    agreed: bool
+    criteria: str = ""
+    reasons: Sequence[str] = ()
+    error: str = ""
+    at: int = 0
+
+    def told(self, names: Sequence[str]) -> dict[str, JSON]:
+        return {
+            "judge": self.judge,
+            "models": [names[self.one], names[self.other]],
+            "winner": None if self.winner is None else said(self.winner, names),
+            "agreed": self.agreed,
+            "reasons": list(self.reasons),
+            "criteria": self.criteria or None,
+            "error": self.error or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One comparison.  number: of its row, 0 where it has none.  kept: whether it can be found again.
+
+    unjudged: why the judge that was wanted has said nothing.
+    """
+
+    id: str
+    owner: str
+    at: int
+    prompt: str
+    asked: Mapping[str, JSON]
+    blind: bool
+    results: Sequence[Result] = ()
+    judgements: Sequence[Judgement] = ()
+    vote: int | None = None
+    number: int = 0
+    kept: bool = True
+    unjudged: ProxyError | None = None
+
+    def but(self, **changes: Any) -> Compared:
+        return replace(self, **changes)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether its caller must not know yet which model said what."""
+        return self.blind and self.vote is None
+
+    def names(self) -> list[str]:
+        """By place, what the answers are called."""
+        return [LETTERS[place] if self.hidden else one.model for place, one in enumerate(self.results)]
+
+    def told(self, whole: bool = True) -> dict[str, JSON]:
+        names, hidden = self.names(), self.hidden
+        results = [one.told(name, hidden, whole) for one, name in zip(self.results, names, strict=True)]
+        head: dict[str, JSON] = {"comparison_id": self.id, "object": "comparison", "prompt": self.prompt}
+        why = self.unjudged
+        return {
+            **head,
+            "results": results,
+            "blind": self.blind,
+            "vote": None if self.vote is None else said(self.vote, names),
+            "judgements": [one.told(names) for one in self.judgements],
+            "created_at": self.at // 10**6,
+            **({} if self.kept else {"kept": False}),
+            **(
+                {}
+                if why is None
+                else {"judge_error": {"code": why.code or why.kind, "message": clean(str(why))[:LONGEST]}}
+            ),
+        }
+
+
+def said(winner: int, names: Sequence[str]) -> str:
+    return WORDS.get(winner) or names[winner]
+
+
+def unknown(id: str) -> NotFound:
+    message = f"No comparison '{id[:200]}' of yours was found."
+    return NotFound(message, param="id", code="comparison_not_found")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of one call.  named: one form of its model's name."""
+
+    call: Call
+    named: str
+    answer: Answer = field(default_factory=Answer)
+    ended: CallEnded | None = None
+    error: ProxyError | None = None
+
+    def result(self) -> Result:
+        choice, ended = self.answer.choice(0), self.ended or CallEnded("", 0, "", "", "", True, "")
+        text, error, cost = clean(choice.text), self.error, ended.cost
+        told = None if error is None else (error.code or error.kind, clean(str(error))[:LONGEST])
+        return Result(
+            self.call.model,
+            self.named,
+            error is None,
+            text,
+            clean(choice.thinking),
+            ended.total_ns,
+            ended.eval_ns,
+            len(text),
+            ended.first_ns,
+            counted(ended, "completion_tokens"),
+            counted(ended, "prompt_tokens"),
+            None if cost is None else cost.amount,
+            ended.cache in KEPT,
+            currency="" if cost is None else cost.currency,
+            finish=choice.finish if error is None else "",
+            request=self.call.id,
+            error_code="" if told is None else told[0],
+            error="" if told is None else told[1],
+            cache_key=ended.cache_key,
+        )
+
+
+def counted(ended: CallEnded, name: str) -> int | None:
+    """Tokens as the upstream told them; None where they are estimated."""
+    found: int | None = None if name in ended.estimated else getattr(ended, name)
+    return found
+
+
+def clean(text: str) -> str:
+    """What every database takes."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

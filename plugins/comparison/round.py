@@ -1,0 +1,140 @@
+"""The same question to several models: some at once, the others in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from plugins.comparison.results import Heard
+from proxy.errors import ProxyError, UpstreamError
+from proxy.host import Host
+from proxy.meter import metered
+from proxy.news import CallEnded
+from proxy.streams import Answer
+from proxy.types import Call, Caller, Event, Reply, Text, Thinking
+
+log = logging.getLogger(__name__)
+ROUTE: Final = "chat"
+NAME: Final = "asking a model of a comparison"
+WAITING: Final = 256
+"""Events kept for a reader that is slower than the models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Some words of one answer, or of the thinking before it."""
+
+    place: int
+    text: str = ""
+    thinking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    place: int
+    heard: Heard
+
+
+Step: TypeAlias = Said | Over
+
+
+class Ends:
+    """Hears what calls took, of those that somebody waits for."""
+
+    def __init__(self, host: Host) -> None:
+        self.awaited: dict[str, CallEnded | None] = {}
+        host.on(CallEnded, self.ended)
+
+    def ended(self, ended: CallEnded) -> None:
+        # What plugins ask beside a call may have its id, but another route.
+        if ended.id in self.awaited and ended.route == ROUTE:
+            self.awaited[ended.id] = ended
+
+
+class Round:
+    """calls: one a model, of this caller's; each is made by itself, through its chain.  at_once: how many at a time."""
+
+    def __init__(self, host: Host, ends: Ends, calls: Sequence[Call], caller: Caller, at_once: int) -> None:
+        self.host = host
+        self.caller = caller
+        self.ends = ends
+        self.calls = calls
+        self.at_once = min(at_once, len(calls))
+        self.steps_made: asyncio.Queue[Step] = asyncio.Queue(WAITING)
+
+    async def steps(self) -> AsyncGenerator[Step, None]:
+        """What is said, as it is said; whoever stops reading ends every call.  Raises Busy."""
+        turns = iter(range(len(self.calls)))
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            tasks.extend(self.host.background.start(self.work(turns), NAME) for _ in range(self.at_once))
+            left = len(self.calls)
+            while left:
+                step = await self.steps_made.get()
+                left -= isinstance(step, Over)
+                yield step
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+
+    async def work(self, turns: Iterator[int]) -> None:
+        for place in turns:
+            await self.steps_made.put(Over(place, await self.heard(place, self.calls[place])))
+
+    async def heard(self, place: int, call: Call) -> Heard:
+        """What came of one call, whatever that was."""
+        answer = Answer()
+        error: ProxyError | None = None
+        self.ends.awaited[call.id] = None
+        try:
+            async with asyncio.timeout_at(None if call.deadline is None else call.deadline.at):
+                await self.read(place, call, answer)
+        except TimeoutError:
+            error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")
+        except ProxyError as failed:
+            error = failed
+        except Exception:  # a fault of one call is not the others'
+            log.exception("a call of a comparison failed")
+            error = ProxyError("The server failed to answer.", code="internal_error")
+        finally:
+            ended = self.ends.awaited.pop(call.id)
+        return Heard(call, self.host.models.named(call.model), answer, ended, error)
+
+    async def read(self, place: int, call: Call, answer: Answer) -> None:
+        self.host.admit(call, self.caller)
+        reply = await metered(call, self.host.send, self.host)
+        try:
+            check_own(self.host, call, reply)
+            async for event in reply.events:
+                answer.add(event)
+                if (step := step_of(place, event)) is not None:
+                    await self.steps_made.put(step)
+        finally:
+            await reply.aclose()
+
+
+def check_own(host: Host, call: Call, reply: Reply) -> None:
+    """Another model's answer, after a fallback, says nothing of the one that was asked.  Raises UpstreamError."""
+    told, named = reply.facts.get("fallback"), host.models.named
+    if told and named(reply.facts.get("model", "")) != named(call.model):
+        raise UpstreamError(f"Another model answered in its place: {told}.", "server", code="fell_back")
+
+
+def step_of(place: int, event: Event) -> Step | None:
+    if not isinstance(event, Text | Thinking) or not event.text:
+        return None
+    return Said(place, event.text) if isinstance(event, Text) else Said(place, thinking=event.text)
+
+
+def calls_of(asked: Call, id: str, models: Sequence[str], ids: Sequence[str]) -> list[Call]:
+    """One for each model.  id: of the comparison, which their records have as a tag.  ids: of the calls.
+
+    They stream, whatever their caller reads: when an answer begins is worth knowing.
+    """
+    tags = {**asked.tags, "comparison": id}
+    return [asked.but(id=own, model=model, stream=True, tags=tags) for model, own in zip(models, ids, strict=True)]

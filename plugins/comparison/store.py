@@ -1,0 +1,213 @@
+"""Comparisons in the database.  Every query of a caller's names the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.comparison.forms import Page
+from plugins.comparison.results import Compared, Judgement, Result, unknown
+from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
+from proxy.errors import NotFound
+from proxy.host import Host
+from proxy.sql.database import Database
+
+R: Final = ROUNDS.c
+KEPT: Final = tuple(one.name for one in fields(Result))
+SHORT: Final = tuple(name for name in KEPT if name not in ("response", "thinking"))
+"""Columns without the words of answers."""
+
+
+def mine(owner: str, id: str) -> ColumnElement[bool]:
+    return (R.owner == owner) & (R.id == id)
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """comparisons: of one caller, the oldest go first.  bytes: of what one comparison keeps."""
+
+    comparisons: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    host: Host
+    most: Most
+
+    @property
+    def database(self) -> Database:
+        return self.host.database
+
+    def now(self) -> int:
+        return int(self.host.clock.time() * 1e6)
+
+    async def ready(self) -> None:
+        """Raises DatabaseAway, before any model has been asked."""
+        async with self.database.reading() as connection:
+            await connection.execute(select(R.number).limit(1))
+
+    async def add(self, made: Compared) -> Compared:
+        """As it is kept: shortened where it is too long."""
+        results = fitted(made.results, self.most.bytes)
+        asked = orjson.dumps(made.asked).decode()
+        size = len(asked.encode()) + sum(size_of(one) for one in results)
+        row = {name: getattr(made, name) for name in ("id", "owner", "at", "prompt", "vote")}
+        async with self.database.writing() as connection:
+            done = await connection.execute(
+                insert(ROUNDS).values(row | {"asked": asked, "blind": int(made.blind), "bytes": size})
+            )
+            number = int((done.inserted_primary_key or (0,))[0])
+            rows = [row_of(one) | {"comparison": number, "place": place} for place, one in enumerate(results)]
+            await connection.execute(insert(RESULTS), rows)
+            await self.trim(connection, made.owner)
+        return made.but(number=number, results=results)
+
+    async def trim(self, connection: AsyncConnection, owner: str) -> None:
+        """The oldest beyond what a caller may have go."""
+        newest = select(R.number).where(R.owner == owner).order_by(R.number.desc()).offset(self.most.comparisons)
+        old = (await connection.execute(newest.limit(1))).scalar()
+        if old is not None:
+            some = select(R.number).where(R.owner == owner, R.number <= old).order_by(R.number).limit(100)
+            await self.remove(connection, (await connection.execute(some)).scalars().all())
+
+    async def remove(self, connection: AsyncConnection, numbers: Sequence[int]) -> int:
+        """With all that is theirs, which the database sees to: rows are locked in one order only."""
+        return int((await connection.execute(delete(ROUNDS).where(R.number.in_(numbers)))).rowcount)
+
+    async def drop(self, owner: str, id: str) -> None:
+        """Raises NotFound."""
+        async with self.database.writing() as connection:
+            number = (await connection.execute(select(R.number).where(mine(owner, id)))).scalar()
+            if number is None or not await self.remove(connection, [number]):
+                raise unknown(id)
+
+    async def one(self, owner: str, id: str) -> Compared:
+        """Raises NotFound."""
+        async with self.database.reading() as connection:
+            found = await self.found(connection, mine(owner, id), 1)
+        if not found:
+            raise unknown(id)
+        return found[0]
+
+    async def page(self, owner: str, asked: Page, whole: bool = False) -> tuple[list[Compared], bool]:
+        """And whether there are more.  whole: with the words of answers.  Raises NotFound for a wrong `after`."""
+        which = R.owner == owner
+        async with self.database.reading() as connection:
+            if asked.after is not None:
+                after = (await connection.execute(select(R.number).where(mine(owner, asked.after)))).scalar()
+                if after is None:
+                    message = f"Nothing of yours has the id '{asked.after}'."
+                    raise NotFound(message, param="after", code="comparison_not_found")
+                which &= R.number > after if asked.order == "asc" else R.number < after
+            found = await self.found(connection, which, asked.limit + 1, asked.order == "asc", whole)
+        return found[: asked.limit], len(found) > asked.limit
+
+    async def found(
+        self,
+        connection: AsyncConnection,
+        which: ColumnElement[bool],
+        limit: int,
+        rising: bool = False,
+        whole: bool = True,
+    ) -> list[Compared]:
+        query = select(ROUNDS).where(which).order_by(R.number if rising else R.number.desc()).limit(limit)
+        heads = (await connection.execute(query)).mappings().all()
+        numbers = [one["number"] for one in heads]
+        results: dict[int, list[Result]] = {number: [] for number in numbers}
+        columns = [RESULTS.c[name] for name in (KEPT if whole else SHORT)]
+        answers = select(RESULTS.c.comparison, *columns).where(RESULTS.c.comparison.in_(numbers))
+        for row in (await connection.execute(answers.order_by(RESULTS.c.comparison, RESULTS.c.place))).mappings():
+            results[row["comparison"]].append(result_of({**row}))
+        judgements: dict[int, list[Judgement]] = {number: [] for number in numbers}
+        places = (JUDGEMENTS.c.judge, JUDGEMENTS.c.one, JUDGEMENTS.c.other)
+        told = select(JUDGEMENTS).where(JUDGEMENTS.c.comparison.in_(numbers)).order_by(JUDGEMENTS.c.comparison, *places)
+        for row in (await connection.execute(told)).mappings():
+            judgements[row["comparison"]].append(judgement_of({**row}))
+        return [
+            compared_of({**one}, results[one["number"]], judgements[one["number"]])
+            for one in heads
+            if results[one["number"]]  # else it was deleted a moment ago
+        ]
+
+    async def vote(self, compared: Compared, vote: int) -> Compared:
+        """Raises NotFound where it has gone."""
+        changed = update(ROUNDS).where(mine(compared.owner, compared.id)).values(vote=vote)
+        await self.change(compared, changed)
+        return compared.but(vote=vote)
+
+    async def rate(self, compared: Compared, place: int, rating: int) -> Compared:
+        """Raises NotFound where it has gone."""
+        here = (RESULTS.c.comparison == compared.number) & (RESULTS.c.place == place)
+        await self.change(compared, update(RESULTS).where(here).values(rating=rating))
+        results = list(compared.results)
+        results[place] = replace(results[place], rating=rating)
+        return compared.but(results=results)
+
+    async def change(self, compared: Compared, changed: Any) -> None:
+        async with self.database.writing() as connection:
+            if not (await connection.execute(changed)).rowcount:
+                raise unknown(compared.id)
+
+    async def judged(self, compared: Compared, judgements: Sequence[Judgement]) -> Compared:
+        """In place of what the same judge said before.  Raises NotFound where the comparison has gone."""
+        judge, places = judgements[0].judge, ("judge", "one", "other", "winner", "criteria", "error", "at")
+        rows = [
+            {name: getattr(one, name) for name in places}
+            | {"comparison": compared.number, "agreed": int(one.agreed), "reasons": orjson.dumps(one.reasons).decode()}
+            for one in judgements
+        ]
+        before = (JUDGEMENTS.c.comparison == compared.number) & (JUDGEMENTS.c.judge == judge)
+        here = select(R.number).where(mine(compared.owner, compared.id)).with_for_update()
+        async with self.database.writing() as connection:
+            if (await connection.execute(here)).scalar() is None:
+                raise unknown(compared.id)
+            await connection.execute(delete(JUDGEMENTS).where(before))
+            await connection.execute(insert(JUDGEMENTS), rows)
+        others = [one for one in compared.judgements if one.judge != judge]
+        return compared.but(judgements=[*others, *judgements])
+
+
+def row_of(one: Result) -> dict[str, Any]:
+    whole = {name: getattr(one, name) for name in KEPT}
+    return whole | {name: int(whole[name]) for name in ("success", "cached", "cut")}
+
+
+def result_of(row: Mapping[str, Any]) -> Result:
+    told = {name: row[name] for name in KEPT if name in row}
+    return Result(**told | {name: bool(told[name]) for name in ("success", "cached", "cut")})
+
+
+def judgement_of(row: Mapping[str, Any]) -> Judgement:
+    names = ("judge", "one", "other", "winner", "criteria", "error", "at")
+    told = {name: row[name] for name in names}
+    return Judgement(**told, agreed=bool(row["agreed"]), reasons=tuple(orjson.loads(row["reasons"] or "[]")))
+
+
+def compared_of(row: Mapping[str, Any], results: Sequence[Result], judgements: Sequence[Judgement]) -> Compared:
+    names = ("id", "owner", "at", "prompt", "vote", "number")
+    told = {name: row[name] for name in names} | {"asked": orjson.loads(row["asked"]), "blind": bool(row["blind"])}
+    return Compared(**told, results=results, judgements=judgements)
+
+
+def size_of(one: Result) -> int:
+    return len(one.response.encode()) + len(one.thinking.encode())
+
+
+def fitted(results: Sequence[Result], most: int) -> list[Result]:
+    """Where all are too long together each keeps the same share, of its answer before its thinking."""
+    if sum(map(size_of, results)) <= most:
+        return list(results)
+    share = most // len(results)
+    return [one if size_of(one) <= share else shortened(one, share) for one in results]
+
+
+def shortened(one: Result, most: int) -> Result:
+    response = one.response.encode()[:most].decode(errors="ignore")
+    thinking = one.thinking.encode()[: most - len(response.encode())].decode(errors="ignore")
+    return replace(one, response=response, thinking=thinking, cut=True)

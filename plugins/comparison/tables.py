@@ -1,0 +1,87 @@
+"""The tables of comparisons.  Times are microseconds since 1970 in UTC, money billionths of the currency's unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text
+
+from proxy.sql.feature import Feature
+
+FEATURE: Final = Feature("comparison", Path(__file__).parent / "migrations")
+METADATA: Final = MetaData()
+NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up by itself in columns of this type only."""
+
+
+def text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default="")
+
+
+def count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default="0")
+
+
+def maybe(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=True)
+
+
+def small(name: str, **more: Any) -> Column[int]:
+    return Column(name, SmallInteger, **more)
+
+
+def of_comparison() -> Column[int]:
+    reference = ForeignKey("comparison_rounds.number", ondelete="CASCADE")
+    return Column("comparison", BigInteger, reference, primary_key=True)
+
+
+ROUNDS: Final = Table(
+    "comparison_rounds",
+    METADATA,
+    Column("number", NUMBER, primary_key=True),
+    Column("id", String(64), nullable=False),
+    text("owner"),
+    Column("at", BigInteger, nullable=False),
+    *map(text, ("prompt", "asked")),
+    small("blind", nullable=False),
+    small("vote", nullable=True),
+    count("bytes"),
+    Index("comparison_rounds_id", "id", unique=True),
+    Index("comparison_rounds_owner", "owner", "number"),
+    Index("comparison_rounds_at", "at"),
+)
+"""One row a comparison.  asked: JSON of messages and options.  vote: the place of the answer that won, or TIE or
+NONE_GOOD; NULL before there is one.  bytes: of what it keeps."""
+
+RESULTS: Final = Table(
+    "comparison_results",
+    METADATA,
+    of_comparison(),
+    small("place", primary_key=True, autoincrement=False),
+    *map(text, ("model", "named", "response", "thinking")),
+    small("success", nullable=False),
+    *map(count, ("duration_ns", "eval_ns", "letters")),
+    *map(maybe, ("first_ns", "eval_count", "prompt_eval_count", "cost")),
+    small("cached", nullable=False, server_default="0"),
+    small("cut", nullable=False, server_default="0"),
+    *map(text, ("currency", "finish", "request", "error_code", "error", "cache_key")),
+    small("rating", nullable=False, server_default="0"),
+)
+"""One row an answer.  named: the one form of the model's name.  letters: of the answer, all of it.
+cut: whether less of it is kept."""
+
+JUDGEMENTS: Final = Table(
+    "comparison_judgements",
+    METADATA,
+    of_comparison(),
+    Column("judge", String(600), primary_key=True),
+    small("one", primary_key=True, autoincrement=False),
+    small("other", primary_key=True, autoincrement=False),
+    small("winner", nullable=True),
+    small("agreed", nullable=False),
+    *map(text, ("criteria", "reasons", "error")),
+    Column("at", BigInteger, nullable=False),
+)
+"""What a model says of two answers, by their places; one row for each judge.  winner: a place, or TIE; NULL where it
+did not say, and `error` why.  agreed: whether it said the same in both orders.  reasons: a JSON list."""

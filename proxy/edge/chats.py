@@ -1,0 +1,47 @@
+"""What a body asks of the chain `chat`, for endpoints of plugins that ask it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from proxy.config import Config
+from proxy.edge.body import check_notes
+from proxy.edge.calls import Own, call_of
+from proxy.edge.exchange import exchange_of
+from proxy.edge.images import Images
+from proxy.host import Models
+from proxy.types import JSON, Call, Caller
+from proxy.wire.openai_chat import read_chat
+from proxy.wire.openai_messages import Limits
+
+
+def later(call: Call, caller: Caller) -> None:
+    """Who sends the call asks whether it is admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chats:
+    """own: by chain, what its plugins declared as theirs; known once they are built."""
+
+    config: Config
+    images: Images
+    models: Models
+    own: Callable[[], Mapping[str, Own]]
+
+    async def call(self, request: web.BaseRequest, body: Mapping[str, JSON]) -> Call:
+        """Not yet admitted: it may be sent otherwise than it was asked.  Raises BadCall naming a field, and Denied."""
+        own, bounds = replace(self.own().get("chat", Own(later)), admit=later), self.config.requests
+        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
+        asked = read_chat(dict(body), limits, own.fields, own.brings)
+        check_notes(asked.notes, self.config.params)
+        exchange, chat = exchange_of(request), asked.chat()
+        if asked.notes:
+            exchange.headers["x-gemmapy-params"] = exchange.noted(asked.notes)
+        call = call_of(request, "chat", asked, chat, asked.stream, own)
+        if self.images.linked(chat):
+            self.models.check(call)  # nothing is fetched for those who may not ask
+            call = call.but(ask=await self.images.fetched(chat))
+        return call
