@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
 from aiohttp import web
 
 from proxy.config import Config
+from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.document import Document
@@ -20,8 +21,10 @@ from proxy.edge.writer import Writer
 from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.meter import LETTERS, letters
 from proxy.types import JSON, Chat, Image, Receipt, Route
+from proxy.wire import openai_attached
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_messages import Limits
+from proxy.wire.openai_response_fields import AskedResponse
 from proxy.wire.openai_responses import read_response
 from proxy.wire.openai_responses_out import ResponseStyle
 
@@ -44,6 +47,7 @@ class Responses:
     config: Config
     writer: Writer
     images: Images
+    attachments: Attachments
     own: Mapping[str, Own]
     limits: Limits
 
@@ -75,10 +79,9 @@ class Responses:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["chat"], await read_json(request, self.config.requests)
-        asked = read_response(body, self.limits, own.fields)
-        check_notes(asked.notes, self.config.params)
+        asked, chat = await self.read(request, body)
         head = asked.head(int(time.time()))
-        call = call_of(request, "chat", asked, chat := asked.chat(), asked.stream, own)
+        call = call_of(request, "chat", asked, chat, asked.stream, own)
         ask, items = await self.fetched(chat, asked.items)  # nothing is fetched for those who may not ask
         receipt = Receipt(head, items, spelled=asked.spelled)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
@@ -89,6 +92,22 @@ class Responses:
         except ProxyError as error:
             error.renamed(asked.spelled(error.param))
             raise
+
+    async def read(self, request: web.BaseRequest, body: JSON) -> tuple[AskedResponse, Chat]:
+        """With the texts of files in it, which are kept as texts.  Raises BadCall naming a field."""
+        files = openai_attached.of_response(body)
+        asked, chat = self.checked(body)
+        if not files:
+            return asked, chat
+        call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])  # nothing is read for who may not ask
+        await self.attachments.put(files, exchange_of(request).caller)  # not before it is known that all else is right
+        told, whole = self.checked(body)
+        return told, replace(whole, question=chat.question.strip())
+
+    def checked(self, body: JSON) -> tuple[AskedResponse, Chat]:
+        asked = read_response(body, self.limits, self.own["chat"].fields)
+        check_notes(asked.notes, self.config.params)
+        return asked, asked.chat()
 
     async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:
         """Both with linked pictures in them: what is kept must be the same when it is read again."""
