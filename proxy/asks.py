@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -133,6 +133,13 @@ class Embed:
     dimensions: int | None = None
 
 
+Spelling: TypeAlias = Callable[[str | None], str | None]
+
+
+def as_it_is(param: str | None) -> str | None:
+    return param
+
+
 @value
 class Receipt:
     """What a call was in its client's own dialect, for those who keep it; no model reads it.
@@ -141,11 +148,13 @@ class Receipt:
         repeats of the request.
     input: what was asked, as the client will read it again: items, or messages.
     complete: when the answer was, so that who writes it and who keeps it say the same.
+    spelled: what the client called a field that an inner one's name stands for.
     """
 
     head: Mapping[str, JSON]
     input: Sequence[JSON]
     complete: Moment = field(default_factory=Moment)
+    spelled: Spelling = as_it_is
 
 
 Ask: TypeAlias = Chat | Complete | Embed

@@ -17,6 +17,7 @@ from proxy.costing import book_of
 from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
 from proxy.edge.admission import Admission
+from proxy.edge.attachments import Attachments
 from proxy.edge.calls import Own
 from proxy.edge.chats import Chats
 from proxy.edge.desk import Counter
@@ -90,7 +91,7 @@ class Assembly:
         host = self.lent(services, shelf)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings = host.holdings
+        self.holdings, self.cabinet = host.holdings, host.cabinet
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
@@ -189,14 +190,16 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
-        images, own = self.images, self.own()
+        images, own, attachments = self.images, self.own(), Attachments(self.cabinet, bounds.max_bytes)
         shown = self.shown()
-        openai = openai_edge.OpenAI(self.config, self.send, self.writer, self.catalogue, images, own, limits, shown)
+        openai = openai_edge.OpenAI(
+            self.config, self.send, self.writer, self.catalogue, images, attachments, own, limits, shown
+        )
         ollama = ollama_edge.Ollama(self.config, self.send, self.writer, self.catalogue, own, limits, shown)
         writes = [] if self.config.writes is None else OllamaWrites(self.http, self.pools[self.config.writes]).routes()
         routes: list[Route] = [
             *openai.routes(),
-            *Responses(self.config, self.writer, images, own, limits).routes(),
+            *Responses(self.config, self.writer, images, attachments, own, limits).routes(),
             *ollama.routes(),
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),

@@ -26,6 +26,12 @@ class ProxyError(Exception):
         self.facts: dict[str, str] = {}
         """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
 
+    def renamed(self, param: str | None) -> None:
+        """The field that is wrong has this name in the client's own request."""
+        if self.param and param and param != self.param:
+            self.args = (str(self).replace(f"'{self.param}'", f"'{param}'"),)
+        self.param = param
+
     @property
     def why(self) -> str:
         """What went wrong, for those who run the server: its clients may be told less."""

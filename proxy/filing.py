@@ -11,12 +11,17 @@ from proxy.values import value
 
 @value
 class Filed:
-    """What is known of a file without reading it.  name: as its owner gave it; nothing is ever opened by it."""
+    """What is known of a file without reading it.
+
+    name: as its owner gave it; nothing is ever opened by it.  expires: microseconds since 1970, from which on it is not
+    there; None is never.
+    """
 
     id: str
     name: str
     purpose: str
     bytes: int
+    expires: int | None = None
 
 
 class Keeper(Protocol):
@@ -39,9 +44,21 @@ Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Is told a caller and the id of a file that is about to go, and awaited before it does."""
 
 
+class Teller(Protocol):
+    async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
+        """A file as a model is told it.  most: letters that it may have.
+
+        Raises BadCall for what cannot be read, and what reading the pieces raises.
+        """
+
+
 @dataclass(slots=True)
 class Cabinet:
-    """keeper: None where no feature keeps files.  removing: who made something of files that goes with them."""
+    """keeper: None where no feature keeps files.  teller: None where none makes text of them.
+
+    removing: who made something of files that goes with them.
+    """
 
     keeper: Keeper | None = None
+    teller: Teller | None = None
     removing: list[Removing] = field(default_factory=list)

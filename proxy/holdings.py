@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import Protocol, TypeAlias
 
 from proxy.asks import JSON
+
+Finding: TypeAlias = Callable[[str, Collection[str]], Awaitable[Mapping[str, dict[str, JSON]]]]
+"""Those of these items, in OpenAI's shape, that a feature keeps as this caller's, by id: calls that another feature
+serves refer to them.  Raises Busy, and BadCall where they are too much."""
 
 
 class Holding(Protocol):

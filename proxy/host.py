@@ -19,7 +19,7 @@ from proxy.desk import Desk as Desk
 from proxy.desk import Part as Part
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet
-from proxy.holdings import Holding
+from proxy.holdings import Finding, Holding
 from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
@@ -182,6 +182,8 @@ class Host:
     """Processes that answer."""
     holdings: list[Holding] = field(default_factory=list)
     """What features keep of callers' own."""
+    finders: list[Finding] = field(default_factory=list)
+    """Who finds what is referred to: known once all plugins are built."""
     admit: Callable[[Call, Caller], None] = nobody_admitted
     """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
@@ -248,6 +250,10 @@ class Host:
     def holds(self, holding: Holding) -> None:
         """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
         self.holdings.append(holding)
+
+    def finds(self, finder: Finding) -> None:
+        """A plugin says how the items that it keeps are found, so that calls may refer to them."""
+        self.finders.append(finder)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from plugins.conversations import export, reading
+from plugins.conversations.copying import copied
 from plugins.conversations.forms import (
     LIMITS,
     Add,
@@ -27,8 +28,9 @@ from plugins.conversations.forms import (
 from plugins.conversations.messages import Said, told
 from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
-from plugins.conversations.store import Store, written
-from plugins.conversations.talks import PREFIX, Talk
+from plugins.conversations.removing import remove
+from plugins.conversations.store import Store, mine, written
+from plugins.conversations.talks import PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.host import Host
 from proxy.types import JSON, Call, Route
@@ -126,7 +128,8 @@ class Api:
         return answer((await self.store.change(owner, id, columns)).told())
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        await self.store.drop(self.owner(request), id)
+        if not await remove(self.store, mine(self.owner(request), id)):
+            raise unknown(id)
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -160,11 +163,11 @@ class Api:
     async def forked(self, talk: Talk, form: Fork, last: int | None) -> Talk:
         async with self.store.database.reading() as connection:
             saids = await self.store.turns(connection, talk)
-        copied = [replace(one, id="") for one in saids if last is None or one.position <= last]
+        some = [replace(one, id="") for one in saids if last is None or one.position <= last]
         columns = {"model": talk.model, "system": talk.system, "metadata": written(talk.metadata), "parent": talk.id}
         title = form.title or talk.title
         columns |= {"title": title, "titled": "caller" if form.title else talk.titled}
-        return await self.store.create(talk.owner, form.id or new_id(PREFIX), copied, **columns)
+        return await copied(self.store, talk.owner, form.id or new_id(PREFIX), some, **columns)
 
     async def export(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form = self.host.desk.query(request, Format).format

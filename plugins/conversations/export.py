@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+import orjson
+
 from plugins.conversations.messages import Said, told
 from plugins.conversations.store import Summary
 from plugins.conversations.talks import Talk
@@ -16,9 +18,14 @@ NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "
 def document(talk: Talk, saids: Sequence[Said], summaries: Sequence[Summary]) -> dict[str, JSON]:
     return {
         **talk.told(),
-        "messages": [told(one) for one in saids],
+        "messages": [{**told(one), **_itemised(one)} for one in saids],
         "summaries": [summary_told(one) for one in summaries],
     }
+
+
+def _itemised(one: Said) -> dict[str, JSON]:
+    """What a message does not say: annotations, logprobs, searches."""
+    return {"items": [part for part in orjson.loads(one.items) if part is not None]} if one.items else {}
 
 
 def summary_told(one: Summary) -> dict[str, JSON]:

@@ -6,7 +6,7 @@ An item's id names the message that it is part of, and which part of it, so that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Final
@@ -14,16 +14,19 @@ from typing import Final
 import orjson
 
 from plugins.conversations.messages import PREFIX, Said, cleaned
-from proxy.types import JSON
+from proxy.streams import Choice
+from proxy.types import JSON, Message
+from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_items
 from proxy.wire.ids import new_id
-from proxy.wire.openai_file_search import CALL
 from proxy.wire.openai_items import Item, items_of
 from proxy.wire.openai_items_in import PREFIXES
 from proxy.wire.openai_response_parts import logprob_of
 
 PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{4})")
-TOGETHER: Final = ("reasoning", "function_call")
+BEFORE: Final = ("reasoning", file_search.CALL)
+"""What comes before the words of the model's message."""
+TOGETHER: Final = (*BEFORE, "function_call")
 
 
 def place_of(id: str) -> tuple[str, int] | None:
@@ -47,15 +50,24 @@ def parts_of(said: Said) -> list[Item | None]:
 
 def of_items(items: Sequence[Item]) -> list[Said]:
     """The messages that items stand for, each with the items that it came in, under ids of their own."""
-    return [_said(group) for group in grouped([one for one in items if one["type"] != CALL])]  # which nobody said
+    return [_said(group) for group in grouped(items)]
 
 
 def _said(group: Sequence[Item]) -> Said:
     id = new_id(PREFIX)
     mine = id.removeprefix(PREFIX)
-    named = [{**one, "id": f"{PREFIXES[one['type']]}{mine}{index:04x}"} for index, one in enumerate(group)]
-    (message,) = openai_items.messages(named)
-    return Said(cleaned(message), id, items=orjson.dumps(named).decode())
+    named = [placed(one, mine, index) for index, one in enumerate(group)]
+    return Said(message_of(named), id, items=orjson.dumps(named).decode())
+
+
+def placed(item: Item, message: str, index: int) -> Item:
+    """With an id that says of which message it is, and which part."""
+    return {**item, "id": f"{PREFIXES[item['type']]}{message}{index:04x}"}
+
+
+def message_of(group: Sequence[Item]) -> Message:
+    """What items say at once; thoughts without words, and searches, are the model's saying nothing."""
+    return cleaned(next(iter(openai_items.messages(group)), Message("assistant", "")))
 
 
 def grouped(items: Sequence[Item]) -> Iterator[list[Item]]:
@@ -75,10 +87,10 @@ def _models(one: Item) -> bool:
 
 
 def _goes_on(group: Sequence[Item], one: Item) -> bool:
-    """Whether it belongs to the model's message so far: thoughts, then words, then calls."""
+    """Whether it belongs to the model's message so far: searches and thoughts, then words, then calls."""
     if not _models(group[-1]):
         return False
-    return one["type"] == "function_call" or all(before["type"] == "reasoning" for before in group)
+    return one["type"] == "function_call" or all(before["type"] in BEFORE for before in group)
 
 
 def without(said: Said, part: int) -> Said | None:
@@ -88,12 +100,13 @@ def without(said: Said, part: int) -> Said | None:
     left = [one for one in parts if one is not None]
     if not left:
         return None
-    (message,) = openai_items.messages(left)
-    return replace(said, message=cleaned(message), items=orjson.dumps(parts).decode())
+    return replace(said, message=message_of(left), items=orjson.dumps(parts).decode())
 
 
-def shown(item: Item, pictures: bool, logprobs: bool) -> Item:
-    """pictures, logprobs: whether these are told, too; they are large."""
+def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
+    """pictures, logprobs, results: whether these are told, too; they are large."""
+    if item["type"] == file_search.CALL and not results:
+        return {**item, "results": None}
     hidden: dict[str, JSON] = {} if pictures else {"image_url": None}
     hidden |= {} if logprobs else {"logprobs": []}
     if not hidden or item["type"] != "message":
@@ -102,14 +115,22 @@ def shown(item: Item, pictures: bool, logprobs: bool) -> Item:
     return {**item, "content": parts}
 
 
-def with_logprobs(said: Said, logprobs: Sequence[Mapping[str, JSON]]) -> Said:
-    """An answer that remembers how likely each of its tokens was."""
+def detailed(said: Said, choice: Choice) -> Said:
+    """An answer that remembers what its message cannot say: how likely each of its tokens was, what it rests on, and
+    what was searched for."""
+    cited = [] if choice.sources is None else file_search.cited(choice.sources.annotations)
+    if not (choice.logprobs or cited or choice.searched):
+        return said
     said = replace(said, id=said.id or new_id(PREFIX))
-    parts = [
-        {**one, "content": [{**one["content"][0], "logprobs": [logprob_of(one) for one in logprobs]}]}
-        if one["type"] == "message"
-        else one
-        for one in parts_of(said)
-        if one is not None
-    ]
-    return replace(said, items=orjson.dumps(parts).decode())
+    more = {"logprobs": [logprob_of(one) for one in choice.logprobs], "annotations": cited}
+    parts = [_with(one, more) for one in parts_of(said) if one is not None]
+    if choice.searched is not None:
+        parts.insert(0, file_search.told("", choice.searched))
+    mine = said.id.removeprefix(PREFIX)
+    named = [placed(one, mine, index) for index, one in enumerate(parts)]
+    return replace(said, items=orjson.dumps(named).decode())
+
+
+def _with(item: Item, more: Item) -> Item:
+    """A message's words with more about them."""
+    return {**item, "content": [{**item["content"][0], **more}]} if item["type"] == "message" else item

@@ -13,7 +13,7 @@ from plugins.conversations.messages import Said
 from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.talks import Talk
 from plugins.conversations.window import Room, kept_from, kept_last
-from plugins.conversations.writing import Writing
+from plugins.conversations.writing import CONTEXT, Writing
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.types import Call, Chat, Message
@@ -23,8 +23,6 @@ LETTERS: Final = 3.0
 """Letters that a token has, about, before one was measured; and how few and how many are believed."""
 FEWEST: Final = 1.0
 MOST: Final = 5.0
-CONTEXT: Final = 4096
-"""Ollama's own window on a small machine, where nothing is known of a model."""
 BEFORE: Final = "Summary of what was said before:\n\n"
 
 
@@ -51,13 +49,14 @@ class Summarise(Strict):
 class Kept:
     """What a model is told.  left_out: messages that it is not; summary: what it is told in their place.
 
-    cut: what is left out from now on, if that is more than before.
+    cut: what is left out from now on, if that is more than before.  failed: whether a summary lacks some of it.
     """
 
     turns: Sequence[Said]
     left_out: int
     summary: Summary | None
     cut: Cut | None = None
+    failed: bool = False
 
     @property
     def fact(self) -> str:
@@ -65,11 +64,17 @@ class Kept:
         if not self.left_out:
             return ""
         told = f"told={len(self.turns)}, left_out={self.left_out}"
-        return told if self.summary is None else f"{told}, summarised_up_to={self.summary.upto}"
+        told = told if self.summary is None else f"{told}, summarised_up_to={self.summary.upto}"
+        return f"{told}, summary=failed" if self.failed else told
 
     def messages(self) -> list[Message]:
         head = [] if self.summary is None else [Message("user", BEFORE + self.summary.text)]
-        return [*head, *(one.message for one in self.turns)]
+        return [*head, *(one.message for one in self.turns if not is_silent(one.message))]
+
+
+def is_silent(message: Message) -> bool:
+    """Whether the model said nothing at all: told so, it learns to say nothing."""
+    return message.role == "assistant" and not (message.text or message.thinking or message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +103,21 @@ class Memory:
         outset = len(new.system) + (0 if summary is None else len(summary.text))
         start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
-            return Kept(shown, talk.messages - len(shown), summary)
+            return Kept(shown, talk.messages - len(shown), summary, failed=self.lacks(summary, talk.first))
         if self.summarise is not None and self.summarise.keep is not None:
             start = max(start, kept_last(shown, self.summarise.keep))
         first = shown[start].position if start < len(shown) else shown[-1].position + 1
-        summary = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
-        cut = Cut(first, summary if summary is not None and summary.upto >= first - 1 else None)
-        return Kept(shown[start:], talk.messages - len(shown) + start, summary, cut)
+        made = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
+        cut = Cut(first, made if made is not summary else None)
+        return Kept(shown[start:], talk.messages - len(shown) + start, made, cut, self.lacks(made, first))
+
+    def lacks(self, summary: Summary | None, first: int) -> bool:
+        """Whether something before this position should be in a summary and is not."""
+        return self.summarise is not None and first > 1 and (summary is None or summary.upto < first - 1)
 
     async def room(self, call: Call, talk: Talk, below: int | None) -> Room:
         """below: letters that are too many."""
-        letters = LETTERS
-        if talk.read_tokens:
-            letters = min(max(talk.read_letters / talk.read_tokens, FEWEST), MOST)
+        letters = letters_a_token(talk)
         tokens = self.window.tokens or await self.tokens(call)
         return Room(tokens if below is None else min(tokens, int((below - 1) / letters)), self.window.turns, letters)
 
@@ -132,19 +139,28 @@ class Memory:
     async def summarised(
         self, call: Call, talk: Talk, dropped: Sequence[Said], before: Summary | None
     ) -> Summary | None:
-        """The new one; the one before where there is none, so that what it lacks is summarised the next time."""
+        """The new one; where a model could write none, the last that it could, so that what that lacks is summarised
+        the next time."""
         if self.summarise is None:
             return None
         call.progress("summarising the conversation")
         model = self.summarise.model or call.model
         if self.summarise.model is not None:
             call = call.but(models=None)
+        summary = before
         try:
-            text = await self.writing.summary(call.but(model=model), dropped, before)
+            async for one in self.writing.summaries(call.but(model=model), dropped, before, letters_a_token(talk)):
+                summary = one
         except ProxyError as error:
             log.warning("the conversation %s could not be summarised: %s", talk.id, error)
-            return before
-        return Summary(text, dropped[-1].position, model=model)
+        return summary
+
+
+def letters_a_token(talk: Talk) -> float:
+    """As measured in its last prompt."""
+    if not talk.read_tokens:
+        return LETTERS
+    return min(max(talk.read_letters / talk.read_tokens, FEWEST), MOST)
 
 
 def headed(ask: Chat, system: str, kept: Kept, new: Sequence[Message]) -> Chat:

@@ -15,9 +15,11 @@ from plugins.conversations.forms import LIMITS, Metadata
 from plugins.conversations.items import of_items, parts_of, place_of, shown, without
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.reading import Reading, page
+from plugins.conversations.referred import items_of
+from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, of, written
 from plugins.conversations.tables import MESSAGES, TALKS
-from plugins.conversations.talks import PREFIX, Talk
+from plugins.conversations.talks import PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.config import Strict
 from proxy.errors import NotFound
@@ -32,6 +34,7 @@ MOST: Final = 20
 """Items of one request, as at OpenAI."""
 PICTURES: Final = "message.input_image.image_url"
 LOGPROBS: Final = "message.output_text.logprobs"
+RESULTS: Final = "file_search_call.results"
 REFERENCE: Final = "item_reference"
 Include = Literal[
     "web_search_call.action.sources",
@@ -43,7 +46,7 @@ Include = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
 ]
-"""All that OpenAI's SDKs may ask for; of these only pictures and logprobs are ever kept here."""
+"""All that OpenAI's SDKs may ask for; of these pictures, logprobs and what was found in files are kept here."""
 
 
 class Create(Strict):
@@ -63,7 +66,7 @@ class Including(Strict):
     include: tuple[Include, ...] = ()
 
     def shown(self, item: Item) -> Item:
-        return shown(item, PICTURES in self.include, LOGPROBS in self.include)
+        return shown(item, PICTURES in self.include, LOGPROBS in self.include, RESULTS in self.include)
 
 
 class Listing(Including):
@@ -108,7 +111,8 @@ class OpenAI:
         return answer(told(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)})))
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        await self.store.drop(self.owner(request), id)
+        if not await remove(self.store, mine(self.owner(request), id)):
+            raise unknown(id)
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -126,20 +130,18 @@ class OpenAI:
 
     async def referred(self, owner: str, given: Sequence[JSON]) -> list[JSON]:
         """The items, with those of the owner's conversations that they refer to in their place.  Raises NotFound."""
-        found = list(given)
-        for index, one in enumerate(given):
-            if isinstance(one, dict) and (one.get("type") == REFERENCE or set(one) == {"id"}):
-                found[index] = await self.anywhere(owner, str(one.get("id")), f"items[{index}].id")
+        wanted = {
+            index: str(one.get("id"))
+            for index, one in enumerate(given)
+            if isinstance(one, dict) and (one.get("type") == REFERENCE or set(one) == {"id"})
+        }
+        there, found = await items_of(self.store, owner, set(wanted.values())), list(given)
+        for index, id in wanted.items():
+            if id not in there:
+                message = f"No conversation of yours has an item '{id[:200]}'."
+                raise NotFound(message, param=f"items[{index}].id", code="item_not_found")
+            found[index] = there[id]
         return found
-
-    async def anywhere(self, owner: str, id: str, param: str) -> Item:
-        """An item of any of the owner's conversations.  Raises NotFound."""
-        if (place := place_of(id)) is not None:
-            query = select(MESSAGES).where(MESSAGES.c.owner == owner, MESSAGES.c.id == place[0])
-            for row in await Reading(self.store).rows(query):
-                if (item := next((one for one in parts_of(said_of(row)) if one and one["id"] == id), None)) is not None:
-                    return item
-        raise NotFound(f"No conversation of yours has an item '{id[:200]}'.", param=param, code="item_not_found")
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = self.host.desk.query(request, Listing)

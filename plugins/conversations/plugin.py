@@ -17,10 +17,11 @@ from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
 from plugins.conversations.recording import Recording
+from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import Talk, checked_id, full
+from plugins.conversations.talks import TOO_LONG, Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
@@ -31,7 +32,7 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
-TOO_LONG: Final = "context_length_exceeded"
+PREVIOUS: Final = "previous_response_id"
 TRIES: Final = 3
 """Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
 PATIENCE: Final = 5.0
@@ -85,6 +86,7 @@ class Conversations:
         self.over = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
         host.holds(self.keeping)
+        host.finds(partial(items_of, self.store))
         host.record(FIELD)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -95,6 +97,9 @@ class Conversations:
             raise BadCall("Conversations are for chats only.", param=FIELD, code="conversation_not_for_this")
         if call.ask.n > 1:
             raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
+        if call.receipt is not None and call.receipt.head.get(PREVIOUS):
+            message = f"'{PREVIOUS}' and a conversation both say what came before; send only one of them."
+            raise BadCall(message, param=PREVIOUS, code="invalid_parameter_combination")
         turn = await self.taking.turn(call.caller, id)
         recording = Recording(self.store, turn, call, self.settings.cut == "keep")
         if self.settings.title_model is not None:

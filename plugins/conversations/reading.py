@@ -81,7 +81,7 @@ class Reading:
 
     async def position(self, talk: Talk, id: str, param: str = "after") -> Said:
         """Raises NotFound."""
-        rows = await self.rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == id))
+        rows = await self.rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == id.replace("\0", "")))
         if not rows:
             message = f"The conversation '{talk.id}' has no message '{id[:200]}'."
             raise NotFound(message, param=param, code="message_not_found")

@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from sqlalchemy import case
 
-from plugins.conversations.items import with_logprobs
+from plugins.conversations.items import detailed
 from plugins.conversations.messages import Said, Status, answer_of
 from plugins.conversations.store import Cut, Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import Turn, given_back, released
 from proxy.errors import Busy, NotFound, ProxyError
 from proxy.streams import Answer
-from proxy.types import Call, Events, Finish, Message
+from proxy.types import Call, Chat, Events, Finish, Message
 
 log = logging.getLogger(__name__)
 TITLE: Final = 60
@@ -106,7 +106,7 @@ class Recording:
                 if self.cut is not None:
                     await self.store.leave_out(connection, talk, self.cut)
             if not talk.title and self.entitle is not None:
-                self.entitle(saids)
+                self.entitle([*map(Said, said_by([one.message for one in saids], self.question))])
         except NotFound:
             log.info("the conversation %s was deleted while it was answered", talk.id)
         finally:
@@ -123,7 +123,12 @@ class Recording:
             answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
             call=self.call.id,
         )  # fmt: skip
-        return [*asked, with_logprobs(given, choice.logprobs) if choice.logprobs else given]
+        return [*asked, detailed(given, choice)]
+
+    @property
+    def question(self) -> str:
+        """As it is kept: without what no database holds."""
+        return self.call.ask.question.replace("\0", "") if isinstance(self.call.ask, Chat) else ""
 
     @property
     def status(self) -> Status:
@@ -137,7 +142,7 @@ class Recording:
         changed: dict[str, Any] = {"model": talk.model or self.call.model.replace("\0", "")}
         if self.system is not None:
             changed["system"] = self.system
-        if not talk.title and (title := title_of(self.new)):
+        if not talk.title and (title := title_of(said_by(self.new, self.question))):
             untitled = TALKS.c.title == ""  # its owner may have given it one by now
             changed["title"] = case((untitled, title), else_=TALKS.c.title)
             changed["titled"] = case((untitled, "first"), else_=TALKS.c.titled)
@@ -149,6 +154,14 @@ class Recording:
                 "read_tokens": usage.prompt_tokens,
             }
         return changed
+
+
+def said_by(messages: Sequence[Message], question: str) -> list[Message]:
+    """The messages, with the client's own words in place of what a template made of them."""
+    users = [one for one in messages if one.role == "user"]
+    if not question or any(one.text == question for one in users):
+        return list(messages)
+    return [Message("user", question), *(one for one in messages if one.role != "user")]
 
 
 def title_of(messages: Sequence[Message]) -> str:

@@ -74,11 +74,14 @@ class Store:
         row = (await connection.execute(select(TALKS).where(mine(owner, id)))).mappings().first()
         return None if row is None else talk_of(dict(row))
 
-    async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
-        """False if it is there already.  Raises BadCall where the owner has as many as may be."""
+    async def check_room(self, connection: AsyncConnection, owner: str) -> None:
+        """Raises BadCall where the owner has as many as may be."""
         count = select(func.count()).select_from(TALKS).where(TALKS.c.owner == owner)
         if (await connection.execute(count)).scalar_one() >= self.most.talks:
             raise full(f"You have {self.most.talks} conversations, and may not have more; delete some.")
+
+    async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
+        """False if it is there already."""
         now = self.now()
         row = {"owner": owner, "id": id, "created": now, "updated": now, "next": 1, "first": 1, **columns}
         new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
@@ -86,11 +89,12 @@ class Store:
         return bool(done.rowcount)
 
     async def append(
-        self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], **columns: Any
+        self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], whose: str | None = None, **columns: Any
     ) -> list[Said]:
         """At the end, all or none, whoever else appends; gives them with their places.
 
-        columns: of the conversation, that change with it.  Raises NotFound where it is gone, BadCall where it is full.
+        whose: the messages' owner, where that is not the conversation's.  columns: of this, that change with it.
+        Raises NotFound where it is gone, BadCall where it is full.
         """
         count, now = len(saids), self.now()
         changes = {"next": TALKS.c.next + count, "messages": TALKS.c.messages + count, "updated": now, **columns}
@@ -101,9 +105,9 @@ class Store:
         if row.messages > self.most.messages:
             raise full(f"A conversation may have {self.most.messages} messages; go on in a fork or a new one.")
         first = row.next - count
+        place = {"talk": talk.number, "owner": talk.owner if whose is None else whose}
         rows = [
-            {**row_of(one), "talk": talk.number, "owner": talk.owner, "position": first + index, "at": one.at or now}
-            for index, one in enumerate(saids)
+            {**row_of(one), **place, "position": first + index, "at": one.at or now} for index, one in enumerate(saids)
         ]
         for start in range(0, count, TOGETHER):
             await connection.execute(insert(MESSAGES), rows[start : start + TOGETHER])
@@ -134,13 +138,6 @@ class Store:
             row = {"talk": talk.number, "owner": talk.owner, "upto": new.upto, "at": self.now()}
             await connection.execute(insert(SUMMARIES).values(row | {"text": new.text, "model": new.model}))
 
-    async def remove(self, connection: AsyncConnection, which: ColumnElement[bool]) -> int:
-        """Conversations with all that is theirs.  which: a condition on TALKS."""
-        numbers = select(TALKS.c.number).where(which)
-        await connection.execute(delete(MESSAGES).where(MESSAGES.c.talk.in_(numbers)))
-        await connection.execute(delete(SUMMARIES).where(SUMMARIES.c.talk.in_(numbers)))
-        return int((await connection.execute(delete(TALKS).where(which))).rowcount)
-
     # --- whole ---
 
     async def talk(self, owner: str, id: str) -> Talk:
@@ -154,6 +151,7 @@ class Store:
     async def create(self, owner: str, id: str, saids: Sequence[Said] = (), **columns: Any) -> Talk:
         """Raises Exists, BadCall."""
         async with self.database.writing() as connection:
+            await self.check_room(connection, owner)
             made = await self.made(connection, owner, id, **columns)
             talk = await self.found(connection, owner, id)
             if talk is None or not made:
@@ -172,17 +170,11 @@ class Store:
             raise unknown(id)
         return talk
 
-    async def drop(self, owner: str, id: str) -> None:
-        """Raises NotFound."""
-        async with self.database.writing() as connection:
-            if not await self.remove(connection, mine(owner, id)):
-                raise unknown(id)
-
     async def undo(self, talk: Talk) -> None:
         """One that has begun, and in which nothing was said."""
         async with self.database.writing() as connection:
             empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
-            await self.remove(connection, mine(talk.owner, talk.id) & empty)
+            await connection.execute(delete(TALKS).where(mine(talk.owner, talk.id) & empty))
 
 
 def written(metadata: Mapping[str, Any] | None) -> str:

@@ -14,6 +14,8 @@ from proxy.types import JSON
 
 PREFIX: Final = "conv_"
 SANE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+TOO_LONG: Final = "context_length_exceeded"
+"""The code of a prompt that is more than its model takes."""
 RESERVED: Final = ("search", "statistics")
 """Names of endpoints beside those of single conversations."""
 

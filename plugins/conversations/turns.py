@@ -161,6 +161,7 @@ class Taking:
                 return None
             if not create:
                 raise unknown(id)
+            await self.store.check_room(connection, owner)
             await self.store.made(connection, owner, id)
             talk = await self.taken(connection, owner, id, token)
             return None if talk is None else (talk, True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from plugins.conversations.messages import Said
 from plugins.conversations.store import Summary
-from proxy.errors import UpstreamError
+from plugins.conversations.talks import TOO_LONG
+from proxy.errors import BadCall, UpstreamError
 from proxy.host import Host
 from proxy.streams import collect
 from proxy.types import Call, Chat, Message
@@ -27,24 +28,55 @@ TITLE: Final = (
 LONGEST: Final = 4000
 """Letters of one message of a transcript."""
 MOST: Final = 60_000
-"""Letters of a transcript."""
+"""Letters of what is summarised at a time; older ones than these are left out."""
+PIECES: Final = 8
+"""Calls of a model at a time."""
+TRIES: Final = 3
+"""Times that less is told a model that cannot take as much: what it takes is known by estimate only."""
 LENGTH: Final = 1000
 """Tokens of a summary."""
+OUTSET: Final = 300
+"""Tokens of a prompt besides the transcript, at most."""
+SMALLEST: Final = 200
+"""Letters of a transcript that any model must take."""
 TITLE_LENGTH: Final = 40
 TITLE_LETTERS: Final = 80
+CONTEXT: Final = 4096
+"""Ollama's own window on a small machine, where nothing is known of a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
     host: Host
 
-    async def summary(self, call: Call, dropped: Sequence[Said], before: Summary | None) -> str:
-        """call: whose.  Raises ProxyError."""
-        head = f"<summary_so_far>\n{before.text}\n</summary_so_far>\n\n" if before is not None else ""
-        return await self.written(call, SUMMARY, head + transcript(dropped), LENGTH)
+    async def summaries(
+        self, call: Call, dropped: Sequence[Said], before: Summary | None, letters: float
+    ) -> AsyncIterator[Summary]:
+        """Each takes in the one before and as many messages as fit the model's window; the last tells of all.
+
+        call: whose.  letters: that a token has.  Raises ProxyError.
+        """
+        window = await self.host.models.window(call.model) or CONTEXT
+        answer, text, tries = min(LENGTH, window // 4), "" if before is None else before.text, TRIES
+        room = int(max(window - answer - OUTSET, window // 4) * letters)
+        left = latest(dropped, room)
+        while left:
+            head = so_far(text, room)
+            some = fitting(left, room - len(head), room)
+            try:
+                text = await self.written(call, SUMMARY, head + transcript(some, room), answer)
+            except BadCall as error:
+                if error.code != TOO_LONG or not tries:
+                    raise
+                tries, room = tries - 1, room // 2
+                continue
+            left = left[len(some) :]
+            yield Summary(text, some[-1].position, model=call.model)
 
     async def title(self, call: Call, saids: Sequence[Said]) -> str:
-        text = " ".join((await self.written(call, TITLE, transcript(saids), TITLE_LENGTH)).split()).strip("\"'“”*# ")
+        window = await self.host.models.window(call.model) or CONTEXT
+        some = transcript(saids[:2], window)
+        text = " ".join((await self.written(call, TITLE, some, TITLE_LENGTH)).split()).strip("\"'“”*# ")
         return text[:TITLE_LETTERS]
 
     async def written(self, call: Call, task: str, text: str, tokens: int) -> str:
@@ -60,23 +92,41 @@ class Writing:
         return answer.replace("\0", "")
 
 
-def transcript(saids: Sequence[Said]) -> str:
-    """The latest of it, where it is too long."""
-    lines: list[str] = []
-    room = MOST
-    for line in reversed(list(_lines(saids))):
-        room -= len(line)
-        if room < 0:
-            break
-        lines.append(line)
-    return "<transcript>\n" + "\n".join(reversed(lines)) + "\n</transcript>"
+def latest(saids: Sequence[Said], room: int) -> Sequence[Said]:
+    """The last messages that are not more than a few calls can tell a model.  room: letters of each."""
+    most = min(MOST, PIECES * room // 2)
+    for index in range(len(saids) - 1, -1, -1):
+        most -= len(line(saids[index], room))
+        if most < 0:
+            return saids[index + 1 :]
+    return saids
 
 
-def _lines(saids: Sequence[Said]) -> Iterator[str]:
-    for one in saids:
-        text = one.message.text
-        if len(text) > LONGEST:
-            text = f"{text[: LONGEST // 2]} […] {text[-LONGEST // 2 :]}"
-        called = "".join(f" [called {call.name}({call.arguments[:500]})]" for call in one.message.tool_calls)
-        pictures = f" [{len(one.message.images)} images]" if one.message.images else ""
-        yield f"{one.message.role}: {text}{called}{pictures}"
+def fitting(saids: Sequence[Said], left: int, room: int) -> Sequence[Said]:
+    """The first of them that are not more letters than are left; one at least."""
+    for index, one in enumerate(saids):
+        left -= len(line(one, room)) + 1
+        if left < 0 and index:
+            return saids[:index]
+    return saids
+
+
+def so_far(text: str, room: int) -> str:
+    return f"<summary_so_far>\n{shortened(text, room // 2)}\n</summary_so_far>\n\n" if text else ""
+
+
+def transcript(saids: Sequence[Said], room: int) -> str:
+    return "<transcript>\n" + "\n".join(line(one, room) for one in saids) + "\n</transcript>"
+
+
+def line(one: Said, room: int) -> str:
+    """A message as it is told; a quarter of the room is the most that one takes."""
+    called = "".join(f" [called {call.name}({call.arguments[:500]})]" for call in one.message.tool_calls)
+    pictures = f" [{len(one.message.images)} images]" if one.message.images else ""
+    return f"{one.message.role}: {shortened(one.message.text + called + pictures, room // 4)}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Its beginning and its end."""
+    most = max(min(most, LONGEST), SMALLEST)
+    return text if len(text) <= most else f"{text[: most // 2]} […] {text[-most // 2 :]}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -18,6 +19,10 @@ from proxy.errors import BadCall
 UNREADABLE: Final = 3
 """Its exit status where it says itself what is wrong."""
 SCRIPT: Final = Path(__file__).parent / "reading.py"
+PLAIN: Final = (
+    ".c", ".cpp", ".cs", ".css", ".go", ".h", ".java", ".js", ".json", ".php", ".py", ".rb", ".rs", ".sh", ".sql",
+    ".tex", ".toml", ".ts", ".xml", ".yaml", ".yml",
+)  # fmt: skip
 KINDS: Final = {
     ".txt": "text",
     ".text": "text",
@@ -34,8 +39,11 @@ KINDS: Final = {
     ".ndjson": "jsonl",
     ".pdf": "pdf",
     ".docx": "docx",
+    **dict.fromkeys(PLAIN, "text"),
 }
 MARKS: Final = {b"%PDF-": "pdf", b"PK\x03\x04": "docx"}
+LONGEST: Final = 4096
+"""Bytes that it says at most."""
 BARE: Final = frozenset({"text", "csv", "jsonl"})
 """What needs nothing but Python."""
 
@@ -68,30 +76,30 @@ class Reader:
 
     async def read(self, kind: str, file: IO[bytes], made: IO[bytes]) -> None:
         limits = (str(self.memory), str(max(1, round(self.seconds))), str(4 * self.most))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *(("-I", "-S") if kind in BARE else ("-I",)),
-            str(SCRIPT),
-            kind,
-            *limits,
-            stdin=file,
-            stdout=made,
-            stderr=asyncio.subprocess.PIPE,
-            env={},
-        )
-        try:
-            async with asyncio.timeout(self.seconds):
-                _, said = await process.communicate()
-        except TimeoutError:
-            raise unread(f"reading it takes more than {self.seconds:g} seconds") from None
-        finally:
-            with suppress(ProcessLookupError):
+        how = ("-I", "-S") if kind in BARE else ("-I",)
+        with tempfile.TemporaryFile() as said:
+            # A vfork, and so a millisecond: uvloop forks, which takes the longer the more memory the server has, and
+            # has LanceDB's hooks run in the child.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603  (nothing of it is a caller's)
+                [sys.executable, *how, str(SCRIPT), kind, *limits], stdin=file, stdout=made, stderr=said, env={}
+            )
+            try:
+                async with asyncio.timeout(self.seconds):
+                    await asyncio.to_thread(process.wait)
+            except TimeoutError:
+                raise unread(f"reading it takes more than {self.seconds:g} seconds") from None
+            finally:
                 process.kill()
-            await process.wait()
-        if process.returncode == UNREADABLE:
-            raise unread(said.decode("utf-8", "replace").strip()[-300:])
-        if process.returncode:
-            raise unread("it is broken, or takes too much to be read")
+                await asyncio.to_thread(process.wait)
+            if process.returncode == UNREADABLE:
+                raise unread(last_words(said))
+            if process.returncode:
+                raise unread("it is broken, or takes too much to be read")
+
+
+def last_words(said: IO[bytes]) -> str:
+    said.seek(0)
+    return said.read(LONGEST).decode("utf-8", "replace").strip()[-300:]
 
 
 def begins(file: IO[bytes]) -> bytes:

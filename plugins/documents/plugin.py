@@ -30,6 +30,7 @@ from plugins.documents.search import Fusion, Search, Wish
 from plugins.documents.searching import Searches, Shelves
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
+from plugins.documents.telling import Teller
 from plugins.documents.tending import Tender
 from plugins.documents.vectorstores import tool
 from plugins.documents.vectorstores.api import VectorStores
@@ -159,6 +160,7 @@ class Documents:
         )
         self.parts = Parts(runner, tender, Repair(store, collections, index), self.vector_stores.expiring)
         host.holds(Holding(store, collections, index))
+        host.cabinet.teller = Teller(reader, settings.max_file_bytes)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Shelves(collections, index, runner),

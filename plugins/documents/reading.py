@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
 import resource
 import sys
@@ -25,6 +26,13 @@ BLOCKS = re.compile(
     "address|article|aside|blockquote|body|dd|details|div|d[lt]|fieldset|fig(caption|ure)|footer|form|header|hr|main|nav"
     "|[ou]l|p|pre|section|summary|table|t(body|foot|head)"
 )
+NESTED = re.compile(
+    r"<(/?)(?:address|article|aside|blockquote|center|details|dialog|dir|div|dl|fieldset|figcaption|figure|footer|form"
+    r"|header|hgroup|main|menu|nav|ol|pre|search|section|summary|ul)\b",
+    re.IGNORECASE,
+)
+"""Elements that end only where they are ended."""
+DEEPEST = 10_000
 SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
 
 
@@ -91,7 +99,10 @@ def plain(value: Any) -> str:
 def html(source: BinaryIO) -> Iterator[str]:
     from selectolax.lexbor import LexborHTMLParser
 
-    tree = LexborHTMLParser("".join(text(source)))
+    written = "".join(text(source))
+    if deep(written):
+        refuse("it is nested too deeply")
+    tree = LexborHTMLParser(written)
     if (title := tree.css_first("title")) is not None:
         yield f"# {' '.join(title.text().split())}\n\n"
     for name in SILENT:
@@ -100,6 +111,16 @@ def html(source: BinaryIO) -> Iterator[str]:
     if tree.body is None:
         return
     yield re.sub(r"[ \t]*\n[ \t\n]*\n", "\n\n", "".join(said(tree.body)).strip())
+
+
+def deep(written: str) -> bool:
+    """For each of these elements the parser looks at all that are open around it: a megabyte of them takes minutes."""
+    depth = 0
+    for found in NESTED.finditer(written):
+        depth = max(0, depth - 1) if found[1] else depth + 1
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 def said(root: Any) -> Iterator[str]:
@@ -127,6 +148,7 @@ def preformatted(node: Any) -> bool:
 def pdf(source: BinaryIO) -> Iterator[str]:
     import pypdf
 
+    logging.disable()  # of its warnings, which are no words of ours
     try:
         reader = pypdf.PdfReader(source)
         if reader.is_encrypted and not reader.decrypt(""):

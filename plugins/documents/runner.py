@@ -12,7 +12,8 @@ from plugins.documents.ledger import LEASE, Job
 from plugins.documents.moving import Mover
 from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
-from proxy.errors import Busy, ProxyError
+from plugins.documents.vectorstores.origins import GONE
+from proxy.errors import Busy, NotFound, ProxyError
 from proxy.host import Host
 from proxy.sql.database import DatabaseAway
 from proxy.stores.vectors import VectorsAway
@@ -114,7 +115,13 @@ class Runner:
         if item is None or collection is None or item.newest != job.version:
             await self.ledger.cancel(job)
             raise Overtaken
-        await self.ingest.run(job, item, collection)
+        try:
+            await self.ingest.run(job, item, collection)
+        except NotFound as error:
+            if error.code != GONE:
+                raise
+            await self.ingest.store.remove(item)  # of a file that is deleted nothing stays
+            raise Overtaken from None
         return False
 
     async def beat(self, job: Job, task: asyncio.Task[None] | None) -> None:

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
+from plugins.documents.fresh import over, there
 from plugins.documents.places import held
-from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, VALUES
+from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
@@ -88,6 +89,10 @@ class Store:
         if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
             message = "The collection has been removed meanwhile."
             raise NotFound(message, param="collection", code="collection_not_found")
+        expired = (STORES.c.collection == collection) & over(self.now())
+        if (await connection.execute(select(STORES.c.collection).where(expired))).first() is not None:
+            message = "The collection is a vector store that has expired."
+            raise BadCall(message, param="collection", code="vector_store_expired")
         same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
         if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
             return await self.again(connection, Item(*row)), False
@@ -163,7 +168,8 @@ class Store:
         """One that the caller may read."""
         query = select(ITEMS).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
         async with self.database.reading() as connection:
-            row = (await connection.execute(query.where((ITEMS.c.id == id) & readable(caller)))).first()
+            mine = (ITEMS.c.id == id) & readable(caller) & there(self.now())
+            row = (await connection.execute(query.where(mine))).first()
         return None if row is None else Item(*row)
 
     async def item(self, id: str) -> Item | None:
@@ -174,7 +180,9 @@ class Store:
 
     async def page(self, where: ColumnElement[bool], after: Item | None, limit: int) -> list[Item]:
         """The newest first.  after: the last one of the page before."""
-        query = select(ITEMS).where(where).order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc()).limit(limit)
+        query = (
+            select(ITEMS).where(where & there(self.now())).order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc()).limit(limit)
+        )
         if after is not None:
             older = (ITEMS.c.at == after.at) & (ITEMS.c.id < after.id)
             query = query.where((ITEMS.c.at < after.at) | older)
@@ -183,7 +191,7 @@ class Store:
 
     async def found(self, ids: Collection[str]) -> dict[str, Item]:
         """Of these documents those that may be searched: what the index says of any other is old."""
-        query = select(ITEMS).where(ITEMS.c.id.in_(list(ids)) & (ITEMS.c.version > 0))
+        query = select(ITEMS).where(ITEMS.c.id.in_(list(ids)) & (ITEMS.c.version > 0) & there(self.now()))
         async with self.database.reading() as connection:
             return {row.id: Item(*row) for row in await connection.execute(query)}
 
@@ -204,7 +212,8 @@ class Store:
         """By collection that the caller may read: documents by status, their chunks and characters."""
         sums = [func.sum(ITEMS.c[name]).label(name) for name in ("chunks", "characters")]
         columns = (ITEMS.c.collection, ITEMS.c.status, func.count().label("documents"), *sums)
-        query = select(*columns).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection).where(readable(caller))
+        query = select(*columns).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
+        query = query.where(readable(caller) & there(self.now()))
         async with self.database.reading() as connection:
             return (await connection.execute(query.group_by(ITEMS.c.collection, ITEMS.c.status))).all()
 

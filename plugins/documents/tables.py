@@ -167,14 +167,16 @@ ORIGINS: Final = Table(
     *(Column(name, Integer, nullable=False, server_default="0") for name in ("size", "overlap")),
     Column("read", SmallInteger, nullable=False, server_default="0"),
     Column("code", String(32), nullable=False, server_default=""),
+    Column("expires", BigInteger, nullable=True),
     UniqueConstraint("collection", "file", name="documents_origins_file"),
     Index("documents_origins_batch", "batch"),
     Index("documents_origins_of", "file"),
+    Index("documents_origins_expires", "expires"),
 )
 """Documents that are made of files.
 
 size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.  read: whether its text is there.
-code: what kind of failure, where it failed.
+code: what kind of failure, where it failed.  expires: from when on its file, and so it, is not there, or NULL.
 """
 
 BATCHES: Final = Table(

@@ -162,7 +162,7 @@ class Store:
 
     async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
         several, there = list(ids), dict[str, Filed]()
-        columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes)
+        columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes, FILES.c.expires)
         async with self.database.reading() as connection:
             for at in range(0, len(several), ASKED):
                 some = self.mine(caller) & FILES.c.id.in_(several[at : at + ASKED])
@@ -183,10 +183,14 @@ class Store:
     # --- what goes ---
 
     async def remove(self, file: File) -> None:
-        """With whatever was made of it."""
+        """With whatever was made of it, also by those who found it just before it went."""
+        await self.unmade(file)
+        await self.drop(file.id)
+        await self.unmade(file)
+
+    async def unmade(self, file: File) -> None:
         for removing in self.cabinet.removing:
             await removing(file.owner, file.id)
-        await self.drop(file.id)
 
     async def drop(self, id: str) -> None:
         """It is gone at once, its bytes bit by bit; what a crash leaves of it goes later."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import orjson
 
-from proxy.types import JSON
+from proxy.errors import ProxyError
+from proxy.streams import dump, load
+from proxy.types import JSON, Event
 
 Document: TypeAlias = dict[str, JSON]
 
@@ -17,6 +19,8 @@ COMPLETION: Final = "chat.completion"
 OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
 """Where the answer itself is in a document."""
 RUNNING: Final = ("queued", "in_progress")
+FAILED: Final = "Failed"
+"""The kind of what ended an answer, beside the kinds of events."""
 LOST: Final = 30.0
 """Seconds without a sign of the process that makes an answer, after which it is lost."""
 
@@ -64,6 +68,24 @@ def taken_apart(document: Mapping[str, JSON]) -> dict[str, Any]:
         "head": orjson.dumps(head).decode(),
         "output": orjson.dumps(document.get(name) or []).decode(),
     }
+
+
+def events_of(said: Sequence[Event], error: ProxyError | None = None) -> str:
+    """What was said as it is kept, and what ended it if it was no good end."""
+    if error is None:
+        return dump(said).decode()
+    failed = [FAILED, [str(error), error.code or error.kind, error.param, error.status]]
+    return orjson.dumps([*orjson.loads(dump(said)), failed]).decode()
+
+
+def said_in(events: str) -> tuple[list[Event], ProxyError | None]:
+    """What `events_of` was given."""
+    found, error = orjson.loads(events), None
+    if found and found[-1][0] == FAILED:
+        message, code, param, status = found.pop()[1]
+        error = ProxyError(message, code=code, param=param)
+        error.status = status
+    return load(orjson.dumps(found)), error
 
 
 def weight(columns: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ MOST: Final = 1000
 
 
 async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[Item]:
-    """The same items where none refers to another.
+    """The same items where none refers to another, of a response or of what other features keep.
 
     Raises NotFound for the first that refers to what is not kept, or is another's, and BadCall for too many.
     """
@@ -27,6 +27,9 @@ async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[
         message = f"Invalid 'input': it refers to items of more than {MOST} responses."
         raise BadCall(message, param="input", code="array_above_max_length")
     found = {item["id"]: item for item in await store.parts(owner, responses) if item["id"] in wanted}
+    for finder in store.host.finders:
+        if missing := wanted.keys() - found.keys():
+            found |= await finder(owner, missing)
     for index, one in enumerate(items):
         if one["type"] == REFERENCE and one["id"] not in found:
             raise unknown(one["id"], f"input[{index}].id")
@@ -35,7 +38,7 @@ async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[
 
 def unknown(id: str, at: str) -> NotFound:
     message = (
-        f"Item with id '{id[:100]}' not found: it is of no response that is kept for you. "
+        f"Item with id '{id[:100]}' not found: it is of nothing that is kept for you. "
         "Send the item itself, or keep responses with 'store': true."
     )
     return NotFound(message, param=at, code="item_not_found")

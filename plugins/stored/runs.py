@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from plugins.stored.answers import Document
+from plugins.stored.answers import Document, events_of
 from plugins.stored.store import Store
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host
-from proxy.streams import dump, replay
+from proxy.streams import replay
 from proxy.types import Call, Event, Events, Handler, Receipt, Reply, unheard
 from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
 
@@ -35,6 +35,7 @@ class Run:
         self.head = receipt.head
         self.id = str(receipt.head["id"])
         self.complete = receipt.complete
+        self.spelled = receipt.spelled
         self.response = Response(receipt.head, receipt.complete)
         self.events: list[Event] = []
         self.over = False
@@ -52,6 +53,10 @@ class Run:
     def end(self, error: ProxyError | None) -> None:
         self.over, self.error = True, error
         self.tell()
+
+    def told(self, error: ProxyError | None) -> str:
+        """All that was said, as it is kept; "" where nobody can ask for it again."""
+        return events_of(self.events, error) if self.call.stream else ""
 
     def tell(self) -> None:
         news, self.news = self.news, asyncio.Event()
@@ -152,13 +157,14 @@ class Runs:
         run.end(None)
 
     async def failed(self, run: Run, error: ProxyError) -> None:
+        error.renamed(run.spelled(error.param))
         try:
-            await self.ended(run, run.response.failure(error))
+            await self.ended(run, run.response.failure(error), error)
         finally:
             run.end(error)
 
-    async def ended(self, run: Run, document: Document) -> None:
-        events = dump(run.events).decode() if run.call.stream else ""
+    async def ended(self, run: Run, document: Document, error: ProxyError | None = None) -> None:
+        events = run.told(error)
         for wait in AGAIN:
             with suppress(Busy):
                 await self.store.ended(run.id, document, events)
@@ -170,10 +176,10 @@ class Runs:
 
     async def stop(self, id: str, document: Document, why: ProxyError) -> None:
         """End one that is queued or in progress, in whichever process.  document: where it is not made here."""
-        run = self.shared.runs.get(id)
+        run, events = self.shared.runs.get(id), ""
         if run is not None:
-            document = run.response.failure(why)
-        if await self.store.ended(id, document) and run is not None:
+            document, events = run.response.failure(why), run.told(why)
+        if await self.store.ended(id, document, events) and run is not None:
             run.stop(why)
 
     async def watch(self) -> None:

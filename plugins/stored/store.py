@@ -125,13 +125,16 @@ class Store:
 
     # --- what its owner asks ---
 
-    async def get(self, owner: str, kind: str, id: str, *heavy: str) -> Kept:
-        """heavy: which of `input` and `events` are wanted, too.  Raises NotFound, also for what is another's."""
+    async def get(self, owner: str, kind: str, id: str, *heavy: str, param: str = "id") -> Kept:
+        """heavy: which of `input` and `events` are wanted, too.  param: where the id came from.
+
+        Raises NotFound, also for what is another's.
+        """
         query = select(*LIGHT, *(ANSWERS.c[name] for name in heavy)).where(mine(owner, kind, id))
         async with self.host.database.reading() as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
-            raise not_found(kind, id)
+            raise not_found(kind, id, param)
         return Kept.of({**row})
 
     async def delete(self, owner: str, kind: str, id: str) -> None:
@@ -165,7 +168,7 @@ class Store:
             query = query.where(exists().where(pair))
         at, id, rising = ANSWERS.c.at, ANSWERS.c.id, wanted.order == "asc"
         if wanted.after is not None:
-            last = await self.get(owner, kind, wanted.after)
+            last = await self.get(owner, kind, wanted.after, param="after")
             beyond = at > last.at if rising else at < last.at
             query = query.where(beyond | ((at == last.at) & (id > last.id if rising else id < last.id)))
         query = query.order_by(at, id) if rising else query.order_by(at.desc(), id.desc())
@@ -244,6 +247,6 @@ def unknown_previous(id: str) -> NotFound:
     return NotFound(message, param=CONTINUED, code="previous_response_not_found")
 
 
-def not_found(kind: str, id: str) -> NotFound:
+def not_found(kind: str, id: str, param: str = "id") -> NotFound:
     noun = "Response" if kind == RESPONSE else "Chat completion"
-    return NotFound(f"{noun} with id '{id[:100]}' not found.", param="id", code="not_found")
+    return NotFound(f"{noun} with id '{id[:100]}' not found.", param=param, code="not_found")

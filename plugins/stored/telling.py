@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
-from plugins.stored.answers import Kept
+from plugins.stored.answers import Kept, said_in
 from plugins.stored.runs import Run, cancelled
 from proxy.errors import ProxyError, TooMany
-from proxy.streams import load
 from proxy.types import JSON, Moment
 from proxy.wire import sse
 from proxy.wire.openai_responses_out import NOTHING, Response
@@ -51,14 +50,15 @@ def told_again(kept: Kept) -> Iterator[bytes]:
     """What one said that has ended."""
     response = Response({**kept.head, **FRESH}, Moment(kept.head["completed_at"]))
     yield response.write(NOTHING)
-    for event in load(kept.events.encode()):
+    events, error = said_in(kept.events)
+    for event in events:
         yield response.write(event)
-    error = error_of(kept)
+    error = error or error_of(kept)
     yield response.end() if error is None else response.failed(error)
 
 
 def error_of(kept: Kept) -> ProxyError | None:
-    """What ended it before it was complete."""
+    """What ended it before it was complete, where its server could not say more of that."""
     if kept.status == "cancelled":
         return cancelled()
     told = kept.head["error"]

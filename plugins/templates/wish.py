@@ -56,7 +56,7 @@ def from_model(named: str, name: JSON, version: Version, variables: Mapping[str,
         raise BadCall(message, param="template.name", code="invalid_parameter_combination")
     if at:
         version = version_of(told, "model")
-    return Wish(read.filled(bare, "model"), version, variables, "model")
+    return Wish(read.filled(bare, "model"), version, variables, "model" if name is None else f"{FIELD}.name")
 
 
 def version_of(given: JSON, param: str) -> Version:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from proxy.config import Config
+from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, parsed, read_json, read_text
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
@@ -19,8 +20,8 @@ from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import NotFound
 from proxy.host import Models
-from proxy.types import Chat, Handler, Receipt, Route
-from proxy.wire import openai_chat, openai_completions, openai_embeddings, openai_models
+from proxy.types import JSON, Chat, Handler, Receipt, Route
+from proxy.wire import openai_attached, openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_completions import CompletionStyle
 from proxy.wire.openai_fields import Asked
@@ -37,6 +38,7 @@ class OpenAI:
     writer: Writer
     models: Models
     images: Images
+    attachments: Attachments
     own: Mapping[str, Own]
     limits: Limits
     shown: Shown
@@ -55,7 +57,7 @@ class OpenAI:
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_text(request, self.config.requests)
-        asked, chat = self.known.get(body) or self.read(body)
+        asked, chat = self.known.get(body) or await self.read(request, body)
         call = call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])
         if self.images.linked(chat):
             call = call.but(ask=await self.images.fetched(chat))
@@ -65,15 +67,26 @@ class OpenAI:
             call = call.but(receipt=Receipt(head_of(style, given), given["messages"]))
         return await self.writer.answer(request, call, style, asked.notes)
 
-    def read(self, body: bytes) -> tuple[Asked, Chat]:
+    async def read(self, request: web.BaseRequest, body: bytes) -> tuple[Asked, Chat]:
         """Raises BadCall naming a field."""
-        own = self.own["chat"]
-        asked = openai_chat.read_chat(parsed(body, self.config.requests), self.limits, own.fields, own.brings)
-        check_notes(asked.notes, self.config.params)
-        read = asked, asked.chat()
+        given = parsed(body, self.config.requests)
+        files = openai_attached.of_chat(given)
+        read = self.checked(given)
+        if files:
+            asked, chat = read
+            call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])  # nothing is read for who may not ask
+            await self.attachments.put(files, exchange_of(request).caller)  # nor before all else is known to be right
+            told, whole = self.checked(given)
+            return told, replace(whole, question=chat.question.strip())
         if not pictured(read[1]):
             self.known.put(body, read)
         return read
+
+    def checked(self, given: JSON) -> tuple[Asked, Chat]:
+        own = self.own["chat"]
+        asked = openai_chat.read_chat(given, self.limits, own.fields, own.brings)
+        check_notes(asked.notes, self.config.params)
+        return asked, asked.chat()
 
     async def completions(self, request: web.BaseRequest) -> web.StreamResponse:
         own, body = self.own["completions"], await read_json(request, self.config.requests)

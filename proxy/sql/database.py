@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
@@ -151,11 +153,19 @@ class Database:
                 self.migrated.add(feature.name)
 
     def make_file(self) -> None:
-        """Raises ConfigError where it cannot be written, which unlike other faults of a database does not pass."""
+        """Raises ConfigError where it cannot be written, which unlike other faults of a database does not pass.
+
+        One that is there is not opened: to close it again gives up every lock that SQLite has on it in this process.
+        Another process that then comes and goes takes itself for the last one and deletes the log under this one's
+        hands, and all that is written afterwards is lost.  Source: sqlite.org/howtocorrupt.html, 2.2.
+        """
         path = Path(self.url.database or "")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("ab").close()
+            if not path.exists():
+                path.touch()
+            elif not (path.is_file() and os.access(path, os.W_OK)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
             why = f"{error.filename}: {error.strerror}; say `database: {{url: …}}`, or leave out what keeps records"
             raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error

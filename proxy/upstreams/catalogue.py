@@ -21,6 +21,7 @@ from proxy.upstreams import choices
 from proxy.upstreams.access import Patterns, opens
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
+from proxy.wire.openai_items import check_outputs
 
 EVERY = "*"
 UPSTREAM = "upstream"
@@ -97,6 +98,8 @@ class Catalogue:
         else:
             upstream, info = self.recent(call.model) or await self.remembered(call.model, call.models)
         server, ask = self.servers[upstream], call.ask
+        if call.receipt is not None and call.receipt.head["object"] == "response" and isinstance(ask, Chat):
+            check_outputs(call.receipt.input, ask.messages)  # no earlier: plugins add what was said before
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
         if choices.several(ask):

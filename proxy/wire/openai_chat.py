@@ -71,7 +71,8 @@ FIELDS: Mapping[str, Field] = {
     "messages": Field(
         "honoured",
         fields.read_messages,
-        "`developer` is `system`; text and image parts stay one message, text first.",
+        "`developer` is `system`; text and image parts stay one message, text first; `file` parts are read as "
+        "text, with the plugin `documents`.",
     ),
     "stream": Field("honoured", fields.read_stream, "Server-sent events."),
     "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored and told."),

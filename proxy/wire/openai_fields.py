@@ -189,8 +189,9 @@ def read_tools(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_functions(asked: Asked, value: JSON, at: str) -> None:
-    given = enumerate(openai_messages.bounded(value, at))
-    asked.tools = tuple(openai_messages.function(one, f"{at}[{index}]", asked.limits) for index, one in given)
+    given = {f"{at}[{index}]": one for index, one in enumerate(openai_messages.bounded(value, at))}
+    found = {name: openai_messages.function(one, name, asked.limits) for name, one in given.items()}
+    asked.tools = openai_messages.distinct(found)
     asked.legacy_functions = True
 
 

@@ -73,10 +73,14 @@ class Choosing:
 # --- in the answer --------------------------------------------------------------------------------------
 
 
+def told(id: str, event: Searched) -> Item:
+    results = None if event.results is None else [dict(one) for one in event.results]
+    return {"id": id, "type": CALL, "status": "completed", "queries": list(event.queries), "results": results}
+
+
 def called(frames: Frames, id: str, index: int, event: Searched) -> tuple[Item, bytes]:
     """The item that says what was searched for, and the events that tell of it: by now all of it is over."""
-    results = None if event.results is None else [dict(one) for one in event.results]
-    item = {"id": id, "type": CALL, "status": "completed", "queries": list(event.queries), "results": results}
+    item = told(id, event)
     said = frames.added(index, {**item, "queries": [], "results": None})
     for stage in ("in_progress", "searching", "completed"):
         said += frames.event(f"response.{CALL}.{stage}", item_id=id, output_index=index)

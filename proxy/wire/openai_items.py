@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, ToolCall
 from proxy.wire.ids import new_id
 from proxy.wire.openai_turns import data_url
@@ -94,6 +95,21 @@ def _heard(one: Item) -> Message:
         return Message("tool", output if type(output) is str else words(output), tool_call_id=one["call_id"])
     pictures = tuple(picture(part["image_url"]) for part in one["content"] if part["type"] == "input_image")
     return Message("user" if one["role"] == "user" else "system", words(one["content"]), pictures)
+
+
+def check_outputs(given: Iterable[Item], told: Sequence[Message]) -> None:
+    """given: what a request brings.  told: all that its model is told, in which what came first may be left out.
+
+    Raises BadCall for the output of a call that was never made.
+    """
+    outputs = {one["call_id"] for one in given if one["type"] == "function_call_output"}
+    if not outputs:
+        return
+    made = {call.id for one in told for call in one.tool_calls}
+    for one in told:
+        if one.role == "tool" and one.tool_call_id in outputs - made:
+            message = f"No tool call found for function call output with call_id {one.tool_call_id[:100]}."
+            raise BadCall(message, param="input")
 
 
 def words(parts: Iterable[Item]) -> str:

@@ -122,7 +122,7 @@ def _image(given: Item, at: str, role: str, limits: Limits) -> Item:
     if role != "user":
         raise BadCall(f"Invalid '{at}': images are a user's to send.", param=at, code="invalid_value")
     if given.get("file_id") is not None:
-        message = f"'{at}.file_id' is not supported: no files are kept here; send 'image_url'."
+        message = f"'{at}.file_id' is not supported: pictures are sent as 'image_url'."
         raise BadCall(message, param=f"{at}.file_id", code="unsupported_parameter")
     url = read.text(read.needed(given, "image_url", f"{at}.image_url"), f"{at}.image_url")
     openai_messages.image(url, f"{at}.image_url", limits)

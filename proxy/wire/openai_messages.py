@@ -234,13 +234,27 @@ def _with_ids(found: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(made)
 
 
+def distinct(found: Mapping[str, Tool]) -> tuple[Tool, ...]:
+    """Tools by where each stands, without those that say the same again.
+
+    Raises BadCall where two of one name differ: a call of that name could mean either.
+    """
+    named: dict[str, Tool] = {}
+    for at, one in found.items():
+        if named.setdefault(one.name, one) != one:
+            message = f"Invalid '{at}.name': another function is called '{one.name[:80]}', too."
+            raise BadCall(message, param=f"{at}.name", code="duplicate_tool")
+    return tuple(named.values())
+
+
 def tools(value: JSON, limits: Limits) -> tuple[Tool, ...]:
-    found = []
+    found = {}
     for index, item in enumerate(bounded(value, "tools")):
         at = f"tools[{index}]"
         read.one_of(read.mapping(item, at).get("type"), f"{at}.type", ("function",))
-        found.append(function(read.needed(item, "function", f"{at}.function"), f"{at}.function", limits))
-    return tuple(found)
+        inner = f"{at}.function"
+        found[inner] = function(read.needed(item, "function", inner), inner, limits)
+    return distinct(found)
 
 
 def unheard_of_tools(value: JSON) -> Iterator[str]:

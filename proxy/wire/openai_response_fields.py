@@ -215,7 +215,7 @@ def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
 
 
 def read_tools(asked: Asked, value: JSON, at: str) -> None:
-    found, mine, echo = list[Tool](), _response(asked), list[JSON]()
+    found, mine, echo = dict[str, Tool](), _response(asked), list[JSON]()
     for index, one in enumerate(openai_messages.bounded(value, at)):
         name = f"{at}[{index}]"
         kind = read.filled(read.needed(read.mapping(one, name), "type", f"{name}.type"), f"{name}.type")
@@ -227,11 +227,11 @@ def read_tools(asked: Asked, value: JSON, at: str) -> None:
                 f"Tools of type '{kind[:80]}' are not supported: there are functions and '{file_search.KIND}' here."
             )
             raise BadCall(message, param=f"{name}.type", code="unsupported_tool")
-        found.append(openai_messages.function(one, name, asked.limits))
-        echo.append(told_of(found[-1]))
+        found[name] = openai_messages.function(one, name, asked.limits)
+        echo.append(told_of(found[name]))
         unheard = [key for key in one if key not in openai_messages.FUNCTION and key != "type" and one[key] is not None]
         asked.notes |= dict.fromkeys((f"{at}.{key}" for key in unheard), "ignored")
-    asked.tools = tuple(found)
+    asked.tools = openai_messages.distinct(found)
     mine.echo[at] = echo
 
 

@@ -73,7 +73,8 @@ FIELDS: Final[Mapping[str, Field]] = {
         "honoured",
         own.read_input,
         "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`, "
-        "`item_reference` with the plugin `stored`; others are a 400.",
+        "`item_reference` with the plugin `stored`; others are a 400. `input_file` parts are read as text, with the "
+        "plugin `documents`.",
     ),
     "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
     "previous_response_id": Field(

@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 
+from proxy.asks import Spelling, as_it_is
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Answer
 from proxy.types import JSON, Event, Finish, Moment, Searched, Sources, Text, Thinking, ToolCalled, Usage
@@ -19,8 +20,7 @@ from proxy.wire.openai_errors import SseStyle, clean
 from proxy.wire.openai_items import Item, placed
 from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
 
-FAILED: Final = {429: "rate_limit_exceeded"}
-"""OpenAI's codes of what fails a response; `server_error` for any other status."""
+RATE: Final = 429
 
 NOTHING: Final = Text("")
 """The first event of a response in the background, so that its stream begins before it does."""
@@ -35,11 +35,13 @@ class ResponseStyle(SseStyle):
     head: the response before anything was answered.
     complete: when it was.
     deferred: the answer comes later; whoever asks is told no more than that it is in line.
+    spelled: what the request called a field that an inner one's name stands for.
     """
 
     head: Mapping[str, JSON]
     complete: Moment = field(default_factory=Moment)
     deferred: bool = False
+    spelled: Spelling = as_it_is
     written: Response | None = None
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes:
@@ -54,6 +56,7 @@ class ResponseStyle(SseStyle):
         return self.written
 
     def failed(self, error: ProxyError) -> bytes:
+        error.renamed(self.spelled(error.param))
         return (self.written or self.chunks("")).failed(error)
 
 
@@ -148,7 +151,7 @@ class Response:
     def failure(self, error: ProxyError) -> dict[str, JSON]:
         if error.code == CANCELLED:
             return self.document("cancelled")
-        code = FAILED.get(error.status, "server_error")
+        code = failing(error.status)
         return {**self.document("failed"), "error": {"code": code, "message": clean(str(error))}}
 
     def so_far(self) -> list[Item]:
@@ -235,6 +238,13 @@ class Response:
     @property
     def spoke(self) -> bool:
         return any(one["type"] not in ("reasoning", file_search.CALL) for one in self.output.values())
+
+
+def failing(status: int) -> str:
+    """OpenAI's code of what fails a response: of these there are few, and most are of pictures."""
+    if status == RATE:
+        return "rate_limit_exceeded"
+    return "invalid_prompt" if 400 <= status < 500 else "server_error"
 
 
 def usage_of(usage: Usage | None) -> JSON:

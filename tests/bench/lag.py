@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
@@ -18,15 +20,15 @@ EVERY: Final = 0.005
 
 
 class Lag:
-    """worst: seconds that it was late, on a machine that may have other things to do.  busy: the longest that its own
-    thread computed without a break."""
+    """worst: seconds that it was late, on a machine that may have other things to do.  held: the same without what it
+    waited for a processor that others had.  busy: the longest that its own thread computed without a break."""
 
     class Settings(Strict):
         pass
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host
-        self.worst = self.busy = 0.0
+        self.worst = self.held = self.busy = 0.0
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/lag", self.told, "public")
@@ -40,13 +42,27 @@ class Lag:
 
     async def run(self) -> None:
         while True:
-            begun, computed = time.perf_counter(), time.thread_time()
+            begun, computed, waited = time.perf_counter(), time.thread_time(), queued()
             await asyncio.sleep(EVERY)
-            self.worst = max(self.worst, time.perf_counter() - begun - EVERY)
+            late = time.perf_counter() - begun - EVERY
+            self.worst = max(self.worst, late)
+            self.held = max(self.held, late - (queued() - waited))
             self.busy = max(self.busy, time.thread_time() - computed)
 
     async def told(self, _: web.BaseRequest) -> web.StreamResponse:
         """What it was since it was asked last."""
-        said = orjson.dumps({"worst": self.worst, "busy": self.busy})
-        self.worst = self.busy = 0.0
+        said = orjson.dumps({"worst": self.worst, "held": self.held, "busy": self.busy})
+        self.worst = self.held = self.busy = 0.0
         return web.Response(body=said, content_type="application/json")
+
+
+def queued() -> float:
+    """Seconds that this thread could have run and another one had the processor; 0 where the system does not tell.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst.
+    """
+    try:
+        told = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
+    except OSError:
+        return 0.0
+    return int(told.split()[1]) / 1e9

@@ -145,9 +145,8 @@ async def ingest(folder: Path, megabytes: int) -> None:
     print(f"\n{megabytes} MB: {done['status']}, {done['chunks']} chunks in {taken:.1f} s,", end=" ")
     print(f"{done['chunks'] / (taken - sent):.0f} a second after {sent:.1f} s of sending and reading;")
     print(f"memory grew by {(peak - before) / 1e6:.0f} MB at most; /healthz answered within {worst * 1e3:.0f} ms;")
-    print(
-        f"the event loop was late by {lag['worst'] * 1e3:.0f} ms, and computed for {lag['busy'] * 1e3:.0f} ms at once"
-    )
+    print(f"the event loop was late by {lag['worst'] * 1e3:.0f} ms, {lag['held'] * 1e3:.0f} ms", end=" ")
+    print(f"without waiting for a processor, and computed for {lag['busy'] * 1e3:.0f} ms at once")
 
 
 def written(file: Path, megabytes: int) -> None:

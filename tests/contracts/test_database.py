@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -182,9 +183,29 @@ async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is
 
 async def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    database = Database(f"sqlite:///{tmp_path}/file/records.db", 1, 1)
-    with pytest.raises(ConfigError, match=r"file/records.db cannot be written: .*/file: File exists"):
+    for path, why in (("file/records.db", "/file: File exists"), ("", ": Permission denied")):  # a folder is none
+        database = Database(f"sqlite:///{tmp_path}/{path}", 1, 1)
+        with pytest.raises(ConfigError, match=f"{path} cannot be written: .*{why}"):
+            await database.migrate(NOTES)
+        await database.aclose()
+
+
+async def test_what_is_written_after_another_process_has_come_and_gone_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "records.db"
+    database = Database(f"sqlite:///{file}", 2, 10)
+    for _ in range(2):  # as for the tables of several features
         await database.migrate(NOTES)
+        database.migrated.clear()
+    look = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); print(*one.execute(sys.argv[2])); one.close()"
+
+    async def looked() -> bytes:
+        command = (sys.executable, "-c", look, str(file), COUNT.text)
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        return (await process.communicate())[0].strip()
+
+    assert await looked() == b"(0,)"
+    await add(database, 1)
+    assert await looked() == b"(1,)"
     await database.aclose()
 
 

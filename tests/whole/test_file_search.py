@@ -26,8 +26,11 @@ def tool(*stores: str, **more: Any) -> Any:
 
 
 def seen(run: Running) -> str:
-    bodies = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")]
-    return str(bodies[-1]["messages"][-1]["content"])
+    return str(told_of(run)[-1]["content"])
+
+
+def told_of(run: Running) -> Any:
+    return [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")][-1]["messages"]
 
 
 def file(folder: Path) -> str:
@@ -103,10 +106,31 @@ async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_pat
         body = {"model": "demo", "input": WHO, "conversation": talk, "tools": [tool(store)]}
         made = await call(run, "POST", "/responses", A, 200, **body)
         assert [one["type"] for one in made["output"]] == BOTH
-        kept = (await call(run, "GET", f"/conversations/{talk}/items"))["data"]
-        assert [(one["type"], one["role"]) for one in kept] == [("message", "assistant"), ("message", "user")]
+        listed = (await call(run, "GET", f"/conversations/{talk}/items?order=asc"))["data"]
+        assert [one["type"] for one in listed] == ["file_search_call", "message", *BOTH]
+        assert [one["queries"] for one in listed[::2]] == [["x"], [WHO]]
+        assert listed[3]["content"] == made["output"][1]["content"] and listed[3]["content"][0]["annotations"]
+        assert all(one["content"] for one in told_of(run)), "what says nothing is not told the model"
+        async with run.http.get(f"{run.url}/api/conversations/{talk}/export", headers=A) as response:
+            export = await response.json()
+        assert [one["items"] for one in export["messages"] if "items" in one] == [[listed[0]], listed[2:]]
         again = [{"role": "user", "content": "Before."}, *made["output"], {"role": "user", "content": "Thanks."}]
         await call(run, "POST", "/responses", A, 200, model="demo", conversation=talk, input=again)
+
+
+async def test_a_conversation_tells_what_was_found_where_that_was_asked_for(start: Start, tmp_path: Path) -> None:
+    async with start(config(file(tmp_path), tmp_path, ("conversations", *CHAIN[1:]))) as run:
+        store, _ = await filled(run)
+        body = {"model": "demo", "input": WHO, "tools": [tool(store)], "include": INCLUDED, "stream": True}
+        headers = {**A, "x-gemmapy-conversation": "t"}
+        async with run.http.post(f"{run.url}/v1/responses", json=body, headers=headers) as response:
+            search = told(await events_of(response))["output"][0]
+        bare, full = [
+            (await call(run, "GET", f"/conversations/t/items?order=asc{more}"))["data"][1]
+            for more in ("", "&include=file_search_call.results")
+        ]
+        ResponseFileSearchToolCall.model_validate(full)
+        assert bare["results"] is None and full["results"] == search["results"] and search["results"]
 
 
 BOTH = ["file_search_call", "message"]

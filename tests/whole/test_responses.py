@@ -153,8 +153,11 @@ async def test_a_tool_loop_runs_on_the_clients_own_items(start: Start) -> None:
         assert sent[1]["tool_calls"][0]["id"] == sent[2]["tool_call_id"] and sent[2]["tool_name"] == "get_weather"
 
 
+FORM: Any = {"type": "json_schema", "name": "city", "schema": WEATHER["parameters"], "strict": True}
+
+
 async def test_what_is_asked_reaches_the_model(start: Start) -> None:
-    form = {"type": "json_schema", "name": "city", "schema": WEATHER["parameters"], "strict": True}
+    form = FORM
     body = {
         "temperature": 0.1, "top_p": 0.2, "max_output_tokens": 99, "reasoning": {"effort": "low"},
         "text": {"format": form}, "options": {"seed": 5}, "metadata": {"a": "b"}, "user": "ann",
@@ -201,6 +204,8 @@ WRONG: list[tuple[Json, str, str | None]] = [
     ({"metadata": {"a" * 65: "b"}}, f"metadata.{'a' * 64}", "string_above_max_length"),
     ({"metadata": {str(number): "" for number in range(17)}}, "metadata", "object_above_max_properties"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]", "unsupported_item"),
+    ({"input": [{"type": "function_call_output", "call_id": "c9", "output": "x"}]}, "input", None),
+    ({"tools": [WEATHER, WEATHER, {**WEATHER, "description": "other"}]}, "tools[2].name", "duplicate_tool"),
     ({"text": {"verbosity": "loud"}}, "text.verbosity", "invalid_value"),
     ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp", "name": "f"}]}},
      "tool_choice.tools[0].type", "invalid_value"),
@@ -214,12 +219,31 @@ async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
             assert (error["param"], error["code"]) == (param, code), body
 
 
-@pytest.mark.parametrize(("path", "instead"), [("input_tokens", "usage.input_tokens"), ("compact", "truncation")])
-async def test_endpoints_that_are_not_here_say_what_is(start: Start, path: str, instead: str) -> None:
+async def test_an_endpoint_that_is_not_here_says_what_is(start: Start) -> None:
     async with start(BARE + "\nlisten: {base_path: /ai}\n") as run:
-        response = await run.http.post(f"{run.url}/ai/v1/responses/{path}", json=ASK)
+        response = await run.http.post(f"{run.url}/ai/v1/responses/compact", json=ASK)
         error = await error_of(response, 404)
-    assert error["code"] == "unknown_url" and instead in error["message"]
+    assert error["code"] == "unknown_url" and "truncation" in error["message"]
+
+
+async def test_the_sdk_is_told_about_how_long_a_prompt_is(start: Start) -> None:
+    async with start() as run, run.client() as client:
+        count = client.responses.input_tokens.count
+        short = await count(model="demo", input="word " * 100)
+        assert short.object == "response.input_tokens" and short.input_tokens == 125 + 4
+        picture: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": data_url()}]}]
+        assert (await count(input=picture)).input_tokens == 504
+        raw = await client.responses.input_tokens.with_raw_response.count(
+            input="word " * 100, instructions="Be brief.", tools=[WEATHER], text={"format": FORM}
+        )
+        assert raw.parse().input_tokens > short.input_tokens + 50
+        assert "input_tokens=emulated" in raw.headers["x-gemmapy-params"] and not asked(run.ollama)
+        wrong: list[Json] = [{"conversation": "c"}, {"prompt": {"id": "x"}}, {"input": 1}, {"input": None}]
+        for body in wrong:
+            sent = {**ASK, **body}
+            error = await error_of(await run.http.post(f"{run.url}/v1/responses/input_tokens", json=sent), 400)
+            assert error["param"] == next(iter(body))
+        await error_of(await run.http.post(f"{run.url}/v1/responses/input_tokens", json=[]), 400)
 
 
 async def test_without_a_chain_for_chats_there_are_no_responses(start: Start) -> None:

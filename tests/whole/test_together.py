@@ -11,8 +11,10 @@ import openai
 import pytest
 
 from tests.conftest import Running, Start
+from tests.whole.asking import asked
 
 CHAIN = "stored, usage, experiments, templates, limits, conversations, documents, cache, fallback, retry"
+A = {"Authorization": "Bearer a-key"}
 KEYS = "keys: {alice: a-key, bob: b-key}\n"
 LIGHT = "The lantern of Porthgwarra was lit in 1891. Its keeper was Mabel Quill, who painted it green."
 QUESTION = "When was the lantern of Porthgwarra lit?"
@@ -67,20 +69,70 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     first = await alice.responses.create(model="demo", input="I am called Ann.", conversation=talk.id)
     assert first.conversation is not None and first.conversation.id == talk.id
     second = await alice.responses.create(model="demo", input="Who am I?", conversation=talk.id)
-    assert run.ollama.seen[-1].body["messages"][0]["content"] == "I am called Ann."
+    assert asked(run.ollama)[-1]["messages"][0]["content"] == "I am called Ann."
     items = [one async for one in alice.conversations.items.list(talk.id, order="asc")]
     assert [getattr(one, "role", None) for one in items] == ["user", "assistant", "user", "assistant"]
     assert second.output_text in str(items[-1].to_dict())
     await alice.responses.create(model="demo", input="Sing.", conversation=talk.id, instructions="Be a bird.")
-    assert run.ollama.seen[-1].body["messages"][0] == {"role": "system", "content": "Be a bird."}
+    assert asked(run.ollama)[-1]["messages"][0] == {"role": "system", "content": "Be a bird."}
     await alice.responses.create(model="demo", input="Speak.", conversation=talk.id)
-    assert "bird" not in str(run.ollama.seen[-1].body), "instructions are for one response"
+    assert "bird" not in str(asked(run.ollama)[-1]), "instructions are for one response"
     filled = await alice.responses.create(prompt={"id": "summarize", "variables": {"text": LIGHT}})
-    assert "Mabel Quill" in json.dumps(run.ollama.seen[-1].body["messages"]) and filled.status == "completed"
+    assert "Mabel Quill" in json.dumps(asked(run.ollama)[-1]["messages"]) and filled.status == "completed"
     assert (await alice.responses.retrieve(filled.id)).output_text == filled.output_text
     with pytest.raises(openai.BadRequestError) as caught:
         await alice.responses.create(prompt={"id": "summarize", "variables": {"nope": LIGHT}})
     assert caught.value.param == "prompt.variables"
+    for more in ({}, {"background": True}):
+        body = {"prompt": {"id": "nothing"}, "stream": True, **more}
+        async with run.http.post(f"{run.url}/v1/responses", json=body, headers=A) as response:
+            assert '"param":"prompt.id"' in await response.text()
+
+
+async def test_a_response_refers_to_items_of_ones_own_conversations(run: Running, alice: openai.AsyncOpenAI) -> None:
+    said: Any = [{"type": "message", "role": "user", "content": "I am called Ann."}]
+    talk = await alice.conversations.create(items=said)
+    id = (await alice.conversations.items.list(talk.id)).data[0].id
+    refers: Any = [{"type": "item_reference", "id": id}, {"role": "user", "content": "Who am I?"}]
+    ways: list[Any] = [{}, {"store": False}]
+    for more in ways:
+        await alice.responses.create(model="demo", input=refers, temperature=0.1 * len(more), **more)
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["I am called Ann.", "Who am I?"]
+    async with run.client(api_key="b-key") as bob:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await bob.responses.create(model="demo", input=refers)
+    assert caught.value.param == "input[0].id"
+
+
+async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOpenAI) -> None:
+    weather: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": False}
+    talk = await alice.conversations.create()
+    ways: list[Any] = [{"conversation": talk.id}, {"store": True}]
+    for way in ways:
+        first = await alice.responses.create(
+            model="demo", input="Ask get_weather.", tools=[weather], tool_choice="required", **way
+        )
+        call = next(one for one in first.output if one.type == "function_call")
+        answer: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "4 degrees"}]
+        back = way if "conversation" in way else {"previous_response_id": first.id}
+        assert "4 degrees" in (await alice.responses.create(model="demo", input=answer, **back)).output_text
+        answer[0]["call_id"] = "c9"
+        with pytest.raises(openai.BadRequestError, match="No tool call found for function call output with call_id c9"):
+            await alice.responses.create(model="demo", input=answer, **back)
+    header = {"x-gemmapy-conversation": talk.id}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await alice.responses.create(model="demo", input="x", previous_response_id=first.id, extra_headers=header)
+    assert caught.value.param == "previous_response_id"
+
+
+async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_it(run: Running) -> None:
+    await get(
+        run, "/v1/chat/completions", method="POST", model="template:summarize", conversation="c2",
+        messages=[{"role": "user", "content": f"\0{LIGHT}"}],
+    )  # fmt: skip
+    kept = await get(run, "/api/conversations/c2")
+    assert "\0" not in kept["title"]
+    assert LIGHT.startswith(kept["title"].removesuffix("…")) and kept["messages"][0]["content"] != LIGHT
 
 
 async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:
@@ -91,8 +143,8 @@ async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running
             model="demo", messages=[{"role": "user", "content": QUESTION}], extra_body=extra
         )
         assert raw.headers["x-gemmapy-rag"] == "1 passage of 1" and raw.headers["x-gemmapy-conversation"] == "c1"
-    asked = run.ollama.seen[-1].body["messages"]
-    asked_by_user = [one["content"] for one in asked if one["role"] == "user"]
+    sent = asked(run.ollama)[-1]["messages"]
+    asked_by_user = [one["content"] for one in sent if one["role"] == "user"]
     assert [("Mabel Quill" in one) for one in asked_by_user] == [False, True], "only the last has passages"
     kept = await get(run, "/api/conversations/c1")
     assert [one["content"] for one in kept["messages"] if one["role"] == "user"] == [QUESTION] * 2

@@ -11,6 +11,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.documents.fresh import over
 from plugins.documents.ledger import OPEN
 from plugins.documents.places import held
 from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
@@ -65,8 +66,8 @@ class Adding:
         if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
             message = "The vector store has been deleted meanwhile."
             raise NotFound(message, param="vector_store_id", code="vector_store_not_found")
-        expired = select(STORES.c.expired).where(STORES.c.collection == collection)
-        if (await connection.execute(expired)).scalar_one_or_none():
+        expired = (STORES.c.collection == collection) & over(self.store.now())
+        if (await connection.execute(select(STORES.c.collection).where(expired))).first() is not None:
             message = f"The vector store '{collection}' has expired."
             raise BadCall(message, param="vector_store_id", code="vector_store_expired")
 
@@ -110,6 +111,7 @@ class Adding:
             told = {"metadata": dumped(new.attributes or {}), "digest": digest, "newest": 1, "status": "pending"}
             items.append({**own, **told, "source": "", "error": "", "at": at, "changed": at})
             how = {"size": new.size, "overlap": new.overlap, "batch": batch, "bytes": file.bytes}
+            how["expires"] = file.expires
             origins.append({"item": item, "collection": collection, "file": file.id, "name": file.name, **how})
             job = {"id": new_id("job_"), "collection": collection, "item": item, "version": 1, "owner": owner}
             jobs.append({**job, "status": "queued", "total": file.bytes, "at": at})

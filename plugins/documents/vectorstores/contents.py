@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, select
 
+from plugins.documents.fresh import there
 from plugins.documents.runner import Runner
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import BATCHES, ITEMS, ORIGINS
@@ -56,7 +57,8 @@ class Contents:
     runner: Runner
 
     def chosen(self, where: ColumnElement[bool]) -> Select[Any]:
-        return select(ITEMS, ORIGINS).outerjoin(ORIGINS, ORIGINS.c.item == ITEMS.c.id).where(where)
+        seen = where & there(self.store.now())
+        return select(ITEMS, ORIGINS).outerjoin(ORIGINS, ORIGINS.c.item == ITEMS.c.id).where(seen)
 
     async def one(self, collection: str, file: str, param: str = "file_id") -> Entry:
         """By the id of its file, or its own.  Raises NotFound."""

@@ -7,10 +7,11 @@ from typing import Final
 
 from sqlalchemy import delete, select, update
 
+from plugins.documents.fresh import over
 from plugins.documents.places import abandon, retire
 from plugins.documents.runner import Runner
 from plugins.documents.tables import BATCHES, COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
-from plugins.documents.vectorstores.stores import DAY, Stores
+from plugins.documents.vectorstores.stores import Stores
 from proxy.wire.ids import new_id
 
 EVERY: Final = 300.0
@@ -29,8 +30,7 @@ class Expiring:
 
     async def tidy(self) -> None:
         """It does no harm where several processes do it."""
-        due = STORES.c.days.is_not(None) & (STORES.c.active + STORES.c.days * DAY <= self.stores.now())
-        which = ((STORES.c.expired == 0) & due) | (STORES.c.expired == BEGUN)
+        which = over(self.stores.now()) & (STORES.c.expired != DONE)
         async with self.stores.database.reading() as connection:
             ids = list((await connection.execute(select(STORES.c.collection).where(which).limit(SOME))).scalars())
         for id in ids:

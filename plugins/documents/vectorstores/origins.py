@@ -23,7 +23,9 @@ from proxy.filing import Cabinet, Keeper
 from proxy.sql.database import Database
 
 UNSUPPORTED: Final = "unsupported_file"
-INVALID: Final = ("unreadable_file", "no_text", "file_not_found")
+GONE: Final = "file_not_found"
+"""The code where a file was deleted, or has expired, before it was read."""
+INVALID: Final = ("unreadable_file", "no_text")
 """Codes of failures that are the file's own."""
 
 
@@ -40,6 +42,7 @@ class Origin(NamedTuple):
     overlap: int
     read: int
     code: str
+    expires: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collections, readable
+from plugins.documents.fresh import DAY, kept, over
 from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
 from plugins.documents.vectorstores.paging import Cut, page
 from proxy.errors import BadCall, Denied, NotFound
@@ -19,8 +20,6 @@ from proxy.sql.database import Database
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 
-DAY: Final = 86_400 * 1_000_000
-"""Microseconds."""
 FRESH: Final = 60 * 1_000_000
 """Microseconds within which a use is not written down again."""
 STATUSES: Final[Mapping[str, str]] = {"pending": "in_progress", "ready": "completed", "failed": "failed"}
@@ -142,11 +141,13 @@ class Stores:
         if name is not None:
             await self.rename(one, name)
         now = self.now()
-        values = {**beside, "active": now} | ({} if name is None else {"title": name})
+        values = {**beside} | ({} if name is None else {"title": name})
+        active = case((over(now), STORES.c.active), else_=now)  # what has expired is not called back
         async with self.database.writing(lasting=True) as connection:
-            changed = await connection.execute(update(STORES).where(STORES.c.collection == one.id).values(**values))
-            if not changed.rowcount:
-                await connection.execute(insert(STORES).values(collection=one.id, **{"metadata": "{}", **values}))
+            mine = update(STORES).where(STORES.c.collection == one.id)
+            if not (await connection.execute(mine.values(**values, active=active))).rowcount:
+                new = {"collection": one.id, "metadata": "{}", "active": now, **values}
+                await connection.execute(insert(STORES).values(**new))
 
     async def rename(self, one: VectorStore, name: str) -> None:
         for called in (name, one.id):
@@ -163,11 +164,13 @@ class Stores:
         ids = [one.id for one in several if one.active < now - FRESH]
         if ids:
             async with self.database.writing() as connection:
-                await connection.execute(update(STORES).where(STORES.c.collection.in_(ids)).values(active=now))
+                alive = STORES.c.collection.in_(ids) & ~over(now)
+                await connection.execute(update(STORES).where(alive).values(active=now))
 
     async def counts(self, several: Sequence[VectorStore]) -> dict[str, Counts]:
         dimensions = {one.id: one.dimensions for one in several}
-        found = await self.counted(ITEMS.c.collection.in_(list(dimensions)), ITEMS.c.collection)
+        alive = [one.id for one in several if not one.expired]
+        found = await self.counted(ITEMS.c.collection.in_(alive), ITEMS.c.collection)
         made = {}
         for id, rows in {id: [row for row in found if row.key == id] for id in dimensions}.items():
             size = sum(int(row.characters or 0) + 4 * dimensions[id] * int(row.chunks or 0) for row in rows)
@@ -179,8 +182,9 @@ class Stores:
         cancelled = (ITEMS.c.error == CANCELLED).label("cancelled")
         sums = (func.sum(ITEMS.c.characters).label("characters"), func.sum(ITEMS.c.chunks).label("chunks"))
         query = select(key.label("key"), ITEMS.c.status, cancelled, func.count().label("documents"), *sums)
+        query = query.where(where & kept(self.now())).group_by(key, ITEMS.c.status, cancelled)
         async with self.database.reading() as connection:
-            return (await connection.execute(query.where(where).group_by(key, ITEMS.c.status, cancelled))).all()
+            return (await connection.execute(query)).all()
 
 
 def by_status(rows: Iterable[Any]) -> dict[str, int]:

@@ -64,6 +64,7 @@ def store_host(run: Running) -> Any:
     class Lent:
         database = run.server.services.state["database"]
         clock = run.server.services.clock
+        background = run.server.services.background
 
     return Lent()
 

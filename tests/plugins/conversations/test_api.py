@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conftest import ASK, Start
-from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, texts
+import pytest
+
+from plugins.conversations import copying
+from tests.conftest import ASK, Running, Start
+from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, talk_of, texts
 from tests.whole.asking import asked, streamed
 
 PATH = "/api/conversations"
@@ -74,6 +77,46 @@ async def test_words_are_found_in_ones_own_messages(start: Start, database_url: 
         assert one["has_more"] and not two["has_more"] and one["last_id"] != two["last_id"]
         await asks(run, "DELETE", f"{PATH}/c1")
         assert (await asks(run, "GET", f"{PATH}/search?q=vienna"))["data"] == []
+
+
+async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        await say(run, "one")
+        for id in ("\0", "nothing"):
+            told = await asks(run, "POST", "/api/conversations/t/fork", status=404, json={"message": id})
+            assert told["error"]["param"] == "message"
+
+
+async def test_a_fork_is_there_when_all_of_it_is(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "ROWS", 3)
+    async with start(config(database_url), echo()) as run:
+        messages = [{"role": "user", "content": f"lantern {number}"} for number in range(10)]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": messages})
+        shown = copying.shown
+
+        async def looking(*given: Any) -> Any:
+            await asks(run, "GET", "/api/conversations/f", status=404)
+            assert len((await asks(run, "GET", "/api/conversations/search?q=lantern"))["data"]) == 10
+            return await shown(*given)
+
+        monkeypatch.setattr(copying, "shown", looking)
+        await asks(run, "POST", "/api/conversations/t/fork", status=201, json={"id": "f"})
+        assert texts(await kept(run, "f")) == [one["content"] for one in messages]
+        assert (await talk_of(run, "f")).messages == 10
+        monkeypatch.setattr(copying, "shown", taken_meanwhile(run, shown))
+        told = await asks(run, "POST", "/api/conversations/t/fork", status=409, json={"id": "g"})
+        assert told["error"]["code"] == "conversation_exists"
+        assert len((await asks(run, "GET", "/api/conversations/search?q=lantern&limit=50"))["data"]) == 20
+
+
+def taken_meanwhile(run: Running, shown: Any) -> Any:
+    async def made(*given: Any) -> Any:
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "g"})
+        return await shown(*given)
+
+    return made
 
 
 async def test_a_fork_goes_its_own_way(start: Start, database_url: str) -> None:

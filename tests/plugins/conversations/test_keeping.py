@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from sqlalchemy import func, select, update
 
-from plugins.conversations import keeping
-from plugins.conversations.keeping import DAY, Keeping, at_once
-from tests.conftest import Start
+from plugins.conversations import removing
+from plugins.conversations.keeping import DAY, Keeping
+from plugins.conversations.removing import LEFT, NOBODY
+from plugins.conversations.tables import MESSAGES, TALKS
+from tests.conftest import Running, Start
 from tests.plugins.conversations.asking import asks, config, echo, store_of
 
 
-def test_as_many_go_at_once_as_nobody_waits_for() -> None:
-    assert at_once([]) == []
-    assert at_once([(1, 5000), (2, 0)]) == [1]
-    assert at_once([(1, 600), (2, 400), (3, 1)]) == [1, 2]
-
-
 async def test_others_write_while_much_goes(start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "ROWS", 4)
+    monkeypatch.setattr(removing, "ROWS", 4)
     async with start(config(database_url), echo()) as run:
         messages = [{"role": "user", "content": "x"}] * 2
         for number in range(7):
@@ -34,3 +32,41 @@ async def test_others_write_while_much_goes(start: Start, database_url: str, mon
         await going
         left = await asks(run, "GET", "/api/conversations?order=asc")
         assert [one["id"] for one in left["data"]] == ["c5", "c6", "new"], "one that is being answered stays"
+
+
+async def count(run: Running) -> int:
+    async with store_of(run).database.reading() as connection:
+        return (await connection.execute(select(func.count()).select_from(MESSAGES))).scalar_one()
+
+
+async def test_a_conversation_is_gone_at_once_and_its_messages_a_few_at_a_time(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "ROWS", 3)
+    async with start(config(database_url), echo()) as run:
+        body = {"id": "big", "messages": [{"role": "user", "content": "lantern"}] * 20}
+        await asks(run, "POST", "/api/conversations", status=201, json=body)
+        item = (await asks(run, "GET", "/v1/conversations/big/items"))["data"][0]["id"]
+        store, seen = store_of(run), list[int]()
+        begun = removing.fewer
+
+        async def looking(*given: Any) -> bool:
+            seen.append(await count(run))
+            if len(seen) == 2:  # not even a part of it is to be had
+                await asks(run, "GET", "/api/conversations/big", status=404)
+                assert not (await asks(run, "GET", "/api/conversations/search?q=lantern"))["data"]
+                refers = {"items": [{"type": "item_reference", "id": item}]}
+                await asks(run, "POST", "/v1/conversations", status=404, json=refers)
+                await asks(run, "POST", "/api/conversations", status=201, json={"id": "big"})
+            return await begun(*given)
+
+        monkeypatch.setattr(removing, "fewer", looking)
+        await asks(run, "DELETE", "/api/conversations/big")
+        assert seen == [20, 17, 14, 11, 8, 5, 2]
+        assert (await asks(run, "GET", "/api/conversations/big"))["message_count"] == 0
+        dead = {"owner": NOBODY, "updated": store.now() - LEFT - 1}
+        async with store.database.writing() as connection:
+            await connection.execute(update(TALKS).values(dead))
+        await Keeping(store, None).tidy()
+        async with store.database.reading() as connection:
+            assert not (await connection.execute(select(TALKS.c.id))).all()

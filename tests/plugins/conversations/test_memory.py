@@ -178,9 +178,33 @@ async def test_what_could_not_be_summarised_is_summarised_the_next_time(start: S
 async def test_without_a_summary_the_conversation_goes_on(start: Start, tmp_path: Any) -> None:
     settings: Json = {"window": {"turns": 2}, "summarise": {"model": "nobody-has-it"}}
     async with start(config(f"sqlite:///{tmp_path}/x.db", **settings), echo()) as run:
-        for number in range(5):
+        for number in range(4):
             await say(run, f"word {number}")
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "conversation": "t"}, headers=A)
+        assert response.headers["x-gemmapy-memory"] == "told=4, left_out=4, summary=failed"
         assert len(told(run)[-1]) < 6 and len(await kept(run)) == 10
+
+
+@pytest.mark.parametrize(("word", "context"), [("word ", 1024), ("b ", 1024), ("word ", 64)])
+async def test_what_is_too_much_for_the_model_that_summarises_is_told_it_in_pieces(
+    start: Start, tmp_path: Any, word: str, context: int
+) -> None:
+    settings: Json = {"window": {"turns": 10}, "summarise": {"model": "demo-rendered", "keep": 1}}
+    small = f"models: {{demo-rendered: {{num_ctx: {context}}}}}\n"
+    text = config(f"sqlite:///{tmp_path}/x.db", more=small, **settings)
+    async with start(text, Simulator(say=remembering)) as run:
+        both = [{"role": role, "content": word * 120} for role in ("user", "assistant")]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": both * 11})
+        body = {**ASK, "conversation": "t"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
+        assert response.status == 200, "a summary that cannot be is no reason not to answer"
+        found = (await asks(run, "GET", "/api/conversations/t"))["summaries"]
+        memory = response.headers["x-gemmapy-memory"]
+    if context == 64:
+        assert not found and memory == "told=2, left_out=20, summary=failed"
+    else:
+        assert [(one["up_to"], one["text"][-8:]) for one in found] == [(20, "and more")]
+        assert memory == "told=2, left_out=20, summarised_up_to=20"
 
 
 async def test_a_model_gives_the_title_and_the_caller_a_better_one(start: Start, tmp_path: Any) -> None:

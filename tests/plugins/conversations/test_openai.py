@@ -149,10 +149,24 @@ async def test_logprobs_are_told_when_they_are_asked_for(start: Start, tmp_path:
         )
 
 
+async def test_an_item_without_words_is_kept_and_not_told(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
+        thought: Any = {"type": "reasoning", "summary": [], "content": []}
+        words: Any = {"type": "message", "role": "assistant", "content": "well"}
+        talk = (await client.conversations.create(items=[user("one"), thought, words])).id
+        said = (await client.conversations.items.list(talk)).data[0]
+        await client.conversations.items.delete(said.id or "", conversation_id=talk)
+        await client.conversations.items.create(talk, items=[user("two"), thought])
+        assert [one.type async for one in client.conversations.items.list(talk)] == ["reasoning", "message"] * 2
+        await say(run, "three", talk)
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["one", "two", "three"]
+
+
 def test_what_a_model_says_at_once_is_one_message() -> None:
     kinds = {"u": {"type": "message", "role": "user"}, "a": {"type": "message", "role": "assistant"}}
     kinds |= {"r": {"type": "reasoning"}, "c": {"type": "function_call"}, "o": {"type": "function_call_output"}}
-    for written in ("u|u", "u|rac|o|a", "a|a", "rcc|o|o", "ac|ra", "rra", "cc|a"):
+    kinds |= {"f": {"type": "file_search_call"}}
+    for written in ("u|u", "u|rac|o|a", "a|a", "rcc|o|o", "ac|ra", "rra", "cc|a", "u|fra|u", "f|u|a|fa"):
         groups = grouped([kinds[one] for one in written.replace("|", "")])
         names = {id(kind): name for name, kind in kinds.items()}
         assert "|".join("".join(names[id(one)] for one in group) for group in groups) == written

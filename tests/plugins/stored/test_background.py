@@ -86,7 +86,7 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
         kept = await ended(run, end["id"])
         assert (kept["status"], kept["error"], kept["output"]) == ("failed", end["error"], end["output"])
         again = await events_of(await streaming(run, f"/v1/responses/{end['id']}?stream=true"))
-        assert [one["type"] for one in again] == [one["type"] for one in failed]
+        assert again == failed and again[-2]["code"] == "upstream_cut"
         stream = await streaming(run, background=True)
         head = await stream.content.readuntil(b"\n\n")
         id = parsed(head.decode())[0]["response"]["id"]
@@ -95,13 +95,21 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
         rest = parsed((await stream.read()).decode())
         assert rest[-1]["type"] == "response.failed" and rest[-1]["response"]["status"] == "cancelled"
         assert (await ended(run, id))["status"] == "cancelled"
+        assert parsed(head.decode()) + rest == await events_of(await streaming(run, f"/v1/responses/{id}?stream=true"))
+
+
+OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "of a call that nobody made"}
 
 
 async def test_what_cannot_be_answered_is_failed(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
         made = await respond(run, background=True, model="nobody-has-it")
         end = await ended(run, made["id"])
-    assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
+        assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
+        assert end["error"]["code"] == "invalid_prompt"
+        live = await events_of(await streaming(run, background=True, input=[OUTPUT]))
+        again = await events_of(await streaming(run, f"/v1/responses/{told(live)['id']}?stream=true"))
+        assert again == live and (live[-2]["param"], live[-2]["code"]) == ("input", "invalid_request_error")
 
 
 async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path: Any) -> None:

@@ -96,6 +96,8 @@ WRONG: list[tuple[str, str, Any, str]] = [
 
 async def test_what_is_wrong_is_named(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
+        status, document = await ask(run, "GET", "/v1/chat/completions?after=chatcmpl-none")
+        assert (status, document["error"]["param"], document["error"]["code"]) == (404, "after", "not_found")
         for method, rest, body, param in WRONG:
             status, document = await ask(run, method, f"/v1/chat/completions{rest}", **body)
             assert (status, document["error"]["param"]) == (400, param), rest

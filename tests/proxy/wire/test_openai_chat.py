@@ -274,6 +274,14 @@ def test_a_wrong_tool_is_refused_by_name(tools: JSON, param: str) -> None:
     assert refused(tools=tools).param == param
 
 
+def test_a_tool_that_says_the_same_again_is_one_and_another_of_its_name_is_refused() -> None:
+    same, other = tool(description="one"), tool(description="other")
+    assert [one.description for one in asked(tools=[same, same]).tools] == ["one"]
+    wrong = refused(tools=[same, other])
+    assert (wrong.param, wrong.code) == ("tools[1].function.name", "duplicate_tool")
+    assert refused(functions=[same["function"], other["function"]]).param == "functions[1].name"
+
+
 def test_deprecated_functions_are_tools_called_one_at_a_time() -> None:
     one = asked(functions=[{"name": "weather", "parameters": WEATHER}], function_call={"name": "weather"})
     assert one.legacy_functions and one.tools[0].name == "weather"

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, ToolCall
-from proxy.wire.openai_items import Item, items_of, messages, with_pictures
+from proxy.wire.openai_items import Item, check_outputs, items_of, messages, with_pictures
 from proxy.wire.openai_items_in import items
 
 from .asks import LIMITS, PNG, data_url
@@ -146,3 +146,12 @@ def test_what_is_wrong_is_refused_by_its_name(given: JSON, param: str, code: str
     with pytest.raises(BadCall) as caught:
         read(given)
     assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_an_output_belongs_to_a_call_that_is_told_unless_both_are_left_out() -> None:
+    whole = read(call(), result())
+    told = messages(whole)
+    check_outputs(whole, told)
+    check_outputs(whole, ())
+    with pytest.raises(BadCall, match="call_id c1"):
+        check_outputs(whole, told[1:])

@@ -1,0 +1,56 @@
+"""A conversation that is there once all of it is, and is written a little at a time: nobody else waits for it long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import exc, update
+
+from plugins.conversations.messages import Said
+from plugins.conversations.removing import NOBODY, PAUSE, ROWS, emptied
+from plugins.conversations.store import Store
+from plugins.conversations.tables import TALKS
+from plugins.conversations.talks import Exists, Talk
+from proxy.errors import Busy
+from proxy.wire.ids import new_id
+
+
+async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **columns: Any) -> Talk:
+    """Raises Exists, BadCall."""
+    hidden = await begun(store, owner, id, columns)
+    try:
+        for start in range(0, len(saids), ROWS):
+            async with store.database.writing() as connection:
+                await store.append(connection, hidden, saids[start : start + ROWS], whose=owner)
+            await store.host.clock.sleep(PAUSE)
+        return await shown(store, hidden, owner, id)
+    except BaseException:
+        with suppress(Busy):  # it goes later
+            store.host.background.start(emptied(store, [hidden.number]), "deleting a copy that was not finished")
+        raise
+
+
+async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> Talk:
+    name = new_id("copy_")
+    async with store.database.writing() as connection:
+        await store.check_room(connection, owner)
+        if await store.found(connection, owner, id) is not None:
+            raise Exists(id)
+        await store.made(connection, NOBODY, name, **columns)
+        hidden = await store.found(connection, NOBODY, name)
+    assert hidden is not None  # noqa: S101  (its name is new)
+    return hidden
+
+
+async def shown(store: Store, hidden: Talk, owner: str, id: str) -> Talk:
+    """Its owner has it from now on."""
+    which = update(TALKS).where(TALKS.c.number == hidden.number)
+    try:
+        async with store.database.writing() as connection:
+            await store.check_room(connection, owner)
+            await connection.execute(which.values(owner=owner, id=id))
+    except exc.IntegrityError:
+        raise Exists(id) from None
+    return await store.talk(owner, id)

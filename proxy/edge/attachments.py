@@ -1,0 +1,67 @@
+"""Files in messages, put there as text: read by whichever features keep files, and read them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from proxy.errors import BadCall, NotFound, TooLarge
+from proxy.filing import Cabinet, Filed, Keeper, Teller
+from proxy.types import Caller
+from proxy.wire.openai_attached import Attached
+
+
+@dataclass(frozen=True, slots=True)
+class Attachments:
+    """most: letters of all files of a request together, and bytes of one that it sends itself; as many as a body may
+    have."""
+
+    cabinet: Cabinet
+    most: int
+
+    async def put(self, several: Sequence[Attached], caller: Caller) -> None:
+        """Their texts into their places.  Raises BadCall or NotFound naming the first that cannot be had."""
+        teller, left = self.teller(several[0]), self.most
+        kept = await self.kept(several, caller)
+        for one in several:
+            name, pieces = self.opened(one, kept, caller)
+            try:
+                text = await teller.text(name, pieces, left)
+            except (BadCall, NotFound, TooLarge) as error:
+                error.param = one.field
+                raise
+            left -= len(text)
+            one.put(text)
+
+    def teller(self, first: Attached) -> Teller:
+        if self.cabinet.teller is None:
+            message = f"'{first.at}': files are read by the plugin 'documents', which this server does not have."
+            raise BadCall(message, param=first.at, code="plugin_missing")
+        return self.cabinet.teller
+
+    def keeper(self, first: Attached) -> Keeper:
+        if self.cabinet.keeper is None:
+            message = f"'{first.field}': files are kept by the plugin 'files', which this server does not have."
+            raise BadCall(message, param=first.field, code="plugin_missing")
+        return self.cabinet.keeper
+
+    async def kept(self, several: Sequence[Attached], caller: Caller) -> Mapping[str, Filed]:
+        named = [one for one in several if one.id]
+        if not named:
+            return {}
+        found = await self.keeper(named[0]).found(caller.name, [one.id for one in named])
+        for one in named:
+            if one.id not in found:
+                message = f"No file of yours has the id '{one.id[:100]}'."
+                raise NotFound(message, param=one.field, code="file_not_found")
+        return found
+
+    def opened(self, one: Attached, kept: Mapping[str, Filed], caller: Caller) -> tuple[str, AsyncIterator[bytes]]:
+        """Its name, and its bytes."""
+        if one.id:
+            return kept[one.id].name, self.keeper(one).pieces(caller.name, one.id)
+        return one.called(), self.sent(one)
+
+    async def sent(self, one: Attached) -> AsyncIterator[bytes]:
+        yield await asyncio.to_thread(one.bytes, self.most)

@@ -1,0 +1,136 @@
+"""Files in the messages of OpenAI's requests: `file` parts of chats, `input_file` parts of responses.
+
+Source: OpenAI's API reference, "Create chat completion" and "Responses".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire import read
+
+MOST: Final = 16
+"""Files of one request."""
+ENDINGS: Final[Mapping[str, str]] = {
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
+    "application/pdf": ".pdf",
+    "application/json": ".json",
+    "application/jsonl": ".jsonl",
+    "application/x-ndjson": ".jsonl",
+    "text/csv": ".csv",
+    "text/html": ".html",
+    "text/markdown": ".md",
+    "text/plain": ".txt",
+}
+"""How the names of files end that are of these types."""
+TALKING: Final = ("user", "system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A file in a message, in whose place there is an empty text until it was read.
+
+    text: the part that is there.  at: how the request calls it.  id: of a file that is kept, or "".  data: as it was
+    sent, or "".  name: as its sender calls it, or "".
+    """
+
+    text: dict[str, JSON]
+    at: str
+    id: str
+    data: str
+    name: str
+
+    def put(self, text: str) -> None:
+        self.text["text"] = text
+
+    @property
+    def field(self) -> str:
+        """What names it in the request."""
+        return f"{self.at}.{'file_id' if self.id else 'file_data'}"
+
+    def called(self) -> str:
+        """Its name, with an ending that says what it is, where anything says it."""
+        name = self.name or "file"
+        if "." in name or not self.data.startswith("data:"):
+            return name
+        kind = self.data[5:].partition(",")[0].partition(";")[0].strip().lower()
+        return name + (ENDINGS.get(kind, ""))
+
+    def bytes(self, most: int) -> bytes:
+        """Of a file that was sent, by a data: URL or as bare base64.  Raises BadCall."""
+        head, comma, body = self.data.partition(",")
+        if comma and not (head.startswith("data:") and head.endswith(";base64")):
+            message = f"Invalid '{self.field}': expected base64, or a data: URL with it."
+            raise BadCall(message, param=self.field, code="invalid_value")
+        encoded = body if comma else head
+        if len(encoded) * 3 // 4 > most + 3:
+            message = f"Invalid '{self.field}': the file has more than {most} bytes."
+            raise BadCall(message, param=self.field, code="file_too_large")
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            message = f"Invalid '{self.field}': not base64."
+            raise BadCall(message, param=self.field, code="invalid_base64") from None
+
+
+def of_chat(body: JSON) -> list[Attached]:
+    """Takes the files out of a chat's messages; whatever else is wrong with these is not looked at.  Raises BadCall."""
+    found = []
+    for at, parts in lists(body, "messages", {"content": ("user",)}):
+        for index, part in enumerate(parts):
+            if type(part) is dict and part.get("type") == "file":
+                name = f"{at}[{index}].file"
+                told = read.mapping(read.needed(part, "file", name), name)
+                parts[index] = {"type": "text", "text": ""}
+                found.append(attached(told, name, parts[index]))
+    return bounded(found)
+
+
+def of_response(body: JSON) -> list[Attached]:
+    """The same of a response's input."""
+    found = []
+    for at, parts in lists(body, "input", {"content": TALKING, "output": (None,)}):
+        for index, part in enumerate(parts):
+            if type(part) is dict and part.get("type") == "input_file":
+                parts[index] = {"type": "input_text", "text": ""}
+                found.append(attached(part, f"{at}[{index}]", parts[index]))
+    return bounded(found)
+
+
+def lists(body: JSON, field: str, where: Mapping[str, tuple[str | None, ...]]) -> Iterator[tuple[str, list[JSON]]]:
+    """The lists of parts in which files may be, and how they are called.  where: by field, whose it is."""
+    given = body.get(field) if type(body) is dict else None
+    for index, one in enumerate(given if type(given) is list else ()):
+        for name, roles in where.items() if type(one) is dict else ():
+            if one.get("role") in roles and type(parts := one.get(name)) is list:
+                yield f"{field}[{index}].{name}", parts
+
+
+def bounded(found: list[Attached]) -> list[Attached]:
+    if len(found) > MOST:
+        at = found[MOST].at
+        raise BadCall(f"Invalid '{at}': more than {MOST} files.", param=at, code="too_many_files")
+    return found
+
+
+def attached(given: Mapping[str, JSON], at: str, text: dict[str, JSON]) -> Attached:
+    if given.get("file_url") is not None:
+        message = f"'{at}.file_url' is not supported: nothing is fetched; send 'file_data' or 'file_id'."
+        raise BadCall(message, param=f"{at}.file_url", code="unsupported_parameter")
+    told = {
+        name: read.filled(value, f"{at}.{name}")
+        for name in ("file_id", "file_data", "filename")
+        if (value := given.get(name)) is not None
+    }
+    if "file_id" in told and "file_data" in told:
+        message = f"'{at}' has both 'file_id' and 'file_data'; send only one of them."
+        raise BadCall(message, param=at, code="invalid_parameter_combination")
+    if "file_id" not in told:
+        read.needed(told, "file_data", f"{at}.file_data")
+    return Attached(text, at, told.get("file_id", ""), told.get("file_data", ""), told.get("filename", ""))

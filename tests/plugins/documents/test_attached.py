@@ -1,0 +1,132 @@
+"""Files in messages: read as text, in whatever dialect they come."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.documents.files import Reader
+from plugins.documents.telling import MOST, Teller
+from proxy.errors import Busy
+from tests.conftest import Running, Start
+from tests.plugins.documents.asking import A, B
+from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, upload
+from tests.plugins.documents.test_files import pdf
+
+WHO = "Who was the keeper?"
+CHAIN = ("stored", "documents", "cache")
+
+
+def seen(run: Running) -> list[str]:
+    bodies = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")]
+    return [message["content"] for message in bodies[-1]["messages"]]
+
+
+def fenced(text: str, name: str, told: str) -> bool:
+    return re.fullmatch(rf"(#[0-9a-f]{{16}}) file: {name}\n{told}\n\1 end of file\n{re.escape(WHO)}", text) is not None
+
+
+def chat(*files: dict[str, Any], **more: Any) -> dict[str, Any]:
+    parts: list[Any] = [*({"type": "file", "file": one} for one in files), {"type": "text", "text": WHO}]
+    return {"model": "demo", "messages": [{"role": "user", "content": parts}], **more}
+
+
+async def test_a_file_in_a_message_is_read(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path, CHAIN)) as run:
+        kept = await upload(run, pdf("The lantern, by Mabel"), "x.pdf")
+        sent = "data:text/plain;base64," + base64.b64encode(LANTERNS).decode()
+        told = await call(run, "POST", "/chat/completions", A, 200, **chat({"file_id": kept}, store=True))
+        assert fenced(seen(run)[-1], "x.pdf", "The lantern, by Mabel")
+        await call(run, "GET", f"/chat/completions/{told['id']}/messages")
+        await call(run, "POST", "/chat/completions", A, 200, **chat({"file_data": sent}))
+        assert fenced(seen(run)[-1], "file.txt", re.escape(LANTERNS.decode()))
+        kept = await upload(run, pdf("The orchard, by Tom"), "y.pdf")
+        parts = [{"type": "input_file", "file_id": kept}, {"type": "input_text", "text": WHO}]
+        made = await call(run, "POST", "/responses", A, 200, model="demo", input=[{"role": "user", "content": parts}])
+        assert fenced(seen(run)[-1], "y.pdf", "The orchard, by Tom")
+        more = {"model": "demo", "input": "And when?", "previous_response_id": made["id"]}
+        await call(run, "POST", "/responses", A, 200, **more)  # it is there as it was read
+        assert fenced(seen(run)[0], "y.pdf", "The orchard, by Tom") and seen(run)[-1] == "And when?"
+
+
+async def test_what_is_searched_for_is_the_question_and_not_the_file(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        told = {"title": "Lanterns", "content": LANTERNS.decode(), "wait": 30}
+        async with run.http.post(f"{run.url}/api/rag/documents", json=told, headers=A) as response:
+            assert response.status == 201
+        await upload(run, ORCHARDS)
+        file = {"file_data": base64.b64encode(ORCHARDS * 100).decode(), "filename": "orchards.txt"}
+        answer = await call(run, "POST", "/chat/completions", A, 200, **chat(file, rag=True))
+        assert [one["title"] for one in answer["choices"][0]["message"]["sources"]] == ["Lanterns"]
+        assert ORCHARDS.decode() in seen(run)[-1] and LANTERNS.decode() in seen(run)[-1]
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "field", "code"),
+    [
+        ({"file_id": "file-x"}, 404, "file_id", "file_not_found"),
+        ({"file_data": base64.b64encode(b"a\0b").decode(), "filename": "a.txt"}, 400, "file_data", "unreadable_file"),
+        ({"file_data": base64.b64encode(b"abc").decode(), "filename": "a.exe"}, 400, "file_data", "unsupported_file"),
+        ({"file_data": "%"}, 400, "file_data", "invalid_base64"),
+        (
+            {"file_data": base64.b64encode(b"a" * 300).decode(), "filename": "a.txt"},
+            400,
+            "file_data",
+            "file_too_large",
+        ),
+    ],
+)
+async def test_what_cannot_be_read_names_the_part(
+    start: Start, tmp_path: Path, file: dict[str, str], status: int, field: str, code: str
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_file_bytes=200)) as run:
+        error = (await call(run, "POST", "/chat/completions", A, status, **chat(file)))["error"]
+        assert (error["param"], error["code"]) == (f"messages[0].content[0].file.{field}", code)
+        parts = [{"type": "input_file", **file}]
+        body = {"model": "demo", "input": [{"role": "user", "content": parts}]}
+        error = (await call(run, "POST", "/responses", A, status, **body))["error"]
+        assert (error["param"], error["code"]) == (f"input[0].content[0].{field}", code)
+
+
+async def test_anothers_file_is_none_and_wrong_calls_read_nothing(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        mine = await upload(run, LANTERNS)
+        await call(run, "POST", "/chat/completions", B, 404, **chat({"file_id": mine}))
+        wrong = chat({"file_id": "file-x"}, temperature="hot")
+        told = await call(run, "POST", "/chat/completions", A, 400, **wrong)
+        assert told["error"]["param"] == "temperature"
+
+
+async def test_who_does_not_read_files_says_so(start: Start) -> None:
+    async with start("chains: {chat: []}\n") as run:
+        for path, param, body in (
+            ("/chat/completions", "messages[0].content[0].file", chat({"file_id": "file-x"})),
+            (
+                "/responses",
+                "input[0].content[0]",
+                {"model": "demo", "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
+            ),
+        ):
+            error = (await call(run, "POST", path, A, 400, **body))["error"]
+            assert (error["param"], error["code"]) == (param, "plugin_missing")
+
+
+async def test_only_so_many_files_wait_to_be_read() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"words"
+
+    teller = Teller(Reader(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
+    several = asyncio.gather(*(teller.text("a.txt", pieces(), 1000) for _ in range(MOST)))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await teller.text("a.txt", pieces(), 1000)
+    several.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await several
+    assert not teller.at_once

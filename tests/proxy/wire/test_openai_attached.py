@@ -1,0 +1,100 @@
+"""Files in the messages of OpenAI's requests."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from proxy.errors import BadCall
+from proxy.wire.openai_attached import MOST, Attached, of_chat, of_response
+
+DATA = base64.b64encode(b"words").decode()
+
+
+def chat(*parts: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": "system", "content": "Hi"}, {"role": role, "content": list(parts)}]}
+
+
+def file(**told: Any) -> dict[str, Any]:
+    return {"type": "file", "file": told}
+
+
+def test_a_file_is_taken_out_and_its_text_put_in_its_place() -> None:
+    body = chat({"type": "text", "text": "a"}, file(file_data=DATA, filename="x.txt"), {"type": "text", "text": "b"})
+    (one,) = of_chat(body)
+    assert (one.at, one.field) == ("messages[1].content[1].file", "messages[1].content[1].file.file_data")
+    assert one.bytes(5) == b"words" and one.called() == "x.txt"
+    assert [part["text"] for part in body["messages"][1]["content"]] == ["a", "", "b"]
+    one.put("read")
+    assert [part["text"] for part in body["messages"][1]["content"]] == ["a", "read", "b"]
+
+
+def test_files_of_a_response_are_in_its_messages_and_outputs_of_functions() -> None:
+    part = {"type": "input_file", "file_id": "file-1"}
+    body: Any = {
+        "input": [
+            {"role": "user", "content": [dict(part)]},
+            {"type": "function_call_output", "call_id": "c", "output": [dict(part)]},
+            {"role": "assistant", "content": [dict(part)]},
+            "no item",
+            {"role": "user", "content": "words"},
+        ]
+    }
+    assert [one.field for one in of_response(body)] == ["input[0].content[0].file_id", "input[1].output[0].file_id"]
+    assert body["input"][0]["content"] == [{"type": "input_text", "text": ""}]
+    assert body["input"][2]["content"] == [part]  # whoever reads it says what is wrong
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"messages": 5}, {"messages": [5, {"role": "user", "content": [5]}]}])
+def test_what_is_no_request_is_left_to_who_reads_it(body: Any) -> None:
+    assert of_chat(body) == [] == of_response(body)
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "code"),
+    [
+        ({"type": "file"}, ".file", "missing_required_parameter"),
+        ({"type": "file", "file": 5}, ".file", "invalid_type"),
+        (file(), ".file.file_data", "missing_required_parameter"),
+        (file(file_id=5), ".file.file_id", "invalid_type"),
+        (file(file_id=""), ".file.file_id", "empty_string"),
+        (file(file_id="a", file_data=DATA), ".file", "invalid_parameter_combination"),
+        (file(file_url="http://x"), ".file.file_url", "unsupported_parameter"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(part: Any, param: str, code: str) -> None:
+    with pytest.raises(BadCall) as failed:
+        of_chat(chat(part))
+    assert (failed.value.param, failed.value.code) == (f"messages[1].content[0]{param}", code)
+
+
+def test_there_are_only_so_many_files() -> None:
+    with pytest.raises(BadCall) as failed:
+        of_chat(chat(*(file(file_id="a") for _ in range(MOST + 1))))
+    assert failed.value.code == "too_many_files"
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "called"),
+    [
+        (DATA, "", "file"),
+        (f"data:application/pdf;base64,{DATA}", "", "file.pdf"),
+        (f"data:text/plain; charset=utf-8;base64,{DATA}", "notes", "notes.txt"),
+        (f"data:text/markdown;base64,{DATA}", "a.txt", "a.txt"),
+        (f"data:;base64,{DATA}", "", "file"),
+    ],
+)
+def test_a_name_without_an_ending_has_that_of_its_kind(data: str, name: str, called: str) -> None:
+    one = Attached({}, "at", "", data, name)
+    assert one.called() == called and one.bytes(5) == b"words"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"), [("%", "invalid_base64"), (f"text,{DATA}", "invalid_value"), (DATA * 3, "file_too_large")]
+)
+def test_what_is_no_data_is_refused(data: str, code: str) -> None:
+    with pytest.raises(BadCall) as failed:
+        Attached({}, "at", "", data, "").bytes(8)
+    assert (failed.value.param, failed.value.code) == ("at.file_data", code)
