@@ -74,6 +74,18 @@ async def now_and_then(work: Callable[[], Awaitable[object]], seconds: float, ov
                 await over.wait()
 
 
+async def surely(work: Coroutine[Any, Any, object]) -> None:
+    """To its end, however often whoever waits for it is cancelled meanwhile."""
+    task, cancelled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
 async def either(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:
     """Whether the first of two that are waited for has ended, when one has or after so many seconds."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]

@@ -45,6 +45,7 @@ from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.imports import Importer
 from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
@@ -110,6 +111,7 @@ class Assembly:
             prices=prices,
             open_database=self.database,
             workers=self.config.listen.workers,
+            imports=Importer(services.http, self.catalogue, self.pools, services.place.server),
             admit=self.admit,
             chat=Chats(self.config, self.images, self.catalogue, self.own).call,
             stream=self.writer.stream,

@@ -33,6 +33,12 @@ class Keeper(Protocol):
     def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
         """The bytes of a file, of which no more than a MiB is in memory.  Raises NotFound, also midway."""
 
+    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes]) -> Filed:
+        """A file that is made for a caller, in pieces of a MiB at most.  It counts as one that was uploaded.
+
+        Raises BadCall or TooLarge beyond what the caller may have, and leaves nothing then.
+        """
+
 
 Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Is told a caller and the id of a file that is about to go, and awaited before it does."""

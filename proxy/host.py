@@ -13,12 +13,14 @@ from aiohttp import web
 
 from proxy.background import Background as Background
 from proxy.background import now_and_then as now_and_then
+from proxy.background import surely as surely
 from proxy.clock import Clock as Clock
 from proxy.desk import Desk as Desk
 from proxy.desk import Part as Part
 from proxy.errors import ConfigError
 from proxy.filing import Cabinet
 from proxy.holdings import Finding, Holding
+from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
@@ -186,6 +188,8 @@ class Host:
     """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
     """Callers' files, where a feature keeps them: known once all plugins are built."""
+    imports: Imports = field(default_factory=NoImports)
+    """New models on their way to upstreams."""
     chat: Chatted = no_edge
     """What a body asks of the chain `chat`, read as `POST /v1/chat/completions` reads it; before it is sent, `admit` is
     asked.  Raises BadCall and Denied."""

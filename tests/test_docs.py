@@ -150,6 +150,24 @@ async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
         assert "41 processed\n['lights.txt']\nThe light of Porthgwarra" in done.stdout
 
 
+async def test_the_examples_of_fine_tuning_run(start: Start, tmp_path: Path) -> None:
+    page = DOCS / "finetuning.md"
+    (text,), (example, trainer) = blocks(page, "yaml"), blocks(page, "python")
+    (tmp_path / "trainer.py").write_text(trainer.replace("2048, 512", "384, 96"))  # as the simulated model is
+    text = text.replace("python3", sys.executable).replace("/opt/tuning", str(tmp_path)).replace("llama3.2:1b*", "demo")
+    text = text.replace("sqlite:///data", f"sqlite:///{tmp_path}").replace(
+        "trainers:", f"folder: {tmp_path}/tuning\n    trainers:"
+    )
+    async with start(text) as run:
+        example = here(example, run).replace("llama3.2:1b", "demo")
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", example], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Training begins." in done.stdout and "Step 10/10: training loss=0.1" in done.stdout
+        assert "succeeded ft-demo-sums-" in done.stdout and "This is a simulated answer" in done.stdout
+
+
 async def test_the_example_of_experiments_runs(start: Start, tmp_path: Path) -> None:
     page = DOCS / "experiments.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")

@@ -17,6 +17,7 @@ FLOORS = (
         "proxy.errors",
         "proxy.holdings",
         "proxy.filing",
+        "proxy.imports",
         "proxy.fence",
         "proxy.sources",
         "proxy.clock",
@@ -50,6 +51,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PLUGINS_MAY = {
     "proxy.holdings",
     "proxy.filing",
+    "proxy.imports",
     "proxy.fence",
     "proxy.types",
     "proxy.asks",

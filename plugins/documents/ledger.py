@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, delete, select, true, update
@@ -13,6 +11,7 @@ from plugins.documents.places import abandon, held
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
+from proxy.sql.holder import Holder
 
 LEASE: Final = 30.0
 """Seconds after which a job is another's that nobody has told anything of."""
@@ -47,7 +46,8 @@ class Ledger:
         self.clock = clock
         self.changed = asyncio.Event()
         """Set, and another one in its place, whenever a job of this process has got on."""
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{server}"
+        self.holder = Holder(server)
+        self.name = self.holder.name
 
     def tell(self) -> None:
         self.changed.set()
@@ -63,31 +63,16 @@ class Ledger:
         now = self.micros()
         running = JOBS.c.status == "running"
         free = (JOBS.c.status == "queued") | (running & (JOBS.c.until < now))
-        left = running & JOBS.c.holder.startswith(f"{socket.gethostname()}:", autoescape=True)
+        left = running & JOBS.c.holder.startswith(self.holder.here, autoescape=True)
         wanted = true() if items and moves else (JOBS.c.item != "") if items else (JOBS.c.item == "")
         query = select(JOBS).where(wanted & (free | left)).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
         async with self.database.reading() as connection:
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:
-            free_now = job.status == "queued" or job.until < now or self.dead(job.holder)
+            free_now = job.status == "queued" or job.until < now or self.holder.dead(job.holder)
             if free_now and await self.taken(job):
                 return job
         return None
-
-    def dead(self, holder: str) -> bool:
-        """Whether it is a process of this machine that has ended: then nobody need wait for its lease."""
-        if holder == self.name:
-            return False
-        process = int(holder.split(":")[-2])
-        if process == os.getpid():  # in a container every server has the same
-            return True
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
 
     async def taken(self, job: Job) -> bool:
         same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)

@@ -117,6 +117,19 @@ class Store:
             raise not_found(id)
         return File(*row)
 
+    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes]) -> Filed:
+        """One that breaks off is taken away as an upload that was left is."""
+        id, number = await self.begin(caller, name), 0
+        try:
+            async for piece in pieces:
+                await self.put(caller, id, number, piece)
+                number += 1
+        except BadCall:
+            await self.drop(id)
+            raise
+        file = await self.finish(caller, id, purpose, None)
+        return Filed(file.id, file.name, file.purpose, file.bytes)
+
     # --- what is there ---
 
     def mine(self, owner: str) -> ColumnElement[bool]:

@@ -40,7 +40,7 @@ INSTEAD: Final[Mapping[str, str]] = {
     "vector_stores": "the plugin `documents` opens it",
     "images": "models here see images, in POST /v1/chat/completions, but make none",
     "audio": "models here read and write text",
-    "fine_tuning": "models here are used as they are",
+    "fine_tuning": "the plugin `finetuning` opens its jobs, which can be cancelled but not paused",
 }
 """OpenAI's endpoints that are not here, and what is."""
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from proxy.background import now_and_then
+from proxy.background import now_and_then, surely
 from proxy.errors import Busy
 
 
@@ -45,3 +45,23 @@ async def test_what_has_begun_is_finished() -> None:
         over.set()
         await task
     assert done
+
+
+async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> None:
+    ended, over = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await over.wait()
+        ended.set()
+
+    task = asyncio.ensure_future(surely(work()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    over.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+    await surely(work())

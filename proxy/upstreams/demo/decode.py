@@ -41,6 +41,8 @@ FIELDS: dict[str, type] = {
     "destination": str,
     "from": str,
     "parameters": dict,
+    "files": dict,
+    "adapters": dict,
 }
 STRUCTS: dict[str, str] = {
     "ChatRequest": "model messages stream options tools truncate shift logprobs top_logprobs "
@@ -53,7 +55,7 @@ STRUCTS: dict[str, str] = {
     "DeleteRequest": "model name",
     "CopyRequest": "source destination",
     "PullRequest": "model name stream",
-    "CreateRequest": "model name from system template stream parameters",
+    "CreateRequest": "model name from files adapters system template stream parameters",
 }
 """The fields of each request; those of type any have their own checks elsewhere."""
 MESSAGE: dict[str, type] = {

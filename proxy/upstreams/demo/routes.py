@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from . import storage
 from .calls import Call
+from .creating import create
 from .delivery import CutOff, refusal
 from .embedding import embed, embeddings
 from .generation import chat, generate
@@ -37,7 +38,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("POST", "/api/copy", storage.copy),
     ("DELETE", "/api/delete", storage.delete),
     ("POST", "/api/pull", storage.pull),
-    ("POST", "/api/create", storage.create),
+    ("POST", "/api/create", create),
     ("HEAD", BLOB, storage.blob),
     ("POST", BLOB, storage.upload),
 )

@@ -12,6 +12,7 @@ from .names import Name, parsed
 MOST = 1_000
 """Models and blobs kept; nothing here may grow without bound."""
 SIZE = 4_661_224_676
+BLOCKS, HEADS, HEADS_KV = 32, 32, 8
 ORDER = ("completion", "vision", "tools", "insert", "thinking", "embedding")
 
 
@@ -38,7 +39,8 @@ class Shelf:
     """Stored models by their full names, whatever the case."""
 
     def __init__(self, models: Iterable[Model]) -> None:
-        self.blobs: dict[str, None] = {}
+        self.blobs: dict[str, bytes] = {}
+        """How each of them begins."""
         self._stored: dict[str, Stored] = {}
         for model in models:
             self.keep(Stored(model, time.time()))
@@ -48,8 +50,8 @@ class Shelf:
         if len(self._stored) > MOST:
             del self._stored[next(iter(self._stored))]
 
-    def keep_blob(self, digest: str) -> None:
-        self.blobs[digest] = None
+    def keep_blob(self, digest: str, head: bytes) -> None:
+        self.blobs[digest] = head
         if len(self.blobs) > MOST:
             del self.blobs[next(iter(self.blobs))]
 
@@ -114,6 +116,9 @@ def shown(stored: Stored) -> dict[str, Any]:
             "general.parameter_count": 8_030_261_312,
             f"{family}.context_length": model.context,
             f"{family}.embedding_length": model.dimensions,
+            f"{family}.block_count": BLOCKS,
+            f"{family}.attention.head_count": HEADS,
+            f"{family}.attention.head_count_kv": HEADS_KV,
         },
         "capabilities": capabilities(model),
         "modified_at": stamp(stored.modified),

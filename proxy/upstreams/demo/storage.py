@@ -3,13 +3,13 @@
 import hashlib
 import re
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .decode import Body, body_of
-from .delivery import Delivery, delivered, document
+from .creating import GGUF, renamed, told
+from .decode import body_of
+from .delivery import delivered, document
 from .gotext import quoted, stamp
 from .models import CATALOGUE
 from .names import Name, local, parsed
@@ -82,7 +82,7 @@ async def copy(call: "Call") -> web.StreamResponse:
     new = _valid(destination, f"destination {quoted(destination)} is invalid")
     if not (stored := call.simulator.shelf.find(old)):
         raise Refused(404, f"model {quoted(source)} not found")
-    call.simulator.shelf.keep(_renamed(stored, new))
+    call.simulator.shelf.keep(renamed(stored, new))
     return web.Response()
 
 
@@ -93,29 +93,12 @@ async def pull(call: "Call") -> web.StreamResponse:
     found = next((model for model in CATALOGUE if (known := parsed(model.name)) and known.key == name.key), None)
     lines: list[dict[str, Any]] = [{"status": "pulling manifest"}]
     if found is None:
-        return await _told(call, body, [*lines, {"error": "pull model manifest: file does not exist"}])
+        return await told(call, body, [*lines, {"error": "pull model manifest: file does not exist"}])
     part: dict[str, Any] = {"status": f"pulling {found.digest[:12]}", "digest": f"sha256:{found.digest}"}
     lines += [part | {"total": SIZE, "completed": done} for done in (SIZE // 2, SIZE)]
     lines += [{"status": text} for text in ("verifying sha256 digest", "writing manifest", "success")]
     call.simulator.shelf.keep(Stored(found, time.time()))
-    return await _told(call, body, lines)
-
-
-async def create(call: "Call") -> web.StreamResponse:
-    """A model made from another one, with a system prompt and parameters of its own."""
-    body = body_of(call.body(), "CreateRequest")
-    name = _valid(body.get("model") or body.get("name", ""), "invalid model name")
-    if not body.get("from"):
-        raise Refused(400, "neither 'from' or 'files' was specified")
-    base = call.simulator.shelf.find(parsed(local(body["from"])))
-    if base is None:
-        return await _told(call, body, [{"error": "pull model manifest: file does not exist"}])
-    changed = {key: body[key] for key in ("system", "template") if body.get(key)}
-    made = replace(_renamed(base, name), parent=base.name.short, **changed)
-    parameters = {**base.parameters, **body.get("parameters", {})}
-    call.simulator.shelf.keep(replace(made, parameters=parameters))
-    used = {"status": f"using existing layer sha256:{base.model.digest}"}
-    return await _told(call, body, [used, {"status": "writing manifest"}, {"status": "success"}])
+    return await told(call, body, lines)
 
 
 async def blob(call: "Call") -> web.StreamResponse:
@@ -126,16 +109,17 @@ async def blob(call: "Call") -> web.StreamResponse:
 
 
 async def upload(call: "Call") -> web.StreamResponse:
-    """Only the digest is kept of what is uploaded."""
-    digest, found = _digest(call), hashlib.sha256()
+    """Only the digest is kept of what is uploaded, and its first bytes."""
+    digest, found, head = _digest(call), hashlib.sha256(), b""
     async for piece in call.request.content.iter_any():
         found.update(piece)
+        head = head or piece[: len(GGUF)]
     if digest in call.simulator.shelf.blobs:
         return web.Response()
     got = f"sha256:{found.hexdigest()}"
     if got != digest:
         raise Refused(400, f"digest mismatch, expected {quoted(digest)}, got {quoted(got)}")
-    call.simulator.shelf.keep_blob(digest)
+    call.simulator.shelf.keep_blob(digest, head)
     return web.Response(status=201)
 
 
@@ -150,18 +134,3 @@ def _valid(spelled: str, complaint: str) -> Name:
     if name := parsed(spelled):
         return name
     raise Refused(400, complaint)
-
-
-def _renamed(stored: Stored, name: Name) -> Stored:
-    return replace(stored, model=replace(stored.model, name=name.short), modified=time.time())
-
-
-async def _told(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
-    """Status lines, or without a stream only how it ended."""
-    if body.get("stream", True):
-        sending = Delivery(call.request, True, call.fault(), call.simulator.delay, call.simulator.split)
-        await sending.lines(lines)
-        return await sending.end()
-    if error := lines[-1].get("error"):
-        raise Refused(500, error)
-    return document(lines[-1])

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from plugins.files import keeping
 from plugins.files.store import PIECE, Store
 from plugins.files.tables import FILES, PIECES
-from proxy.errors import NotFound
+from proxy.errors import NotFound, TooLarge
 from tests.conftest import Running, Start
 from tests.plugins.files.asking import OPS, A, B, ask, config, form, send, store_of
 
@@ -227,3 +227,20 @@ async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, data
                     await more
             await store.drop(id)
         assert await rows(store) == (0, 0)
+
+
+async def test_another_feature_keeps_a_file_for_a_caller(start: Start, database_url: str) -> None:
+    async def pieces(count: int) -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield b"x" * 60
+
+    async with start(config(database_url, max_file_bytes=100, max_bytes=130)) as run:
+        store = store_of(run)
+        made = await store.keep("alice", "results.csv", "fine-tune-results", pieces(2))
+        assert (made.bytes, made.purpose) == (120, "fine-tune-results")
+        assert [one["id"] for one in (await ask(run, "GET", "/v1/files?purpose=fine-tune-results"))["data"]] == [
+            made.id
+        ]
+        with pytest.raises(TooLarge):
+            await store.keep("alice", "more.csv", "fine-tune-results", pieces(1))
+        assert await rows(store) == (1, 2)

@@ -150,6 +150,52 @@ async def test_a_blob_is_known_once_its_digest_is_right(client: Client) -> None:
         assert reply.status == 400
 
 
+async def uploaded(client: Client, blob: bytes) -> str:
+    digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+    async with client.send(f"/api/blobs/{digest}", data=blob) as reply:
+        assert reply.status == 201
+    return digest
+
+
+async def test_models_are_made_with_an_adapter_or_of_a_file(client: Client) -> None:
+    digest = await uploaded(client, b"GGUF adapter")
+    lines = await client.lines("/api/create", model="tuned", **{"from": "demo"}, adapters={"a.gguf": digest})
+    assert lines[0] == {"status": "parsing GGUF"} and lines[-1] == {"status": "success"}
+    assert {"status": f"using existing layer {digest}"} in lines
+    assert (await client.lines("/api/create", model="whole", files={"m.gguf": digest}))[-1] == {"status": "success"}
+    _, tags = await client.raw("/api/show", model="tuned")
+    assert b'"parent_model":"demo:latest"' in tags.replace(b" ", b"")
+    for model in ("tuned", "whole"):
+        assert (await client.ask("/api/chat", model=model, messages=user("Hi")))[0] == 200
+
+
+async def test_adapters_and_files_that_are_none(client: Client) -> None:
+    digest, other = await uploaded(client, b"GGUF adapter"), await uploaded(client, b"safetensors")
+    unknown = f"sha256:{'0' * 64}"
+    base = {"model": "tuned", "from": "demo"}
+    for body, said in (
+        ({**base, "adapters": {"a.gguf": digest, "b.gguf": digest}}, "only one adapter is currently supported"),
+        ({**base, "adapters": {"a.gguf": other}}, "supplied file was not in GGUF format"),
+        ({**base, "adapters": {"a.bin": other}}, "unknown type"),
+        ({**base, "adapters": {"../a.gguf": digest}}, "file path must be relative"),
+        ({**base, "adapters": {"/a.gguf": digest}}, "file path must be relative"),
+        ({**base, "adapters": {"a.gguf": unknown}}, "no such file or directory"),
+        ({**base, "model": "", "adapters": {"a.gguf": unknown}}, "invalid model name"),
+        ({"model": "m", "files": {}}, "no files provided to convert"),
+        ({"model": "m"}, "neither 'from' or 'files' was specified"),
+    ):
+        status, error = await client.error("/api/create", **body)
+        assert status == 400 and said in error, body
+
+
+async def test_newer_servers_make_no_models_with_adapters() -> None:
+    async with asking(Simulator(version="0.34.1-rc0")) as client:
+        digest = await uploaded(client, b"GGUF adapter")
+        adapters = {"from": "demo", "adapters": {"a.gguf": digest}}
+        assert await client.error("/api/create", model="", **adapters) == (400, "LoRA adapters are no longer supported")
+        assert (await client.lines("/api/create", model="m", files={"m.gguf": digest}))[-1] == {"status": "success"}
+
+
 async def test_what_was_received_is_remembered(simulator: Simulator, client: Client) -> None:
     await client.ask("/api/chat", model="demo", messages=user("Hi"))
     async with client.send("/api/chat", data=b"rubbish", headers={"X-Mark": "1"}):

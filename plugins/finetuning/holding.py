@@ -1,0 +1,66 @@
+"""The fine-tuning of one caller: told, or deleted with the models that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from plugins.finetuning import shapes
+from plugins.finetuning.events import Events
+from plugins.finetuning.forms import Wanted
+from plugins.finetuning.runner import Runner
+from plugins.finetuning.store import OPEN, Store
+from proxy.errors import BadCall, Busy, NotFound, ProxyError
+from proxy.host import Host
+from proxy.types import JSON
+
+CHUNK: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    store: Store
+    events: Events
+    runner: Runner
+    host: Host
+    name: str = "fine_tuning"
+
+    async def told(self, caller: str) -> AsyncIterator[JSON]:
+        """Of each job what is known, and what happened to it, the newest first."""
+        after, more = None, True
+        while more:
+            jobs, more = await self.store.page(caller, Wanted(after, CHUNK, {}))
+            for job in jobs:
+                events, _ = await self.events.page(job, None, 100)
+                checkpoints, _ = await self.events.checkpoints(job, None, 100)
+                yield {
+                    **shapes.job(job, self.store.micros()),
+                    "events": [shapes.event(one) for one in events],
+                    "checkpoints": [shapes.checkpoint(one) for one in checkpoints],
+                }
+            after = jobs[-1].id if jobs else None
+
+    async def forget(self, caller: str) -> int:
+        """How many jobs there were.  What is being done is stopped."""
+        whole = 0
+        while jobs := await self.store.owned(caller, CHUNK):
+            for job in jobs:
+                if job.status in OPEN:
+                    with suppress(BadCall, NotFound):  # it has ended meanwhile
+                        await self.runner.ledger.cancel(caller, job.id)
+                    self.runner.stop(job.id)
+                elif job.status == "succeeded" and not job.gone:
+                    await self.unmade(job.tuned, job.model)
+            whole += await self.store.remove(caller, [job.id for job in jobs])
+        return whole
+
+    async def unmade(self, name: str, base: str) -> None:
+        """A model learned what its owner wants forgotten.  Raises Busy while a host is away."""
+        try:
+            await self.host.imports.remove(name, base)
+        except NotFound:
+            pass
+        except ProxyError as error:
+            raise Busy(f"The model '{name}' cannot be deleted yet: {error}", code="upstream_away", wait=5.0) from error

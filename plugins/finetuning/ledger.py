@@ -1,0 +1,118 @@
+"""Who does which job: one process at a time, and another if that one dies."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from plugins.finetuning.events import Events, said
+from plugins.finetuning.store import OPEN, Job, Store
+from plugins.finetuning.tables import JOBS
+from proxy.errors import BadCall
+from proxy.sql.holder import Holder
+
+LEASE: Final = 30.0
+"""Seconds after which a job is another's that nobody has told anything of."""
+SOME: Final = 20
+LOCK: Final = zlib.crc32(b"gemmapy-proxy finetuning")
+
+
+class Ledger:
+    def __init__(self, store: Store, events: Events, server: str, at_once: int) -> None:
+        """server: an id that the processes of this server share.  at_once: trainings of all of them."""
+        self.store = store
+        self.events = events
+        self.database = store.database
+        self.server = server
+        self.at_once = at_once
+        self.holder = Holder(server)
+
+    async def claim(self, status: str, trainers: Collection[str]) -> Job | None:
+        """The oldest that waits to be looked at or trained, or whose process has died; it is this process's now.
+
+        status: `validating_files` or `queued`.  trainers: those that this server has.
+        """
+        statuses = (status,) if status == "validating_files" else ("queued", "running")
+        waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers)
+        mine = JOBS.c.holder == self.holder.name
+        here = JOBS.c.holder.startswith(self.holder.here, autoescape=True)
+        free = (JOBS.c.holder == "") | (JOBS.c.until < self.store.micros()) | (here & ~mine)
+        query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        async with self.database.reading() as connection:
+            found = [Job(*row) for row in await connection.execute(query)]
+            full = bool(found) and await self.busy(connection) >= self.at_once
+        for job in found:
+            if job.status == "queued" and full:
+                continue  # one that nobody does any more may be what it is full of
+            dead = not job.holder or job.until < self.store.micros() or self.holder.dead(job.holder)
+            if dead and (taken := await self.taken(job)) is not None:
+                return taken
+        return None
+
+    async def taken(self, job: Job) -> Job | None:
+        told: dict[str, Any] = {"holder": self.holder.name, "server": self.server, "until": self.store.micros(LEASE)}
+        if job.status != "validating_files":
+            told |= {"status": "running", "began": job.began or self.store.micros()}
+        same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
+        async with self.database.writing() as connection:
+            if job.status != "validating_files":
+                await alone(connection)
+                if await self.busy(connection, job.id) >= self.at_once:
+                    return None
+            changed = update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told).returning(*JOBS.c)
+            row = (await connection.execute(changed)).first()
+        return None if row is None else Job(*row)
+
+    async def busy(self, connection: AsyncConnection, but: str = "") -> int:
+        """How many trainings this server does.  but: one that does not count."""
+        under_way = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.id != but)
+        query = select(func.count()).where(under_way & (JOBS.c.until >= self.store.micros()))
+        return int((await connection.execute(query)).scalar_one())
+
+    def mine(self, job: Job) -> ColumnElement[bool]:
+        return (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == self.holder.name)
+
+    async def tell(self, job: Job, **told: Any) -> bool:
+        """Holds it, and says how far it is.  False: it is not this process's any more, which stops."""
+        values = {"until": self.store.micros(LEASE), **told}
+        async with self.database.writing() as connection:
+            return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
+
+    async def release(self, job: Job, status: str, words: str = "", **told: Any) -> bool:
+        """For whoever comes next."""
+        return await self.leave(job, said(words) if words else None, status=status, **told)
+
+    async def end(self, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+        return await self.leave(job, said(words, level), status=status, ended=self.store.micros(), **told)
+
+    async def leave(self, job: Job, event: dict[str, Any] | None, **told: Any) -> bool:
+        """What is said of it is there as soon as it is so."""
+        values = {"holder": "", "server": "", "until": 0, **told}
+        async with self.database.writing(lasting=True) as connection:
+            changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**values))
+            if changed.rowcount == 1 and event is not None:
+                await self.events.write(connection, job.id, [event])
+        return changed.rowcount == 1
+
+    async def cancel(self, owner: str, id: str) -> Job:
+        """Whoever does it sees that it is not to be done any more.  Raises NotFound, and BadCall once it is over."""
+        job = await self.store.one(owner, id)
+        told = {"status": "cancelled", "ended": self.store.micros(), "holder": "", "until": 0}
+        mine = (JOBS.c.id == id) & (JOBS.c.owner == owner) & JOBS.c.status.in_(OPEN)
+        async with self.database.writing(lasting=True) as connection:
+            changed = update(JOBS).where(mine).values(**told).returning(*JOBS.c)
+            if (row := (await connection.execute(changed)).first()) is not None:
+                await self.events.write(connection, id, [said("The job was cancelled.")])
+        if row is None:
+            raise BadCall(f"The job '{id[:100]}' is over: it has {job.status}.", param="id", code="job_over")
+        return Job(*row)
+
+
+async def alone(connection: AsyncConnection) -> None:
+    """Until the transaction ends no other process begins a training; SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

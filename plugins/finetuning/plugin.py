@@ -1,0 +1,84 @@
+"""Trains models on callers' files, by a program that the operator names, and brings what comes of it to Ollama."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, PositiveInt
+
+from plugins.finetuning.api import Api
+from plugins.finetuning.events import Events
+from plugins.finetuning.holding import Holding
+from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.reading import Datasets
+from plugins.finetuning.runner import Runner
+from plugins.finetuning.store import Store
+from plugins.finetuning.tables import FEATURE
+from plugins.finetuning.trainer import Trainer
+from plugins.finetuning.work import Work
+from proxy.config import Strict
+from proxy.host import Host, now_and_then
+from proxy.types import Route
+
+MIB: Final = 1024 * 1024
+EVERY: Final = 600.0
+"""Seconds between two looks for what is left of jobs."""
+PATIENCE: Final = 5.0
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class FineTuning:
+    """OpenAI's fine-tuning jobs; it stands in no chain, and needs `files` beside it."""
+
+    tables = FEATURE
+
+    class Settings(Strict):
+        trainers: dict[Name, Trainer] = Field(default_factory=dict)
+        """The programs that train, by names of the operator's own; the first that is for a model trains it."""
+        who: Literal["admin", "user"] = "admin"
+        """Who may have models trained: it costs a GPU."""
+        folder: str = "data/finetuning"
+        """Where each job has a private folder while it is being done."""
+        at_once: PositiveInt = 1
+        """Trainings that this server does at once, all of its processes together."""
+        max_jobs: PositiveInt = 10
+        """Jobs of one caller that are not over."""
+        min_examples: PositiveInt = 10
+        """Examples that a training file must have."""
+        max_file_bytes: PositiveInt = 512 * MIB
+        """Bytes of a dataset."""
+        max_folder_bytes: PositiveInt = 100 * 1024 * MIB
+        """Bytes of a job's folder, checkpoints and all, beyond which its training is ended."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.host = host
+        folder = Path(settings.folder).absolute()
+        store = Store(host.database, host.clock, settings.max_jobs)
+        events = Events(store)
+        ledger = Ledger(store, events, host.services.place.server, settings.at_once)
+        datasets = Datasets(host.cabinet, folder, settings.min_examples, settings.max_file_bytes)
+        work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
+        self.runner = Runner(work, ledger, host)
+        self.api = Api(store, events, datasets, self.runner, settings.trainers, host, settings.who)
+        self.over = asyncio.Event()
+        self.tidying: asyncio.Task[None] | None = None
+        host.holds(Holding(store, events, self.runner, host))
+
+    def routes(self) -> Iterable[Route]:
+        yield from self.api.routes()
+
+    async def __aenter__(self) -> Self:
+        self.runner.open()
+        tidying = now_and_then(self.runner.tidy, EVERY, self.over)
+        self.tidying = self.host.background.start(tidying, "tidying after fine-tuning")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.over.set()
+        await self.runner.close()
+        if self.tidying is not None:
+            await asyncio.wait([self.tidying], timeout=PATIENCE)
+            self.tidying.cancel()

@@ -1,0 +1,185 @@
+"""Does the jobs: their files are read as they come, and so many trainings at once as a server may."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Final
+
+from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.measures import clean
+from plugins.finetuning.reading import PREFIX as READ
+from plugins.finetuning.store import OPEN, Job
+from plugins.finetuning.tables import JOBS
+from plugins.finetuning.trainer import GRACE
+from plugins.finetuning.work import TRAINED, Overtaken, Work
+from proxy.errors import Busy, ProxyError
+from proxy.host import Host
+
+log = logging.getLogger(__name__)
+EVERY: Final = 5.0
+"""Seconds after which it looks for jobs that other processes left."""
+BEAT: Final = 2.0
+"""Seconds between two signs of life, after which it is noticed, too, that a job was cancelled elsewhere."""
+READING: Final = 2
+"""Jobs of which one process reads the files at once."""
+KEPT: Final = 86_400
+"""Seconds that the result of a training is kept which no host would take."""
+PATIENCE: Final = 4 * GRACE
+"""Seconds that the end of a server waits for its trainers."""
+PREFIX: Final = "ftjob-"
+VALIDATING: Final = "validating_files"
+
+
+@dataclass(slots=True)
+class Shared:
+    """What outlives a reload.
+
+    holders: pipelines that are open.  stopped: jobs that were cancelled, or are another's.
+    """
+
+    reading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    training: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    holders: int = 0
+
+
+class Runner:
+    def __init__(self, work: Work, ledger: Ledger, host: Host) -> None:
+        self.work = work
+        self.ledger = ledger
+        self.host = host
+        self.shared = host.kept("fine-tuning", Shared)
+        self.wake = asyncio.Event()
+        self.loop: asyncio.Task[None] | None = None
+
+    def nudge(self) -> None:
+        """There is something to do."""
+        self.wake.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                while (job := await self.claimed()) is not None:
+                    self.begin(job)
+            except Busy as error:
+                log.warning("fine-tuning waits: %s", error)
+            except Exception:
+                log.exception("jobs of fine-tuning could not be taken")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EVERY):
+                    await self.wake.wait()
+            self.wake.clear()
+
+    async def claimed(self) -> Job | None:
+        job = None
+        if len(self.shared.reading) < READING:
+            job = await self.ledger.claim(VALIDATING, self.work.trainers)
+        if job is None and len(self.shared.training) < self.ledger.at_once:
+            job = await self.ledger.claim("queued", self.work.trainers)
+        return job
+
+    def begin(self, job: Job) -> None:
+        tasks = self.shared.reading if job.status == VALIDATING else self.shared.training
+        tasks[job.id] = task = self.host.background.start(self.done(job), f"fine-tuning {job.id}")
+        task.add_done_callback(lambda _: self.ended(job.id, tasks))
+
+    def ended(self, id: str, tasks: dict[str, asyncio.Task[None]]) -> None:
+        tasks.pop(id, None)
+        self.shared.stopped.discard(id)
+        self.wake.set()
+
+    async def done(self, job: Job) -> None:
+        beating = self.host.background.start(self.beat(job), f"holding {job.id}")
+        try:
+            await (self.work.validate if job.status == VALIDATING else self.work.train)(job)
+        except Overtaken:
+            pass
+        except asyncio.CancelledError:
+            if job.id not in self.shared.stopped:
+                with suppress(Busy):
+                    await self.ledger.release(job, VALIDATING if job.status == VALIDATING else "queued")
+            raise
+        except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
+            log.warning("%s was left: %s", job.id, error)
+        except ProxyError as error:
+            await self.failed(job, error)
+        except Exception:
+            log.exception("%s failed", job.id)
+            await self.failed(job, ProxyError("The server failed to do it.", code="internal_error"))
+        finally:
+            beating.cancel()
+            await self.clean([job.id])
+
+    async def failed(self, job: Job, error: ProxyError) -> None:
+        told = {"code": error.code or "internal_error", "error": clean(str(error), 4000), "param": error.param or ""}
+        with suppress(Busy):
+            await self.ledger.end(job, "failed", f"The job has failed: {error}", "error", **told)
+
+    async def beat(self, job: Job) -> None:
+        """Holds it, and stops its work when it is not this process's any more."""
+        while True:
+            await asyncio.sleep(BEAT)
+            with suppress(Busy):
+                if not await self.ledger.tell(job):
+                    self.stop(job.id)
+
+    def stop(self, id: str) -> None:
+        """One that was cancelled, should this process be doing it."""
+        task = self.shared.reading.get(id) or self.shared.training.get(id)
+        if task is not None and id not in self.shared.stopped:
+            self.shared.stopped.add(id)
+            task.cancel()
+
+    # --- what is left of them ------------------------------------------------------------------------
+
+    async def clean(self, ids: Iterable[str]) -> None:
+        """Their folders go, but those that somebody may still need."""
+        for id in ids:
+            folder = self.work.folder / id
+            with suppress(Busy):
+                if await asyncio.to_thread(folder.exists) and not await self.needed(id):
+                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def needed(self, id: str) -> bool:
+        job = await self.ledger.store.first(JOBS.c.id == id)
+        if job is None or (job.status not in OPEN and job.code != "import_failed"):
+            return False
+        if job.status in OPEN:  # whoever holds it may be another process of this server
+            return bool(job.holder) or await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
+        return job.ended > self.ledger.store.micros(-KEPT)
+
+    async def tidy(self) -> None:
+        """What earlier servers left in this folder."""
+        names = await asyncio.to_thread(swept, self.work.folder)
+        await self.clean(name for name in names if name not in self.shared.training)
+
+    # --- the server ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self.shared.holders += 1
+        self.loop = self.host.background.start(self.run(), "looking for jobs of fine-tuning")
+
+    async def close(self) -> None:
+        """A reload leaves trainings alone; the end of the server ends them, to begin again with it."""
+        if self.loop is not None:
+            self.loop.cancel()
+        self.shared.holders -= 1
+        if not self.shared.holders and (tasks := [*self.shared.reading.values(), *self.shared.training.values()]):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=PATIENCE)
+
+
+def swept(folder: Path) -> list[str]:
+    """The names of what jobs have left there; files that were being read a day ago go at once."""
+    for one in folder.glob(f"{READ}*"):
+        if one.stat().st_mtime < time() - KEPT:
+            shutil.rmtree(one, ignore_errors=True)
+    return [one.name for one in folder.glob(f"{PREFIX}*")]

@@ -1,0 +1,179 @@
+"""Runs the operator's trainer: a process of its own, watched, and bounded in time, in words and on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, PositiveFloat
+
+from proxy.config import Strict
+from proxy.errors import ProxyError
+from proxy.host import surely
+
+GUARD: Final = Path(__file__).parent / "guard.py"
+GRACE: Final = 10.0
+"""Seconds that a trainer may take to end when it is told to, before it is killed."""
+LOOK: Final = 0.2
+"""Seconds between two looks whether it has ended."""
+MEASURE: Final = 5.0
+"""Seconds between two measurements of its folder."""
+DRAIN: Final = 2.0
+"""Seconds for what it has said last."""
+LONGEST: Final = 64 * 1024
+"""Bytes of a line that it says; a longer one is passed over."""
+TAIL: Final = 4096
+"""Bytes of its standard error that are remembered."""
+PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
+"""What it is told of the server's environment, whose other variables may be secrets."""
+Output = Literal["peft", "gguf_adapter", "gguf"]
+Word = Annotated[str, Field(min_length=1)]
+
+
+class Trainer(Strict):
+    """One way to train."""
+
+    command: Annotated[tuple[Word, ...], Field(min_length=1)]
+    """The program and its arguments, which no shell sees; the path of `job.json` is put after them."""
+    models: tuple[Word, ...] = ("*",)
+    """Patterns of the models that it trains, as the shell has them; the first trainer with one that fits does."""
+    output: Output = "peft"
+    """What it leaves in its output folder: `peft` is `adapter_config.json` with `adapter_model.safetensors`,
+    `gguf_adapter` one GGUF file with an adapter, `gguf` one with a whole model."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables of its environment, besides PATH, HOME and the locale; it sees no others of the server's."""
+    timeout: PositiveFloat = 86_400.0
+    """Seconds that a training may take."""
+
+
+class Failed(ProxyError):
+    """A training came to nothing; the code says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One run of a trainer.
+
+    most: bytes that its folder may have.  hear: is given every line that it says.  rest: does what is to be done every
+    now and then meanwhile, and raises to end it.
+    """
+
+    trainer: Trainer
+    folder: Path
+    most: int
+    hear: Callable[[bytes], None]
+    rest: Callable[[], Awaitable[None]]
+
+    async def run(self, job: Path) -> None:
+        """Returns when it has ended well.  Raises Failed; whatever ends this ends the process and its children."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", str(GUARD), str(GRACE), *self.trainer.command, str(job)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env=self.environment(),
+            start_new_session=True,
+        )
+        said = Said(self.hear)
+        readers = [
+            asyncio.ensure_future(reading(stream, take))
+            for stream, take in ((process.stdout, said.take), (process.stderr, said.complain))
+            if stream is not None
+        ]
+        try:
+            await self.watched(process, readers)
+            await asyncio.wait(readers, timeout=DRAIN)
+        finally:
+            await surely(ended(process))
+            for one in readers:
+                one.cancel()
+        if process.returncode:
+            raise failed(process.returncode, said.tail)
+
+    def environment(self) -> dict[str, str]:
+        own = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        return {**own, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", **self.trainer.env}
+
+    async def watched(self, process: asyncio.subprocess.Process, readers: Sequence[asyncio.Future[None]]) -> None:
+        """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with a reader."""
+        loop = asyncio.get_running_loop()
+        over, measured = loop.time() + self.trainer.timeout, loop.time()
+        while process.returncode is None:
+            await asyncio.sleep(LOOK)
+            await self.rest()
+            for one in readers:
+                if one.done():
+                    one.result()  # without who reads, it would wait for that
+            if loop.time() > over:
+                raise Failed(f"The training took more than {self.trainer.timeout:g} seconds.", code="training_timeout")
+            if loop.time() - measured > MEASURE:
+                await self.measure()
+                measured = loop.time()
+        await self.measure()
+
+    async def measure(self) -> None:
+        if await asyncio.to_thread(size_of, self.folder) > self.most:
+            raise Failed(f"The training wrote more than {self.most} bytes.", code="training_too_large")
+
+
+class Said:
+    """What a trainer has said, cut into lines."""
+
+    def __init__(self, hear: Callable[[bytes], None]) -> None:
+        self.hear = hear
+        self.rest = b""
+        self.skipping = False
+        self.tail = b""
+
+    def take(self, data: bytes) -> None:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            if not self.skipping and len(line) <= LONGEST:
+                self.hear(line)
+            self.skipping = False
+        if len(self.rest) > LONGEST:
+            self.rest, self.skipping = b"", True
+
+    def complain(self, data: bytes) -> None:
+        self.tail = (self.tail + data)[-TAIL:]
+
+
+async def reading(stream: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
+    while data := await stream.read(LONGEST):
+        take(data)
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """It has ended, and its children with it: the guard sees to that when nobody holds its input any more."""
+    if process.stdin is not None:
+        process.stdin.close()
+    loop = asyncio.get_running_loop()
+    over = loop.time() + 2 * GRACE
+    while process.returncode is None and loop.time() < over + GRACE:
+        if loop.time() > over:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await asyncio.sleep(0.02)
+
+
+def failed(status: int, tail: bytes) -> Failed:
+    words = tail.decode("utf-8", "replace").replace("\0", "").strip()[-1500:]
+    said = f": {words}" if words else ", without a word on standard error."
+    return Failed(f"The trainer ended with status {status}{said}", code="training_failed")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in it.  What vanishes meanwhile has none."""
+    whole = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                whole += os.lstat(os.path.join(place, name)).st_size
+    return whole

@@ -1,0 +1,230 @@
+"""One job, from its files to a model that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import logging
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from plugins.finetuning.events import Events
+from plugins.finetuning.forms import RATE
+from plugins.finetuning.gguf.adapter import Base, convert
+from plugins.finetuning.gguf.refusal import Unfit
+from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.measures import Measures
+from plugins.finetuning.reading import Datasets
+from plugins.finetuning.store import Job
+from plugins.finetuning.trainer import Failed, Trainer, Training
+from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
+from proxy.host import Host
+from proxy.imports import NewModel
+
+log = logging.getLogger(__name__)
+PAUSES: Final = (2.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Seconds between tries to bring a model to hosts that are away, of which there is one more."""
+WRITE: Final = 0.5
+"""Seconds between two writings of what a trainer said."""
+STARTS: Final = 2
+"""How often a training is begun: a server that ends in the middle of it loses what was trained."""
+TRAINED: Final = "trained"
+"""Of a job's folder, the file that says that there is nothing left to train."""
+RESULTS: Final = "fine-tune-results"
+COLUMNS: Final = ("step", "train_loss", "valid_loss", "train_mean_token_accuracy", "valid_mean_token_accuracy",
+                  "learning_rate", "epoch")  # fmt: skip
+
+
+class Overtaken(Exception):
+    """The job is not this process's any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """folder: where jobs have theirs.  most: bytes of one of these."""
+
+    host: Host
+    ledger: Ledger
+    events: Events
+    datasets: Datasets
+    trainers: Mapping[str, Trainer]
+    folder: Path
+    most: int
+
+    # --- its files -----------------------------------------------------------------------------------
+
+    async def validate(self, job: Job) -> None:
+        """Raises ProxyError where they are not what they should be."""
+        tokens = await self.files(job, None)
+        if not await self.ledger.release(job, "queued", "The files are valid; the job waits.", tokens=tokens):
+            raise Overtaken
+
+    async def files(self, job: Job, folder: Path | None) -> int:
+        """Their tokens, by an estimate.  folder: where they are written in one form."""
+        tokens = 0
+        for param, id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
+            if not id:
+                continue
+            target = None if folder is None else folder / f"{param.partition('_')[0]}.jsonl"
+            report = await self.datasets.read(job.owner, id, param, None if param == "training_file" else 1, target)
+            if report.wrong:
+                told = "  ".join(str(one) for one in report.problems[:5])
+                raise Failed(f"{report.wrong} problems in the {param}: {told}", code=f"invalid_{param}", param=param)
+            if folder is None:
+                told = f"{param}: {report.examples} examples, ~{report.tokens} tokens, at most {report.longest} in one."
+                await self.events.say(job.id, told)
+            tokens += report.tokens if param == "training_file" else 0
+        return tokens
+
+    # --- its training --------------------------------------------------------------------------------
+
+    async def train(self, job: Job) -> None:
+        """Raises ProxyError where it fails, and Overtaken."""
+        trainer, folder = self.trainers[job.trainer], self.folder / job.id
+        measures = Measures()
+        if not await asyncio.to_thread((folder / TRAINED).exists):
+            if job.starts >= STARTS:
+                raise Failed("The server ended twice while it was being trained.", code="server_ended")
+            await self.begin(job, folder)
+            await self.trained(job, trainer, folder, measures)
+            await asyncio.to_thread((folder / TRAINED).touch)
+        await self.bring(job, trainer, folder)
+        trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
+        words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
+        if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
+            await self.host.imports.remove(job.tuned, job.model)
+            raise Overtaken
+
+    async def begin(self, job: Job, folder: Path) -> None:
+        if not await self.ledger.tell(job, starts=job.starts + 1, done=0):
+            raise Overtaken
+        again = "Training begins again, because the server ended in the middle of it."
+        await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
+        await asyncio.to_thread(made_anew, folder)
+        await self.files(job, folder)
+        told = {
+            "job": job.id,
+            "model": self.host.models.real(job.model),
+            "name": job.tuned,
+            "training_file": str(folder / "training.jsonl"),
+            "validation_file": str(folder / "validation.jsonl") if job.validation_file else None,
+            "output": str(folder / "output"),
+            **job.hypers,
+            "learning_rate": RATE * float(job.hypers["learning_rate_multiplier"]),
+            "seed": job.seed,
+            "suffix": job.suffix or None,
+        }
+        await asyncio.to_thread((folder / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+
+    async def trained(self, job: Job, trainer: Trainer, folder: Path, measures: Measures) -> None:
+        loop, last = asyncio.get_running_loop(), 0.0
+
+        async def rest() -> None:
+            nonlocal last
+            if measures.moved and loop.time() - last > WRITE:
+                last = loop.time()
+                await self.write(job, measures)
+
+        await Training(trainer, folder, self.most, measures.hear, rest).run(folder / "job.json")
+        await self.write(job, measures)
+
+    async def write(self, job: Job, measures: Measures) -> None:
+        rows, marks = measures.taken()
+        try:
+            if not await self.ledger.tell(job, done=measures.done, total=measures.total):
+                raise Overtaken
+            await self.events.add(job.id, rows)
+            for one in marks:
+                await self.events.mark(job.id, one.name, one.step, one.metrics)
+        except Busy as error:  # a database that is away for a moment does not end hours of work
+            log.warning("what the trainer of %s said is lost: %s", job.id, error)
+
+    # --- its model -----------------------------------------------------------------------------------
+
+    async def bring(self, job: Job, trainer: Trainer, folder: Path) -> None:
+        """Raises Failed."""
+        path = await self.gguf(job, trainer, folder)
+        model = NewModel(job.tuned, job.model, path, trainer.output != "gguf")
+
+        async def told(words: str) -> None:
+            await self.events.say(job.id, words)
+
+        for pause in (*PAUSES, None):
+            try:
+                away = await self.host.imports.create(model, told)
+                break
+            except UpstreamError as error:
+                if pause is None or error.cause in ("server", "invalid_answer"):
+                    raise kept(job, folder, error) from error
+                await self.events.say(job.id, f"{error}  Another try follows in {pause:g} s.", "warn")
+                await asyncio.sleep(pause)
+            except (BadCall, NotFound) as error:
+                raise kept(job, folder, error) from error
+        for words in away:
+            await self.events.say(job.id, f"Not everywhere: {words}", "warn")
+
+    async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
+        """The file that is sent.  Raises Failed."""
+        output = folder / "output"
+        if trainer.output != "peft":
+            return await asyncio.to_thread(only, output)
+        facts, target = await self.host.imports.facts(job.model), folder / "adapter.gguf"
+        try:
+            base = await asyncio.to_thread(Base.of, facts, output)
+            layers = await asyncio.to_thread(convert, output, base, target, job.tuned)
+        except Unfit as error:
+            raise Failed(str(error), code="unfit_adapter") from error
+        except OSError as error:
+            raise Failed(f"The trainer has left no adapter: {error.strerror}.", code="unfit_adapter") from error
+        await self.events.say(job.id, f"An adapter over {layers} layers was made GGUF.")
+        return target
+
+    async def results(self, job: Job) -> str:
+        """The id of a table of what was measured; nothing where its owner has no room for it."""
+        name = f"step_metrics_{job.id}.csv"
+        try:
+            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job))).id
+        except Busy:
+            raise
+        except ProxyError as error:
+            await self.events.say(job.id, f"There is no file of results: {error}", "warn")
+            return ""
+
+    async def table(self, job: Job) -> AsyncIterator[bytes]:
+        """In one piece: no more than some measurements are kept of a job."""
+        written = io.StringIO()
+        rows = csv.writer(written)
+        rows.writerow(COLUMNS)
+        async for event in self.events.measured(job.id):
+            data = orjson.loads(event.data)
+            rows.writerow(data.get(name, "") for name in COLUMNS)
+        yield written.getvalue().encode()
+
+
+def made_anew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(0o700, parents=True)
+    (folder / "output").mkdir(0o700)
+
+
+def only(output: Path) -> Path:
+    """Raises Failed."""
+    several = list(output.glob("*.gguf"))
+    if len(several) != 1:
+        raise Failed(f"The trainer has left {len(several)} GGUF files instead of one.", code="unfit_adapter")
+    with several[0].open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise Failed("What the trainer has left is no GGUF.", code="unfit_adapter")
+    return several[0]
+
+
+def kept(job: Job, folder: Path, error: ProxyError) -> Failed:
+    """Hours of work are not thrown away at once because of what somebody may put right."""
+    log.warning("the model of %s was not taken; for a day its result is in %s", job.id, folder)
+    return Failed(str(error), code="import_failed")

@@ -1,0 +1,103 @@
+"""Models that are made here: of another one, with an adapter over it, or of a file that was uploaded."""
+
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from .decode import Body, body_of
+from .delivery import Delivery, document
+from .models import Model
+from .names import Name, local, parsed
+from .refusals import Refused
+from .shelf import Shelf, Stored
+
+if TYPE_CHECKING:
+    from .calls import Call
+
+GGUF = b"GGUF"
+WITHOUT_ADAPTERS = (0, 34, 1)
+"""The version from which on models are not made with adapters any more."""
+NO_ADAPTERS = "LoRA adapters are no longer supported"
+NOT_GGUF = "supplied file was not in GGUF format"
+ONE_ADAPTER = "only one adapter is currently supported"
+
+
+async def create(call: "Call") -> web.StreamResponse:
+    """A model made from another one or from a file, with a system prompt and parameters of its own."""
+    body = body_of(call.body(), "CreateRequest")
+    for path in (*body.get("files", ()), *body.get("adapters", ())):
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise Refused(400, "file path must be relative")
+    if body.get("adapters") and numbered(call.simulator.version) >= WITHOUT_ADAPTERS:
+        raise Refused(400, NO_ADAPTERS)
+    if (name := parsed(body.get("model") or body.get("name", ""))) is None:
+        raise Refused(400, "invalid model name")
+    lines = made(call.simulator.shelf, body, name)
+    return await told(call, body, lines)
+
+
+def made(shelf: Shelf, body: Body, name: Name) -> list[dict[str, Any]]:
+    """What is said meanwhile; the model is on the shelf if it ends well."""
+    if body.get("from"):
+        base = shelf.find(parsed(local(body["from"])))
+        if base is None:
+            return [{"error": "pull model manifest: file does not exist"}]
+        layers = [f"sha256:{base.model.digest}", *of_adapters(shelf, body.get("adapters", {}))]
+        made = replace(renamed(base, name), parent=base.name.short)
+        if layers[1:]:
+            made = replace(made, model=replace(made.model, digest=mixed(layers)))
+    elif "files" in body:
+        layers = [of_file(shelf, body["files"])]
+        made = Stored(Model(name.short, frozenset({"completion"}), digest=mixed(layers)), time.time())
+    else:
+        raise Refused(400, "neither 'from' or 'files' was specified")
+    changed = {key: body[key] for key in ("system", "template") if body.get(key)}
+    shelf.keep(replace(made, parameters={**made.parameters, **body.get("parameters", {})}, **changed))
+    lines = [] if body.get("from") and not body.get("adapters") else ["parsing GGUF"]
+    lines += [*(f"using existing layer {layer}" for layer in layers), "writing manifest", "success"]
+    return [{"status": line} for line in lines]
+
+
+def of_adapters(shelf: Shelf, adapters: dict[str, Any]) -> list[str]:
+    if len(adapters) > 1:
+        raise Refused(400, ONE_ADAPTER)
+    return [of_file(shelf, adapters)] if adapters else []
+
+
+def of_file(shelf: Shelf, files: dict[str, Any]) -> str:
+    """The digest of the one file that there is."""
+    for path, digest in files.items():
+        if str(digest) not in shelf.blobs:
+            raise Refused(400, f"open blobs/{str(digest).replace(':', '-')}: no such file or directory")
+        gguf = shelf.blobs[digest] == GGUF
+        if not gguf:
+            raise Refused(400, NOT_GGUF if path.endswith(".gguf") else "unknown type")
+        return str(digest)
+    raise Refused(400, "no files provided to convert")
+
+
+def mixed(layers: list[str]) -> str:
+    return hashlib.sha256(" ".join(layers).encode()).hexdigest()
+
+
+def numbered(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("-")[0].split(".") if part.isdigit())
+
+
+def renamed(stored: Stored, name: Name) -> Stored:
+    return replace(stored, model=replace(stored.model, name=name.short), modified=time.time())
+
+
+async def told(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
+    """Status lines, or without a stream only how it ended."""
+    if body.get("stream", True):
+        sending = Delivery(call.request, True, call.fault(), call.simulator.delay, call.simulator.split)
+        await sending.lines(lines)
+        return await sending.end()
+    if error := lines[-1].get("error"):
+        raise Refused(500, error)
+    return document(lines[-1])

@@ -1,0 +1,261 @@
+"""Models brought to the Ollama hosts of an upstream.  Source: Ollama's API, "Create a Model" and "Push a Blob"."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from proxy.errors import BadCall, NotFound, UpstreamError
+from proxy.imports import NewModel, Telling
+from proxy.types import JSON
+from proxy.upstreams.catalogue import Catalogue
+from proxy.upstreams.ollama import Ollama
+from proxy.upstreams.pool import Pool
+from proxy.wire import hops
+from proxy.wire.ollama_models import canonical
+
+CONNECT: Final = 10.0
+SILENT: Final = 1800.0
+"""Seconds without a word that a host may take to check or copy what it was sent."""
+SLOWEST: Final = 1024 * 1024
+"""Bytes of a file that a host takes in a second at least."""
+LONGEST: Final = 64 * 1024
+"""Bytes of one line that a host says, or of what it says of an error."""
+MOST_LINES: Final = 100_000
+SMALL: Final = 10.0
+NOTHING: Final = f"sha256:{'0' * 64}"
+ABSENT: Final = ("connect", "timeout", "cut")
+"""Why a host may have to do without the model for now."""
+GONE: Final = "no longer supported"
+"""What an Ollama says of adapters that does not take them any more: from 0.34.1 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Importer:
+    """server: this server's own id, by which loops are found."""
+
+    http: aiohttp.ClientSession
+    catalogue: Catalogue
+    pools: Mapping[str, Pool]
+    server: str
+
+    async def pool(self, base: str) -> tuple[Pool, str]:
+        """Of a model, with its real name.  Raises BadCall where its hosts are no Ollamas."""
+        upstream, info = await self.catalogue.home(base)
+        pool = self.pools[upstream]
+        if not all(isinstance(host, Ollama) for host in pool.members.values()):
+            message = f"The model '{base[:200]}' is no Ollama's: no model can be brought to its upstream."
+            raise BadCall(message, param="model", code="model_not_tunable")
+        return pool, info.name
+
+    async def check(self, base: str, adapter: bool) -> None:
+        pool, real = await self.pool(base)
+        if not adapter:
+            return
+        told = await asyncio.gather(*(self.takes(url, real) for url in pool.members), return_exceptions=True)
+        if all(isinstance(one, BaseException) for one in told):
+            raise next(one for one in told if isinstance(one, BaseException))
+        if False in told:
+            message = (
+                f"The model '{base[:200]}' is at an Ollama of 0.34.1 or later, which takes no adapters: only "
+                "a trainer whose output is 'gguf', a whole model, can tune it."
+            )
+            raise BadCall(message, param="model", code="adapters_unsupported")
+
+    async def takes(self, url: str, base: str) -> bool:
+        """Whether it takes adapters.  A model without a name can never be made: it says what else is wrong, or that."""
+        body = {"model": "", "from": base, "adapters": {"a.gguf": NOTHING}, "stream": False}
+        patience = aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)
+        async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
+            return GONE not in await said_of(answer)
+
+    async def facts(self, base: str) -> Mapping[str, JSON]:
+        pool, real = await self.pool(base)
+        try:
+            found = orjson.loads(await pool.show({"model": real})).get("model_info")
+        except (orjson.JSONDecodeError, AttributeError):
+            found = None
+        if not isinstance(found, dict):
+            raise UpstreamError(f"The host of '{base[:200]}' does not tell of its weights.", "invalid_answer")
+        return found
+
+    async def create(self, model: NewModel, told: Telling) -> Sequence[str]:
+        pool, real = await self.pool(model.base)
+        digest = await asyncio.to_thread(digest_of, model.path)
+        name = f"{model.name}.gguf"
+        body: dict[str, JSON] = {"model": model.name, "adapters" if model.adapter else "files": {name: digest}}
+        body |= {"from": real} if model.adapter else await self.inherited(pool, real)
+        made, away = list[str](), list[UpstreamError]()
+        for url in pool.members:
+            try:
+                await self.upload(url, model.path, digest, told)
+                await self.made(url, body, told)
+                made.append(url)
+            except UpstreamError as error:
+                if error.cause not in ABSENT:
+                    await asyncio.gather(*(self.drop(one, model.name) for one in (*made, url)), return_exceptions=True)
+                    raise
+                away.append(error)
+            finally:
+                pool.changed(url)
+        if not made:
+            raise away[0]
+        return [str(error) for error in away]
+
+    async def inherited(self, pool: Pool, base: str) -> dict[str, JSON]:
+        """What a whole model does not have from its base by itself; how it is prompted stands in the GGUF."""
+        shown = orjson.loads(await pool.show({"model": base}))
+        system, parameters = shown.get("system"), parameters_of(str(shown.get("parameters") or ""))
+        return ({"system": system} if system else {}) | ({"parameters": parameters} if parameters else {})
+
+    async def upload(self, url: str, path: Path, digest: str, told: Telling) -> None:
+        where = f"/api/blobs/{digest}"
+        async with self.asked(url, "HEAD", where, aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)) as answer:
+            if answer.status == 200:
+                return
+        size = (await asyncio.to_thread(path.stat)).st_size
+        patience = aiohttp.ClientTimeout(total=SILENT + size / SLOWEST, sock_connect=CONNECT)
+        await told(f"Sending {size} bytes to {url}.")
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        file = await asyncio.to_thread(path.open, "rb")
+        try:
+            async with self.asked(url, "POST", where, patience, data=file, headers=headers) as answer:
+                if answer.status not in (200, 201):
+                    raise refused(url, await said_of(answer))
+        finally:
+            file.close()
+
+    async def made(self, url: str, body: Mapping[str, JSON], told: Telling) -> None:
+        """Any line that tells of an error is the last that counts, whatever follows it."""
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENT)
+        async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
+            if answer.status != 200:
+                raise refused(url, await said_of(answer))
+            last, status = "", ""
+            async for line in lines_of(answer):
+                if error := line.get("error"):
+                    raise refused(url, str(error))
+                if (status := str(line.get("status", ""))[:500]) != last:
+                    await told(f"{url}: {status}")
+                last = status
+            if status != "success":
+                raise UpstreamError(f"{url} broke off.", "cut")
+
+    async def remove(self, name: str, base: str) -> None:
+        pool = await self.home_of(name, base)
+        await asyncio.gather(*(self.drop(url, name) for url in pool.members))
+        for url in pool.members:
+            pool.changed(url)
+
+    async def home_of(self, name: str, base: str) -> Pool:
+        """Where a model is, or the one that it was made of where nobody may ask for it or it has gone."""
+        try:
+            return (await self.pool(name))[0]
+        except NotFound:
+            return (await self.pool(base))[0]
+
+    async def drop(self, url: str, name: str) -> None:
+        patience = aiohttp.ClientTimeout(total=60, sock_connect=CONNECT)
+        async with self.asked(url, "DELETE", "/api/delete", patience, json={"model": canonical(name)}) as answer:
+            if answer.status not in (200, 404):
+                raise refused(url, await said_of(answer))
+
+    def asked(self, url: str, method: str, path: str, patience: aiohttp.ClientTimeout, **more: Any) -> Asked:
+        headers = {"Via": hops.named(self.server), **more.pop("headers", {})}
+        how = {"timeout": patience, "headers": headers, "allow_redirects": False, **more}
+        return Asked(lambda: self.http.request(method, url + path, **how), url)
+
+
+class Asked:
+    """An exchange for as long as the block lasts; whatever breaks it is an UpstreamError of its host."""
+
+    def __init__(self, ask: Callable[[], Awaitable[aiohttp.ClientResponse]], url: str) -> None:
+        self.ask = ask
+        self.url = url
+        self.answer: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            self.answer = await self.ask()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.blamed(error, "connect") from error
+        return self.answer
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.answer is not None:
+            self.answer.close()
+        if isinstance(error, (aiohttp.ClientError, TimeoutError)):
+            raise self.blamed(error, "cut") from error
+
+    def blamed(self, error: Exception, cause: Any) -> UpstreamError:
+        late = isinstance(error, TimeoutError)
+        why = "does not answer in time" if late else f"cannot be asked: {error}"
+        return UpstreamError(f"{self.url} {why}.", "timeout" if late else cause)
+
+
+def refused(url: str, why: str) -> UpstreamError:
+    return UpstreamError(f"{url} refuses the model: {why[:1000]}", "server", code="import_refused")
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+async def said_of(answer: aiohttp.ClientResponse) -> str:
+    """Its error, or the beginning of what it says instead."""
+    text = (await answer.content.read(LONGEST)).decode("utf-8", "replace")
+    try:
+        return str(orjson.loads(text)["error"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return text[:1000] or f"status {answer.status}"
+
+
+async def lines_of(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, JSON]]:
+    """Objects, line by line.  Raises UpstreamError for what is none, and for lines without end."""
+    rest, count = b"", 0
+    async for part in answer.content.iter_any():
+        *lines, rest = (rest + part).split(b"\n")
+        count += len(lines)
+        if len(rest) > LONGEST or count > MOST_LINES:
+            raise UpstreamError(f"{answer.url.host} sent lines without end.", "invalid_answer")
+        for line in filter(None, lines):
+            yield object_of(line)
+    if rest.strip():
+        yield object_of(rest)
+
+
+def object_of(line: bytes) -> dict[str, JSON]:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise UpstreamError("An Ollama sent a line that cannot be read.", "invalid_answer")
+    return found
+
+
+def parameters_of(text: str) -> dict[str, JSON]:
+    """As `/api/show` writes them, a name and a value a line; what stands there several times is a list."""
+    found: dict[str, JSON] = {}
+    for line in text.splitlines():
+        name, _, written = line.strip().partition(" ")
+        try:
+            value = json.loads(written.strip())
+        except ValueError:
+            value = written.strip()
+        if name:
+            found[name] = value if name not in found else [*several(found[name]), value]
+    return found
+
+
+def several(value: JSON) -> list[JSON]:
+    return value if isinstance(value, list) else [value]

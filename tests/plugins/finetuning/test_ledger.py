@@ -1,0 +1,90 @@
+"""Of several processes one does a job, and a server trains no more at once than it may."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from plugins.finetuning.events import Events
+from plugins.finetuning.ledger import LEASE, Ledger
+from plugins.finetuning.store import Job, Store
+from plugins.finetuning.tables import FEATURE
+from proxy.errors import BadCall
+from proxy.sql.database import Database
+from tests.clocks import Watch
+
+JOB: dict[str, Any] = {"owner": "alice", "model": "demo", "trainer": "small", "training_file": "file-1", "hyper": "{}"}
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    database = Database(database_url, 5, 5)
+    await database.migrate(FEATURE)
+    yield Store(database, Watch(), 5)
+    await database.aclose()
+
+
+def ledger(store: Store, process: str, server: str = "s1", at_once: int = 1) -> Ledger:
+    """One of another machine, of which nobody can see whether its processes live."""
+    made = Ledger(store, Events(store), server, at_once)
+    made.holder.here, made.holder.name = f"{process}:", f"{process}:1:{server}"
+    return made
+
+
+async def queued(store: Store, *ids: str) -> None:
+    first = ledger(store, "reader")
+    for id in ids:
+        await store.add({**JOB, "id": id, "tuned": id})
+        job = await first.claim("validating_files", ["small"])
+        assert job is not None and await first.release(job, "queued")
+
+
+async def claimed(one: Ledger) -> str | None:
+    job = await one.claim("queued", ["small"])
+    return None if job is None else job.id
+
+
+async def test_one_server_trains_one_at_a_time_whichever_of_its_processes(store: Store) -> None:
+    await queued(store, "a", "b", "c")
+    first, second, other = ledger(store, "p1"), ledger(store, "p2"), ledger(store, "p3", "s2")
+    assert await claimed(first) == "a"
+    assert await claimed(second) is None and await claimed(first) is None
+    assert await claimed(other) == "b"
+    assert await claimed(ledger(store, "p2", at_once=2)) == "c"
+    assert await first.claim("queued", ["large"]) is None
+
+
+async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(store: Store) -> None:
+    await queued(store, "a")
+    first, second = ledger(store, "p1"), ledger(store, "p2")
+    job = await first.claim("queued", ["small"])
+    assert job is not None and await first.tell(job, starts=1)
+    assert isinstance(store.clock, Watch)
+    store.clock.move(LEASE + 1)
+    taken = await second.claim("queued", ["small"])
+    assert isinstance(taken, Job) and (taken.id, taken.starts) == ("a", 1)
+    assert not await first.tell(job) and not await first.end(job, "succeeded", "Done.")
+    assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
+
+
+async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
+    await queued(store, "a")
+    first = ledger(store, "p1")
+    job = await first.claim("queued", ["small"])
+    assert job is not None
+    await ledger(store, "p9").cancel("alice", "a")
+    assert not await first.tell(job) and not await first.release(job, "queued")
+    with pytest.raises(BadCall):
+        await ledger(store, "p9").cancel("alice", "a")
+
+
+async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) -> None:
+    await queued(store, *"abcde")
+    with pytest.raises(BadCall) as found:
+        await store.add({**JOB, "id": "f"})
+    assert found.value.code == "too_many_jobs" and await store.owned("alice", 10) != []
+    await store.add({**JOB, "id": "g", "owner": "bob"})
+    await ledger(store, "p9").cancel("alice", "a")
+    await store.add({**JOB, "id": "f"})
