@@ -7,13 +7,14 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import Connection, event, exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import Busy, ConfigError
@@ -69,6 +70,8 @@ class Database:
         self.name = self.url.render_as_string(hide_password=True)
         self.dialect = self.url.get_backend_name()
         self.timeout = timeout
+        self.made: WeakSet[Any] = WeakSet()
+        """The drivers' connections that anybody still has."""
         self.engine = self.opened(connections)
         # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -87,12 +90,23 @@ class Database:
             from proxy.sql.lite import Connection as Lite
 
             path = self.url.database or ""
-            engine = create_async_engine(driver, async_creator=lambda: Lite(path, self.timeout), **sizes)
+            engine = create_async_engine(driver, async_creator=lambda: self.kept(Lite(path, self.timeout)), **sizes)
             event.listen(engine.sync_engine, "connect", set_up)
             event.listen(engine.sync_engine, "begin", begin)
             return engine
         patience = {"timeout": self.timeout, "command_timeout": STATEMENT}
-        return create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+        engine = create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+        event.listen(engine.sync_engine, "do_connect", self.connected)
+        return engine
+
+    def connected(self, dialect: Dialect, _: object, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        adapted: Any = dialect.connect(*arguments, **named)
+        self.kept(adapted.driver_connection)
+        return adapted
+
+    def kept(self, made: Any) -> Any:
+        self.made.add(made)
+        return made
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -171,7 +185,13 @@ class Database:
             raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error
 
     async def aclose(self) -> None:
+        """Also what somebody still has, of which SQLAlchemy would leave the end to chance."""
         await self.engine.dispose()
+        for one in list(self.made):
+            if self.dialect == "postgresql":
+                one.terminate()
+            else:
+                await one.close()
 
 
 def set_up(connection: Any, _: object) -> None:

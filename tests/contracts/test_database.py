@@ -215,3 +215,13 @@ async def test_a_url_of_no_database_is_refused_without_being_told(start: Start, 
         async with start(f"database: {{url: '{url}'}}\nchains: {{chat: []}}\n"):
             pass
     assert "canary" not in str(failed.value)
+
+
+async def test_closing_ends_what_somebody_has_that_the_pool_has_forgotten(database_url: str) -> None:
+    database = Database(database_url, 2, 10)
+    held = await database.engine.raw_connection()
+    made = held.driver_connection
+    held.detach()
+    await database.aclose()
+    assert made is not None
+    assert made.is_closed() if database.dialect == "postgresql" else made._connection is None
