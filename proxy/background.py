@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from proxy.errors import Busy, ProxyError
 
 log = logging.getLogger(__name__)
+CALM: Final = 30.0
+"""Seconds after which a server is no longer busy with its start."""
 Result = TypeVar("Result")
 
 
@@ -57,11 +59,16 @@ class Background:
             await asyncio.wait(running)
 
 
-async def now_and_then(work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event) -> None:
+async def now_and_then(
+    work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event, calm: bool = False
+) -> None:
     """Do this at once and every so many seconds, until it is over and never stopping in the middle.
 
+    calm: it is not urgent, and does not begin while a server starts.
     That something is away is told by whoever asks it; any other fault is logged, and ends that one time only.
     """
+    if calm:
+        await rest(min(CALM, seconds), over)
     while not over.is_set():
         try:
             await work()
@@ -69,9 +76,14 @@ async def now_and_then(work: Callable[[], Awaitable[object]], seconds: float, ov
             pass
         except Exception:
             log.exception("what is done now and then failed")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await over.wait()
+        await rest(seconds, over)
+
+
+async def rest(seconds: float, over: asyncio.Event) -> None:
+    """So long, unless it is over before."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await over.wait()
 
 
 async def surely(work: Coroutine[Any, Any, object]) -> None:

@@ -53,7 +53,7 @@ class Comparison:
         yield from Page().routes()
 
     async def __aenter__(self) -> Self:
-        tidying = now_and_then(self.keeping.tidy, EVERY, self.over)
+        tidying = now_and_then(self.keeping.tidy, EVERY, self.over, calm=True)
         self.task = self.host.background.start(tidying, "deleting old comparisons")
         return self
 

@@ -164,7 +164,7 @@ class Conversations:
         if self.turns.renewing is None:  # for every pipeline that there will be
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
-        self.tasks = [start(now_and_then(self.keeping.tidy, EVERY, self.over), "deleting old conversations")]
+        self.tasks = [start(now_and_then(self.keeping.tidy, EVERY, self.over, calm=True), "deleting old conversations")]
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -227,7 +227,7 @@ class Parts:
         if host.services.place.index == 0:
             self.tidying = (
                 begin(now_and_then(self.put_right, SWEEP, self.over), "comparing documents and their index"),
-                begin(now_and_then(self.expiring.tidy, EVERY, self.over), "emptying old vector stores"),
+                begin(now_and_then(self.expiring.tidy, EVERY, self.over, calm=True), "emptying old vector stores"),
             )
 
     async def put_right(self) -> None:

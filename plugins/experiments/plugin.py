@@ -173,7 +173,7 @@ class Experiments:
         self.tasks = [
             start(now_and_then(self.known.read, LOOK, self.over), "looking for new experiments"),
             start(now_and_then(self.watch, WATCH, self.over), "guarding experiments"),
-            start(now_and_then(self.tidy, TIDY, self.over), "deleting what is old of experiments"),
+            start(now_and_then(self.tidy, TIDY, self.over, calm=True), "deleting what is old of experiments"),
         ]
         return self
 

@@ -51,7 +51,9 @@ class Files:
         yield from self.api.routes()
 
     async def __aenter__(self) -> Self:
-        self.api.begin(now_and_then(partial(keeping.tidy, self.store), keeping.EVERY, self.over), "deleting old files")
+        self.api.begin(
+            now_and_then(partial(keeping.tidy, self.store), keeping.EVERY, self.over, calm=True), "deleting old files"
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -129,7 +129,7 @@ class Stored:
     async def __aenter__(self) -> Self:
         self.runs.open()
         self.task = self.host.background.start(
-            now_and_then(self.keeping.tidy, EVERY, self.over), "deleting old answers"
+            now_and_then(self.keeping.tidy, EVERY, self.over, calm=True), "deleting old answers"
         )
         return self
 

@@ -90,7 +90,7 @@ class Usage:
             self.writer.task = start(self.writer.run(), "writing records of usage")
         self.tasks = [
             start(now_and_then(self.pricing.read, LOOK, self.over), "looking for new prices"),
-            start(now_and_then(self.keeping.tidy, TIDY, self.over), "deleting old records of usage"),
+            start(now_and_then(self.keeping.tidy, TIDY, self.over, calm=True), "deleting old records of usage"),
         ]
         return self
 

@@ -30,6 +30,20 @@ async def test_a_fault_ends_one_time_only_and_what_is_away_is_told_by_others(cap
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
+async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None:
+    over, times = asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal times
+        times += 1
+
+    task = asyncio.ensure_future(now_and_then(work, 1000, over, calm=True))
+    await asyncio.sleep(0.01)
+    over.set()
+    await task
+    assert times == 0
+
+
 async def test_what_has_begun_is_finished() -> None:
     over, begun, done = asyncio.Event(), asyncio.Event(), False
 
