@@ -112,7 +112,23 @@ class Experiments:
                 raise BadCall(message, param="experiment.variant", code="invalid_value")
             return Assigned(one, forced)
         assigned = one.assigned(subject_of(definition.unit, call)) if one.status == "active" else None
+        if assigned is not None and not self.fair(call, one):
+            return Assigned(one, assigned.variant)
         return assigned or Assigned(one, definition.control)
+
+    def fair(self, call: Call, one: Experiment) -> bool:
+        """Whether every variant can take a call that names the experiment: else it would fail in some of them only."""
+        try:
+            for variant in one.definition.variants:
+                self.check(changed(call, variant))
+        except (BadCall, Denied):
+            return False
+        return True
+
+    def check(self, made: Call) -> None:
+        """Raises Denied."""
+        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
+            self.host.models.check(made)
 
     def opens(self, call: Call, one: Experiment) -> bool:
         """Whether the caller may have the models of all variants."""
@@ -130,8 +146,7 @@ class Experiments:
 
     async def asked(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
         made = changed(call, assigned.variant).but(tags={**call.tags, FACT: assigned.label})
-        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
-            self.host.models.check(made)
+        self.check(made)
         try:
             reply = await call_next(made)
         except ProxyError as error:

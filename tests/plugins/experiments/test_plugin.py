@@ -122,6 +122,27 @@ async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: s
         assert refused == {403}
 
 
+async def test_a_call_that_some_variants_cannot_take_counts_for_none(start: Start, url: str) -> None:
+    told: dict[str, Any] = {
+        "m": {"variants": [{"name": "a"}, {"name": "b", "model": "other"}]},
+        "n": {"variants": [{"name": "a"}, {"name": "b", "model": "demo"}]},
+        "c": {"variants": [{"name": "a"}, {"name": "b", "system": "Be kind."}]},
+    }
+    async with start(config(url, told)) as run:
+        found = {(await chat(run, B, experiment="m", user=f"u{number}")).status for number in range(12)}
+        assert found == {200, 403}
+        found = {(await chat(run, model="experiment:n", user=f"u{number}")).status for number in range(12)}
+        assert found == {200, 400}
+        body = {"model": "demo", "prompt": "hi", "experiment": "c"}
+        for number in range(12):
+            said = {**body, "user": f"u{number}"}
+            await (await run.http.post(f"{run.url}/v1/completions", json=said, headers=A)).read()
+        await flushed(run)
+        for name in told:
+            variants = (await ok(run, "GET", f"/{name}/results"))["variants"]
+            assert all(one["calls"] == 0 for one in variants), name
+
+
 async def test_only_what_is_active_takes_part(start: Start, url: str) -> None:
     told = {name: {**TONE, "status": name, "match": {"models": f"{name}*"}} for name in ("draft", "paused", "stopped")}
     async with start(config(url, told)) as run:
