@@ -233,6 +233,13 @@ async def test_other_calls_than_chats_take_part(start: Start, url: str) -> None:
         assert error["code"] == "experiment_not_found"
 
 
+async def test_parameters_are_sent_as_a_callers_own_are(start: Start, url: str) -> None:
+    variants = [{"name": "a"}, {"name": "b", "parameters": {"stop": "END"}}]
+    async with start(config(url, {"m": {"variants": variants}})) as run:
+        await chat(run, experiment={"name": "m", "variant": "b"})
+        assert asked(run.ollama)[-1]["options"]["stop"] == ["END"]
+
+
 async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
     async with start(config(url, {"tone": TONE}, "experiments"), Simulator()) as run:
         response = await chat(run, stream=True)
