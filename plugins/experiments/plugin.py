@@ -32,6 +32,8 @@ from proxy.types import Call, Handler, Reply, Route
 
 log = logging.getLogger(__name__)
 FACT: Final = "experiment"
+COMPARISON: Final = "comparison"
+"""Tag of calls whose answers are laid side by side."""
 WATCH: Final = 10.0
 """Seconds between two looks of guards."""
 TIDY: Final = 3600.0
@@ -89,6 +91,8 @@ class Experiments:
         if not wished and not book.active:
             return await call_next(call)
         if FACT in call.tags:  # a call that a plugin further in has sent through the chain again
+            return await call_next(call)
+        if not wished and COMPARISON in call.tags:  # who compares models wants each as it is
             return await call_next(call)
         wish = wish_of(call)
         assigned = book.chosen(call, self.opens) if wish is None else self.wished(call, wish)

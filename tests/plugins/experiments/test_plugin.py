@@ -161,6 +161,18 @@ async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, ca
         assert sum("no plugin `templates`" in record.message for record in caplog.records) == 1
 
 
+async def test_a_comparisons_calls_take_part_by_name_only(start: Start, url: str) -> None:
+    told = config(url, {"tone": TONE}).replace("plugins: {", 'plugins: {"comparison": {}, ', 1)
+    async with start(told) as run:
+        for more, calls in (({}, 0), ({"experiment": "tone"}, 2)):
+            given = {"models": ["demo", "demo-thinking"], "prompt": "hi", **more}
+            async with run.http.post(f"{run.url}/api/ollama/compare", json=given, headers=A) as response:
+                assert response.status == 200
+            await flushed(run)
+            variants = (await ok(run, "GET", "/tone/results"))["variants"]
+            assert sum(one["calls"] for one in variants) == calls
+
+
 async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
     async with start(config(url, {"tone": {**TONE, "traffic": 0}})) as run:
         assert arm(await chat(run)) is None
