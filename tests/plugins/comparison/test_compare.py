@@ -74,6 +74,7 @@ WRONG: list[tuple[Json, str, str]] = [
     ({"temperature": 3}, "temperature", "above_maximum_value"),
     ({"options": {"top_k": "x"}}, "options.top_k", "invalid_type"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+    ({"conversation": "conv_x"}, "conversation", "unsupported_parameter"),
     ({"n": 2}, "n", "invalid_value"),
     ({"model": "llama"}, "model", "unknown_parameter"),
     ({"stream": "yes"}, "stream", "invalid_value"),
@@ -317,6 +318,14 @@ async def test_an_idle_stream_says_what_it_waits_for(start: Start, tmp_path: Any
         given = {"models": TWO, "prompt": "hi", "stream": True}
         async with run.http.post(f"{run.url}{COMPARE}", headers=A, json=given) as response:
             assert "\n: " in await response.text()
+
+
+async def test_answers_go_into_no_conversation(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "conversations"), models()) as run:
+        made = await asks(run, "POST", "/v1/conversations", items=[])
+        told = await compare(run, {**A, "x-gemmapy-conversation": made["id"]})
+        assert [one["success"] for one in told["results"]] == [True, True]
+        assert (await asks(run, "GET", f"/v1/conversations/{made['id']}/items"))["data"] == []
 
 
 async def test_templates_are_compared_like_models(start: Start, tmp_path: Any) -> None:
