@@ -117,6 +117,15 @@ async def test_lists_come_in_pages(start: Start, database_url: str) -> None:
         assert (await asks(run, "GET", PATH, B))["data"] == []
 
 
+async def test_lists_tell_the_beginning_of_a_question(start: Start, database_url: str) -> None:
+    async with start(config(database_url), models()) as run:
+        long = "ö" * 3000
+        id = (await compare(run, prompt=long))["comparison_id"]
+        assert [one["prompt"] for one in (await asks(run, "GET", PATH))["data"]] == [long[:2000]]
+        kept = await asks(run, "GET", f"{PATH}/{id}")
+        assert kept["prompt"] == kept["messages"][0]["content"] == long
+
+
 async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         ids = [(await compare(run, who, judge={"model": "judge"}))["comparison_id"] for who in (A, A, A, B)]
