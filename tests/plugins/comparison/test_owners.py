@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from plugins.comparison.keeping import DAY, Keeping
+from plugins.comparison.keeping import DAY, PAGE, Keeping
 from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
 from tests.conftest import Running, Start
 from tests.plugins.comparison.asking import OPS, TWO, A, B, Json, api_of, asks, compare, config, models
@@ -124,6 +124,13 @@ async def test_lists_tell_the_beginning_of_a_question(start: Start, database_url
         assert [one["prompt"] for one in (await asks(run, "GET", PATH))["data"]] == [long[:2000]]
         kept = await asks(run, "GET", f"{PATH}/{id}")
         assert kept["prompt"] == kept["messages"][0]["content"] == long
+
+
+async def test_all_that_is_a_callers_is_told(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
+        ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
+        told = (await asks(run, "GET", "/api/me/data"))["data"]["comparisons"]
+        assert [one["comparison_id"] for one in told] == ids
 
 
 async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:
