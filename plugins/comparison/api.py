@@ -113,7 +113,8 @@ class Api:
         names, head = asked.names, asked.compared
         begun = {"comparison_id": head.id, "models": names, "created_at": head.at // 10**6}
         yield "comparison.created", begun
-        calls, heard = [one.but(progress=progress) for one in asked.calls], dict[int, Heard]()
+        watched = unheard if head.blind else progress  # which names models
+        calls, heard = [one.but(progress=watched) for one in asked.calls], dict[int, Heard]()
         async with aclosing(Round(self.host, self.ends, calls, asked.caller, self.at_once).steps()) as steps:
             async for step in steps:
                 if isinstance(step, Said):

@@ -64,6 +64,9 @@ class Compare(BaseModel):
             if given.get(name) is not None:
                 message = f"'{name}' is not supported here: answers are compared as text."
                 raise BadCall(message, param=name, code="unsupported_parameter")
+        if given.get("conversation") is not None:
+            message = "'conversation' is not supported here: send what was said as 'messages'."
+            raise BadCall(message, param="conversation", code="unsupported_parameter")
         if given.get("n") not in (None, 1):
             raise BadCall("'n' must be 1: every model answers once.", param="n", code="invalid_value")
         if given.get("model") is not None:

@@ -169,7 +169,7 @@ def judgement(
 ) -> Judgement:
     """Of both orders: a tie where they do not say the same, none where one of them says nothing."""
     one, other = pair
-    reasons = tuple(each.reason for each in said if isinstance(each, Verdict))
+    reasons = tuple(each.reason if isinstance(each, Verdict) else "" for each in said)
     made = partial(Judgement, judge.model, one, other, criteria=judge.criteria, reasons=reasons, at=at)
     if any(isinstance(each, ProxyError) for each in said):
         return made(winner=None, agreed=False, error=clean(str(failure(said)))[:REASON])

@@ -16,7 +16,9 @@ from proxy.types import JSON
 EVERY: Final = 3600.0
 """Seconds between two times."""
 CHUNK: Final = 50
-"""Comparisons that go at once, or are in memory: nobody waits for it long."""
+"""Comparisons that go at once: nobody waits for it long."""
+PAGE: Final = 4
+"""Comparisons that are in memory with all their words, of which each may have megabytes."""
 PAUSE: Final = 0.01
 """Seconds in which others write."""
 DAY: Final = 86_400 * 10**6
@@ -48,7 +50,7 @@ class Keeping:
     async def told(self, caller: str) -> AsyncIterator[JSON]:
         after = None
         while True:
-            found, more = await self.store.page(caller, Page(after=after, limit=CHUNK, order="asc"), whole=True)
+            found, more = await self.store.page(caller, Page(after=after, limit=PAGE, order="asc"), whole=True)
             for one in found:
                 yield {**one.told(), **one.asked}
             if not more:

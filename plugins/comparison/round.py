@@ -18,6 +18,7 @@ from proxy.types import Call, Caller, Event, Reply, Text, Thinking
 
 log = logging.getLogger(__name__)
 ROUTE: Final = "chat"
+CONVERSATION: Final = "x-gemmapy-conversation"
 NAME: Final = "asking a model of a comparison"
 WAITING: Final = 256
 """Events kept for a reader that is slower than the models."""
@@ -134,7 +135,10 @@ def step_of(place: int, event: Event) -> Step | None:
 def calls_of(asked: Call, id: str, models: Sequence[str], ids: Sequence[str]) -> list[Call]:
     """One for each model.  id: of the comparison, which their records have as a tag.  ids: of the calls.
 
-    They stream, whatever their caller reads: when an answer begins is worth knowing.
+    They stream, whatever their caller reads: when an answer begins is worth knowing.  None goes on with a conversation:
+    the answers would all be put into it.
     """
     tags = {**asked.tags, "comparison": id}
-    return [asked.but(id=own, model=model, stream=True, tags=tags) for model, own in zip(models, ids, strict=True)]
+    headers = {name: value for name, value in asked.headers.items() if name != CONVERSATION}
+    one = asked.but(stream=True, tags=tags, headers=headers)
+    return [one.but(id=own, model=model) for model, own in zip(models, ids, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.comparison.forms import Page
@@ -21,6 +21,15 @@ R: Final = ROUNDS.c
 KEPT: Final = tuple(one.name for one in fields(Result))
 SHORT: Final = tuple(name for name in KEPT if name not in ("response", "thinking"))
 """Columns without the words of answers."""
+BEGINNING: Final = 2000
+"""Letters of a question that lists tell."""
+LONG: Final = ("prompt", "asked")
+HEAD: Final = (
+    *(one for one in R if one.name not in LONG),
+    func.substr(R.prompt, 1, BEGINNING).label("prompt"),
+    literal("{}").label("asked"),
+)
+"""Columns of a comparison without what may be long."""
 
 
 def mine(owner: str, id: str) -> ColumnElement[bool]:
@@ -96,7 +105,10 @@ class Store:
         return found[0]
 
     async def page(self, owner: str, asked: Page, whole: bool = False) -> tuple[list[Compared], bool]:
-        """And whether there are more.  whole: with the words of answers.  Raises NotFound for a wrong `after`."""
+        """And whether there are more.  whole: with all words, else with the beginning of the question only.
+
+        Raises NotFound for a wrong `after`.
+        """
         which = R.owner == owner
         async with self.database.reading() as connection:
             if asked.after is not None:
@@ -116,8 +128,8 @@ class Store:
         rising: bool = False,
         whole: bool = True,
     ) -> list[Compared]:
-        query = select(ROUNDS).where(which).order_by(R.number if rising else R.number.desc()).limit(limit)
-        heads = (await connection.execute(query)).mappings().all()
+        query = select(*(R if whole else HEAD)).where(which).order_by(R.number if rising else R.number.desc())
+        heads = (await connection.execute(query.limit(limit))).mappings().all()
         numbers = [one["number"] for one in heads]
         results: dict[int, list[Result]] = {number: [] for number in numbers}
         columns = [RESULTS.c[name] for name in (KEPT if whole else SHORT)]

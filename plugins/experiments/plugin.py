@@ -32,6 +32,8 @@ from proxy.types import Call, Handler, Reply, Route
 
 log = logging.getLogger(__name__)
 FACT: Final = "experiment"
+COMPARISON: Final = "comparison"
+"""Tag of calls whose answers are laid side by side."""
 WATCH: Final = 10.0
 """Seconds between two looks of guards."""
 TIDY: Final = 3600.0
@@ -90,6 +92,8 @@ class Experiments:
             return await call_next(call)
         if FACT in call.tags:  # a call that a plugin further in has sent through the chain again
             return await call_next(call)
+        if not wished and COMPARISON in call.tags:  # who compares models wants each as it is
+            return await call_next(call)
         wish = wish_of(call)
         assigned = book.chosen(call, self.opens) if wish is None else self.wished(call, wish)
         if assigned is None:
@@ -112,7 +116,23 @@ class Experiments:
                 raise BadCall(message, param="experiment.variant", code="invalid_value")
             return Assigned(one, forced)
         assigned = one.assigned(subject_of(definition.unit, call)) if one.status == "active" else None
+        if assigned is not None and not self.fair(call, one):
+            return Assigned(one, assigned.variant)
         return assigned or Assigned(one, definition.control)
+
+    def fair(self, call: Call, one: Experiment) -> bool:
+        """Whether every variant can take a call that names the experiment: else it would fail in some of them only."""
+        try:
+            for variant in one.definition.variants:
+                self.check(changed(call, variant))
+        except (BadCall, Denied):
+            return False
+        return True
+
+    def check(self, made: Call) -> None:
+        """Raises Denied."""
+        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
+            self.host.models.check(made)
 
     def opens(self, call: Call, one: Experiment) -> bool:
         """Whether the caller may have the models of all variants."""
@@ -130,8 +150,7 @@ class Experiments:
 
     async def asked(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
         made = changed(call, assigned.variant).but(tags={**call.tags, FACT: assigned.label})
-        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
-            self.host.models.check(made)
+        self.check(made)
         try:
             reply = await call_next(made)
         except ProxyError as error:

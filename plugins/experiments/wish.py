@@ -9,6 +9,7 @@ from plugins.experiments.definition import Variant
 from proxy.errors import BadCall
 from proxy.types import Ask, Call, Chat, Complete, Message
 from proxy.wire import read
+from proxy.wire.openai_fields import SAMPLING
 
 NAMES: Final = "experiment:"
 FIELD: Final = "experiment"
@@ -70,7 +71,8 @@ def model_of(call: Call, variant: Variant) -> str:
 
 def asked(ask: Ask, variant: Variant) -> Ask:
     if variant.parameters and isinstance(ask, Chat | Complete):
-        ask = replace(ask, options={**ask.options, **variant.parameters})
+        own = {name: SAMPLING[name](value, name) for name, value in variant.parameters.items()}
+        ask = replace(ask, options={**ask.options, **own})
     if variant.is_for_chats and not isinstance(ask, Chat):
         raise BadCall("This experiment is for chats only.", param=FIELD, code="experiment_not_for_this")
     if variant.system is not None and isinstance(ask, Chat):

@@ -74,6 +74,7 @@ WRONG: list[tuple[Json, str, str]] = [
     ({"temperature": 3}, "temperature", "above_maximum_value"),
     ({"options": {"top_k": "x"}}, "options.top_k", "invalid_type"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+    ({"conversation": "conv_x"}, "conversation", "unsupported_parameter"),
     ({"n": 2}, "n", "invalid_value"),
     ({"model": "llama"}, "model", "unknown_parameter"),
     ({"stream": "yes"}, "stream", "invalid_value"),
@@ -310,13 +311,24 @@ async def test_a_caller_that_waits_no_longer_gets_what_there_is(
         assert codes == ["upstream_timeout"] or told["error"]["code"] == "upstream_timeout"
 
 
-async def test_an_idle_stream_says_what_it_waits_for(start: Start, tmp_path: Any) -> None:
-    ollama = models(faults=[Fault("stall", after=1, seconds=0.2, times=2)])
-    text = config(f"sqlite:///{tmp_path}/x.db", more="streams: {heartbeat: 0.05}\n")
-    async with start(text, ollama) as run:
-        given = {"models": TWO, "prompt": "hi", "stream": True}
+@pytest.mark.parametrize("blind", [False, True])
+async def test_an_idle_stream_says_what_it_waits_for_and_no_hidden_name(
+    start: Start, tmp_path: Any, blind: bool
+) -> None:
+    text = config(f"sqlite:///{tmp_path}/x.db", more="streams: {heartbeat: 0.03}\n")
+    async with start(text, models(load_time=0.1)) as run:
+        given = {"models": TWO, "prompt": "hi", "stream": True, "blind": blind}
         async with run.http.post(f"{run.url}{COMPARE}", headers=A, json=given) as response:
-            assert "\n: " in await response.text()
+            comments = [line for line in (await response.text()).split("\n") if line.startswith(":")]
+        assert comments and any("loading" in one for one in comments) != blind
+
+
+async def test_answers_go_into_no_conversation(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "conversations"), models()) as run:
+        made = await asks(run, "POST", "/v1/conversations", items=[])
+        told = await compare(run, {**A, "x-gemmapy-conversation": made["id"]})
+        assert [one["success"] for one in told["results"]] == [True, True]
+        assert (await asks(run, "GET", f"/v1/conversations/{made['id']}/items"))["data"] == []
 
 
 async def test_templates_are_compared_like_models(start: Start, tmp_path: Any) -> None:

@@ -64,7 +64,7 @@ async def test_what_a_judge_did_not_say_is_not_guessed(start: Start, database_ur
     async with start(config(database_url, at_once=1), models(say=say)) as run:
         told = await compare(run, judge={"model": "judge"})
         (one,) = told["judgements"]
-        assert one["winner"] is None and not one["agreed"] and one["error"] and one["reasons"] == ["it is first"]
+        assert one["winner"] is None and not one["agreed"] and one["error"] and one["reasons"] == ["", "it is first"]
         assert (await asks(run, "GET", "/api/comparisons/ranking?by=judge"))["models"] == []
 
 

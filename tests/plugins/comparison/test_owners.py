@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from plugins.comparison.keeping import DAY, Keeping
+from plugins.comparison.keeping import DAY, PAGE, Keeping
 from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
 from tests.conftest import Running, Start
 from tests.plugins.comparison.asking import OPS, TWO, A, B, Json, api_of, asks, compare, config, models
@@ -115,6 +115,22 @@ async def test_lists_come_in_pages(start: Start, database_url: str) -> None:
         assert (await asks(run, "GET", f"{PATH}?limit=101", status=400))["error"]["param"] == "limit"
         assert (await asks(run, "GET", f"{PATH}?after=x%00", status=400))["error"]["param"] == "after"
         assert (await asks(run, "GET", PATH, B))["data"] == []
+
+
+async def test_lists_tell_the_beginning_of_a_question(start: Start, database_url: str) -> None:
+    async with start(config(database_url), models()) as run:
+        long = "ö" * 3000
+        id = (await compare(run, prompt=long))["comparison_id"]
+        assert [one["prompt"] for one in (await asks(run, "GET", PATH))["data"]] == [long[:2000]]
+        kept = await asks(run, "GET", f"{PATH}/{id}")
+        assert kept["prompt"] == kept["messages"][0]["content"] == long
+
+
+async def test_all_that_is_a_callers_is_told(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
+        ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
+        told = (await asks(run, "GET", "/api/me/data"))["data"]["comparisons"]
+        assert [one["comparison_id"] for one in told] == ids
 
 
 async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:

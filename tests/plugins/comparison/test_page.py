@@ -97,3 +97,15 @@ async def test_models_are_compared_on_the_page(start: Start, tmp_path: Path) -> 
         assert await tab.js("[sessionStorage.getItem('key'), localStorage.length, document.cookie]") == ["a-key", 0, ""]
         # The first list of models was asked for without a key; nothing else was refused, and no policy broken.
         assert [one for one in tab.troubles if "401" not in one] == [], tab.troubles
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+async def test_a_stream_that_broke_off_is_told_on_the_page(start: Start, tmp_path: Path) -> None:
+    (home := tmp_path / "browser").mkdir()
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run, browser(home, run.http) as tab:
+        await opened(run, tab, "/compare", "a-key")
+        await choose(tab, "llama:latest", "mistral:latest")
+        await tab.js("(() => { window.fetch = async () => new Response(''); $('prompt').value = 'hi'; })()")
+        await tab.js("$('go').click()")
+        await tab.until("!$('go').disabled && $('status').textContent.includes('broke off')")

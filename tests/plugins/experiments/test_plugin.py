@@ -122,6 +122,27 @@ async def test_who_may_not_ask_a_variants_model_is_left_out(start: Start, url: s
         assert refused == {403}
 
 
+async def test_a_call_that_some_variants_cannot_take_counts_for_none(start: Start, url: str) -> None:
+    told: dict[str, Any] = {
+        "m": {"variants": [{"name": "a"}, {"name": "b", "model": "other"}]},
+        "n": {"variants": [{"name": "a"}, {"name": "b", "model": "demo"}]},
+        "c": {"variants": [{"name": "a"}, {"name": "b", "system": "Be kind."}]},
+    }
+    async with start(config(url, told)) as run:
+        found = {(await chat(run, B, experiment="m", user=f"u{number}")).status for number in range(12)}
+        assert found == {200, 403}
+        found = {(await chat(run, model="experiment:n", user=f"u{number}")).status for number in range(12)}
+        assert found == {200, 400}
+        body = {"model": "demo", "prompt": "hi", "experiment": "c"}
+        for number in range(12):
+            said = {**body, "user": f"u{number}"}
+            await (await run.http.post(f"{run.url}/v1/completions", json=said, headers=A)).read()
+        await flushed(run)
+        for name in told:
+            variants = (await ok(run, "GET", f"/{name}/results"))["variants"]
+            assert all(one["calls"] == 0 for one in variants), name
+
+
 async def test_only_what_is_active_takes_part(start: Start, url: str) -> None:
     told = {name: {**TONE, "status": name, "match": {"models": f"{name}*"}} for name in ("draft", "paused", "stopped")}
     async with start(config(url, told)) as run:
@@ -138,6 +159,18 @@ async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, ca
         for _ in range(2):
             assert arm(await chat(run, experiment={"name": "way", "variant": "b"})) == "way=b"
         assert sum("no plugin `templates`" in record.message for record in caplog.records) == 1
+
+
+async def test_a_comparisons_calls_take_part_by_name_only(start: Start, url: str) -> None:
+    told = config(url, {"tone": TONE}).replace("plugins: {", 'plugins: {"comparison": {}, ', 1)
+    async with start(told) as run:
+        for more, calls in (({}, 0), ({"experiment": "tone"}, 2)):
+            given = {"models": ["demo", "demo-thinking"], "prompt": "hi", **more}
+            async with run.http.post(f"{run.url}/api/ollama/compare", json=given, headers=A) as response:
+                assert response.status == 200
+            await flushed(run)
+            variants = (await ok(run, "GET", "/tone/results"))["variants"]
+            assert sum(one["calls"] for one in variants) == calls
 
 
 async def test_traffic_leaves_the_others_alone(start: Start, url: str) -> None:
@@ -210,6 +243,13 @@ async def test_other_calls_than_chats_take_part(start: Start, url: str) -> None:
         wanted = {"model": "demo-embed", "input": "x", "experiment": {"name": "tone", "variant": "kind"}}
         error = await error_of(await run.http.post(f"{run.url}/v1/embeddings", json=wanted, headers=A), 404)
         assert error["code"] == "experiment_not_found"
+
+
+async def test_parameters_are_sent_as_a_callers_own_are(start: Start, url: str) -> None:
+    variants = [{"name": "a"}, {"name": "b", "parameters": {"stop": "END"}}]
+    async with start(config(url, {"m": {"variants": variants}})) as run:
+        await chat(run, experiment={"name": "m", "variant": "b"})
+        assert asked(run.ollama)[-1]["options"]["stop"] == ["END"]
 
 
 async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
