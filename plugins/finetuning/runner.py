@@ -30,7 +30,7 @@ BEAT: Final = 2.0
 READING: Final = 2
 """Jobs of which one process reads the files at once."""
 KEPT: Final = 86_400
-"""Seconds that the result of a training is kept which no host would take."""
+"""Seconds that the result of a training is kept which came to its end, but to no model."""
 PATIENCE: Final = 4 * GRACE
 """Seconds that the end of a server waits for its trainers."""
 PREFIX: Final = "ftjob-"
@@ -149,11 +149,12 @@ class Runner:
 
     async def needed(self, id: str) -> bool:
         job = await self.ledger.store.first(JOBS.c.id == id)
-        if job is None or (job.status not in OPEN and job.code != "import_failed"):
+        if job is None:
             return False
+        done = await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
         if job.status in OPEN:  # whoever holds it may be another process of this server
-            return bool(job.holder) or await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
-        return job.ended > self.ledger.store.micros(-KEPT)
+            return bool(job.holder) or done
+        return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)
 
     async def tidy(self) -> None:
         """What earlier servers left in this folder."""

@@ -149,14 +149,14 @@ class Work:
 
     async def bring(self, job: Job, trainer: Trainer, folder: Path) -> None:
         """Raises Failed."""
-        path = await self.gguf(job, trainer, folder)
-        model = NewModel(job.tuned, job.model, path, trainer.output != "gguf")
+        model: NewModel | None = None
 
         async def told(words: str) -> None:
             await self.events.say(job.id, words)
 
         for pause in (*PAUSES, None):
             try:
+                model = model or await self.made(job, trainer, folder)
                 away = await self.host.imports.create(model, told)
                 break
             except UpstreamError as error:
@@ -169,8 +169,11 @@ class Work:
         for words in away:
             await self.events.say(job.id, f"Not everywhere: {words}", "warn")
 
+    async def made(self, job: Job, trainer: Trainer, folder: Path) -> NewModel:
+        return NewModel(job.tuned, job.model, await self.gguf(job, trainer, folder), trainer.output != "gguf")
+
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
-        """The file that is sent.  Raises Failed."""
+        """The file that is sent.  Raises Failed, and UpstreamError where the base's host cannot be asked."""
         output = folder / "output"
         if trainer.output != "peft":
             return await asyncio.to_thread(only, output)
