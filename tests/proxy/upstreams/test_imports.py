@@ -73,7 +73,7 @@ async def test_every_host_gets_it_and_the_file_once(adapter: NewModel) -> None:
 async def test_a_host_that_is_away_is_told_and_does_not_matter(adapter: NewModel) -> None:
     async with importer([Simulator()], away=True) as imports:
         (away,) = await imports.create(adapter, Told())
-        assert "cannot be asked" in away
+        assert "cannot be reached" in away
         await imports.check("demo", adapter=True)
 
 
