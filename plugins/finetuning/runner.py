@@ -20,7 +20,7 @@ from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
-from proxy.host import Host
+from proxy.host import Host, surely
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
@@ -105,6 +105,8 @@ class Runner:
             if job.id not in self.shared.stopped:
                 with suppress(Busy):
                     await self.ledger.release(job, VALIDATING if job.status == VALIDATING else "queued")
+            elif job.status != VALIDATING:
+                await surely(self.work.unmade(job))
             raise
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
             log.warning("%s was left: %s", job.id, error)

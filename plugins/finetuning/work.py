@@ -8,6 +8,7 @@ import io
 import logging
 import shutil
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.measures import Measures
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.store import Job
+from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import Failed, Trainer, Training
 from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
 from proxy.host import Host
@@ -98,7 +100,7 @@ class Work:
         trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
         words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
         if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
-            await self.host.imports.remove(job.tuned, job.model)
+            await self.unmade(job)
             raise Overtaken
 
     async def begin(self, job: Job, folder: Path) -> None:
@@ -171,6 +173,13 @@ class Work:
 
     async def made(self, job: Job, trainer: Trainer, folder: Path) -> NewModel:
         return NewModel(job.tuned, job.model, await self.gguf(job, trainer, folder), trainer.output != "gguf")
+
+    async def unmade(self, job: Job) -> None:
+        """The model of a job that was cancelled or forgotten goes; of another process's job it is that one's."""
+        with suppress(ProxyError):
+            now = await self.ledger.store.first(JOBS.c.id == job.id)
+            if now is None or now.status == "cancelled":
+                await self.host.imports.remove(job.tuned, job.model)
 
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
         """The file that is sent.  Raises Failed, and UpstreamError where the base's host cannot be asked."""

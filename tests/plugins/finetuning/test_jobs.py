@@ -17,6 +17,7 @@ import pytest
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
 from plugins.finetuning.runner import Runner
+from plugins.finetuning.store import Job
 from proxy.errors import UpstreamError
 from proxy.types import JSON
 from proxy.upstreams.demo import Fault, Simulator
@@ -230,6 +231,28 @@ async def test_a_cancelled_job_ends_its_trainer_and_all_its_children(
         await until_dead(processes)
         assert (await events(run, job["id"]))[-1] == "The job was cancelled."
         assert (await call(run, "POST", f"{JOBS}/{waiting['id']}/cancel"))["status"] == "cancelled"
+
+
+async def test_a_job_that_is_cancelled_when_its_model_is_made_leaves_none(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tasks = asyncio.Event(), dict[str, asyncio.Task[None]]()
+
+    async def results(self: work.Work, job: Job) -> str:
+        made.set()
+        await asyncio.sleep(30)
+        return ""
+
+    monkeypatch.setattr(work.Work, "results", results)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        id = (await tune(run))["id"]
+        async with asyncio.timeout(30):
+            await made.wait()
+        assert [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
+        tasks |= runner_of(run).shared.training
+        await call(run, "POST", f"{JOBS}/{id}/cancel")
+        await asyncio.wait(tasks.values(), timeout=30)
+        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
 
 
 async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) -> None:
