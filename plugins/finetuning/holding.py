@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +10,7 @@ from plugins.finetuning import shapes
 from plugins.finetuning.events import Events
 from plugins.finetuning.forms import Wanted
 from plugins.finetuning.runner import Runner
-from plugins.finetuning.store import OPEN, Store
+from plugins.finetuning.store import OPEN, Job, Store
 from proxy.errors import BadCall, Busy, NotFound, ProxyError
 from proxy.host import Host
 from proxy.types import JSON
@@ -46,15 +45,22 @@ class Holding:
         """How many jobs there were.  What is being done is stopped."""
         whole = 0
         while jobs := await self.store.owned(caller, CHUNK):
-            for job in jobs:
-                if job.status in OPEN:
-                    with suppress(BadCall, NotFound):  # it has ended meanwhile
-                        await self.runner.ledger.cancel(caller, job.id)
-                    self.runner.stop(job.id)
-                elif job.status == "succeeded" and not job.gone:
-                    await self.unmade(job.tuned, job.model)
-            whole += await self.store.remove(caller, [job.id for job in jobs])
+            whole += await self.store.remove(caller, [job.id for job in jobs if await self.over(caller, job)])
         return whole
+
+    async def over(self, caller: str, job: Job) -> bool:
+        """Nothing is left of it but its row.  False: it has ended meanwhile, and may have a model now."""
+        if job.status in OPEN:
+            try:
+                await self.runner.ledger.cancel(caller, job.id)
+            except BadCall:
+                return False
+            except NotFound:
+                pass
+            self.runner.stop(job.id)
+        elif job.status == "succeeded" and not job.gone:
+            await self.unmade(job.tuned, job.model)
+        return True
 
     async def unmade(self, name: str, base: str) -> None:
         """A model learned what its owner wants forgotten.  Raises Busy while a host is away."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
 from plugins.finetuning.runner import Runner
-from plugins.finetuning.store import Job
+from plugins.finetuning.store import Job, Store
 from proxy.errors import UpstreamError
 from proxy.types import JSON
 from proxy.upstreams.demo import Fault, Simulator
@@ -413,3 +413,19 @@ async def test_what_was_trained_is_not_trained_again_after_a_restart(
         assert (await until(run, job["id"]))["status"] == "succeeded"
         said = await events(run, job["id"])
         assert said.count("Training begins.") == 1 and not any("begins again" in one for one in said)
+
+
+async def test_a_job_that_succeeds_while_it_is_forgotten_leaves_no_model(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned, first = Store.owned, [True]
+
+    async def earlier(self: Store, owner: str, limit: int) -> Sequence[Job]:
+        found = await owned(self, owner, limit)
+        return [one._replace(status="running") for one in found] if first and first.pop() else found
+
+    monkeypatch.setattr(Store, "owned", earlier)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await until(run, (await tune(run))["id"])
+        assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 1
+        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
