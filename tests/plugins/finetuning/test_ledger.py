@@ -88,3 +88,18 @@ async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) ->
     await store.add({**JOB, "id": "g", "owner": "bob"})
     await ledger(store, "p9").cancel("alice", "a")
     await store.add({**JOB, "id": "f"})
+
+
+async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.finetuning.store.MOST", 1)
+    one = ledger(store, "p1")
+    await queued(store, "a", "b", "c")
+    job = await one.claim("queued", ["small"])
+    assert job is not None and await one.end(job, "succeeded", "Done.")
+    for id in "bc":
+        await one.cancel("alice", id)
+    await store.add({**JOB, "id": "d"})
+    assert {job.id for job in await store.owned("alice", 10)} == {"a", "c", "d"}
+    await store.deleted(job)
+    await store.add({**JOB, "id": "e"})
+    assert {job.id for job in await store.owned("alice", 10)} == {"c", "d", "e"}
