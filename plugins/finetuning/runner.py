@@ -78,11 +78,11 @@ class Runner:
             self.wake.clear()
 
     async def claimed(self) -> Job | None:
-        job = None
+        job, doing = None, {*self.shared.reading, *self.shared.training}
         if len(self.shared.reading) < READING:
-            job = await self.ledger.claim(VALIDATING, self.work.trainers)
+            job = await self.ledger.claim(VALIDATING, self.work.trainers, doing)
         if job is None and len(self.shared.training) < self.ledger.at_once:
-            job = await self.ledger.claim("queued", self.work.trainers)
+            job = await self.ledger.claim("queued", self.work.trainers, doing)
         return job
 
     def begin(self, job: Job) -> None:

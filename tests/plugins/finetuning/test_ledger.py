@@ -69,6 +69,16 @@ async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(s
     assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
 
 
+async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None:
+    await queued(store, "a")
+    first = ledger(store, "p1")
+    assert await claimed(first) == "a"
+    assert isinstance(store.clock, Watch)
+    store.clock.move(LEASE + 1)
+    assert await first.claim("queued", ["small"], {"a"}) is None
+    assert await claimed(first) == "a"
+
+
 async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
     await queued(store, "a")
     first = ledger(store, "p1")
