@@ -183,6 +183,7 @@ class Runner:
 def swept(folder: Path) -> list[str]:
     """The names of what jobs have left there; files that were being read a day ago go at once."""
     for one in folder.glob(f"{READ}*"):
-        if one.stat().st_mtime < time() - KEPT:
-            shutil.rmtree(one, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may have read it to its end
+            if one.stat().st_mtime < time() - KEPT:
+                shutil.rmtree(one, ignore_errors=True)
     return [one.name for one in folder.glob(f"{PREFIX}*")]
