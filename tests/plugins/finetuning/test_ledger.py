@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from plugins.finetuning import runner, shapes
 from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
 from plugins.finetuning.store import Job, Store
@@ -113,3 +116,20 @@ async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytes
     await store.deleted(job)
     await store.add({**JOB, "id": "e"})
     assert {job.id for job in await store.owned("alice", 10)} == {"c", "d", "e"}
+
+
+async def test_a_trainer_that_has_steps_without_end_can_be_told_of(store: Store) -> None:
+    await queued(store, "a")
+    job = await ledger(store, "p1").claim("queued", ["small"])
+    assert job is not None
+    told = shapes.job(job._replace(began=1, done=1, total=2**62, metadata="{}"), 2**50)
+    assert orjson.dumps(told) and told["estimated_finish"] == (2**50 + 10**15) // 1_000_000
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ftjob-1").mkdir()
+    found = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, which: [*found(self, which), self / "gone"])
+    assert runner.swept(tmp_path) == ["ftjob-1", "gone"]
