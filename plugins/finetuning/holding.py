@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from plugins.finetuning import shapes
-from plugins.finetuning.events import Events
+from plugins.finetuning.events import Event, Events
 from plugins.finetuning.forms import Wanted
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import OPEN, Job, Store
@@ -32,14 +32,21 @@ class Holding:
         while more:
             jobs, more = await self.store.page(caller, Wanted(after, CHUNK, {}))
             for job in jobs:
-                events, _ = await self.events.page(job, None, 100)
                 checkpoints, _ = await self.events.checkpoints(job, None, 100)
                 yield {
                     **shapes.job(job, self.store.micros()),
-                    "events": [shapes.event(one) for one in events],
+                    "events": [shapes.event(one) async for one in self.happened(job)],
                     "checkpoints": [shapes.checkpoint(one) for one in checkpoints],
                 }
             after = jobs[-1].id if jobs else None
+
+    async def happened(self, job: Job) -> AsyncIterator[Event]:
+        after, more = None, True
+        while more:
+            events, more = await self.events.page(job, after, 100)
+            for one in events:
+                yield one
+            after = events[-1].id if events else None
 
     async def forget(self, caller: str) -> int:
         """How many jobs there were.  What is being done is stopped."""

@@ -209,6 +209,8 @@ async def test_what_a_trainer_chatters_is_bounded(start: Start, database_url: st
                 break
             last = f"&after={page['last_id']}"
         assert 200 < count <= 2100
+        (mine,) = (await call(run, "GET", "/api/me/data"))["data"]["fine_tuning"]
+        assert len(mine["events"]) == count
         for wrong in ("ftevent-1-x", "ftevent--1", f"ftevent-x-{job['id']}"):
             await call(run, "GET", f"{JOBS}/{job['id']}/events?after={wrong}", A, 404)
         await call(run, "GET", f"{JOBS}/{job['id']}/checkpoints?after=x", A, 404)
