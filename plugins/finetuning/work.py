@@ -104,10 +104,8 @@ class Work:
             raise Overtaken
 
     async def begin(self, job: Job, folder: Path) -> None:
-        if not await self.ledger.tell(job, starts=job.starts + 1, done=0):
+        if not await self.ledger.tell(job, done=0):
             raise Overtaken
-        again = "Training begins again, because the server ended in the middle of it."
-        await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
         await asyncio.to_thread(made_anew, folder)
         await self.files(job, folder)
         told = {
@@ -123,6 +121,10 @@ class Work:
             "suffix": job.suffix or None,
         }
         await asyncio.to_thread((folder / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        if not await self.ledger.tell(job, starts=job.starts + 1):
+            raise Overtaken
+        again = "Training begins again, because the server ended in the middle of it."
+        await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
 
     async def trained(self, job: Job, trainer: Trainer, folder: Path, measures: Measures) -> None:
         loop, last = asyncio.get_running_loop(), 0.0
