@@ -39,7 +39,7 @@ class Imports(Protocol):
         """What its host tells of a model's weights, by the names of GGUF, such as `general.architecture`."""
 
     async def create(self, model: NewModel, told: Telling) -> Sequence[str]:
-        """At every host, or at none where one refuses it; what there is to say of hosts that are away.
+        """At every host that has the base, or at none where one refuses it; what there is to say of the other hosts.
 
         The UpstreamError of a refusal has the cause `server`.
         """

@@ -16,7 +16,9 @@ from proxy.errors import BadCall
 from proxy.types import JSON
 
 LONGEST: Final = 4 * 1024 * 1024
-"""Bytes of a line."""
+"""Bytes of a line, or letters of a block of lines."""
+ASK: Final = 10_000
+"""Lines, also such as say nothing, after which it is asked whether anybody still wants the file."""
 SHOWN: Final = 50
 """Problems that are told of a file; the others are counted."""
 KINDS: Final[Mapping[str, str]] = {
@@ -78,7 +80,7 @@ def read_file(path: Path, name: str, least: int, target: BinaryIO | None, over: 
     """
     report = Report(kind_of(path, name))
     try:
-        for line, reading in READERS[report.format](path):
+        for line, reading in READERS[report.format](path, over):
             if over():
                 break
             try:
@@ -104,11 +106,13 @@ def kind_of(path: Path, name: str) -> str:
         return "jsonl" if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") else "text"
 
 
-def json_lines(path: Path) -> Found:
+def json_lines(path: Path, over: Callable[[], bool]) -> Found:
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LONGEST + 1):
             number += 1
+            if number % ASK == 0 and over():
+                return
             if len(line) > LONGEST:
                 yield number, refusing(f"It is longer than {LONGEST} bytes.")
                 while line and not line.endswith(b"\n"):
@@ -135,10 +139,10 @@ def refusing(why: str) -> Callable[[], Example]:
     return read
 
 
-def table(path: Path) -> Found:
+def table(path: Path, over: Callable[[], bool]) -> Found:
     """Rows under a first one that names the columns."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(guarded(file), delimiter=delimiter(path))
+        rows = csv.reader(guarded(file, over), delimiter=delimiter(path))
         try:
             names = [name.strip().lower() for name in next(rows, [])]
             asked, answered = columns_of(names)
@@ -165,41 +169,52 @@ def columns_of(names: list[str]) -> tuple[int, int]:
     raise BadCall(f"The first row names no columns {known}.", code="invalid_value")
 
 
-def blocks(path: Path) -> Found:
+def blocks(path: Path, over: Callable[[], bool]) -> Found:
     """Conversations between empty lines, in which each turn begins with its speaker."""
     with path.open(encoding="utf-8-sig") as file:
-        block, start = list[str](), 0
-        for number, line in enumerate(guarded(file), 1):
+        block, start, size = list[str](), 0, 0
+        for number, line in enumerate(guarded(file, over), 1):
             if line.strip():
-                start = start or number
-                block.append(line.rstrip("\n"))
-            elif block:
+                start, size = start or number, size + len(line)
+                if size <= LONGEST:
+                    block.append(line.rstrip("\n"))
+                else:
+                    block.clear()
+            elif start:
                 yield start, spoken(block)
-                block, start = [], 0
-        if block:
+                block, start, size = [], 0, 0
+        if start:
             yield start, spoken(block)
 
 
 def spoken(block: list[str]) -> Callable[[], Example]:
+    """block: nothing where it was too long to be kept."""
+    if not block:
+        return refusing(f"The conversation is longer than {LONGEST} letters: empty lines end one.")
+
     def read() -> Example:
-        said: list[tuple[str, str]] = []
+        said: list[tuple[str, list[str]]] = []
         for line in block:
             first, _, rest = line.partition(" ")
             if role := SPEAKERS.get(first.strip().lower()):
-                said.append((role, rest.strip()))
+                said.append((role, [rest.strip()]))
             elif said:
-                said[-1] = (said[-1][0], f"{said[-1][1]}\n{line}".strip())
+                said[-1][1].append(line.rstrip())
             else:
                 raise BadCall("A block begins with 'System:', 'User:' or 'Assistant:'.", code="invalid_value")
-        return turns(said)
+        return turns([(role, "\n".join(texts).strip()) for role, texts in said])
 
     return read
 
 
-def guarded(file: TextIO) -> Iterator[str]:
+def guarded(file: TextIO, over: Callable[[], bool]) -> Iterator[str]:
     """Its lines.  Raises BadCall for what is no text, or a line without end."""
+    number = 0
     try:
         while line := file.readline(LONGEST):
+            number += 1
+            if number % ASK == 0 and over():
+                return
             if len(line) == LONGEST or "\0" in line:
                 raise BadCall(f"It has NUL bytes, or a line of more than {LONGEST} letters.", code="invalid_value")
             yield line
@@ -207,4 +222,8 @@ def guarded(file: TextIO) -> Iterator[str]:
         raise BadCall("It is not UTF-8.", code="invalid_encoding") from None
 
 
-READERS: Final[Mapping[str, Callable[[Path], Found]]] = {"jsonl": json_lines, "csv": table, "text": blocks}
+READERS: Final[Mapping[str, Callable[[Path, Callable[[], bool]], Found]]] = {
+    "jsonl": json_lines,
+    "csv": table,
+    "text": blocks,
+}

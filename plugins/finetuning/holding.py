@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from plugins.finetuning import shapes
-from plugins.finetuning.events import Events
+from plugins.finetuning.events import Event, Events
 from plugins.finetuning.forms import Wanted
 from plugins.finetuning.runner import Runner
-from plugins.finetuning.store import OPEN, Store
+from plugins.finetuning.store import OPEN, Job, Store
 from proxy.errors import BadCall, Busy, NotFound, ProxyError
 from proxy.host import Host
 from proxy.types import JSON
@@ -33,28 +32,42 @@ class Holding:
         while more:
             jobs, more = await self.store.page(caller, Wanted(after, CHUNK, {}))
             for job in jobs:
-                events, _ = await self.events.page(job, None, 100)
                 checkpoints, _ = await self.events.checkpoints(job, None, 100)
                 yield {
                     **shapes.job(job, self.store.micros()),
-                    "events": [shapes.event(one) for one in events],
+                    "events": [shapes.event(one) async for one in self.happened(job)],
                     "checkpoints": [shapes.checkpoint(one) for one in checkpoints],
                 }
             after = jobs[-1].id if jobs else None
+
+    async def happened(self, job: Job) -> AsyncIterator[Event]:
+        after, more = None, True
+        while more:
+            events, more = await self.events.page(job, after, 100)
+            for one in events:
+                yield one
+            after = events[-1].id if events else None
 
     async def forget(self, caller: str) -> int:
         """How many jobs there were.  What is being done is stopped."""
         whole = 0
         while jobs := await self.store.owned(caller, CHUNK):
-            for job in jobs:
-                if job.status in OPEN:
-                    with suppress(BadCall, NotFound):  # it has ended meanwhile
-                        await self.runner.ledger.cancel(caller, job.id)
-                    self.runner.stop(job.id)
-                elif job.status == "succeeded" and not job.gone:
-                    await self.unmade(job.tuned, job.model)
-            whole += await self.store.remove(caller, [job.id for job in jobs])
+            whole += await self.store.remove(caller, [job.id for job in jobs if await self.over(caller, job)])
         return whole
+
+    async def over(self, caller: str, job: Job) -> bool:
+        """Nothing is left of it but its row.  False: it has ended meanwhile, and may have a model now."""
+        if job.status in OPEN:
+            try:
+                await self.runner.ledger.cancel(caller, job.id)
+            except BadCall:
+                return False
+            except NotFound:
+                pass
+            self.runner.stop(job.id)
+        elif job.status == "succeeded" and not job.gone:
+            await self.unmade(job.tuned, job.model)
+        return True
 
     async def unmade(self, name: str, base: str) -> None:
         """A model learned what its owner wants forgotten.  Raises Busy while a host is away."""

@@ -31,13 +31,14 @@ class Ledger:
         self.at_once = at_once
         self.holder = Holder(server)
 
-    async def claim(self, status: str, trainers: Collection[str]) -> Job | None:
+    async def claim(self, status: str, trainers: Collection[str], but: Collection[str] = ()) -> Job | None:
         """The oldest that waits to be looked at or trained, or whose process has died; it is this process's now.
 
-        status: `validating_files` or `queued`.  trainers: those that this server has.
+        status: `validating_files` or `queued`.  trainers: those that this server has.  but: jobs that this
+        process does already, however long it could not say so.
         """
         statuses = (status,) if status == "validating_files" else ("queued", "running")
-        waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers)
+        waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers) & JOBS.c.id.not_in(but)
         mine = JOBS.c.holder == self.holder.name
         here = JOBS.c.holder.startswith(self.holder.here, autoescape=True)
         free = (JOBS.c.holder == "") | (JOBS.c.until < self.store.micros()) | (here & ~mine)

@@ -20,7 +20,7 @@ from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
-from proxy.host import Host
+from proxy.host import Host, surely
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
@@ -30,7 +30,7 @@ BEAT: Final = 2.0
 READING: Final = 2
 """Jobs of which one process reads the files at once."""
 KEPT: Final = 86_400
-"""Seconds that the result of a training is kept which no host would take."""
+"""Seconds that the result of a training is kept which came to its end, but to no model."""
 PATIENCE: Final = 4 * GRACE
 """Seconds that the end of a server waits for its trainers."""
 PREFIX: Final = "ftjob-"
@@ -78,11 +78,11 @@ class Runner:
             self.wake.clear()
 
     async def claimed(self) -> Job | None:
-        job = None
+        job, doing = None, {*self.shared.reading, *self.shared.training}
         if len(self.shared.reading) < READING:
-            job = await self.ledger.claim(VALIDATING, self.work.trainers)
+            job = await self.ledger.claim(VALIDATING, self.work.trainers, doing)
         if job is None and len(self.shared.training) < self.ledger.at_once:
-            job = await self.ledger.claim("queued", self.work.trainers)
+            job = await self.ledger.claim("queued", self.work.trainers, doing)
         return job
 
     def begin(self, job: Job) -> None:
@@ -105,6 +105,8 @@ class Runner:
             if job.id not in self.shared.stopped:
                 with suppress(Busy):
                     await self.ledger.release(job, VALIDATING if job.status == VALIDATING else "queued")
+            elif job.status != VALIDATING:
+                await surely(self.work.unmade(job))
             raise
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
             log.warning("%s was left: %s", job.id, error)
@@ -149,11 +151,12 @@ class Runner:
 
     async def needed(self, id: str) -> bool:
         job = await self.ledger.store.first(JOBS.c.id == id)
-        if job is None or (job.status not in OPEN and job.code != "import_failed"):
+        if job is None:
             return False
+        done = await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
         if job.status in OPEN:  # whoever holds it may be another process of this server
-            return bool(job.holder) or await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
-        return job.ended > self.ledger.store.micros(-KEPT)
+            return bool(job.holder) or done
+        return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)
 
     async def tidy(self) -> None:
         """What earlier servers left in this folder."""
@@ -180,6 +183,7 @@ class Runner:
 def swept(folder: Path) -> list[str]:
     """The names of what jobs have left there; files that were being read a day ago go at once."""
     for one in folder.glob(f"{READ}*"):
-        if one.stat().st_mtime < time() - KEPT:
-            shutil.rmtree(one, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may have read it to its end
+            if one.stat().st_mtime < time() - KEPT:
+                shutil.rmtree(one, ignore_errors=True)
     return [one.name for one in folder.glob(f"{PREFIX}*")]

@@ -31,6 +31,7 @@ def job(one: Job, now: int) -> dict[str, JSON]:
     hyper = one.hypers
     made = one.status == "succeeded" and not one.gone
     left = (now - one.began) * (one.total - one.done) // one.done if one.done else 0
+    left = min(left, 10**15)  # thirty years: what a trainer tells of its steps may be any number
     error = {"code": one.code, "message": one.error, "param": one.param or None} if one.code else None
     return {
         "id": one.id,

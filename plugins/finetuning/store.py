@@ -19,7 +19,7 @@ from proxy.types import JSON
 OPEN: Final = ("validating_files", "queued", "running")
 """Statuses of jobs that are not over."""
 MOST: Final = 1000
-"""Jobs of one caller; of those that are over the oldest go."""
+"""Jobs of one caller that are over and have no model; the oldest go.  Whose model is there must be known."""
 
 
 class Job(NamedTuple):
@@ -81,7 +81,7 @@ class Store:
             if (await connection.execute(count)).scalar_one() > self.most_open:
                 message = f"You have {self.most_open} jobs that are not over, which is the most."
                 raise BadCall(message, code="too_many_jobs")
-            over = mine & JOBS.c.status.not_in(OPEN)
+            over = mine & JOBS.c.status.not_in(OPEN) & ((JOBS.c.status != "succeeded") | (JOBS.c.gone != 0))
             old = select(JOBS.c.id).where(over).order_by(JOBS.c.at.desc(), JOBS.c.id.desc()).offset(MOST).limit(MOST)
             await connection.execute(delete(JOBS).where(JOBS.c.id.in_(old)))
         return job

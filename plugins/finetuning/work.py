@@ -8,6 +8,7 @@ import io
 import logging
 import shutil
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.measures import Measures
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.store import Job
+from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import Failed, Trainer, Training
 from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
 from proxy.host import Host
@@ -98,14 +100,12 @@ class Work:
         trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
         words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
         if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
-            await self.host.imports.remove(job.tuned, job.model)
+            await self.unmade(job)
             raise Overtaken
 
     async def begin(self, job: Job, folder: Path) -> None:
-        if not await self.ledger.tell(job, starts=job.starts + 1, done=0):
+        if not await self.ledger.tell(job, done=0):
             raise Overtaken
-        again = "Training begins again, because the server ended in the middle of it."
-        await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
         await asyncio.to_thread(made_anew, folder)
         await self.files(job, folder)
         told = {
@@ -121,6 +121,10 @@ class Work:
             "suffix": job.suffix or None,
         }
         await asyncio.to_thread((folder / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        if not await self.ledger.tell(job, starts=job.starts + 1):
+            raise Overtaken
+        again = "Training begins again, because the server ended in the middle of it."
+        await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
 
     async def trained(self, job: Job, trainer: Trainer, folder: Path, measures: Measures) -> None:
         loop, last = asyncio.get_running_loop(), 0.0
@@ -149,14 +153,14 @@ class Work:
 
     async def bring(self, job: Job, trainer: Trainer, folder: Path) -> None:
         """Raises Failed."""
-        path = await self.gguf(job, trainer, folder)
-        model = NewModel(job.tuned, job.model, path, trainer.output != "gguf")
+        model: NewModel | None = None
 
         async def told(words: str) -> None:
             await self.events.say(job.id, words)
 
         for pause in (*PAUSES, None):
             try:
+                model = model or await self.made(job, trainer, folder)
                 away = await self.host.imports.create(model, told)
                 break
             except UpstreamError as error:
@@ -169,8 +173,18 @@ class Work:
         for words in away:
             await self.events.say(job.id, f"Not everywhere: {words}", "warn")
 
+    async def made(self, job: Job, trainer: Trainer, folder: Path) -> NewModel:
+        return NewModel(job.tuned, job.model, await self.gguf(job, trainer, folder), trainer.output != "gguf")
+
+    async def unmade(self, job: Job) -> None:
+        """The model of a job that was cancelled or forgotten goes; of another process's job it is that one's."""
+        with suppress(ProxyError):
+            now = await self.ledger.store.first(JOBS.c.id == job.id)
+            if now is None or now.status == "cancelled":
+                await self.host.imports.remove(job.tuned, job.model)
+
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
-        """The file that is sent.  Raises Failed."""
+        """The file that is sent.  Raises Failed, and UpstreamError where the base's host cannot be asked."""
         output = folder / "output"
         if trainer.output != "peft":
             return await asyncio.to_thread(only, output)

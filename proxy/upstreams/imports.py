@@ -93,9 +93,12 @@ class Importer:
         name = f"{model.name}.gguf"
         body: dict[str, JSON] = {"model": model.name, "adapters" if model.adapter else "files": {name: digest}}
         body |= {"from": real} if model.adapter else await self.inherited(pool, real)
-        made, away = list[str](), list[UpstreamError]()
-        for url in pool.members:
+        made, without, away = list[str](), list[str](), list[UpstreamError]()
+        for url, member in pool.members.items():
             try:
+                if await member.find(real) is None:
+                    without.append(f"{url} does not have '{real[:200]}'.")
+                    continue
                 await self.upload(url, model.path, digest, told)
                 await self.made(url, body, told)
                 made.append(url)
@@ -107,8 +110,8 @@ class Importer:
             finally:
                 pool.changed(url)
         if not made:
-            raise away[0]
-        return [str(error) for error in away]
+            raise away[0] if away else NotFound(" ".join(without), param="model", code="model_not_found")
+        return [*without, *map(str, away)]
 
     async def inherited(self, pool: Pool, base: str) -> dict[str, JSON]:
         """What a whole model does not have from its base by itself; how it is prompted stands in the GGUF."""
@@ -151,9 +154,11 @@ class Importer:
 
     async def remove(self, name: str, base: str) -> None:
         pool = await self.home_of(name, base)
-        await asyncio.gather(*(self.drop(url, name) for url in pool.members))
-        for url in pool.members:
-            pool.changed(url)
+        try:
+            await asyncio.gather(*(self.drop(url, name) for url in pool.members))
+        finally:
+            for url in pool.members:
+                pool.changed(url)
 
     async def home_of(self, name: str, base: str) -> Pool:
         """Where a model is, or the one that it was made of where nobody may ask for it or it has gone."""

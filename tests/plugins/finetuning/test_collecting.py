@@ -26,8 +26,9 @@ async def test_stored_completions_become_a_dataset(start: Start, database_url: s
         await stored(run, "other", metadata={"topic": "others"})
         await stored(run, "cut short", metadata={"topic": "numbers"}, max_tokens=1)
         await stored(run, "bob's", B, metadata={"topic": "numbers"})
-        told = await call(run, "POST", PATH, source="stored", metadata={"topic": "numbers"}, name="numbers.jsonl")
+        told = await call(run, "POST", PATH, source="stored", metadata={"topic": "numbers"}, name="numbers")
         assert (told["examples"], told["left_out"]) == (10, 1) and told["tokens"] > 100
+        assert (await call(run, "GET", f"/v1/files/{told['file_id']}"))["filename"] == "numbers.jsonl"
         async with run.http.get(f"{run.url}/v1/files/{told['file_id']}/content", headers=A) as response:
             made = [json.loads(line) for line in (await response.text()).splitlines()]
         assert {one["messages"][0]["content"] for one in made} == {f"question {number}" for number in range(10)}

@@ -158,3 +158,27 @@ def test_without_an_ending_its_beginning_tells(tmp_path: Path, data: bytes, kind
 def test_who_leaves_is_not_read_for(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(lines())
     assert read_file(tmp_path / "file", "a.jsonl", 1, None, lambda: True).examples == 0
+
+
+def test_a_conversation_without_end_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "LONGEST", 100)
+    text = b"User: Hi\nAssistant: Hello\n" + b"more\n" * 30 + b"\nUser: Hi\nAssistant: Hello\n\n you\n"
+    report, made = read(tmp_path, text.replace(b"\n\n you", b"\n  you"), "a.txt")
+    assert [(one.line, "longer than 100" in one.message) for one in report.problems] == [(1, True)]
+    assert made == [{"messages": [ASKED, {"role": "assistant", "content": "Hello\n  you"}]}]
+
+
+@pytest.mark.parametrize(("name", "first"), [("a.jsonl", b""), ("a.txt", b""), ("a.csv", b"prompt,completion\n")])
+def test_lines_that_say_nothing_are_not_read_on_when_nobody_wants_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: bytes
+) -> None:
+    monkeypatch.setattr(dataset, "ASK", 10)
+    (tmp_path / "file").write_bytes(first + b"\n" * 1000)
+    asked = list[bool]()
+
+    def over() -> bool:
+        asked.append(True)
+        return len(asked) == 2
+
+    read_file(tmp_path / "file", name, 1, None, over)
+    assert len(asked) == 2

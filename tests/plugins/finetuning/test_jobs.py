@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ import pytest
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
 from plugins.finetuning.runner import Runner
+from plugins.finetuning.store import Job, Store
+from proxy.errors import UpstreamError
+from proxy.types import JSON
 from proxy.upstreams.demo import Fault, Simulator
+from proxy.upstreams.imports import Importer
 from tests.conftest import Running, Start
 from tests.plugins.files.asking import OPS, A, B, form
 from tests.plugins.finetuning.asking import EXAMPLES, call, config, events, lines, tune, until, upload
@@ -178,7 +182,8 @@ async def test_trainings_that_come_to_nothing_say_why(
         assert why in job["error"]["message"]
         assert (await events(run, job["id"]))[-1].startswith("The job has failed: ")
         assert job["fine_tuned_model"] is None and not run.ollama.calls["/api/blobs/{digest}"]
-        await until_true(lambda: not list((tmp_path / "tuning").iterdir()))
+        left = [] if code.startswith("training") else [job["id"]]  # what was trained stays for a day
+        await until_true(lambda: [one.name for one in (tmp_path / "tuning").iterdir()] == left)
 
 
 async def test_a_trainer_sees_no_secrets_of_the_servers(
@@ -204,6 +209,8 @@ async def test_what_a_trainer_chatters_is_bounded(start: Start, database_url: st
                 break
             last = f"&after={page['last_id']}"
         assert 200 < count <= 2100
+        (mine,) = (await call(run, "GET", "/api/me/data"))["data"]["fine_tuning"]
+        assert len(mine["events"]) == count
         for wrong in ("ftevent-1-x", "ftevent--1", f"ftevent-x-{job['id']}"):
             await call(run, "GET", f"{JOBS}/{job['id']}/events?after={wrong}", A, 404)
         await call(run, "GET", f"{JOBS}/{job['id']}/checkpoints?after=x", A, 404)
@@ -226,6 +233,28 @@ async def test_a_cancelled_job_ends_its_trainer_and_all_its_children(
         await until_dead(processes)
         assert (await events(run, job["id"]))[-1] == "The job was cancelled."
         assert (await call(run, "POST", f"{JOBS}/{waiting['id']}/cancel"))["status"] == "cancelled"
+
+
+async def test_a_job_that_is_cancelled_when_its_model_is_made_leaves_none(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, tasks = asyncio.Event(), dict[str, asyncio.Task[None]]()
+
+    async def results(self: work.Work, job: Job) -> str:
+        made.set()
+        await asyncio.sleep(30)
+        return ""
+
+    monkeypatch.setattr(work.Work, "results", results)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        id = (await tune(run))["id"]
+        async with asyncio.timeout(30):
+            await made.wait()
+        assert [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
+        tasks |= runner_of(run).shared.training
+        await call(run, "POST", f"{JOBS}/{id}/cancel")
+        await asyncio.wait(tasks.values(), timeout=30)
+        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
 
 
 async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) -> None:
@@ -273,16 +302,13 @@ async def test_a_training_that_two_servers_did_not_live_to_end_has_failed(start:
         id = (await tune(run))["id"]
         processes = await noted(note)
     assert not any(map(alive, processes))  # the end of a server is the end of its trainers
-    for _ in range(2):
-        note.unlink(missing_ok=True)
-        async with start(settings) as run:
-            job = await until(run, id, ["running", "failed"])
-            if job["status"] == "running":
-                await noted(note)
-            else:
-                assert job["error"]["code"] == "server_ended"
-                assert any("begins again" in one for one in await events(run, id))
-    assert job["status"] == "failed"
+    note.unlink()
+    async with start(settings):
+        await noted(note)
+    async with start(settings) as run:
+        job = await until(run, id, ["failed"])  # for a moment it runs
+        assert job["error"]["code"] == "server_ended"
+        assert any("begins again" in one for one in await events(run, id))
 
 
 async def test_a_whole_model_is_brought_as_it_is(start: Start, tmp_path: Path) -> None:
@@ -353,6 +379,24 @@ async def test_hosts_that_are_away_are_asked_again(
         assert any("Another try follows" in one for one in await events(run, job["id"]))
 
 
+async def test_a_host_that_is_away_at_the_end_of_a_training_does_not_lose_it(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PAUSES", (0.01,))
+    ask, away = Importer.facts, [True]
+
+    async def facts(self: Importer, base: str) -> Mapping[str, JSON]:
+        if away and away.pop():
+            raise UpstreamError("It is away.", "connect")
+        return await ask(self, base)
+
+    monkeypatch.setattr(Importer, "facts", facts)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        job = await until(run, (await tune(run))["id"])
+        assert job["status"] == "succeeded", job["error"]
+        assert "It is away.  Another try follows in 0.01 s." in await events(run, job["id"])
+
+
 async def test_what_was_trained_is_not_trained_again_after_a_restart(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,3 +412,19 @@ async def test_what_was_trained_is_not_trained_again_after_a_restart(
         assert (await until(run, job["id"]))["status"] == "succeeded"
         said = await events(run, job["id"])
         assert said.count("Training begins.") == 1 and not any("begins again" in one for one in said)
+
+
+async def test_a_job_that_succeeds_while_it_is_forgotten_leaves_no_model(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned, first = Store.owned, [True]
+
+    async def earlier(self: Store, owner: str, limit: int) -> Sequence[Job]:
+        found = await owned(self, owner, limit)
+        return [one._replace(status="running") for one in found] if first and first.pop() else found
+
+    monkeypatch.setattr(Store, "owned", earlier)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await until(run, (await tune(run))["id"])
+        assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 1
+        assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
+from plugins.finetuning import runner, shapes
 from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
 from plugins.finetuning.store import Job, Store
@@ -69,6 +72,16 @@ async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(s
     assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
 
 
+async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None:
+    await queued(store, "a")
+    first = ledger(store, "p1")
+    assert await claimed(first) == "a"
+    assert isinstance(store.clock, Watch)
+    store.clock.move(LEASE + 1)
+    assert await first.claim("queued", ["small"], {"a"}) is None
+    assert await claimed(first) == "a"
+
+
 async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
     await queued(store, "a")
     first = ledger(store, "p1")
@@ -88,3 +101,35 @@ async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) ->
     await store.add({**JOB, "id": "g", "owner": "bob"})
     await ledger(store, "p9").cancel("alice", "a")
     await store.add({**JOB, "id": "f"})
+
+
+async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugins.finetuning.store.MOST", 1)
+    one = ledger(store, "p1")
+    await queued(store, "a", "b", "c")
+    job = await one.claim("queued", ["small"])
+    assert job is not None and await one.end(job, "succeeded", "Done.")
+    for id in "bc":
+        await one.cancel("alice", id)
+    await store.add({**JOB, "id": "d"})
+    assert {job.id for job in await store.owned("alice", 10)} == {"a", "c", "d"}
+    await store.deleted(job)
+    await store.add({**JOB, "id": "e"})
+    assert {job.id for job in await store.owned("alice", 10)} == {"c", "d", "e"}
+
+
+async def test_a_trainer_that_has_steps_without_end_can_be_told_of(store: Store) -> None:
+    await queued(store, "a")
+    job = await ledger(store, "p1").claim("queued", ["small"])
+    assert job is not None
+    told = shapes.job(job._replace(began=1, done=1, total=2**62, metadata="{}"), 2**50)
+    assert orjson.dumps(told) and told["estimated_finish"] == (2**50 + 10**15) // 1_000_000
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ftjob-1").mkdir()
+    found = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, which: [*found(self, which), self / "gone"])
+    assert runner.swept(tmp_path) == ["ftjob-1", "gone"]

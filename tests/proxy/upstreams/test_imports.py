@@ -73,8 +73,18 @@ async def test_every_host_gets_it_and_the_file_once(adapter: NewModel) -> None:
 async def test_a_host_that_is_away_is_told_and_does_not_matter(adapter: NewModel) -> None:
     async with importer([Simulator()], away=True) as imports:
         (away,) = await imports.create(adapter, Told())
-        assert "cannot be asked" in away
+        assert "cannot be reached" in away
         await imports.check("demo", adapter=True)
+
+
+async def test_only_hosts_that_have_the_base_get_it(adapter: NewModel) -> None:
+    two = [Simulator(), Simulator()]
+    two[1].shelf.remove(next(one.name for one in two[1].shelf.all() if one.name.model == "demo"))
+    async with importer(two) as imports:
+        (without,) = await imports.create(adapter, Told())
+        assert "does not have 'demo" in without
+        assert ["ft-demo-1:latest" in names(one) for one in two] == [True, False]
+        assert not two[1].calls["/api/blobs/{digest}"]
 
 
 @pytest.mark.parametrize(
