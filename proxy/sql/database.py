@@ -191,7 +191,7 @@ class Database:
             if self.dialect == "postgresql":
                 one.terminate()
             else:
-                await one.close()
+                one.stop()  # and is not waited for: its thread may have ended
 
 
 def set_up(connection: Any, _: object) -> None:
