@@ -71,7 +71,7 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.timeout = timeout
         self.made: WeakSet[Any] = WeakSet()
-        """The drivers' connections that anybody still has."""
+        """PostgreSQL's connections that anybody still has."""
         self.engine = self.opened(connections)
         # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -90,7 +90,7 @@ class Database:
             from proxy.sql.lite import Connection as Lite
 
             path = self.url.database or ""
-            engine = create_async_engine(driver, async_creator=lambda: self.kept(Lite(path, self.timeout)), **sizes)
+            engine = create_async_engine(driver, async_creator=lambda: Lite(path, self.timeout), **sizes)
             event.listen(engine.sync_engine, "connect", set_up)
             event.listen(engine.sync_engine, "begin", begin)
             return engine
@@ -101,12 +101,8 @@ class Database:
 
     def connected(self, dialect: Dialect, _: object, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         adapted: Any = dialect.connect(*arguments, **named)
-        self.kept(adapted.driver_connection)
+        self.made.add(adapted.driver_connection)
         return adapted
-
-    def kept(self, made: Any) -> Any:
-        self.made.add(made)
-        return made
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -188,10 +184,7 @@ class Database:
         """Also what somebody still has, of which SQLAlchemy would leave the end to chance."""
         await self.engine.dispose()
         for one in list(self.made):
-            if self.dialect == "postgresql":
-                one.terminate()
-            else:
-                one.stop()  # and is not waited for: its thread may have ended
+            one.terminate()
 
 
 def set_up(connection: Any, _: object) -> None:
