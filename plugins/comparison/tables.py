@@ -5,26 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, SmallInteger, String, Table
 
+from proxy.sql.columns import NUMBER, count, maybe, text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("comparison", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself in columns of this type only."""
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
-
-
-def maybe(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=True)
 
 
 def small(name: str, **more: Any) -> Column[int]:

@@ -5,22 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, String, Table, Text
 
+from proxy.sql.columns import NUMBER, count, text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("conversations", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself in columns of this type only."""
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
 
 
 def of_talk() -> Column[int]:

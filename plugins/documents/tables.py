@@ -15,22 +15,14 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
+from proxy.sql.columns import count, text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("documents", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
 
 
 def key(name: str) -> Column[str]:

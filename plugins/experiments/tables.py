@@ -9,22 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, MetaData, SmallInteger, String, Table, Text
 
+from proxy.sql.columns import NUMBER, count
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("experiments", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-ID: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself in columns of this type only."""
 
 
 def key(name: str) -> Column[str]:
     return Column(name, String(80), primary_key=True)
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
 
 
 EXPERIMENTS: Final = Table(
@@ -88,7 +83,7 @@ NAMES: Final = Table("experiments_names", METADATA, key("experiment"), key("name
 CALLS: Final = Table(
     "experiments_calls",
     METADATA,
-    Column("id", ID, primary_key=True),
+    Column("id", NUMBER, primary_key=True),
     Column("at", BigInteger, nullable=False),
     Column("call", String(200), nullable=False),
     Column("caller", Text, nullable=False),

@@ -5,20 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, MetaData, SmallInteger, String, Table, Text
 
+from proxy.sql.columns import count, text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("finetuning", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
 
 
 JOBS: Final = Table(

@@ -7,14 +7,11 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, MetaData, Table, Text
 
+from proxy.sql.columns import text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("stored", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
 
 
 ANSWERS: Final = Table(

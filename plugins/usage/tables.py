@@ -5,32 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table
 
+from proxy.sql.columns import NUMBER, count, maybe, text
 from proxy.sql.feature import Feature
 
 FEATURE: Final = Feature("usage", Path(__file__).parent / "migrations")
 METADATA: Final = MetaData()
-ID: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself in columns of this type only."""
-
-
-def text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False, server_default="")
-
-
-def count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default="0")
-
-
-def maybe(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=True)
 
 
 CALLS: Final = Table(
     "usage_calls",
     METADATA,
-    Column("id", ID, primary_key=True),
+    Column("id", NUMBER, primary_key=True),
     Column("at", BigInteger, nullable=False),
     text("call"),
     text("caller"),
@@ -63,7 +50,7 @@ CALLS: Final = Table(
 ATTEMPTS: Final = Table(
     "usage_attempts",
     METADATA,
-    Column("id", ID, primary_key=True),
+    Column("id", NUMBER, primary_key=True),
     Column("at", BigInteger, nullable=False),
     *map(text, ("call", "caller", "route", "model", "upstream")),
     Column("number", Integer, nullable=False),
@@ -145,7 +132,7 @@ BATCHES: Final = Table(
 PRICES: Final = Table(
     "usage_prices",
     METADATA,
-    Column("id", ID, primary_key=True),
+    Column("id", NUMBER, primary_key=True),
     Column("at", BigInteger, nullable=False),
     *map(text, ("kind", "pattern", "currency")),
     *map(count, ("input", "output")),
