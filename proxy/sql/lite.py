@@ -6,6 +6,7 @@ waits four times a statement.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Generator, Iterable, Sequence
@@ -29,6 +30,16 @@ class Connection(aiosqlite.Connection):
         self.used = False
         """Whether anything was sent to the thread since the last transaction ended, be it done yet or not."""
         self._thread.daemon = True
+        self.stopping = False
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Once: whoever closes it after it was ended by force would wait for ever for a thread that has ended, and a
+        server that stops with it.  SQLAlchemy does both to a connection whose statement is cut off."""
+        if self.stopping:
+            return None
+        self.stopping = True
+        ended: asyncio.Future[Any] | None = super().stop()
+        return ended
 
     def cursor(self) -> Cursor:  # type: ignore[override]  # what that gives is awaited, as this may be
         return Cursor(self, self._conn.cursor())

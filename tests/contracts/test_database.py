@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from proxy.errors import ConfigError
 from proxy.sql.database import Database, DatabaseAway
 from proxy.sql.feature import Feature
+from proxy.sql.lite import Connection as Lite
 from tests.conftest import Start
 from tests.servers import PostgresServer, free_port
 
@@ -226,3 +227,13 @@ async def test_closing_ends_what_somebody_has_that_the_pool_has_forgotten(postgr
     held.detach()
     await database.aclose()
     assert made is not None and made.is_closed()
+
+
+async def test_a_connection_that_was_ended_by_force_can_still_be_closed(tmp_path: Path) -> None:
+    connection = await Lite(str(tmp_path / "a.db"), 1)
+    connection.stop()
+    async with asyncio.timeout(5):
+        with suppress(ValueError):  # it says that it is closed
+            await connection.close()
+    connection._thread.join(5)
+    assert not connection._thread.is_alive()
