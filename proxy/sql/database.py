@@ -71,7 +71,7 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.timeout = timeout
         self.made: WeakSet[Any] = WeakSet()
-        """PostgreSQL's connections that anybody still has."""
+        """The connections that anybody still has."""
         self.engine = self.opened(connections)
         # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
@@ -87,10 +87,7 @@ class Database:
         sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
         sizes["hide_parameters"] = True  # errors are logged, and what is written may be secret
         if self.dialect == "sqlite":
-            from proxy.sql.lite import Connection as Lite
-
-            path = self.url.database or ""
-            engine = create_async_engine(driver, async_creator=lambda: Lite(path, self.timeout), **sizes)
+            engine = create_async_engine(driver, async_creator=self.lite, **sizes)
             event.listen(engine.sync_engine, "connect", set_up)
             event.listen(engine.sync_engine, "begin", begin)
             return engine
@@ -98,6 +95,13 @@ class Database:
         engine = create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
         event.listen(engine.sync_engine, "do_connect", self.connected)
         return engine
+
+    def lite(self) -> Any:
+        from proxy.sql.lite import Connection as Lite
+
+        made = Lite(self.url.database or "", self.timeout)
+        self.made.add(made)
+        return made
 
     def connected(self, dialect: Dialect, _: object, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         adapted: Any = dialect.connect(*arguments, **named)
@@ -183,8 +187,10 @@ class Database:
     async def aclose(self) -> None:
         """Also what somebody still has, of which SQLAlchemy would leave the end to chance."""
         await self.engine.dispose()
-        for one in list(self.made):
+        for one in (left := list(self.made)):
             one.terminate()
+        if self.dialect == "sqlite":
+            await asyncio.gather(*(one.ended(self.timeout) for one in left))
 
 
 def set_up(connection: Any, _: object) -> None:

@@ -41,6 +41,18 @@ class Connection(aiosqlite.Connection):
         ended: asyncio.Future[Any] | None = super().stop()
         return ended
 
+    async def close(self) -> None:
+        if not self.stopping:
+            await super().close()
+
+    def terminate(self) -> None:
+        self.stop()
+
+    async def ended(self, patience: float) -> None:
+        """Waits for its thread, which else tells an event loop of its last statement that may be gone by then."""
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, patience)
+
     def cursor(self) -> Cursor:  # type: ignore[override]  # what that gives is awaited, as this may be
         return Cursor(self, self._conn.cursor())
 

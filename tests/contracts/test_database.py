@@ -230,10 +230,26 @@ async def test_closing_ends_what_somebody_has_that_the_pool_has_forgotten(postgr
 
 
 async def test_a_connection_that_was_ended_by_force_can_still_be_closed(tmp_path: Path) -> None:
-    connection = await Lite(str(tmp_path / "a.db"), 1)
+    connection = Lite(str(tmp_path / "a.db"), 1)
+    await connection
     connection.stop()
     async with asyncio.timeout(5):
-        with suppress(ValueError):  # it says that it is closed
-            await connection.close()
-    connection._thread.join(5)
+        await connection.close()
+        await connection.ended(5)
     assert not connection._thread.is_alive()
+
+
+async def test_a_database_that_is_closed_has_no_thread_left(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}", 1, 5)
+    slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT max(i) FROM n"
+
+    async def looking() -> None:
+        async with database.reading() as connection:
+            await connection.execute(text(slow))
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await looking()
+    (made,) = database.made
+    await database.aclose()
+    assert not made._thread.is_alive(), "it would tell an event loop that has gone of what it has found"
