@@ -30,6 +30,7 @@ from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
 from proxy.edge.me import Me
 from proxy.edge.ollama_writes import OllamaWrites
+from proxy.edge.prompt import Prompt
 from proxy.edge.responses import Responses
 from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer
@@ -201,6 +202,7 @@ class Assembly:
             *openai.routes(),
             *Responses(self.config, self.writer, images, attachments, own, limits).routes(),
             *ollama.routes(),
+            *Prompt(self.config, self.writer, own, limits).routes(),
             *writes,
             *Health(readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
