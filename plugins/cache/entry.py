@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from proxy.stores.keyvalue import Kept
 from proxy.streams import dump, load
 from proxy.types import Event, Finish, Text, Usage
 from proxy.values import value
@@ -74,6 +75,12 @@ def unpacked(packed: bytes) -> Entry | None:
 
 
 _remembered = lru_cache(512)(Entry.unpack)
+
+
+def of_kept(kept: Kept | None) -> tuple[Entry, float] | None:
+    """The answer, and when it was given; None for what is malformed, too."""
+    found = None if kept is None else unpacked(kept.value)
+    return None if kept is None or found is None else (found, kept.born)
 
 
 def inflated(packed: bytes) -> bytes:

@@ -64,7 +64,8 @@ class Item:
 
 
 class Outbox:
-    """Packs and writes answers together, as they come within a moment: one at a time that costs a miss a sixth more.
+    """Packs and writes answers together, as they come within a moment, to stores that must be waited for: one at a
+    time that costs a miss a sixth more.
 
     What is in it can be had from it, so that nobody notices; a process that is killed loses what it holds.  It is one
     for all stores, and outlives a reload.

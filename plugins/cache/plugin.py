@@ -25,7 +25,7 @@ from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.news import Rated
-from proxy.stores.keyvalue import StoreError
+from proxy.stores.keyvalue import Instant, StoreError
 from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
@@ -73,6 +73,7 @@ class Cache:
         self.host = host
         self.clock = host.clock
         self.store = host.keyvalue(settings.store)
+        self.instant = self.store if isinstance(self.store, Instant) else None
         self.stats = host.kept("cache stats", Stats)
         self.flights = host.kept("cache flights", dict[str, Flight])
         self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
@@ -155,8 +156,13 @@ class Cache:
 
     async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
-        outbox, store = self.outbox, self.store
-        answer = outbox.get(store, where) or await self.looked_up(where) or outbox.get(store, where)  # it ended since
+        if self.instant is not None:
+            answer = entry.of_kept(self.instant.look(where))
+        else:
+            outbox, store = self.outbox, self.store
+            answer = (
+                outbox.get(store, where) or await self.looked_up(where) or outbox.get(store, where)
+            )  # it ended since
         if answer is None:
             return None
         found, born = answer
@@ -176,8 +182,7 @@ class Cache:
         except StoreError:  # told by the store; the call goes on without the cache
             self.failed()
             return None
-        found = None if kept is None else entry.unpacked(kept.value)
-        return None if kept is None or found is None else (found, kept.born)
+        return entry.of_kept(kept)
 
     def flying(self, place: Place) -> Flight | None:
         """The answer that is under way, unless what it would become was taken out since it began."""
@@ -212,7 +217,11 @@ class Cache:
             return
         clock, largest = self.clock, self.settings.max_entry_bytes
         answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
-        self.outbox.put(Item(self.store, place, answer, clock.time(), largest, self.failed))
+        item = Item(self.store, place, answer, clock.time(), largest, self.failed)
+        if self.instant is None:
+            self.outbox.put(item)
+        elif (new := item.new(item.born)) is not None:
+            self.instant.put(new)
         if near is not None and self.semantic is not None:
             self.semantic.learn(near, place.where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from proxy.values import value
 
@@ -61,3 +61,14 @@ class KeyValue(Protocol):
         """Take away what has expired; how many that were.  Stores that do so by themselves give 0."""
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Instant(KeyValue, Protocol):
+    """One that is here: nobody need wait for it, and it never fails."""
+
+    def look(self, key: str) -> Kept | None:
+        """What `get` gives for one key."""
+
+    def put(self, new: New) -> None:
+        """What `set` does for one value."""

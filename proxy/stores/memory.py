@@ -28,28 +28,31 @@ class Memory:
         self.size = 0
 
     async def get(self, keys: Sequence[str]) -> list[Kept | None]:
-        now = self.clock.time()
-        return [self.one(key, now) for key in keys]
+        return list(map(self.look, keys))
 
-    def one(self, key: str, now: float) -> Kept | None:
+    def look(self, key: str) -> Kept | None:
         found = self.kept.get(key)
         if found is None:
             return None
         value, _, _, born, expires = found
-        if expires <= now:
+        if expires <= self.clock.time():
             self.drop(key)
             return None
         self.kept.move_to_end(key)
         return Kept(value, born)
 
     async def set(self, news: Sequence[New]) -> None:
-        now = self.clock.time()
         for new in news:
-            self.drop(new.key)
-            size = OVERHEAD + len(new.key) + len(new.label) + len(new.value)
-            if size <= self.most:
-                self.kept[new.key] = (new.value, new.label, size, now, now + new.ttl)
-                self.size += size
+            self.put(new)
+
+    def put(self, new: New) -> None:
+        key, now = new.key, self.clock.time()
+        if key in self.kept:
+            self.drop(key)
+        size = OVERHEAD + len(key) + len(new.label) + len(new.value)
+        if size <= self.most:
+            self.kept[key] = (new.value, new.label, size, now, now + new.ttl)
+            self.size += size
         while self.size > self.most:
             self.size -= self.kept.popitem(last=False)[1][2]
 

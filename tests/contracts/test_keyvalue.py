@@ -10,7 +10,7 @@ import pytest
 
 from proxy.clock import Clock
 from proxy.stores.disk import Disk
-from proxy.stores.keyvalue import KeyValue, New
+from proxy.stores.keyvalue import Instant, Kept, KeyValue, New
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
 from tests.servers import Cluster, RedisServer, all_slots, emptied, low_port
@@ -58,6 +58,18 @@ async def test_what_was_set_is_found_in_the_order_that_was_asked(store: KeyValue
     await store.set([New("a", b"1", 60), New("b", bytes(range(256)), 60, b"label")])
     assert await values(store, "b", "c", "a", "a") == [bytes(range(256)), None, b"1", b"1"]
     assert await values(store, "a") == [b"1"] and await values(store, "c") == [None]
+
+
+async def test_a_store_that_is_here_gives_the_same_without_waiting(store: KeyValue) -> None:
+    assert isinstance(store, Instant) == isinstance(store, Memory)
+    if isinstance(store, Instant):
+        store.put(New("a", b"1", 60, b"x"))
+        found = store.look("a")
+        assert isinstance(found, Kept) and found.value == b"1" and await store.get(["a", "b"]) == [found, None]
+        assert store.look("b") is None
+        store.put(New("a", b"2", 0.01))
+        await asyncio.sleep(0.02)
+        assert store.look("a") is None and [one async for one in store.entries()] == []
 
 
 async def test_a_new_value_takes_the_place_of_the_old_one(store: KeyValue) -> None:
