@@ -93,10 +93,11 @@ class Flight:
                 if not one.done():
                     one.set_result(None)
 
-    async def news(self) -> None:
+    def news(self) -> asyncio.Future[None]:
+        """Done when more is known."""
         waiter = asyncio.get_running_loop().create_future()
         self.waiting.append(waiter)
-        await waiter
+        return waiter
 
     async def joined(self, call: Call) -> Reply:
         """A reply of its own for one more reader: all that was said, and then what is being said.

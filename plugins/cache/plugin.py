@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Final, Literal
 
@@ -113,7 +113,7 @@ class Cache:
             raise NotKept
         place = Place(where, call, tenant, told, self.ttl(wishes))
         flying = self.flying(place) if wishes.reads else None
-        reply = await self.answered(place, call_next, flying, partial(self.keep, place, near))
+        reply = await (flying or self.begun(place, call_next, near)).joined(call)
         facts = {"cache": "miss", **reply.facts, "cache-key": digest}
         self.stats.note(facts.get("model", call.model), facts["cache"])
         return Reply(reply.events, facts, reply.closers)
@@ -194,17 +194,13 @@ class Cache:
             return None
         return flying
 
-    async def answered(
-        self, place: Place, call_next: Handler, flying: Flight | None, keep: Callable[[Flight], None]
-    ) -> Reply:
-        """A new answer, or one that is under way.  keep: what becomes of a new one."""
-        if flying is not None:
-            return await flying.joined(place.call)
-        flight = Flight(self.clock.monotonic(), keep, place.call.deadline)
+    def begun(self, place: Place, call_next: Handler, near: Near | None) -> Flight:
+        """A new answer under way."""
+        flight = Flight(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
         flight.task = self.host.background.start(flight.run(place.call, call_next), "generating a shared answer")
         if place.where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[place.where] = flight
-        return await flight.joined(place.call)
+        return flight
 
     def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
