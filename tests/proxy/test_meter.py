@@ -173,7 +173,7 @@ async def test_who_leaves_before_anything_came_has_cost_the_prompt(start: Start,
 
 
 async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Start) -> None:
-    text = config().replace("two: {", "timeouts: {total: 0.1}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
+    text = config().replace("two: {", "timeouts: {total: 0.6}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
     async with start(text, Simulator(faults=[Fault("stall"), Fault("status", status=503)])) as run:
         assert (await run.chat()).status == 504
         late = await ended()
