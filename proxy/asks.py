@@ -81,7 +81,8 @@ class Chat(Lasting):
     """What is asked of a chat model, in no dialect.
 
     options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
-        max_tokens, presence_penalty, frequency_penalty, repeat_penalty, repeat_last_n, num_keep.
+        max_tokens (None for no bound, not even the model's own), presence_penalty, frequency_penalty,
+        repeat_penalty, repeat_last_n, num_keep.
     think: None leaves it to the model.
     logprobs: None for none, else how many alternatives a token, 0..20.
     question: the client's own last words, whatever plugins put around them.

@@ -159,8 +159,13 @@ def parameters_page() -> str:
     responses = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_responses.FIELDS.items()]
     parts += ["\n## `POST /v1/responses`\n", head, *responses]
     parts += ["\n## `POST /v1/embeddings`\n", "| field | |\n| --- | --- |", *embeddings]
-    natives = (("chat", ollama_in.CHAT), ("generate", ollama_in.GENERATE), ("embed", ollama_in.EMBED))
-    for path, table in natives:
+    natives = {
+        "chat": ollama_in.CHAT,
+        "generate": ollama_in.GENERATE,
+        "embed": ollama_in.EMBED,
+        "embeddings": ollama_in.EMBEDDINGS,
+    }
+    for path, table in natives.items():
         native = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in table.items()]
         parts += [f"\n## `POST /api/{path}`\n", head, *native]
     return "\n".join([*parts, OTHERS])

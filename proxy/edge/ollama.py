@@ -49,12 +49,12 @@ class Ollama:
         if "embeddings" in self.config.chains:
             yield Route("POST", "/api/embed", self.embed, "user", errors)
             yield Route("POST", "/api/embeddings", self.embeddings, "user", errors)
-        yield Route("GET", "/api/tags", self.tags, "user", errors)
         yield Route("POST", "/api/show", self.show, "user", errors)
         yield Route("GET", "/api/ps", self.ps, "user", errors)
-        yield Route("GET", "/api/version", self.version, "user", errors)
-        yield Route("GET", "/", self.hello, "public", errors)
-        yield Route("HEAD", "/", self.hello, "public", errors)
+        for method in ("GET", "HEAD"):
+            yield Route(method, "/api/tags", self.tags, "user", errors)
+            yield Route(method, "/api/version", self.version, "user", errors)
+            yield Route(method, "/", self.hello, "public", errors)
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_text(request, self.config.requests, any_type=True)
@@ -100,7 +100,8 @@ class Ollama:
     async def embedded(self, request: web.BaseRequest, legacy: bool) -> web.StreamResponse:
         started, exchange = time.perf_counter_ns(), exchange_of(request)
         body = await self.body(request)
-        asked = ollama_in.read_native(body, ollama_in.EMBED, self.limits, self.own["embeddings"].fields)
+        rows = ollama_in.EMBEDDINGS if legacy else ollama_in.EMBED
+        asked = ollama_in.read_native(body, rows, self.limits, self.own["embeddings"].fields)
         check_notes(asked.notes, self.config.params)
         exchange.model, exchange.route = asked.model, "embeddings"
         call = call_of(request, "embeddings", asked, asked.embed(), False, self.own["embeddings"])

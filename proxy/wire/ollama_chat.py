@@ -113,7 +113,10 @@ def sampled(chat: Chat | Complete, notes: dict[str, str], info: ModelInfo | None
 
 
 def options_of(options: Mapping[str, JSON]) -> dict[str, JSON]:
-    return {"num_predict" if name == "max_tokens" else name: value for name, value in options.items()}
+    told = {"num_predict" if name == "max_tokens" else name: value for name, value in options.items()}
+    if "num_predict" in told and told["num_predict"] is None:
+        told["num_predict"] = -1  # left out, the model's own bound would hold
+    return told
 
 
 def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Complete, Embed, Format, Image, Level, Message, Role, ToolCall
@@ -17,6 +19,8 @@ from proxy.wire.openai_messages import Limits
 
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 LEVELS: tuple[Level, ...] = ("low", "medium", "high", "max")
+NO_TIME: Final = re.compile(r"[+-]?0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
+"""A duration of Go's that is 0."""
 
 
 @dataclass(slots=True)
@@ -52,7 +56,7 @@ class AskedNatively(Asked):
 
 
 def read_native(body: JSON, known: Mapping[str, Field], limits: Limits, theirs: Collection[str] = ()) -> AskedNatively:
-    """A body by the rows of CHAT, GENERATE or EMBED.  Raises BadCall naming the first field that is wrong."""
+    """A body by the rows of one of the tables below.  Raises BadCall naming the first field that is wrong."""
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = AskedNatively(limits)
@@ -139,7 +143,7 @@ def _logprobs(asked: Asked, value: JSON, at: str) -> None:
 
 def _keep_alive(asked: Asked, value: JSON, at: str) -> None:
     asked.notes[at] = "ignored"
-    _native(asked).unload = value in (0, "0", "0s")
+    _native(asked).unload = value == 0 or (type(value) is str and NO_TIME.fullmatch(value) is not None)
 
 
 def _truncate(asked: Asked, value: JSON, at: str) -> None:
@@ -159,6 +163,11 @@ def _system(asked: Asked, value: JSON, at: str) -> None:
     _native(asked).system = read.text(value, at)
 
 
+def _template(asked: Asked, value: JSON, at: str) -> None:
+    if read.text(value, at):  # Ollama's own command line always sends one, mostly empty
+        raise BadCall(f"'{at}' is not supported: templates are the operator's.", param=at, code="unsupported_parameter")
+
+
 def _raw(asked: Asked, value: JSON, at: str) -> None:
     _native(asked).raw = read.flag(value, at)
 
@@ -171,6 +180,10 @@ def _input(asked: Asked, value: JSON, at: str) -> None:
     items = [value] if type(value) is str else read.array(value, at)
     texts = tuple(read.text(one, f"{at}[{index}]") for index, one in enumerate(items))
     _native(asked).inputs = () if texts == ("",) and type(value) is str else texts
+
+
+def _text_alone(asked: Asked, value: JSON, at: str) -> None:
+    _input(asked, read.text(value, at), at)
 
 
 def _dimensions(asked: Asked, value: JSON, at: str) -> None:
@@ -204,12 +217,15 @@ GENERATE: Mapping[str, Field] = {
     "system": Field("honoured", _system, "In place of the model's own."),
     "raw": Field("honoured", _raw, "The prompt is given to the model as it is."),
     "images": Field("honoured", _images, "PNG, JPEG or WebP in base64."),
-    "template": Field("refused", fields.read_refused, "Templates are the operator's."),
+    "template": Field("refused", _template, "Templates are the operator's; an empty one asks for none."),
     "context": Field("ignored", fields.read_ignored, "Deprecated by Ollama; send the turns to `/api/chat`."),
 }
 EMBED: Mapping[str, Field] = {
     **COMMON,
     "input": Field("honoured", _input, "A string or a list of strings; none loads the model."),
-    "prompt": Field("honoured", _input, "The same, in the older `/api/embeddings`."),
     "dimensions": Field("honoured", _dimensions, "Fewer than the model's own."),
+}
+EMBEDDINGS: Mapping[str, Field] = {
+    **COMMON,
+    "prompt": Field("honoured", _text_alone, "A string; an empty one loads the model."),
 }

@@ -141,7 +141,8 @@ def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], not
         if name in PLAIN:
             body[name] = given
         elif name == "max_tokens":
-            body[most] = given
+            if given is not None:
+                body[most] = given
         elif name in extras:
             body |= dict.fromkeys(EXTRAS[name], given)
         else:

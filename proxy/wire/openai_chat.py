@@ -83,7 +83,7 @@ FIELDS: Mapping[str, Field] = {
     "presence_penalty": Field("honoured", fields.read_option("presence_penalty"), "-2 to 2."),
     "frequency_penalty": Field("honoured", fields.read_option("frequency_penalty"), "-2 to 2."),
     "seed": Field("honoured", fields.read_option("seed"), "Makes a call repeatable as far as the model's server is."),
-    "stop": Field("honoured", fields.read_option("stop"), "A string, or up to 16 of them."),
+    "stop": Field("honoured", fields.read_option("stop"), f"A string, or up to {fields.MOST_STOPS} of them."),
     "n": Field(
         "emulated",
         fields.read_n,

@@ -108,7 +108,7 @@ FIELDS: Mapping[str, Field] = {
     "presence_penalty": Field("honoured", fields.read_option("presence_penalty"), "-2 to 2."),
     "frequency_penalty": Field("honoured", fields.read_option("frequency_penalty"), "-2 to 2."),
     "seed": Field("honoured", fields.read_option("seed"), "As for chats."),
-    "stop": Field("honoured", fields.read_option("stop"), "A string, or up to 16 of them."),
+    "stop": Field("honoured", fields.read_option("stop"), f"A string, or up to {fields.MOST_STOPS} of them."),
     "n": Field("emulated", fields.read_n, "That many calls a prompt; bounded by `requests.max_choices`."),
     "best_of": Field("emulated", read_best_of, "The likeliest of that many, by the mean logprob of their tokens."),
     "echo": Field("honoured", read_echo, "The prompt before the answer."),

@@ -29,6 +29,10 @@ SAMPLING: Mapping[str, Callable[[JSON, str], JSON]] = {
     "num_keep": lambda value, at: read.whole(value, at, -1, 2**31 - 1),
 }
 OLLAMA_NAMES = {**{name: name for name in SAMPLING if name != "max_tokens"}, "num_predict": "max_tokens"}
+MOST_STOPS = 64
+"""Editors that complete code send dozens of them."""
+ENDLESS = (-1, -2)
+"""What Ollama's clients send as `num_predict` where the answer may be as long as the model likes."""
 
 
 @dataclass(slots=True)
@@ -135,8 +139,8 @@ def read_option(name: str) -> Read:
 
 def _stops(value: JSON, at: str) -> list[str]:
     stops = [value] if type(value) is str else read.array(value, at)
-    if len(stops) > 16:
-        raise BadCall(f"Invalid '{at}': more than 16 sequences.", param=at, code="array_above_max_length")
+    if len(stops) > MOST_STOPS:
+        raise BadCall(f"Invalid '{at}': more than {MOST_STOPS} sequences.", param=at, code="array_above_max_length")
     return [read.filled(stop, at) for stop in stops]
 
 
@@ -144,7 +148,9 @@ def read_options(asked: Asked, value: JSON, at: str) -> None:
     for name, given in read.mapping(value, at).items():
         if given is None:
             continue
-        if neutral := OLLAMA_NAMES.get(name):
+        if name == "num_predict" and given in ENDLESS:
+            asked.native["max_tokens"] = None
+        elif neutral := OLLAMA_NAMES.get(name):
             asked.native[neutral] = SAMPLING[neutral](given, f"{at}.{name}")
         else:
             asked.notes[f"{at}.{name}"] = "ignored"

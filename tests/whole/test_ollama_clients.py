@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import ollama
@@ -141,6 +142,70 @@ async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
         with pytest.raises(ollama.ResponseError, match="operator") as refused:
             await native.generate("demo", "", keep_alive=0)
         assert refused.value.status_code == 403
+
+
+@pytest.mark.parametrize("none", [0, 0.0, "0", "0s", "0m", "0.0s", "-0h"])
+async def test_no_time_to_stay_loaded_is_refused_however_it_is_written(start: Start, none: Any) -> None:
+    async with start() as run:
+        answer = await run.http.post(f"{run.url}/api/generate", json={"model": "demo", "keep_alive": none})
+        assert answer.status == 403 and run.ollama.loads == 0
+
+
+async def test_what_ollamas_own_command_line_sends_is_understood(start: Start) -> None:
+    """Its types have fields that are sent although they are empty."""
+    empty = {"suffix": "", "system": "", "template": "", "context": None, "format": "", "options": None}
+    async with start() as run:
+        shown = {"model": "demo", "system": "", "template": "", "verbose": False, "options": None, "name": ""}
+        told = await run.http.post(f"{run.url}/api/show", json=shown)
+        assert told.status == 200 and "completion" in (await told.json())["capabilities"]
+        load = await run.http.post(f"{run.url}/api/generate", json={"model": "demo", "prompt": "", **empty})
+        assert (await load.json())["done_reason"] == "load"
+        said = await run.http.post(
+            f"{run.url}/api/generate", json={"model": "demo", "prompt": "hi", **empty, "keep_alive": "5m0s"}
+        )
+        lines = [json.loads(line) async for line in said.content]
+        assert said.status == 200 and lines[-1]["done"] and "simulated" in "".join(one["response"] for one in lines)
+        refused = await run.http.post(f"{run.url}/api/generate", json={"model": "demo", "template": "{{ .Prompt }}"})
+        assert refused.status == 400 and "'template'" in (await refused.json())["error"]
+
+
+@pytest.mark.parametrize("bound", [-1, -2])
+async def test_an_answer_may_be_as_long_as_its_model_likes(start: Start, bound: int) -> None:
+    """Also where the model has a bound of its own, as with Ollama."""
+    async with start() as run, client(run) as native:
+        await native.chat("demo", HI, options={"num_predict": bound})
+        await native.generate("demo", "hi", options={"num_predict": bound, "seed": 1})
+        sent = [one.body["options"] for one in run.ollama.seen if one.body and one.body.get("options")]
+        assert sent == [{"num_predict": -1}, {"num_predict": -1, "seed": 1}]
+        refused = await run.http.post(
+            f"{run.url}/api/chat", json={"model": "demo", "messages": HI, "options": {"num_predict": -3}}
+        )
+        assert refused.status == 400 and "options.num_predict" in (await refused.json())["error"]
+
+
+async def test_as_many_stop_sequences_as_editors_send_are_taken(start: Start) -> None:
+    async with start() as run, client(run) as native:
+        stops = [f"<stop{number}>" for number in range(64)]
+        await native.generate("demo", "hi", raw=True, options={"stop": stops})
+        assert run.ollama.seen[-1].body["options"]["stop"] == stops
+        with pytest.raises(ollama.ResponseError, match=r"options\.stop"):
+            await native.generate("demo", "hi", raw=True, options={"stop": [*stops, "one more"]})
+
+
+async def test_heads_are_answered_where_ollama_does(start: Start) -> None:
+    async with start() as run:
+        for path in ("/", "/api/tags", "/api/version"):
+            answer = await run.http.head(run.url + path)
+            assert answer.status == 200 and await answer.read() == b""
+
+
+async def test_the_older_embeddings_take_one_text(start: Start) -> None:
+    async with start() as run:
+        url = f"{run.url}/api/embeddings"
+        one = await (await run.http.post(url, json={"model": "demo-embed", "prompt": "hi"})).json()
+        assert list(one) == ["embedding"] and len(one["embedding"]) == 384
+        several = await run.http.post(url, json={"model": "demo-embed", "prompt": ["hi", "ho"]})
+        assert several.status == 400 and "'prompt'" in (await several.json())["error"]
 
 
 async def test_errors_have_ollamas_form(start: Start) -> None:

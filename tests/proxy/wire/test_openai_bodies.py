@@ -209,6 +209,10 @@ def test_a_raw_prompt_is_a_completion() -> None:
     assert made.body == {"model": "m", "stream": False, **said}
 
 
+def test_an_answer_without_a_bound_has_none_in_the_body() -> None:
+    assert "max_tokens" not in planned(Complete(prompts=("once",), options={"max_tokens": None})).body
+
+
 def test_a_prompt_for_the_models_own_template_is_a_chat() -> None:
     image = Image(base64.b64encode(PNG).decode())
     ask = Complete(prompts=("hi",), raw=False, system="s", images=(image,), think=False, options={"max_tokens": 3})

@@ -71,7 +71,7 @@ def test_a_sampling_field_becomes_ollamas_option(field: str, value: JSON, option
         ("stop", "", "empty_string"),
         ("stop", ["a", 1], "invalid_type"),
         ("stop", {}, "invalid_type"),
-        ("stop", ["a"] * 17, "array_above_max_length"),
+        ("stop", ["a"] * 65, "array_above_max_length"),
         ("n", 0, "below_minimum_value"),
         ("n", 9, "above_maximum_value"),
         ("stream", 1, "invalid_type"),
