@@ -143,6 +143,8 @@ def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], not
         elif name == "max_tokens":
             if given is not None:
                 body[most] = given
+            elif most == name:  # a completion without a bound has the server's own, often of 16
+                notes["options.num_predict"] = "ignored"
         elif name in extras:
             body |= dict.fromkeys(EXTRAS[name], given)
         else:

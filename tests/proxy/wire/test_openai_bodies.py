@@ -210,7 +210,10 @@ def test_a_raw_prompt_is_a_completion() -> None:
 
 
 def test_an_answer_without_a_bound_has_none_in_the_body() -> None:
-    assert "max_tokens" not in planned(Complete(prompts=("once",), options={"max_tokens": None})).body
+    made = planned(Complete(prompts=("once",), options={"max_tokens": None}))
+    assert "max_tokens" not in made.body and made.notes == {"options.num_predict": "ignored"}
+    made = planned(Complete(prompts=("once",), raw=False, options={"max_tokens": None}))
+    assert "max_completion_tokens" not in made.body and made.notes == {}
 
 
 def test_a_prompt_for_the_models_own_template_is_a_chat() -> None:
