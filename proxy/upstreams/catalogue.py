@@ -244,15 +244,18 @@ class Catalogue:
         return [f"models.{name}: no upstream lists {alias!r}, whose alias it is" for name, alias in lost]
 
     async def running(self, patterns: Patterns = None) -> list[JSON]:
-        """What is loaded anywhere, of the models that these patterns open; an upstream that is away has nothing
-        loaded."""
+        """What is loaded anywhere, of the models that may be asked for and that these patterns open.
+
+        An upstream that is away has nothing loaded.
+        """
         lists = await asyncio.gather(*(s.running() for s in self.servers.values()), return_exceptions=True)
         entries = [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
-        return [one for one in entries if self.opens(patterns, str(one.get("name", "")))]
+        named = [(str(one.get("name", "")), one) for one in entries]
+        return [one for name, one in named if self.settled.of(name).allowed and self.opens(patterns, name)]
 
     async def version(self) -> str:
         """Of the first Ollama that answers.  Raises UpstreamError if no upstream does."""
-        told = await asyncio.gather(*(s.version() for s in self.servers.values()), return_exceptions=True)
+        told = await asyncio.gather(*(in_time(s.version()) for s in self.servers.values()), return_exceptions=True)
         answered = [one for one in told if isinstance(one, str)]
         if not answered:
             raise UpstreamError("No upstream answers.", "connect")

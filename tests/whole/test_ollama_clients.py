@@ -134,6 +134,15 @@ async def test_models_are_listed_described_and_found_loaded(start: Start) -> Non
             await native.show("demo-vision")
 
 
+async def test_a_loaded_model_that_may_not_be_asked_for_is_not_told_of(start: Start) -> None:
+    async with start("chains: {chat: []}\n") as run, client(run) as native:
+        for model in ("demo", "demo-vision"):
+            await native.chat(model, HI)
+        run.configure("chains: {chat: []}\nmodels: {demo-vision: {allowed: false}}\n")
+        assert await run.server.reload()
+        assert [model.model for model in (await native.ps()).models] == ["demo:latest"]
+
+
 async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
     async with start() as run, client(run) as native:
         assert (await native.chat("demo", [])).done_reason == "load"

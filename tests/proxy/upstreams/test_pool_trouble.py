@@ -266,6 +266,17 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
                 assert (await run.chat()).status == 200
 
 
+async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 0.1)
+    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 60.0)
+    async with saying(200, delay=60) as hangs, running(Simulator()) as good:
+        text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
+        async with start(text) as run, asyncio.timeout(20):
+            assert (await (await run.http.get(f"{run.url}/api/version")).json())["version"] == "0.33.0"
+
+
 # --- proxies that lead to each other -----------------------------------------------------------------
 
 
