@@ -190,7 +190,7 @@ class Assembly:
 
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
-        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
+        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         images, own, attachments = self.images, self.own(), Attachments(self.cabinet, bounds.max_bytes)
         shown = self.shown()
         openai = openai_edge.OpenAI(

@@ -123,6 +123,7 @@ What becomes of every field of a request. **honoured**: done. **emulated**: done
 **carried**: kept for plugins and records, read by no model. **ignored**: has no effect. **refused**: a named 400.
 What was emulated, changed or ignored in a call is listed in the `x-gemmapy-params` header of its answer; with
 `params: strict` it is a 400. Fields that are not listed are ignored and told, unless a plugin declared them as its own.
+No list has more than 10,000 items where no other number is said, and a prompt of tokens has a million at most.
 """
 
 OTHERS = """

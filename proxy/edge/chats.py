@@ -34,7 +34,7 @@ class Chats:
     async def call(self, request: web.BaseRequest, body: Mapping[str, JSON]) -> Call:
         """Not yet admitted: it may be sent otherwise than it was asked.  Raises BadCall naming a field, and Denied."""
         own, bounds = replace(self.own().get("chat", Own(later)), admit=later), self.config.requests
-        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes)
+        limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         asked = read_chat(dict(body), limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
         exchange, chat = exchange_of(request), asked.chat()

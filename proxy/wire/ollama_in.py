@@ -177,7 +177,7 @@ def _images(asked: Asked, value: JSON, at: str) -> None:
 
 
 def _input(asked: Asked, value: JSON, at: str) -> None:
-    items = [value] if type(value) is str else read.array(value, at)
+    items = [value] if type(value) is str else read.array(value, at, asked.limits.max_inputs)
     texts = tuple(read.text(one, f"{at}[{index}]") for index, one in enumerate(items))
     _native(asked).inputs = () if texts == ("",) and type(value) is str else texts
 

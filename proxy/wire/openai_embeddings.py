@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
 
@@ -12,6 +13,9 @@ from proxy.errors import BadCall
 from proxy.streams import Answer
 from proxy.types import JSON, Embed
 from proxy.wire import read
+
+MOST_TOKENS: Final = 1_000_000
+"""Tokens of one request that come as such; they are read while nobody else is served."""
 
 
 @dataclass(slots=True)
@@ -69,22 +73,26 @@ def inputs(value: JSON, most: int, at: str = "input") -> tuple[list[str], list[l
     """The texts or the token lists, whichever were given."""
     if type(value) is str:
         return [read.filled(value, at)], []
-    items = read.array(value, at)
+    items = read.array(value, at, MOST_TOKENS)
     if not items:
         raise BadCall(f"Invalid '{at}': the array is empty.", param=at, code="empty_array")
     if type(items[0]) is int:
         return [], [tokens(items, at)]
-    if len(items) > most:
-        raise BadCall(f"Invalid '{at}': more than {most} items.", param=at, code="array_above_max_length")
-    named = [(one, f"{at}[{index}]") for index, one in enumerate(items)]
+    named = [(one, f"{at}[{index}]") for index, one in enumerate(read.array(items, at, most))]
     if type(items[0]) is list:
-        return [], [tokens(read.array(one, name), name) for one, name in named]
+        lists = [tokens(read.array(one, name, MOST_TOKENS), name) for one, name in named]
+        if sum(map(len, lists)) > MOST_TOKENS:
+            message = f"Invalid '{at}': more than {MOST_TOKENS} tokens."
+            raise BadCall(message, param=at, code="array_above_max_length")
+        return [], lists
     return [read.filled(one, name) for one, name in named], []
 
 
 def tokens(value: list[JSON], at: str) -> list[int]:
     if not value:
         raise BadCall(f"Invalid '{at}': the array is empty.", param=at, code="empty_array")
+    if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < 2**31:
+        return value
     return [read.whole(one, f"{at}[{index}]", 0, 2**31 - 1) for index, one in enumerate(value)]
 
 

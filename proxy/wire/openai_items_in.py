@@ -17,8 +17,6 @@ from proxy.wire.ids import new_id
 from proxy.wire.openai_items import REFERENCE, Item, placed, said
 from proxy.wire.openai_messages import Limits
 
-MOST: Final = 10_000
-"""Items of one request."""
 SANE: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_",
             file_search.CALL: "fs_"}  # fmt: skip
@@ -35,10 +33,8 @@ def items(value: JSON, at: str, limits: Limits, response: str = "") -> list[Item
     """
     if type(value) is str:
         value = [{"role": "user", "content": read.filled(value, at)}]
-    given = read.array(value, at)
-    if len(given) > MOST:
-        raise BadCall(f"Invalid '{at}': more than {MOST} items.", param=at, code="array_above_max_length")
-    made = [item(one, f"{at}[{index}]", limits, bool(response)) for index, one in enumerate(given)]
+    given = enumerate(read.array(value, at))
+    made = [item(one, f"{at}[{index}]", limits, bool(response)) for index, one in given]
     return distinct(made, response)
 
 

@@ -29,6 +29,7 @@ class Limits:
     max_choices: int = 8
     max_depth: int = 64
     max_image_bytes: int = 20 * 1024 * 1024
+    max_inputs: int = 2048
 
 
 def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:

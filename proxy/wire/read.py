@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import orjson
 
@@ -13,6 +13,9 @@ from proxy.errors import BadCall
 from proxy.types import JSON
 
 Named = TypeVar("Named", bound=str)
+
+MOST_ITEMS: Final = 10_000
+"""Messages of one request, parts of one message, and the like."""
 
 KINDS = {
     dict: "an object",
@@ -82,9 +85,12 @@ def mapping(value: JSON, name: str) -> dict[str, JSON]:
     return value
 
 
-def array(value: JSON, name: str) -> list[JSON]:
+def array(value: JSON, name: str, most: int = MOST_ITEMS) -> list[JSON]:
+    """A list of at most that many items: each is read while nobody else is served."""
     if type(value) is not list:
         raise wrong(name, "an array", value)
+    if len(value) > most:
+        raise BadCall(f"Invalid '{name}': more than {most} items.", param=name, code="array_above_max_length")
     return value
 
 

@@ -208,6 +208,14 @@ async def test_heads_are_answered_where_ollama_does(start: Start) -> None:
             assert answer.status == 200 and await answer.read() == b""
 
 
+async def test_as_many_texts_are_embedded_at_once_as_the_operator_allows(start: Start) -> None:
+    async with start("requests: {max_inputs: 2}\nchains: {embeddings: []}\n") as run, client(run) as native:
+        assert len((await native.embed("demo-embed", ["a", "b"])).embeddings) == 2
+        with pytest.raises(ollama.ResponseError, match="'input'") as refused:
+            await native.embed("demo-embed", ["a", "b", "c"])
+        assert refused.value.status_code == 400
+
+
 async def test_the_older_embeddings_take_one_text(start: Start) -> None:
     async with start() as run:
         url = f"{run.url}/api/embeddings"

@@ -72,6 +72,7 @@ def test_a_sampling_field_becomes_ollamas_option(field: str, value: JSON, option
         ("stop", ["a", 1], "invalid_type"),
         ("stop", {}, "invalid_type"),
         ("stop", ["a"] * 65, "array_above_max_length"),
+        ("messages", [{"role": "user", "content": "hi"}] * 10_001, "array_above_max_length"),
         ("n", 0, "below_minimum_value"),
         ("n", 9, "above_maximum_value"),
         ("stream", 1, "invalid_type"),

@@ -14,7 +14,7 @@ from openai.types import CreateEmbeddingResponse, EmbeddingCreateParams
 from proxy.errors import BadCall
 from proxy.streams import Answer
 from proxy.types import JSON, Embed, Usage, Vectors
-from proxy.wire.openai_embeddings import FIELDS, AskedEmbed, read_embeddings, write_embeddings
+from proxy.wire.openai_embeddings import FIELDS, MOST_TOKENS, AskedEmbed, read_embeddings, write_embeddings
 
 from .asks import nested, unknown_fields
 
@@ -67,6 +67,9 @@ def test_inputs_are_texts_or_tokens(given: JSON, texts: JSON, tokens: JSON) -> N
         ([[]], "input[0]"),
         (["a"] * 4, "input"),
         ([[1]] * 4, "input"),
+        ([1, 2**31], "input[1]"),
+        ([1] * (MOST_TOKENS + 1), "input"),
+        ([[1] * (MOST_TOKENS // 2)] * 3, "input"),
     ],
 )
 def test_a_wrong_input_is_refused_by_name(given: JSON, param: str) -> None:
