@@ -18,7 +18,7 @@ from proxy.edge.memo import Memo
 from proxy.edge.shown import Shown
 from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time
-from proxy.errors import NotFound
+from proxy.errors import NotFound, ProxyError
 from proxy.host import Models
 from proxy.types import JSON, Chat, Handler, Receipt, Route
 from proxy.wire import openai_attached, openai_chat, openai_completions, openai_embeddings, openai_models
@@ -96,7 +96,11 @@ class OpenAI:
         call = call_of(request, "completions", asked, asked.complete(prompts), asked.stream, own)
         echoed = tuple(prompts) if asked.echo else ()
         style = CompletionStyle(asked.model, asked.include_usage, echoed, asked.n)
-        return await self.writer.answer(request, call, style, asked.notes)
+        try:
+            return await self.writer.answer(request, call, style, asked.notes)
+        except ProxyError as error:
+            openai_completions.renamed(error)
+            raise
 
     async def embeddings(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange, limits = exchange_of(request), self.config.requests

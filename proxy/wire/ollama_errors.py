@@ -91,7 +91,8 @@ def _param(lower: str) -> str | None:
     for sign, param in (
         ("support insert", "suffix"),
         ("support tools", "tools"), ("support thinking", "reasoning_effort"), ("think value", "reasoning_effort"),
-        ("image", "messages"), ("multimodal", "messages"), ("support chat", "model"), ("logprobs", "logprobs"),
+        ("image", "messages"), ("multimodal", "messages"), ("support chat", "model"), ("support generate", "model"),
+        ("logprobs", "logprobs"),
         ("invalid format", "response_format"), ("unable to generate parser", "response_format"),
         ("input type", "input"), ("embedding", "input"), ("invalid model", "model"), ("tool call arg", "messages"),
     ):  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from proxy.errors import BadCall
+from proxy.errors import BadCall, ProxyError
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Complete, Event, Finish, Text, Usage
 from proxy.wire import openai_fields as fields
@@ -16,7 +16,7 @@ from proxy.wire import read, sse
 from proxy.wire.ids import new_id
 from proxy.wire.openai_answer import usage_of
 from proxy.wire.openai_embeddings import inputs
-from proxy.wire.openai_errors import SseStyle
+from proxy.wire.openai_errors import SseStyle, error_body
 from proxy.wire.openai_fields import Asked, Field
 from proxy.wire.openai_messages import Limits
 
@@ -122,6 +122,12 @@ FIELDS: Mapping[str, Field] = {
 }
 
 
+def renamed(error: ProxyError) -> None:
+    """Upstreams say the same of a prompt that is too long as of messages."""
+    if error.param == "messages":
+        error.renamed("prompt")
+
+
 @dataclass(slots=True)
 class CompletionStyle(SseStyle):
     """How one call wants its answer written.  model: the name as asked; echoed: prompts to put before the answers."""
@@ -132,6 +138,10 @@ class CompletionStyle(SseStyle):
     n: int = 1
     id: str = field(default_factory=lambda: new_id("cmpl-"))
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def failed(self, error: ProxyError) -> bytes:
+        renamed(error)
+        return sse.data(error_body(error))
 
     def head(self, fingerprint: str) -> dict[str, JSON]:
         told = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.model}

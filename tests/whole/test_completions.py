@@ -10,7 +10,8 @@ from openai.types import completion_create_params
 
 from proxy.upstreams.demo import Said, Simulator
 from proxy.wire.openai_completions import FIELDS
-from tests.conftest import Start
+from tests.conftest import BARE, Start
+from tests.whole.asking import error_of, streamed
 
 ASK: dict[str, Any] = {"model": "demo", "prompt": "Once upon a time"}
 
@@ -109,6 +110,23 @@ async def test_what_cannot_be_done_is_refused_by_name(start: Start, body: dict[s
     async with start() as run:
         answer = await run.http.post(f"{run.url}/v1/completions", json={**ASK, **body})
         assert (answer.status, (await answer.json())["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_is_too_long_is_told_by_the_name_of_its_field(start: Start, stream: bool) -> None:
+    async with start() as run:
+        body = {"model": "demo", "prompt": "word " * 9000, "stream": stream}
+        error = await error_of(await run.http.post(f"{run.url}/v1/completions", json=body), 400)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+
+
+async def test_one_that_is_told_of_in_the_stream_has_that_name_too(start: Start) -> None:
+    """A model that is loaded first has the stream begin with comments."""
+    slow = Simulator(load_time=0.2)
+    async with start(f"{BARE}\nstreams: {{heartbeat: 0.02}}\n", slow) as run:
+        body = {"model": "demo", "prompt": "word " * 9000, "stream": True}
+        stream = await streamed(await run.http.post(f"{run.url}/v1/completions", json=body))
+    assert [one["param"] for one in stream.errors] == ["prompt"] and not stream.done
 
 
 def test_every_field_of_the_sdk_is_known() -> None:

@@ -44,6 +44,7 @@ def error(status: int, text: str) -> ProxyError:
         (400, "registry.ollama.ai/library/x:latest does not support tools", BadCall, "tools", "model_not_capable"),
         (400, '"x" does not support thinking', BadCall, "reasoning_effort", "model_not_capable"),
         (400, '"x" does not support chat', BadCall, "model", "model_not_capable"),
+        (400, '"x" does not support generate', BadCall, "model", "model_not_capable"),
         (400, "logprobs is not supported with tools + stream", BadCall, "logprobs", None),
         (400, "invalid input type", BadCall, "input", None),
         (400, "Unable to generate parser for this template", BadCall, "response_format", None),
