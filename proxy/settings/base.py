@@ -34,6 +34,8 @@ def _http_url(url: str) -> str:
         raise ValueError(f"{url!r} is not an http:// or https:// URL")
     if parts.username or parts.query or parts.fragment:
         raise ValueError("a URL here has no user, query or fragment")
+    if not (url.isascii() and url.isprintable()) or " " in url:  # it goes into the head of every request
+        raise ValueError(f"{url!r} has letters that no URL has; a name outside ASCII is written as xn--…")
     check_port(parts)
     return url.rstrip("/")
 

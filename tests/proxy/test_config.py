@@ -73,6 +73,13 @@ def test_a_url_may_have_a_path_of_its_own(kind: str, url: str) -> None:
     assert config.upstreams["a"].urls == (url,)
 
 
+@pytest.mark.parametrize("url", ["http://ex ample", "http://bücher.example:1", "http://h:1/a b", "https://h/\t"])
+def test_a_url_with_letters_that_no_url_has_is_a_problem_of_the_file(url: str) -> None:
+    for kind in ("ollama", "openai"):
+        (problem,) = problems(f'{CHAINS}upstreams: {{a: {{{kind}: "{url}"}}}}\n')
+        assert problem.startswith(f"proxy.yaml:2: upstreams.a.{kind}: ") and "letters that no URL has" in problem
+
+
 def test_a_text_that_is_no_yaml_is_told_with_its_line() -> None:
     assert problems("chains:\n  chat: [\n") == [
         "proxy.yaml:3: not YAML: expected the node content, but found '<stream end>'"
