@@ -16,7 +16,7 @@ from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
 from proxy.edge.health import Readiness
-from proxy.errors import NotFound, ProxyError, WrongMethod
+from proxy.errors import Denied, NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
 from proxy.types import Caller
@@ -89,7 +89,11 @@ class Front:
         exchange.client, exchange.scheme = gateways.client(request), gateways.scheme(request)
         exchange.via = hops.onwards(request.headers.getall(hdrs.VIA, ()), self.server)
         hops.VIA.set(exchange.via)
-        guard.check_site(request)
+        try:
+            guard.check_site(request)
+        except Denied:
+            exchange.errors = pipeline.value.guide.dialect(request.path)
+            raise
         if hdrs.ORIGIN in request.headers:
             exchange.headers |= guard.cors(request)
             if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.edge.exchange import Exchange
 from proxy.edge.front import error_response
-from proxy.errors import BadCall, ProxyError
+from proxy.errors import BadCall, ProxyError, WrongType
 
 log = logging.getLogger(__name__)
 OPTIONS: Final[dict[str, Any]] = {
@@ -34,6 +35,8 @@ class Handler(web.RequestHandler):
         if status >= 500:
             log.error("a request failed outside its handler", exc_info=exc)
             error = ProxyError("The server failed to answer.", code="internal_error")
+        elif isinstance(exc, ContentEncodingError):
+            error = WrongType("The content encoding of the body is not read here.", code="unsupported_encoding")
         else:
             error = BadCall("The request is not HTTP as this server reads it.", code="invalid_request")
         response = error_response(error, Exchange.of(request))

@@ -189,9 +189,10 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_a_coding_that_is_not_known_is_refused(start: Start) -> None:
+@pytest.mark.parametrize("coding", ["snappy", "br", "zstd"])
+async def test_a_coding_that_is_not_known_is_refused(start: Start, coding: str) -> None:
     async with start() as run:
-        error = await error_of(await post(run, b"\x28\xb5\x2f\xfd squeezed", Content_Encoding="snappy"), 415)
+        error = await error_of(await post(run, b"\x28\xb5\x2f\xfd squeezed", Content_Encoding=coding), 415)
     assert error["code"] == "unsupported_encoding"
 
 
@@ -523,6 +524,13 @@ async def test_a_foreign_page_gets_nowhere_without_keys(start: Start, origin: st
         error = await error_of(response, 403)
         assert not run.ollama.seen
     assert error["code"] == "origin_not_allowed" and "Access-Control-Allow-Origin" not in response.headers
+
+
+async def test_who_gets_nowhere_at_a_path_of_ollamas_is_told_in_its_words(start: Start) -> None:
+    async with start() as run:
+        for header in ("Host: evil.example", "Host: localhost\r\nOrigin: https://evil.example"):
+            head, body = await raw(run, header, line="GET /api/tags")
+            assert head.startswith(b"HTTP/1.1 403") and "is not" in json.loads(body)["error"]
 
 
 async def test_cors_is_off_by_default(start: Start) -> None:
