@@ -118,6 +118,7 @@ class Ollama:
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
         body = read.mapping(await self.body(request), "the body")
         name = read.model(body.get("model") or read.needed(body, "name", "model"), "model")
+        verbose = read.flag(body.get("verbose") or False, "verbose")
         caller = exchange_of(request).caller
         patterns = caller.models
         if (behind := await self.shown.behind(name, caller)) is not None:
@@ -125,7 +126,7 @@ class Ollama:
         if not self.catalogue.opens(patterns, name):
             raise unknown(name)
         upstream, info = await self.catalogue.home(name, None, patterns)
-        asked = {"model": info.name, **{key: body[key] for key in ("verbose",) if key in body}}
+        asked = {"model": info.name, "verbose": verbose}
         told = await self.catalogue.servers[upstream].show(asked)
         return web.Response(body=told, content_type="application/json")
 

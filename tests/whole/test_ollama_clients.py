@@ -8,7 +8,8 @@ from typing import Any
 
 import ollama
 import pytest
-from langchain_ollama import ChatOllama
+from langchain_core.messages import AIMessage
+from langchain_ollama import ChatOllama, OllamaEmbeddings
 from pydantic import BaseModel
 
 from proxy.upstreams.demo import Fault, Said, Simulator
@@ -62,9 +63,10 @@ async def answered_with_a_key(run: Running, **options: Any) -> None:
     await closed(model)
 
 
-async def closed(model: ChatOllama) -> None:
-    model._client.close()  # type: ignore[no-untyped-call]
-    await model._async_client.close()  # type: ignore[no-untyped-call]
+async def closed(model: Any) -> None:
+    """Of LangChain's, whose clients have no types of their own."""
+    model._client.close()
+    await model._async_client.close()
 
 
 async def test_one_chain_serves_both_dialects(start: Start) -> None:
@@ -268,3 +270,31 @@ async def test_langchains_chat_ollama(start: Start) -> None:
         assert (await model.ainvoke("hi")).content == "Hello there"
         assert "".join([str(part.content) async for part in model.astream("hi")]) == "Hello there"
         await closed(model)
+
+
+async def test_langchains_classes_have_tools_formats_thoughts_and_vectors(start: Start) -> None:
+    class City(BaseModel):
+        """A city."""
+
+        name: str
+
+    async with start() as run:
+        model = ChatOllama(model="demo", base_url=run.url, num_predict=-1, num_ctx=4096, keep_alive="5m")
+        called = await model.bind_tools([City]).ainvoke("Which city?")
+        assert isinstance(called, AIMessage) and [call["name"] for call in called.tool_calls] == ["City"]
+        whole = await model.with_structured_output(City, method="json_schema").ainvoke("Which city?")
+        assert isinstance(whole, City)
+        thinking = ChatOllama(model="demo-thinking", base_url=run.url, reasoning=True)
+        parts = [part async for part in thinking.astream("hi")]
+        assert "".join(str(part.additional_kwargs.get("reasoning_content", "")) for part in parts)
+        vectors = OllamaEmbeddings(model="demo-embed", base_url=run.url)
+        assert [len(one) for one in await vectors.aembed_documents(["a", "b"])] == [384, 384]
+        for one in (model, thinking, vectors):
+            await closed(one)
+        assert run.ollama.reloads == 0
+
+
+async def test_what_is_asked_of_a_description_is_checked(start: Start) -> None:
+    async with start() as run:
+        answer = await run.http.post(f"{run.url}/api/show", json={"model": "demo", "verbose": "yes"})
+        assert answer.status == 400 and "'verbose'" in (await answer.json())["error"]
