@@ -33,7 +33,7 @@ class Gateways:
         if not self.networks or not self.trusts(address):
             return address
         told = ",".join(request.headers.getall(FORWARDED_FOR, ()))
-        for hop in reversed([one.strip() for one in told.split(",") if one.strip()]):
+        for hop in reversed([without_port(one.strip()) for one in told.split(",") if one.strip()]):
             if not is_address(hop):
                 break
             address = hop
@@ -47,6 +47,14 @@ class Gateways:
             told = request.headers.get(FORWARDED_PROTO, "").strip().lower()
             return told if told in ("http", "https") else "http"
         return "http"
+
+
+def without_port(hop: str) -> str:
+    """Some gateways put their client's port behind its address."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    address, colon, port = hop.partition(":")
+    return address if colon and port.isdecimal() else hop  # an IPv6 address has more colons
 
 
 def is_address(text: str) -> bool:
