@@ -11,6 +11,8 @@ from typing import Any, Final, TypeVar
 from proxy.errors import Busy, ProxyError
 
 log = logging.getLogger(__name__)
+LONGEST: Final = 60.0
+"""Seconds that the end of a server waits for tasks which it has told to end."""
 CALM: Final = 30.0
 """Seconds after which a server is no longer busy with its start."""
 Result = TypeVar("Result")
@@ -51,12 +53,16 @@ class Background:
         else:
             log.error("%s failed", task.get_name(), exc_info=error)
 
-    async def aclose(self) -> None:
-        """Cancel what still runs and wait for its end."""
-        while running := list(self.tasks):
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
+    async def aclose(self, patience: float = LONGEST) -> None:
+        """Cancel what still runs and wait for its end: so many seconds at most, after which what goes on is told."""
+        try:
+            async with asyncio.timeout(patience):
+                while running := list(self.tasks):
+                    for task in running:
+                        task.cancel()
+                    await asyncio.wait(running)
+        except TimeoutError:
+            log.error("these do not end, and are left: %s", ", ".join(sorted(task.get_name() for task in self.tasks)))
 
 
 async def now_and_then(

@@ -6,11 +6,13 @@ import argparse
 import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from proxy import config as configuration
 from proxy.errors import ConfigError
 
+PATIENCE: Final = 5.0
+"""Seconds that the end of a command waits for tasks that nobody has waited for."""
 Result = TypeVar("Result")
 
 
@@ -33,5 +35,19 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         import uvloop
     except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    try:
+        return runner.run(work)
+    finally:
+        if all_ended(runner.get_loop()):
+            runner.close()  # which waits without limit for every task there is
+
+
+def all_ended(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether what still runs ends when it is told to."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    return not left or not loop.run_until_complete(asyncio.wait(left, timeout=PATIENCE))[1]

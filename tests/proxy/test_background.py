@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
-from proxy.background import now_and_then, surely
+from proxy.background import Background, now_and_then, surely
+from proxy.commands import shared
 from proxy.errors import Busy
 
 
@@ -79,3 +81,49 @@ async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> 
         await task
     assert ended.is_set()
     await surely(work())
+
+
+async def stubborn(over: asyncio.Event) -> None:
+    while not over.is_set():
+        with suppress(asyncio.CancelledError):
+            await over.wait()
+
+
+async def test_what_does_not_end_is_told_and_left_and_what_does_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    background, over, cleared = Background(), asyncio.Event(), False
+
+    async def clearing() -> None:
+        nonlocal cleared
+        try:
+            await over.wait()
+        finally:
+            await asyncio.sleep(0.01)
+            cleared = True
+
+    task = background.start(stubborn(over), "a stubborn one")
+    background.start(clearing(), "one that clears up")
+    await asyncio.sleep(0)
+    await background.aclose(patience=0.1)
+    assert cleared
+    assert [record.getMessage() for record in caplog.records] == ["these do not end, and are left: a stubborn one"]
+    over.set()
+    await task
+    await background.aclose()
+
+
+def test_a_command_ends_whatever_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "PATIENCE", 0.05)
+    left: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Task[None]]] = []
+
+    async def work() -> str:
+        over = asyncio.Event()
+        left.append((asyncio.get_running_loop(), over, asyncio.ensure_future(stubborn(over))))
+        await asyncio.sleep(0)
+        return "done"
+
+    assert shared.run(work()) == "done"
+    ((loop, over, task),) = left
+    assert not task.done()
+    over.set()
+    loop.run_until_complete(task)
+    loop.close()
