@@ -27,6 +27,7 @@ from proxy.types import (
     Usage,
     Vectors,
 )
+from proxy.witness import Heard
 
 METERED: Final = "metered"
 """Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
@@ -48,7 +49,7 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
         return await call_next(call)
     tally = Tally(call, host)
     try:
-        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}, sent=tally.sent))
+        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}, witness=tally))
     except BaseException as error:
         tally.end(error)
         raise
@@ -60,15 +61,16 @@ def refused(call: Call, error: ProxyError, host: Host) -> None:
     Tally(call, host).end(error)
 
 
-class Tally:
+class Tally(Heard):
     """Grows with the events of one answer."""
 
     __slots__ = (
         "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
-        "said", "sent_as", "thought", "tries", "usage", "whole", "worked",
+        "said", "thought", "usage", "whole", "worked",
     )  # fmt: skip
 
     def __init__(self, call: Call, host: Host) -> None:
+        super().__init__()
         self.call = call
         self.meter = f"{call.route} {next(NUMBERS)}"
         self.host = host
@@ -85,17 +87,10 @@ class Tally:
         self.whole = False
         """Whether the answer was read to its end."""
         self.over = False
-        self.tries = "1"
-        """How often an upstream was asked, where nobody tells."""
         self.owed = False
         """Whether it pays for what it began to read as another's."""
-        self.sent_as = ""
-        """By which name of its model an upstream was asked, if one was."""
         self.worked = False
         """Whether that upstream has worked for it, though nothing came of it."""
-
-    def sent(self, model: str) -> None:
-        self.sent_as = model
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
@@ -150,11 +145,9 @@ class Tally:
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
         if self.first is None and error is not None:
-            self.worked = bool(self.sent_as) and was_at_work(error)
-            if not self.sent_as and not was_asked(error):
-                self.tries = "0"
-        ended = self.ended(self.told(error))
-        self.host.announce(ended)
+            self.worked = bool(self.sent_as) and was_at_work(error, self.asking)
+        tries = self.tries if self.first is None and not was_asked(error) else max(1, self.tries)
+        self.host.announce(self.ended(self.told(error), tries))
 
     def told(self, error: BaseException | None) -> str:
         if isinstance(error, ProxyError):
@@ -170,9 +163,10 @@ class Tally:
         deadline = self.call.deadline
         return deadline is not None and self.host.clock.monotonic() >= deadline.at
 
-    def ended(self, error: str) -> CallEnded:
+    def ended(self, error: str, tries: int) -> CallEnded:
+        """tries: how often an upstream was asked, where nobody tells."""
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
-        cache = "miss" if self.owed else facts.get("cache", "")
+        cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
         kept = cache in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
@@ -195,7 +189,7 @@ class Tally:
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
             cache,
-            0 if kept else int(facts.get("attempts", self.tries)),
+            0 if kept else int(facts.get("attempts", tries)),
             facts.get("fallback", ""),
             "" if error else self.finish,
             error,
@@ -234,15 +228,17 @@ class Tally:
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
 
 
-def was_asked(error: BaseException) -> bool:
+def was_asked(error: BaseException | None) -> bool:
     """Whether a call that failed before anything came has been to an upstream."""
     return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))
 
 
-def was_at_work(error: BaseException) -> bool:
+def was_at_work(error: BaseException, asking: bool) -> bool:
     """Whether an upstream that was asked has worked on it: what was given up, by whomever, it had begun; what it
-    refused, or broke off before anything came, perhaps not."""
-    return error.cause in WORKED if isinstance(error, UpstreamError) else not isinstance(error, ProxyError)
+    refused, or broke off before anything came, perhaps not.  asking: whether the last try had not failed yet."""
+    if isinstance(error, UpstreamError):
+        return error.cause in WORKED
+    return asking and not isinstance(error, ProxyError)
 
 
 def choices(ask: Ask) -> int:

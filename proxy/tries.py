@@ -67,6 +67,8 @@ def announce(call: Call, one: Try, host: Host, began: float, facts: Mapping[str,
     if one.told:
         return
     one.told = True
+    if error:
+        call.witness.failed()
     model, upstream = facts.get("model", call.model), facts.get("upstream", "")
     seconds = host.clock.monotonic() - began
     meter = call.tags.get(METERED, "")

@@ -28,6 +28,7 @@ from proxy.errors import Denied, ProxyError
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
 from proxy.values import value
+from proxy.witness import NOBODY, Witness
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
     import numpy as np
@@ -40,7 +41,7 @@ Who: TypeAlias = Literal["public", "user", "admin"]
 
 
 def unheard(text: str) -> None:
-    """The progress of a call that nobody watches, and its way to an upstream."""
+    """The progress of a call that nobody watches."""
 
 
 @value
@@ -59,8 +60,7 @@ class Call:
     trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
     progress: tells a waiting client in words why it waits.
     receipt: what is to be kept of the call, where its client asked for that.
-    sent: told by which name of its model an upstream has been asked, when that is written and before anything comes:
-        whoever leaves then has cost something.
+    witness: told what becomes of it before anything of its answer comes.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Call:
     trail: Mapping[str, str] = field(default_factory=dict, compare=False)
     progress: Callable[[str], None] = field(default=unheard, compare=False)
     receipt: Receipt | None = field(default=None, compare=False)
-    sent: Callable[[str], None] = field(default=unheard, compare=False)
+    witness: Witness = field(default=NOBODY, compare=False)
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""
@@ -102,7 +102,7 @@ class Call:
             self.trail,
             self.progress,
             self.receipt,
-            self.sent,
+            self.witness,
         )
         for name, changed in changes.items():
             setattr(made, name, changed)

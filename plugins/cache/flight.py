@@ -9,6 +9,7 @@ from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Owed, Replay, whole
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
+from proxy.witness import Heard
 
 
 class Flight:
@@ -17,13 +18,13 @@ class Flight:
     It runs in a task of its own, so that its first caller may leave while others read on; when the last one leaves
     it is cancelled.  Its events are kept until it ends: as much as one answer.
 
-    One of its readers pays: the first, and when that one leaves before the end, the next one who stays.  To all others
-    it is `shared`.
+    One of its readers pays for all of it: the first, and when that one leaves before the end, the next one who stays.
+    To all others it is `shared`.
     """
 
     __slots__ = (
-        "abandoned", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer", "readers",
-        "sent_as", "task", "told", "waiting", "whole",
+        "abandoned", "asked", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer",
+        "readers", "task", "told", "waiting", "whole",
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
@@ -46,8 +47,7 @@ class Flight:
         self.readers: list[object] = []
         """In the order in which they came."""
         self.payer: object = None
-        self.sent_as = ""
-        """By which name of its model an upstream was asked, if one was."""
+        self.asked = Heard()
         self.task: asyncio.Task[None] | None = None
         self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
@@ -55,7 +55,8 @@ class Flight:
     async def run(self, call: Call, call_next: Handler) -> None:
         self.whole = not call.stream
         try:
-            await self.read(await call_next(call.but(progress=self.progress, deadline=self.deadline, sent=self.sent)))
+            made = call.but(progress=self.progress, deadline=self.deadline, witness=self.asked)
+            await self.read(await call_next(made))
         except Exception as error:  # raised by every reader
             self.error = error
         except BaseException:  # cancelled, and by its last reader unless the server stops
@@ -82,9 +83,6 @@ class Flight:
     def progress(self, text: str) -> None:
         for told in self.told:
             told(text)
-
-    def sent(self, model: str) -> None:
-        self.sent_as = model
 
     def wake(self) -> None:
         if self.waiting:
@@ -150,14 +148,15 @@ class Flight:
         self.readers.remove(reader)
         if call.progress in self.told:
             self.told.remove(call.progress)
-        if self.sent_as and self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
-            call.sent(self.sent_as)
+        if self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
+            self.asked.retold(call.witness)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)
             self.task.cancel()
         elif self.readers and not self.over and self.payer is reader:
             self.payer = self.readers[0]
+            call.witness.spared()
             self.wake()
 
 

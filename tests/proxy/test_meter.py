@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plugins.retry import Retry
 from proxy.config import Strict
 from proxy.errors import TooMany
 from proxy.host import Host
@@ -196,6 +197,47 @@ async def test_of_those_who_share_an_answer_the_last_to_leave_has_cost_the_promp
         second.cancel()
         await until(lambda: len(TOLD) == 2)
     assert [(one.prompt_tokens, one.attempts) for one in (first, TOLD[1])] == [(None, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("chain", ["retry", "cache, retry", "cache, fallback, retry"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_during_a_later_try_has_cost_all_of_them(start: Start, chain: str, stream: bool) -> None:
+    text = config().replace("two: {", "cache: {}, fallback: {default: [other]}, retry: {wait: 0, budget: 9}, two: {")
+    text = text.replace("chat: [one]", f"chat: [one, {chain}]")
+    async with start(text, Simulator(faults=[Fault("status", times=2), Fault("stall")])) as run:
+        async with leaving(run, 1, stream=stream):
+            await run.ollama.until(lambda: not run.ollama.faults)
+        one = await ended()
+    assert (one.error, one.attempts, one.model) == ("client_left", 3, "demo:latest")
+
+
+async def test_who_leaves_between_two_tries_has_cost_the_first(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Retry, "wait", lambda *_: 20.0)
+    text = config().replace("two: {", "retry: {}, two: {").replace("chat: [one]", "chat: [one, retry]")
+    async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
+        asking = asyncio.ensure_future(run.chat())
+        record = run.server.services.state["retry record"]
+        await until(lambda: bool(record.told(1)["failures"]))
+        asking.cancel()
+        one = await ended()
+    assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 1, None)
+
+
+async def test_of_those_who_share_a_stream_one_pays_for_all_that_was_made(start: Start) -> None:
+    async with start(CACHED, Simulator(delay=0.02)) as run:
+        asked = {"stream": True, "seed": 1, "max_tokens": 30}
+        first = await run.chat(**asked)
+        await first.content.readany()
+        second = await run.chat(**asked)
+        await second.content.readany()
+        first.close()
+        left = await ended()
+        await second.read()
+        await until(lambda: len(TOLD) == 2)
+    assert (left.error, left.cache, left.attempts, left.eval_ns) == ("client_left", "shared", 0, 0)
+    assert left.completion_tokens, "what it got is told all the same"
+    paid = TOLD[1]
+    assert (paid.error, paid.cache, paid.attempts, paid.estimated) == ("", "miss", 1, ()) and paid.eval_ns
 
 
 async def test_who_leaves_the_line_has_asked_nobody(start: Start) -> None:

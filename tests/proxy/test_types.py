@@ -5,10 +5,11 @@ from dataclasses import fields
 import pytest
 
 from proxy.types import Call, Chat, Deadline, Message, Receipt
+from proxy.witness import Witness
 
 
 def told(text: str) -> None:
-    """Listens to a call's progress, and to its being sent."""
+    """Listens to a call's progress."""
 
 
 def test_a_changed_copy_differs_in_nothing_else() -> None:
@@ -30,7 +31,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         trail={"X-Request-Id": "1"},
         progress=told,
         receipt=Receipt({"id": "1"}, []),
-        sent=told,
+        witness=Witness(),
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for field in fields(Call):

@@ -19,7 +19,8 @@ from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
-from proxy.types import JSON, Call, Chat, Embed, Handler, unheard
+from proxy.types import JSON, Call, Chat, Embed, Handler
+from proxy.witness import NOBODY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,7 +153,7 @@ class Semantic:
             extra={},
             headers={},
             deadline=None,
-            sent=unheard,
+            witness=NOBODY,
         )
         try:
             async with asyncio.timeout(PATIENCE):
