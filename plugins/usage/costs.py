@@ -13,7 +13,7 @@ from plugins.usage import figures
 from plugins.usage.figures import DAY, MICRO, Window, WithUser, document
 from plugins.usage.money import begin, day_of, midnight, money, next_month
 from proxy.host import Host
-from proxy.prices import rounded
+from proxy.prices import Energy, rounded
 from proxy.types import JSON, Route
 
 MOST: Final = 3660
@@ -79,8 +79,8 @@ class Costs:
         window = self.window(request, asked)
         models = await self.read(window, "model")
         parts = grouped(models, "model")
-        breakdown = [{"model": name, **told(parts[name])} for name in sorted(parts)]
-        return document({**self.span(asked, window), **told(models), "breakdown": breakdown})
+        breakdown = [{"model": name, **self.told(parts[name])} for name in sorted(parts)]
+        return document({**self.span(asked, window), **self.told(models), "breakdown": breakdown})
 
     async def projection(self, request: web.BaseRequest) -> web.StreamResponse:
         """What the month will have cost, by what its days cost so far."""
@@ -109,7 +109,7 @@ class Costs:
         asked = self.host.desk.query(request, Breakdown)
         window, column = self.window(request, asked), BY[asked.by]
         parts = grouped(await self.read(window, column), column)
-        rows = [{asked.by: spelled(asked.by, value), **told(parts[value])} for value in sorted(parts)]
+        rows = [{asked.by: spelled(asked.by, value), **self.told(parts[value])} for value in sorted(parts)]
         return document({**self.span(asked, window), "by": asked.by, "rows": rows})
 
     async def all(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -117,8 +117,11 @@ class Costs:
         window = self.window(request, asked)
         found = await self.read(window, "caller")
         users = grouped(found, "caller")
-        rows = [{"user": name, **told(users[name])} for name in sorted(users)]
-        return document({**self.span(asked, window), **told(found), "users": rows})
+        rows = [{"user": name, **self.told(users[name])} for name in sorted(users)]
+        return document({**self.span(asked, window), **self.told(found), "users": rows})
+
+    def told(self, found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
+        return told(found, self.host.prices.energy)
 
     def window(self, request: web.BaseRequest, asked: Period) -> Window:
         return asked.window(self.host.clock.time(), self.whose(request, asked))
@@ -149,11 +152,14 @@ def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
     return sum(one[column] for one in found)
 
 
-def told(found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
-    """The sums of some calls; with several currencies their money is told by currency only."""
-    by = [in_currency(currency, some) for currency, some in currencies(found)]
-    only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", ()))
-    calls = total(found, "calls")
+def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
+    """The sums of some calls; with several currencies their money is told by currency only.
+
+    energy: what is known of that now.  None of it is null where nobody says what upstreams draw, or what that costs.
+    """
+    by = [in_currency(currency, some, energy) for currency, some in currencies(found)]
+    only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", (), energy))
+    calls, drawn = total(found, "calls"), total(found, "energy_mj")
     return {
         **only,
         "total_requests": calls,
@@ -161,16 +167,17 @@ def told(found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
         "cached_requests": total(found, "hits") + total(found, "shared"),
         "prompt_tokens": total(found, "prompt_tokens"),
         "completion_tokens": total(found, "completion_tokens"),
-        "energy_kwh": kilowatt_hours(total(found, "energy_mj")),
+        "energy_kwh": kilowatt_hours(drawn) if drawn or energy.watts else None,
         "by_currency": by,
     }
 
 
-def in_currency(currency: str, found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
+def in_currency(currency: str, found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
     """total_cost is null where no call had a price.  saved: what kept answers would have cost.  cloud_cost: the same
     calls at the cloud that they are compared with."""
     known = total(found, "priced") > 0
-    cost, prompt = total(found, "cost"), total(found, "prompt_cost")
+    cost, prompt, power = (total(found, column) for column in ("cost", "prompt_cost", "power"))
+    has_power = power or (energy.watts and energy.per_kwh is not None and energy.currency == currency)
     return {
         "currency": currency or None,
         "total_cost": money(cost) if known else None,
@@ -178,7 +185,7 @@ def in_currency(currency: str, found: Sequence[Mapping[str, Any]]) -> dict[str, 
         "response_cost": money(cost - prompt) if known else None,
         "saved": money(total(found, "saved")),
         "cloud_cost": money(total(found, "cloud")) if total(found, "compared") else None,
-        "energy_cost": money(total(found, "power")),
+        "energy_cost": money(power) if has_power else None,
     }
 
 

@@ -50,7 +50,11 @@ async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: s
     assert (whole["total_cost"], whole["currency"]) == (told(found), "USD") and whole["total_cost"] > 0
     assert whole["prompt_cost"] + whole["response_cost"] == whole["total_cost"]
     assert (whole["saved"], whole["cloud_cost"]) == (told(found, "saved"), told(found, "cloud"))
-    assert whole["energy_cost"] == told(found, "power") and whole["saved"] == told(found[:1])
+    assert (
+        whole["energy_cost"] == told(found, "power") > 0
+        and whole["energy_kwh"] > 0
+        and whole["saved"] == told(found[:1])
+    )
     assert (whole["unpriced_requests"], whole["cached_requests"]) == (0, 1)
     assert sum(one["total_cost"] for one in whole["breakdown"]) == whole["total_cost"]
     assert mine["total_cost"] == told([one for one in found if one["caller"] == "bob"])
@@ -79,6 +83,24 @@ async def test_without_prices_everything_costs_null(start: Start, database_url: 
         await filled(run)
         whole = await get(run, "/api/costs/summary")
     assert (whole["total_cost"], whole["currency"], whole["unpriced_requests"]) == (None, None, 4)
+    assert (whole["energy_kwh"], whole["energy_cost"]) == (None, None)
+
+
+async def test_energy_that_nobody_told_of_is_not_known_and_none_that_was_drawn_is(
+    start: Start, database_url: str
+) -> None:
+    prices = "prices: {models: {'demo*': {input: 1, output: 1}}}"
+    for energy, drawn, cost in (
+        ("", None, None),
+        (", energy: {watts: {local: {idle: 30, busy: 250}}}", 0, None),
+        (", energy: {per_kwh: 0.3, watts: {local: {idle: 30, busy: 250}}}", 0, 0),
+    ):
+        async with start(config(database_url, f"costs: {{{prices}{energy}}}\n")) as run:
+            await chat(run, B), await chat(run, B)
+            await written(run)
+            whole, nobody = [await get(run, f"/api/costs/summary?user={user}") for user in ("bob", "alice")]
+        assert (nobody["energy_kwh"], whole["energy_kwh"] is None) == (drawn, drawn is None), energy
+        assert (whole["energy_cost"] is None) == (cost is None), energy
 
 
 async def test_currencies_are_not_added_up(start: Start, database_url: str) -> None:
