@@ -78,7 +78,7 @@ class Counting:
         self.last = now
         if now - self.said >= SAY:
             self.said = now
-            log.warning("limits are counted in this process alone: %s", error)
+            log.warning("limits are counted in this process alone, so that twice as much may pass: %s", error)
         return self.alone
 
     def share(self, claim: Claim) -> Claim:
