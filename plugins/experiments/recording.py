@@ -17,9 +17,10 @@ from plugins.experiments.counted import clean
 from plugins.experiments.definition import SENSES, Name
 from plugins.experiments.store import Conflict
 from plugins.experiments.tables import CALLS, METRICS, NAMES, UNITS
-from plugins.experiments.writer import EVERY, Writer
+from plugins.experiments.writer import Writer
 from proxy.config import Strict
 from proxy.errors import BadCall, Denied, NotFound
+from proxy.sql.backlog import EVERY
 from proxy.types import Caller
 
 MOST: Final = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,17 +17,14 @@ from plugins.experiments.store import Store
 from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
 from proxy.errors import Busy
 from proxy.news import CallEnded, Rated
+from proxy.sql.backlog import Backlog
 
 log = logging.getLogger(__name__)
 U: Final = UNITS.c
 BATCH: Final = 1000
 """Calls that are written at once."""
-EVERY: Final = 0.5
-"""Seconds that what was counted waits for more to be written with."""
-LONGEST: Final = 5.0
-"""Seconds between two tries to write while the database is away."""
-SAY: Final = 60.0
-"""Seconds between two warnings of what is lost."""
+FRESH: Final = 60.0
+"""Seconds for which it is known how many rows there are."""
 LATE: Final = 10.0
 """Seconds for which a call is looked for that was rated: another process may not have written it yet."""
 CHUNK: Final = 400
@@ -36,13 +32,12 @@ CHUNK: Final = 400
 WORTH: Final = {"up": 1, "down": -1, "none": 0}
 
 
-class Writer:
-    """Outlives reloads."""
+class Writer(Backlog):
+    what = "calls and ratings of experiments"
 
     def __init__(self, store: Store) -> None:
+        super().__init__(store.host.clock)
         self.store = store
-        self.most = 0
-        """Calls and ratings that may wait."""
         self.most_units = 0
         """Of an experiment, that have rows of their own."""
         self.next = Batch()
@@ -50,17 +45,11 @@ class Writer:
         """That wait in these batches."""
         self.writing: deque[Batch] = deque()
         self.ratings: deque[Said] = deque()
-        self.lost = 0
-        """Calls and ratings, since the process started, that could not be counted."""
-        self.said = (float("-inf"), 0)
         self.sizes: dict[str, tuple[float, int]] = {}
         """By experiment, until when it is known that it has so many rows at most."""
-        self.turn = asyncio.Lock()
-        self.task: asyncio.Task[None] | None = None
 
     @property
     def pending(self) -> int:
-        """Calls and ratings that are not written yet."""
         return self.calls + len(self.ratings)
 
     def add(self, assigned: Assigned, ended: CallEnded) -> None:
@@ -83,30 +72,7 @@ class Writer:
         else:
             self.lose(1)
 
-    def lose(self, count: int) -> None:
-        self.lost += count
-        at, lost = self.said
-        if (now := self.store.host.clock.monotonic()) - at >= SAY:
-            log.error("%s calls of experiments are not counted: no database takes them", self.lost - lost)
-            self.said = now, self.lost
-
-    async def run(self) -> None:
-        """For as long as the process lives."""
-        pause = EVERY
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self.flush()
-                pause = EVERY
-            except Busy as error:
-                if pause == EVERY:
-                    log.warning("what experiments have counted waits (%s calls so far): %s", self.pending, error)
-                pause = min(LONGEST, pause * 2)
-            except Exception:
-                log.exception("what experiments have counted cannot be written")
-
     async def flush(self) -> None:
-        """Write all that is waiting now.  Raises Busy while the database is away."""
         if not self.pending:
             return
         async with self.turn:
@@ -162,7 +128,7 @@ class Writer:
         until, upto = self.sizes.get(experiment, (now, 0))
         if now >= until or upto + more > self.most_units:
             count = select(func.count()).select_from(UNITS).where(U.experiment == experiment)
-            until, upto = now + SAY, (await connection.execute(count)).scalar_one()
+            until, upto = now + FRESH, (await connection.execute(count)).scalar_one()
         self.sizes[experiment] = until, upto + more
         return upto + more <= self.most_units
 
@@ -213,24 +179,6 @@ class Writer:
                 }
                 await connection.execute(update(UNITS).where(here).values(**more))
         return True
-
-    async def flushed(self) -> bool:
-        """Whether all that was waiting is written; else after a rest."""
-        try:
-            await self.flush()
-        except Busy:
-            await asyncio.sleep(EVERY)
-            return False
-        return True
-
-    async def close(self, patience: float) -> None:
-        """Write what is there, in so many seconds at most; what is not written then is told."""
-        try:
-            async with asyncio.timeout(patience):
-                while not await self.flushed():
-                    pass
-        except TimeoutError:
-            log.error("%s calls of experiments were not counted: the database does not answer", self.pending)
 
 
 def seen(calls: Iterable[Seen], shared: dict[Place, Place]) -> Iterator[dict[str, Any]]:

@@ -16,11 +16,12 @@ from plugins.usage.figures import document
 from plugins.usage.rows import CallRow
 from plugins.usage.statements import alone
 from plugins.usage.tables import CALLS
-from plugins.usage.writer import EVERY, Writer
+from plugins.usage.writer import Writer
 from proxy.config import Strict
 from proxy.errors import NotFound
 from proxy.host import Host
 from proxy.news import Rated
+from proxy.sql.backlog import EVERY
 from proxy.types import Route
 
 Said = Literal["up", "down", "none"]

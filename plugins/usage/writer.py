@@ -19,6 +19,7 @@ from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
 from proxy.host import Clock
 from proxy.news import Attempt, CallEnded
+from proxy.sql.backlog import EVERY, Backlog
 from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,6 @@ Waiting = Row | CallEnded
 BATCH: Final = 1000
 """Rows that are written at once, unless more are waiting."""
 MOST: Final = 2 * BATCH
-EVERY: Final = 0.5
-"""Seconds that a row waits at most for others to be written with."""
-LONGEST: Final = 5.0
-"""Seconds between two tries to write while the database is away."""
-SAY: Final = 60.0
-"""Seconds between two warnings of what is lost."""
 
 
 @dataclass(slots=True)
@@ -46,27 +41,20 @@ class Batch:
     tried: bool = False
 
 
-class Writer:
-    """Outlives reloads."""
+class Writer(Backlog):
+    what = "records of usage"
 
     def __init__(self, database: Database, clock: Clock) -> None:
+        super().__init__(clock)
         self.database = database
-        self.clock = clock
-        self.most = 0
         self.waiting: deque[Waiting] = deque()
         self.smooth = Smooth()
         self.names = Names()
         self.writing: deque[Batch] = deque()
-        self.lost = 0
-        """Rows, since the process started, that could not be kept until they were written."""
-        self.said = (float("-inf"), 0)
         self.full = asyncio.Event()
-        self.turn = asyncio.Lock()
-        self.task: asyncio.Task[None] | None = None
 
     @property
     def pending(self) -> int:
-        """Rows that are not written yet."""
         return len(self.waiting) + len(self.smooth) + sum(len(one.rows) for one in self.writing)
 
     def add(self, row: Waiting) -> None:
@@ -91,28 +79,6 @@ class Writer:
         else:
             self.lose(1)
 
-    def lose(self, count: int) -> None:
-        self.lost += count
-        at, lost = self.said
-        if (now := self.clock.monotonic()) - at >= SAY:
-            log.error(
-                "%s records of usage are lost: there is no room for them, or no database takes them", self.lost - lost
-            )
-            self.said = now, self.lost
-
-    async def run(self) -> None:
-        """For as long as the process lives."""
-        pause = EVERY
-        while True:
-            await self.rest(pause)
-            try:
-                await self.flush()
-                pause = EVERY
-            except Busy as error:
-                if pause == EVERY:
-                    log.warning("records of usage wait (%s so far): %s", self.pending, error)
-                pause = min(LONGEST, pause * 2)
-
     async def rest(self, seconds: float) -> None:
         """While the database is away, however many rows are waiting."""
         if seconds > EVERY:
@@ -125,7 +91,6 @@ class Writer:
             pass
 
     async def flush(self) -> None:
-        """Write all that is waiting now.  Raises Busy while the database is away."""
         async with self.turn:
             left = self.pending
             while left > 0 and (batch := self.next()) is not None:
@@ -184,24 +149,3 @@ class Writer:
             await insert_rows(connection, ATTEMPTS, AttemptRow._fields, tries)
             if calls:
                 await sums.add(connection, added)
-
-    async def flushed(self) -> bool:
-        """Whether all that was waiting is written; else after a rest."""
-        try:
-            await self.flush()
-        except Busy:
-            await asyncio.sleep(EVERY)
-            return False
-        return True
-
-    async def close(self, patience: float) -> None:
-        """Write what is there, in so many seconds at most; what is not written then is told.
-
-        After a reload others go on adding to it, and are not waited for.
-        """
-        try:
-            async with asyncio.timeout(patience):
-                while not await self.flushed():
-                    pass
-        except TimeoutError:
-            log.error("%s records of usage were not written: the database does not answer", self.pending)
