@@ -30,6 +30,7 @@ FLOORS = (
     (
         "proxy.chain",
         "proxy.host",
+        "proxy.records",
         "proxy.desk",
         "proxy.meter",
         "proxy.tries",
@@ -70,6 +71,7 @@ PLUGINS_MAY = {
     "proxy.tries",
     "proxy.config",
     "proxy.host",
+    "proxy.records",
 }
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for top in ("proxy", "plugins") for path in (ROOT / top).rglob("*.py"))

@@ -15,7 +15,7 @@ from plugins.comparison.results import Compared, Judgement, Result, unknown
 from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
 from proxy.errors import NotFound
 from proxy.host import Host
-from proxy.sql.database import Database
+from proxy.records import Records
 
 R: Final = ROUNDS.c
 KEPT: Final = tuple(one.name for one in fields(Result))
@@ -45,16 +45,9 @@ class Most:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Store(Records):
     host: Host
     most: Most
-
-    @property
-    def database(self) -> Database:
-        return self.host.database
-
-    def now(self) -> int:
-        return int(self.host.clock.time() * 1e6)
 
     async def ready(self) -> None:
         """Raises DatabaseAway, before any model has been asked."""

@@ -8,14 +8,13 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
 from plugins.conversations.talks import Exists, Talk, full, talk_of, unknown
 from proxy.host import Host
-from proxy.sql.database import Database
+from proxy.records import Records
 
 TOGETHER: Final = 500
 """Rows that are written in one statement."""
@@ -57,16 +56,9 @@ class Most:
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
+class Store(Records):
     host: Host
     most: Most
-
-    @property
-    def database(self) -> Database:
-        return self.host.database
-
-    def now(self) -> int:
-        return int(self.host.clock.time() * 1e6)
 
     # --- in a transaction that is open ---
 
@@ -84,8 +76,7 @@ class Store:
         """False if it is there already."""
         now = self.now()
         row = {"owner": owner, "id": id, "created": now, "updated": now, "next": 1, "first": 1, **columns}
-        new = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        done = await connection.execute(new(TALKS).values(row).on_conflict_do_nothing())
+        done = await connection.execute(self.database.insert(TALKS).values(row).on_conflict_do_nothing())
         return bool(done.rowcount)
 
     async def append(

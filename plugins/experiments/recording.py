@@ -113,8 +113,8 @@ class Recording:
                 message = f"The experiment has {MOST} metrics, and may have no more."
                 raise BadCall(message, param="metric_name", code="too_many_metrics")
             new = {"experiment": experiment, "name": result.metric_name}
-            await connection.execute(store.insert(NAMES).values(new).on_conflict_do_nothing())
-        made, m = store.insert(METRICS), METRICS.c
+            await connection.execute(store.database.insert(NAMES).values(new).on_conflict_do_nothing())
+        made, m = store.database.insert(METRICS), METRICS.c
         values: dict[str, Any] = {**row, "name": result.metric_name, "results": 1, "total": result.metric_value}
         more = {name: m[name] + made.excluded[name] for name in ("results", "total")}
         keys = [m.experiment, m.name, m.variant, m.unit]

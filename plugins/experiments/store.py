@@ -9,7 +9,6 @@ from typing import Any, Final, TypeAlias
 import orjson
 from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Table, delete, func, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from plugins.experiments.book import API, FILE, Experiment, Stop
@@ -17,6 +16,7 @@ from plugins.experiments.definition import PREFIX, Definition, InFile
 from plugins.experiments.tables import EXPERIMENTS, METRICS, NAMES, STOPS, UNITS
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
+from proxy.records import Records
 from proxy.sql.database import Database
 from proxy.wire.ids import new_id
 
@@ -25,7 +25,6 @@ E: Final = EXPERIMENTS.c
 MICRO: Final = 1e6
 MOST: Final = 200
 """Experiments, besides those of the configuration."""
-INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 Version: TypeAlias = tuple[int, ...]
 Rows: TypeAlias = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 PARTS: Final = (STOPS, NAMES, METRICS, UNITS)
@@ -46,27 +45,16 @@ def from_file(name: str, told: InFile) -> Experiment:
     return Experiment(f"{name}@{definition.digest()}", name, told.status, definition, FILE)
 
 
-class Store:
+class Store(Records):
     def __init__(self, host: Host) -> None:
         self.host = host
-
-    @property
-    def database(self) -> Database:
-        return self.host.database
-
-    def now(self) -> int:
-        return int(self.host.clock.time() * MICRO)
-
-    def insert(self, table: Any) -> Any:
-        """Each dialect has a class of its own, with the same methods."""
-        return INSERT[self.database.dialect](table)
 
     async def note(self, experiments: Iterable[Experiment]) -> None:
         """That the configuration has these."""
         now = self.now()
         rows = [{**row_of(one), "created": now, "updated": now} for one in sorted(experiments, key=lambda one: one.id)]
         if rows:
-            made = self.insert(EXPERIMENTS)
+            made = self.database.insert(EXPERIMENTS)
             new = {name: made.excluded[name] for name in ("status", "definition", "updated")}
             async with self.database.writing() as connection:
                 await connection.execute(made.on_conflict_do_update(index_elements=[E.id], set_=new), rows)
@@ -142,7 +130,7 @@ class Store:
         """Whether nobody else has stopped this variant yet."""
         row = {"experiment": id, "variant": variant, "at": self.now(), "why": why}
         async with self.database.writing() as connection:
-            done = await connection.execute(self.insert(STOPS).values(row).on_conflict_do_nothing())
+            done = await connection.execute(self.database.insert(STOPS).values(row).on_conflict_do_nothing())
         return bool(done.rowcount)
 
 

@@ -97,12 +97,12 @@ class Writer(Backlog):
         async with self.store.database.writing() as connection:
             mark = {"id": batch.id, "at": self.store.now()}
             # Waits for whoever is just writing the same, as a connection does that was cut off before it was confirmed.
-            new = await connection.execute(self.store.insert(BATCHES).values(mark).on_conflict_do_nothing())
+            new = await connection.execute(self.store.database.insert(BATCHES).values(mark).on_conflict_do_nothing())
             if not new.rowcount:
                 return
             shared = await self.shared(connection, batch)
             rows = batch.moved(shared)
-            made = self.store.insert(UNITS)
+            made = self.store.database.insert(UNITS)
             more = {name: U[name] + made.excluded[name] for name in COUNTS}
             keys = [U.experiment, U.variant, U.unit]
             await connection.execute(made.on_conflict_do_update(index_elements=keys, set_=more), rows)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.limits.calendar import begin_of
@@ -105,7 +104,7 @@ class Ledger:
 
     async def write(self, some: Mapping[str, int]) -> dict[str, int]:
         """What is there of these then.  A batch that was written though nobody said so is not written twice."""
-        insert = postgresql.insert if self.database.dialect == "postgresql" else sqlite.insert
+        insert = self.database.insert
         new = insert(SPENT).values([row(counter, amount) for counter, amount in some.items()])
         added = new.on_conflict_do_update(
             index_elements=[SPENT.c.counter], set_={"spent": SPENT.c.spent + new.excluded.spent}

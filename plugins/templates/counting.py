@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from plugins.templates.document import PREFIX
 from plugins.templates.tables import CUSTOM, USES
@@ -20,7 +19,6 @@ EVERY: Final = 5.0
 """Seconds between two times."""
 PATIENCE: Final = 2.0
 """Seconds that the last counts may take to be written when the server stops."""
-INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Counting:
@@ -62,8 +60,7 @@ class Counting:
                 more = update(CUSTOM).where(CUSTOM.c.id == bindparam("which"))
                 await connection.execute(more.values(uses=CUSTOM.c.uses + bindparam("more")), own)
             if others:
-                insert: Any = INSERT[database.dialect]  # each dialect has a class of its own, with the same methods
-                made = insert(USES).values(others)
+                made = database.insert(USES).values(others)
                 whole = {"uses": USES.c.uses + made.excluded.uses}
                 await connection.execute(made.on_conflict_do_update(index_elements=[USES.c.name], set_=whole))
 

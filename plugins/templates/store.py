@@ -19,7 +19,8 @@ from plugins.templates.tables import ALIASES, CUSTOM, VERSIONS
 from plugins.templates.template import Template
 from proxy.errors import BadCall, NotFound
 from proxy.host import Host
-from proxy.sql.database import Database, DatabaseAway
+from proxy.records import Records
+from proxy.sql.database import DatabaseAway
 from proxy.types import JSON
 
 T, V, A = CUSTOM.c, VERSIONS.c, ALIASES.c
@@ -58,20 +59,13 @@ def can_be(name: str) -> bool:
     return name.removeprefix(PREFIX).isalnum() if name.startswith(PREFIX) else NAME.fullmatch(name) is not None
 
 
-class Store:
+class Store(Records):
     """Read by anybody who may use a template."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.ready: OrderedDict[tuple[str, int], Template] = OrderedDict()
         self.recent: dict[tuple[str, str, Version], tuple[float, Template]] = {}
-
-    @property
-    def database(self) -> Database:
-        return self.host.database
-
-    def now(self) -> int:
-        return int(self.host.clock.time() * SECOND)
 
     async def found(self, name: str, caller: str) -> Found | None:
         """The caller's own before a public one."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, event, exc
+from sqlalchemy import Connection, Table, event, exc
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -21,6 +22,7 @@ from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 log = logging.getLogger(__name__)
 WRITES: Final = "writes"
 LASTS: Final = "lasts"
@@ -150,6 +152,10 @@ class Database:
                 await connection.execution_options(**{WRITES: True, LASTS: lasting})
                 async with connection.begin():
                     yield connection
+
+    def insert(self, table: Table) -> Any:
+        """One that can say what becomes of rows which are there: of the dialect's own class, with the same methods."""
+        return INSERT[self.dialect](table)
 
     async def migrate(self, feature: Feature) -> None:
         """Bring the feature's tables up to date, once a process; of several processes one does it, others wait."""
