@@ -33,9 +33,10 @@ class Keeper(Protocol):
     def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
         """The bytes of a file, of which no more than a MiB is in memory.  Raises NotFound, also midway."""
 
-    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes]) -> Filed:
+    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
         """A file that is made for a caller, in pieces of a MiB at most.  It counts as one that was uploaded.
 
+        id: of a file that is made once: if it is there already, it is that one.  "" gives it one of its own.
         Raises BadCall or TooLarge beyond what the caller may have, and leaves nothing then.
         """
 

@@ -71,9 +71,9 @@ class Store:
 
     # --- what comes in ---
 
-    async def begin(self, owner: str, name: str) -> str:
+    async def begin(self, owner: str, name: str, id: str = "") -> str:
         """The id of a file without bytes, which nobody sees until it is whole.  Raises BadCall beyond the most."""
-        now, id = self.now(), new_id("file-")
+        now, id = self.now(), id or new_id("file-")
         async with self.database.writing() as connection:
             await alone(connection, owner)
             count = select(func.count()).where((FILES.c.owner == owner) & (FILES.c.status != "gone"))
@@ -117,9 +117,13 @@ class Store:
             raise not_found(id)
         return File(*row)
 
-    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes]) -> Filed:
+    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
         """One that breaks off is taken away as an upload that was left is."""
-        id, number = await self.begin(caller, name), 0
+        if id:
+            if there := (await self.found(caller, [id])).get(id):
+                return there
+            await self.drop(id)  # what was left of it
+        id, number = await self.begin(caller, name, id), 0
         try:
             async for piece in pieces:
                 await self.put(caller, id, number, piece)

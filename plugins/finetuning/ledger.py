@@ -41,16 +41,16 @@ class Ledger:
         waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers) & JOBS.c.id.not_in(but)
         mine = JOBS.c.holder == self.holder.name
         here = JOBS.c.holder.startswith(self.holder.here, autoescape=True)
-        free = (JOBS.c.holder == "") | (JOBS.c.until < self.store.micros()) | (here & ~mine)
-        query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        near = select(JOBS.c.holder).where(waits & here & ~mine).distinct()
         async with self.database.reading() as connection:
+            dead = [one for one in (await connection.execute(near)).scalars() if self.holder.dead(one)]
+            free = JOBS.c.holder.in_(["", *dead]) | (JOBS.c.until < self.store.micros())
+            if await self.busy(connection) >= self.at_once:
+                free &= JOBS.c.status != "queued"  # one that nobody does any more may be what it is full of
+            query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
             found = [Job(*row) for row in await connection.execute(query)]
-            full = bool(found) and await self.busy(connection) >= self.at_once
         for job in found:
-            if job.status == "queued" and full:
-                continue  # one that nobody does any more may be what it is full of
-            dead = not job.holder or job.until < self.store.micros() or self.holder.dead(job.holder)
-            if dead and (taken := await self.taken(job)) is not None:
+            if (taken := await self.taken(job)) is not None:
                 return taken
         return None
 

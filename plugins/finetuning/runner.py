@@ -7,7 +7,6 @@ import logging
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
+from plugins.finetuning.shared import Shared
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
@@ -37,25 +37,12 @@ PREFIX: Final = "ftjob-"
 VALIDATING: Final = "validating_files"
 
 
-@dataclass(slots=True)
-class Shared:
-    """What outlives a reload.
-
-    holders: pipelines that are open.  stopped: jobs that were cancelled, or are another's.
-    """
-
-    reading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    training: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
-    holders: int = 0
-
-
 class Runner:
     def __init__(self, work: Work, ledger: Ledger, host: Host) -> None:
         self.work = work
         self.ledger = ledger
         self.host = host
-        self.shared = host.kept("fine-tuning", Shared)
+        self.shared = Shared.of(host)
         self.wake = asyncio.Event()
         self.loop: asyncio.Task[None] | None = None
 
@@ -78,6 +65,9 @@ class Runner:
             self.wake.clear()
 
     async def claimed(self) -> Job | None:
+        """None for a pipeline that only ends its last calls: what is begun now is the newest one's."""
+        if self.shared.newest(self.host) is not self.host:
+            return None
         job, doing = None, {*self.shared.reading, *self.shared.training}
         if len(self.shared.reading) < READING:
             job = await self.ledger.claim(VALIDATING, self.work.trainers, doing)
@@ -166,15 +156,15 @@ class Runner:
     # --- the server ----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        self.shared.holders += 1
+        self.shared.open.append(self.host)
         self.loop = self.host.background.start(self.run(), "looking for jobs of fine-tuning")
 
     async def close(self) -> None:
         """A reload leaves trainings alone; the end of the server ends them, to begin again with it."""
         if self.loop is not None:
             self.loop.cancel()
-        self.shared.holders -= 1
-        if not self.shared.holders and (tasks := [*self.shared.reading.values(), *self.shared.training.values()]):
+        self.shared.open = [one for one in self.shared.open if one is not self.host]
+        if not self.shared.open and (tasks := [*self.shared.reading.values(), *self.shared.training.values()]):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=PATIENCE)

@@ -22,12 +22,13 @@ from plugins.finetuning.gguf.refusal import Unfit
 from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.measures import Measures
 from plugins.finetuning.reading import Datasets
+from plugins.finetuning.shared import Shared
 from plugins.finetuning.store import Job
 from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import Failed, Trainer, Training
 from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
 from proxy.host import Host
-from proxy.imports import NewModel
+from proxy.imports import Imports, NewModel
 
 log = logging.getLogger(__name__)
 PAUSES: Final = (2.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -151,6 +152,11 @@ class Work:
 
     # --- its model -----------------------------------------------------------------------------------
 
+    @property
+    def imports(self) -> Imports:
+        """Of the configuration that holds now, which may be a later one than the training began with."""
+        return Shared.of(self.host).newest(self.host).imports
+
     async def bring(self, job: Job, trainer: Trainer, folder: Path) -> None:
         """Raises Failed."""
         model: NewModel | None = None
@@ -161,7 +167,7 @@ class Work:
         for pause in (*PAUSES, None):
             try:
                 model = model or await self.made(job, trainer, folder)
-                away = await self.host.imports.create(model, told)
+                away = await self.imports.create(model, told)
                 break
             except UpstreamError as error:
                 if pause is None or error.cause in ("server", "invalid_answer"):
@@ -181,14 +187,14 @@ class Work:
         with suppress(ProxyError):
             now = await self.ledger.store.first(JOBS.c.id == job.id)
             if now is None or now.status == "cancelled":
-                await self.host.imports.remove(job.tuned, job.model)
+                await self.imports.remove(job.tuned, job.model)
 
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
         """The file that is sent.  Raises Failed, and UpstreamError where the base's host cannot be asked."""
         output = folder / "output"
         if trainer.output != "peft":
             return await asyncio.to_thread(only, output)
-        facts, target = await self.host.imports.facts(job.model), folder / "adapter.gguf"
+        facts, target = await self.imports.facts(job.model), folder / "adapter.gguf"
         try:
             base = await asyncio.to_thread(Base.of, facts, output)
             layers = await asyncio.to_thread(convert, output, base, target, job.tuned)
@@ -203,7 +209,8 @@ class Work:
         """The id of a table of what was measured; nothing where its owner has no room for it."""
         name = f"step_metrics_{job.id}.csv"
         try:
-            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job))).id
+            id = f"file-{job.id}"  # the same as before, should nobody have heard that it was made
+            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job), id)).id
         except Busy:
             raise
         except ProxyError as error:

@@ -9,8 +9,11 @@ from typing import Any
 
 import openai
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
+from proxy.edge.calls import deadline
+from proxy.edge.exchange import Exchange
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
@@ -258,6 +261,14 @@ async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> 
         stream = await client.chat.completions.create(**ASK, stream=True)
         text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
     assert text == "word " * 12
+
+
+async def test_its_limit_counts_from_when_the_request_came() -> None:
+    request = make_mocked_request("POST", "/v1/chat/completions", headers={"x-stainless-read-timeout": "100"})
+    exchange = Exchange.of(request)
+    exchange.started -= 40  # which reading files took
+    limit, now = deadline(request, exchange), asyncio.get_running_loop().time()
+    assert limit is not None and 0 < limit.at - now <= 59
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf", "1e99"])

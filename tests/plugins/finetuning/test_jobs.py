@@ -16,13 +16,14 @@ import pytest
 
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
+from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Job, Store
-from proxy.errors import UpstreamError
+from proxy.errors import Busy, UpstreamError
 from proxy.types import JSON
-from proxy.upstreams.demo import Fault, Simulator
+from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.imports import Importer
-from tests.conftest import Running, Start
+from tests.conftest import ASK, Running, Start
 from tests.plugins.files.asking import OPS, A, B, form
 from tests.plugins.finetuning.asking import EXAMPLES, call, config, events, lines, tune, until, upload
 from tests.whole.commands import served
@@ -270,6 +271,62 @@ async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) ->
         await call(run, "POST", f"{JOBS}/{job['id']}/cancel")
         await until_dead(processes[:1])
     await until_dead(processes)
+
+
+async def test_what_is_begun_after_a_reload_is_begun_by_the_new_configuration(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "EVERY", 600.0)
+    settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, "fail")
+    ollama = Simulator(faults=[Fault("stall")])
+    async with start(settings, ollama) as run:
+        asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=A))
+        await ollama.until(lambda: ollama.running == 1)
+        old = runner_of(run)
+        run.configure(config(f"sqlite:///{tmp_path}/x.db", tmp_path))
+        assert await run.server.reload()
+        new = runner_of(run)
+        assert new is not old and old.loop is not None and not old.loop.done(), "its last call goes on"
+        job = await tune(run)
+        assert await old.claimed() is None
+        assert (await until(run, job["id"]))["status"] == "succeeded"
+        asking.cancel()
+
+
+async def test_a_training_that_outlives_a_reload_is_brought_to_where_models_live_now(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "PAUSES", (0.05,) * 2000)
+    settings, other = config(f"sqlite:///{tmp_path}/x.db", tmp_path), Simulator()
+    async with running(other) as url, start(settings) as run:
+        run.ollama.faults.append(Fault("reset", path="/api/create", times=10_000))
+        job = await tune(run)
+        async with asyncio.timeout(30):
+            while not any("Another try" in one for one in await events(run, job["id"])):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        run.configure(f"{settings}upstreams: {{local: {{ollama: '{url}'}}}}\n")
+        assert await run.server.reload()
+        assert (await until(run, job["id"]))["status"] == "succeeded"
+    assert [one for one in other.shelf.all() if one.name.model.startswith("ft-")]
+
+
+async def test_a_file_of_results_is_there_once_however_often_the_end_is_tried(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, away = Ledger.end, [True]
+
+    async def ending(self: Ledger, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+        if away and away.pop():
+            await self.release(job, "queued")
+            raise Busy("away")
+        return await end(self, job, status, words, level, **told)
+
+    monkeypatch.setattr(Ledger, "end", ending)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        job = await until(run, (await tune(run))["id"])
+        assert job["status"] == "succeeded" and not away
+        files = await call(run, "GET", "/v1/files?purpose=fine-tune-results")
+    assert [one["id"] for one in files["data"]] == job["result_files"]
 
 
 async def begun(url: str) -> None:

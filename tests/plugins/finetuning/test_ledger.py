@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from plugins.finetuning import ledger as ledgers
 from plugins.finetuning import runner, shapes
 from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
@@ -80,6 +82,19 @@ async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None
     store.clock.move(LEASE + 1)
     assert await first.claim("queued", ["small"], {"a"}) is None
     assert await claimed(first) == "a"
+
+
+async def test_trainings_under_way_do_not_hide_what_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "SOME", 2)
+    store.most_open = 9
+    await queued(store, "a", "b", "c", "d", "e")
+    here, dead = Ledger(store, Events(store), "s1", 9), Ledger(store, Events(store), "s2", 9)
+    living = Ledger(store, Events(store), "s3", 9)
+    living.holder.name = f"{living.holder.here}{os.getppid()}:s3"
+    assert [await claimed(one) for one in (living, living, living)] == ["a", "b", "c"]
+    dead.holder.name = f"{dead.holder.here}{os.getpid()}:s2"
+    assert await claimed(dead) == "d"
+    assert [await claimed(here) for _ in range(3)] == ["d", "e", None], "and of those only what nobody does any more"
 
 
 async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
