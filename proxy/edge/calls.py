@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import web
 
-from proxy.edge.exchange import REQUEST_ID, exchange_of
+from proxy.edge.exchange import REQUEST_ID, Exchange, exchange_of
 from proxy.errors import BadCall
 from proxy.types import JSON, Ask, Call, Caller, Deadline
 
@@ -65,7 +66,7 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         asked.about,
         asked.extra,
         {name: request.headers[name] for name in own.headers if name in request.headers},
-        deadline=None if stream else deadline(request),
+        deadline=None if stream else deadline(request, exchange),
         trail=trail(request),
     )
     own.admit(call, exchange.caller)
@@ -93,8 +94,9 @@ def trail(request: web.BaseRequest) -> Mapping[str, str]:
     return told
 
 
-def deadline(request: web.BaseRequest) -> Deadline | None:
-    """When a whole answer comes too late for its caller.  A stream's comments keep its caller waiting."""
+def deadline(request: web.BaseRequest, exchange: Exchange) -> Deadline | None:
+    """When a whole answer comes too late for its caller, who has waited since the request came, such as for its files
+    to be read.  A stream's comments keep its caller waiting."""
     given = request.headers.get(READ_TIMEOUT)
     if given is None:
         return None
@@ -104,4 +106,5 @@ def deadline(request: web.BaseRequest) -> Deadline | None:
         return None
     if not 0 < patience < 1e6:
         return None
-    return Deadline(asyncio.get_running_loop().time() + patience - min(EARLIER, patience / 10))
+    waited = time.perf_counter() - exchange.started
+    return Deadline(asyncio.get_running_loop().time() - waited + patience - min(EARLIER, patience / 10))
