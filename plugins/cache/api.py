@@ -39,6 +39,10 @@ class Clear(Strict):
     """A caller's name, for admins; unset is everybody's for admins, and their own for others."""
 
 
+class ClearExpired(Strict):
+    """It has no fields: whoever names one wants something else."""
+
+
 class Invalidate(Strict):
     """Which entries go; all that is said must fit, and something must be."""
 
@@ -142,6 +146,7 @@ class Api:
             return document({"deleted": await self.removed(prefix, EVERYTHING), **self.place(self.own)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.host.desk.form(request, ClearExpired)
         async with available(self.written):
             return document({"deleted": await self.store.expire(), **self.place(self.own)})
 

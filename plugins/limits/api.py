@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import orjson
 from aiohttp import web
+from pydantic import Field
 
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting
 from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
 from plugins.limits.told import money
-from proxy.errors import BadCall, Busy
+from proxy.config import Strict
+from proxy.errors import Busy
 from proxy.host import Host
 from proxy.stores.counters import Verdict
 from proxy.stores.keyvalue import StoreError
 from proxy.types import JSON, Caller, Route
 
 MOST: Final = 1000
-USUAL: Final = 100
+
+
+class Page(Strict):
+    """Of the limits, in the order of their ids.  after: an id."""
+
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 100
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +46,15 @@ class Api:
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """What is limited and how much is left, by subject, in order; after the one that `after` names."""
-        caller, after = self.host.desk.caller(request), request.query.get("after", "")
-        most = limit_of(request)
+        caller, page = self.host.desk.caller(request), self.host.desk.query(request, Page)
         try:
             await self.note()
-            subjects = [one for one in await self.subjects(caller) if one > after]
-            data = await asyncio.gather(*(self.entry(one) for one in subjects[:most]))
+            subjects = [one for one in await self.subjects(caller) if one > page.after]
+            data = await asyncio.gather(*(self.entry(one) for one in subjects[: page.limit]))
         except StoreError as error:
             raise Busy(f"Limits cannot be looked up now: {error}.", code="store_unavailable", wait=5.0) from error
         last = data[-1]["id"] if data else None
-        body = {"object": "list", "data": data, "has_more": len(subjects) > most, "last": last}
+        body = {"object": "list", "data": data, "has_more": len(subjects) > page.limit, "last": last}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def subjects(self, caller: Caller) -> list[str]:
@@ -88,13 +95,3 @@ class Api:
 
 def gone(subject: str) -> NoReturn:
     raise LookupError(subject)  # only those were asked for that can be read
-
-
-def limit_of(request: web.BaseRequest) -> int:
-    """Raises BadCall."""
-    given = request.query.get("limit", str(USUAL))
-    most = int(given) if given.isascii() and given.isdecimal() and len(given) < 6 else 0
-    if not 0 < most <= MOST:
-        message = f"Invalid 'limit': expected a whole number from 1 to {MOST}."
-        raise BadCall(message, param="limit", code="invalid_value")
-    return most

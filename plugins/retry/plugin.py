@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 from aiohttp import web
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from plugins.retry.budget import Budget
 from plugins.retry.record import HOURS, Record
@@ -22,6 +22,11 @@ from proxy.types import JSON, Call, Handler, Reply, Route
 FIELD: Final = "use_retry"
 KEPT_HOURS: Final = 24 * 366
 """How far back may be asked where attempts are on record."""
+
+
+class Since(Strict):
+    hours: PositiveFloat = 24.0
+    """How far back."""
 
 
 class Retry:
@@ -98,13 +103,12 @@ class Retry:
 
     async def stats(self, request: web.BaseRequest) -> web.StreamResponse:
         """Attempts, successes after a retry, fallbacks and failures, by model and upstream."""
-        given = request.query.get("hours", "24")
-        hours = float(given) if given.replace(".", "", 1).isascii() and given.replace(".", "", 1).isdecimal() else 0.0
+        hours = self.host.desk.query(request, Since).hours
         asked = AttemptsAsked(hours)
         self.announce(asked)
         most = KEPT_HOURS if asked.told else HOURS
-        if not 0 < hours <= most:
-            message = f"Invalid 'hours': expected a number above 0 and up to {most}."
+        if hours > most:
+            message = f"Invalid 'hours': expected {most} at most."
             raise BadCall(message, param="hours", code="invalid_value")
         return web.Response(body=orjson.dumps(await self.told(asked)), content_type="application/json")
 

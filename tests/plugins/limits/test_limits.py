@@ -312,6 +312,19 @@ async def test_a_wrong_page_size_is_named(start: Start, limit: str) -> None:
         assert response.status == 400 and (await response.json())["error"]["param"] == "limit"
 
 
+async def test_what_is_asked_for_in_vain_is_told(start: Start) -> None:
+    text = limits("{requests_per_minute: 9}", chain="limits, cache, retry")
+    async with start(text.replace("plugins: {", "plugins: {retry: {}, ", 1)) as run:
+        for method, path, sent in (
+            ("GET", "/api/limits?user=bob", None),
+            ("GET", "/api/retry/stats?user=bob", None),
+            ("POST", "/api/cache/clear-expired", {"user": "bob"}),
+        ):
+            response = await run.http.request(method, f"{run.url}{path}", json=sent)
+            error = (await response.json())["error"]
+            assert (response.status, error["param"], error["code"]) == (400, "user", "unknown_parameter"), path
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_whoever_stays_pays_for_what_another_began(start: Start, stream: bool) -> None:
     rules = limits("{tokens_per_minute: 100000}", chain="limits, cache")
