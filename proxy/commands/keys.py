@@ -108,9 +108,10 @@ async def create(store: Store, config: Config, told: argparse.Namespace) -> None
 
 
 def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:
-    """Raises ConfigError for a user that cannot be."""
-    from proxy.accounts.api import check_name
-    from proxy.accounts.records import SECOND, Wanted
+    """Raises ConfigError for a user that cannot be, and for what a key cannot have."""
+    from pydantic import ValidationError
+
+    from proxy.accounts.api import NewKey, check_name
 
     if told.user in config.keys:
         raise ConfigError([f"'{told.user}' is the name of a key under `keys:` in the configuration"])
@@ -118,9 +119,11 @@ def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:
         check_name(told.user)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    expires = None if told.expires is None else (int(time.time()) + told.expires) * SECOND
-    models, routes = (None if given is None else tuple(given) for given in (told.models, told.routes))
-    return Wanted(told.user, told.name[:128], told.role, models, routes, {}, expires)
+    given = {name: getattr(told, name) for name in ("user", "name", "role", "models", "routes")}
+    try:
+        return NewKey.model_validate(given | {"expires_in": told.expires}).wanted(time.time())
+    except ValidationError as error:
+        raise ConfigError([f"--{one['loc'][0]}: {one['msg']}" for one in error.errors()]) from None
 
 
 async def list_all(store: Store, config: Config, told: argparse.Namespace) -> None:

@@ -297,6 +297,8 @@ async def test_keys_are_made_listed_and_revoked_from_the_command_line(
         (("create", "--user", "a b"), "cannot be a name"),
         (("create", "--user", "bob"), "under `keys:`"),
         (("create", "--user", "x", "--expires", "soon"), "is no time such as"),
+        (("create", "--user", "x", "--models", ""), "--models: String should have at least 1 character"),
+        (("create", "--user", "x", "--name", "n" * 129), "--name: String should have at most 128 characters"),
         (("revoke", "key_nowhere"), "There is no key 'key_nowhere'"),
     ],
 )
