@@ -121,10 +121,20 @@ async def leaving(run: Running, who: dict[str, str]) -> None:
 async def leaving_early(run: Running, who: dict[str, str]) -> None:
     """Before anything of a whole answer has come."""
     body = {**ASK, "max_tokens": 4000, "seed": random.randrange(2**30)}
+    await run.ollama.until(lambda: run.ollama.running == 0, within=10)  # of those who left before
     asked = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
     await run.ollama.until(lambda: run.ollama.running > 0, within=10)
     asked.cancel()
     await asyncio.wait([asked])
+
+
+async def handing_over(run: Running, who: dict[str, str]) -> None:
+    """The first of two who share a stream leaves it to the other."""
+    body = {**ASK, "stream": True, "max_tokens": 400, "seed": random.randrange(2**30)}
+    first, second = [await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who) for _ in range(2)]
+    await second.content.readany()
+    first.close()
+    await second.read()
 
 
 async def cut(run: Running, who: dict[str, str]) -> None:
@@ -140,7 +150,7 @@ async def failed(run: Running, who: dict[str, str]) -> None:
 KINDS: list[Ask] = [
     asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
     asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving,
-    leaving_early, cut, failed,
+    leaving_early, handing_over, cut, failed,
 ]  # fmt: skip
 UNPRICED = (
     "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
@@ -157,11 +167,12 @@ async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url:
         random.Random(11).shuffle(kinds)
         for number, kind in enumerate(kinds):
             await kind(run, (A, B)[number % 2])
-        found = await written(run, 2 * (len(KINDS) + 1))
+        found = await written(run, 2 * (len(KINDS) + 2))  # two of them make two calls
         outcomes = {(one["cache"], one["error"]) for one in found}
         assert {one["cost"] is None for one in found} == {True, False}
         assert {"hit", "miss"} <= {cache for cache, _ in outcomes}
         assert {"", "client_left", "upstream_cut", "model_not_found"} <= {error for _, error in outcomes}
+        assert ("shared", "client_left") in outcomes
         await rows_are_summed(run, found)
         await figures_are_the_rows(run, found)
         await costs_are_the_rows(run, found)
