@@ -55,7 +55,7 @@ class Heard(Witness):
 
     def retold(self, witness: Witness) -> None:
         """The other one knows as much then."""
-        if self.sent_as:
+        if self.sent_as and not self.asking:
             witness.sent(self.sent_as)
         for _ in range(self.failures):
             witness.failed()
