@@ -141,6 +141,10 @@ def as_it_is(param: str | None) -> str | None:
     return param
 
 
+def untold() -> None:
+    """Where nobody asks."""
+
+
 @value
 class Receipt:
     """What a call was in its client's own dialect, for those who keep it; no model reads it.
@@ -150,12 +154,14 @@ class Receipt:
     input: what was asked, as the client will read it again: items, or messages.
     complete: when the answer was, so that who writes it and who keeps it say the same.
     spelled: what the client called a field that an inner one's name stands for.
+    right: told when nothing was found wrong with the call, and a model is about to be asked.
     """
 
     head: Mapping[str, JSON]
     input: Sequence[JSON]
     complete: Moment = field(default_factory=Moment)
     spelled: Spelling = as_it_is
+    right: Callable[[], None] = field(default=untold, compare=False)
 
 
 Ask: TypeAlias = Chat | Complete | Embed

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from plugins.stored.answers import Document, events_of
+from plugins.stored.answers import RESPONSE, Document, events_of
 from plugins.stored.store import Store
-from proxy.errors import Busy, ProxyError
+from proxy.errors import Busy, NotFound, ProxyError
 from proxy.host import Host
 from proxy.streams import replay
 from proxy.types import Call, Event, Events, Handler, Receipt, Reply, unheard
@@ -19,6 +19,9 @@ from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
 log = logging.getLogger(__name__)
 BEAT: Final = 2.0
 """Seconds between two signs of life, and after which one is noticed that another process has cancelled."""
+PATIENCE: Final = 2.0
+"""Seconds that whoever asks waits at most to be told at once what is wrong: a call may have to wait, for its turn in a
+conversation or so, before that is known."""
 AGAIN: Final = (1.0, 5.0, 15.0)
 """Seconds after which the end of a response is written again while the database is away."""
 
@@ -31,7 +34,9 @@ class Run:
     """One response, and all that was said of it so far."""
 
     def __init__(self, call: Call, receipt: Receipt) -> None:
-        self.call = call
+        self.found = asyncio.Event()
+        """It is known whether the call is right, or that it waits in line, where nothing is looked at yet."""
+        self.call = call.but(receipt=replace(receipt, right=self.found.set))
         self.head = receipt.head
         self.id = str(receipt.head["id"])
         self.complete = receipt.complete
@@ -40,23 +45,36 @@ class Run:
         self.events: list[Event] = []
         self.over = False
         self.error: ProxyError | None = None
+        self.wrong: ProxyError | None = None
+        """What it failed with before any model was asked."""
         self.why: ProxyError | None = None
         """What it was stopped for."""
         self.task: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
 
     def add(self, event: Event) -> None:
+        self.found.set()
         self.events.append(event)
         self.response.write(event)
         self.tell()
 
     def end(self, error: ProxyError | None) -> None:
         self.over, self.error = True, error
+        if not self.found.is_set():
+            self.wrong = error
+            self.found.set()
         self.tell()
 
     def told(self, error: ProxyError | None) -> str:
         """All that was said, as it is kept; "" where nobody can ask for it again."""
         return events_of(self.events, error) if self.call.stream else ""
+
+    async def refused(self) -> ProxyError | None:
+        """What is wrong with the call, if that is known soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.found.wait()
+        return self.wrong
 
     def tell(self) -> None:
         news, self.news = self.news, asyncio.Event()
@@ -111,7 +129,10 @@ class Runs:
         self.own: set[asyncio.Task[None]] = set()
 
     async def start(self, call: Call, receipt: Receipt, input: str, call_next: Handler) -> Reply:
-        """Gives what is said of it where the call streams, else nothing.  Raises Busy."""
+        """Gives what is said of it where the call streams, else nothing.
+
+        Raises Busy, and what is wrong with the call unless it waits in line first.
+        """
         if len(self.shared.runs) >= self.room:
             message = f"{self.room} responses are being made or in line in the background; try again later."
             raise Busy(message, code="background_full", wait=5.0)
@@ -126,10 +147,16 @@ class Runs:
             raise
         self.own.add(run.task)
         run.task.add_done_callback(self.own.discard)
+        if (error := await run.refused()) is not None:
+            with suppress(Busy, NotFound):  # its id was told to nobody
+                await self.store.delete(call.caller, RESPONSE, run.id)
+            raise error.copied()
         return Reply.of(run.follow() if call.stream else replay([]))
 
     async def run(self, run: Run, call_next: Handler) -> None:
         try:
+            if self.slots.locked():
+                run.found.set()
             async with self.slots:
                 if await self.store.began(run.id, run.head):
                     await self.answer(run, call_next)

@@ -98,10 +98,11 @@ class Catalogue:
         else:
             upstream, info = self.recent(call.model) or await self.remembered(call.model, call.models)
         server, ask = self.servers[upstream], call.ask
-        if call.receipt is not None and call.receipt.head["object"] == "response" and isinstance(ask, Chat):
-            check_outputs(call.receipt.input, ask.messages)  # no earlier: plugins add what was said before
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
+        if call.receipt is not None and call.receipt.head["object"] == "response" and isinstance(ask, Chat):
+            check_outputs(call.receipt.input, ask.messages)  # no earlier: plugins add what was said before
+            call.receipt.right()
         if choices.several(ask):
             return await choices.fanned_out(call, lambda one: server(one, info))
         return await server(call, info)

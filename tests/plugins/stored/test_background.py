@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.stored.asking import HI, ask, clients, config, ended, respond, streaming
+from tests.plugins.stored.asking import HI, A, ask, clients, config, ended, respond, streaming
 from tests.whole.asking import error_of
 from tests.whole.responding import events_of, parsed, told
 
@@ -101,15 +101,64 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
 OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "of a call that nobody made"}
 
 
-async def test_what_cannot_be_answered_is_failed(start: Start, tmp_path: Any) -> None:
-    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run:
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"input": [OUTPUT]}, 400, "input"),
+        ({"model": "nobody-has-it"}, 404, "model"),
+        ({"prompt": {"id": "summarize", "variables": {"nope": 1}}}, 400, "prompt.variables"),
+        ({"prompt": {"id": "nobody-has-it"}}, 404, "prompt.id"),
+        ({"previous_response_id": "resp_x", "stream": True}, 404, "previous_response_id"),
+        ({"conversation": "a/b"}, 400, "conversation"),
+        ({"input": [OUTPUT], "conversation": "new"}, 400, "input"),
+    ],
+)
+async def test_what_is_wrong_is_told_at_once(
+    start: Start, tmp_path: Any, body: dict[str, Any], status: int, param: str
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, templates, conversations, retry")) as run:
+        response = await run.http.post(f"{run.url}/v1/responses", headers=A, json={**HI, "background": True, **body})
+        assert (await error_of(response, status))["param"] == param
+        async with run.server.services.state["database"].reading() as connection:
+            assert not (await connection.execute(select(ANSWERS.c.id))).all(), "nothing is kept of it"
+        assert not run.server.services.state["stored runs"].runs
+
+
+async def test_a_conversation_beside_what_came_before_is_told_at_once(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, conversations, retry")) as run:
+        first = await respond(run)
+        body = {**HI, "background": True, "previous_response_id": first["id"]}
+        headers = {**A, "x-gemmapy-conversation": "t"}
+        error = await error_of(await run.http.post(f"{run.url}/v1/responses", headers=headers, json=body), 400)
+    assert (error["param"], error["code"]) == ("previous_response_id", "invalid_parameter_combination")
+
+
+async def test_what_waits_in_line_and_cannot_be_answered_is_failed(start: Start, tmp_path: Any) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", background=1), slow()) as run:
+        first = await respond(run, background=True)
+        await begun(run, first["id"])
         made = await respond(run, background=True, model="nobody-has-it")
+        stream = await streaming(run, background=True, input=[OUTPUT])
+        await ask(run, "POST", f"/v1/responses/{first['id']}/cancel")
         end = await ended(run, made["id"])
         assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
         assert end["error"]["code"] == "invalid_prompt"
-        live = await events_of(await streaming(run, background=True, input=[OUTPUT]))
+        live = await events_of(stream)
         again = await events_of(await streaming(run, f"/v1/responses/{told(live)['id']}?stream=true"))
         assert again == live and (live[-2]["param"], live[-2]["code"]) == ("input", "invalid_request_error")
+
+
+async def test_who_waits_for_a_turn_is_in_line_before_it_is_known_what_is_wrong(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.runs.PATIENCE", 0.05)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, conversations, retry"), slow()) as run:
+        first = await respond(run, background=True, conversation="t")
+        await begun(run, first["id"])
+        second = await respond(run, background=True, conversation="t", input=[OUTPUT])
+        assert second["status"] == "queued"
+        await ask(run, "POST", f"/v1/responses/{first['id']}/cancel")
+        assert (await ended(run, second["id"]))["error"]["code"] == "invalid_prompt"
 
 
 async def test_so_many_are_made_at_once_and_so_many_wait(start: Start, tmp_path: Any) -> None:
