@@ -22,6 +22,13 @@ PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_out
             file_search.CALL: "fs_"}  # fmt: skip
 ROLES: Final = ("user", "assistant", "system", "developer")
 STATUSES: Final = ("completed", "incomplete", "in_progress")
+CITED: Final[Mapping[str, tuple[str, ...]]] = {
+    "file_citation": ("file_id", "filename", "index"),
+    "url_citation": ("url", "title", "start_index", "end_index"),
+    "container_file_citation": ("container_id", "file_id", "filename", "start_index", "end_index"),
+    "file_path": ("file_id", "index"),
+}
+"""What says on what the words of an answer rest, and its fields; those that are an index are whole numbers."""
 
 
 def items(value: JSON, at: str, limits: Limits, response: str = "") -> list[Item]:
@@ -111,7 +118,21 @@ def _part(value: JSON, at: str, role: str, limits: Limits) -> Item:
         return {"type": kind, "refusal": read.text(read.needed(given, kind, f"{at}.{kind}"), f"{at}.{kind}")}
     if kind == "input_image":
         return _image(given, at, role, limits)
-    return said(role, read.text(read.needed(given, "text", f"{at}.text"), f"{at}.text"))
+    made = said(role, read.text(read.needed(given, "text", f"{at}.text"), f"{at}.text"))
+    if role == "assistant":
+        cited = read.array(given.get("annotations") or [], f"{at}.annotations")
+        made["annotations"] = [_annotation(one, f"{at}.annotations[{index}]") for index, one in enumerate(cited)]
+    return made
+
+
+def _annotation(value: JSON, at: str) -> Item:
+    given = read.mapping(value, at)
+    kind = read.one_of(given.get("type"), f"{at}.type", tuple(CITED))
+    fields: Item = {"type": kind}
+    for name in CITED[kind]:
+        told, field = read.needed(given, name, f"{at}.{name}"), f"{at}.{name}"
+        fields[name] = read.whole(told, field, 0, 2**31 - 1) if name.endswith("index") else read.text(told, field)
+    return fields
 
 
 def _image(given: Item, at: str, role: str, limits: Limits) -> Item:

@@ -32,6 +32,22 @@ def thought(text: str = "hm") -> JSON:
     return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
 
 
+PAGE: JSON = {"type": "url_citation", "url": "https://a.test", "title": "A", "start_index": 0, "end_index": 3}
+FILE: JSON = {"type": "file_citation", "file_id": "file-1", "filename": "a.txt", "index": 3}
+
+
+def cited(*annotations: JSON) -> JSON:
+    """An answer that rests on something."""
+    part = {"type": "output_text", "text": "[1]", "annotations": list(annotations)}
+    return {"type": "message", "role": "assistant", "content": [part]}
+
+
+def test_what_an_answer_rests_on_is_kept_of_an_item() -> None:
+    (one,) = read(cited(PAGE, {**FILE, "container": {"of": "another server's"}}))
+    LISTED.validate_python(one)
+    assert one["content"][0]["annotations"] == [PAGE, FILE] and messages([one]) == (Message("assistant", "[1]"),)
+
+
 def test_a_text_is_one_message_of_the_users() -> None:
     (one,) = items("hi", "input", LIMITS)
     assert ResponseInputMessageItem.model_validate(one, strict=True).role == "user"
@@ -136,6 +152,10 @@ def test_linked_pictures_are_put_into_their_items() -> None:
         ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "input[0].content[0].image_url",
          "invalid_image_url"),
         ({"role": "user", "content": "x", "status": "done"}, "input[0].status", "invalid_value"),
+        (cited({"type": "footnote"}), "input[0].content[0].annotations[0].type", "invalid_value"),
+        (cited({**PAGE, "title": None}), "input[0].content[0].annotations[0].title", "missing_required_parameter"),
+        (cited({**PAGE, "end_index": "9"}), "input[0].content[0].annotations[0].end_index", "invalid_type"),
+        (cited([PAGE]), "input[0].content[0].annotations[0]", "invalid_type"),
         (call(arguments="["), "input[0].arguments", "invalid_json"),
         (call(call_id=""), "input[0].call_id", "empty_string"),
         (result(output=[{"type": "input_image"}]), "input[0].output[0].type", "invalid_value"),
