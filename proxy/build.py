@@ -85,14 +85,15 @@ class Assembly:
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)
-        self.desk = Counter(config.requests, self.images)
+        self.attachments = Attachments(config.requests.max_bytes, config.requests.max_image_bytes)
+        self.desk = Counter(config.requests, self.images, self.attachments)
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
         host = self.lent(services, shelf)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings, self.cabinet = host.holdings, host.cabinet
+        self.holdings = host.holdings
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
@@ -116,6 +117,7 @@ class Assembly:
             admit=self.admit,
             chat=Chats(self.config, self.images, self.catalogue, self.own).call,
             stream=self.writer.stream,
+            cabinet=self.attachments.cabinet,
         )
 
     def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
@@ -191,7 +193,7 @@ class Assembly:
     def router(self, readiness: Readiness) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
-        images, own, attachments = self.images, self.own(), Attachments(self.cabinet, bounds.max_bytes)
+        images, own, attachments = self.images, self.own(), self.attachments
         shown = self.shown()
         openai = openai_edge.OpenAI(
             self.config, self.send, self.writer, self.catalogue, images, attachments, own, limits, shown

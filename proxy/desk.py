@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel
 
 from proxy.types import Caller, Image
+from proxy.wire.openai_attached import Attached
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -48,6 +49,9 @@ class Desk(Protocol):
 
         wanted: by link the name of the field that it came in.  whole: of the field that all came in.
         """
+
+    async def files(self, request: web.BaseRequest, several: Sequence[Attached]) -> None:
+        """Puts what these files of the caller's say where a body names them.  Raises BadCall or NotFound."""
 
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""

@@ -26,6 +26,7 @@ from proxy.errors import NotFound
 from proxy.host import Host
 from proxy.types import JSON, Route
 from proxy.wire.ids import new_id
+from proxy.wire.openai_attached import of_items as attached
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_items_in import items as read_items
 
@@ -99,7 +100,7 @@ class OpenAI:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         form = await self.host.desk.form(request, Create)
-        saids = of_items(await self.read(self.owner(request), form.items or []))
+        saids = of_items(await self.read(request, form.items or []))
         columns = {"metadata": written(form.metadata)}
         return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
 
@@ -117,14 +118,19 @@ class OpenAI:
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, asked = await self.host.desk.form(request, Items), self.host.desk.query(request, Including)
-        saids = of_items(await self.read(self.owner(request), form.items))
+        saids = of_items(await self.read(request, form.items))
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             added = await self.store.append(connection, turn.talk, saids)
         return answer(page(listed(added, asked), False))
 
-    async def read(self, owner: str, given: Sequence[JSON]) -> list[Item]:
+    async def read(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Item]:
         """A request's items, with what they refer and link to in its place.  Raises BadCall naming the field."""
-        found = read_items(await self.referred(owner, given), "items", LIMITS)
+        files = attached({"items": given}, "items")
+        whole = await self.referred(self.owner(request), given)
+        found = read_items(whole, "items", LIMITS)
+        if files:  # not before it is known that all else is right
+            await self.host.desk.files(request, files)
+            found = read_items(whole, "items", LIMITS)
         links = {link: f"items[{index}].content" for index, one in enumerate(found) for link in links_of(one)}
         return with_pictures(found, await self.host.desk.pictures(links, "items"))
 

@@ -1,38 +1,54 @@
-"""Files in messages, put there as text: read by whichever features keep files, and read them."""
+"""Files in messages, put there as texts and pictures: read by whichever features keep files, and read them."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.errors import BadCall, NotFound, TooLarge
 from proxy.filing import Cabinet, Filed, Keeper, Teller
-from proxy.types import Caller
+from proxy.types import Caller, Image
 from proxy.wire.openai_attached import Attached
+from proxy.wire.openai_messages import check_image
+from proxy.wire.openai_turns import data_url
 
 
 @dataclass(frozen=True, slots=True)
 class Attachments:
     """most: letters of all files of a request together, and bytes of one that it sends itself; as many as a body may
-    have."""
+    have.  picture: bytes of one."""
 
-    cabinet: Cabinet
     most: int
+    picture: int
+    cabinet: Cabinet = field(default_factory=Cabinet)
 
     async def put(self, several: Sequence[Attached], caller: Caller) -> None:
-        """Their texts into their places.  Raises BadCall or NotFound naming the first that cannot be had."""
-        teller, left = self.teller(several[0]), self.most
-        kept = await self.kept(several, caller)
+        """What they say into their places.  Raises BadCall or NotFound naming the first that cannot be had."""
+        texts = [one for one in several if one.picture is None]
+        teller = self.teller(texts[0]) if texts else None
+        kept, left = await self.kept(several, caller), self.most
         for one in several:
             name, pieces = self.opened(one, kept, caller)
             try:
-                text = await teller.text(name, pieces, left)
+                if teller is None or one.picture is not None:
+                    told = await self.seen(one, kept[one.id].bytes, pieces)
+                else:
+                    told = await teller.text(name, pieces, left)
             except (BadCall, NotFound, TooLarge) as error:
                 error.param = one.field
                 raise
-            left -= len(text)
-            one.put(text)
+            left -= len(told)
+            one.put(told)
+
+    async def seen(self, one: Attached, size: int, pieces: AsyncIterator[bytes]) -> str:
+        """A picture as a data: URL."""
+        if size > self.picture:
+            raise BadCall(f"Invalid '{one.field}': more than {self.picture} bytes.", code="image_too_large")
+        found = b"".join([piece async for piece in pieces])
+        check_image(found, one.field)
+        return data_url(Image(base64.b64encode(found).decode()))
 
     def teller(self, first: Attached) -> Teller:
         if self.cabinet.teller is None:

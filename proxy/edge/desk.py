@@ -11,12 +11,14 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from proxy.config import Requests
+from proxy.edge.attachments import Attachments
 from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.parts import Part, parts_of
 from proxy.errors import BadCall, WrongType
 from proxy.types import Caller, Image
+from proxy.wire.openai_attached import Attached
 
 Form = TypeVar("Form", bound=BaseModel)
 LARGE: Final = 1024 * 1024
@@ -25,10 +27,11 @@ LARGE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """bounds: what is taken of a body.  images: fetches those that it links to."""
+    """bounds: what is taken of a body.  images: fetches those that it links to.  attachments: reads files in it."""
 
     bounds: Requests
     images: Images
+    attachments: Attachments
 
     def caller(self, request: web.BaseRequest) -> Caller:
         return exchange_of(request).caller
@@ -65,6 +68,10 @@ class Counter:
 
     async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
         return await self.images.got(wanted, whole) if wanted else {}
+
+    async def files(self, request: web.BaseRequest, several: Sequence[Attached]) -> None:
+        if several:
+            await self.attachments.put(several, self.caller(request))
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

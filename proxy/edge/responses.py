@@ -94,8 +94,8 @@ class Responses:
             raise
 
     async def read(self, request: web.BaseRequest, body: JSON) -> tuple[AskedResponse, Chat]:
-        """With the texts of files in it, which are kept as texts.  Raises BadCall naming a field."""
-        files = openai_attached.of_response(body)
+        """With what its files say in it, which is kept in their place.  Raises BadCall naming a field."""
+        files = openai_attached.of_items(body)
         asked, chat = self.checked(body)
         if not files:
             return asked, chat

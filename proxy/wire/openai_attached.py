@@ -1,13 +1,14 @@
-"""Files in the messages of OpenAI's requests: `file` parts of chats, `input_file` parts of responses.
+"""Files in the messages of OpenAI's requests: `file` parts of chats, `input_file` parts of items, and pictures in items
+that are named as files.
 
-Source: OpenAI's API reference, "Create chat completion" and "Responses".
+Source: OpenAI's API reference, "Create chat completion", "Responses" and "Conversations".
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,18 +37,24 @@ TALKING: Final = ("user", "system", "developer")
 class Attached:
     """A file in a message, in whose place there is an empty text until it was read.
 
-    text: the part that is there.  at: how the request calls it.  id: of a file that is kept, or "".  data: as it was
-    sent, or "".  name: as its sender calls it, or "".
+    part: what is there now.  at: how the request calls it.  id: of a file that is kept, or "".  data: as it was sent,
+    or "".  name: as its sender calls it, or "".  picture: what else its part says, where it is to be seen and not read.
     """
 
-    text: dict[str, JSON]
+    part: dict[str, JSON]
     at: str
     id: str
     data: str
     name: str
+    picture: Mapping[str, JSON] | None = None
 
-    def put(self, text: str) -> None:
-        self.text["text"] = text
+    def put(self, told: str) -> None:
+        """told: its text, or the data: URL of a picture."""
+        if self.picture is None:
+            self.part["text"] = told
+        else:
+            self.part.clear()
+            self.part.update(self.picture, image_url=told)
 
     @property
     def field(self) -> str:
@@ -92,15 +99,24 @@ def of_chat(body: JSON) -> list[Attached]:
     return bounded(found)
 
 
-def of_response(body: JSON) -> list[Attached]:
-    """The same of a response's input."""
+def of_items(body: JSON, field: str = "input") -> list[Attached]:
+    """The same of a list of items."""
     found = []
-    for at, parts in lists(body, "input", {"content": TALKING, "output": (None,)}):
+    for at, parts in lists(body, field, {"content": TALKING, "output": (None,)}):
         for index, part in enumerate(parts):
-            if type(part) is dict and part.get("type") == "input_file":
+            if (make := attaching(part)) is not None:
                 parts[index] = {"type": "input_text", "text": ""}
-                found.append(attached(part, f"{at}[{index}]", parts[index]))
+                found.append(make(part, f"{at}[{index}]", parts[index]))
     return bounded(found)
+
+
+def attaching(part: JSON) -> Callable[[Mapping[str, JSON], str, dict[str, JSON]], Attached] | None:
+    """How a part of an item is read that names a file; None for any other."""
+    if type(part) is not dict:
+        return None
+    if part.get("type") == "input_image" and part.get("file_id") is not None:
+        return pictured
+    return attached if part.get("type") == "input_file" else None
 
 
 def lists(body: JSON, field: str, where: Mapping[str, tuple[str | None, ...]]) -> Iterator[tuple[str, list[JSON]]]:
@@ -119,7 +135,7 @@ def bounded(found: list[Attached]) -> list[Attached]:
     return found
 
 
-def attached(given: Mapping[str, JSON], at: str, text: dict[str, JSON]) -> Attached:
+def attached(given: Mapping[str, JSON], at: str, part: dict[str, JSON]) -> Attached:
     if given.get("file_url") is not None:
         message = f"'{at}.file_url' is not supported: nothing is fetched; send 'file_data' or 'file_id'."
         raise BadCall(message, param=f"{at}.file_url", code="unsupported_parameter")
@@ -133,4 +149,12 @@ def attached(given: Mapping[str, JSON], at: str, text: dict[str, JSON]) -> Attac
         raise BadCall(message, param=at, code="invalid_parameter_combination")
     if "file_id" not in told:
         read.needed(told, "file_data", f"{at}.file_data")
-    return Attached(text, at, told.get("file_id", ""), told.get("file_data", ""), told.get("filename", ""))
+    return Attached(part, at, told.get("file_id", ""), told.get("file_data", ""), told.get("filename", ""))
+
+
+def pictured(given: Mapping[str, JSON], at: str, part: dict[str, JSON]) -> Attached:
+    if given.get("image_url") is not None:
+        message = f"'{at}' has both 'file_id' and 'image_url'; send only one of them."
+        raise BadCall(message, param=at, code="invalid_parameter_combination")
+    id = read.filled(given["file_id"], f"{at}.file_id")
+    return Attached(part, at, id, "", "", {**given, "file_id": None})

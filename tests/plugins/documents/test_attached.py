@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.conversations import ConversationItem as AnyItem
+from pydantic import TypeAdapter
 
 from plugins.documents.files import Reader
 from plugins.documents.telling import MOST, Teller
@@ -18,6 +20,9 @@ from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, B
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, upload
 from tests.plugins.documents.test_files import pdf
+from tests.whole.asking import PNG, data_url
+
+ConversationItem: TypeAdapter[Any] = TypeAdapter(AnyItem)
 
 WHO = "Who was the keeper?"
 CHAIN = ("stored", "documents", "cache")
@@ -30,6 +35,10 @@ def seen(run: Running) -> list[str]:
 
 def fenced(text: str, name: str, told: str) -> bool:
     return re.fullmatch(rf"(#[0-9a-f]{{16}}) file: {name}\n{told}\n\1 end of file\n{re.escape(WHO)}", text) is not None
+
+
+def picture(id: str) -> dict[str, Any]:
+    return {"type": "input_image", "file_id": id, "detail": "low"}
 
 
 def chat(*files: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -53,6 +62,50 @@ async def test_a_file_in_a_message_is_read(start: Start, database_url: str, tmp_
         more = {"model": "demo", "input": "And when?", "previous_response_id": made["id"]}
         await call(run, "POST", "/responses", A, 200, **more)  # it is there as it was read
         assert fenced(seen(run)[0], "y.pdf", "The orchard, by Tom") and seen(run)[-1] == "And when?"
+
+
+async def test_a_picture_that_is_kept_as_a_file_is_seen(start: Start, database_url: str, tmp_path: Path) -> None:
+    text = config(database_url, tmp_path, CHAIN) + f"requests: {{max_image_bytes: {len(PNG)}}}\n"
+    async with start(text) as run:
+        ids = [await upload(run, *one) for one in ((PNG, "a.png"), (b"words", "a.txt"), (PNG + b"more", "b.png"))]
+        asked = {"model": "demo-vision", "input": [{"role": "user", "content": [picture(ids[0])]}]}
+        made = await call(run, "POST", "/responses", A, 200, **asked)
+        bodies = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")]
+        assert bodies[-1]["messages"][0]["images"] == [base64.b64encode(PNG).decode()]
+        (item,) = (await call(run, "GET", f"/responses/{made['id']}/input_items"))["data"]
+        part = item["content"][0]
+        assert (part["image_url"], part["file_id"], part["detail"]) == (data_url(), None, "low")
+        for who, id, status, code in (
+            (A, ids[1], 400, "unsupported_image"),
+            (A, ids[2], 400, "image_too_large"),
+            (A, "file-x", 404, "file_not_found"),
+            (B, ids[0], 404, "file_not_found"),
+        ):
+            asked["input"] = [{"role": "user", "content": [picture(id)]}]
+            error = (await call(run, "POST", "/responses", who, status, **asked))["error"]
+            assert (error["code"], error["param"]) == (code, "input[0].content[0].file_id")
+
+
+async def test_files_in_items_of_conversations_are_read(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path, ("conversations", *CHAIN[1:]))) as run:
+        ids = [await upload(run, LANTERNS), await upload(run, PNG, "a.png")]
+        parts = [{"type": "input_file", "file_id": ids[0]}, {"type": "input_text", "text": WHO}, picture(ids[1])]
+        items = [{"role": "user", "content": parts}]
+        talk = await call(run, "POST", "/conversations", A, 200, items=items)
+        path = f"/conversations/{talk['id']}/items?include=message.input_image.image_url"
+        (item,) = (await call(run, "GET", path))["data"]
+        ConversationItem.validate_python(item)
+        told, _, seen_ = item["content"]
+        assert LANTERNS.decode() in told["text"] and seen_["image_url"] == data_url()
+        await call(run, "POST", path.partition("?")[0], A, 200, items=items)
+        hi = {"model": "demo-vision", "messages": [{"role": "user", "content": "hi"}], "conversation": talk["id"]}
+        await call(run, "POST", "/chat/completions", A, 200, **hi)
+        assert [LANTERNS.decode() in one for one in seen(run)] == [True, True, False]
+        error = (await call(run, "POST", "/conversations", B, 404, items=items))["error"]
+        assert (error["code"], error["param"]) == ("file_not_found", "items[0].content[0].file_id")
+        wrong = [{"role": "user", "content": [{"type": "input_file", "file_id": "file-x"}], "status": "odd"}]
+        error = (await call(run, "POST", "/conversations", A, 400, items=wrong))["error"]
+        assert error["param"] == "items[0].status", "what costs nothing is looked at first"
 
 
 async def test_what_is_searched_for_is_the_question_and_not_the_file(start: Start, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import BadCall
-from proxy.wire.openai_attached import MOST, Attached, of_chat, of_response
+from proxy.wire.openai_attached import MOST, Attached, of_chat, of_items
 
 DATA = base64.b64encode(b"words").decode()
 
@@ -42,14 +42,38 @@ def test_files_of_a_response_are_in_its_messages_and_outputs_of_functions() -> N
             {"role": "user", "content": "words"},
         ]
     }
-    assert [one.field for one in of_response(body)] == ["input[0].content[0].file_id", "input[1].output[0].file_id"]
+    assert [one.field for one in of_items(body)] == ["input[0].content[0].file_id", "input[1].output[0].file_id"]
     assert body["input"][0]["content"] == [{"type": "input_text", "text": ""}]
     assert body["input"][2]["content"] == [part]  # whoever reads it says what is wrong
 
 
+def test_a_picture_in_an_item_may_be_named_as_a_file() -> None:
+    part = {"type": "input_image", "file_id": "file-1", "detail": "low"}
+    link = {"type": "input_image", "image_url": "https://a.test/a.png", "file_id": None}
+    body: Any = {"items": [{"role": "user", "content": [part, link]}]}
+    (one,) = of_items(body, "items")
+    assert one.field == "items[0].content[0].file_id" and body["items"][0]["content"][1] == link
+    one.put("data:image/png;base64,AA==")
+    assert body["items"][0]["content"][0] == {**part, "image_url": "data:image/png;base64,AA==", "file_id": None}
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "code"),
+    [
+        ({"image_url": "data:,"}, "input[0].content[0]", "invalid_parameter_combination"),
+        ({"file_id": 5}, "input[0].content[0].file_id", "invalid_type"),
+        ({"file_id": ""}, "input[0].content[0].file_id", "empty_string"),
+    ],
+)
+def test_what_is_wrong_with_such_a_picture_is_named(more: Any, param: str, code: str) -> None:
+    with pytest.raises(BadCall) as failed:
+        of_items({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1", **more}]}]})
+    assert (failed.value.param, failed.value.code) == (param, code)
+
+
 @pytest.mark.parametrize("body", [None, [], {}, {"messages": 5}, {"messages": [5, {"role": "user", "content": [5]}]}])
 def test_what_is_no_request_is_left_to_who_reads_it(body: Any) -> None:
-    assert of_chat(body) == [] == of_response(body)
+    assert of_chat(body) == [] == of_items(body)
 
 
 @pytest.mark.parametrize(
