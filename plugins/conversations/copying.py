@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import exc, update
 
 from plugins.conversations.messages import Said
-from plugins.conversations.removing import NOBODY, PAUSE, ROWS, emptied
+from plugins.conversations.removing import NOBODY, PAUSE, emptied, together
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.talks import Exists, Talk
@@ -21,9 +21,11 @@ async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **col
     """Raises Exists, BadCall."""
     hidden = await begun(store, owner, id, columns)
     try:
-        for start in range(0, len(saids), ROWS):
+        while saids:
+            some = together(len(one.message.text) for one in saids)
             async with store.database.writing() as connection:
-                await store.append(connection, hidden, saids[start : start + ROWS], whose=owner)
+                await store.append(connection, hidden, saids[:some], whose=owner)
+            saids = saids[some:]
             await store.host.clock.sleep(PAUSE)
         return await shown(store, hidden, owner, id)
     except BaseException:

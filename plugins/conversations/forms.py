@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
@@ -20,6 +20,8 @@ from proxy.wire.openai_messages import Limits
 LIMITS: Final = Limits()
 MOST: Final = 1000
 """Messages that are added by one request."""
+MOST_LETTERS: Final = 4 * 1024 * 1024
+"""Letters of these: all that is added stands in one transaction, and SQLite has one writer."""
 
 
 def _without_nul(text: str) -> str:
@@ -155,6 +157,7 @@ async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages"
     at: the field of the only one, "" for the body itself, or `messages`.
     """
     alone = f"{at}.content".removeprefix(".")
+    check_letters(messages, at or alone)
     links = {
         one.url: f"{at}[{index}].content" if at == "messages" else alone
         for index, said in enumerate(messages)
@@ -164,3 +167,10 @@ async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages"
     found = await desk.pictures(links, at or alone)
     made = (replace(said, images=tuple(found.get(one.url, one) for one in said.images)) for said in messages)
     return [cleaned(one) for one in made]
+
+
+def check_letters(messages: Iterable[Message], at: str) -> None:
+    """Raises BadCall where one request would add too much."""
+    if sum(len(one.text) for one in messages) > MOST_LETTERS:
+        message = f"Invalid '{at}': more than {MOST_LETTERS} letters in one request; add them by several."
+        raise BadCall(message, param=at, code="input_too_large")

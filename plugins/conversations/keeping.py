@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from sqlalchemy import exists
+
 from plugins.conversations.export import document
 from plugins.conversations.forms import Page
 from plugins.conversations.reading import Reading
-from plugins.conversations.removing import NOBODY, remove, remove_left
+from plugins.conversations.removing import NOBODY, remove, remove_hidden, remove_left
 from plugins.conversations.store import Store
-from plugins.conversations.tables import TALKS
+from plugins.conversations.tables import MESSAGES, TALKS
 from proxy.sql.now import now
 from proxy.types import JSON
 
@@ -49,4 +51,8 @@ class Keeping:
             after = found.found[-1].id
 
     async def forget(self, caller: str) -> int:
-        return await remove(self.store, TALKS.c.owner == caller)
+        """With what a process that died was deleting or copying of theirs; a copy that is being made fails."""
+        whole = await remove(self.store, TALKS.c.owner == caller)
+        said = (MESSAGES.c.talk == TALKS.c.number) & (MESSAGES.c.owner == caller)
+        await remove_hidden(self.store, exists().where(said))
+        return whole

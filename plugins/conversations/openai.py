@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, delete, select, update
 
 from plugins.conversations.api import answer
-from plugins.conversations.forms import LIMITS, Metadata
+from plugins.conversations.forms import LIMITS, Metadata, check_letters
 from plugins.conversations.items import of_items, parts_of, place_of, shown, without
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.reading import Reading, page
@@ -100,7 +100,7 @@ class OpenAI:
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         form = await self.host.desk.form(request, Create)
-        saids = of_items(await self.read(request, form.items or []))
+        saids = await self.said(request, form.items or [])
         columns = {"metadata": written(form.metadata)}
         return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
 
@@ -118,10 +118,16 @@ class OpenAI:
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, asked = await self.host.desk.form(request, Items), self.host.desk.query(request, Including)
-        saids = of_items(await self.read(request, form.items))
+        saids = await self.said(request, form.items)
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             added = await self.store.append(connection, turn.talk, saids)
         return answer(page(listed(added, asked), False))
+
+    async def said(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Said]:
+        """The messages that a request's items stand for.  Raises BadCall naming the field."""
+        saids = of_items(await self.read(request, given))
+        check_letters((one.message for one in saids), "items")
+        return saids
 
     async def read(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Item]:
         """A request's items, with what they refer and link to in its place.  Raises BadCall naming the field."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
-from sqlalchemy import ColumnElement, String, cast, delete, literal, select, update
+from sqlalchemy import ColumnElement, String, cast, delete, func, literal, select, update
 
 from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
@@ -18,7 +19,9 @@ CHUNK: Final = 50
 MANY: Final = 1000
 """Conversations that are taken from their owner at once."""
 ROWS: Final = 100
-"""Messages that go at once: to take one out of the index of words costs as much as to put it in."""
+LETTERS: Final = 500_000
+"""Messages that go at once, and letters of all but the first: to take words out of their index costs as much as to put
+them in."""
 PAUSE: Final = 0.01
 """Seconds in which others write."""
 LEFT: Final = 3600 * 10**6
@@ -56,19 +59,41 @@ async def emptied(store: Store, numbers: Sequence[int]) -> None:
 
 async def fewer(store: Store, numbers: Sequence[int]) -> bool:
     """Whether nothing is left of these conversations."""
-    some = select(MESSAGES.c.number).where(MESSAGES.c.talk.in_(numbers)).limit(ROWS)
+    some = select(MESSAGES.c.number, func.length(MESSAGES.c.text)).where(MESSAGES.c.talk.in_(numbers)).limit(ROWS)
+    async with store.database.reading() as connection:
+        there = (await connection.execute(some)).all()
+    going = there[: together(length for _, length in there)]
     async with store.database.writing() as connection:
-        gone = await connection.execute(delete(MESSAGES).where(MESSAGES.c.number.in_(some)))
-        if gone.rowcount == ROWS:
+        await connection.execute(delete(MESSAGES).where(MESSAGES.c.number.in_([number for number, _ in going])))
+        if len(going) < len(there) or len(there) == ROWS:
             return False
         await connection.execute(delete(SUMMARIES).where(SUMMARIES.c.talk.in_(numbers)))
         await connection.execute(delete(TALKS).where(TALKS.c.number.in_(numbers)))
     return True
 
 
+def together(lengths: Iterable[int]) -> int:
+    """How many of the first messages, of so many letters, are one bit."""
+    count = whole = 0
+    for length in islice(lengths, ROWS):
+        whole += length
+        if count and whole > LETTERS:
+            break
+        count += 1
+    return count
+
+
 async def remove_left(store: Store) -> None:
     """What a process that died had begun to remove, or to make."""
-    left = (TALKS.c.owner == NOBODY) & (TALKS.c.updated < store.now() - LEFT)
-    async with store.database.reading() as connection:
-        numbers = list((await connection.execute(select(TALKS.c.number).where(left).limit(MANY))).scalars())
-    await emptied(store, numbers)
+    await remove_hidden(store, TALKS.c.updated < store.now() - LEFT)
+
+
+async def remove_hidden(store: Store, which: ColumnElement[bool]) -> None:
+    """What has gone for its owner already, or is not there yet; whoever is at it finds it gone."""
+    hidden = select(TALKS.c.number).where(TALKS.c.owner == NOBODY, which).limit(MANY)
+    while True:
+        async with store.database.reading() as connection:
+            numbers = list((await connection.execute(hidden)).scalars())
+        await emptied(store, numbers)
+        if len(numbers) < MANY:
+            return

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from plugins.conversations import copying
+from plugins.conversations import copying, removing
 from tests.conftest import ASK, Running, Start
 from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, talk_of, texts
 from tests.whole.asking import asked, streamed
@@ -90,7 +90,7 @@ async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, d
 async def test_a_fork_is_there_when_all_of_it_is(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "ROWS", 3)
+    monkeypatch.setattr(removing, "ROWS", 3)
     async with start(config(database_url), echo()) as run:
         messages = [{"role": "user", "content": f"lantern {number}"} for number in range(10)]
         await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": messages})

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from plugins.conversations import removing
+from plugins.conversations import forms, removing
 from plugins.conversations.keeping import DAY, Keeping
 from plugins.conversations.removing import LEFT, NOBODY
+from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, TALKS
 from tests.conftest import Running, Start
-from tests.plugins.conversations.asking import asks, config, echo, store_of
+from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, store_of, talk_of, texts
 
 
 async def test_others_write_while_much_goes(start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +33,93 @@ async def test_others_write_while_much_goes(start: Start, database_url: str, mon
         await going
         left = await asks(run, "GET", "/api/conversations?order=asc")
         assert [one["id"] for one in left["data"]] == ["c5", "c6", "new"], "one that is being answered stays"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [([], 0), ([9], 1), ([2, 2, 1], 3), ([2, 2, 2, 1], 2), ([1] * 9, 4), ([9, 1], 1), ([0, 9], 1)],
+)
+def test_what_goes_at_once_is_so_many_and_so_much(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], count: int
+) -> None:
+    monkeypatch.setattr(removing, "ROWS", 4)
+    monkeypatch.setattr(removing, "LETTERS", 5)
+    assert removing.together(lengths) == count
+
+
+async def test_long_messages_are_copied_and_deleted_fewer_at_a_time(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "LETTERS", 10)
+    async with start(config(database_url), echo()) as run:
+        messages = [{"role": "user", "content": "x" * length} for length in (3, 6, 20, 1, 9)]
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": messages})
+        appended, seen = Store.append, list[int]()
+
+        async def appending(self: Store, *given: Any, **more: Any) -> Any:
+            seen.append(len(given[2]))
+            return await appended(self, *given, **more)
+
+        monkeypatch.setattr(Store, "append", appending)
+        await asks(run, "POST", "/api/conversations/t/fork", status=201, json={"id": "f"})
+        assert seen == [2, 1, 2] and [len(one) for one in texts(await kept(run, "f"))] == [3, 6, 20, 1, 9]
+        begun, left = removing.fewer, list[int]()
+
+        async def looking(*given: Any) -> bool:
+            left.append(await count(run))
+            return await begun(*given)
+
+        monkeypatch.setattr(removing, "fewer", looking)
+        await asks(run, "DELETE", "/api/conversations/f")
+        assert left == [10, 8, 7] and await count(run) == 5
+
+
+async def test_what_a_process_that_died_left_is_shown_nowhere_and_goes(start: Start, database_url: str) -> None:
+    async with start(config(database_url, max_conversations=2), echo()) as run:
+        body = {"messages": [{"role": "user", "content": "lantern"}], "title": "lantern"}
+        numbers = []
+        for id, who in (("gone", A), ("copy", A), ("b", B)):
+            await asks(run, "POST", "/api/conversations", who, 201, json={"id": id, **body})
+            owner = "bob" if who is B else "alice"
+            numbers.append((await talk_of(run, id, owner)).number)
+        item = (await asks(run, "GET", "/v1/conversations/copy/items"))["data"][0]["id"]
+        async with store_of(run).database.writing() as connection:
+            hidden = TALKS.c.owner == "alice"
+            await connection.execute(update(TALKS).where(hidden).values(owner=NOBODY))
+        assert not (await asks(run, "GET", "/api/conversations"))["data"]
+        assert not (await asks(run, "GET", "/api/conversations/search?q=lantern"))["data"]
+        figures = await asks(run, "GET", "/api/conversations/statistics")
+        assert (figures["conversations"], figures["messages"], figures["by_day"]) == (0, 0, [])
+        for path in ("", "/messages", "/export"):
+            await asks(run, "GET", f"/api/conversations/copy{path}", status=404)
+        await asks(run, "GET", f"/v1/conversations/copy/items/{item}", status=404)
+        told = await asks(run, "POST", "/v1/conversations", status=404, json={"items": [{"id": item}]})
+        assert told["error"]["code"] == "item_not_found"
+        whole = await asks(run, "GET", "/api/me/data")
+        assert "lantern" not in str(whole)
+        for id in "xy":  # nor do they count
+            await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
+        await Keeping(store_of(run), None).tidy()
+        assert await count(run) == 3, "a process may still be at it"
+        await Keeping(store_of(run), None).forget("alice")
+        assert await count(run) == 1 and (await asks(run, "GET", "/api/conversations", B))["data"]
+
+
+async def test_what_one_request_adds_is_bounded(start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "MOST_LETTERS", 10)
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+        six = {"role": "user", "content": "six   "}
+        await asks(run, "POST", "/api/conversations", status=201, json={"id": "t", "messages": [six]})
+        for path, body, param in (
+            ("/api/conversations", {"messages": [six, six]}, "messages"),
+            ("/api/conversations/t/messages", {"messages": [six, six]}, "messages"),
+            ("/api/conversations/t/messages", {"role": "user", "content": "x" * 11}, "content"),
+            ("/v1/conversations", {"items": [six, six]}, "items"),
+            ("/v1/conversations/t/items", {"items": [six, six]}, "items"),
+        ):
+            error = (await asks(run, "POST", path, status=400, json=body))["error"]
+            assert (error["code"], error["param"]) == ("input_too_large", param)
+        assert await count(run) == 1
 
 
 async def count(run: Running) -> int:
