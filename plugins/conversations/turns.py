@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
 
-from sqlalchemy import case, update
+from sqlalchemy import case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.conversations.store import Store, mine
@@ -205,5 +205,7 @@ async def renewed(turns: Turns, store: Store) -> None:
     for start in range(0, len(held), PER_STATEMENT):
         some = held[start : start + PER_STATEMENT]
         which = TALKS.c.number.in_([number for _, number in some]) & TALKS.c.holder.in_([token for token, _ in some])
+        # A row that is locked is being written to; the other turns must not end while that takes.
+        free = select(TALKS.c.number).where(which).with_for_update(skip_locked=True)
         async with store.database.writing() as connection:
-            await connection.execute(update(TALKS).where(which).values(held_until=now() + PROLONGED))
+            await connection.execute(update(TALKS).where(TALKS.c.number.in_(free)).values(held_until=now() + PROLONGED))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
@@ -14,6 +15,7 @@ from plugins.conversations.turns import LEASE, Turns, renewed
 from proxy.upstreams.demo import Simulator
 from tests.conftest import ASK, Running, Start
 from tests.plugins.conversations.asking import A, asks, config, echo, kept, say, store_of, texts
+from tests.servers import PostgresServer
 
 CALL = {**ASK, "conversation": "t"}
 
@@ -64,6 +66,25 @@ async def test_a_turn_goes_on_as_long_as_its_process_says_so(start: Start, datab
         told = await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
         assert told["error"]["code"] == "conversation_locked"
         await call
+
+
+async def test_a_long_write_keeps_nobody_elses_turn_from_being_prolonged(
+    start: Start, postgres: PostgresServer
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    url = await postgres.create(f"test_{uuid4().hex}")
+    async with start(config(url)) as run, asyncio.timeout(20):
+        store, turns = store_of(run), Turns()
+        for id in ("a", "b"):
+            talk = await store.create("alice", id, holder=id, held_until=store.now() + 1_000_000)
+            turns.held[id] = talk.number
+        async with store.database.writing() as connection:
+            await connection.execute(update(TALKS).where(TALKS.c.id == "a").values(title="long"))
+            await renewed(turns, store)
+        async with store.database.reading() as connection:
+            rows = (await connection.execute(select(TALKS.c.id, TALKS.c.held_until))).all()
+    assert {id for id, until in rows if until - store.now() > LEASE * 1e6 / 2} == {"b"}
 
 
 async def test_a_server_whose_clock_is_wrong_takes_nobodys_turn(
