@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal_co
 
 from plugins.conversations.forms import Page, Query
 from plugins.conversations.messages import Said, said_of
+from plugins.conversations.snippet import around, spaced
 from plugins.conversations.store import Store, Summary, mine, of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
 from plugins.conversations.talks import Talk, talk_of
@@ -102,24 +103,21 @@ class Reading:
                 raise no_such(asked.after)
             query = query.where(MESSAGES.c.number < after[0]["number"])
         rows = await self.rows(query.order_by(MESSAGES.c.number.desc()).limit(asked.limit + 1))
-        found = [Found(row["talk_id"], row["talk_title"], said_of(row), row["snippet"]) for row in rows[: asked.limit]]
+        words = spaced(asked.q).split()
+        found = [
+            Found(row["talk_id"], row["talk_title"], said_of(row), around(row["text"], words))
+            for row in rows[: asked.limit]
+        ]
         return Some(found, len(rows) > asked.limit)
 
     def searching(self, words: str) -> Select[Any]:
-        names = (TALKS.c.id.label("talk_id"), TALKS.c.title.label("talk_title"))
+        query = select(MESSAGES, TALKS.c.id.label("talk_id"), TALKS.c.title.label("talk_title"))
         if self.store.database.dialect == "postgresql":
-            wanted = func.plainto_tsquery("simple", words)
-            options = "StartSel='', StopSel='', MaxFragments=1, MaxWords=24, MinWords=8"
-            snippet: ColumnElement[Any] = func.ts_headline(
-                "simple", func.left(MESSAGES.c.text, 200_000), wanted, options
-            )
-            fits: ColumnElement[bool] = literal_column("conversations_messages.words").op("@@")(wanted)
-            query = select(MESSAGES, *names, snippet.label("snippet")).where(fits)
+            wanted = func.plainto_tsquery("simple", spaced(words))
+            query = query.where(literal_column("conversations_messages.words").op("@@")(wanted))
         else:
-            snippet = literal_column("snippet(conversations_found, 0, '', '', '…', 24)")
-            query = select(MESSAGES, *names, snippet.label("snippet")).select_from(text("conversations_found"))
             matches = "conversations_found MATCH :words AND conversations_found.rowid = conversations_messages.number"
-            query = query.where(text(matches)).params(words=quoted(words))
+            query = query.select_from(text("conversations_found")).where(text(matches)).params(words=quoted(words))
         return query.where(TALKS.c.number == MESSAGES.c.talk)
 
     async def statistics(self, owner: str, since: int) -> dict[str, JSON]:

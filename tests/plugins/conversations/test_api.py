@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import string
 from typing import Any
 
 import pytest
 
 from plugins.conversations import copying, removing
+from plugins.conversations.snippet import around
 from tests.conftest import ASK, Running, Start
 from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, talk_of, texts
 from tests.whole.asking import asked, streamed
@@ -77,6 +80,33 @@ async def test_words_are_found_in_ones_own_messages(start: Start, database_url: 
         assert one["has_more"] and not two["has_more"] and one["last_id"] != two["last_id"]
         await asks(run, "DELETE", f"{PATH}/c1")
         assert (await asks(run, "GET", f"{PATH}/search?q=vienna"))["data"] == []
+
+
+@pytest.mark.parametrize("sign", ["<!--", "a_", string.punctuation])
+async def test_no_text_takes_the_database_long(start: Start, database_url: str, sign: str) -> None:
+    async with start(config(database_url), echo()) as run, asyncio.timeout(30):
+        content = f"a lantern {sign * 30_000} {{end}}"  # over which PostgreSQL's parser would sit for hours
+        body = {"id": "t", "messages": [{"role": "user", "content": content}]}
+        await asks(run, "POST", PATH, status=201, json=body)
+        (found,) = (await asks(run, "GET", f"{PATH}/search?q=lantern"))["data"]
+        assert "a lantern" in found["snippet"]
+        assert (await asks(run, "GET", f"{PATH}/search", params={"q": f"lantern {sign * 9}{{"}))["data"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("", ["lantern"], ""),
+        ("A lantern.", ["LANTERN"], "A lantern."),
+        ("x " * 300 + "lantern" + " y" * 300, ["lantern"], "…" + "x " * 29 + "lantern" + " y" * 67 + "…"),
+        ("x " * 300 + "lanterns " + "z " * 100 + "lantern end", ["lantern"], "…" + "z " * 29 + "lantern end"),
+        ("lanterns " + "z" * 500, ["lantern"], "lanterns…"),
+        ("z" * 500 + " lantern", ["none", "lantern"], "…lantern"),
+        ("z" * 500, ["lantern"], "z" * 200 + "…"),
+    ],
+)
+def test_some_words_are_shown_around_those_that_were_found(text: str, words: list[str], told: str) -> None:
+    assert around(text, words) == told
 
 
 async def test_a_fork_at_a_name_that_no_message_has_is_not_found(start: Start, database_url: str) -> None:
