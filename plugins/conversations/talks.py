@@ -22,8 +22,10 @@ RESERVED: Final = ("search", "statistics")
 
 def checked_id(given: str) -> str:
     """Raises ValueError for what cannot be the id of a conversation."""
-    if not SANE.fullmatch(given) or given in RESERVED:
+    if not SANE.fullmatch(given):
         raise ValueError("expected up to 128 letters, digits and `_.:-`")
+    if given in RESERVED:
+        raise ValueError(f"`{given}` is the name of an endpoint")
     return given
 
 

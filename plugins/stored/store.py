@@ -200,6 +200,8 @@ class Store:
             ids = [row["id"] for row in found]
             query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
+            if gone := next((one for one in ids if one not in rows), None):  # since it was found a moment ago
+                raise unknown_previous(gone)
         return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
 
     async def parts(self, owner: str, ids: Collection[str]) -> list[Document]:

@@ -105,6 +105,8 @@ class Shelves:
 
 
 def no_version(name: str, version: Version, param: str) -> NotFound:
+    """param: the field that names the template; a model's name tells its version, too."""
+    param = f"{param.removesuffix('name')}version" if param.endswith("name") else param
     message = f"The template '{name}' has no version '{version}'."
     return NotFound(message[:300], param=param, code="template_version_not_found")
 

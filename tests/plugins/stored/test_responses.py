@@ -8,8 +8,12 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.stored.fitting import shortened
+from plugins.stored.store import Store
+from plugins.stored.tables import ANSWERS
 from proxy.errors import ConfigError
 from proxy.types import Message
 from proxy.upstreams.demo import Fault, Said, Simulator
@@ -128,6 +132,23 @@ async def test_what_cannot_be_done_is_told_by_name(start: Start, tmp_path: Any) 
         for method, path, param in WRONG:
             status, document = await ask(run, method, f"/v1/responses/{made['id']}{path}")
             assert (status, document["error"]["param"]) == (400, param), path
+
+
+async def test_one_that_goes_while_it_is_read_is_not_found(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(config(database_url)) as run:
+        made = await respond(run)
+        line = Store.line
+
+        async def going(self: Store, connection: AsyncConnection, *given: Any) -> Any:
+            found = await line(self, connection, *given)
+            await connection.execute(delete(ANSWERS))
+            return found
+
+        monkeypatch.setattr(Store, "line", going)
+        status, document = await ask(run, "POST", "/v1/responses", **HI, previous_response_id=made["id"])
+    assert (status, document["error"]["code"]) == (404, "previous_response_not_found")
 
 
 async def test_a_call_that_is_too_large_to_keep_says_how_it_can_be_made(start: Start, tmp_path: Any) -> None:

@@ -122,7 +122,7 @@ async def test_versions_and_aliases(run: Running, version: Any, text: str) -> No
         ({"template": "nope"}, 404, "template.name", "template_not_found"),
         ({"model": "template:nope"}, 404, "model", "template_not_found"),
         ({"model": "template:"}, 400, "model", "empty_string"),
-        ({"template": {"name": "greet", "version": 9}}, 404, "template.name", "template_version_not_found"),
+        ({"template": {"name": "greet", "version": 9}}, 404, "template.version", "template_version_not_found"),
         ({"model": "template:greet@staging"}, 404, "model", "template_version_not_found"),
         ({"template": {"name": "greet", "version": 0}}, 400, "template.version", "invalid_value"),
         ({"template": {"name": "greet", "version": [1]}}, 400, "template.version", "invalid_value"),
