@@ -27,7 +27,7 @@ from proxy.host import Host
 from proxy.types import JSON, Route
 from proxy.wire.ids import new_id
 from proxy.wire.openai_attached import of_items as attached
-from proxy.wire.openai_items import Item, with_pictures
+from proxy.wire.openai_items import Include, Item, with_pictures
 from proxy.wire.openai_items_in import items as read_items
 
 PATH: Final = "/v1/conversations"
@@ -37,17 +37,6 @@ PICTURES: Final = "message.input_image.image_url"
 LOGPROBS: Final = "message.output_text.logprobs"
 RESULTS: Final = "file_search_call.results"
 REFERENCE: Final = "item_reference"
-Include = Literal[
-    "web_search_call.action.sources",
-    "web_search_call.results",
-    "code_interpreter_call.outputs",
-    "computer_call_output.output.image_url",
-    "file_search_call.results",
-    "message.input_image.image_url",
-    "message.output_text.logprobs",
-    "reasoning.encrypted_content",
-]
-"""All that OpenAI's SDKs may ask for; of these pictures, logprobs and what was found in files are kept here."""
 
 
 class Create(Strict):

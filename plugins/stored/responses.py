@@ -22,6 +22,7 @@ from proxy.errors import BadCall
 from proxy.host import Host
 from proxy.types import Moment, Route
 from proxy.wire import sse
+from proxy.wire.openai_items import Include
 from proxy.wire.openai_responses_out import Response
 
 LOOK: Final = 0.5
@@ -40,13 +41,13 @@ class Asked(Strict):
 
     stream: bool = False
     starting_after: Annotated[int, Field(ge=0)] | None = None
-    include: tuple[str, ...] = ()
+    include: tuple[Include, ...] = ()
     include_obfuscation: bool = False
 
 
 class Items(Page):
     order: Order = "desc"
-    include: tuple[str, ...] = ()
+    include: tuple[Include, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, ToolCall
@@ -18,6 +18,17 @@ from proxy.wire.openai_turns import data_url
 Item: TypeAlias = dict[str, JSON]
 """A whole item, as it is listed again: with `id`, `type` and `status`, and content in parts."""
 
+Include = Literal[
+    "web_search_call.action.sources",
+    "web_search_call.results",
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+]
+"""What OpenAI's clients may ask for beside an item; kept are pictures, logprobs and what was found in files."""
 RESPONSE: Final = "resp_"
 """How a response's id begins."""
 REFERENCE: Final = "item_reference"

@@ -23,6 +23,10 @@ DECLARED: Final = {"prompt": "template"}
 """As which such a plugin declares it, where that is not the same."""
 INNER: Final = {"name": "id"}
 """Parts of a template's wish, and what they are called in a prompt."""
+SPELLED: Final = {
+    "response_format": "text.format", "reasoning_effort": "reasoning.effort", "max_tokens": "max_output_tokens"
+}  # fmt: skip
+"""What chats call otherwise."""
 NOTHING: Final[Mapping[str, JSON]] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
     "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "prompt_cache_key": None,
@@ -66,6 +70,8 @@ class AskedResponse(Asked):
         outer, _, rest = (param or "").partition(".")
         if outer.startswith("messages"):  # which are other ones than the items
             return "input"
+        if outer in SPELLED:
+            return SPELLED[outer]
         if outer == "template" and "prompt" in self.echo:
             return ".".join(filter(None, ("prompt", INNER.get(rest, rest))))
         return param

@@ -137,6 +137,10 @@ async def test_what_is_found_wrong_further_in_has_the_name_that_was_sent(start: 
                 await run.http.post(f"{run.url}/v1/responses", json={**body, "stream": streams}), 400
             )
             assert (error["param"], error["code"]) == ("input", "model_not_capable")
+            schema = {"type": "json_schema", "name": "x", "schema": {"type": "nope"}}
+            body_ = {**ASK, "input": "hi", "text": {"format": schema}, "stream": streams}
+            error = await error_of(await run.http.post(f"{run.url}/v1/responses", json=body_), 400)
+            assert (error["param"], error["code"]) == ("text.format", "invalid_schema")
 
 
 async def test_a_tool_loop_runs_on_the_clients_own_items(start: Start) -> None:
@@ -220,7 +224,7 @@ async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
 
 
 async def test_an_endpoint_that_is_not_here_says_what_is(start: Start) -> None:
-    async with start(BARE + "\nlisten: {base_path: /ai}\n") as run:
+    async with start(BARE + "\nlisten: {port: 0, drain: 1, base_path: /ai}\n") as run:
         response = await run.http.post(f"{run.url}/ai/v1/responses/compact", json=ASK)
         error = await error_of(response, 404)
     assert error["code"] == "unknown_url" and "truncation" in error["message"]

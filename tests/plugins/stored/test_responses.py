@@ -122,6 +122,8 @@ WRONG = [
     ("GET", "/input_items?limit=0", "limit"),
     ("GET", "/input_items?order=up", "order"),
     ("GET", "/input_items?after=msg_none", "after"),
+    ("GET", "?include=message.input_image.image_url&include=all", "include[1]"),
+    ("GET", "/input_items?include=all", "include[0]"),
     ("POST", "/cancel", "id"),
 ]  # fmt: skip
 

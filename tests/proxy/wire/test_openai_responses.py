@@ -111,6 +111,9 @@ def test_what_does_not_go_together_is_refused(body: JSON, param: str) -> None:
         (False, "template.name", "template.name"),
         (False, "messages[3].content", "input"),
         (True, "model", "model"),
+        (False, "response_format", "text.format"),
+        (False, "response_format.json_schema.schema", "text.format"),
+        (False, "max_tokens", "max_output_tokens"),
         (False, None, None),
     ],
 )
