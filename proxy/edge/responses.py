@@ -29,7 +29,8 @@ from proxy.wire.openai_responses import read_response
 from proxy.wire.openai_responses_out import ResponseStyle
 
 ABSENT: Final[Mapping[str, str]] = {
-    "/v1/responses/compact": "nothing is compacted; 'truncation': 'auto' leaves out the oldest exchanges",
+    "/v1/responses/compact": "nothing is compacted; 'truncation': 'auto' leaves out the oldest exchanges, "
+    "and a conversation may have them summarised",
 }
 """Endpoints of OpenAI's that are not here, and what is."""
 COUNT: Final = "input_tokens"
