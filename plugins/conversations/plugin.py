@@ -140,7 +140,10 @@ class Conversations:
         system, turns = apart([cleaned(one) for one in ask.messages])
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
-        new = new_of(turns, [one.message for one in stored])
+        lead, earlier = apart([one.message for one in stored])
+        new = new_of(turns, earlier)
+        if system is not None and system == lead:  # it was added as a message, and is told as that
+            system = None
         if not new and (not stored or stored[-1].message.role == "assistant"):
             message = "There is nothing new to answer: send a message that the conversation does not have yet."
             raise BadCall(message, param="messages", code="nothing_to_answer")

@@ -86,6 +86,19 @@ async def test_a_client_that_resends_the_history_does_not_double_it(start: Start
         assert texts(await kept(run))[8:] == ["one", "heard one"]
 
 
+async def test_instructions_that_were_added_as_a_message_are_no_news_either(start: Start, database_url: str) -> None:
+    async with start(config(database_url), echo()) as run:
+        be: dict[str, Any] = {"role": "system", "content": "be brief"}
+        body = {"id": "t", "messages": [be, user("one")]}
+        await asks(run, "POST", "/api/conversations", status=201, json=body)
+        await asks(run, "POST", "/api/conversations/t/generate", json={"model": "demo"})
+        await say(run, [be, user("one"), assistant("heard one"), user("two")])
+        assert texts(await kept(run)) == ["be brief", "one", "heard one", "two", "heard two"]
+        assert [one["content"] for one in asked(run.ollama)[-1]["messages"]] == ["be brief", "one", "heard one", "two"]
+        await say(run, [{**be, "content": "be kind"}, user("one"), assistant("heard one"), user("three")])
+        assert texts(await kept(run))[5:] == ["three", "heard three"] and (await talk_of(run)).system == "be kind"
+
+
 async def test_an_answer_that_breaks_off_is_kept_as_cut(start: Start, database_url: str) -> None:
     async with start(config(database_url), Simulator(faults=[Fault("eof", after=3)])) as run:
         told = await run.http.post(
