@@ -10,6 +10,7 @@ from typing import Final
 from pydantic import PositiveInt
 
 from plugins.conversations.messages import Said
+from plugins.conversations.resent import apart
 from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.talks import Talk
 from plugins.conversations.window import Room, kept_from, kept_last
@@ -108,7 +109,8 @@ class Memory:
             start = max(start, kept_last(shown, self.summarise.keep))
         first = shown[start].position if start < len(shown) else shown[-1].position + 1
         made = await self.summarised(call, talk, await self.dropped(talk, shown[:start], summary), summary)
-        cut = Cut(first, made if made is not summary else None)
+        lead = apart([one.message for one in shown[:start]])[0] if talk.first == 1 else None
+        cut = Cut(first, made if made is not summary else None, lead or "")
         return Kept(shown[start:], talk.messages - len(shown) + start, made, cut, self.lacks(made, first))
 
     def lacks(self, summary: Summary | None, first: int) -> bool:
@@ -164,6 +166,8 @@ def letters_a_token(talk: Talk) -> float:
 
 
 def headed(ask: Chat, system: str, kept: Kept, new: Sequence[Message]) -> Chat:
+    if kept.cut is not None and kept.cut.lead:
+        system = f"{system}\n\n{kept.cut.lead}" if system else kept.cut.lead
     head = [Message("system", system)] if system else []
     told = (*head, *kept.messages(), *new)
     question = ask.question or next((one.text for one in reversed(told) if one.role == "user"), "")

@@ -149,7 +149,7 @@ class Conversations:
             raise BadCall(message, param="messages", code="nothing_to_answer")
         if turn.talk.messages + len(new) >= self.settings.max_messages:
             raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
-        outset = turn.talk.system if system is None else system
+        outset = turn.talk.system if system is None else both(turn.talk.system, system) if is_once(call) else system
         kept = await self.memory.kept(call, turn.talk, stored, New(new, outset, below))
         return Told(headed(ask, outset, kept, new), system, new, kept.fact, kept.cut)
 
@@ -196,6 +196,10 @@ class Told:
     @property
     def letters(self) -> int:
         return letters(self.ask.messages)
+
+
+def both(one: str, other: str) -> str:
+    return "\n\n".join(filter(None, (one, other)))
 
 
 def is_once(call: Call) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.conversations.messages import Said, row_of, said_of
@@ -41,10 +41,14 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """first: position of the first message that models are still told.  summary: a new one of what stands before."""
+    """first: position of the first message that models are still told.  summary: a new one of what stands before.
+
+    lead: instructions that stood at the beginning as messages; they are told for ever, as the conversation's own.
+    """
 
     first: int
     summary: Summary | None = None
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,11 @@ class Store(Records):
     async def leave_out(self, connection: AsyncConnection, talk: Talk, cut: Cut) -> None:
         """From now on; what was left out already stays so."""
         further = (TALKS.c.number == talk.number) & (TALKS.c.owner == talk.owner) & (TALKS.c.first < cut.first)
-        await connection.execute(update(TALKS).where(further).values(first=cut.first))
+        changes: dict[str, Any] = {"first": cut.first}
+        if cut.lead:
+            both = TALKS.c.system + f"\n\n{cut.lead}"
+            changes["system"] = case((TALKS.c.system == "", cut.lead), else_=both)
+        await connection.execute(update(TALKS).where(further).values(changes))
         if (new := cut.summary) is not None:
             row = {"talk": talk.number, "owner": talk.owner, "upto": new.upto, "at": self.now()}
             await connection.execute(insert(SUMMARIES).values(row | {"text": new.text, "model": new.model}))

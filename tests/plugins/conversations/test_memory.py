@@ -74,6 +74,23 @@ async def test_what_is_told_begins_with_the_same_bytes_for_many_turns(start: Sta
     assert memory[8] is None and memory[9] == "told=8, left_out=10" and len(whole) == 48
 
 
+async def test_instructions_that_were_added_as_a_message_are_told_for_ever(start: Start, database_url: str) -> None:
+    async with start(config(database_url, "stored, conversations", window={"turns": 4}), echo()) as run:
+        items = [{"role": "developer", "content": "be brief"}, {"role": "system", "content": "be kind"}]
+        talk = (await asks(run, "POST", "/v1/conversations", json={"items": items}))["id"]
+        for number in range(9):
+            await say(run, f"word {number}", talk)
+        heads = [[one["content"] for one in prompt if one["role"] == "system"] for prompt in told(run)]
+        assert {"\n\n".join(one) for one in heads} == {"be brief\n\nbe kind"}
+        body = {"model": "demo", "input": "more", "instructions": "in French", "conversation": talk}
+        await asks(run, "POST", "/v1/responses", json=body)
+        assert told(run)[-1][0]["content"] == "be brief\n\nbe kind\n\nin French"
+        await say(run, "and more", talk)
+        assert told(run)[-1][0]["content"] == "be brief\n\nbe kind", "a response's instructions are for once"
+        listed = await asks(run, "GET", f"/v1/conversations/{talk}/items?order=asc&limit=2")
+        assert [one["role"] for one in listed["data"]] == ["developer", "system"], "they are items all the same"
+
+
 async def test_upstream_reads_only_what_is_new(start: Start, database_url: str) -> None:
     async with start(config(database_url), echo()) as run:
         await say(run, "a long beginning " * 50)
