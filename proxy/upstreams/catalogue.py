@@ -287,8 +287,7 @@ def check_images(asked: str, chat: Chat) -> None:
 
 def unknown(name: str, alias: str | None = None, near: str = "") -> NotFound:
     message = f"The model '{name[:200]}' does not exist or you do not have access to it."
-    if near:
-        message += f"  Did you mean '{near}'?"
+    message += f"  Did you mean '{near}'?" if near else "  GET /v1/models lists those that are there."
     if alias:
         message = f"The model '{name[:200]}' is an alias of '{alias}', which no upstream has."
     return NotFound(message, param="model", code="model_not_found")
