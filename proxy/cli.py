@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before a server minds signals itself, as while it waits for its database
+        return 128 + signal.SIGINT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -173,7 +176,7 @@ async def banner(running: Running, path: Path) -> str:
         lines.append(f"  {config.listen.workers} workers")
     for name, upstream in config.upstreams.items():
         for host, why in found[name].items():
-            where = "simulated, no model runs" if upstream.demo else host
+            where = "simulated (no model runs)" if upstream.demo else host
             lines.append(f"  upstream {name}: {why or f'{where}, answers'}")
     lines += [f"  chain {chain}" for chain in chains(config)]
     if not is_guarded(config):

@@ -220,7 +220,9 @@ class Host:
             return self.shelf.keyvalue(name)
         except Unknown:
             there = ", ".join(self.shelf.names(searched=False))
-            raise ConfigError([f"no store is called {name!r}; there are {there}"]) from None
+            raise ConfigError(
+                [f"no store is called {name!r}; declare it under `stores`, or name one of: {there}"]
+            ) from None
 
     def vectors(self, name: str) -> Vectors:
         """A store of texts under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
@@ -228,7 +230,9 @@ class Host:
             return self.shelf.vectors(name)
         except Unknown:
             there = ", ".join(self.shelf.names(searched=True))
-            raise ConfigError([f"no store of texts is called {name!r}; there are {there}"]) from None
+            raise ConfigError(
+                [f"no store of texts is called {name!r}; declare it under `stores`, or name one of: {there}"]
+            ) from None
 
     def counters(self, name: str | None) -> Counters:
         """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.

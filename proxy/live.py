@@ -59,7 +59,9 @@ class Router:
         if isinstance(match.http_exception, web.HTTPMethodNotAllowed):
             allowed |= match.http_exception.allowed_methods
         if allowed:
-            raise WrongMethod(f"{request.method} is not allowed for {request.path}", allowed)
+            raise WrongMethod(
+                f"{request.method} is not allowed for {request.path}; use {' or '.join(sorted(allowed))}", allowed
+            )
         raise NotFound(f"Unknown request URL: {request.method} {request.path}", code="unknown_url")
 
 

@@ -63,7 +63,8 @@ def find(use: str) -> Any:
         return getattr(import_module(module), name)
     points = known()
     if use not in points:
-        raise LookupError(f"no plugin is called {use!r}{hint(use, points)}")
+        meant = hint(use, points) or '; one of your own is named as `use: "module:Class"`'
+        raise LookupError(f"no plugin is called {use!r}{meant}")
     return points[use].load()
 
 

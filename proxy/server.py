@@ -222,6 +222,7 @@ async def drained(server: Server, entrance: Entrance) -> None:
     server.readiness.stopping = True
     await entrance.close(server)
     if server.live.calls and not await server.quiet(server.config.listen.drain):
+        server.readiness.cut = True
         log.warning("calls that have not finished are cut")
 
 

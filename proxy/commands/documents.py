@@ -97,6 +97,9 @@ async def tried(http: aiohttp.ClientSession, told: argparse.Namespace, progress:
 
     try:
         return await followed(http, told, progress, file)
+    except aiohttp.ClientConnectorError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        return f"no server answers at {told.url}: {why}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return str(error) or type(error).__name__
 

@@ -64,7 +64,7 @@ class Front:
                     response.headers.update(exchange.headers)
             except asyncio.CancelledError:
                 # Unless the answer had already been written whole.
-                exchange.status = exchange.status or CLIENT_LEFT
+                exchange.status = exchange.status or self.broken_off(exchange)
                 raise
             except ProxyError as error:
                 response = error_response(error, exchange)
@@ -81,6 +81,13 @@ class Front:
             if self.readiness.stopping:
                 response.force_close()
             return response
+
+    def broken_off(self, exchange: Exchange) -> int:
+        """The status, for the log, of a call that was cancelled: its client left, or the server waits no longer."""
+        if not self.readiness.cut:
+            return CLIENT_LEFT
+        exchange.error = "server_stopped"
+        return 503
 
     async def routed(
         self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]

@@ -43,6 +43,25 @@ INSTEAD: Final[Mapping[str, str]] = {
     "fine_tuning": "the plugin `finetuning` opens its jobs, which can be cancelled but not paused",
 }
 """OpenAI's endpoints that are not here, and what is."""
+OURS: Final[Mapping[str, str]] = {
+    "/api/cache": "cache",
+    "/api/comparisons": "comparison",
+    "/api/conversations": "conversations",
+    "/api/costs": "usage",
+    "/api/experiments": "experiments",
+    "/api/finetuning": "finetuning",
+    "/api/limits": "limits",
+    "/api/metrics": "usage",
+    "/api/ollama/compare": "comparison",
+    "/api/rag": "documents",
+    "/api/retry": "retry",
+    "/api/templates": "templates",
+    "/compare": "comparison",
+    "/metrics": "metrics",
+    "/v1/feedback": "usage",
+    "/v1/organization": "usage",
+}
+"""How the paths of our own endpoints begin, and the plugin that has them."""
 
 
 class Guide:
@@ -71,7 +90,14 @@ class Guide:
         if first in INSTEAD:
             instead = INSTEAD[first].replace("/v1/", f"{self.base}/v1/")
             return unknown(method, path, f"this endpoint of OpenAI's is not served here; {instead}")
-        return unknown(method, path, self.meant(bare))
+        return unknown(method, path, self.plugin(bare) or self.meant(bare))
+
+    def plugin(self, bare: str) -> str:
+        """What has the path, where nothing of it is there."""
+        for start, name in OURS.items():
+            if f"{bare}/".startswith(f"{start}/") and not any(one.startswith(self.base + start) for one in self.there):
+                return f"the plugin `{name}` opens it"
+        return ""
 
     def meant(self, bare: str) -> str:
         """The path that is there, where `/v1` is missing or too much, or the end has a slash."""

@@ -20,6 +20,8 @@ class Readiness:
     """Outlives reloads: a server that stops says so before it closes its port."""
 
     stopping: bool = False
+    cut: bool = False
+    """Whether calls are not waited for any more: who then loses an answer has not left."""
 
 
 @dataclass(slots=True)

@@ -19,7 +19,8 @@ from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied
 from proxy.types import JSON, Ask, Chat, Handler, Route
-from proxy.upstreams.catalogue import Catalogue, unknown
+from proxy.upstreams.access import unknown
+from proxy.upstreams.catalogue import Catalogue
 from proxy.wire import ollama_in, ollama_out, read
 from proxy.wire.ollama_in import AskedNatively
 from proxy.wire.ollama_out import NativeStyle

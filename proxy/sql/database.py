@@ -165,12 +165,23 @@ class Database:
             if feature.name not in self.migrated:
                 if self.dialect == "sqlite":
                     self.make_file()
-                async with self.reading() as connection:  # a server that starts must not hold up those that write
-                    there = await connection.run_sync(is_newest, feature)
+                with self.checked():
+                    async with self.reading() as connection:  # a server that starts must not hold up those that write
+                        there = await connection.run_sync(is_newest, feature)
                 if not there:
                     async with self.writing() as connection:
                         await connection.run_sync(upgrade, feature)
                 self.migrated.add(feature.name)
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """Raises ConfigError for a file that is no database of SQLite's, or a damaged one."""
+        try:
+            yield
+        except exc.DatabaseError as error:
+            if type(error) is not exc.DatabaseError:  # those that say more are of other faults
+                raise
+            raise ConfigError([f"the database {self.name} cannot be used: {first_line(error)}"]) from error
 
     def make_file(self) -> None:
         """Raises ConfigError where it cannot be written, which unlike other faults of a database does not pass.

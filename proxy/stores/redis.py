@@ -147,7 +147,7 @@ class RedisStore:
     def counters(self) -> InRedis:
         """Its own breaker: a limit is worth more patience than a cache's answer."""
         if self.counting is None:
-            breaker = Breaker(f"{self.breaker.name}, asked for limits,", SLOWLY * self.breaker.patience, self.clock)
+            breaker = Breaker(f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience, self.clock)
             self.counting = InRedis(self.told, breaker, self.clock)
         return self.counting
 

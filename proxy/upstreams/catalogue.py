@@ -18,7 +18,7 @@ from proxy.errors import BadCall, Denied, NotFound, UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON, Call, Chat, Reply
 from proxy.upstreams import choices
-from proxy.upstreams.access import Patterns, opens
+from proxy.upstreams.access import Patterns, opens, unknown
 from proxy.wire.ollama_chat import Pins
 from proxy.wire.ollama_models import canonical, is_cloud
 from proxy.wire.openai_items import check_outputs
@@ -284,12 +284,3 @@ def check_images(asked: str, chat: Chat) -> None:
         if message.images:
             at = f"messages[{index}].content"
             raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
-
-
-def unknown(name: str, alias: str | None = None, near: str = "") -> NotFound:
-    message = f"The model '{name[:200]}' does not exist or you do not have access to it."
-    if near:
-        message += f"  Did you mean '{near}'?"
-    if alias:
-        message = f"The model '{name[:200]}' is an alias of '{alias}', which no upstream has."
-    return NotFound(message, param="model", code="model_not_found")

@@ -191,6 +191,14 @@ async def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> 
         await database.aclose()
 
 
+async def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Not a database, but long enough to be looked at as one. " * 20)
+    database = Database(f"sqlite:///{tmp_path}/notes.txt", 1, 1)
+    with pytest.raises(ConfigError, match=r"notes\.txt cannot be used: .*file is not a database$"):
+        await database.migrate(NOTES)
+    await database.aclose()
+
+
 async def test_what_is_written_after_another_process_has_come_and_gone_is_there(tmp_path: Path) -> None:
     file = tmp_path / "records.db"
     database = Database(f"sqlite:///{file}", 2, 10)

@@ -177,6 +177,11 @@ def test_no_advice_leads_back_to_what_is_wrong_itself() -> None:
     ]
 
 
+def test_a_plugin_that_is_like_none_is_told_how_one_of_ones_own_is_named() -> None:
+    (problem,) = problems(f"plugins: {{a: {{use: acme_guard}}}}\n{CHAINS}")
+    assert problem.endswith("no plugin is called 'acme_guard'; one of your own is named as `use: \"module:Class\"`")
+
+
 def test_a_variable_that_is_missing_is_one_problem() -> None:
     text = "keys:\n  a: ${K}\nplugins:\n  retry:\n    attempts: ${N}\n    wait: ${N}\n" + CHAINS
     assert problems(text) == [

@@ -51,8 +51,12 @@ class Serving:
 
 @asynccontextmanager
 async def served(
-    *arguments: str, pattern: str = r"listens on (http://[\d.:]+)", env: dict[str, str] | None = None
+    *arguments: str,
+    first: str = "listens on",
+    pattern: str = r"listens on (http://[\d.:]+)",
+    env: dict[str, str] | None = None,
 ) -> AsyncIterator[Serving]:
+    """first: of the line that is waited for; `pattern` finds the URL in it, where one is told."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -65,10 +69,8 @@ async def served(
     assert process.stdout is not None
     serving = Serving(process, process.stdout)
     try:
-        line = await serving.until("listens on")
-        found = re.search(pattern, line)
-        assert found is not None
-        serving.url = found[1]
+        found = re.search(pattern, await serving.until(first))
+        serving.url = found[1] if found else ""
         yield serving
     finally:
         if process.returncode is None:

@@ -22,7 +22,7 @@ async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Pat
     (tmp_path / "c.yaml").write_text("plugins: {retry: {}}\nchains: {chat: [retry]}\n")
     async with served("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml")) as serving:
         await serving.until("no keys")
-        assert "upstream local: simulated, no model runs, answers" in serving.banner
+        assert "upstream local: simulated (no model runs), answers" in serving.banner
         assert "chain chat: client -> retry -> upstream" in serving.banner
         async with aiohttp.ClientSession() as http:
             answer = await (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).json()
@@ -77,6 +77,30 @@ async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> 
         assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
         assert (await answer.text()).endswith("data: [DONE]\n\n")
         assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+
+
+async def test_a_call_that_a_stopping_server_cuts_is_not_told_as_a_client_that_left(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(DEMO.replace("drain: 5", "drain: 0").replace("0.02", "30"))
+    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
+        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        serving.process.send_signal(signal.SIGTERM)
+        with pytest.raises(aiohttp.ClientError):
+            await answer.text()
+        line = await serving.until("path=/v1/chat/completions")
+        assert "status=503" in line and "error=server_stopped" in line
+
+
+async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and does not listen: nobody answers
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
+        (tmp_path / "c.yaml").write_text(
+            f"database: {{url: '{url}'}}\nplugins: {{usage: {{}}}}\nchains: {{chat: [usage]}}\n"
+        )
+        async with served("serve", "--demo", "--config", str(tmp_path / "c.yaml"), first="does not answer") as serving:
+            serving.process.send_signal(signal.SIGINT)
+            assert "Traceback" not in await serving.rest()
+            assert await serving.process.wait() == 130
 
 
 async def test_a_changed_file_and_a_hangup_are_read_again(tmp_path: Path) -> None:

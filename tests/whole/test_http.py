@@ -339,6 +339,8 @@ async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
         ("/v1/threads/t_1/runs", "not served here; use POST /v1/chat/completions"),
         ("/v1/audio/speech", "models here read and write text"),
         ("/v1", "Unknown request URL: POST /v1"),
+        ("/api/rag/documents", "the plugin `documents` opens it"),
+        ("/metrics", "the plugin `metrics` opens it"),
     ],
 )
 @pytest.mark.parametrize("base", ["", "/llm"])
@@ -396,6 +398,7 @@ async def test_a_wrong_method_is_told_the_right_ones(start: Start, method: str, 
         response = await run.http.request(method, run.url + path)
         error = await error_of(response, 405)
     assert set(response.headers["Allow"].split(", ")) >= allowed and error["type"] == "invalid_request_error"
+    assert all(one in error["message"].partition("; use ")[2] for one in allowed)
 
 
 async def test_a_route_without_a_chain_is_off(start: Start) -> None:
@@ -415,9 +418,10 @@ async def test_a_model_is_found_by_its_path(start: Start, id: str) -> None:
     [
         ("demoo", "access to it.  Did you mean 'demo'?"),
         ("gpt-4o-mnii", "access to it.  Did you mean 'gpt-4o-mini'?"),
-        ("demo-embd", "access to it."),
-        ("hidden", "access to it."),
-        ("xyzzy", "access to it."),
+        ("demo-embd", "access to it.  GET /v1/models lists those that are there."),
+        ("hidden", "access to it.  GET /v1/models lists those that are there."),
+        ("xyzzy", "access to it.  GET /v1/models lists those that are there."),
+        ("template:summarize", "is served by the plugin `templates`, in the chains that it stands in."),
     ],
 )
 async def test_an_unknown_model_is_told_the_nearest_that_the_caller_may_use(

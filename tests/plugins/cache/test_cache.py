@@ -642,7 +642,8 @@ async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Star
 
 
 async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) -> None:
-    with pytest.raises(ConfigError, match=r"proxy.yaml:1: plugins.cache: no store is called 'fast'; there are memory"):
+    told = r"proxy.yaml:1: plugins.cache: no store is called 'fast'; declare it under `stores`, or name one of: memory"
+    with pytest.raises(ConfigError, match=told):
         async with start(cache("store: fast")):
             pass
 

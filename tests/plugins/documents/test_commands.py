@@ -28,3 +28,9 @@ async def test_files_are_added_and_their_index_is_made_anew(tmp_path: Path) -> N
         assert (status, out.split(" ")[0]) == (0, "2")
         status, out, _ = await command("documents", "add", *to, str(folder / "a.md"), str(folder / "inner"))
         assert status == 0 and "2 of 2 files" in out  # they are ready again
+
+
+async def test_a_server_that_is_not_there_is_told_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("The keeper of the lantern was Mabel Quill.")
+    status, out, _ = await command("documents", "add", "--url", "http://127.0.0.1:9", str(tmp_path / "a.md"))
+    assert status == 1 and "no server answers at http://127.0.0.1:9: Connection refused" in out
