@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import random
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
 from proxy.stores.vectors import Found, Row, VectorsAway
 
 if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
@@ -35,26 +34,13 @@ PROBES: Final = 50
 REFINE: Final = 4
 """Together they find what a look at every vector finds, even where vectors lie anywhere: one bit a coordinate loses a
 third of them there, and needs more of them compared exactly."""
+SAMPLED: Final = 64
+"""Vectors for each partition of the index that are in memory when the partitions are chosen."""
 OPEN: Final = 256
 """Tables that are kept open."""
-INDICES: Final = 256 * 1024 * 1024
-METADATA: Final = 64 * 1024 * 1024
-"""Bytes of indices, and of what is known of tables, that stay in memory; LanceDB's own bounds are gigabytes."""
-HEAPS: Final = {-8: max(2, min(4, os.cpu_count() or 1)), -1: 1024 * 1024, -3: 1024 * 1024}
-"""Of glibc: how many (M_ARENA_MAX), and from how many bytes on what is free at the end of one, or was taken at once,
-goes back to the system (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)."""
 TRIES: Final = 4
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
-
-
-def bound_heaps() -> None:
-    """LanceDB's many threads would each take memory from a heap of its own, of which glibc gives little back: a hundred
-    megabytes of text left half a gigabyte more behind than so."""
-    with suppress(OSError, AttributeError, TypeError):  # another system, or another C library
-        libc = ctypes.CDLL(None)
-        for parameter, limit in HEAPS.items():
-            libc.mallopt(parameter, limit)
 
 
 @contextmanager
@@ -79,12 +65,18 @@ class Lance:
 
     async def connected(self) -> lancedb.AsyncConnection:
         if self.connection is None:
-            os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of, its errors tell, or nobody need know
-            lancedb = await asyncio.to_thread(import_module, "lancedb")
+            bound_environment()
+            await asyncio.to_thread(import_module, "lancedb")
             bound_heaps()
-            session = lancedb.Session(index_cache_size_bytes=INDICES, metadata_cache_size_bytes=METADATA)
-            self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
+            self.connection = await self.connect(INDICES, METADATA)
         return self.connection
+
+    async def connect(self, indices: int, metadata: int) -> lancedb.AsyncConnection:
+        """indices, metadata: bytes of them that it keeps in memory for as long as it is open."""
+        import lancedb
+
+        session = lancedb.Session(index_cache_size_bytes=indices, metadata_cache_size_bytes=metadata)
+        return await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
 
     async def table(self, name: str) -> lancedb.AsyncTable | None:
         """None where there is none."""
@@ -178,14 +170,23 @@ class Lance:
 
     async def tend(self, table: str) -> None:
         with told():
-            if (opened := await self.table(table)) is None:
+            if await self.table(table) is None:
                 return
-            from lancedb.index import IvfRq
+            connection = await self.connect(TENDING, TENDING)
+            try:
+                with await connection.open_table(table) as opened:
+                    await self.indexed(opened)
+            finally:
+                connection.close()  # type: ignore[no-untyped-call]
+                await asyncio.to_thread(trim_heaps)
 
-            await self.optimized(opened)
-            indexed = any(one.columns == ["vector"] for one in await opened.list_indices())
-            if not indexed and await opened.count_rows() >= INDEXED:
-                await opened.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS))
+    async def indexed(self, table: lancedb.AsyncTable) -> None:
+        from lancedb.index import IvfRq
+
+        await self.optimized(table)
+        indexed = any(one.columns == ["vector"] for one in await table.list_indices())
+        if not indexed and await table.count_rows() >= INDEXED:
+            await table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS, sample_rate=SAMPLED))
 
     async def optimized(self, table: lancedb.AsyncTable) -> None:
         """Of two processes that do it at once one has to begin again."""
@@ -204,11 +205,10 @@ class Lance:
             await (await self.connected()).drop_table(table, ignore_missing=True)
 
     async def tables(self) -> Collection[str]:
-        names: list[str] = []
         with told():
             connection = await self.connected()
             page = await connection.list_tables(limit=1000)
-            names += page.tables
+            names = list(page.tables)
             while page.page_token:
                 page = await connection.list_tables(page_token=page.page_token, limit=1000)
                 names += page.tables

@@ -142,6 +142,43 @@ async def test_many_may_add_search_and_tend_at_once(store: Vectors) -> None:
     assert len(await store.counts("t")) == 20
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_what_tending_a_table_takes_of_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", TENDED], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 50  # and 80 where nothing is given back
+
+
+TENDED = """
+import asyncio, resource, tempfile
+import numpy as np
+from pathlib import Path
+from proxy.stores.lance import Lance
+from proxy.stores.vectors import Row
+
+async def main():
+    with tempfile.TemporaryDirectory() as folder:
+        store, chance, begun = Lance(folder), np.random.default_rng(1), 0
+        for at in range(0, 30_000, 1000):
+            vectors = chance.standard_normal((1000, 384), dtype=np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            texts = (" ".join(f"word{number * 7919 % 100_000}" for number in range(n * 50, n * 50 + 50))
+                     for n in range(at, at + 1000))
+            rows = [Row("a", 1, at + place, text) for place, text in enumerate(texts)]
+            await store.add("t", rows, vectors)
+            if at % 10_000 == 9000:
+                await store.tend("t")
+            begun = begun or memory()
+        print((memory() - begun) // 1_000_000)
+        await store.aclose()
+
+def memory():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+asyncio.run(main())
+"""
+"""Prints by how many megabytes a process has grown when it has added to a table and tended it, three times."""
+
+
 def test_it_is_imported_by_nobody_who_does_not_use_it() -> None:
     code = "import proxy.build, proxy.server, proxy.stores.lance, sys; print({'lancedb', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
