@@ -6,11 +6,12 @@ import asyncio
 import random
 import re
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
 from proxy.stores.vectors import Found, Row, VectorsAway
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a threa
     import pyarrow as pa
     from numpy.typing import NDArray
 
+P = ParamSpec("P")
+T = TypeVar("T")
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ROW: Final = list(Row._fields)
 FRESH: Final = timedelta(0)
@@ -43,6 +46,10 @@ AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
 
 
+class Missing(VectorsAway):
+    """Something of a table is not there."""
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """LanceDB has no errors of its own."""
@@ -50,7 +57,25 @@ def told() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError, OSError) as error:
         first = str(error).partition("\n")[0][:300]
-        raise VectorsAway(f"The index of texts failed: {first}") from error
+        kind = Missing if "not found" in first.lower() else VectorsAway
+        raise kind(f"The index of texts failed: {first}") from error
+
+
+def afresh(
+    method: Callable[Concatenate[Lance, str, P], Awaitable[T]],
+) -> Callable[Concatenate[Lance, str, P], Coroutine[Any, Any, T]]:
+    """Once more where a table that was open here is one that another process has dropped."""
+
+    @wraps(method)
+    async def tried(self: Lance, table: str, /, *args: P.args, **named: P.kwargs) -> T:
+        try:
+            return await method(self, table, *args, **named)
+        except Missing:
+            if self.opened.pop(table, None) is None:
+                raise
+            return await method(self, table, *args, **named)
+
+    return tried
 
 
 class Lance:
@@ -112,11 +137,13 @@ class Lance:
                 await table.create_index("document", config=BTree(), replace=True)
             return self.keep(name, table)
 
+    @afresh
     async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
         with told():
             opened = await self.made(checked(table), vectors.shape[1])
             await opened.add(await asyncio.to_thread(arrow, rows, vectors))
 
+    @afresh
     async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
         with told():
             which = f"document = {quoted(document)} AND version >= {int(first)}"
@@ -125,11 +152,13 @@ class Lance:
             if (opened := await self.table(table)) is not None:
                 await opened.delete(which)
 
+    @afresh
     async def count(self, table: str, document: str, version: int) -> int:
         with told():
             which = f"document = {quoted(document)} AND version = {int(version)}"
             return 0 if (opened := await self.table(table)) is None else int(await opened.count_rows(which))
 
+    @afresh
     async def nearest(
         self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None
     ) -> list[Found]:
@@ -143,6 +172,7 @@ class Lance:
                 query = query.where(one_of(among)).bypass_vector_index()
             return found(await query.select([*ROW, "vector", "_distance"]).to_arrow(), "_distance")
 
+    @afresh
     async def matching(self, table: str, words: str, top: int, among: Collection[str] | None = None) -> list[Found]:
         async with self.searching(table) as opened:
             if opened is None:
@@ -158,6 +188,7 @@ class Lance:
             with told():
                 yield await self.table(name)
 
+    @afresh
     async def counts(self, table: str) -> Mapping[tuple[str, int], int]:
         counted: Counter[tuple[str, int]] = Counter()
         with told():
@@ -168,6 +199,7 @@ class Lance:
                 await asyncio.sleep(0)
         return counted
 
+    @afresh
     async def tend(self, table: str) -> None:
         with told():
             if await self.table(table) is None:

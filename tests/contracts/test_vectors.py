@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,26 @@ async def test_another_process_sees_what_was_added_at_its_next_search(store: Vec
     assert documents(await other.matching("t", "chandelier", 3)) == ["new"]
     await store.remove("t", "new")
     assert await other.matching("t", "chandelier", 3) == []
+    await other.aclose()
+
+
+async def test_a_table_that_another_process_has_dropped_is_empty(store: Vectors, tmp_path: Path) -> None:
+    other, question = Lance(str(tmp_path / "lance")), unit(1, 0, 0, 0, 0)
+    asked: list[tuple[Callable[[], Awaitable[object]], object]] = [
+        (lambda: store.nearest("t", question, 3), []),
+        (lambda: store.matching("t", "harbour", 3), []),
+        (lambda: store.count("t", "doc_harbour", 1), 0),
+        (lambda: store.counts("t"), {}),
+        (lambda: store.remove("t", "doc_harbour"), None),
+        (lambda: store.tend("t"), None),
+        (lambda: fill(store), None),
+    ]
+    for call, answer in asked:
+        await fill(store)
+        assert len(await store.counts("t")) == 5
+        await other.drop("t")
+        assert await call() == answer
+    assert len(await store.counts("t")) == 5
     await other.aclose()
 
 
