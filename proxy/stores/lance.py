@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
+from proxy.stores.conflicts import settled
 from proxy.stores.vectors import Found, Row, VectorsAway
 
 if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
@@ -41,7 +41,6 @@ SAMPLED: Final = 64
 """Vectors for each partition of the index that are in memory when the partitions are chosen."""
 OPEN: Final = 256
 """Tables that are kept open."""
-TRIES: Final = 4
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
 
@@ -129,13 +128,9 @@ class Lance:
             if (table := await self.table(name)) is not None:
                 return table
             connection = await self.connected()
-            from lancedb.index import FTS, BTree
-
-            table = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
-            if not await table.list_indices():
-                await table.create_index("text", config=FTS(), replace=True)
-                await table.create_index("document", config=BTree(), replace=True)
-            return self.keep(name, table)
+            created = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
+            await settled(lambda: prepare(created))
+            return self.keep(name, created)
 
     @afresh
     async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
@@ -215,21 +210,10 @@ class Lance:
     async def indexed(self, table: lancedb.AsyncTable) -> None:
         from lancedb.index import IvfRq
 
-        await self.optimized(table)
+        await settled(lambda: table.optimize(cleanup_older_than=OLD))
         indexed = any(one.columns == ["vector"] for one in await table.list_indices())
         if not indexed and await table.count_rows() >= INDEXED:
             await table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS, sample_rate=SAMPLED))
-
-    async def optimized(self, table: lancedb.AsyncTable) -> None:
-        """Of two processes that do it at once one has to begin again."""
-        for left in reversed(range(TRIES)):
-            try:
-                await table.optimize(cleanup_older_than=OLD)
-                return
-            except RuntimeError as error:
-                if not left or "conflict" not in str(error):
-                    raise
-                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
 
     async def drop(self, table: str) -> None:
         self.opened.pop(checked(table), None)
@@ -253,6 +237,16 @@ class Lance:
         if self.connection is not None:
             self.connection.close()  # type: ignore[no-untyped-call]
             self.connection = None
+
+
+async def prepare(table: lancedb.AsyncTable) -> None:
+    from lancedb.index import FTS, BTree
+
+    there = {name for one in await table.list_indices() for name in one.columns}
+    if "text" not in there:
+        await table.create_index("text", config=FTS(), replace=True)
+    if "document" not in there:
+        await table.create_index("document", config=BTree(), replace=True)
 
 
 def schema(dimensions: int) -> pa.Schema:

@@ -48,7 +48,7 @@ async def test_object_storage_is_filled_searched_tended_and_emptied_by_several(b
 
 
 async def test_a_bucket_that_is_not_there_is_told(bucket: str) -> None:
-    store = Lance("s3://bucket/texts")
+    store = Lance("s3://nowhere/texts")
     with pytest.raises(VectorsAway):
         await store.add("t", [Row("d", 1, 0, "text")], np.eye(1, dtype=np.float32))
     await store.aclose()
