@@ -17,6 +17,7 @@ from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job
 from plugins.documents.runner import Runner
+from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound
@@ -70,7 +71,7 @@ class Documents:
         return await self.taken(caller, collection, new, form.wait)
 
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
-        with upload.temporary() as file:
+        async with scratch() as file:
             form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
             told, caller = form.told(), self.caller(request)
             collection = await self.collections.own(caller, told.collection)

@@ -6,7 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -69,7 +82,7 @@ class Sharing:
     readers: tuple[str, ...] = ()
 
 
-def readable(caller: str) -> ColumnElement[bool]:
+def readable(caller: str | BindParameter[str]) -> ColumnElement[bool]:
     """Which collections a caller may read: the only place that says so."""
     shared = select(READERS.c.collection).where(READERS.c.reader == caller)
     mine = (COLLECTIONS.c.owner == caller) | (COLLECTIONS.c.everyone == 1) | COLLECTIONS.c.id.in_(shared)
@@ -79,6 +92,16 @@ def readable(caller: str) -> ColumnElement[bool]:
 def chosen() -> Select[Any]:
     columns = (COLLECTIONS.c[name] for name in Collection.__slots__)
     return select(*columns)
+
+
+CALLER = bindparam("caller", type_=String())
+ALL = (
+    chosen()
+    .where(readable(CALLER))
+    .order_by(COLLECTIONS.c.owner != CALLER, COLLECTIONS.c.at, COLLECTIONS.c.id)
+    .limit(bindparam("most", type_=Integer()))
+)
+"""Made once, because every search asks it."""
 
 
 def made(row: Any) -> Collection:
@@ -158,10 +181,9 @@ class Collections:
 
     async def all(self, caller: str, most: int) -> list[Collection]:
         """Those that the caller may read, its own first, then the oldest first."""
-        order = ((COLLECTIONS.c.owner != caller), COLLECTIONS.c.at, COLLECTIONS.c.id)
-        query = chosen().where(readable(caller)).order_by(*order).limit(most)
+        given = {"caller": caller, "most": most}
         async with self.database.reading() as connection:
-            return [made(row) for row in await connection.execute(query)]
+            return [made(row) for row in await connection.execute(ALL, given)]
 
     async def owned(self, owner: str) -> list[Collection]:
         query = chosen().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))

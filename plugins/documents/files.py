@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from plugins.documents.contents import Content
+from plugins.documents.scratch import scratch
 from proxy.errors import BadCall
 
 UNREADABLE: Final = 3
@@ -64,7 +64,7 @@ class Reader:
         Raises BadCall for what cannot be read.
         """
         kind = kind_of(name, await asyncio.to_thread(begins, file))
-        with tempfile.TemporaryFile() as made:
+        async with scratch() as made:
             async with self.turns:
                 await self.read(kind, file, made)
             content = await asyncio.to_thread(Content.of_file, made)
@@ -77,7 +77,7 @@ class Reader:
     async def read(self, kind: str, file: IO[bytes], made: IO[bytes]) -> None:
         limits = (str(self.memory), str(max(1, round(self.seconds))), str(4 * self.most))
         how = ("-I", "-S") if kind in BARE else ("-I",)
-        with tempfile.TemporaryFile() as said:
+        async with scratch() as said:
             # A vfork, and so a millisecond: uvloop forks, which takes the longer the more memory the server has, and
             # has LanceDB's hooks run in the child.
             process = subprocess.Popen(  # noqa: ASYNC220, S603  (nothing of it is a caller's)

@@ -44,13 +44,14 @@ def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[
     if depth <= 0 or count[0] > MOST:
         message = f"Invalid '{name}': a filter has up to {MOST} comparisons, {DEEPEST} deep."
         raise BadCall(message, param=name, code="invalid_value")
-    kind = given.get("type")
-    if kind in TOGETHER and type(given.get("filters")) is list and given["filters"]:
-        return TOGETHER[kind](
-            *(part(one, f"{name}.filters[{place}]", depth - 1, count) for place, one in enumerate(given["filters"]))
-        )
-    if kind in FOUND and "key" in given and "value" in given:
-        return compared(str(kind), given["key"], given["value"], name)
+    if "type" in given and type(several := given.get("filters")) is list:
+        together = TOGETHER[read.one_of(given["type"], f"{name}.type", tuple(TOGETHER))]
+        if not several:
+            raise BadCall(f"Invalid '{name}.filters': it is empty.", param=f"{name}.filters", code="empty_array")
+        return together(*(part(one, f"{name}.filters[{at}]", depth - 1, count) for at, one in enumerate(several)))
+    if "type" in given and "key" in given:  # OpenAI's words, and no names of the documents' own
+        kind = read.one_of(given["type"], f"{name}.type", FOUND)
+        return compared(kind, given["key"], read.needed(given, "value", f"{name}.value"), name)
     if not given or len(given) > MOST:
         raise BadCall(f"Invalid '{name}': it says nothing, or too much.", param=name, code="invalid_value")
     return and_(*(compared("eq", key, value, f"{name}.{key[:64]}") for key, value in given.items()))
@@ -67,7 +68,7 @@ def compared(kind: str, key: JSON, value: JSON, name: str) -> ColumnElement[bool
         return has(key, ORDERS[kind](VALUES.c.number, number))
     several = value if kind in ("in", "nin") else [value]
     if type(several) is not list or not several or len(several) > MOST:
-        raise read.wrong(f"{name}.value", f"an array of up to {MOST} values", value)
+        raise read.wrong(f"{name}.value", f"an array of one to {MOST} values", value)
     fits = has(key, or_(*(equal(one, name) for one in several)))
     return not_(fits) if kind in ("ne", "nin") else fits
 

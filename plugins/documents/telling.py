@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from plugins.documents.files import Reader
 from plugins.documents.prompt import CONTROL, one_line
+from plugins.documents.scratch import scratch
 from proxy.errors import BadCall, Busy
 from proxy.fence import fence_of
 
@@ -39,7 +39,7 @@ class Teller:
 
     async def read(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
         size = 0
-        with tempfile.TemporaryFile() as file:
+        async with scratch() as file:
             async for piece in pieces:
                 size += len(piece)
                 if size > self.most:

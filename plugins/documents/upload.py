@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -71,7 +70,3 @@ async def stored(part: Part, file: IO[bytes], most: int) -> None:
             raise TooLarge(f"The file is larger than {most} bytes.", param="file", code="request_too_large")
         await asyncio.to_thread(file.write, piece)
     await asyncio.to_thread(file.flush)
-
-
-def temporary() -> IO[bytes]:
-    return tempfile.TemporaryFile()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import random
 import re
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
+from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
+from proxy.stores.conflicts import settled
 from proxy.stores.vectors import Found, Row, VectorsAway
 
 if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a threa
     import pyarrow as pa
     from numpy.typing import NDArray
 
+P = ParamSpec("P")
+T = TypeVar("T")
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ROW: Final = list(Row._fields)
 FRESH: Final = timedelta(0)
@@ -35,26 +37,16 @@ PROBES: Final = 50
 REFINE: Final = 4
 """Together they find what a look at every vector finds, even where vectors lie anywhere: one bit a coordinate loses a
 third of them there, and needs more of them compared exactly."""
+SAMPLED: Final = 64
+"""Vectors for each partition of the index that are in memory when the partitions are chosen."""
 OPEN: Final = 256
 """Tables that are kept open."""
-INDICES: Final = 256 * 1024 * 1024
-METADATA: Final = 64 * 1024 * 1024
-"""Bytes of indices, and of what is known of tables, that stay in memory; LanceDB's own bounds are gigabytes."""
-HEAPS: Final = {-8: max(2, min(4, os.cpu_count() or 1)), -1: 1024 * 1024, -3: 1024 * 1024}
-"""Of glibc: how many (M_ARENA_MAX), and from how many bytes on what is free at the end of one, or was taken at once,
-goes back to the system (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD)."""
-TRIES: Final = 4
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
 
 
-def bound_heaps() -> None:
-    """LanceDB's many threads would each take memory from a heap of its own, of which glibc gives little back: a hundred
-    megabytes of text left half a gigabyte more behind than so."""
-    with suppress(OSError, AttributeError, TypeError):  # another system, or another C library
-        libc = ctypes.CDLL(None)
-        for parameter, limit in HEAPS.items():
-            libc.mallopt(parameter, limit)
+class Missing(VectorsAway):
+    """Something of a table is not there."""
 
 
 @contextmanager
@@ -64,7 +56,25 @@ def told() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError, OSError) as error:
         first = str(error).partition("\n")[0][:300]
-        raise VectorsAway(f"The index of texts failed: {first}") from error
+        kind = Missing if "not found" in first.lower() else VectorsAway
+        raise kind(f"The index of texts failed: {first}") from error
+
+
+def afresh(
+    method: Callable[Concatenate[Lance, str, P], Awaitable[T]],
+) -> Callable[Concatenate[Lance, str, P], Coroutine[Any, Any, T]]:
+    """Once more where a table that was open here is one that another process has dropped."""
+
+    @wraps(method)
+    async def tried(self: Lance, table: str, /, *args: P.args, **named: P.kwargs) -> T:
+        try:
+            return await method(self, table, *args, **named)
+        except Missing:
+            if self.opened.pop(table, None) is None:
+                raise
+            return await method(self, table, *args, **named)
+
+    return tried
 
 
 class Lance:
@@ -79,12 +89,18 @@ class Lance:
 
     async def connected(self) -> lancedb.AsyncConnection:
         if self.connection is None:
-            os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of, its errors tell, or nobody need know
-            lancedb = await asyncio.to_thread(import_module, "lancedb")
+            bound_environment()
+            await asyncio.to_thread(import_module, "lancedb")
             bound_heaps()
-            session = lancedb.Session(index_cache_size_bytes=INDICES, metadata_cache_size_bytes=METADATA)
-            self.connection = await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
+            self.connection = await self.connect(INDICES, METADATA)
         return self.connection
+
+    async def connect(self, indices: int, metadata: int) -> lancedb.AsyncConnection:
+        """indices, metadata: bytes of them that it keeps in memory for as long as it is open."""
+        import lancedb
+
+        session = lancedb.Session(index_cache_size_bytes=indices, metadata_cache_size_bytes=metadata)
+        return await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
 
     async def table(self, name: str) -> lancedb.AsyncTable | None:
         """None where there is none."""
@@ -112,19 +128,17 @@ class Lance:
             if (table := await self.table(name)) is not None:
                 return table
             connection = await self.connected()
-            from lancedb.index import FTS, BTree
+            created = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
+            await settled(lambda: prepare(created))
+            return self.keep(name, created)
 
-            table = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
-            if not await table.list_indices():
-                await table.create_index("text", config=FTS(), replace=True)
-                await table.create_index("document", config=BTree(), replace=True)
-            return self.keep(name, table)
-
+    @afresh
     async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
         with told():
             opened = await self.made(checked(table), vectors.shape[1])
             await opened.add(await asyncio.to_thread(arrow, rows, vectors))
 
+    @afresh
     async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
         with told():
             which = f"document = {quoted(document)} AND version >= {int(first)}"
@@ -133,11 +147,13 @@ class Lance:
             if (opened := await self.table(table)) is not None:
                 await opened.delete(which)
 
+    @afresh
     async def count(self, table: str, document: str, version: int) -> int:
         with told():
             which = f"document = {quoted(document)} AND version = {int(version)}"
             return 0 if (opened := await self.table(table)) is None else int(await opened.count_rows(which))
 
+    @afresh
     async def nearest(
         self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None
     ) -> list[Found]:
@@ -151,6 +167,7 @@ class Lance:
                 query = query.where(one_of(among)).bypass_vector_index()
             return found(await query.select([*ROW, "vector", "_distance"]).to_arrow(), "_distance")
 
+    @afresh
     async def matching(self, table: str, words: str, top: int, among: Collection[str] | None = None) -> list[Found]:
         async with self.searching(table) as opened:
             if opened is None:
@@ -166,6 +183,7 @@ class Lance:
             with told():
                 yield await self.table(name)
 
+    @afresh
     async def counts(self, table: str) -> Mapping[tuple[str, int], int]:
         counted: Counter[tuple[str, int]] = Counter()
         with told():
@@ -176,27 +194,26 @@ class Lance:
                 await asyncio.sleep(0)
         return counted
 
+    @afresh
     async def tend(self, table: str) -> None:
         with told():
-            if (opened := await self.table(table)) is None:
+            if await self.table(table) is None:
                 return
-            from lancedb.index import IvfRq
-
-            await self.optimized(opened)
-            indexed = any(one.columns == ["vector"] for one in await opened.list_indices())
-            if not indexed and await opened.count_rows() >= INDEXED:
-                await opened.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS))
-
-    async def optimized(self, table: lancedb.AsyncTable) -> None:
-        """Of two processes that do it at once one has to begin again."""
-        for left in reversed(range(TRIES)):
+            connection = await self.connect(TENDING, TENDING)
             try:
-                await table.optimize(cleanup_older_than=OLD)
-                return
-            except RuntimeError as error:
-                if not left or "conflict" not in str(error):
-                    raise
-                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+                with await connection.open_table(table) as opened:
+                    await self.indexed(opened)
+            finally:
+                connection.close()  # type: ignore[no-untyped-call]
+                await asyncio.to_thread(trim_heaps)
+
+    async def indexed(self, table: lancedb.AsyncTable) -> None:
+        from lancedb.index import IvfRq
+
+        await settled(lambda: table.optimize(cleanup_older_than=OLD))
+        indexed = any(one.columns == ["vector"] for one in await table.list_indices())
+        if not indexed and await table.count_rows() >= INDEXED:
+            await table.create_index("vector", config=IvfRq(distance_type="cosine", num_bits=BITS, sample_rate=SAMPLED))
 
     async def drop(self, table: str) -> None:
         self.opened.pop(checked(table), None)
@@ -204,11 +221,10 @@ class Lance:
             await (await self.connected()).drop_table(table, ignore_missing=True)
 
     async def tables(self) -> Collection[str]:
-        names: list[str] = []
         with told():
             connection = await self.connected()
             page = await connection.list_tables(limit=1000)
-            names += page.tables
+            names = list(page.tables)
             while page.page_token:
                 page = await connection.list_tables(page_token=page.page_token, limit=1000)
                 names += page.tables
@@ -221,6 +237,16 @@ class Lance:
         if self.connection is not None:
             self.connection.close()  # type: ignore[no-untyped-call]
             self.connection = None
+
+
+async def prepare(table: lancedb.AsyncTable) -> None:
+    from lancedb.index import FTS, BTree
+
+    there = {name for one in await table.list_indices() for name in one.columns}
+    if "text" not in there:
+        await table.create_index("text", config=FTS(), replace=True)
+    if "document" not in there:
+        await table.create_index("document", config=BTree(), replace=True)
 
 
 def schema(dimensions: int) -> pa.Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +91,26 @@ async def test_another_process_sees_what_was_added_at_its_next_search(store: Vec
     await other.aclose()
 
 
+async def test_a_table_that_another_process_has_dropped_is_empty(store: Vectors, tmp_path: Path) -> None:
+    other, question = Lance(str(tmp_path / "lance")), unit(1, 0, 0, 0, 0)
+    asked: list[tuple[Callable[[], Awaitable[object]], object]] = [
+        (lambda: store.nearest("t", question, 3), []),
+        (lambda: store.matching("t", "harbour", 3), []),
+        (lambda: store.count("t", "doc_harbour", 1), 0),
+        (lambda: store.counts("t"), {}),
+        (lambda: store.remove("t", "doc_harbour"), None),
+        (lambda: store.tend("t"), None),
+        (lambda: fill(store), None),
+    ]
+    for call, answer in asked:
+        await fill(store)
+        assert len(await store.counts("t")) == 5
+        await other.drop("t")
+        assert await call() == answer
+    assert len(await store.counts("t")) == 5
+    await other.aclose()
+
+
 @pytest.mark.parametrize("vectors", [np.full((1, 5), np.nan), np.ones((1, 3))], ids=["no number", "another length"])
 async def test_vectors_that_would_spoil_a_table_are_refused(store: Vectors, vectors: NDArray[np.float32]) -> None:
     await fill(store)
@@ -140,6 +160,43 @@ async def test_many_may_add_search_and_tend_at_once(store: Vectors) -> None:
     results = await asyncio.gather(*(one(number) for number in range(20)), return_exceptions=True)
     assert {type(result) for result in results} <= {type(None), VectorsAway}  # two that tend may be in each other's way
     assert len(await store.counts("t")) == 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_what_tending_a_table_takes_of_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", TENDED], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 50  # and 80 where nothing is given back
+
+
+TENDED = """
+import asyncio, resource, tempfile
+import numpy as np
+from pathlib import Path
+from proxy.stores.lance import Lance
+from proxy.stores.vectors import Row
+
+async def main():
+    with tempfile.TemporaryDirectory() as folder:
+        store, chance, begun = Lance(folder), np.random.default_rng(1), 0
+        for at in range(0, 30_000, 1000):
+            vectors = chance.standard_normal((1000, 384), dtype=np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            texts = (" ".join(f"word{number * 7919 % 100_000}" for number in range(n * 50, n * 50 + 50))
+                     for n in range(at, at + 1000))
+            rows = [Row("a", 1, at + place, text) for place, text in enumerate(texts)]
+            await store.add("t", rows, vectors)
+            if at % 10_000 == 9000:
+                await store.tend("t")
+            begun = begun or memory()
+        print((memory() - begun) // 1_000_000)
+        await store.aclose()
+
+def memory():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+asyncio.run(main())
+"""
+"""Prints by how many megabytes a process has grown when it has added to a table and tended it, three times."""
 
 
 def test_it_is_imported_by_nobody_who_does_not_use_it() -> None:

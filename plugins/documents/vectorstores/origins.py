@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -16,6 +15,7 @@ from plugins.documents.files import Reader
 from plugins.documents.ingest import Overtaken
 from plugins.documents.ledger import Job
 from plugins.documents.places import held
+from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, put_parts
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS
 from proxy.errors import BadCall, NotFound, ProxyError
@@ -78,7 +78,7 @@ class Origins:
         if origin.bytes > self.most:
             message = f"The file cannot be read: it is larger than {self.most} bytes."
             raise BadCall(message, param="file_id", code="unreadable_file")
-        with tempfile.TemporaryFile() as file:
+        async with scratch() as file:
             async for piece in self.keeper.pieces(item.owner, origin.file):
                 await asyncio.to_thread(file.write, piece)
             async with self.reader.content(file, origin.name) as content:

@@ -162,6 +162,10 @@ WRONG = [
     ({"kind": None}, "filter.kind"),
     ({"type": "gt", "key": "year", "value": "x"}, "filter.value"),
     ({"type": "in", "key": "year", "value": []}, "filter.value"),
+    ({"type": "is", "key": "year", "value": 2020}, "filter.type"),
+    ({"type": "eq", "key": "year"}, "filter.value"),
+    ({"type": "xor", "filters": [{"year": 2020}]}, "filter.type"),
+    ({"type": "and", "filters": []}, "filter.filters"),
     ({"type": "and", "filters": [{"type": "and", "filters": ["x"]}]}, "filter.filters[0].filters[0]"),
 ]
 

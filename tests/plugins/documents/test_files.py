@@ -6,12 +6,14 @@ import asyncio
 import io
 import os
 import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import docx
+import pytest
 import uvloop
 
 from plugins.documents.files import Reader
@@ -188,3 +190,25 @@ def test_a_server_is_not_forked_to_read_a_file() -> None:
                 return "".join(content.parts())
 
     assert uvloop.run(read()) == "words" and not forks
+
+
+async def test_no_file_is_closed_by_the_event_loop_which_a_large_one_would_hold(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+
+    class Told(io.FileIO):
+        def close(self) -> None:
+            closed.append(threading.get_ident())
+            super().close()
+
+    def made() -> Told:
+        number, path = tempfile.mkstemp(dir=tmp_path)
+        os.unlink(path)
+        return Told(number, "rb+")
+
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        monkeypatch.setattr(tempfile, "TemporaryFile", made)
+        status, answer = await send(run, "a.txt", b"The keeper was Mabel Quill.")
+    assert (status, answer["status"]) == (201, "ready") and len(closed) == 3
+    assert threading.get_ident() not in closed
