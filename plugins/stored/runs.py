@@ -51,6 +51,8 @@ class Run:
         """What it was stopped for."""
         self.task: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
+        self.turn = asyncio.Lock()
+        """Held by who adds an event, and while it is written that no more will come."""
 
     def add(self, event: Event) -> None:
         self.found.set()
@@ -177,7 +179,8 @@ class Runs:
         reply = await call_next(run.call)
         try:
             async for event in reply.events:
-                run.add(event)
+                async with run.turn:
+                    run.add(event)
         finally:
             await reply.aclose()
         await self.ended(run, run.response.document())
@@ -203,11 +206,13 @@ class Runs:
 
     async def stop(self, id: str, document: Document, why: ProxyError) -> None:
         """End one that is queued or in progress, in whichever process.  document: where it is not made here."""
-        run, events = self.shared.runs.get(id), ""
-        if run is not None:
-            document, events = run.response.failure(why), run.told(why)
-        if await self.store.ended(id, document, events) and run is not None:
-            run.stop(why)
+        run = self.shared.runs.get(id)
+        if run is None:
+            await self.store.ended(id, document, "")
+            return
+        async with run.turn:  # else those who read on would be told more than is kept
+            if await self.store.ended(id, run.response.failure(why), run.told(why)):
+                run.stop(why)
 
     async def watch(self) -> None:
         """Says that those made here are alive, and ends those that another process has cancelled."""

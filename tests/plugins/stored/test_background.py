@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
@@ -96,6 +97,27 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
         assert rest[-1]["type"] == "response.failed" and rest[-1]["response"]["status"] == "cancelled"
         assert (await ended(run, id))["status"] == "cancelled"
         assert parsed(head.decode()) + rest == await events_of(await streaming(run, f"/v1/responses/{id}?stream=true"))
+
+
+async def test_who_reads_on_while_it_is_cancelled_is_told_what_is_kept(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Store.ended
+
+    async def slowly(*given: Any) -> bool:
+        await asyncio.sleep(0.2)  # for ten more tokens
+        return await real(*given)
+
+    ollama = Simulator(say=lambda _: SLOW, delay=0.02)
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
+        stream = await streaming(run, background=True)
+        head = await stream.content.readuntil(b"\n\n")
+        id = parsed(head.decode())[0]["response"]["id"]
+        await begun(run, id)
+        monkeypatch.setattr(Store, "ended", slowly)
+        await ask(run, "POST", f"/v1/responses/{id}/cancel")
+        live = parsed((head + await stream.read()).decode())
+        assert live == await events_of(await streaming(run, f"/v1/responses/{id}?stream=true"))
 
 
 OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "of a call that nobody made"}
