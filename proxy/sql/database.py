@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Table, event, exc
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import Busy, ConfigError
@@ -93,10 +93,8 @@ class Database:
             event.listen(engine.sync_engine, "connect", set_up)
             event.listen(engine.sync_engine, "begin", begin)
             return engine
-        patience = {"timeout": self.timeout, "command_timeout": STATEMENT}
-        engine = create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
-        event.listen(engine.sync_engine, "do_connect", self.connected)
-        return engine
+        patience = {"timeout": self.timeout, "command_timeout": STATEMENT, "connection_class": noting(self.made)}
+        return create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
 
     def lite(self) -> Any:
         from proxy.sql.lite import Connection as Lite
@@ -104,11 +102,6 @@ class Database:
         made = Lite(self.url.database or "", self.timeout)
         self.made.add(made)
         return made
-
-    def connected(self, dialect: Dialect, _: object, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        adapted: Any = dialect.connect(*arguments, **named)
-        self.made.add(adapted.driver_connection)
-        return adapted
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -208,6 +201,23 @@ class Database:
             one.terminate()
         if self.dialect == "sqlite":
             await asyncio.gather(*(one.ended(self.timeout) for one in left))
+
+
+def noting(made: WeakSet[Any]) -> type:
+    """The class of connections to PostgreSQL that are known from the first moment.
+
+    Whoever waits for one may be cut off just when it is there, and then nobody has it.
+    """
+    import asyncpg
+
+    class Noted(asyncpg.Connection):  # type: ignore[misc]  # it has no types
+        __slots__ = ()
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.add(self)
+
+    return Noted
 
 
 def set_up(connection: Any, _: object) -> None:
