@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeVar
 
 from proxy.clock import Clock
@@ -22,10 +23,13 @@ SAY: Final = 60.0
 
 
 class Breaker:
-    """name: what the log calls the store.  patience: seconds that one operation may take."""
+    """name: what the log calls the store.  patience: seconds that one operation may take.  room: entered by each."""
 
-    def __init__(self, name: str, patience: float, clock: Clock) -> None:
+    def __init__(
+        self, name: str, patience: float, clock: Clock, room: AbstractAsyncContextManager[object] | None = None
+    ) -> None:
         self.name = name
+        self.room = room or nullcontext()
         self.patience = patience
         self.clock = clock
         self.failures = 0
@@ -39,19 +43,19 @@ class Breaker:
     async def do(self, work: Awaitable[Result], patience: float | None = None) -> Result:
         """Raises StoreError for whatever goes wrong, and at once while the store is left alone."""
         if self.open:
-            close = getattr(work, "close", None)
-            if close is not None:  # a coroutine that will not be awaited
-                close()
+            forget(work)
             raise StoreError(f"{self.name} is left alone after {self.failures} failures")
         if self.failures >= FAILURES:
             self.until = self.clock.monotonic() + REST  # this one tries it, the others go on without
         try:
-            async with asyncio.timeout(patience or self.patience):
+            async with asyncio.timeout(patience or self.patience), self.room:
                 result = await work
         except TimeoutError:
             raise self.failed(f"no answer within {patience or self.patience:g} seconds") from None
         except Exception as error:  # a client library's kinds of failure are many
             raise self.failed(str(error) or type(error).__name__) from error
+        finally:
+            forget(work)
         if self.failures:
             if self.failures >= FAILURES:
                 log.info("%s answers again", self.name)
@@ -66,3 +70,9 @@ class Breaker:
             self.said = now
             log.warning("%s fails, and calls go on without it: %s", self.name, why)
         return StoreError(f"{self.name}: {why}")
+
+
+def forget(work: Awaitable[object]) -> None:
+    """A coroutine that may not have been begun; to one that is over it does nothing."""
+    if (close := getattr(work, "close", None)) is not None:
+        close()

@@ -43,9 +43,11 @@ class RedisStore:
     def __init__(self, url: str, patience: float, clock: Clock) -> None:
         self.clock = clock
         place = urlsplit(url)
-        self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock)
+        self.room = asyncio.Semaphore(CONNECTIONS)
+        """redis-py's cluster has no pool that waits: whoever finds all connections to a node taken would fail."""
+        self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock, self.room)
         # Looking through everything takes long; it must not count against those who read.
-        self.slow = Breaker(f"{self.breaker.name}, looked through", SLOWLY * patience, clock)
+        self.slow = Breaker(f"{self.breaker.name}, looked through", SLOWLY * patience, clock, self.room)
         # One try: another would be paid for by whoever waits.  No limit of the client's own: with one it waits through
         # asyncio's wait_for, which in Python 3.11 loses the breaker's.
         retry = Retry(NoBackoff(), 0)
@@ -147,7 +149,8 @@ class RedisStore:
     def counters(self) -> InRedis:
         """Its own breaker: a limit is worth more patience than a cache's answer."""
         if self.counting is None:
-            breaker = Breaker(f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience, self.clock)
+            name, patience = f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience
+            breaker = Breaker(name, patience, self.clock, self.room)
             self.counting = InRedis(self.told, breaker, self.clock)
         return self.counting
 
