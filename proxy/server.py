@@ -211,19 +211,19 @@ async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> As
     try:
         server.url = await entrance.open(server, runner)
         yield
-        await drained(server, entrance)
+        await drained(server, entrance, front)
     finally:
         server.readiness.stopping = True
         await runner.cleanup()
 
 
-async def drained(server: Server, entrance: Entrance) -> None:
+async def drained(server: Server, entrance: Entrance, front: Front) -> None:
     """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
     server.readiness.stopping = True
     await entrance.close(server)
     if server.live.calls and not await server.quiet(server.config.listen.drain):
-        server.readiness.cut = True
         log.warning("calls that have not finished are cut")
+        front.cut()
 
 
 async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Server], Awaitable[None]]) -> None:

@@ -28,7 +28,7 @@ SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Exchange:
     """headers: those that every response to this request carries.  Times in seconds of `perf_counter`."""
 
@@ -51,6 +51,8 @@ class Exchange:
     ended: float = 0.0
     usage: Usage | None = None
     errors: Callable[[ProxyError], bytes] = error_body
+    cut: Callable[[ProxyError], None] | None = None
+    """Ends a stream under way with an error that its client reads."""
     facts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

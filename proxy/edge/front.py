@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -16,7 +17,7 @@ from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
 from proxy.edge.health import Readiness
-from proxy.errors import Denied, NotFound, ProxyError, WrongMethod
+from proxy.errors import Busy, Denied, NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
 from proxy.types import Caller
@@ -54,33 +55,51 @@ class Front:
         self.server = server
         self.tell = tell
         self.readiness = readiness
+        self.under_way: dict[Exchange, asyncio.Task[Any] | None] = {}
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = Exchange.of(request)
+        self.under_way[exchange] = asyncio.current_task()
+        try:
+            response = await self.answered(request, exchange)
+        finally:
+            del self.under_way[exchange]
+            if self.tell is not None:
+                exchange.ended = time.perf_counter()
+                self.tell(exchange)
+        if self.readiness.stopping:
+            response.force_close()
+        return response
+
+    async def answered(self, request: web.BaseRequest, exchange: Exchange) -> web.StreamResponse:
         with self.live.pipeline as pipeline:
             try:
                 response = await self.routed(request, exchange, pipeline)
                 if not (response.prepared or isinstance(response, Document)):
                     response.headers.update(exchange.headers)
             except asyncio.CancelledError:
-                # Unless the answer had already been written whole.
-                exchange.status = exchange.status or self.broken_off(exchange)
-                raise
+                if not (self.readiness.cut and was_cut(request)):
+                    # Unless the answer had already been written whole.
+                    exchange.status = exchange.status or self.broken_off(exchange)
+                    raise
+                return error_response(stopped(), exchange)
             except ProxyError as error:
-                response = error_response(error, exchange)
+                return error_response(error, exchange)
             except Exception:  # the last resort: a fault of ours is told as one, and written down
                 log.exception("request %s failed", exchange.id)
                 message = f"The server failed to answer request {exchange.id}."
-                response = error_response(ProxyError(message, code="internal_error"), exchange)
-            else:
-                exchange.status = exchange.status or response.status
-            finally:
-                if self.tell is not None:
-                    exchange.ended = time.perf_counter()
-                    self.tell(exchange)
-            if self.readiness.stopping:
-                response.force_close()
+                return error_response(ProxyError(message, code="internal_error"), exchange)
+            exchange.status = exchange.status or response.status
             return response
+
+    def cut(self) -> None:
+        """Nobody waits any more for the calls under way: each is told so, as long as anything can be told it."""
+        self.readiness.cut = True
+        for exchange, task in list(self.under_way.items()):
+            if exchange.cut is not None:
+                exchange.cut(stopped())
+            elif task is not None:
+                task.cancel()
 
     def broken_off(self, exchange: Exchange) -> int:
         """The status, for the log, of a call that was cancelled: its client left, or the server waits no longer."""
@@ -120,6 +139,20 @@ class Front:
         admitted = guard.admit(request, route.who, exchange.client)
         exchange.caller = admitted if isinstance(admitted, Caller) else await admitted
         return await route.handle(request, **names)
+
+
+def stopped() -> ProxyError:
+    return Busy("The server is stopping, and did not finish this call.", code="server_stopped", wait=1.0)
+
+
+def was_cut(request: web.BaseRequest) -> bool:
+    """Whether a call that was cancelled was so by the server, and nothing of an answer has been written: then an error
+    can be."""
+    task = asyncio.current_task()
+    if task is None or request.writer.output_size or (request.transport is None or request.transport.is_closing()):
+        return False
+    task.uncancel()
+    return True
 
 
 def preflight(exchange: Exchange) -> web.Response:

@@ -42,7 +42,7 @@ class Outlet:
         self.doing = text
 
     def put(self, data: bytes) -> None:
-        if not data:  # an event that is not written, and no end
+        if not data or self.over:  # an event that is not written, and no end
             return
         self.size += len(data)
         if not self.parts:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -92,30 +93,31 @@ class Writer:
     ) -> web.StreamResponse:
         outlet = Outlet(self.streams, style.comment)
         pump = self.pump(request, call.but(progress=outlet.progress), style, outlet)
-        return await self.let_out(request, outlet, pump, style.media_type, notes)
+        return await self.let_out(request, outlet, pump, style, notes)
 
     async def stream(self, request: web.BaseRequest, frames: Frames) -> web.StreamResponse:
         """What an endpoint of a plugin's own tells as server-sent events, under the same rules as an answer's."""
         style = SseStyle()
         outlet = Outlet(self.streams, style.comment)
-        return await self.let_out(request, outlet, self.pour(request, frames, style, outlet), style.media_type, {})
+        return await self.let_out(request, outlet, self.pour(request, frames, style, outlet), style, {})
 
     async def let_out(
         self,
         request: web.BaseRequest,
         outlet: Outlet,
         filling: Coroutine[Any, Any, None],
-        media_type: str,
+        style: Style | SseStyle,
         notes: Mapping[str, str],
     ) -> web.StreamResponse:
         """Write what comes into the outlet while it is filled; whoever leaves ends that."""
         exchange = exchange_of(request)
+        exchange.cut = partial(self.failed, request, style=style, outlet=outlet)
         # Not a Background task: it belongs to this request and ends with it.
         pump = outlet.loop.create_task(filling, name=f"pump {exchange.id}")
         try:
             first = await outlet.take()
             response = web.StreamResponse(
-                headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": media_type}
+                headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": style.media_type}
             )
             try:
                 await response.prepare(request)

@@ -79,15 +79,26 @@ async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> 
         assert await asyncio.wait_for(serving.process.wait(), 5) == 0
 
 
-async def test_a_call_that_a_stopping_server_cuts_is_not_told_as_a_client_that_left(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(DEMO.replace("drain: 5", "drain: 0").replace("0.02", "30"))
+async def test_a_call_that_a_stopping_server_cuts_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(DEMO.replace("drain: 5", "drain: 0.2").replace("0.02", "0.5"))
     async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
-        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+        url = f"{serving.url}/v1/chat/completions"
+        asking = asyncio.ensure_future(http.post(url, json={**ASK, "max_tokens": 500}))
+        answer = await http.post(url, json={**ASK, "stream": True})
+        await answer.content.readuntil(b"\n\n")
         serving.process.send_signal(signal.SIGTERM)
-        with pytest.raises(aiohttp.ClientError):
-            await answer.text()
-        line = await serving.until("path=/v1/chat/completions")
-        assert "status=503" in line and "error=server_stopped" in line
+        last = (await answer.text()).rstrip().rpartition("data: ")[2]
+        assert json.loads(last)["error"]["code"] == "server_stopped"
+        whole = await asking
+        assert (whole.status, (await whole.json())["error"]["code"]) == (503, "server_stopped")
+        assert whole.headers["retry-after"] == "1" and whole.headers["x-request-id"]
+        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+        lines = [
+            line for line in (await serving.rest()).splitlines() if f"path={url.removeprefix(serving.url)}" in line
+        ]
+        assert sorted(word for line in lines for word in line.split() if word.startswith(("status=", "error="))) == [
+            "error=server_stopped", "error=server_stopped", "status=200", "status=503",
+        ]  # fmt: skip
 
 
 async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(tmp_path: Path) -> None:
