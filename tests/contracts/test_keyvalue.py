@@ -45,7 +45,7 @@ async def store(
     else:
         server = servers[request.param]
         await emptied(server.port)
-        made = RedisStore(server.url, 1.0, Clock())
+        made = RedisStore(server.url, 10.0, Clock())
     yield made
     await made.aclose()
 
@@ -129,7 +129,7 @@ async def test_it_is_used_by_many_at_once(store: KeyValue) -> None:
         assert await values(store, f"{number}") == [str(number).encode()]
 
     await one(0)  # connecting is behind it, and would bring them one after the other
-    await asyncio.gather(*(one(number) for number in range(500)))
+    await asyncio.gather(*(one(number) for number in range(200)))
 
 
 # --- those that bound themselves ---------------------------------------------------------------------
