@@ -11,7 +11,7 @@ from typing import Final
 from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
-from proxy.news import CallEnded
+from proxy.news import KEPT, CallEnded
 from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
@@ -38,7 +38,6 @@ LATE: Final = "upstream_timeout"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
-KEPT: Final = ("hit", "shared")
 WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
 

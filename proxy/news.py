@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from proxy.asks import JSON
 from proxy.values import value
@@ -64,6 +64,10 @@ class Cost:
     cloud: int | None = None
     energy_mj: int | None = None
     power: int | None = None
+
+
+KEPT: Final = ("hit", "shared")
+"""What a cache says of a call that had its answer without a generation of its own."""
 
 
 @value

@@ -10,12 +10,11 @@ from typing import Final
 
 import orjson
 
-from proxy.news import CallEnded, Cost
+from proxy.news import KEPT, CallEnded, Cost
 
 MILLION: Final = 10**6
 KWH: Final = 3_600_000_000
 """Thousandths of a joule in a kilowatt-hour."""
-KEPT: Final = ("hit", "shared")
 MOST: Final = 1000
 """Models whose prices are remembered as found."""
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from proxy.errors import NotFound, ProxyError
-from proxy.meter import KEPT
-from proxy.news import CallEnded
+from proxy.news import KEPT, CallEnded
 from proxy.prices import money
 from proxy.streams import Answer
 from proxy.types import JSON, Call

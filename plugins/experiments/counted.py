@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from plugins.experiments.book import Assigned
 from plugins.experiments.tables import COUNTS
-from proxy.meter import KEPT, LEFT
-from proxy.news import CallEnded
+from proxy.meter import LEFT
+from proxy.news import KEPT, CallEnded
 
 LONGEST: Final = 200
 """Letters of a call's id."""

@@ -21,8 +21,8 @@ from plugins.limits.told import rates, refused
 from proxy.config import Strict
 from proxy.errors import ProxyError, TooMany
 from proxy.host import Host
-from proxy.meter import KEPT, METERED, metered
-from proxy.news import CallEnded
+from proxy.meter import METERED, metered
+from proxy.news import KEPT, CallEnded
 from proxy.sql.feature import Feature
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
 from proxy.stores.counters.memory import InMemory

@@ -78,10 +78,12 @@ class Front:
                 if not (response.prepared or isinstance(response, Document)):
                     response.headers.update(exchange.headers)
             except asyncio.CancelledError:
-                if not (self.readiness.cut and was_cut(request)):
+                task = asyncio.current_task()
+                if task is None or not self.readiness.cut or not can_be_told(request):
                     # Unless the answer had already been written whole.
                     exchange.status = exchange.status or self.broken_off(exchange)
                     raise
+                task.uncancel()
                 return error_response(stopped(), exchange)
             except ProxyError as error:
                 return error_response(error, exchange)
@@ -145,14 +147,10 @@ def stopped() -> ProxyError:
     return Busy("The server is stopping, and did not finish this call.", code="server_stopped", wait=1.0)
 
 
-def was_cut(request: web.BaseRequest) -> bool:
-    """Whether a call that was cancelled was so by the server, and nothing of an answer has been written: then an error
-    can be."""
-    task = asyncio.current_task()
-    if task is None or request.writer.output_size or (request.transport is None or request.transport.is_closing()):
-        return False
-    task.uncancel()
-    return True
+def can_be_told(request: web.BaseRequest) -> bool:
+    """Whether its client is there, and nothing of an answer has been written."""
+    there = request.transport is not None and not request.transport.is_closing()
+    return there and not request.writer.output_size
 
 
 def preflight(exchange: Exchange) -> web.Response:

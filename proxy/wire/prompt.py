@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from proxy.errors import BadCall, ProxyError
+from proxy.news import KEPT
 from proxy.types import JSON, Usage
 from proxy.wire import read
 from proxy.wire.ollama_out import NativeStyle
@@ -14,7 +15,6 @@ from proxy.wire.openai_errors import error_body
 
 OTHERS: Final = ("messages", "n", "store", "stream_options")
 """Fields of a chat that mean nothing here."""
-KEPT: Final = ("hit", "shared")
 
 
 def chat_of(body: JSON) -> dict[str, JSON]:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.config import Strict
 from proxy.host import Host
-from proxy.meter import KEPT, metered
-from proxy.news import CallEnded
+from proxy.meter import metered
+from proxy.news import KEPT, CallEnded
 from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
