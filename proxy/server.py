@@ -28,6 +28,7 @@ from proxy.host import Place, Services
 from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
+from proxy.port import Port
 from proxy.reading import Read, Watch, held
 from proxy.yamlfile import Source
 
@@ -158,12 +159,12 @@ class Entrance(Protocol):
         """Let no more in, once gateways had time to see that the server is not ready."""
 
 
-class Port:
+class Own:
     """A port of this process's own."""
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
         listen = server.config.listen
-        self.site = web.TCPSite(runner, listen.host, listen.port, reuse_address=True, backlog=BACKLOG)
+        self.site = Port(runner, listen.host, listen.port, reuse_address=True, backlog=BACKLOG)
         await self.site.start()
         return url_of(listen.host, runner.addresses[0][1])
 
@@ -196,7 +197,7 @@ async def serving(
         live = Live(pipeline, lent.background)
         server = Server(config, live, lent, readiness, held(read, config, insecure))
         try:
-            async with listening(server, tell, entrance or Port()):
+            async with listening(server, tell, entrance or Own()):
                 yield server
         finally:
             await server.live.pipeline.retire()

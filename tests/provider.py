@@ -15,6 +15,8 @@ import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from proxy.port import Port
+
 ISSUER, AUDIENCE = "https://id.example.com/realms/home", "gemmapy"
 
 
@@ -71,7 +73,7 @@ async def provider(made: Provider | None = None) -> AsyncIterator[Provider]:
     runner = web.ServerRunner(web.Server(made.answer), shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = Port(runner, "127.0.0.1", 0)
         await site.start()
         made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/jwks"
         yield made

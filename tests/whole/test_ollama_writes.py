@@ -13,6 +13,7 @@ import ollama
 import pytest
 from aiohttp import web
 
+from proxy.port import Port
 from proxy.upstreams.demo import Simulator, running
 from tests.conftest import BARE, Start
 
@@ -147,7 +148,7 @@ async def test_a_redirect_leads_nowhere(start: Start) -> None:
 
     runner = web.ServerRunner(web.Server(handle))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await Port(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     async with start(f"{BARE}\nwrites: far\nupstreams: {{far: {{ollama: '{url}'}}}}\n") as run:
         status, _ = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"}, allow_redirects=False)

@@ -18,6 +18,7 @@ from proxy import config as configuration
 from proxy import registry
 from proxy.config import Config, Upstream
 from proxy.errors import ConfigError, UpstreamError
+from proxy.port import Port
 from proxy.server import serving
 from proxy.upstreams.demo import Fault, Said, Simulator, running
 from proxy.upstreams.openai import OpenAI
@@ -340,7 +341,7 @@ async def scripted(answers: dict[str, Scripted]) -> AsyncIterator[str]:
         app.router.add_route("*", path, answer.answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = Port(runner, "127.0.0.1", 0)
     await site.start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"

@@ -15,6 +15,7 @@ from aiohttp import web
 from proxy.config import Requests
 from proxy.edge.images import Images, is_public
 from proxy.errors import BadCall
+from proxy.port import Port
 from proxy.types import Chat, Image, Message
 from proxy.upstreams.demo import CATALOGUE, Model, Said, Simulator
 from tests.conftest import HI, Start
@@ -720,7 +721,7 @@ async def gallery() -> AsyncIterator[tuple[str, list[str]]]:
     images = Gallery()
     runner = web.ServerRunner(web.Server(images), shutdown_timeout=1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await Port(runner, "127.0.0.1", 0).start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}", images.visits
     finally:

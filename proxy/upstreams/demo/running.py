@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from proxy.port import Port
+
 from .simulator import Simulator
 
 
@@ -23,7 +25,7 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await Port(runner, host, port).start()
         yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

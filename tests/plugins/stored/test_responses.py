@@ -244,7 +244,7 @@ class Road:
 
     async def travel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A cancelled one would be told as an error of the server's by Python 3.11.
-        with suppress(ConnectionError, asyncio.CancelledError):
+        with closing(writer), suppress(ConnectionError, asyncio.CancelledError):
             there = await asyncio.open_connection("127.0.0.1", self.there)
             self.writers += [writer, there[1]]
             await asyncio.gather(carried(reader, there[1]), carried(there[0], writer))

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.errors import UpstreamError
+from proxy.port import Port
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
@@ -43,7 +44,7 @@ async def saying(status: int, delay: float = 0.0) -> AsyncIterator[str]:
 
     runner = web.ServerRunner(web.Server(handle, handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await Port(runner, "127.0.0.1", 0).start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:

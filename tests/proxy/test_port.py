@@ -1,0 +1,61 @@
+"""A port is closed between two turns of the event loop; no connection may fall into the gap."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import Callable
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from proxy.port import Port
+
+ASK = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+
+
+async def answer(_: web.BaseRequest) -> web.Response:
+    return web.Response(text="here")
+
+
+async def asked_just_before_the_end(turns: int) -> bytes:
+    """What a client gets whose connection is so many turns old when the port closes."""
+    runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
+    await runner.setup()
+    port = Port(runner, "127.0.0.1", 0)
+    await port.start()
+    with socket.create_connection(runner.addresses[0]) as client:
+        client.sendall(ASK)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await port.stop()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(client.getpeername()).close()
+        client.setblocking(False)
+        async with asyncio.timeout(10):
+            said = await asyncio.get_running_loop().sock_recv(client, 1_000)
+        await runner.cleanup()
+    return said
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_was_let_in_is_answered(loop: Callable[[], asyncio.AbstractEventLoop], turns: int) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(asked_just_before_the_end(turns)).startswith(b"HTTP/1.1 200")
+    gc.collect()  # a connection left open would be told here
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_what_is_let_in_and_asks_nothing_is_closed(turns: int) -> None:
+    async def silent() -> None:
+        runner = web.ServerRunner(web.Server(answer), shutdown_timeout=1)
+        await runner.setup()
+        await Port(runner, "127.0.0.1", 0).start()
+        with socket.create_connection(runner.addresses[0]):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await runner.cleanup()
+
+    asyncio.run(silent())
+    gc.collect()
