@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from proxy.clock import Clock
 from proxy.errors import TooMany
 from proxy.settings import Line as Settings
-from proxy.types import Call
+from proxy.types import JSON, Call
 from proxy.upstreams.members import Member
 from proxy.upstreams.standing import COOLING, Standing
 
@@ -86,6 +86,8 @@ class Line:
 
     def __init__(self, order: Order, clock: Clock) -> None:
         self.order = order
+        self.waits = False
+        """Whether anybody does."""
         self.clock = clock
         self.standings: dict[str, Standing] = {}
         self.members: dict[str, Member] = {}
@@ -119,12 +121,12 @@ class Line:
 
     async def enter(self, one: Waiting, bounds: Settings) -> Standing:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
-        self.order.add(one)
+        self.come(one)
         self.serve()
         # A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is
         # its client's to choose, and any number of calls may have it.
         if not one.ready.done() and len({id(waiting.call.trail) for waiting in self.order}) > bounds.most:
-            self.order.remove(one)
+            self.gone(one)
             message = f"All hosts are busy, and {bounds.most} already wait."
             raise TooMany(message, code="queue_full", wait=self.foretold())
         return await self.waited(one, bounds.wait)
@@ -134,7 +136,7 @@ class Line:
             async with asyncio.timeout(patience):
                 return await one.ready
         except BaseException as error:
-            self.order.remove(one)
+            self.gone(one)
             if one.ready.done() and not one.ready.cancelled():  # served while it was leaving
                 one.ready.result().trial = False
                 self.leave(one.ready.result())
@@ -142,6 +144,14 @@ class Line:
                 message = f"All hosts stayed busy for the {patience:g} seconds that a call may wait."
                 raise TooMany(message, code="queue_timeout", wait=self.foretold()) from None
             raise
+
+    def come(self, one: Waiting) -> None:
+        self.order.add(one)
+        self.waits = True
+
+    def gone(self, one: Waiting) -> None:
+        self.order.remove(one)
+        self.waits = len(self.order) > 0
 
     def taken(self, found: Standing) -> Standing:
         """A call begins on this host; give it back with `leave`."""
@@ -155,7 +165,7 @@ class Line:
     def leave(self, standing: Standing) -> None:
         """A call has ended on this host."""
         standing.busy -= 1
-        if not self.order:
+        if not self.waits:
             self.left = None
             self.grouped.clear()
             return
@@ -207,7 +217,7 @@ class Line:
         self.serve()
 
     def send(self, one: Waiting, found: Standing) -> None:
-        self.order.remove(one)
+        self.gone(one)
         if self.grouped and not self.warm(found, one.model):
             self.grouped.pop(found.url, None)  # now another group begins there
         one.ready.set_result(self.taken(found))
@@ -220,3 +230,7 @@ class Line:
     def foretold(self) -> float:
         """Seconds after which a refused caller may find a place."""
         return max(1.0, min(LONGEST, self.pace * len(self.order)))
+
+    def told(self) -> dict[str, JSON]:
+        """For people."""
+        return {"waiting": len(self.order), "loads": self.loads, "loads_avoided": self.loads_avoided}

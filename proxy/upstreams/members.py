@@ -107,3 +107,16 @@ async def version(members: Sequence[Member]) -> str:
 
 def first_failure(told: Sequence[object]) -> BaseException:
     return next(one for one in told if isinstance(one, BaseException))
+
+
+def placed(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
+    """A failure that says where it happened."""
+    error.facts.setdefault("model", info.name)
+    error.facts.setdefault("upstream", upstream)
+    return error
+
+
+def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
+    """The reply with what is to be known of where it comes from."""
+    facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10]}
+    return Reply(reply.events, {**facts, **reply.facts} if reply.facts else facts, reply.closers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -15,12 +16,11 @@ from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.line import Line, Turns, Waiting
-from proxy.upstreams.members import Member
+from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
 from proxy.upstreams.sharing import Sharing
 from proxy.upstreams.standing import CLOSED, Standing
 from proxy.upstreams.watch import POLL, Watch
-from proxy.values import value
 from proxy.wire.ollama_models import canonical
 
 log = logging.getLogger(__name__)
@@ -37,14 +37,19 @@ COLD: Final = 4
 where no number of slots says so."""
 
 
-@value
+@dataclass(slots=True)
 class Asking:
-    """A call for a model, by its canonical name, with the beginning of its conversation."""
+    """A call for a model, by its canonical name, with the beginning of its conversation.
+
+    tried: the hosts that it has been to; queued: milliseconds that it waited for the one it is at.
+    """
 
     call: Call
     info: ModelInfo
     name: str
     beginning: int
+    tried: tuple[str, ...] = ()
+    queued: float = 0.0
 
 
 class Pool:
@@ -74,67 +79,81 @@ class Pool:
         self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
         self.watch = Watch(self.members, self.standings, services, self.heard)
 
-    async def __call__(self, call: Call, info: ModelInfo) -> Reply:
+    def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         """Raises TooMany when the line is full or does not move, else what the host raises."""
         if self.alone is not None and self.slots is None:
-            try:
-                return told(await self.alone(call, info), info, self.name)
-            except ProxyError as error:
-                placed(error, info, self.name)
-                raise
+            return self.straight(self.alone, call, info)
+        return self.shared(call, info)
+
+    async def straight(self, host: Member, call: Call, info: ModelInfo) -> Reply:
+        try:
+            return told(await host(call, info), info, self.name)
+        except ProxyError as error:
+            placed(error, info, self.name)
+            raise
+
+    async def shared(self, call: Call, info: ModelInfo) -> Reply:
+        """At a host that has room, now or in its turn; at another one if that certainly has not begun it."""
         if self.services.clock.monotonic() - self.watch.polled > POLL and self.alone is None:
             await self.watch.fresh()
-        if self.sharing is not None:
-            self.sharing.look(self.standings)
         name = canonical(info.name)
         asking = Asking(call, info, name, 0 if self.prompts is None else beginning_of(call, name))
+        standing = self.free(asking)
+        while True:
+            if standing is None:
+                standing = await self.waited(asking)
+            member = self.members.get(standing.url) or self.line.members[standing.url]
+            if not member.warm(name):
+                self.line.loads += 1
+            asking.info = member.known(name) or info
+            try:
+                reply = await member(call, asking.info)
+            except BaseException as error:
+                if not self.lost(asking, standing, error):
+                    raise
+                standing = None
+            else:
+                return self.gained(asking, standing, reply)
+
+    def free(self, asking: Asking) -> Standing | None:
+        """The host that takes this call at once."""
+        if self.sharing is not None:
+            self.sharing.look(self.standings)
         # Nobody who comes later is served before those who wait, even if it could be.
-        if self.line.order or (standing := self.pick(name, (), asking.beginning)) is None:
-            return await self.waited(asking)
-        try:
-            return await self.asked(asking, self.line.taken(standing))
-        except ProxyError as error:
-            return await self.another(asking, standing, error)
+        if self.line.waits or (standing := self.pick(asking.name, (), asking.beginning)) is None:
+            return None
+        return self.line.taken(standing)
 
-    async def waited(self, asking: Asking, tried: tuple[str, ...] = ()) -> Reply:
-        """In its turn, and at whichever host has room then.  tried: those that it has been to."""
+    async def waited(self, asking: Asking) -> Standing:
+        """In its turn, and whichever host has room then."""
         began = self.services.clock.monotonic()
-        waiting = Waiting(asking.call, asking.name, tried, asking.beginning)
+        waiting = Waiting(asking.call, asking.name, asking.tried, asking.beginning)
         standing = await self.line.enter(waiting, self.line_settings)
-        queued = (self.services.clock.monotonic() - began) * 1000
-        try:
-            return (await self.asked(asking, standing)).noting(**{"queue-ms": f"{queued:.1f}"})
-        except ProxyError as error:
-            return await self.another(asking, standing, error, tried)
+        asking.queued = (self.services.clock.monotonic() - began) * 1000
+        return standing
 
-    async def another(self, asking: Asking, failed: Standing, error: ProxyError, tried: tuple[str, ...] = ()) -> Reply:
-        """The same of another host, if this one certainly has not begun the call and another may; else the error."""
-        tried = (*tried, failed.url)
-        if not self.elsewhere(error, failed, asking.name, tried):
-            raise error
-        return await self.waited(asking, tried)
+    def lost(self, asking: Asking, standing: Standing, error: BaseException) -> bool:
+        """A host has failed.  Whether another one may take the call."""
+        self.failed(standing, error)
+        self.line.leave(standing)
+        if not isinstance(error, ProxyError):
+            return False
+        placed(error, asking.info, standing.name)
+        asking.tried = (*asking.tried, standing.url)
+        return self.elsewhere(error, standing, asking.name, asking.tried)
 
-    async def asked(self, asking: Asking, standing: Standing) -> Reply:
-        member = self.members.get(standing.url) or self.line.members[standing.url]
-        mine = member.known(asking.name) or asking.info
-        if not member.warm(asking.name):
-            self.line.loads += 1
-        try:
-            reply = await member(asking.call, mine)
-        except BaseException as error:
-            self.failed(standing, error)
-            self.line.leave(standing)
-            if isinstance(error, ProxyError):
-                placed(error, mine, standing.name)
-            raise
+    def gained(self, asking: Asking, standing: Standing, reply: Reply) -> Reply:
         if not standing.well:
             self.answered(standing)
         if self.prompts is not None and asking.beginning:
             self.prompts.read(asking.beginning, standing.url)
+        reply = told(reply, asking.info, standing.name)
+        if asking.queued:
+            reply = reply.noting(**{"queue-ms": f"{asking.queued:.1f}"})
         if asking.call.stream:
-            return told(reply, mine, standing.name).on_close(partial(self.line.leave, standing))
+            return reply.on_close(partial(self.line.leave, standing))
         self.line.leave(standing)  # a whole answer has been read to its end
-        return told(reply, mine, standing.name)
+        return reply
 
     # --- which host ----------------------------------------------------------------------------------
 
@@ -155,7 +174,7 @@ class Pool:
             load = one.busy if one.well else one.busy + one.burden(self.services.clock.monotonic())
             if one.url == read:
                 load -= LEAD
-            if load > least:
+            if load > least or (load == least and one.picked > turn):
                 continue
             if not member.warm(name):
                 load += self.cold
@@ -232,8 +251,7 @@ class Pool:
     # --- what they have ------------------------------------------------------------------------------
 
     def usable(self) -> list[Member]:
-        there = [one for one in self.standings if not one.out] or self.standings
-        return [self.members[one.url] for one in there]
+        return [self.members[one.url] for one in self.standings if not one.out] or list(self.members.values())
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host could be asked, or if none that has the model can."""
@@ -270,28 +288,13 @@ class Pool:
                 "state": one.state(now),
                 "busy": one.busy,
                 "failures": one.failures,
-                "loaded": sorted(name for name in self.members[one.url].loaded()),
+                "loaded": sorted(self.members[one.url].loaded()),
             }
             for one in self.standings
         ]
-        line = self.line
-        figures = {"waiting": len(line.order), "loads": line.loads, "loads_avoided": line.loads_avoided}
-        return {"slots": self.slots, **figures, "hosts": hosts}
+        return {"slots": self.slots, **self.line.told(), "hosts": hosts}
 
     async def alive(self) -> Mapping[str, str]:
         """Host -> "" if it answers, else why not."""
         told = await asyncio.gather(*(one.version() for one in self.members.values()), return_exceptions=True)
         return {url: "" if isinstance(one, str) else str(one) for url, one in zip(self.members, told, strict=True)}
-
-
-def placed(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
-    """A failure that says where it happened."""
-    error.facts.setdefault("model", info.name)
-    error.facts.setdefault("upstream", upstream)
-    return error
-
-
-def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
-    """The reply with what is to be known of where it comes from."""
-    facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10]}
-    return Reply(reply.events, {**facts, **reply.facts} if reply.facts else facts, reply.closers)

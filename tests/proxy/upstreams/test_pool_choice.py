@@ -168,7 +168,7 @@ async def test_groups_stay_together_however_long_calls_have_waited() -> None:
     waiting = [Waiting(Call(str(n), "chat", "ab"[n % 2], Chat(())), "ab"[n % 2]) for n in range(40)]
     host.busy = 1
     for one in waiting:
-        line.order.add(one)
+        line.come(one)
     for _ in waiting:
         line.leave(host)
         (served,) = (one for one in waiting if one.ready.done() and one not in list(line.order))
