@@ -14,7 +14,7 @@ from tests.bench.parts import KERNEL, Length
 from tests.bench.peers import PEERS
 from tests.bench.processes import CORES, Bench, bench
 from tests.bench.records import RECORDS
-from tests.bench.report import Found, table
+from tests.bench.report import Found, averaged, table
 from tests.bench.surface import SURFACE
 from tests.bench.talking import TALKING
 
@@ -32,14 +32,16 @@ def main() -> int:
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as running:
         for part in told.parts or PARTS:
-            measured(part, running, Length(told.rounds, told.seconds), found, failed)
+            for start in range(1, told.starts + 1):
+                print(f"{part}, start {start} of {told.starts}", flush=True)
+                measured(part, running, Length(told.rounds, told.seconds), found, failed)
+    found = averaged(found)
     print("", table(found), *failed, sep="\n")
     return 1 if failed or not all(one.met for one in found) else 0
 
 
 def measured(part: str, running: Bench, length: Length, found: list[Found], failed: list[str]) -> None:
     """One part; a fault of it is told in the end, and the others still run."""
-    print(part, flush=True)
     try:
         found += PARTS[part](running, length)
     except RuntimeError as error:
@@ -49,7 +51,8 @@ def measured(part: str, running: Bench, length: Length, found: list[Found], fail
 def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser("python -m tests.bench", description=__doc__)
     whole.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
-    whole.add_argument("--rounds", type=int, default=15, help="of every server in turn, by default 15")
+    whole.add_argument("--starts", type=int, default=3, help="of new processes, which differ by some %%; by default 3")
+    whole.add_argument("--rounds", type=int, default=6, help="of every server in turn in each start, by default 6")
     whole.add_argument("--seconds", type=int, default=1, help="of one server in one round, by default 1")
     return whole
 
