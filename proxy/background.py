@@ -65,6 +65,30 @@ class Background:
             log.error("these do not end, and are left: %s", ", ".join(sorted(task.get_name() for task in self.tasks)))
 
 
+class Chores:
+    """What one part of a server does now and then, from its start to its end."""
+
+    def __init__(self, background: Background) -> None:
+        self.background = background
+        self.over = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def every(self, seconds: float, work: Callable[[], Awaitable[object]], name: str, calm: bool = False) -> None:
+        """calm: it is not urgent, and does not begin while a server starts."""
+        self.tasks.append(self.background.start(now_and_then(work, seconds, self.over, calm), name))
+
+    async def end(self, patience: float = 5.0) -> None:
+        """What is being done comes to its end, within so many seconds.
+
+        It is not cancelled before: what a database's connection was doing then would go on in its thread.
+        """
+        self.over.set()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=patience)
+        for task in self.tasks:
+            task.cancel()
+
+
 async def now_and_then(
     work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event, calm: bool = False
 ) -> None:

@@ -12,7 +12,7 @@ import aiohttp
 from aiohttp import web
 
 from proxy.background import Background as Background
-from proxy.background import now_and_then as now_and_then
+from proxy.background import Chores as Chores
 from proxy.background import surely as surely
 from proxy.clock import Clock as Clock
 from proxy.desk import Desk as Desk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Final, Self
 
@@ -14,11 +13,9 @@ from plugins.comparison.page import Page
 from plugins.comparison.store import Most, Store
 from plugins.comparison.tables import FEATURE
 from proxy.config import Strict
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.types import Route
 
-PATIENCE: Final = 5.0
-"""Seconds that a deletion may take when the server stops."""
 MIB: Final = 1024 * 1024
 
 
@@ -44,8 +41,7 @@ class Comparison:
         self.store = Store(host, Most(settings.max_comparisons, settings.max_bytes))
         self.keeping = Keeping(self.store, settings.keep_days)
         self.api = Api(self.store, host, settings.at_once)
-        self.over = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+        self.chores = Chores(host.background)
         host.holds(self.keeping)
 
     def routes(self) -> Iterable[Route]:
@@ -53,13 +49,8 @@ class Comparison:
         yield from Page().routes()
 
     async def __aenter__(self) -> Self:
-        tidying = now_and_then(self.keeping.tidy, EVERY, self.over, calm=True)
-        self.task = self.host.background.start(tidying, "deleting old comparisons")
+        self.chores.every(EVERY, self.keeping.tidy, "deleting old comparisons", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
-        if self.task is not None:
-            # Not cancelled at once: what a connection was doing then would go on in its thread.
-            await asyncio.wait([self.task], timeout=PATIENCE)
-            self.task.cancel()
+        await self.chores.end()

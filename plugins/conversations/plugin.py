@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
 FIELD: Final = "conversation"
@@ -83,8 +82,7 @@ class Conversations:
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.keeping = Keeping(self.store, settings.keep_days)
-        self.over = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
+        self.chores = Chores(host.background)
         host.holds(self.keeping)
         host.finds(partial(items_of, self.store))
         host.record(FIELD)
@@ -167,15 +165,11 @@ class Conversations:
         if self.turns.renewing is None:  # for every pipeline that there will be
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
-        self.tasks = [start(now_and_then(self.keeping.tidy, EVERY, self.over, calm=True), "deleting old conversations")]
+        self.chores.every(EVERY, self.keeping.tidy, "deleting old conversations", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
-        # Not cancelled: what a connection was doing then would go on in its thread.
-        await asyncio.wait(self.tasks, timeout=PATIENCE)
-        for task in self.tasks:
-            task.cancel()
+        await self.chores.end()
         await self.turns.written(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Final, Self
 
@@ -38,7 +38,7 @@ from plugins.documents.vectorstores.expiring import EVERY, Expiring
 from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
@@ -46,8 +46,6 @@ FIELD: Final = "rag"
 SWEEP: Final = 60.0
 """Seconds between two looks for what is to go from the index."""
 MIB: Final = 1024 * 1024
-PATIENCE: Final = 5.0
-"""Seconds that what is being taken away may take when the server stops."""
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -158,7 +156,9 @@ class Documents:
         self.file_search = tool.FileSearch(
             self.vector_stores.searching, self.rewriter, settings.top, settings.budget, settings.prompt, self.fits
         )
-        self.parts = Parts(runner, tender, Repair(store, collections, index), self.vector_stores.expiring)
+        self.parts = Parts(
+            runner, tender, Repair(store, collections, index), self.vector_stores.expiring, Chores(host.background)
+        )
         host.holds(Holding(store, collections, index))
         host.cabinet.teller = Teller(reader, settings.max_file_bytes)
         self.apis = (
@@ -213,9 +213,8 @@ class Parts:
     tender: Tender
     repair: Repair
     expiring: Expiring
+    chores: Chores
     tasks: tuple[asyncio.Task[object], ...] = ()
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    tidying: tuple[asyncio.Task[None], ...] = ()
     repaired: bool = False
 
     def start(self, host: Host) -> None:
@@ -225,10 +224,8 @@ class Parts:
             begin(self.tender.run(), "tending the index of documents"),
         )
         if host.services.place.index == 0:
-            self.tidying = (
-                begin(now_and_then(self.put_right, SWEEP, self.over), "comparing documents and their index"),
-                begin(now_and_then(self.expiring.tidy, EVERY, self.over, calm=True), "emptying old vector stores"),
-            )
+            self.chores.every(SWEEP, self.put_right, "comparing documents and their index")
+            self.chores.every(EVERY, self.expiring.tidy, "emptying old vector stores", calm=True)
 
     async def put_right(self) -> None:
         """What a crash has left once, as soon as database and index are there; and what has gone, every time."""
@@ -239,13 +236,10 @@ class Parts:
         await self.repair.sweep()
 
     async def stop(self) -> None:
-        self.over.set()
-        if self.tidying:
-            await asyncio.wait(self.tidying, timeout=PATIENCE)
-        tasks = (*self.tasks, *self.tidying)
-        for task in tasks:
+        await self.chores.end()
+        for task in self.tasks:
             task.cancel()
-        for task in tasks:
+        for task in self.tasks:
             with suppress(asyncio.CancelledError):
                 await task
         await self.runner.aclose()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
@@ -25,7 +24,7 @@ from plugins.experiments.wish import FIELD, NAMES, TEMPLATE, Wish, changed, wish
 from plugins.experiments.writer import Writer
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied, ProxyError
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.meter import METERED, metered
 from proxy.news import CallEnded, Rated
 from proxy.types import Call, Handler, Reply, Route
@@ -78,8 +77,7 @@ class Experiments:
         """By the mark of its meter, what each call under way counts for.  The end of every one is told."""
         self.odd: set[str] = set()
         """Variants whose templates nobody puts in."""
-        self.over = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
+        self.chores = Chores(host.background)
         host.record(FACT)
         host.holds(Rows(self.writer))
         host.on(CallEnded, self.ended)
@@ -189,19 +187,13 @@ class Experiments:
         start = self.host.background.start
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing what experiments have counted")
-        self.tasks = [
-            start(now_and_then(self.known.read, LOOK, self.over), "looking for new experiments"),
-            start(now_and_then(self.watch, WATCH, self.over), "guarding experiments"),
-            start(now_and_then(self.tidy, TIDY, self.over, calm=True), "deleting what is old of experiments"),
-        ]
+        self.chores.every(LOOK, self.known.read, "looking for new experiments")
+        self.chores.every(WATCH, self.watch, "guarding experiments")
+        self.chores.every(TIDY, self.tidy, "deleting what is old of experiments", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
-        # Not cancelled: what a connection was doing then would go on in its thread.
-        await asyncio.wait(self.tasks, timeout=PATIENCE)
-        for task in self.tasks:
-            task.cancel()
+        await self.chores.end()
         await self.writer.close(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -20,13 +19,12 @@ from plugins.finetuning.tables import FEATURE
 from plugins.finetuning.trainer import Trainer
 from plugins.finetuning.work import Work
 from proxy.config import Strict
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.types import Route
 
 MIB: Final = 1024 * 1024
 EVERY: Final = 600.0
 """Seconds between two looks for what is left of jobs."""
-PATIENCE: Final = 5.0
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -63,8 +61,7 @@ class FineTuning:
         work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
         self.runner = Runner(work, ledger, host)
         self.api = Api(store, events, datasets, self.runner, settings.trainers, host, settings.who)
-        self.over = asyncio.Event()
-        self.tidying: asyncio.Task[None] | None = None
+        self.chores = Chores(host.background)
         host.holds(Holding(store, events, self.runner, host))
 
     def routes(self) -> Iterable[Route]:
@@ -72,13 +69,9 @@ class FineTuning:
 
     async def __aenter__(self) -> Self:
         self.runner.open()
-        tidying = now_and_then(self.runner.tidy, EVERY, self.over)
-        self.tidying = self.host.background.start(tidying, "tidying after fine-tuning")
+        self.chores.every(EVERY, self.runner.tidy, "tidying after fine-tuning")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
         await self.runner.close()
-        if self.tidying is not None:
-            await asyncio.wait([self.tidying], timeout=PATIENCE)
-            self.tidying.cancel()
+        await self.chores.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -19,13 +18,13 @@ from plugins.stored.holding import Answers
 from plugins.stored.keeping import EVERY, Keeping
 from plugins.stored.references import resolved
 from plugins.stored.runs import Runs
-from plugins.stored.store import CONTINUED, PATIENCE, Store
+from plugins.stored.store import CONTINUED, Store
 from plugins.stored.tables import FEATURE
 from plugins.stored.written import written
 from proxy.asks import last_words
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError, TooLarge
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.types import Call, Chat, Events, Handler, Receipt, Reply, Route
 from proxy.wire.openai_items import messages
 
@@ -62,8 +61,7 @@ class Stored:
         self.store = Store(host)
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
-        self.task: asyncio.Task[None] | None = None
-        self.over = asyncio.Event()
+        self.chores = Chores(host.background)
         host.holds(Answers(self.keeping))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -128,16 +126,11 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.task = self.host.background.start(
-            now_and_then(self.keeping.tidy, EVERY, self.over, calm=True), "deleting old answers"
-        )
+        self.chores.every(EVERY, self.keeping.tidy, "deleting old answers", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=PATIENCE)
-            self.task.cancel()
+        await self.chores.end()
         await self.runs.close()
         await self.store.settled()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
@@ -24,7 +23,7 @@ from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
 from proxy.config import Strict
 from proxy.errors import Busy
-from proxy.host import Host, now_and_then
+from proxy.host import Chores, Host
 from proxy.meter import metered
 from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
@@ -62,8 +61,7 @@ class Usage:
         self.keeping = Keeping(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
-        self.over = asyncio.Event()
-        self.tasks: list[asyncio.Task[None]] = []
+        self.chores = Chores(host.background)
         host.holds(Rows(self.writer, host))
         host.on(CallEnded, self.ended)
         host.on(Attempt, self.attempted)
@@ -88,18 +86,12 @@ class Usage:
         start = self.host.background.start
         if self.writer.task is None:  # it writes for every pipeline that there will be
             self.writer.task = start(self.writer.run(), "writing records of usage")
-        self.tasks = [
-            start(now_and_then(self.pricing.read, LOOK, self.over), "looking for new prices"),
-            start(now_and_then(self.keeping.tidy, TIDY, self.over, calm=True), "deleting old records of usage"),
-        ]
+        self.chores.every(LOOK, self.pricing.read, "looking for new prices")
+        self.chores.every(TIDY, self.keeping.tidy, "deleting old records of usage", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.over.set()
-        # Not cancelled: what a connection was doing then would go on in its thread.
-        await asyncio.wait(self.tasks, timeout=PATIENCE)
-        for task in self.tasks:
-            task.cancel()
+        await self.chores.end()
         await self.writer.close(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

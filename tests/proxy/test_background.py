@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.background import Background, now_and_then, surely
+from proxy.background import Background, Chores, now_and_then, surely
 from proxy.commands import shared
 from proxy.errors import Busy
 
@@ -46,21 +46,24 @@ async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None
     assert times == 0
 
 
-async def test_what_has_begun_is_finished() -> None:
-    over, begun, done = asyncio.Event(), asyncio.Event(), False
+@pytest.mark.parametrize("patience", [10, 0])
+async def test_a_chore_that_has_begun_is_finished_unless_that_takes_too_long(patience: float) -> None:
+    background, begun, done = Background(), asyncio.Event(), False
+    chores = Chores(background)
 
     async def work() -> None:
         nonlocal done
         begun.set()
-        await over.wait()
+        await chores.over.wait()
+        await asyncio.sleep(0.01)
         done = True
 
     async with asyncio.timeout(10):
-        task = asyncio.ensure_future(now_and_then(work, 1000, over))
+        chores.every(1000, work, "a chore")
         await begun.wait()
-        over.set()
-        await task
-    assert done
+        await chores.end(patience)
+        await asyncio.wait(chores.tasks)
+    assert done is bool(patience) and not background.tasks
 
 
 async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> None:
