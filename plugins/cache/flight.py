@@ -24,7 +24,7 @@ class Flight:
 
     __slots__ = (
         "abandoned", "asked", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer",
-        "readers", "task", "told", "waiting", "whole",
+        "readers", "task", "waiting", "whole",
     )  # fmt: skip
 
     def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
@@ -44,12 +44,11 @@ class Flight:
         """Whether it was asked for a whole answer, whose texts have no pieces."""
         self.abandoned = False
         """Whether its last reader has left, so that nobody may join any more."""
-        self.readers: list[object] = []
-        """In the order in which they came."""
+        self.readers: dict[object, Callable[[str], None]] = {}
+        """In the order in which they came, with who tells each of them why it waits."""
         self.payer: object = None
         self.asked = Heard()
         self.task: asyncio.Task[None] | None = None
-        self.told: list[Callable[[str], None]] = []
         self.waiting: list[asyncio.Future[None]] = []
 
     async def run(self, call: Call, call_next: Handler) -> None:
@@ -81,8 +80,8 @@ class Flight:
             await reply.aclose()
 
     def progress(self, text: str) -> None:
-        for told in self.told:
-            told(text)
+        for tell in list(self.readers.values()):
+            tell(text)
 
     def wake(self) -> None:
         if self.waiting:
@@ -103,10 +102,9 @@ class Flight:
         Raises what the generation failed with before its first event.
         """
         reader = object()
-        self.readers.append(reader)
+        self.readers[reader] = call.progress
         if self.payer is None:
             self.payer = reader
-        self.told.append(call.progress)
         if self.deadline is not None:
             self.deadline.put_off(call.deadline)
         try:
@@ -145,9 +143,7 @@ class Flight:
             await self.news()
 
     def leave(self, call: Call, reader: object) -> None:
-        self.readers.remove(reader)
-        if call.progress in self.told:
-            self.told.remove(call.progress)
+        del self.readers[reader]
         if self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
             self.asked.retold(call.witness)
         if not self.readers and not self.over and self.task is not None:
@@ -155,7 +151,7 @@ class Flight:
             self.ended(self)
             self.task.cancel()
         elif self.readers and not self.over and self.payer is reader:
-            self.payer = self.readers[0]
+            self.payer = next(iter(self.readers))
             call.witness.spared()
             self.wake()
 

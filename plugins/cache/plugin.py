@@ -25,7 +25,7 @@ from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.news import Rated
-from proxy.stores.keyvalue import Instant, StoreError
+from proxy.stores.keyvalue import Instant, New, StoreError
 from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
@@ -211,13 +211,12 @@ class Cache:
         model = flight.facts.get("model", place.call.model)
         if self.clearings.took(flight.began, place.where, partial(place.label, model)):
             return
-        clock, largest = self.clock, self.settings.max_entry_bytes
-        answer = Entry(flight.events, entry.told(flight.facts), clock.monotonic() - flight.began)
-        item = Item(self.store, place, answer, clock.time(), largest, self.failed)
+        largest = self.settings.max_entry_bytes
+        answer = Entry(flight.events, entry.told(flight.facts), self.clock.monotonic() - flight.began)
         if self.instant is None:
-            self.outbox.put(item)
-        elif (new := item.new(item.born)) is not None:
-            self.instant.put(new)
+            self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
+        elif len(packed := answer.pack()) <= largest:
+            self.instant.put(New(place.where, packed, place.ttl, place.label(model)))
         if near is not None and self.semantic is not None:
             self.semantic.learn(near, place.where)
 
