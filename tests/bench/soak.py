@@ -30,7 +30,9 @@ CALLERS: Final = 24
 KINDS: Final[tuple[Kind, ...]] = ("status", "error_line", "eof", "reset", "garbage", "nested", "load_failure")
 GROWTH: Final = 20.0
 """MB that the server may have grown between a fifth of the time and its end."""
-QUESTIONS: Final = 3_000
+QUESTIONS: Final = 500
+"""So few that all bodies which are asked again are known within a fifth of the time: what the edge remembers of them is
+bounded, and would pass for growth until then."""
 
 
 class Soak:
