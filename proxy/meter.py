@@ -12,6 +12,7 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.news import KEPT, CallEnded
+from proxy.readiness import STOPPED
 from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
@@ -152,10 +153,14 @@ class Tally(Heard):
         if isinstance(error, ProxyError):
             return error.code or error.kind
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return LATE if self.is_late() else LEFT
+            return LATE if self.is_late() else self.unread()
         if error is not None:
             return BROKEN
-        return "" if self.whole or self.finished >= choices(self.call.ask) else LEFT
+        return "" if self.whole or self.finished >= choices(self.call.ask) else self.unread()
+
+    def unread(self) -> str:
+        """Why nobody reads on: a server that has stopped waiting breaks off what its clients would have read."""
+        return STOPPED if self.host.services.readiness.cut else LEFT
 
     def is_late(self) -> bool:
         """Whether the call was given up at its caller's own limit, of which the caller is told."""

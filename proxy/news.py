@@ -84,7 +84,8 @@ class CallEnded:
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
     cache_key: under which the cache keeps the answer, or would.
-    error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
+    error: code of what it failed with, `client_left` where nobody waited for the answer, `server_stopped` where this
+        server did not, else "".
     about, tags: as on the call.
     meter: what inner plugins see as the call's tag `metered`; no other call has it.
     """

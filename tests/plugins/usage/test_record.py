@@ -111,6 +111,20 @@ async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str,
     assert row["error"] == "client_left"
 
 
+async def test_a_call_that_a_stopping_server_cuts_is_recorded_as_such_and_is_a_failure(
+    start: Start, tmp_path: Path
+) -> None:
+    text = config(f"sqlite:///{tmp_path / 'r.db'}") + "listen: {port: 0, drain: 0}\n"
+    async with start(text, Simulator(delay=0.05)) as run:
+        answer = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True}, headers=A)
+        await answer.content.readany()
+    async with start(text) as run:
+        (row,) = await rows(writer_of(run).database)
+        told = await get(run, "/api/metrics/dashboard")
+    assert row["error"] == "server_stopped"
+    assert (told["total_requests"], told["errors"], told["client_left"]) == (1, 1, 0)
+
+
 async def test_who_may_not_ask_is_recorded_and_costs_nothing(start: Start, tmp_path: Path) -> None:
     keys = "keys: {alice: {key: a-key, models: [demo], routes: [chat]}, ops: {key: o-key, role: admin}}\n"
     text = config(f"sqlite:///{tmp_path / 'r.db'}").replace(KEYS, keys)
