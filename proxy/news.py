@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from proxy.asks import JSON
+from proxy.readiness import STOPPED
 from proxy.values import value
+
+BROKEN_OFF: Final = ("client_left", STOPPED)
+"""Codes of what nobody waited for any more."""
 
 
 @value
@@ -15,7 +19,8 @@ class Attempt:
     """One try of a call has ended.
 
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
-    number: counts from 1 over the tries of one model.  error: its code, "" where it went well.
+    number: counts from 1 over the tries of one model.  error: its code, "" where it went well; one of BROKEN_OFF where
+        it was, for no fault of the upstream.
     meter: the call's tag `metered`, "" where nobody measures it.
     """
 

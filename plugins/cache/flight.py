@@ -114,8 +114,8 @@ class Flight:
                 await self.news()
             if self.error is not None and not self.events:
                 raise own(self.error)
-        except BaseException:
-            self.leave(call, reader)
+        except BaseException as error:
+            self.leave(call, reader, error.args)
             raise
         pays = self.payer is reader
         facts = self.facts if pays else {**self.facts, "cache": "shared"}
@@ -144,7 +144,8 @@ class Flight:
                 return
             await self.news()
 
-    def leave(self, call: Call, reader: object) -> None:
+    def leave(self, call: Call, reader: object, why: Sequence[object] = ()) -> None:
+        """why: the message with which it was cancelled, for the generation if it is the last."""
         self.readers.remove(reader)
         if call.progress in self.told:
             self.told.remove(call.progress)
@@ -153,7 +154,7 @@ class Flight:
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)
-            self.task.cancel()
+            self.task.cancel(*why)
         elif self.readers and not self.over and self.payer is reader:
             self.payer = self.readers[0]
             call.witness.spared()
