@@ -68,6 +68,13 @@ def find(use: str) -> Any:
     return points[use].load()
 
 
+def uses(config: Config, plugin: str) -> bool:
+    """Whether it declares this plugin, under whatever name."""
+    return any(
+        find(str((declared or {}).get("use", name))) is find(plugin) for name, declared in config.plugins.items()
+    )
+
+
 def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
     """Every plugin the configuration declares; or one ConfigError with all that is wrong."""
     plugins: dict[str, Any] = {}
