@@ -58,9 +58,6 @@ async def add_again(run: Running) -> None:
 
 async def test_what_can_never_go_well_fails_with_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
-        await ask(run, "POST", "/collections", A, 201, name="lost", embed="no-such-model")
-        told = await ask(run, "POST", "/documents", A, title="T", content="text", collection="lost", wait=30)
-        assert told["status"] == "failed" and "no-such-model" in told["error"]
         told = await ask(run, "POST", "/documents", A, title="T", content=" \n---\n ", wait=30)
         assert (told["status"], told["error"]) == ("failed", "There is no text in it.")
         assert await titles(run, "text") == []
