@@ -10,6 +10,7 @@ from pydantic import PositiveFloat
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
+from proxy.meter import LATE
 from proxy.streams import Replay
 from proxy.types import Call, Deadline, Events, Handler, Reply
 
@@ -111,7 +112,7 @@ class Watch:
         self.due = self.limited if self.deadline is None else min(self.limited, self.deadline.at)
         if now >= self.due and self.task is not None:
             self.rang = True
-            self.task.cancel()
+            self.task.cancel(LATE)
 
     def explain(self, what: str) -> None:
         """Turns the cancellation that this watch made into an error; another's stays what it is."""

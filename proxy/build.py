@@ -25,7 +25,7 @@ from proxy.edge.exchange import exchange_of
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
-from proxy.edge.health import Health, Readiness
+from proxy.edge.health import Health
 from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
 from proxy.edge.me import Me
@@ -190,7 +190,7 @@ class Assembly:
         secret = services.kept("identity secret", partial(token_bytes, 32))
         return Guard(self.config, verifiers, gateways.trusts, secret)
 
-    def router(self, readiness: Readiness) -> Router:
+    def router(self, services: Services) -> Router:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         images, own, attachments = self.images, self.own(), self.attachments
@@ -206,7 +206,7 @@ class Assembly:
             *ollama.routes(),
             *Prompt(self.config, self.writer, own, limits).routes(),
             *writes,
-            *Health(readiness, self.catalogue.alive).routes(),
+            *Health(services.readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
             *Me(self.holdings, self.desk).routes(),
         ]
@@ -215,7 +215,7 @@ class Assembly:
         return Router([*routes, *self.mounted()], self.config.listen.base_path)
 
 
-async def build(config: Config, source: Source, services: Services, readiness: Readiness) -> Pipeline[Door]:
+async def build(config: Config, source: Source, services: Services) -> Pipeline[Door]:
     """Raises ConfigError, with everything it opened closed again, if the configuration is wrong."""
     urls = {
         name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
@@ -224,7 +224,7 @@ async def build(config: Config, source: Source, services: Services, readiness: R
     shelf = shelf_of(config, services)
     try:
         assembly = Assembly(config, source, services, urls, shelf)
-        router = assembly.router(readiness)
+        router = assembly.router(services)
         gateways = Gateways(config.listen.trusted_proxies)
         door = Door(
             assembly.guard(gateways, services),
@@ -249,7 +249,7 @@ def check(config: Config, source: Source, services: Services) -> Assembly:
     """Everything that `build` checks, with nothing started.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls, shelf_of(config, services))
-    assembly.router(Readiness())
+    assembly.router(services)
     return assembly
 
 

@@ -21,7 +21,7 @@ from proxy.settings.costs import Currency as Currency
 from proxy.settings.costs import Pattern as Pattern
 from proxy.settings.costs import Rate as Rate
 from proxy.wire.ollama_models import canonical
-from proxy.yamlfile import Source
+from proxy.yamlfile import UNKNOWN, Source
 
 More = Callable[[Source], list[str]]
 
@@ -46,7 +46,8 @@ def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Conf
         problems += contradictions(config, source)
     except ConfigError as error:
         problems += error.problems
-    problems += more(source)
+    others = more(source)
+    problems = [*(one for one in problems if not _told_better(one, others)), *others]
     # What follows from an unset variable is not told beside it.
     unset = {line for lines in source.unset.values() for line in lines}
     problems = source.problems + [one for one in problems if one not in source.problems and _line(one) not in unset]
@@ -57,6 +58,12 @@ def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Conf
 
 def _line(problem: str) -> int:
     return int(found[1]) if (found := re.match(r".*?:(\d+): ", problem)) else 0
+
+
+def _told_better(problem: str, others: list[str]) -> bool:
+    """Whether it is of a setting that there is not, of which others know what it is."""
+    place, unknown, _ = problem.partition(UNKNOWN)
+    return bool(unknown) and any(one.startswith(place) for one in others)
 
 
 def contradictions(config: Config, source: Source) -> list[str]:

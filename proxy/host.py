@@ -24,6 +24,7 @@ from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
+from proxy.readiness import Readiness
 from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
@@ -99,6 +100,7 @@ class Services:
     background: Background
     clock: Clock = field(default_factory=Clock)
     place: Place = field(default_factory=Place)
+    readiness: Readiness = field(default_factory=Readiness)
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     state: dict[str, Any] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.news import KEPT, CallEnded
+from proxy.readiness import STOPPED
 from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
@@ -35,6 +36,7 @@ which `CallEnded.meter` repeats, since clients may give two calls one id."""
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
+"""Also the message with which is cancelled what takes too long."""
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
@@ -152,15 +154,10 @@ class Tally(Heard):
         if isinstance(error, ProxyError):
             return error.code or error.kind
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            return LATE if self.is_late() else LEFT
+            return broken_off(error, self.call, self.host)
         if error is not None:
             return BROKEN
-        return "" if self.whole or self.finished >= choices(self.call.ask) else LEFT
-
-    def is_late(self) -> bool:
-        """Whether the call was given up at its caller's own limit, of which the caller is told."""
-        deadline = self.call.deadline
-        return deadline is not None and self.host.clock.monotonic() >= deadline.at
+        return "" if self.whole or self.finished >= choices(self.call.ask) else unread(self.host)
 
     def ended(self, error: str, tries: int) -> CallEnded:
         """tries: how often an upstream was asked, where nobody tells."""
@@ -225,6 +222,18 @@ class Tally(Heard):
                 share = self.thought / (self.thought + self.said)
                 thinking = guess(guessed, "thinking_tokens", completion * share)
         return (prompt, completion, usage.cached_tokens, thinking or 0), tuple(guessed)
+
+
+def broken_off(error: BaseException, call: Call, host: Host) -> str:
+    """Why a call was cancelled.  One that was given up at a limit of time is told so to its caller."""
+    deadline = call.deadline
+    late = deadline is not None and host.clock.monotonic() >= deadline.at
+    return LATE if late or LATE in error.args else unread(host)
+
+
+def unread(host: Host) -> str:
+    """Why nobody reads on: a server that has stopped waiting breaks off what its clients would have read."""
+    return STOPPED if host.services.readiness.cut else LEFT
 
 
 def was_asked(error: BaseException | None) -> bool:

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from proxy.asks import JSON
+from proxy.readiness import STOPPED
 from proxy.values import value
+
+BROKEN_OFF: Final = ("client_left", STOPPED)
+"""Codes of what nobody waited for any more."""
 
 
 @value
@@ -15,7 +19,8 @@ class Attempt:
     """One try of a call has ended.
 
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
-    number: counts from 1 over the tries of one model.  error: its code, "" where it went well.
+    number: counts from 1 over the tries of one model.  error: its code, "" where it went well; one of BROKEN_OFF where
+        it was, for no fault of the upstream.
     meter: the call's tag `metered`, "" where nobody measures it.
     """
 
@@ -84,7 +89,8 @@ class CallEnded:
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
     finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
     cache_key: under which the cache keeps the answer, or would.
-    error: code of what it failed with, `client_left` where nobody waited for the answer, else "".
+    error: code of what it failed with, `client_left` where nobody waited for the answer, `server_stopped` where this
+        server did not, else "".
     about, tags: as on the call.
     meter: what inner plugins see as the call's tag `metered`; no other call has it.
     """

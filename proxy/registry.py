@@ -68,6 +68,13 @@ def find(use: str) -> Any:
     return points[use].load()
 
 
+def uses(config: Config, plugin: str) -> bool:
+    """Whether it declares this plugin, under whatever name."""
+    return any(
+        find(str((declared or {}).get("use", name))) is find(plugin) for name, declared in config.plugins.items()
+    )
+
+
 def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
     """Every plugin the configuration declares; or one ConfigError with all that is wrong."""
     plugins: dict[str, Any] = {}
@@ -108,10 +115,11 @@ def problems_of(source: Source) -> list[str]:
     """What is wrong with the plugins and chains of a file, whatever else is wrong with it.  Builds nothing."""
     data = source.data if isinstance(source.data, dict) else {}
     plugins, chains = data.get("plugins") or {}, data.get("chains") or {}
+    astray = [name for name in data if name not in Config.model_fields and name in known()]
+    problems = [source.problem((name,), f"`{name}` is a plugin: put it under `plugins:`") for name in astray]
     if not isinstance(plugins, dict) or not isinstance(chains, dict):
-        return []  # told by the check of the whole
+        return problems  # the rest is told by the check of the whole
     found: dict[str, Any] = {}
-    problems: list[str] = []
     for name, declared in plugins.items():
         try:
             found[name], _ = described(name, declared if isinstance(declared, dict) else {}, source)
@@ -119,7 +127,7 @@ def problems_of(source: Source) -> list[str]:
             problems += error.problems
     for route, names in chains.items():
         if isinstance(names, list):
-            problems += chain_problems(route, names, plugins, found, source)
+            problems += chain_problems(route, names, {**dict.fromkeys(astray), **plugins}, found, source)
             problems += missing(route, names, found, source)
     return problems
 

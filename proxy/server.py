@@ -21,7 +21,6 @@ from proxy.background import Background, either
 from proxy.build import build, check, migrate
 from proxy.config import Config, Log
 from proxy.edge.front import Door, Front, Tell
-from proxy.edge.health import Readiness
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
 from proxy.host import Place, Services
@@ -29,6 +28,7 @@ from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
 from proxy.port import Port
+from proxy.readiness import Readiness
 from proxy.reading import Read, Watch, held
 from proxy.yamlfile import Source
 
@@ -69,11 +69,14 @@ class Server:
     config: Config
     live: Live[Door]
     services: Services
-    readiness: Readiness
     read: Read
     url: str = ""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the calls under way shall not be waited for."""
+
+    @property
+    def readiness(self) -> Readiness:
+        return self.services.readiness
 
     def unbelieved(self, connection: web.RequestHandler) -> Collection[str]:
         """The headers that whoever has this connection may not send."""
@@ -105,7 +108,7 @@ class Server:
     async def renew(self) -> None:
         """Swap in the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
         config, source = self.read()
-        pipeline = await build(config, source, self.services, self.readiness)
+        pipeline = await build(config, source, self.services)
         self.config = config
         self.live.replace(pipeline)
         self.services.background.start(self.look_around(), "asking the upstreams")
@@ -191,11 +194,10 @@ async def serving(
     """
     config, source = read()
     check_exposure(config, source, insecure)
-    readiness = Readiness()
     async with services(place) as lent:
-        pipeline = await build(config, source, lent, readiness)
+        pipeline = await build(config, source, lent)
         live = Live(pipeline, lent.background)
-        server = Server(config, live, lent, readiness, held(read, config, insecure))
+        server = Server(config, live, lent, held(read, config, insecure))
         try:
             async with listening(server, tell, entrance or Own()):
                 yield server
@@ -214,7 +216,7 @@ async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> As
         yield
         await drained(server, entrance, front)
     finally:
-        server.readiness.stopping = True
+        server.readiness.stopping = server.readiness.cut = True
         await runner.cleanup()
 
 

@@ -116,8 +116,9 @@ class Source:
         return f"{self.name}:{line + 1}: not YAML: {error.problem or error.context}{hint}"
 
 
+UNKNOWN = "there is no such setting"
 WORDS = {
-    "extra_forbidden": "there is no such setting",
+    "extra_forbidden": UNKNOWN,
     "missing": "this setting is required",
     "tuple_type": "this should be a list",
     "dict_type": "this should be a mapping",

@@ -25,6 +25,7 @@ FLOORS = (
         "proxy.news",
         "proxy.prices",
         "proxy.port",
+        "proxy.readiness",
         "proxy",
     ),
     ("proxy.streams", "proxy.stores", "proxy.sql", "proxy.wire", "proxy.background", "proxy.yamlfile", "proxy.dealer"),

@@ -112,8 +112,8 @@ class Flight:
                 await self.news()
             if self.error is not None and not self.events:
                 raise own(self.error)
-        except BaseException:
-            self.leave(call, reader)
+        except BaseException as error:
+            self.leave(call, reader, error.args)
             raise
         pays = self.payer is reader
         facts = self.facts if pays else {**self.facts, "cache": "shared"}
@@ -142,14 +142,15 @@ class Flight:
                 return
             await self.news()
 
-    def leave(self, call: Call, reader: object) -> None:
+    def leave(self, call: Call, reader: object, why: Sequence[object] = ()) -> None:
+        """why: the message with which it was cancelled, for the generation if it is the last."""
         del self.readers[reader]
         if self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
             self.asked.retold(call.witness)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)
-            self.task.cancel()
+            self.task.cancel(*why)
         elif self.readers and not self.over and self.payer is reader:
             self.payer = next(iter(self.readers))
             call.witness.spared()

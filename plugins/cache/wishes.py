@@ -47,13 +47,15 @@ def wishes_of(call: Call) -> Wishes:
     use = call.extra.get(FIELD)
     control = call.headers.get(CONTROL, "").lower()
     told = {one.strip() for one in control.split(",")}
-    keeps = use is not False and "no-store" not in told
+    only = "only-if-cached" in told
+    # Of what is stored already `no-store` says nothing (section 5.2.1.5), and nothing is made for who wants only that.
+    keeps = use is not False and (only or "no-store" not in told)
     found = next((match for one in told if (match := MAX_AGE.fullmatch(one))), None)
     return Wishes(
         reads=keeps and "no-cache" not in told,
         keeps=keeps,
         oldest=float(found[1]) if found else None,
-        only="only-if-cached" in told,
+        only=only,
         ttl=_ttl(call.headers.get(TTL)),
     )
 

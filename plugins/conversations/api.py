@@ -25,6 +25,7 @@ from plugins.conversations.forms import (
     pictured,
     read_messages,
 )
+from plugins.conversations.items import another
 from plugins.conversations.messages import Said, told
 from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
@@ -163,7 +164,7 @@ class Api:
     async def forked(self, talk: Talk, form: Fork, last: int | None) -> Talk:
         async with self.store.database.reading() as connection:
             saids = await self.store.turns(connection, talk)
-        some = [replace(one, id="") for one in saids if last is None or one.position <= last]
+        some = [another(one) for one in saids if last is None or one.position <= last]
         columns = {"model": talk.model, "system": talk.system, "metadata": written(talk.metadata), "parent": talk.id}
         title = form.title or talk.title
         columns |= {"title": title, "titled": "caller" if form.title else talk.titled}

@@ -23,7 +23,8 @@ from proxy.wire.openai_items import Item, items_of
 from proxy.wire.openai_items_in import PREFIXES
 from proxy.wire.openai_response_parts import logprob_of
 
-PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{4})")
+PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{2,4})")
+"""Four digits say which part it is, or as many as a response gave it."""
 BEFORE: Final = ("reasoning", file_search.CALL)
 """What comes before the words of the model's message."""
 TOGETHER: Final = (*BEFORE, "function_call")
@@ -63,6 +64,16 @@ def _said(group: Sequence[Item]) -> Said:
 def placed(item: Item, message: str, index: int) -> Item:
     """With an id that says of which message it is, and which part."""
     return {**item, "id": f"{PREFIXES[item['type']]}{message}{index:04x}"}
+
+
+def another(said: Said) -> Said:
+    """A copy, with ids of its own."""
+    if not said.items:
+        return replace(said, id="")
+    id = new_id(PREFIX)
+    mine, parts = id.removeprefix(PREFIX), orjson.loads(said.items)
+    named = [one and placed(one, mine, index) for index, one in enumerate(parts)]
+    return replace(said, id=id, items=orjson.dumps(named).decode())
 
 
 def message_of(group: Sequence[Item]) -> Message:

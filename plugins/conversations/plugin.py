@@ -15,6 +15,7 @@ from plugins.conversations.keeping import EVERY, Keeping
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
+from plugins.conversations.output import Output
 from plugins.conversations.recording import Recording
 from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
@@ -99,7 +100,7 @@ class Conversations:
             message = f"'{PREVIOUS}' and a conversation both say what came before; send only one of them."
             raise BadCall(message, param=PREVIOUS, code="invalid_parameter_combination")
         turn = await self.taking.turn(call.caller, id)
-        recording = Recording(self.store, turn, call, self.settings.cut == "keep")
+        recording = Recording(self.store, turn, call, self.settings.cut == "keep", output=Output.of(call))
         if self.settings.title_model is not None:
             recording.entitle = partial(self.entitle, call.but(model=self.settings.title_model, models=None), turn.talk)
         try:

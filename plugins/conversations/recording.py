@@ -12,6 +12,7 @@ from sqlalchemy import case
 
 from plugins.conversations.items import detailed
 from plugins.conversations.messages import Said, Status, answer_of
+from plugins.conversations.output import Output
 from plugins.conversations.store import Cut, Store
 from plugins.conversations.tables import TALKS
 from plugins.conversations.turns import Turn, given_back, released
@@ -31,6 +32,7 @@ class Recording:
     new: messages that are not stored yet.  system: what the model is told at the outset, None leaves it as it is.
     keep_cut: whether answers are kept that are not complete.  sent: letters of the whole prompt.
     entitle: is told of the first exchange, once it is kept.  cut: what models are told no more from now on.
+    output: the answer as a response, where its client reads it as one.
     """
 
     store: Store
@@ -44,6 +46,7 @@ class Recording:
     cut: Cut | None = None
     answer: Answer = field(default_factory=Answer)
     facts: dict[str, str] = field(default_factory=dict)
+    output: Output | None = None
     whole: bool = False
     broken: bool = False
     over: bool = False
@@ -52,6 +55,8 @@ class Recording:
         try:
             async for event in events:
                 self.answer.add(event)
+                if self.output is not None:
+                    self.output.hear(event)
                 self.whole = self.whole or isinstance(event, Finish)
                 yield event
         except Exception:
@@ -123,6 +128,8 @@ class Recording:
             answer_of(choice), status=self.status, finish=finish, model=model, usage=self.answer.usage,
             call=self.call.id,
         )  # fmt: skip
+        if self.output is not None:
+            return [*asked, self.output.kept(given, self.answer, self.whole)]
         return [*asked, detailed(given, choice)]
 
     @property

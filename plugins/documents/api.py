@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from plugins.documents import shapes, upload
-from plugins.documents.collections import Collection, Collections
+from plugins.documents.collections import USUAL, Collection, Collections
 from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
@@ -20,7 +20,7 @@ from plugins.documents.runner import Runner
 from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
-from proxy.errors import BadCall, Busy, Denied, NotFound
+from proxy.errors import BadCall, Busy, Denied, NotFound, ProxyError
 from proxy.host import Host
 from proxy.stores.vectors import Vectors
 from proxy.types import Route
@@ -66,7 +66,7 @@ class Documents:
         if request.content_type == upload.FORM:
             return await self.add_file(request)
         form, caller = await self.host.desk.form(request, AddDocument), self.caller(request)
-        collection = await self.collections.own(caller, form.collection)
+        collection = await self.collection(caller, form.collection)
         new = New(form.title, await self.text(form.content), form.source, form.metadata)
         return await self.taken(caller, collection, new, form.wait)
 
@@ -74,10 +74,31 @@ class Documents:
         async with scratch() as file:
             form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
             told, caller = form.told(), self.caller(request)
-            collection = await self.collections.own(caller, told.collection)
+            collection = await self.collection(caller, told.collection)
             async with self.reader.content(file, form.name) as content:
                 new = New(told.title, content, told.source, told.metadata)
                 return await self.taken(caller, collection, new, told.wait)
+
+    async def collection(self, caller: str, named: str | None) -> Collection:
+        """The caller's own, to be added to; not made where its model is missing, since it would keep that one."""
+        found = await self.collections.find(caller, named or USUAL)
+        if found is not None or named in (None, USUAL):
+            await self.embeddable(caller, self.collections.model if found is None else found.model)
+        return await self.collections.own(caller, named)
+
+    async def embeddable(self, caller: str, model: str) -> None:
+        """Raises NotFound where no upstream has the model, so that what is sent could only fail.
+
+        Where that cannot be told now, as while an upstream is away, the job finds it out.
+        """
+        try:
+            if await self.host.models.stamp(model) is None:  # which the chain may know how to mend
+                await self.runner.ingest.embedder.vectors([model], model, caller)
+        except NotFound as error:
+            message = f"Nothing can be added to this collection, whose texts '{model}' is to embed: {error}"
+            raise NotFound(message, param="collection", code=error.code) from error
+        except ProxyError:
+            return
 
     async def taken(self, caller: str, collection: Collection, new: New, wait: float) -> web.StreamResponse:
         """201 for a new document, 200 for one that was there already, 202 while it cannot be searched yet."""

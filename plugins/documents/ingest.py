@@ -105,7 +105,7 @@ class Pen:
         await self.check(vectors)
         if not await self.ingest.ledger.progress(self.job, self.done):
             raise Overtaken
-        await self.ingest.index.add(self.target.place, rows, vectors)
+        await self.ingest.index.add(self.target.place, rows, vectors, self.ingest.store.database.alone)
         self.ingest.tender.note(self.target.place, len(rows))
         self.written += len(rows)
         self.waiting = self.waiting[len(rows) :]

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import IO
 
+from proxy.host import surely
+
 
 @asynccontextmanager
 async def scratch() -> AsyncIterator[IO[bytes]]:
@@ -16,4 +18,4 @@ async def scratch() -> AsyncIterator[IO[bytes]]:
     try:
         yield file
     finally:
-        await asyncio.to_thread(file.close)
+        await surely(asyncio.to_thread(file.close))

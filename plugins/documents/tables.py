@@ -167,6 +167,7 @@ ORIGINS: Final = Table(
 )
 """Documents that are made of files.
 
+batch: with which it was added last, and `+` where it is wanted without that, too.
 size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.  read: whether its text is there.
 code: what kind of failure, where it failed.  expires: from when on its file, and so it, is not there, or NULL.
 """

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from proxy import __version__
-from proxy.news import Attempt, CallEnded, FellBack
+from proxy.news import BROKEN_OFF, Attempt, CallEnded, FellBack
 
 MOST: Final = 100
 """Values that one label may have; those that come later are `other`."""
@@ -107,7 +107,8 @@ class Instruments:
 
     def attempted(self, one: Attempt) -> None:
         model = self.models.of(one.model) if one.upstream else self.known(one.model)
-        self.attempts.labels(model, self.upstreams.of(one.upstream), "error" if one.error else "ok").inc()
+        outcome = "broken_off" if one.error in BROKEN_OFF else "error" if one.error else "ok"
+        self.attempts.labels(model, self.upstreams.of(one.upstream), outcome).inc()
 
     def fell_back(self, one: FellBack) -> None:
         self.fallbacks.labels(self.known(one.model)).inc()

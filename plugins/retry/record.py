@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from typing import Final
 
 from proxy.host import Clock
-from proxy.news import Attempt, FellBack
+from proxy.news import BROKEN_OFF, Attempt, FellBack
 from proxy.types import JSON
 
 BUCKET: Final = 300
@@ -50,7 +50,9 @@ class Record:
         counts["attempts"] += 1
         if not one.error and one.number == 1:  # as nearly all do
             return
-        if one.error:
+        if one.error in BROKEN_OFF:
+            counts["broken_off"] += 1
+        elif one.error:
             counts["failures"] += 1
             known = f"error {one.error}" in counts or len(counts) < ERRORS
             counts[f"error {one.error}" if known else "error (others)"] += 1
@@ -79,12 +81,14 @@ class Record:
 
 
 def figures(counts: Counter[str]) -> dict[str, JSON]:
-    attempts, failures = counts["attempts"], counts["failures"]
+    attempts, failures, broken = counts["attempts"], counts["failures"], counts["broken_off"]
+    ended = attempts - broken
     errors = {name.removeprefix("error "): count for name, count in counts.items() if name.startswith("error ")}
     return {
         "attempts": attempts,
         "failures": failures,
-        "failure_rate": round(failures / attempts, 4) if attempts else None,
+        "broken_off": broken,
+        "failure_rate": round(failures / ended, 4) if ended else None,
         "retries": counts["retries"],
         "successes_after_retry": counts["successes_after_retry"],
         "fallbacks": counts["fallbacks"],

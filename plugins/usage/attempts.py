@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select
 from plugins.usage.tables import ATTEMPTS
 from plugins.usage.writer import Writer
 from proxy.host import Host
-from proxy.news import AttemptsAsked
+from proxy.news import BROKEN_OFF, AttemptsAsked
 from proxy.types import JSON
 
 A = ATTEMPTS.c
@@ -51,15 +51,17 @@ class Attempts:
 def figures(rows: Sequence[Any]) -> dict[str, JSON]:
     """As `/api/retry/stats` tells them."""
     tries = [row for row in rows if not row.fell]
-    attempts, failed = total(tries), [row for row in tries if row.error]
-    failures = total(failed)
+    attempts, broken = total(tries), total([row for row in tries if row.error in BROKEN_OFF])
+    failed = [row for row in tries if row.error and row.error not in BROKEN_OFF]
+    failures, ended = total(failed), attempts - broken
     errors: dict[str, int] = {}
     for row in failed:
         errors[row.error] = errors.get(row.error, 0) + number(row)
     return {
         "attempts": attempts,
         "failures": failures,
-        "failure_rate": round(failures / attempts, 4) if attempts else None,
+        "broken_off": broken,
+        "failure_rate": round(failures / ended, 4) if ended else None,
         "retries": total([row for row in tries if row.again]),
         "successes_after_retry": total([row for row in tries if row.again and not row.error]),
         "fallbacks": total([row for row in rows if row.fell]),

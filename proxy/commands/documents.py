@@ -145,14 +145,18 @@ def reindex(told: argparse.Namespace) -> int:
 
 
 async def queued(told: argparse.Namespace) -> int:
-    """How many there are."""
+    """How many there are.  Raises ConfigError where no server of this configuration would take them in."""
     from plugins.documents.repair import everything
     from plugins.documents.tables import FEATURE
     from proxy.clock import Clock
     from proxy.reading import Told, reader
+    from proxy.registry import uses
     from proxy.sql.database import Database
 
-    config, _ = reader(path_of(told), Told())()
+    path = path_of(told)
+    config, _ = reader(path, Told())()
+    if not uses(config, "documents"):
+        raise ConfigError([f"no plugin of {path} is `documents`: there is no index to take documents into"])
     settings = config.database
     database = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
     try:

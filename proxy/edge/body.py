@@ -16,6 +16,12 @@ from proxy.wire import read
 
 JSON_TYPE: Final = "application/json"
 ENCODINGS: Final = ("identity", "gzip", "deflate")
+LARGE: Final = 256 * 1024
+"""Bytes from which on a body may be of too many values."""
+CONTAINERS: Final = 100_000
+"""Objects and arrays of a body; each takes a microsecond to make, to look at and to take apart."""
+VALUES: Final = 500_000
+"""Values of a body, or texts, names included: more than OpenAI takes tokens of in one request for embeddings."""
 UNREADABLE: Final = "invalid_body"
 """The code of a body after which nothing more can be read from its connection."""
 
@@ -41,15 +47,40 @@ async def read_text(request: web.BaseRequest, bounds: Requests, any_type: bool =
 
 
 def parsed(body: bytes, bounds: Requests) -> JSON:
-    """Raises BadCall for what is no JSON, or too deep."""
+    """Raises BadCall for what is no JSON, or too deep, or too much of it."""
+    if len(body) > LARGE:
+        not_many(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadCall(f"The body is not JSON: {error}.", code="invalid_json") from None
     if body.count(b"{") + body.count(b"[") > bounds.max_depth:  # else it cannot be so deep
         for name, part in value.items() if isinstance(value, dict) else [("the body", value)]:
-            read.not_deep(part, name[:100], bounds.max_depth)
+            if type(part) in (dict, list):
+                read.not_deep(part, name[:100], bounds.max_depth)
     return value
+
+
+def not_many(body: bytes) -> None:
+    """Refuse a body of so many values that to read it would stop the server for everybody: what takes time is not how
+    long it is, but of how many parts."""
+    if body.count(b"{") + body.count(b"[") <= CONTAINERS and body.count(b",") <= VALUES:
+        return
+    texts, containers, commas = structure(body)
+    if texts > VALUES or containers > CONTAINERS or commas > VALUES:
+        message = f"The body has more than {CONTAINERS} objects and arrays, or more than {VALUES} values."
+        raise BadCall(message, code="too_many_values")
+
+
+def structure(body: bytes) -> tuple[int, int, int]:
+    """How many texts, names included, how many objects and arrays, and how many commas between values are in it.
+
+    Where there are too many texts anyway, the others are not counted.
+    """
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    texts = plain.count(b'"') // 2
+    outside = b"" if texts > VALUES else b"".join(plain.split(b'"')[::2])
+    return texts, outside.count(b"{") + outside.count(b"["), outside.count(b",")
 
 
 def is_json(kind: str) -> bool:

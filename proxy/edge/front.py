@@ -16,10 +16,10 @@ from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
-from proxy.edge.health import Readiness
 from proxy.errors import Busy, Denied, NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
+from proxy.readiness import STOPPED, Readiness
 from proxy.types import Caller
 from proxy.upstreams.pool import Pool
 from proxy.wire import hops
@@ -107,7 +107,7 @@ class Front:
         """The status, for the log, of a call that was cancelled: its client left, or the server waits no longer."""
         if not self.readiness.cut:
             return CLIENT_LEFT
-        exchange.error = "server_stopped"
+        exchange.error = STOPPED
         return 503
 
     async def routed(
@@ -144,7 +144,7 @@ class Front:
 
 
 def stopped() -> ProxyError:
-    return Busy("The server is stopping, and did not finish this call.", code="server_stopped", wait=1.0)
+    return Busy("The server is stopping, and did not finish this call.", code=STOPPED, wait=1.0)
 
 
 def can_be_told(request: web.BaseRequest) -> bool:

@@ -9,19 +9,11 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 
+from proxy.readiness import Readiness
 from proxy.types import Route
 
 FRESH = 1.0
 """Seconds for which an answer of the upstreams is believed; anybody may ask."""
-
-
-@dataclass(slots=True)
-class Readiness:
-    """Outlives reloads: a server that stops says so before it closes its port."""
-
-    stopping: bool = False
-    cut: bool = False
-    """Whether calls are not waited for any more: who then loses an answer has not left."""
 
 
 @dataclass(slots=True)

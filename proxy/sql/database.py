@@ -7,13 +7,14 @@ import errno
 import logging
 import os
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Table, event, exc
+from sqlalchemy import Connection, Table, event, exc, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -145,6 +146,15 @@ class Database:
                 await connection.execution_options(**{WRITES: True, LASTS: lasting})
                 async with connection.begin():
                     yield connection
+
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        """One process at a time, of all that name the same; for a moment only, as nobody writes to SQLite meanwhile."""
+        async with self.writing() as connection:
+            if self.dialect == "postgresql":
+                lock = zlib.crc32(f"gemmapy-proxy alone {name}".encode())
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+            yield
 
     def insert(self, table: Table) -> Any:
         """One that can say what becomes of rows which are there: of the dialect's own class, with the same methods."""

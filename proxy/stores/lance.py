@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
 from proxy.stores.conflicts import settled
-from proxy.stores.vectors import Found, Row, VectorsAway
+from proxy.stores.vectors import Alone, Found, Row, VectorsAway, only_process
 
 if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
     import lancedb
@@ -122,20 +122,26 @@ class Lance:
             self.opened.popitem(last=False)  # its memory goes when nobody uses it any more
         return table
 
-    async def made(self, name: str, dimensions: int) -> lancedb.AsyncTable:
+    async def made(self, name: str, dimensions: int, alone: Alone) -> lancedb.AsyncTable:
         """With its indices, so that rows only have to be taken into them."""
         async with self.making:
             if (table := await self.table(name)) is not None:
                 return table
-            connection = await self.connected()
-            created = await connection.create_table(name, schema=schema(dimensions), exist_ok=True)
-            await settled(lambda: prepare(created))
-            return self.keep(name, created)
+            async with alone(name):
+                with told():  # the lock would take some of it for a failure of its own
+                    return await self.create(name, dimensions) if (made := await self.table(name)) is None else made
+
+    async def create(self, name: str, dimensions: int) -> lancedb.AsyncTable:
+        created = await (await self.connected()).create_table(name, schema=schema(dimensions), exist_ok=True)
+        await settled(lambda: prepare(created))
+        return self.keep(name, created)
 
     @afresh
-    async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+    async def add(
+        self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32], alone: Alone = only_process
+    ) -> None:
         with told():
-            opened = await self.made(checked(table), vectors.shape[1])
+            opened = await self.made(checked(table), vectors.shape[1], alone)
             await opened.add(await asyncio.to_thread(arrow, rows, vectors))
 
     @afresh

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from proxy.errors import Busy
 
@@ -39,6 +40,15 @@ class Found:
     vector: NDArray[np.float32]
 
 
+Alone: TypeAlias = Callable[[str], AbstractAsyncContextManager[None]]
+"""Lets one at a time in, of all that name the same."""
+
+
+def only_process(_: str) -> AbstractAsyncContextManager[None]:
+    """Where no other could make the table meanwhile."""
+    return nullcontext()
+
+
 class Vectors(Protocol):
     """Tables of rows.  Every method raises VectorsAway where the store fails.
 
@@ -46,8 +56,14 @@ class Vectors(Protocol):
     and adding to it makes it.  Names and documents are letters, digits, `_` and `-`.
     """
 
-    async def add(self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
-        """All of them or none.  vectors: shape (rows, dimensions), unit length, no NaN; dimensions are the table's."""
+    async def add(
+        self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32], alone: Alone = only_process
+    ) -> None:
+        """All of them or none.  vectors: shape (rows, dimensions), unit length, no NaN; dimensions are the table's.
+
+        alone: under which the table is made where there is none; of two processes that do that at once, one would undo
+        what the other has added.
+        """
 
     async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
         """Rows of a document: of its versions from the first up to, and without, the last."""

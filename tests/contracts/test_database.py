@@ -73,6 +73,29 @@ async def test_two_processes_may_write_at_once(database: Database, database_url:
         await other.aclose()
 
 
+async def test_one_process_at_a_time_is_alone(database: Database, database_url: str) -> None:
+    inside, most = 0, 0
+
+    async def enter(one: Database) -> None:
+        nonlocal inside, most
+        async with one.alone("table"):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    other = Database(database_url, 3, 10)
+    try:
+        await asyncio.gather(*(enter(one) for one in (database, other) for _ in range(3)))
+        with pytest.raises(ValueError, match="why"):
+            async with database.alone("table"):
+                raise ValueError("why")
+        await enter(other)  # what fails lets the next one in
+    finally:
+        await other.aclose()
+    assert most == 1
+
+
 async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_path: Path) -> None:
     """SQLite's own way to wait looks ten times a second: it would take ten times as long."""
     path, over = tmp_path / "records.db", threading.Event()

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,30 @@ async def test_many_may_add_search_and_tend_at_once(store: Vectors) -> None:
     results = await asyncio.gather(*(one(number) for number in range(20)), return_exceptions=True)
     assert {type(result) for result in results} <= {type(None), VectorsAway}  # two that tend may be in each other's way
     assert len(await store.counts("t")) == 20
+
+
+async def test_several_processes_that_make_one_table_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    several = [Lance(str(tmp_path / "shared")) for _ in range(4)]
+    lock, made = asyncio.Lock(), list[str]()
+
+    @asynccontextmanager
+    async def alone(name: str) -> AsyncIterator[None]:
+        async with lock:
+            made.append(name)
+            yield
+
+    for table in "abcdef":
+        rows = [[Row(f"d{number}", 1, 0, "text")] for number in range(len(several))]
+        adding = (
+            one.add(table, some, np.eye(1, 5, dtype="f4"), alone) for one, some in zip(several, rows, strict=True)
+        )
+        await asyncio.gather(*adding)
+        assert await several[0].counts(table) == {(f"d{number}", 1): 1 for number in range(len(several))}
+    first = len(made)
+    await several[0].add("a", [Row("e", 1, 0, "text")], np.eye(1, 5, dtype="f4"), alone)
+    assert set(made) == set("abcdef") and len(made) == first, "whoever finds it there does not wait"
+    for one in several:
+        await one.aclose()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")

@@ -164,6 +164,16 @@ def test_an_unknown_setting_is_told_the_one_that_was_meant(text: str, told: str)
     assert problems(f"{CHAINS}{text}\n")[0] == f"proxy.yaml:2: {told}"
 
 
+def test_a_plugin_beside_the_settings_is_told_where_it_belongs() -> None:
+    text = "cache: {ttl: 60}\nretry:\nnothing: {}\n"
+    assert problems(f"{CHAINS.replace('[]', '[cache, retry]')}{text}") == [
+        "proxy.yaml:2: cache: `cache` is a plugin: put it under `plugins:`",
+        "proxy.yaml:3: retry: `retry` is a plugin: put it under `plugins:`",
+        "proxy.yaml:4: nothing: there is no such setting",
+    ]
+    assert problems(f"{CHAINS}{text}plugins: []\n")[0].endswith("`cache` is a plugin: put it under `plugins:`")
+
+
 def test_an_unknown_chain_is_told_by_its_name() -> None:
     (problem,) = problems("chains: {chta: []}")
     assert problem.startswith("proxy.yaml:1: chains.chta: Input should be 'chat', 'completions'")

@@ -153,6 +153,22 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
     assert (one.error, one.finish) == ("client_left", "")
 
 
+@pytest.mark.parametrize("text", [config(), CACHED])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_a_stopping_server_cuts_was_not_left_by_its_client(
+    start: Start, text: str, stream: bool
+) -> None:
+    async with start(f"{text}listen: {{port: 0, drain: 0}}\n", Simulator(delay=0.1)) as run:
+        asking = asyncio.ensure_future(run.chat(stream=stream, max_tokens=500))
+        if stream:
+            await (await asking).content.readany()
+        await run.ollama.until(lambda: run.ollama.running == 1)
+    one = await ended()
+    assert (one.error, one.finish, one.attempts) == ("server_stopped", "", 1)
+    answer = await asking
+    assert stream or answer.status == 503
+
+
 @asynccontextmanager
 async def leaving(run: Running, upstreams: int, **body: Any) -> AsyncIterator[None]:
     """A whole answer that is asked for; its client leaves after the block, when an upstream has this to do."""

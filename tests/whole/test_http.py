@@ -139,6 +139,18 @@ async def test_a_body_that_is_too_deep_is_refused(start: Start, field: dict[str,
     assert error["code"] == "too_deep" and error["param"].startswith(next(iter(field)))
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/api/chat", "/api/show"])
+async def test_a_body_of_too_many_values_is_refused(start: Start, path: str) -> None:
+    async with start() as run:
+        body = b'{"model":"demo","messages":[' + b",".join([b"{}"] * 200_000) + b"]}"
+        headers = {"Content-Type": "application/json"}
+        response = await run.http.post(run.url + path, data=body, headers=headers)
+        told = await response.json()
+    assert response.status == 400
+    assert "more than 100000 objects" in (told["error"] if path.startswith("/api") else told["error"]["message"])
+    assert path.startswith("/api") or told["error"]["code"] == "too_many_values"
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
 async def test_another_content_type_is_refused(start: Start, kind: str) -> None:
     async with start() as run:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from proxy.upstreams.demo import Fault, Said, Simulator
-from tests.conftest import Start
+from tests.conftest import Running, Start
 from tests.whole.asking import FLOOD, asked, dead_url, deaf, error_of, function, said, streamed, whole
 
 RETRY = "plugins: {retry: {attempts: 3, wait: 0}}\nchains: {chat: [retry], embeddings: [retry]}\n"
@@ -316,6 +317,61 @@ async def test_what_became_of_the_tries_is_recorded(start: Start) -> None:
     assert (told["successes_after_retry"], told["failure_rate"]) == (1, round(4 / 6, 4))
     assert told["errors"] == {"upstream_server": 4}
     assert {one["model"]: one["attempts"] for one in told["by_model"]}["demo:latest"] == 3
+
+
+@pytest.mark.parametrize("chain", ["retry", "cache, retry", "cache, fallback, retry"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_try_that_its_client_broke_off_is_told_and_no_failure(start: Start, chain: str, stream: bool) -> None:
+    text = "plugins: {cache: {}, fallback: {default: [other], first_token: 30}, retry: {wait: 0}}\n"
+    faults = [Fault("status"), Fault("stall")]
+    async with start(f"{text}chains: {{chat: [{chain}]}}\n", Simulator(faults=faults)) as run:
+        asking = asyncio.ensure_future(run.chat(stream=stream))
+        await run.ollama.until(lambda: not run.ollama.faults and run.ollama.running == 1)
+        asking.cancel()
+        told = await broken_off(run)
+    assert (told["attempts"], told["failures"], told["failure_rate"]) == (2, 1, 1.0)
+    assert (told["retries"], told["successes_after_retry"], told["errors"]) == (1, 0, {"upstream_server": 1})
+    (one,) = [one for one in told["by_model"] if one["broken_off"]]
+    assert one["model"] == "demo:latest"
+
+
+async def until(so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not so():  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.005)
+
+
+async def broken_off(run: Running) -> Any:
+    """The statistics once one try has been broken off."""
+    record = run.server.services.state["retry record"]
+    await until(lambda: bool(record.told(1)["broken_off"]))
+    told = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
+    assert told["broken_off"] == 1
+    return told
+
+
+async def test_who_leaves_the_line_has_broken_off_no_try(start: Start) -> None:
+    text = f"{RETRY}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n"
+    async with start(text, Simulator(faults=[Fault("stall")])) as run:
+        first = asyncio.ensure_future(run.chat())
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        waiting = asyncio.ensure_future(run.chat())
+        line = run.server.live.pipeline.value.upstreams["local"].line
+        await until(lambda: len(line.order) == 1)
+        waiting.cancel()
+        await until(lambda: not len(line.order))
+        first.cancel()
+        assert (await broken_off(run))["attempts"] == 1
+
+
+@pytest.mark.parametrize("chain", ["timeouts, retry", "retry, timeouts", "timeouts, cache, retry"])
+async def test_a_try_that_took_too_long_is_a_failure_wherever_the_limit_stands(start: Start, chain: str) -> None:
+    text = "plugins: {cache: {}, timeouts: {first_event: 0.1}, retry: {wait: 0}}\n"
+    async with start(f"{text}chains: {{chat: [{chain}]}}\n", Simulator(faults=[Fault("stall")])) as run:
+        assert (await run.chat(stream=True)).status == 504
+        await run.ollama.until(lambda: run.ollama.running == 0)
+        told = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
+    assert (told["attempts"], told["broken_off"], told["errors"]) == (1, 0, {"upstream_timeout": 1})
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "49", "many", "1e9", "nan"])

@@ -16,7 +16,7 @@ from plugins.documents.ledger import OPEN
 from plugins.documents.places import held
 from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
-from plugins.documents.vectorstores.origins import Origin
+from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
 from proxy.filing import Filed
 from proxy.types import JSON
@@ -126,7 +126,7 @@ class Adding:
         if (row := (await connection.execute(which)).first()) is None:
             raise BadCall("The vector store is being changed; try again.", code="conflict")
         item, now = Item(*row), self.store.now()
-        told: dict[str, Any] = {"size": new.size, "overlap": new.overlap} | ({"batch": batch} if batch else {})
+        told: dict[str, Any] = {"size": new.size, "overlap": new.overlap, "batch": batch_of(origin, item, batch)}
         await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item.id).values(**told))
         if new.attributes is not None:
             await put_values(connection, item.id, new.attributes)
@@ -155,6 +155,13 @@ class Adding:
             await connection.execute(update(ITEMS).where(pending).values(**told))
             await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))
         return jobs
+
+
+def batch_of(origin: Origin, item: Item, batch: str) -> str:
+    """The batch of a file that was there already.  batch: with which it is added again, "" where it is so singly."""
+    if batch:
+        return batch if item.status == "failed" else batch + WANTED
+    return origin.batch.removesuffix(WANTED) + WANTED if origin.batch else ""
 
 
 def by_file(new: New) -> str:

@@ -13,7 +13,7 @@ from plugins.documents.runner import Runner
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import BATCHES, ITEMS, ORIGINS
 from plugins.documents.vectorstores.adding import Adding
-from plugins.documents.vectorstores.origins import Origin, Origins
+from plugins.documents.vectorstores.origins import WANTED, Origin, Origins
 from plugins.documents.vectorstores.paging import Cut, page
 from plugins.documents.vectorstores.stores import Stores, VectorStore, by_status, status_of
 from proxy.errors import NotFound
@@ -107,7 +107,7 @@ class Contents:
 
 
 def of_batch(id: str) -> Select[Any]:
-    return select(ORIGINS.c.item).where(ORIGINS.c.batch == id)
+    return select(ORIGINS.c.item).where(ORIGINS.c.batch.in_((id, id + WANTED)))
 
 
 def entry(row: Any) -> Entry:

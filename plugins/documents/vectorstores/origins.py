@@ -22,6 +22,9 @@ from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.filing import Cabinet, Keeper
 from proxy.sql.database import Database
 
+WANTED: Final = "+"
+"""Follows the id of the batch of a file that was there, or on its way, without it, or was added singly since: it is
+told with the batch, and not cancelled with it."""
 UNSUPPORTED: Final = "unsupported_file"
 GONE: Final = "file_not_found"
 """The code where a file was deleted, or has expired, before it was read."""

@@ -336,6 +336,7 @@ async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_gener
         ("max-age=60", ["hit", "hit"]),
         ("MAX-AGE=60, min-fresh=1", ["hit", "hit"]),
         ("only-if-cached", ["hit", "hit"]),
+        ("only-if-cached, no-store", ["hit", "hit"]),
         ("nonsense", ["hit", "hit"]),
     ],
 )
@@ -349,11 +350,32 @@ async def test_a_request_says_what_it_wants_of_the_cache(start: Start, control: 
 async def test_only_a_kept_answer_may_be_wanted(start: Start) -> None:
     async with start(CACHE) as run:
         for path, body in (("chat/completions", ASK), ("embeddings", {"model": "demo-embed", "input": "x"})):
-            headers = {"Cache-Control": "only-if-cached"}
-            response = await run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers)
-            assert (await error_of(response, 504))["code"] == "not_cached"
-            assert response.headers["x-should-retry"] == "false"
-        assert asked(run.ollama) == []
+            for control in ("only-if-cached", "only-if-cached, no-store"):
+                headers = {"Cache-Control": control}
+                response = await run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers)
+                assert (await error_of(response, 504))["code"] == "not_cached"
+                assert response.headers["x-should-retry"] == "false"
+        assert asked(run.ollama) == asked(run.ollama, "/api/embed") == []
+
+
+async def test_a_kept_answer_that_may_not_be_looked_for_is_not_given(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.chat(), await run.embed()
+        for control, body in (("only-if-cached, no-cache", {}), ("only-if-cached", {"use_cache": False})):
+            for path, asks in (("chat/completions", ASK), ("embeddings", {"model": "demo-embed", "input": "hi"})):
+                asking = run.http.post(
+                    f"{run.url}/v1/{path}", json={**asks, **body}, headers={"Cache-Control": control}
+                )
+                assert (await error_of(await asking, 504))["code"] == "not_cached"
+
+
+async def test_vectors_that_are_kept_are_given_to_who_wants_only_those_and_stores_nothing(start: Start) -> None:
+    async with start(CACHE) as run:
+        await run.embed()
+        headers = {"Cache-Control": "only-if-cached, no-store"}
+        body = {"model": "demo-embed", "input": "hi"}
+        response = await run.http.post(f"{run.url}/v1/embeddings", json=body, headers=headers)
+        assert (response.status, response.headers["x-gemmapy-cache"]) == (200, "hit")
 
 
 async def test_a_body_may_say_no(start: Start) -> None:

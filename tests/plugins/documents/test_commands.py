@@ -30,6 +30,23 @@ async def test_files_are_added_and_their_index_is_made_anew(tmp_path: Path) -> N
         assert status == 0 and "2 of 2 files" in out  # they are ready again
 
 
+async def test_without_the_plugin_there_is_no_index_to_make_anew(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    file.write_text("plugins: {cache: {}}\nchains: {chat: [cache]}\n")
+    status, out, error = await command("documents", "reindex", "--config", str(file))
+    assert (status, out) == (1, "") and f"no plugin of {file} is `documents`" in error
+
+
+async def test_a_plugin_of_another_name_is_known_by_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.yaml"
+    text = config(f"sqlite:///{tmp_path}/x.db", tmp_path, MORE)
+    for use in ("documents", "plugins.documents:Documents"):
+        renamed = text.replace('"documents": {', f'"library": {{"use": "{use}", ')
+        file.write_text(renamed.replace('["documents"', '["library"'))
+        status, out, error = await command("documents", "reindex", "--config", str(file))
+        assert (status, out.split(" ")[0]) == (0, "0"), error
+
+
 async def test_a_server_that_is_not_there_is_told_in_plain_words(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("The keeper of the lantern was Mabel Quill.")
     status, out, _ = await command("documents", "add", "--url", "http://127.0.0.1:9", str(tmp_path / "a.md"))

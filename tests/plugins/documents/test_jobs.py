@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from plugins.documents import runner
 from plugins.documents.repair import Repair
+from proxy.sql.database import Database
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row, VectorsAway
 from proxy.upstreams.demo import Fault, Simulator
@@ -58,9 +60,6 @@ async def add_again(run: Running) -> None:
 
 async def test_what_can_never_go_well_fails_with_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
-        await ask(run, "POST", "/collections", A, 201, name="lost", embed="no-such-model")
-        told = await ask(run, "POST", "/documents", A, title="T", content="text", collection="lost", wait=30)
-        assert told["status"] == "failed" and "no-such-model" in told["error"]
         told = await ask(run, "POST", "/documents", A, title="T", content=" \n---\n ", wait=30)
         assert (told["status"], told["error"]) == ("failed", "There is no text in it.")
         assert await titles(run, "text") == []
@@ -71,6 +70,23 @@ async def test_a_chunk_that_the_model_cannot_read_at_once_is_read_in_halves(star
         letters = " ".join("abcdefgh"[number % 8] for number in range(3800))
         told = await add(run, "Letters", letters + " zirconium")
         assert told["chunks"] == 1 and await titles(run, "zirconium") == ["Letters"]
+
+
+async def test_a_collections_place_is_made_by_one_process_at_a_time(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: Callable[..., AbstractAsyncContextManager[None]] = Database.alone
+    named: list[str] = []
+
+    def noted(self: Database, name: str) -> AbstractAsyncContextManager[None]:
+        named.append(name)
+        return alone(self, name)
+
+    monkeypatch.setattr(Database, "alone", noted)
+    async with start(config(database_url, tmp_path)) as run:
+        for title in ("Lanterns", "Clocks"):
+            await add(run, title, TEXTS[title])
+    assert named == list(await Lance(str(tmp_path / "lance")).tables())
 
 
 async def test_progress_is_told_until_the_end(start: Start, database_url: str, tmp_path: Path) -> None:

@@ -204,6 +204,35 @@ async def test_a_batch_goes_on_after_a_restart_or_is_cancelled(start: Start, dat
         assert (await settled(run, f"/vector_stores/{store}/files/{files[3]}"))["status"] == "completed"
 
 
+async def test_a_cancelled_batch_leaves_alone_what_is_wanted_without_it(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    ollama = Simulator(load_time=3600.0)  # nothing is embedded
+    async with start(config(database_url, tmp_path), ollama) as run:
+        store = (await call(run, "POST", "/vector_stores"))["id"]
+        of = f"/vector_stores/{store}"
+        files = [await upload(run, f"Lantern {number}".encode(), f"{number}.txt") for number in range(4)]
+        before, otherwise, brought, after = files
+        cut = {"type": "static", "static": {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}}
+        for file in (before, otherwise):
+            await call(run, "POST", f"{of}/files", A, 200, file_id=file)
+        each = [
+            {"file_id": file, "chunking_strategy": cut} if file == otherwise else {"file_id": file} for file in files
+        ]
+        batch = await call(run, "POST", f"{of}/file_batches", A, 200, files=each)
+        assert batch["file_counts"]["total"] == batch["file_counts"]["in_progress"] == 4
+        await call(run, "POST", f"{of}/files", A, 200, file_id=after)
+        told = await call(run, "POST", f"{of}/file_batches/{batch['id']}/cancel")
+        counts = told["file_counts"]
+        assert (told["status"], counts["cancelled"], counts["in_progress"]) == ("cancelled", 1, 3)
+        again = await call(run, "POST", f"{of}/file_batches", A, 200, file_ids=[brought])
+        assert (await call(run, "POST", f"{of}/file_batches/{again['id']}/cancel"))["file_counts"]["cancelled"] == 1
+    async with start(config(database_url, tmp_path)) as run:
+        for file in (before, otherwise, after):
+            assert (await settled(run, f"{of}/files/{file}"))["status"] == "completed"
+        assert (await call(run, "GET", f"{of}/files/{brought}"))["status"] == "cancelled"
+
+
 async def test_a_store_that_is_not_used_expires(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         lasts = {"anchor": "last_active_at", "days": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,39 @@ async def test_a_client_that_leaves_is_recorded(start: Start, database_url: str,
             await answer.content.readany()
             answer.close()
         else:
-            import asyncio
-
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await response
         (row,) = await written(run, 1)
     assert row["error"] == "client_left"
+
+
+async def test_a_call_that_a_stopping_server_cuts_is_recorded_as_such_and_is_a_failure(
+    start: Start, tmp_path: Path
+) -> None:
+    text = config(f"sqlite:///{tmp_path / 'r.db'}") + "listen: {port: 0, drain: 0}\n"
+    async with start(text, Simulator(delay=0.05)) as run:
+        answer = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True}, headers=A)
+        await answer.content.readany()
+    async with start(text) as run:
+        (row,) = await rows(writer_of(run).database)
+        told = await get(run, "/api/metrics/dashboard")
+    assert row["error"] == "server_stopped"
+    assert (told["total_requests"], told["errors"], told["client_left"]) == (1, 1, 0)
+
+
+async def test_a_try_that_its_client_broke_off_has_a_row_and_is_no_failure(start: Start, database_url: str) -> None:
+    async with start(config(database_url), Simulator(faults=[Fault("stall")])) as run:
+        asking = asyncio.ensure_future(chat(run))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        asking.cancel()
+        (row,) = await written(run, 1)
+        await run.ollama.until(lambda: run.ollama.running == 0)
+        told = await get(run, "/api/retry/stats")
+        (one,) = await rows(writer_of(run).database, ATTEMPTS)
+    assert (one["call"], one["error"], one["model"], one["number"]) == (row["call"], "client_left", "demo:latest", 1)
+    assert (told["attempts"], told["failures"], told["broken_off"], told["failure_rate"]) == (1, 0, 1, None)
+    assert row["attempts"] == 1 and row["prompt_tokens"] and told["errors"] == {}
 
 
 async def test_who_may_not_ask_is_recorded_and_costs_nothing(start: Start, tmp_path: Path) -> None:

@@ -57,6 +57,21 @@ async def test_the_least_busy_of_the_loaded_hosts_is_taken_and_among_equals_none
     assert [one.loads for one in hosts] == [1, 1, 1, 1]
 
 
+async def test_what_is_loaded_is_told_of_each_host_so_that_memory_adds_up(start: Start) -> None:
+    hosts = [Simulator(delay=0.01) for _ in range(2)]
+    async with pooled(start, hosts, slots=1) as run:
+        for reply in await asyncio.gather(*(run.chat(stream=True) for _ in range(2))):
+            await reply.read()
+        told = (await whole(await run.http.get(f"{run.url}/api/ps")))["models"]
+        each = [(await whole(await run.http.get(f"{url}/api/ps")))["models"] for url in urls(run)]
+    assert [one["name"] for one in told] == ["demo:latest"] * 2
+    assert told == [entry for one in each for entry in one]
+
+
+def urls(run: Running) -> Sequence[str]:
+    return run.server.config.upstreams["pool"].urls
+
+
 async def test_a_busy_host_does_not_keep_others_idle_where_no_slots_are_said(start: Start) -> None:
     hosts = [Simulator(delay=0.02, parallel=64) for _ in range(2)]
     async with pooled(start, hosts) as run:
