@@ -146,7 +146,10 @@ async def test_what_is_wrong_is_told_at_once(
         assert not run.server.services.state["stored runs"].runs
 
 
-async def test_a_conversation_beside_what_came_before_is_told_at_once(start: Start, tmp_path: Any) -> None:
+async def test_a_conversation_beside_what_came_before_is_told_at_once(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.runs.PATIENCE", 30)  # of a machine that has much else to do
     async with start(config(f"sqlite:///{tmp_path}/x.db", "stored, conversations, retry")) as run:
         first = await respond(run)
         body = {**HI, "background": True, "previous_response_id": first["id"]}
