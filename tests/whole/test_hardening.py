@@ -265,3 +265,22 @@ async def test_a_plugin_that_fails_with_a_broken_connection_is_a_fault_of_ours(
     async with start("plugins: {x: {use: 'refusing_store:X'}}\nchains: {chat: [x]}\n") as run:
         for stream in (False, True):
             assert (await error_of(await run.chat(stream=stream), 500))["code"] == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "last"), [("/v1/chat/completions", b"data: [DONE]\n\n"), ("/api/chat", b'"done_reason":"stop"}\n')]
+)
+async def test_a_stream_without_chunks_ends_with_its_connection_whatever_was_asked_for(
+    start: Start, path: str, last: bytes
+) -> None:
+    body = b'{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    head = f"POST {path} HTTP/1.0\r\nConnection: keep-alive\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    async with start() as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.endswith(last) and b"keep-alive" not in answer
