@@ -15,7 +15,7 @@ from proxy.errors import ConfigError
 from proxy.live import Router
 from proxy.types import Route
 from proxy.upstreams.demo import Said, Simulator
-from tests.conftest import BARE, Start
+from tests.conftest import ASK, BARE, Start
 from tests.whole.asking import PNG, data_url, error_of
 
 
@@ -284,3 +284,13 @@ async def test_a_stream_without_chunks_ends_with_its_connection_whatever_was_ask
         writer.close()
         await writer.wait_closed()
     assert answer.endswith(last) and b"keep-alive" not in answer
+
+
+async def test_whoever_asked_whether_to_send_is_told_that_the_server_stops(start: Start) -> None:
+    """What it was answered then is no part of an answer."""
+    async with start(f"{BARE}\nlisten: {{port: 0, drain: 0.05}}\n", Simulator(delay=30)) as run:
+        asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=ASK, expect100=True))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        run.server.hurry.set()
+    told = await error_of(await asking, 503)
+    assert told["code"] == "server_stopped"
