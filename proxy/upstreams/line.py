@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
@@ -118,6 +118,15 @@ class Line:
         found = self.standings.setdefault(url, Standing(url))
         found.name = f"{upstream}/{urlsplit(url).netloc}" if several else upstream
         return found
+
+    def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
+        """Serve those who wait by what a pool says from now on."""
+        self.members |= members
+        self.current, self.pick, self.group = current, pick, group
+        self.warm = lambda standing, model: members[standing.url].warm(model)
+        if len(current) == 1:
+            current[0].out = False  # whatever was known of it among others: the only host is never out
+        self.serve()
 
     async def enter(self, one: Waiting, bounds: Settings) -> Standing:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""

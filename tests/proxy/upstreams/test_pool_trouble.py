@@ -206,6 +206,20 @@ async def test_a_configuration_that_cannot_be_opened_gives_those_who_wait_nothin
     assert not answers(other)
 
 
+async def test_a_host_that_was_out_among_others_is_not_out_as_the_only_one(start: Start) -> None:
+    dead = dead_url()
+    async with running(Simulator()) as url:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS]}}}}\n"
+        async with start(text.replace("HOSTS", f"'{url}', '{dead}'")) as run:
+            assert {(await run.chat()).status for _ in range(4)} == {200}
+            assert [one.out for one in run.server.live.pipeline.value.upstreams["pool"].standings] == [False, True]
+            run.configure(text.replace("HOSTS", f"'{dead}'"))
+            assert await run.server.reload()
+            assert (await run.chat()).status == 502
+            hosts = await whole(await run.http.get(f"{run.url}/api/hosts"))
+            assert hosts["upstreams"]["pool"]["hosts"][0]["state"] == "in"
+
+
 # --- hosts that say no -------------------------------------------------------------------------------
 
 
