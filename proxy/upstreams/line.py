@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from proxy.clock import Clock
 from proxy.errors import TooMany
@@ -27,6 +26,11 @@ Pick = Callable[[str, tuple[str, ...], int], Standing | None]
 """Model, hosts that were tried, and beginning of the conversation -> the host that could take such a call now."""
 Warm = Callable[[Standing, str], bool]
 """Whether a host has a model loaded."""
+
+
+def address_of(url: str) -> str:
+    """What tells hosts of a pool apart: the path as well, since a gateway may have several under one name."""
+    return url.partition("://")[2]
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +120,7 @@ class Line:
     def standing(self, url: str, upstream: str, several: bool) -> Standing:
         """upstream: its name; several: whether it has more hosts than this one."""
         found = self.standings.setdefault(url, Standing(url))
-        found.name = f"{upstream}/{urlsplit(url).netloc}" if several else upstream
+        found.name = f"{upstream}/{address_of(url)}" if several else upstream
         return found
 
     def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
