@@ -263,9 +263,6 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
 async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shelf.aclose)
-        for pool in assembly.pools.values():
-            pool.open()
-            stack.callback(pool.close)
         await migrated(assembly)
         for identity in (assembly.accounts, assembly.tokens):
             if identity is not None:
@@ -273,6 +270,9 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
         for plugin in assembly.plugins.values():
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)
+        for pool in assembly.pools.values():  # last: those who wait go by it at once, and it may not come to be
+            pool.open()
+            stack.callback(pool.close)
         return stack.pop_all()
 
 

@@ -126,6 +126,7 @@ def serve(told: argparse.Namespace) -> int:
         print(await banner(running, path), file=sys.stderr, flush=True)
 
     watch = reading.Watch(path)
+    signal.signal(signal.SIGHUP, lambda *_: watch.hangup())  # until the server minds it: it may wait for a database
     try:
         if config.listen.workers > 1:
             return run(supervisor.run(read, watch, said, started))

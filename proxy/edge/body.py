@@ -121,6 +121,7 @@ async def welcome(request: web.BaseRequest) -> None:
     """Tell a client that asks first that its body may come."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # nothing of an answer has been written yet
 
 
 def check_notes(notes: Mapping[str, str], params: str) -> None:

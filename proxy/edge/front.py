@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from proxy.edge.body import UNREADABLE
 from proxy.edge.document import Document
@@ -67,7 +67,7 @@ class Front:
             if self.tell is not None:
                 exchange.ended = time.perf_counter()
                 self.tell(exchange)
-        if self.readiness.stopping:
+        if self.readiness.stopping or ends_with_its_connection(request, response):
             response.force_close()
         return response
 
@@ -151,6 +151,14 @@ def can_be_told(request: web.BaseRequest) -> bool:
     """Whether its client is there, and nothing of an answer has been written."""
     there = request.transport is not None and not request.transport.is_closing()
     return there and not request.writer.output_size
+
+
+def ends_with_its_connection(request: web.BaseRequest, response: web.StreamResponse) -> bool:
+    """Whether nothing else tells a client where the answer ends: HTTP/1.0 has no chunks.
+
+    aiohttp knows that for the header alone, and would leave a client that asked for keep-alive waiting for the end.
+    """
+    return request.version < HttpVersion11 and not isinstance(response, Document | web.Response)
 
 
 def preflight(exchange: Exchange) -> web.Response:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -17,6 +16,7 @@ from proxy.edge.exchange import CLIENT_LEFT, exchange_of
 from proxy.edge.writer import STREAM_HEADERS
 from proxy.errors import BadCall, UpstreamError, WrongType
 from proxy.types import Route
+from proxy.upstreams.line import address_of
 from proxy.upstreams.pool import Pool
 from proxy.wire.ollama_out import error_body
 
@@ -57,7 +57,7 @@ class OllamaWrites:
 
     def host(self, request: web.BaseRequest) -> str:
         """The URL of the host that is meant.  Raises BadCall if there are several and none is named."""
-        hosts = {urlsplit(url).netloc: url for url in self.pool.members}
+        hosts = {address_of(url): url for url in self.pool.members}
         named = request.headers.get(HOST)
         if named is None and len(hosts) == 1:
             return next(iter(hosts.values()))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from proxy.clock import Clock
 from proxy.errors import TooMany
@@ -27,6 +26,11 @@ Pick = Callable[[str, tuple[str, ...], int], Standing | None]
 """Model, hosts that were tried, and beginning of the conversation -> the host that could take such a call now."""
 Warm = Callable[[Standing, str], bool]
 """Whether a host has a model loaded."""
+
+
+def address_of(url: str) -> str:
+    """What tells hosts of a pool apart: the path as well, since a gateway may have several under one name."""
+    return url.partition("://")[2]
 
 
 @dataclass(slots=True, eq=False)
@@ -116,8 +120,17 @@ class Line:
     def standing(self, url: str, upstream: str, several: bool) -> Standing:
         """upstream: its name; several: whether it has more hosts than this one."""
         found = self.standings.setdefault(url, Standing(url))
-        found.name = f"{upstream}/{urlsplit(url).netloc}" if several else upstream
+        found.name = f"{upstream}/{address_of(url)}" if several else upstream
         return found
+
+    def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
+        """Serve those who wait by what a pool says from now on."""
+        self.members |= members
+        self.current, self.pick, self.group = current, pick, group
+        self.warm = lambda standing, model: members[standing.url].warm(model)
+        if len(current) == 1:
+            current[0].out = False  # whatever was known of it among others: the only host is never out
+        self.serve()
 
     async def enter(self, one: Waiting, bounds: Settings) -> Standing:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""

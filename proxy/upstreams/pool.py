@@ -232,11 +232,7 @@ class Pool:
 
     def open(self) -> None:
         """From now on those who wait are served by what this pool says of the hosts."""
-        self.line.members |= self.members
-        self.line.current = self.standings
-        self.line.pick, self.line.group = self.pick, self.line_settings.group
-        self.line.warm = lambda standing, model: self.members[standing.url].warm(model)
-        self.line.serve()
+        self.line.follow(self.members, self.standings, self.pick, self.line_settings.group)
 
     def close(self) -> None:
         """Whoever follows looks after the hosts that are out."""

@@ -42,11 +42,12 @@ class AnswerReader:
             return []
         try:
             data = orjson.loads(payload)
-            if data.get("error"):
+            if data.get("error") or data.get("object") == "error":  # as FastChat's heirs say it
                 raise self.failure(payload)
             if usage := data.get("usage"):
                 self.usage = usage_of(usage)
-            return [event for choice in data["choices"] for event in self.of(choice)]
+            choices = (data.get("choices") or ()) if usage else data["choices"]  # some tell it alone, without a list
+            return [event for choice in choices for event in self.of(choice)]
         except (ValueError, KeyError, TypeError, AttributeError):  # JSON that is none is a ValueError
             raise UpstreamError("The upstream sent what is not one of its answers.", "server") from None
 

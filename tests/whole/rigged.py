@@ -9,7 +9,7 @@ from typing import Literal
 from aiohttp import web
 
 from proxy.config import Strict
-from proxy.errors import Busy, Denied, ProxyError, TooMany
+from proxy.errors import Busy, ConfigError, Denied, ProxyError, TooMany
 from proxy.host import Host
 from proxy.types import Call, Chat, Events, Handler, Reply, Route
 
@@ -30,6 +30,25 @@ class Refusing:
         if error := KINDS.get(self.settings.kind):
             raise error("not now", code="told_to", wait=7)
         raise ZeroDivisionError("a secret of the server")
+
+
+class Shut:
+    """Cannot be opened, as where its store is away."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    async def __aenter__(self) -> None:
+        raise ConfigError(["its store cannot be opened"])
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        return await call_next(call)
 
 
 class Pausing:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -112,6 +113,41 @@ async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(
             serving.process.send_signal(signal.SIGINT)
             assert "Traceback" not in await serving.rest()
             assert await serving.process.wait() == 130
+
+
+async def test_a_hangup_while_the_database_is_waited_for_ends_nothing(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
+        (tmp_path / "c.yaml").write_text(
+            f"database: {{url: '{url}'}}\nplugins: {{usage: {{}}}}\nchains: {{chat: [usage]}}\n"
+        )
+        async with served("serve", "--demo", "--config", str(tmp_path / "c.yaml"), first="does not answer") as serving:
+            serving.process.send_signal(signal.SIGHUP)
+            serving.process.send_signal(signal.SIGINT)
+            await serving.rest()
+            assert await serving.process.wait() == 130, "it ended by the second signal"
+
+
+async def test_a_hangup_while_it_is_imported_ends_nothing() -> None:
+    code = """
+import os, signal, sys
+from proxy.__main__ import main
+
+
+class Hangup:
+    def find_spec(self, name, *_):
+        if name == "proxy.cli":
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+sys.meta_path.insert(0, Hangup())
+sys.argv = ["gemmapy-proxy", "serve", "--help"]
+main()
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0 and b"--demo" in out
 
 
 async def test_a_changed_file_and_a_hangup_are_read_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from proxy.errors import ConfigError
 from proxy.live import Router
 from proxy.types import Route
 from proxy.upstreams.demo import Said, Simulator
-from tests.conftest import BARE, Start
+from tests.conftest import ASK, BARE, Start
 from tests.whole.asking import PNG, data_url, error_of
 
 
@@ -265,3 +265,32 @@ async def test_a_plugin_that_fails_with_a_broken_connection_is_a_fault_of_ours(
     async with start("plugins: {x: {use: 'refusing_store:X'}}\nchains: {chat: [x]}\n") as run:
         for stream in (False, True):
             assert (await error_of(await run.chat(stream=stream), 500))["code"] == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "last"), [("/v1/chat/completions", b"data: [DONE]\n\n"), ("/api/chat", b'"done_reason":"stop"}\n')]
+)
+async def test_a_stream_without_chunks_ends_with_its_connection_whatever_was_asked_for(
+    start: Start, path: str, last: bytes
+) -> None:
+    body = b'{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    head = f"POST {path} HTTP/1.0\r\nConnection: keep-alive\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    async with start() as run:
+        host, port = run.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.endswith(last) and b"keep-alive" not in answer
+
+
+async def test_whoever_asked_whether_to_send_is_told_that_the_server_stops(start: Start) -> None:
+    """What it was answered then is no part of an answer."""
+    async with start(f"{BARE}\nlisten: {{port: 0, drain: 0.05}}\n", Simulator(delay=30)) as run:
+        asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=ASK, expect100=True))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        run.server.hurry.set()
+    told = await error_of(await asking, 503)
+    assert told["code"] == "server_stopped"

@@ -16,6 +16,7 @@ from aiohttp import web
 from proxy.port import Port
 from proxy.upstreams.demo import Simulator, running
 from tests.conftest import BARE, Start
+from tests.whole.test_openai_upstream import Scripted, scripted
 
 OPEN = f"{BARE}\nwrites: local\n"
 KEYS = "keys: {user: u-key, ops: {key: o-key, role: admin}}\n"
@@ -106,6 +107,20 @@ async def test_of_several_hosts_one_must_be_named(start: Start) -> None:
                 answer = await run.chat(**chat)
                 assert answer.headers["x-gemmapy-upstream"] == f"pool/{headers['x-gemmapy-host']}"
     assert [sum(seen.path == "/api/copy" for seen in host.seen) for host in (one, other)] == [0, 1]
+
+
+async def test_hosts_at_one_address_are_told_apart_by_their_paths(start: Start) -> None:
+    one, other = Scripted(b"", 200), Scripted(b"", 200)
+    async with scripted({"/a/api/copy": one, "/b/api/copy": other}) as url:
+        base = url.removesuffix("/v1")
+        text = f"{BARE}\nwrites: pool\nupstreams: {{pool: {{ollama: ['{base}/a', '{base}/b']}}}}\n"
+        async with start(text) as run:
+            body = {"source": "demo", "destination": "mine"}
+            status, told = await asked(run.http, "POST", f"{run.url}/api/copy", json=body)
+            assert status == 400 and "/a, " in told and told.endswith('/b."}') and not one.seen + other.seen
+            headers = {"x-gemmapy-host": f"{base.removeprefix('http://')}/a"}
+            assert (await asked(run.http, "POST", f"{run.url}/api/copy", json=body, headers=headers))[0] == 200
+    assert (len(one.seen), len(other.seen)) == (1, 0)
 
 
 async def test_an_ollama_that_is_away_is_told_in_its_own_form(start: Start) -> None:

@@ -24,6 +24,8 @@ from tests.conftest import BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
 from tests.whole.asking import dead_url, error_of, streamed, whole
 
+SHUT = "plugins: {shut: {use: 'tests.whole.rigged:Shut'}}\nchains: {chat: [shut]}"
+
 
 class FakeClock(Clock):
     """One that stands still until it is moved."""
@@ -184,6 +186,38 @@ async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(st
             pool = run.server.live.pipeline.value.upstreams["pool"]
             assert [one.busy for one in pool.standings] == [0], "and none holds its place for ever"
             assert (await run.chat()).status == (502 if away else 200)
+
+
+async def test_a_configuration_that_cannot_be_opened_gives_those_who_wait_nothing(start: Start) -> None:
+    other = Simulator()
+    async with running(Simulator(delay=0.02)) as url, running(other) as never:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS], slots: SLOTS}}}}\n"
+        async with start(text.replace("HOSTS", f"'{url}'").replace("SLOTS", "1")) as run:
+            first = await run.chat(stream=True)
+            waiting = [asyncio.ensure_future(run.chat()) for _ in range(3)]
+            await until_waiting(run, 3)
+            wrong = text.replace("HOSTS", f"'{url}', '{never}'").replace("SLOTS", "8").replace(BARE, SHUT)
+            run.configure(wrong)
+            assert not await run.server.reload()
+            await asyncio.sleep(0)
+            await until_waiting(run, 3)
+            assert (await streamed(first)).done
+            assert [(await one).status for one in waiting] == [200] * 3
+    assert not answers(other)
+
+
+async def test_a_host_that_was_out_among_others_is_not_out_as_the_only_one(start: Start) -> None:
+    dead = dead_url()
+    async with running(Simulator()) as url:
+        text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS]}}}}\n"
+        async with start(text.replace("HOSTS", f"'{url}', '{dead}'")) as run:
+            assert {(await run.chat()).status for _ in range(4)} == {200}
+            assert [one.out for one in run.server.live.pipeline.value.upstreams["pool"].standings] == [False, True]
+            run.configure(text.replace("HOSTS", f"'{dead}'"))
+            assert await run.server.reload()
+            assert (await run.chat()).status == 502
+            hosts = await whole(await run.http.get(f"{run.url}/api/hosts"))
+            assert hosts["upstreams"]["pool"]["hosts"][0]["state"] == "in"
 
 
 # --- hosts that say no -------------------------------------------------------------------------------

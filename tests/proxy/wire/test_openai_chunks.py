@@ -98,6 +98,14 @@ def test_usage_comes_after_the_finish_and_is_told_once() -> None:
     assert events(choice(content="a"), used(), choice("stop"), used(prompt_tokens_details=None))[-1] == Usage(5, 2)
 
 
+@pytest.mark.parametrize("beside", [{}, {"choices": None}, {"choices": []}])
+def test_usage_may_come_without_a_choice(beside: dict[str, JSON]) -> None:
+    alone = orjson.dumps({**beside, "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    assert events(choice(content="a"), STOP, alone, b"[DONE]") == [Text("a"), Finish("stop"), Usage(5, 2)]
+    with pytest.raises(UpstreamError, match="before it was complete"):
+        events(alone)
+
+
 def test_more_alternatives_than_asked_for_are_left_out() -> None:
     others = [{"token": one, "logprob": -1.0, "bytes": None, "id": 7} for one in "abc"]
     told = events(choice("stop", content="a", logprobs={"content": [{**PROB, "id": 1, "top_logprobs": others}]}), top=2)
@@ -213,6 +221,11 @@ def test_what_is_no_answer_is_an_error_of_the_upstream(given: bytes) -> None:
 def test_an_error_in_a_stream_is_raised_as_what_it_tells_of(error: JSON, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         AnswerReader("m").read(orjson.dumps({"error": error}))
+
+
+def test_an_error_that_says_so_by_its_object_is_told_in_its_own_words() -> None:
+    with pytest.raises(BadCall, match="no such thing"):
+        AnswerReader("m").read(b'{"object":"error","message":"no such thing","type":"BadRequestError","code":400}')
 
 
 # --- the bytes of a stream ----------------------------------------------------------------------------
