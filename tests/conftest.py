@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from proxy import config as configuration
 from proxy import registry
 from proxy.config import Config
 from proxy.edge.exchange import Exchange
-from proxy.server import Server, serving
+from proxy.server import Server, serving, settle_down
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
 from tests.servers import PostgresServer, installed_postgres
@@ -70,6 +71,20 @@ class Running:
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are cores: many tests wait for a while."""
     return 3 * (os.cpu_count() or 1) // 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected lives as long as the process: the collector looks at it no more than a server's.
+
+    Its looks at a million such objects were a seventh of the tests' time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        settle_down()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
