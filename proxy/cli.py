@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from proxy import __version__, reference
+from proxy import __version__
 from proxy import config as configuration
 from proxy.commands import documents, evaluate, keys, templates
 from proxy.commands.shared import add_config, path_of, run
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=refer)
 
     one = commands.add_parser("schema", help="print the JSON schema of the configuration file, for editors")
-    one.set_defaults(do=lambda _: print(json.dumps(reference.schema(), indent=2)))
+    one.set_defaults(do=schema)
     return whole
 
 
@@ -221,8 +221,16 @@ def check(told: argparse.Namespace) -> int:
 
 
 def refer(told: argparse.Namespace) -> int:
+    from proxy import reference
+
     print(reference.parameters_page() if told.parameters else reference.settings_page(), end="")
     return 0
+
+
+def schema(told: argparse.Namespace) -> None:
+    from proxy import reference
+
+    print(json.dumps(reference.schema(), indent=2))
 
 
 def simulate(told: argparse.Namespace) -> int:

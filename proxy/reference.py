@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -27,13 +32,41 @@ seconds and sizes are bytes.
 """
 
 
+@cache
+def described(model: type[BaseModel]) -> type[BaseModel]:
+    """The model, whose fields and those of the models in it are described by the docstrings that follow them."""
+    said: dict[str, str] = {}
+    for cls in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        said |= docstrings(cls)
+    for name, field in model.model_fields.items():
+        field.description = field.description or said.get(name)
+        for inner in _models_in(field.annotation):
+            described(inner)
+    model.model_rebuild(force=True)  # its schema is made anew, with them
+    return model
+
+
+def docstrings(cls: type) -> dict[str, str]:
+    """What stands below the fields of a class, by their names."""
+    try:
+        (found,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError):  # an installation without sources
+        return {}
+    return {
+        field.target.id: inspect.cleandoc(below.value.value)
+        for field, below in pairwise(getattr(found, "body", []))
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
+
+
 def settings_page() -> str:
     """Every setting of the file and of every installed plugin, as Markdown."""
-    parts = [HEAD, *(_section("The file", Config, ""))]
+    parts = [HEAD, *(_section("The file", described(Config), ""))]
     for name in sorted(registry.known()):
         cls = registry.find(name)
         said = " ".join((cls.__doc__ or _module_doc(cls)).split())
-        parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(cls.Settings)]
+        parts += [f"\n## Plugin `{name}`\n\n{said}\n", *_table(described(cls.Settings))]
         for setting, field in cls.Settings.model_fields.items():
             for inner in dict.fromkeys(_models_in(field.annotation)):
                 parts += _section(f"Plugin `{name}`, one of `{setting}`", inner, f"plugins.{name}.{setting}.")
@@ -189,10 +222,10 @@ def with_variables(node: JSON) -> JSON:
 
 def schema() -> JSON:
     """The JSON schema of the file, with the settings of every installed plugin under its own name."""
-    whole = Config.model_json_schema()
+    whole = described(Config).model_json_schema()
     plugins: dict[str, JSON] = {}
     for name in sorted(registry.known()):
-        settings = registry.find(name).Settings.model_json_schema()
+        settings = described(registry.find(name).Settings).model_json_schema()
         for key, definition in settings.pop("$defs", {}).items():
             whole.setdefault("$defs", {})[key] = definition
         settings.setdefault("properties", {})["use"] = {"type": "string"}

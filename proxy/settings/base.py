@@ -13,9 +13,13 @@ MIB = 1024 * 1024
 
 
 class Strict(BaseModel):
-    """Base of every settings model: unknown keys are errors, values never change."""
+    """Base of every settings model: unknown keys are errors, values never change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    What the docstrings of its fields say is read by `reference`, which alone needs it: pydantic would parse the
+    source of every model whenever anything starts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def check_port(parts: SplitResult) -> None:

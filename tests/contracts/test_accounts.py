@@ -21,8 +21,8 @@ ALICE = Wanted("alice", "laptop", "user", ("gemma*",), ("chat",), {"team": "blue
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    async with opened(database_url) as store:
+async def store(new_database_url: str) -> AsyncIterator[Store]:
+    async with opened(new_database_url) as store:
         yield store
 
 
@@ -161,8 +161,8 @@ async def test_a_last_use_never_goes_backwards(store: Store) -> None:
     assert (await store.key(kept.id)).last_used == 2_000_000
 
 
-async def test_of_several_processes_one_makes_the_secret_and_the_first_key(database_url: str) -> None:
-    several = [opened(database_url) for _ in range(4)]
+async def test_of_several_processes_one_makes_the_secret_and_the_first_key(new_database_url: str) -> None:
+    several = [opened(new_database_url) for _ in range(4)]
     stores = await asyncio.gather(*(one.__aenter__() for one in several))
     try:
         secrets = await asyncio.gather(*(store.secret() for store in stores))

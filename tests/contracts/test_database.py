@@ -28,8 +28,8 @@ COUNT = text("SELECT count(*) FROM test_notes")
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(database_url, 3, 10)
+async def database(new_database_url: str) -> AsyncIterator[Database]:
+    database = Database(new_database_url, 3, 10)
     await database.migrate(NOTES)
     yield database
     await database.aclose()
@@ -64,8 +64,8 @@ async def test_many_writers_lose_nothing(database: Database) -> None:
     assert await count(database) == 50
 
 
-async def test_two_processes_may_write_at_once(database: Database, database_url: str) -> None:
-    other = Database(database_url, 3, 10)
+async def test_two_processes_may_write_at_once(database: Database, new_database_url: str) -> None:
+    other = Database(new_database_url, 3, 10)
     try:
         await asyncio.gather(*(add(one, 2 * n + odd) for odd, one in enumerate((database, other)) for n in range(20)))
         assert await count(other) == 40
@@ -148,8 +148,8 @@ async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> Non
         await database.aclose()
 
 
-async def test_of_several_processes_one_migrates_and_the_others_wait(database_url: str) -> None:
-    several = [Database(database_url, 2, 30) for _ in range(5)]
+async def test_of_several_processes_one_migrates_and_the_others_wait(new_database_url: str) -> None:
+    several = [Database(new_database_url, 2, 30) for _ in range(5)]
     try:
         await asyncio.gather(*(one.migrate(NOTES) for one in several))
         await several[0].migrate(NOTES)

@@ -92,12 +92,12 @@ async def test_a_change_is_seen_here_at_once_elsewhere_soon_and_outlives_a_datab
     await database.aclose()
 
 
-async def test_the_migrations_make_the_tables_that_the_code_asks(database_url: str) -> None:
+async def test_the_migrations_make_the_tables_that_the_code_asks(new_database_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection, opts={"version_table": "templates_version"})
         return list(compare_metadata(context, METADATA))
 
-    database = Database(database_url, 3, 10)
+    database = Database(new_database_url, 3, 10)
     await database.migrate(FEATURE)
     async with database.reading() as connection:
         assert [one for one in await connection.run_sync(differences) if "templates_version" not in str(one)] == []

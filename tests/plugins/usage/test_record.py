@@ -178,8 +178,8 @@ async def test_what_a_client_makes_up_does_not_break_a_row(start: Start, databas
     assert len(found[3]["metadata"]) < 100
 
 
-async def test_the_migrations_make_the_tables_as_they_are_described(database_url: str) -> None:
-    database = Database(database_url, 1, 10)
+async def test_the_migrations_make_the_tables_as_they_are_described(new_database_url: str) -> None:
+    database = Database(new_database_url, 1, 10)
     await database.migrate(FEATURE)
     async with database.reading() as connection:
         found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), METADATA))

@@ -15,17 +15,17 @@ from tests.plugins.usage.asking import OPS, A, B, chat, config, get, rows, writt
 from tests.plugins.usage.test_writer import row
 
 
-async def test_records_from_before_count_on(database_url: str, tmp_path: Path) -> None:
+async def test_records_from_before_count_on(new_database_url: str, tmp_path: Path) -> None:
     (old := tmp_path / "old").mkdir()
     shutil.copy(FEATURE.migrations / "one.py", old)
-    database = Database(database_url, 3, 10)
+    database = Database(new_database_url, 3, 10)
     await database.migrate(Feature("usage", old))
     async with database.writing() as connection:
         columns = "id, own, start, caller, key_id, route, model, upstream, error, currency, calls"
         values = "'x', 1, 1699920000000000, 'ann', '', 'chat', 'demo:latest', 'local', '', '', 3"
         await connection.exec_driver_sql(f"INSERT INTO usage_days ({columns}) VALUES ({values})")
     await database.aclose()
-    database = Database(database_url, 3, 10)
+    database = Database(new_database_url, 3, 10)
     await database.migrate(FEATURE)
     await Writer(database, Clock()).put(Batch([row(1), row(2, template="summarize@1")]))
     found = [one for one in await rows(database, SUMS[86_400]) if one["own"]]
