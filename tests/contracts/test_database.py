@@ -73,7 +73,7 @@ async def test_two_processes_may_write_at_once(database: Database, new_database_
         await other.aclose()
 
 
-async def test_one_process_at_a_time_is_alone(database: Database, database_url: str) -> None:
+async def test_one_process_at_a_time_is_alone(database: Database, new_database_url: str) -> None:
     inside, most = 0, 0
 
     async def enter(one: Database) -> None:
@@ -84,7 +84,7 @@ async def test_one_process_at_a_time_is_alone(database: Database, database_url: 
             await asyncio.sleep(0.01)
             inside -= 1
 
-    other = Database(database_url, 3, 10)
+    other = Database(new_database_url, 3, 10)
     try:
         await asyncio.gather(*(enter(one) for one in (database, other) for _ in range(3)))
         with pytest.raises(ValueError, match="why"):
