@@ -63,6 +63,12 @@ class WrongType(BadCall):
     status = 415
 
 
+class HeadTooLarge(BadCall):
+    """A header, or the URL, is longer than is read here."""
+
+    status = 431
+
+
 class Unauthenticated(ProxyError):
     status, kind = 401, "authentication_error"
 

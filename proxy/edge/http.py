@@ -8,16 +8,20 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.edge.exchange import Exchange
 from proxy.edge.front import error_response
-from proxy.errors import BadCall, ProxyError, WrongType
+from proxy.errors import BadCall, HeadTooLarge, ProxyError, WrongType
 
 log = logging.getLogger(__name__)
+LONGEST: Final = 8190
+"""Bytes of the URL and of each header: about what nginx takes, too, unless told otherwise."""
 OPTIONS: Final[dict[str, Any]] = {
     "access_log": None,
+    "max_line_size": LONGEST,
+    "max_field_size": LONGEST,
     "keepalive_timeout": 75.0,  # more than gateways keep an idle connection, so that they close theirs first
 }
 
@@ -37,6 +41,9 @@ class Handler(web.RequestHandler):
             error = ProxyError("The server failed to answer.", code="internal_error")
         elif isinstance(exc, ContentEncodingError):
             error = WrongType("The content encoding of the body is not read here.", code="unsupported_encoding")
+        elif isinstance(exc, LineTooLong):
+            told = f"The URL, or a header such as a token, is longer than the {LONGEST} bytes that are read here."
+            error = HeadTooLarge(told, code="head_too_large")
         else:
             error = BadCall("The request is not HTTP as this server reads it.", code="invalid_request")
         response = error_response(error, Exchange.of(request))

@@ -205,6 +205,18 @@ async def test_what_is_no_http_is_told_in_our_shape(start: Start) -> None:
         assert b" 400 " in answer and b'"error":{"message":' in answer and b"X-Request-Id" in answer
 
 
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [("/v1/models", "t" * 8000, 200), ("/v1/models", "t" * 8200, 431), (f"/v1/models/{'m' * 8200}", "t", 431)],
+)
+async def test_a_head_that_is_too_large_is_told_as_such(start: Start, path: str, token: str, status: int) -> None:
+    async with start() as run:
+        response = await run.http.get(run.url + path, headers={"Authorization": f"Bearer {token}"})
+        assert response.status == status
+        told = (await response.json()).get("error")
+    assert told is None or (told["code"] == "head_too_large" and "8190 bytes" in told["message"])
+
+
 async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> None:
     async with start(BARE + "\nrequests: {body_timeout: 0.1}\n") as run:
         host, port = run.url.removeprefix("http://").split(":")
