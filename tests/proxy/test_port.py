@@ -24,13 +24,14 @@ async def asked_just_before_the_end(turns: int) -> bytes:
     await runner.setup()
     port = Port(runner, "127.0.0.1", 0)
     await port.start()
-    with socket.create_connection(runner.addresses[0]) as client:
+    address = runner.addresses[0]
+    with socket.create_connection(address) as client:
         client.sendall(ASK)
         for _ in range(turns):
             await asyncio.sleep(0)
         await port.stop()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(client.getpeername()).close()
+            socket.create_connection(address).close()
         client.setblocking(False)
         async with asyncio.timeout(10):
             said = await asyncio.get_running_loop().sock_recv(client, 1_000)
