@@ -145,7 +145,9 @@ def chain_problems(
 ) -> Iterable[str]:
     for index, name in enumerate(names):
         place = ("chains", route, index)
-        if name not in plugins:
+        if not isinstance(name, str):
+            yield source.problem(place, "a chain has names of plugins; their settings stand under `plugins:`")
+        elif name not in plugins:
             yield source.problem(place, f"{name!r} is not under plugins{meant(str(name), plugins)}")
         elif name in found and not any("__call__" in vars(base) for base in found[name].__mro__):
             yield source.problem(place, f"{name!r} cannot sit in a chain")
@@ -168,7 +170,7 @@ def meant(name: str, plugins: Mapping[str, Any]) -> str:
 def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iterable[str]:
     """What stands nearer to the client than it may: a kept answer must be the one to what is asked in the end."""
     mine = getattr(found[name], "place", "")
-    for other in before:
+    for other in (one for one in before if isinstance(one, str)):  # what else is there is told where it stands
         if reasons := MISPLACED.get((mine, getattr(found.get(other), "place", ""))):
             does, why = reasons
             yield f"{name!r} {does} and must stand before {other!r}, {why}"

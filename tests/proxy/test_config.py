@@ -180,6 +180,14 @@ def test_an_unknown_chain_is_told_by_its_name() -> None:
     assert problem.endswith("; did you mean 'chat'?")
 
 
+@pytest.mark.parametrize("odd", ["{cache: {ttl: 5}}", "[cache]", "5", "null"])
+def test_what_is_no_name_in_a_chain_is_told_where_settings_stand(odd: str) -> None:
+    found = problems(f"plugins: {{retry: {{}}, cache: {{}}}}\nchains: {{chat: [{odd}, cache, retry]}}")
+    advice = "a chain has names of plugins; their settings stand under `plugins:`"
+    assert found[-1] == f"proxy.yaml:2: chains.chat.0: {advice}"
+    assert all(one.startswith("proxy.yaml:2: chains.chat.0: ") for one in found)
+
+
 def test_no_advice_leads_back_to_what_is_wrong_itself() -> None:
     assert problems("plugins:\n  retyr: {}\nchains: {chat: [retry]}") == [
         "proxy.yaml:2: plugins.retyr: no plugin is called 'retyr'; did you mean 'retry'?",
