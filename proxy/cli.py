@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from proxy import __version__
+from proxy import __version__, registry
 from proxy import config as configuration
 from proxy.commands import documents, evaluate, keys, templates
 from proxy.commands.shared import add_config, path_of, run
@@ -22,6 +22,7 @@ from proxy.config import Config, Demo
 from proxy.errors import ConfigError
 from proxy.identity import check_exposure, is_guarded
 from proxy.settings import Listen
+from proxy.yamlfile import Source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,11 +120,12 @@ def serve(told: argparse.Namespace) -> int:
     path = path_of(told)
     said = reading.Told(told.host, told.port, told.demo, told.insecure)
     read = reading.reader(path, said)
-    config, _ = read()
+    config, source = read()
     logs.set_up(config.log)
+    notes = [f"  note: {doubt}" for doubt in doubts(config, source)]
 
     async def started(running: Running) -> None:
-        print(await banner(running, path), file=sys.stderr, flush=True)
+        print(await banner(running, path), *notes, sep="\n", file=sys.stderr, flush=True)
 
     watch = reading.Watch(path)
     signal.signal(signal.SIGHUP, lambda *_: watch.hangup())  # until the server minds it: it may wait for a database
@@ -207,7 +209,7 @@ def check(told: argparse.Namespace) -> int:
     read = reading.reader(told.file, reading.Told())
     config, source = asyncio.run(server.examined(read))
     check_exposure(config, source, insecure=False)
-    for doubt in configuration.doubts(config):
+    for doubt in doubts(config, source):
         print(f"{told.file}: {doubt}", file=sys.stderr)
     print(f"{told.file}: ok")
     for name, upstream in config.upstreams.items():
@@ -218,6 +220,11 @@ def check(told: argparse.Namespace) -> int:
             print(f"{way}: on")
     print(*(f"chain {chain}" for chain in chains(config)), sep="\n")
     return 0
+
+
+def doubts(config: Config, source: Source) -> list[str]:
+    """What is hardly meant, though it can be done."""
+    return [*configuration.doubts(config), *registry.doubts(config, source)]
 
 
 def refer(told: argparse.Namespace) -> int:

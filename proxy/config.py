@@ -6,7 +6,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from proxy.advice import UNKNOWN
 from proxy.errors import ConfigError
 from proxy.settings import Config as Config
 from proxy.settings import Demo as Demo
@@ -20,8 +22,9 @@ from proxy.settings import Upstream as Upstream
 from proxy.settings.costs import Currency as Currency
 from proxy.settings.costs import Pattern as Pattern
 from proxy.settings.costs import Rate as Rate
+from proxy.settings.identity import SHORTEST
 from proxy.wire.ollama_models import canonical
-from proxy.yamlfile import UNKNOWN, Source
+from proxy.yamlfile import Source
 
 More = Callable[[Source], list[str]]
 
@@ -78,6 +81,13 @@ def contradictions(config: Config, source: Source) -> list[str]:
 
 def doubts(config: Config) -> Iterator[str]:
     """What is hardly meant, though it can be done."""
+    yield from _upstreams_doubts(config)
+    for name, given in config.keys.items():
+        if len((given.key if isinstance(given, Key) else given).get_secret_value()) < SHORTEST:
+            yield f"the key of {name!r} is short enough to be guessed; `openssl rand -hex 32` makes a better one"
+
+
+def _upstreams_doubts(config: Config) -> Iterator[str]:
     hosts: dict[str, list[str]] = {}
     for name, upstream in config.upstreams.items():
         for url in upstream.urls:
@@ -85,6 +95,10 @@ def doubts(config: Config) -> Iterator[str]:
     for url, names in hosts.items():
         if len(names) > 1 and any(config.upstreams[name].slots for name in names):
             yield f"{url} is a host of {' and of '.join(names)}, each of which counts its `slots` alone"
+    for name, upstream in config.upstreams.items():
+        for url in upstream.openai or ():
+            if not urlsplit(url).path:
+                yield f"{url} of {name!r} has no path; most servers are asked at {url}/v1"
 
 
 def _upstreams_problems(config: Config, source: Source) -> Iterator[str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -19,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from proxy import registry
+from proxy.advice import docstrings
 from proxy.config import Config
 from proxy.types import JSON
 from proxy.wire import ollama_in, openai_chat, openai_completions, openai_embeddings, openai_responses
@@ -44,20 +41,6 @@ def described(model: type[BaseModel]) -> type[BaseModel]:
             described(inner)
     model.model_rebuild(force=True)  # its schema is made anew, with them
     return model
-
-
-def docstrings(cls: type) -> dict[str, str]:
-    """What stands below the fields of a class, by their names."""
-    try:
-        (found,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    except (OSError, TypeError):  # an installation without sources
-        return {}
-    return {
-        field.target.id: inspect.cleandoc(below.value.value)
-        for field, below in pairwise(getattr(found, "body", []))
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
-    }
 
 
 def settings_page() -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+from proxy.advice import hint
 from proxy.config import Config
 from proxy.errors import ConfigError
 from proxy.host import Host
-from proxy.yamlfile import Source, hint
+from proxy.yamlfile import Source
 
 GROUP = "gemmapy_proxy.plugins"
 DEFERS: Final = ("makes answers in the background", "which is part of that")
@@ -146,15 +147,28 @@ def chain_problems(
     for index, name in enumerate(names):
         place = ("chains", route, index)
         if not isinstance(name, str):
-            yield source.problem(place, "a chain has names of plugins; their settings stand under `plugins:`")
-        elif name not in plugins:
-            yield source.problem(place, f"{name!r} is not under plugins{meant(str(name), plugins)}")
-        elif name in found and not any("__call__" in vars(base) for base in found[name].__mro__):
-            yield source.problem(place, f"{name!r} cannot sit in a chain")
+            continue  # told by the check of the whole
+        if name not in plugins:
+            yield source.problem(place, f"{name!r} is not under plugins{meant(name, plugins)}")
+        elif name in found and not sits(found[name]):
+            yield source.problem(place, f"{name!r} cannot sit in a chain; it works by standing under `plugins`")
         elif name in names[:index]:
             yield source.problem(place, f"{name!r} stands in this chain twice")
         elif name in found:
             yield from (source.problem(place, text) for text in out_of_place(name, names[:index], found))
+
+
+def sits(cls: Any) -> bool:
+    """Whether a plugin can be in a chain, and is not one of endpoints alone."""
+    return any("__call__" in vars(base) for base in cls.__mro__)
+
+
+def doubts(config: Config, source: Source) -> Iterator[str]:
+    """Plugins that nothing goes through, though it could."""
+    used = {name for names in config.chains.values() for name in names}
+    for name, declared in config.plugins.items():
+        if name not in used and sits(described(name, declared or {}, source)[0]):
+            yield f"{name!r} is under `plugins` and in no chain: no call goes through it"
 
 
 def meant(name: str, plugins: Mapping[str, Any]) -> str:
@@ -162,9 +176,8 @@ def meant(name: str, plugins: Mapping[str, Any]) -> str:
     offered = known()
     if name in offered:
         return f"; declare it there, as `{name}: {{}}`"
-    return hint(
-        name, [one for one, told in plugins.items() if one in offered or (isinstance(told, dict) and "use" in told)]
-    )
+    own = [one for one, told in plugins.items() if one in offered or (isinstance(told, dict) and "use" in told)]
+    return hint(name, own) or hint(name, offered)
 
 
 def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iterable[str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import typing
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
+from proxy import advice
+from proxy.advice import Place
 from proxy.errors import ConfigError
 
-Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 BOOL = "tag:yaml.org,2002:bool"
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
@@ -70,8 +68,8 @@ class Source:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            found = [(_place(data, e["loc"]), e) for e in error.errors()]
-            problems = [self.problem((*at, *place), _words(e) + _meant(model, place, e)) for place, e in found]
+            found = advice.told(model, data, error.errors())
+            problems = [self.problem((*at, *place), text) for place, text in found]
             raise ConfigError(list(dict.fromkeys(problems))) from None
 
     def _fill(self, loader: yaml.SafeLoader, node: yaml.Node, env: Mapping[str, str]) -> None:
@@ -114,66 +112,6 @@ class Source:
         line = mark.line if mark else 0
         hint = " (put quotes around ${…} inside {…})" if "${" in "".join(text.splitlines()[line : line + 1]) else ""
         return f"{self.name}:{line + 1}: not YAML: {error.problem or error.context}{hint}"
-
-
-UNKNOWN = "there is no such setting"
-WORDS = {
-    "extra_forbidden": UNKNOWN,
-    "missing": "this setting is required",
-    "tuple_type": "this should be a list",
-    "dict_type": "this should be a mapping",
-    "model_type": "this should be a mapping",
-}
-
-
-def _words(error: ErrorDetails) -> str:
-    """pydantic's words, where they are not about Python."""
-    return WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
-
-
-def _place(data: Any, steps: Place) -> Place:
-    """Where in the file: without pydantic's own names for keys, and for the branches that a value may take."""
-    place: Place = ()
-    for index, step in enumerate(steps):
-        inside = step in data if isinstance(data, dict) else isinstance(data, list) and isinstance(step, int)
-        if inside or (isinstance(data, dict) and index == len(steps) - 1):
-            place = (*place, step)
-            data = data[step] if inside else None
-    return place
-
-
-def _meant(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
-    """The setting that an unknown one is nearly, the name that a mapping may have, or an example of what is missing."""
-    if error["type"] == "missing":
-        fields = [one.model_fields.get(str(place[-1])) for one in _models(model, place[:-1])]
-        example = next((one.examples[0] for one in fields if one is not None and one.examples), None)
-        written = yaml.safe_dump({place[-1]: example}, default_flow_style=True).strip()[1:-1]
-        return "" if example is None else f"; the least is `{written}`, and nothing else need be said"
-    if error["type"] == "extra_forbidden":
-        return hint(str(place[-1]), [name for one in _models(model, place[:-1]) for name in one.model_fields])
-    if error["type"] == "literal_error" and error["loc"][-1:] == ("[key]",):
-        return hint(str(place[-1]), re.findall(r"'(\w+)'", error["ctx"]["expected"]))
-    return ""
-
-
-def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
-    """The kinds of settings that may stand at a place."""
-    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if not place:
-            yield annotation
-        elif field := annotation.model_fields.get(str(place[0])):
-            yield from _models(field.annotation, place[1:])
-    elif origin in (dict, tuple):
-        yield from _models(inner[origin is dict], place[1:])
-    else:
-        for one in inner:
-            yield from _models(one, place)
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _lines(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:

@@ -25,6 +25,7 @@ FLOORS = (
         "proxy.news",
         "proxy.prices",
         "proxy.port",
+        "proxy.advice",
         "proxy.readiness",
         "proxy",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from proxy.settings.base import Strict as Strict
 from proxy.settings.costs import Costs as Costs
@@ -26,18 +26,29 @@ from proxy.settings.upstreams import Model as Model
 from proxy.settings.upstreams import Upstream as Upstream
 
 
+def _plugin_name(given: object) -> object:
+    if not isinstance(given, str):
+        raise ValueError("a chain has names of plugins; their settings stand under `plugins:`")
+    return given
+
+
+PluginName = Annotated[str, BeforeValidator(_plugin_name)]
+
+
 class Config(Strict):
     """One configuration file."""
 
-    listen: Listen = Listen()
+    listen: Listen = Field(Listen(), examples=[{"host": "127.0.0.1", "port": 8080}])
     """Where the server listens."""
-    upstreams: Annotated[dict[str, Upstream], Field(min_length=1)] = {
-        "local": Upstream(ollama=("http://127.0.0.1:11434",))
-    }
+    upstreams: dict[str, Upstream] = Field(
+        {"local": Upstream(ollama=("http://127.0.0.1:11434",))},
+        min_length=1,
+        examples=[{"local": {"ollama": "http://127.0.0.1:11434"}}],
+    )
     """Named places where models live."""
-    models: dict[str, Model] = {}
+    models: dict[str, Model] = Field({}, examples=[{"gpt-4o-mini": {"alias": "llama3.2:3b"}}])
     """Aliases, pins and permissions, by model name."""
-    keys: dict[str, SecretOrKey] = {}
+    keys: dict[str, SecretOrKey] = Field({}, examples=[{"alice": "${ALICE_KEY}"}])
     """Bearer keys by the caller's name: a secret, or `{key, role}`.  Without any, nor `accounts`, `jwt` or
     `identity_header`: only loopback, everybody is admin."""
     accounts: Accounts | None = None
@@ -46,9 +57,9 @@ class Config(Strict):
     """Callers that an identity provider vouches for."""
     identity_header: IdentityHeader | None = None
     """Callers that a trusted gateway names."""
-    stores: dict[str, Store] = {}
+    stores: dict[str, Store] = Field({}, examples=[{"shared": {"redis": "redis://127.0.0.1:6379/0"}}])
     """Named places where plugins keep things."""
-    database: Database = Database()
+    database: Database = Field(Database(), examples=[{"url": "sqlite:///data/gemmapy.db"}])
     """Where records are kept."""
     costs: Costs = Costs()
     """What calls cost."""
@@ -65,9 +76,9 @@ class Config(Strict):
     """Who may call from a browser."""
     log: Log = Log()
     """What the server writes to standard error."""
-    plugins: dict[str, dict[str, Any] | None] = {}
+    plugins: dict[str, dict[str, Any] | None] = Field({}, examples=[{"cache": {"ttl": 3600}, "retry": {}}])
     """Named plugin instances; `use` names the plugin and defaults to the instance's name."""
-    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[str, ...]] = Field(
+    chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[PluginName, ...]] = Field(
         examples=[{"chat": [], "embeddings": []}]
     )
     """Plugins by route, from the client inwards.  A route without a chain is switched off.  `internal` is for calls

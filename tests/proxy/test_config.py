@@ -115,7 +115,7 @@ def test_problems_of_every_kind_are_told_together_in_the_order_of_their_lines() 
     )
     assert problems(text) == [
         "proxy.yaml:1: environment variable A is not set",
-        "proxy.yaml:2: listen.port: Input should be a valid integer, unable to parse string as an integer",
+        "proxy.yaml:2: listen.port: this should be a whole number, not 'x' (TCP port)",
         "proxy.yaml:6: plugins.retry.attemps: there is no such setting; did you mean 'attempts'?",
         "proxy.yaml:7: plugins.acme: no module is called 'acme_none': is it installed, or on PYTHONPATH?",
         "proxy.yaml:10: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
@@ -157,7 +157,11 @@ def test_a_file_without_chains_is_told_what_the_least_is(text: str) -> None:
             "upstreams.a.demo.dealy: there is no such setting; did you mean 'delay'?",
         ),
         ("stores: {a: {disk: {paht: x}}}", "stores.a.disk.paht: there is no such setting; did you mean 'path'?"),
-        ("models: {a: {xyzzy: 1}}", "models.a.xyzzy: there is no such setting"),
+        (
+            "models: {a: {xyzzy: 1}}",
+            "models.a.xyzzy: there is no such setting; there are alias, upstream, allowed, keep_alive, num_ctx, "
+            "shift, num_batch, num_gpu, main_gpu, num_thread, use_mmap, draft_num_predict",
+        ),
     ],
 )
 def test_an_unknown_setting_is_told_the_one_that_was_meant(text: str, told: str) -> None:
@@ -169,7 +173,7 @@ def test_a_plugin_beside_the_settings_is_told_where_it_belongs() -> None:
     assert problems(f"{CHAINS.replace('[]', '[cache, retry]')}{text}") == [
         "proxy.yaml:2: cache: `cache` is a plugin: put it under `plugins:`",
         "proxy.yaml:3: retry: `retry` is a plugin: put it under `plugins:`",
-        "proxy.yaml:4: nothing: there is no such setting",
+        f"proxy.yaml:4: nothing: there is no such setting; there are {', '.join(Config.model_fields)}",
     ]
     assert problems(f"{CHAINS}{text}plugins: []\n")[0].endswith("`cache` is a plugin: put it under `plugins:`")
 

@@ -70,7 +70,7 @@ async def test_a_wrong_file_changes_nothing_and_tells_every_problem(
         assert caplog.messages[:3] == [
             "proxy.yaml:2: plugins.cash: no plugin is called 'cash'; did you mean 'cache'?",
             "proxy.yaml:3: plugins.retry.attempts: Input should be greater than 0",
-            "proxy.yaml:5: chains.chat.0: 'compare' is not under plugins",
+            "proxy.yaml:5: chains.chat.0: 'compare' is not under plugins; did you mean 'comparison'?",
         ]
         assert (await run.chat()).status == 200
 

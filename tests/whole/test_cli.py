@@ -200,7 +200,7 @@ async def test_a_public_address_without_keys_is_refused() -> None:
 
 async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\nkeys: {a: x}\n")
+    file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\nkeys: {a: a-key-that-is-long}\n")
     said = [
         f"{file}: ok",
         "upstream local: http://127.0.0.1:11434",
@@ -213,7 +213,8 @@ async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     status, out, err = await command("check", str(file))
     assert (status, out) == (1, "")
     assert err.splitlines() == [
-        f"{file}:2: plugins.retry.attempts: Input should be a valid integer, unable to parse string as an integer",
+        f"{file}:2: plugins.retry.attempts: this should be a whole number, not 'none' "
+        "(How often a call is tried in all)",
         f"{file}:3: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
     ]
 

@@ -1,0 +1,109 @@
+"""What is said of a setting that is wrong names what was found, what is expected, and what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy import config as configuration
+from proxy import registry
+from proxy.errors import ConfigError
+
+CHAINS = "chains: {chat: []}\n"
+NO_MAPPING = "this should be a mapping, not a text, such as"
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        configuration.read("proxy.yaml", text, registry.problems_of, {})
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("upstreams: 'http://h'", f"upstreams: {NO_MAPPING} `upstreams: {{local: {{ollama: "),
+        ("upstreams: {a: 'http://h'}", f"upstreams.a: {NO_MAPPING} `upstreams: {{local: {{ollama: "),
+        ("listen: '0.0.0.0:80'", f"listen: {NO_MAPPING} `listen: {{host: 127.0.0.1, port: 8080}}`"),
+        ("keys: [s3cret]", "this should be a mapping, not a list, such as `keys: {alice: '${ALICE_KEY}'}`"),
+        ("stores: {a: 'redis://:s3cret@h'}", f"stores.a: {NO_MAPPING} `stores: {{shared: {{redis: "),
+        ("database: 'sqlite:///s3cret'", f"database: {NO_MAPPING} `database: {{url: "),
+        (
+            "plugins: [cache]",
+            "this should be a mapping, not a list, such as `plugins: {cache: {ttl: 3600}, retry: {}}`",
+        ),
+        ("plugins: {limits: {limits: {per: all}}}", "this should be a list, not a mapping; begin each item with `- `"),
+        ("plugins: {fallback: {default: a}}", "default: this should be a list, not a text, such as `[a]`"),
+        ("plugins: {fallback: {models: {b: 'c, d'}}}", "b: this should be a list, not a text, such as `[c, d]`"),
+        ("keys: {a: 1234}", "keys.a: this should be a text, not a number; put it in quotes"),
+        ("keys: {a: [s3cret]}", "keys.a: this should be a text, not a list"),
+        ("costs: {energy: {watts: {local: 3}}}", "local: this should be a mapping, not a number with busy, idle"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_the_right_one_without_telling_a_secret(text: str, told: str) -> None:
+    (problem, *_) = problems(f"{CHAINS}{text}\n")
+    assert told in problem and "s3cret" not in problem
+
+
+def test_a_number_that_is_none_is_told_with_what_it_is_of() -> None:
+    (ttl, attempts) = problems(f"{CHAINS}plugins: {{cache: {{ttl: 1h}}, retry: {{attempts: 1.5}}}}\n")
+    assert "cache.ttl: this should be a number, not '1h' (Seconds that an answer is kept" in ttl
+    assert "retry.attempts: this should be a whole number, not 1.5 (How often a call is tried" in attempts
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("port: 80", "port: there is no such setting here; it belongs into `listen: {port: …}`"),
+        ("ollama: x", "ollama: there is no such setting here; it belongs into `upstreams: {NAME: {ollama: …}}`"),
+        ("costs: {models: {}}", "costs.models: there is no such setting here; it belongs into `prices: {models: …}`"),
+        (
+            "plugins: {limits: {requests_per_minute: 6}}",
+            "there is no such setting here; it belongs into `limits: [{requests_per_minute: …}]`",
+        ),
+    ],
+)
+def test_a_setting_that_stands_too_far_out_is_told_where_it_belongs(text: str, told: str) -> None:
+    assert told in problems(f"{CHAINS}{text}\n")[0]
+
+
+def test_a_setting_that_is_like_none_is_told_what_there_are() -> None:
+    (problem, *_) = problems(f"{CHAINS}stores: {{a: {{postgres: x}}}}\n")
+    assert problem.endswith("there is no such setting; there are memory, disk, redis, lancedb, timeout")
+    (problem,) = problems(f"{CHAINS}costs: {{prices: {{models: {{'*': {{prompt: 1}}}}}}}}\n")
+    assert "costs.prices.models.*.prompt: " in problem and "; there are input, output, cached" in problem
+
+
+def test_what_may_also_be_a_text_is_not_told_so_beside_what_is_wrong_in_it() -> None:
+    (problem,) = problems(f"{CHAINS}costs: {{prices: {{llama: {{input: 1}}}}}}\n")
+    assert problem.startswith("proxy.yaml:2: costs.prices.llama: there is no such setting")
+
+
+def test_settings_of_a_plugin_in_its_chain_are_told_where_they_belong() -> None:
+    assert problems("chains: {chat: [{cache: {ttl: 10}}]}") == [
+        "proxy.yaml:1: chains.chat.0: a chain has names of plugins; their settings stand under `plugins:`"
+    ]
+
+
+def test_a_plugin_that_is_misspelled_in_a_chain_alone_is_known() -> None:
+    assert problems("chains: {chat: [cach]}")[0].endswith("'cach' is not under plugins; did you mean 'cache'?")
+
+
+def test_a_plugin_that_no_chain_can_have_says_how_it_works() -> None:
+    (problem,) = problems("plugins: {comparison: {}}\nchains: {chat: [comparison]}")
+    assert problem.endswith("'comparison' cannot sit in a chain; it works by standing under `plugins`")
+
+
+def test_what_is_hardly_meant_is_told_and_done() -> None:
+    text = (
+        "plugins: {retry: {}, cache: {}, comparison: {}}\nchains: {chat: [cache]}\n"
+        "keys: {a: short, b: long-enough-a-key}\n"
+        "upstreams: {gpu: {openai: 'http://h:8000'}, x: {openai: 'http://h/v1'}}\n"
+    )
+    config, source = configuration.read("proxy.yaml", text, registry.problems_of, {})
+    assert list(configuration.doubts(config)) == [
+        "http://h:8000 of 'gpu' has no path; most servers are asked at http://h:8000/v1",
+        "the key of 'a' is short enough to be guessed; `openssl rand -hex 32` makes a better one",
+    ]
+    assert list(registry.doubts(config, source)) == [
+        "'retry' is under `plugins` and in no chain: no call goes through it"
+    ]
