@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -43,7 +44,7 @@ from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tok
 from proxy.registry import build_plugins
 from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
-from proxy.storing import kinds
+from proxy.storing import kinds, unwritable
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.imports import Importer
@@ -59,6 +60,7 @@ from proxy.yamlfile import Source
 if TYPE_CHECKING:
     from proxy.sql.database import Database
 
+log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
 """Seconds that a database may take to come up when a server starts with it."""
 
@@ -263,6 +265,8 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
 async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shelf.aclose)
+        for problem in unwritable(shelf):
+            log.warning("%s", problem)
         await migrated(assembly)
         for identity in (assembly.accounts, assembly.tokens):
             if identity is not None:
@@ -285,8 +289,9 @@ async def migrated(assembly: Assembly) -> None:
             async with asyncio.timeout(PATIENCE):
                 await patiently(assembly.database(), feature)
         except (DatabaseAway, TimeoutError) as error:
-            told = error.why if isinstance(error, DatabaseAway) else "the database does not answer"
-            raise ConfigError([told]) from error
+            name = assembly.database().name
+            told = error.why if isinstance(error, DatabaseAway) else f"the database {name} does not answer"
+            raise ConfigError([f"{told}; start it, or name another one: `database: {{url: …}}`"]) from error
 
 
 async def patiently(database: Database, feature: Feature) -> None:

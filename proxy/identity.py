@@ -29,6 +29,10 @@ FORWARDED: Final = (FORWARDED_FOR, "Forwarded", "X-Real-IP", "Via")
 ROOT_KEY: Final = "GEMMAPY_ADMIN_KEY"
 """The environment's variable with an admin's key, where there are accounts."""
 LONGEST_NAME: Final = 256
+MISPLACED: Final = ("api-key", "x-api-key", "openai-api-key")
+"""Headers in which other servers look for a key."""
+IN_URLS: Final = frozenset({"key", "api_key", "api-key", "apikey", "token"})
+"""Names under which some clients put it into the URL."""
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
 
@@ -110,6 +114,15 @@ def has_admin(config: Config) -> bool:
     return any(caller.is_admin for _, caller in given_keys(config))
 
 
+def way_in(request: web.BaseRequest) -> str:
+    """How a key is sent, to one who sent none where it is looked for."""
+    if request.headers.get(hdrs.AUTHORIZATION, "").strip():
+        return "'Authorization' is to be 'Bearer KEY'."
+    astray = [f"the header '{name}'" for name in MISPLACED if name in request.headers]
+    astray += ["the URL"] if IN_URLS & request.query.keys() else []
+    return "send it as 'Authorization: Bearer KEY'" + (f", not in {astray[0]}." if astray else ".")
+
+
 def nobody_trusted(address: str) -> bool:
     return False
 
@@ -166,8 +179,7 @@ class Guard:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
-            message = "No API key was given: send it as 'Authorization: Bearer KEY'."
-            raise Unauthenticated(message, code="invalid_api_key")
+            raise Unauthenticated(f"No API key was given: {way_in(request)}", code="invalid_api_key")
         digest = hmac.digest(self.secret, token.encode(errors="surrogateescape"), "sha256")
         if known := self.callers.get(digest):
             return known

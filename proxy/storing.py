@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.settings import Store
 from proxy.settings.stores import Memory
-from proxy.stores.shelf import Closing, Kind
+from proxy.stores.shelf import Closing, Kind, Shelf
 
 OWN = "memory"
 """What a plugin uses that names no store."""
@@ -29,7 +31,23 @@ def kind(name: str, settings: Store, clock: Clock) -> Kind:
         told += hashlib.sha256(settings.redis.get_secret_value().encode()).hexdigest()
     if settings.memory is not None:
         told += name
-    return Kind(told, lambda: opened(settings, clock), searched=settings.lancedb is not None)
+    path = settings.disk.path if settings.disk is not None else settings.lancedb or ""
+    here = "" if "://" in path else path
+    return Kind(told, lambda: opened(settings, clock), searched=settings.lancedb is not None, path=here)
+
+
+def unwritable(shelf: Shelf) -> Iterator[str]:
+    """What is wrong with the files of stores in use, which else nobody would know before they are needed."""
+    for name, kind in shelf.kinds.items():
+        if kind.path and kind.name in shelf.taken and (barred := closed_to_us(Path(kind.path).absolute())):
+            yield f"the store {name!r} cannot be kept in {kind.path}: {barred} cannot be written; name another path"
+
+
+def closed_to_us(path: Path) -> Path | None:
+    """What of a path is there, if this process may not write it."""
+    there = next(one for one in (path, *path.parents) if one.exists())
+    fits = there == path or there.is_dir()
+    return None if fits and os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)) else there
 
 
 def opened(settings: Store, clock: Clock) -> Closing:

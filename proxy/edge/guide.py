@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Final
 
 from proxy.config import Config
@@ -26,6 +27,10 @@ CHAINS: Final[Mapping[str, str]] = {
     "/api/embeddings": "embeddings",
 }
 """Which chain opens a path."""
+ALIKE: Final = 0.85
+"""From which share of equal letters on one path may have been meant by another."""
+LONGEST: Final = 60
+"""Letters of a path that is compared with others, which takes their square."""
 CHAT: Final = "use POST /v1/chat/completions"
 INSTEAD: Final[Mapping[str, str]] = {
     "responses": "what is kept of POST /v1/responses is served where the plugin `stored` is used",
@@ -105,7 +110,8 @@ class Guide:
             there = self.base + one in self.there or one.startswith("/v1/models/")
             if one != bare and there and one != "/":
                 return f"did you mean {self.base}{one}?{'' if one == bare.rstrip('/') else f'  {BASES}'}"
-        return ""
+        near = get_close_matches(self.base + bare, self.there, 1, ALIKE) if len(bare) <= LONGEST else []
+        return f"did you mean {near[0]}?" if near else ""
 
 
 BASES: Final = "OpenAI's clients take a base URL that ends in /v1, Ollama's one without it."

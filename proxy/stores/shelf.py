@@ -27,12 +27,13 @@ class Opened:
 class Kind:
     """How a store is opened.  name: equal for two that are the same store, so that it outlives a reload.
 
-    searched: it holds texts and their vectors, not values by their keys.
+    searched: it holds texts and their vectors, not values by their keys.  path: of one in this machine's files.
     """
 
     name: str
     open: Callable[[], Closing]
     searched: bool = False
+    path: str = ""
 
 
 class Unknown(LookupError):

@@ -252,7 +252,7 @@ def tools(value: JSON, limits: Limits) -> tuple[Tool, ...]:
     found = {}
     for index, item in enumerate(bounded(value, "tools")):
         at = f"tools[{index}]"
-        read.one_of(read.mapping(item, at).get("type"), f"{at}.type", ("function",))
+        read.one_of(read.needed(read.mapping(item, at), "type", f"{at}.type"), f"{at}.type", ("function",))
         inner = f"{at}.function"
         found[inner] = function(read.needed(item, "function", inner), inner, limits)
     return distinct(found)

@@ -15,6 +15,7 @@ from proxy.stores import breaker
 from proxy.stores.disk import Disk
 from proxy.stores.keyvalue import New, StoreError
 from proxy.stores.redis import SPACE, RedisStore
+from tests.conftest import BARE, Start
 from tests.servers import redis_server
 
 
@@ -194,3 +195,17 @@ async def test_a_failure_is_told_once_a_minute(caplog: pytest.LogCaptureFixture)
             await guard.do(fails())
         watch.now += breaker.REST
     assert len([text for text in caplog.messages if "go on without it" in text]) == 3
+
+
+@pytest.mark.parametrize("kind", ["disk: {{path: {}}}", "lancedb: {}"])
+async def test_a_store_whose_files_cannot_be_is_told_when_the_server_starts(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for name in ("file", "folder"):
+        text = f"stores: {{kept: {{{kind.format(tmp_path / name / 'x')}}}}}\nupstreams: {{a: {{demo: {{}}}}}}\n"
+        uses = "cache: {store: kept}" if "disk" in kind else "documents: {store: kept, embed: demo-embed}"
+        async with start(f"{text}database: {{url: 'sqlite:///{tmp_path}/d.db'}}\nplugins: {{{uses}}}\n{BARE}"):
+            pass
+    (told,) = [one for one in caplog.messages if "cannot be kept" in one]
+    assert f"'kept' cannot be kept in {tmp_path}/file/x: {tmp_path}/file cannot be written" in told

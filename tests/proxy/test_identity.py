@@ -53,6 +53,23 @@ def test_anything_but_a_whole_key_is_refused(header: str) -> None:
     assert caught.value.code == "invalid_api_key"
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "told"),
+    [
+        ("/", {}, "send it as 'Authorization: Bearer KEY'."),
+        ("/", {"Authorization": "a-key"}, "'Authorization' is to be 'Bearer KEY'."),
+        ("/", {"Authorization": "Basic a-key"}, "'Authorization' is to be 'Bearer KEY'."),
+        ("/", {"api-key": "a-key"}, "send it as 'Authorization: Bearer KEY', not in the header 'api-key'."),
+        ("/", {"X-Api-Key": "a-key"}, "send it as 'Authorization: Bearer KEY', not in the header 'x-api-key'."),
+        ("/?api_key=a-key", {}, "send it as 'Authorization: Bearer KEY', not in the URL."),
+    ],
+)
+def test_a_key_at_the_wrong_place_is_told_the_right_one(path: str, headers: dict[str, str], told: str) -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        Guard(config(KEYS)).admit(make_mocked_request("GET", path, headers=headers), "user", "127.0.0.1")
+    assert str(caught.value) == f"No API key was given: {told}"
+
+
 def test_a_low_key_opens_nothing_of_the_admins() -> None:
     with pytest.raises(Denied):
         Guard(config(KEYS)).admit(request(Authorization="Bearer a-key"), "admin", "127.0.0.1")

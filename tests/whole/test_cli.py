@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from proxy.cli import main
-from tests.conftest import ASK
+from proxy.errors import ConfigError
+from tests.conftest import ASK, Start
 from tests.whole.commands import command, served
 
 DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
@@ -113,6 +114,18 @@ async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(
             serving.process.send_signal(signal.SIGINT)
             assert "Traceback" not in await serving.rest()
             assert await serving.process.wait() == 130
+
+
+async def test_a_server_whose_database_stays_away_names_it_and_the_way_out(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.build.PATIENCE", 0.05)
+    text = "database: {url: 'postgresql://u:s3cret@127.0.0.1:9/x'}\nplugins: {usage: {}}\nchains: {chat: [usage]}\n"
+    with pytest.raises(ConfigError) as failed:
+        async with start(text):
+            pass
+    (problem,) = failed.value.problems
+    assert "postgresql://u:***@127.0.0.1:9/x does not answer" in problem and "`database: {url: …}`" in problem
 
 
 async def test_a_hangup_while_the_database_is_waited_for_ends_nothing(tmp_path: Path) -> None:
