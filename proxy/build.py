@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -35,7 +34,7 @@ from proxy.edge.prompt import Prompt
 from proxy.edge.responses import Responses
 from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer
-from proxy.errors import ConfigError, NotFound
+from proxy.errors import Busy, ConfigError, NotFound
 from proxy.host import Host, Services
 from proxy.identity import Guard, Verifier
 from proxy.live import Pipeline, Router
@@ -44,7 +43,7 @@ from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tok
 from proxy.registry import build_plugins
 from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
-from proxy.storing import kinds, unwritable
+from proxy.storing import kinds, tell_unwritable
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.imports import Importer
@@ -60,7 +59,6 @@ from proxy.yamlfile import Source
 if TYPE_CHECKING:
     from proxy.sql.database import Database
 
-log = logging.getLogger(__name__)
 PATIENCE: Final = 30.0
 """Seconds that a database may take to come up when a server starts with it."""
 
@@ -265,8 +263,7 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
 async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shelf.aclose)
-        for problem in unwritable(shelf):
-            log.warning("%s", problem)
+        tell_unwritable(shelf)
         await migrated(assembly)
         for identity in (assembly.accounts, assembly.tokens):
             if identity is not None:
@@ -283,14 +280,12 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
 async def migrated(assembly: Assembly) -> None:
     """The tables of every feature in use brought up to date.  Raises ConfigError if the database stays away."""
     for feature in assembly.features():
-        from proxy.sql.database import DatabaseAway
-
         try:
             async with asyncio.timeout(PATIENCE):
                 await patiently(assembly.database(), feature)
-        except (DatabaseAway, TimeoutError) as error:
+        except (Busy, TimeoutError) as error:  # DatabaseAway, which only those who keep records need import
             name = assembly.database().name
-            told = error.why if isinstance(error, DatabaseAway) else f"the database {name} does not answer"
+            told = error.why if isinstance(error, Busy) else f"the database {name} does not answer"
             raise ConfigError([f"{told}; start it, or name another one: `database: {{url: …}}`"]) from error
 
 

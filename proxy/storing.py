@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from proxy.clock import Clock
@@ -12,6 +13,7 @@ from proxy.settings import Store
 from proxy.settings.stores import Memory
 from proxy.stores.shelf import Closing, Kind, Shelf
 
+log = logging.getLogger(__name__)
 OWN = "memory"
 """What a plugin uses that names no store."""
 TEXTS = "texts"
@@ -36,11 +38,12 @@ def kind(name: str, settings: Store, clock: Clock) -> Kind:
     return Kind(told, lambda: opened(settings, clock), searched=settings.lancedb is not None, path=here)
 
 
-def unwritable(shelf: Shelf) -> Iterator[str]:
+def tell_unwritable(shelf: Shelf) -> None:
     """What is wrong with the files of stores in use, which else nobody would know before they are needed."""
     for name, kind in shelf.kinds.items():
         if kind.path and kind.name in shelf.taken and (barred := closed_to_us(Path(kind.path).absolute())):
-            yield f"the store {name!r} cannot be kept in {kind.path}: {barred} cannot be written; name another path"
+            told = "the store %r cannot be kept in %s: %s cannot be written; name another path"
+            log.warning(told, name, kind.path, barred)
 
 
 def closed_to_us(path: Path) -> Path | None:

@@ -192,7 +192,7 @@ class Store:
     async def items(self, owner: str, id: str) -> list[Document]:
         """All items of a response and of those that it continues, in their order, its own output included.
 
-        Raises NotFound where one of them is gone or another's, and BadCall where the last is not complete.
+        Raises BadCall where one of them is gone or another's, or the last is not complete.
         """
         async with self.host.database.reading() as connection:
             found = await self.line(connection, owner, id)
@@ -244,9 +244,10 @@ def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:
         raise unknown_previous(found[0]["parent"])
 
 
-def unknown_previous(id: str) -> NotFound:
+def unknown_previous(id: str) -> BadCall:
+    """A 400, as OpenAI's own: what the URL asks for is there."""
     message = f"Previous response with id '{id[:100]}' not found."
-    return NotFound(message, param=CONTINUED, code="previous_response_not_found")
+    return BadCall(message, param=CONTINUED, code="previous_response_not_found")
 
 
 def not_found(kind: str, id: str, param: str = "id") -> NotFound:

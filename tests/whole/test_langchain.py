@@ -9,6 +9,7 @@ from typing import Any, Literal
 import openai
 import pytest
 import pytest_asyncio
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -156,3 +157,34 @@ async def test_texts_are_embedded(to: Json) -> None:
     documents = await embeddings.aembed_documents(["one", "two"])
     query = await embeddings.aembed_query("two")
     assert len(documents) == 2 and query == pytest.approx(documents[1])
+
+
+@pytest.mark.parametrize("responses", [False, True])
+async def test_a_prompt_that_is_too_long_is_what_langchain_calls_so(to: Json, responses: bool) -> None:
+    with pytest.raises(ContextOverflowError):
+        await ChatOpenAI(**to, use_responses_api=responses).ainvoke("many words " * 3000)
+
+
+async def test_the_responses_api_streams_text_usage_and_calls(to: Json) -> None:
+    model = ChatOpenAI(**to, use_responses_api=True)
+    parts = [part async for part in model.astream("hi")]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole += part
+    assert "simulated" in whole.text and whole.usage_metadata and whole.usage_metadata["output_tokens"] > 0
+    called = await model.bind_tools([get_weather]).ainvoke("get_weather in Rome")
+    assert [one["name"] for one in called.tool_calls] == ["get_weather"]
+    city = await model.with_structured_output(City).ainvoke("Rome")
+    assert isinstance(city, City)
+
+
+@pytest.mark.parametrize("responses", [False, True])
+async def test_an_agent_that_may_only_call_tools_ends_by_its_last(to: Json, responses: bool) -> None:
+    """As LangChain's agents with a `response_format` do: every turn must call a tool, the last is the answer's form."""
+    model = ChatOpenAI(**to, use_responses_api=responses).bind_tools([get_weather, City], tool_choice="any")
+    said: list[Any] = [HumanMessage("The weather in Rome?")]
+    for _ in range(2):
+        answer = await model.ainvoke(said)
+        said += [answer, *(ToolMessage("4 degrees", tool_call_id=one["id"]) for one in answer.tool_calls)]
+    assert [one["name"] for one in said[1].tool_calls] == ["get_weather"]
+    assert [one["name"] for one in answer.tool_calls] == ["City"]

@@ -54,8 +54,16 @@ def answer(ask: Ask, prompt: Prompt) -> Said:
 
 def _formatted(schema: dict[str, Any], last: Message) -> str:
     if schema:
-        return orjson.dumps(instance(schema)).decode()
+        return orjson.dumps(instance(_in_turn(schema, last))).decode()
     return orjson.dumps({"simulated": True, "said": last.content[:QUOTED]}).decode()
+
+
+def _in_turn(schema: dict[str, Any], last: Message) -> dict[str, Any]:
+    """Once a tool has answered the last alternative is taken: an agent whose tools are all that it may answer with ends
+    by one of them, and would else go on for ever."""
+    if last.role == "tool" and isinstance(options := schema.get("anyOf"), list):
+        return {**schema, "anyOf": options[::-1]}
+    return schema
 
 
 def _text(ask: Ask, prompt: Prompt) -> str:

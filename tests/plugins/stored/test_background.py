@@ -130,7 +130,7 @@ OUTPUT = {"type": "function_call_output", "call_id": "c9", "output": "of a call 
         ({"model": "nobody-has-it"}, 404, "model"),
         ({"prompt": {"id": "summarize", "variables": {"nope": 1}}}, 400, "prompt.variables"),
         ({"prompt": {"id": "nobody-has-it"}}, 404, "prompt.id"),
-        ({"previous_response_id": "resp_x", "stream": True}, 404, "previous_response_id"),
+        ({"previous_response_id": "resp_x", "stream": True}, 400, "previous_response_id"),
         ({"conversation": "a/b"}, 400, "conversation"),
         ({"input": [OUTPUT], "conversation": "new"}, 400, "input"),
     ],

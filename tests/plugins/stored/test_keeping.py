@@ -15,7 +15,7 @@ from plugins.stored.keeping import DAY, Keeping
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS, FEATURE
 from proxy.background import Background
-from proxy.errors import BadCall, NotFound
+from proxy.errors import BadCall
 from proxy.host import Host
 from proxy.sql.database import Database
 from tests.clocks import Watch
@@ -112,7 +112,7 @@ async def test_a_line_of_responses_has_its_items_in_order_and_an_end(
         found = [one["n"] for one in await store.items("alice", "99")]
         assert found == [word for n in range(100) for word in (f"in {n}", f"{n}")]
         await store.add("bob", response("bob", "0"), "[]", NOW)
-        with pytest.raises(NotFound):  # as if alice's were not there
+        with pytest.raises(BadCall, match="not found"):  # as if alice's were not there
             await store.items("bob", "bob")
         with pytest.raises(BadCall) as caught:
             await store.items("alice", "100")

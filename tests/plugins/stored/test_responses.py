@@ -52,7 +52,7 @@ async def test_the_sdk_keeps_reads_lists_and_deletes(start: Start, database_url:
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(made.id)
         assert [one.id async for one in client.responses.input_items.list(streamed.id)] == [items[0].id]
-        with pytest.raises(openai.NotFoundError, match="Previous response"):
+        with pytest.raises(openai.BadRequestError, match="Previous response"):
             await client.responses.create(model="demo", input="x", previous_response_id=streamed.id)
 
 
@@ -108,7 +108,7 @@ async def test_nobody_sees_lists_extends_cancels_or_deletes_anothers(start: Star
                 status, document = await ask(run, method, f"/v1/responses/{id}{rest}", B)
                 assert (status, document["error"]["code"]) == (404, "not_found"), (method, rest)
             status, document = await ask(run, "POST", "/v1/responses", B, **HI, previous_response_id=id)
-            assert (status, document["error"]["code"]) == (404, "previous_response_not_found")
+            assert (status, document["error"]["code"]) == (400, "previous_response_not_found")
         assert (await ask(run, "GET", f"/v1/responses/{mine['id']}", A))[0] == 200
         nobody = await run.http.get(f"{run.url}/v1/responses/{mine['id']}")
         assert nobody.status == 401
@@ -150,7 +150,7 @@ async def test_one_that_goes_while_it_is_read_is_not_found(
 
         monkeypatch.setattr(Store, "line", going)
         status, document = await ask(run, "POST", "/v1/responses", **HI, previous_response_id=made["id"])
-    assert (status, document["error"]["code"]) == (404, "previous_response_not_found")
+    assert (status, document["error"]["code"]) == (400, "previous_response_not_found")
 
 
 async def test_a_call_that_is_too_large_to_keep_says_how_it_can_be_made(start: Start, tmp_path: Any) -> None:
