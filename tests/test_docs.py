@@ -16,6 +16,7 @@ import yaml
 
 from proxy import config as configuration
 from proxy import reference, registry
+from proxy.cli import main, parser
 from proxy.config import packaged
 from proxy.identity import is_guarded
 from proxy.types import Route
@@ -105,8 +106,8 @@ def here(example: str, run: Running) -> str:
     return example.replace("http://127.0.0.1:8080", run.url)
 
 
-@pytest.mark.parametrize("example", blocks(ROOT / "README.md", "python"))
-async def test_the_readmes_python_runs(start: Start, example: str) -> None:
+@pytest.mark.parametrize("example", [*blocks(ROOT / "README.md", "python"), *blocks(DOCS / "clients.md", "python")])
+async def test_the_examples_for_apps_run(start: Start, example: str) -> None:
     async with start(DEMO) as run:
         done = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
@@ -188,7 +189,27 @@ async def test_the_readmes_curl_runs(start: Start) -> None:
         done = await asyncio.to_thread(
             subprocess.run, ["bash", "-c", here(example, run)], capture_output=True, text=True, check=False
         )
-        assert "data: [DONE]" in done.stdout, done.stderr
+        assert "This is a simulated answer" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("example", blocks(DOCS / "recipes.md", "yaml"))
+def test_the_recipes_are_right_and_as_they_are_meant(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/0")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://a:b@127.0.0.1/c")
+    for name in ("ACCOUNTS_SECRET", "OPENAI_API_KEY", "ALICE_KEY", "OPS_KEY"):
+        monkeypatch.setenv(name, f"the-text-of-{name}")
+    (tmp_path / "my.yaml").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "my.yaml"]) == 0
+    assert capsys.readouterr().err == ""  # no doubts either
+
+
+def test_every_command_is_in_the_table() -> None:
+    page = (DOCS / "recipes.md").read_text().partition("## The command line")[2]
+    (commands,) = (one.choices for one in parser()._actions if isinstance(one.choices, dict))
+    assert [name for name in commands if not re.search(rf"`{name}[ `]", page)] == []
 
 
 def complete(example: str) -> str:
