@@ -30,6 +30,8 @@ STEP: Final = 1000
 CONNECTIONS: Final = 64
 SLOWLY: Final = 10.0
 """Times as patient with what looks through everything."""
+FOREIGN: Final = "WRONGTYPE"
+"""How Redis refuses to read what is no string."""
 CLUSTER: Final = "+cluster"
 SPACE: Final = "gemmapy:"
 
@@ -66,10 +68,17 @@ class RedisStore:
         return [opened(one) for one in found]
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        if len(keys) == 1:
-            return [await self.breaker.do(self.client.get(keys[0]))]
-        found = await self.breaker.do(self.piped([("GET", key) for key in keys], raises=False))
-        return [None if isinstance(one, Exception) else one for one in found]  # what is no value of ours
+        found = await self.breaker.do(self.values([("GET", key) for key in keys]))
+        return [None if isinstance(one, Exception) else one for one in found]
+
+    async def values(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What each gives, or its error: a value of another kind is none of ours, and one node of a cluster that fails
+        takes nothing from the others.  Raises where all of them fail, since then it is the store that does."""
+        found = await self.told(commands)
+        failed = [one for one in found if isinstance(one, Exception) and not str(one).startswith(FOREIGN)]
+        if found and len(failed) == len(found):
+            raise failed[0]
+        return found
 
     async def set(self, news: Sequence[New]) -> None:
         now = self.clock.time()
@@ -80,13 +89,16 @@ class RedisStore:
         ]  # fmt: skip
         await self.breaker.do(self.piped(commands))
 
-    def piped(self, commands: Sequence[tuple[Any, ...]], raises: bool = True) -> Awaitable[list[Any]]:
+    async def piped(self, commands: Sequence[tuple[Any, ...]], raises: bool = True) -> list[Any]:
         """One round trip (in a cluster one to each node)."""
         pipe = self.client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
-        executed: Awaitable[list[Any]] = pipe.execute(raise_on_error=raises)
-        return executed
+        # redis-py's own raising would repeat the command, and with it what somebody asked.
+        found: list[Any] = await pipe.execute(raise_on_error=False)
+        if raises and (failed := next((one for one in found if isinstance(one, Exception)), None)) is not None:
+            raise failed
+        return found
 
     async def delete(self, keys: Sequence[str]) -> int:
         gone = 0

@@ -116,6 +116,32 @@ async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None
         await store.aclose()
 
 
+async def test_what_is_no_string_in_redis_is_no_failure_of_it(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        store = RedisStore(server.url, 1.0, Clock())
+        await store.client.lpush(f"{SPACE}b", "a list")
+        for _ in range(breaker.FAILURES + 1):
+            assert await store.get(["b"]) == [None]
+        await store.set([New("a", b"1", 60)])
+        assert (await store.get(["a"]))[0] is not None
+        await store.aclose()
+
+
+async def test_a_redis_that_refuses_what_is_asked_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As one does that moves its keys, or lets this user read nothing; and the log repeats nothing that was asked."""
+    async with redis_server(tmp_path) as server:
+        store = RedisStore(server.url, 1.0, Clock())
+        await store.set([New("a", b"1", 60)])
+        await store.client.execute_command("ACL", "SETUSER", "default", "-get", "-set")
+        for keys in (["a"], ["a", "b"]):
+            with pytest.raises(StoreError, match="no permissions"):
+                await store.get(keys)
+        with pytest.raises(StoreError, match="no permissions") as raised:
+            await store.set([New("canary-key", b"canary-value", 60, b"canary-label")])
+        assert "canary" not in str(raised.value) + caplog.text
+        await store.aclose()
+
+
 async def test_a_redis_that_hangs_costs_tens_of_milliseconds_and_then_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
