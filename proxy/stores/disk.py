@@ -126,7 +126,7 @@ class Disk:
         now, touched, self.touched = self.clock.time(), self.touched, {}
         rows = [
             (new.key, new.value, new.label, size, now, now + new.ttl, now)
-            for new in news
+            for new in {new.key: new for new in news}.values()  # of one key the last: the sum would count them all
             if (size := OVERHEAD + len(new.key) + len(new.label) + len(new.value)) <= self.most
         ]
 

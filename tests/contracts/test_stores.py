@@ -81,6 +81,16 @@ async def test_a_file_never_fills_up_whatever_the_size_of_its_values(tmp_path: P
     assert newest[0] is not None and (tmp_path / "cache.db").stat().st_size <= 2_700_000
 
 
+async def test_values_of_one_key_that_come_together_take_the_room_of_one(tmp_path: Path) -> None:
+    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
+    await store.set([New("other", b"kept", 60)])
+    for _ in range(100):
+        await store.set([New("same", b"x" * 10_000, 60), New("same", b"y" * 10_000, 60)])
+    other, same = await store.get(["other", "same"])
+    assert other is not None and same is not None and same.value == b"y" * 10_000
+    await store.aclose()
+
+
 async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
     await store.set([New("a", b"1", 60)])
