@@ -54,6 +54,8 @@ class Disk:
         self.clock = clock
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="disk store")
         self.opened: sqlite3.Connection | None = None
+        self.file = 0
+        """The inode of what is opened: other processes may put another file in its place."""
         self.closed = False
         self.breaker = Breaker(path, PATIENCE, clock)
         self.touched: dict[str, float] = {}
@@ -73,22 +75,39 @@ class Disk:
             raise StoreError(f"{self.path} is closed")
         if self.opened is None:
             self.opened = self.open()
-        with self.opened:  # a transaction
-            return work(self.opened)
+            self.file = self.path.stat().st_ino
+        try:
+            with self.opened:  # a transaction
+                return work(self.opened)
+        except sqlite3.DatabaseError as error:
+            if is_of_contents(error):
+                self.broken(error)
+            raise
 
     def open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             return self.connected()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # locked, full, not allowed: not the file's contents
+            if not is_of_contents(error):
                 raise
-            aside = self.path.with_suffix(".unreadable")
-            log.warning("%s is no store of ours (%s): it is put aside as %s", self.path, error, aside)
-            self.path.replace(aside)
-            for rest in ("-wal", "-shm"):
-                self.path.with_name(self.path.name + rest).unlink(missing_ok=True)
+            self.put_aside(error)
             return self.connected()
+
+    def broken(self, error: sqlite3.DatabaseError) -> None:
+        """A part of the file that was not read when it was opened is broken: whoever comes next gets another file."""
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
+        if self.path.exists() and self.path.stat().st_ino == self.file:  # else another process has done it
+            self.put_aside(error)
+
+    def put_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = self.path.with_suffix(".unreadable")
+        log.warning("%s is no store of ours (%s): it is put aside as %s", self.path, error, aside)
+        self.path.replace(aside)
+        for rest in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + rest).unlink(missing_ok=True)
 
     def connected(self) -> sqlite3.Connection:
         made = sqlite3.connect(self.path, timeout=BUSY, check_same_thread=False)
@@ -181,6 +200,11 @@ def page_after(after: str, prefix: str, now: float) -> Callable[[sqlite3.Connect
         ).fetchall()
 
     return work
+
+
+def is_of_contents(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is wrong; not that it is locked, full or not allowed."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def make_room(base: sqlite3.Connection, most: int, wanted: int, now: float) -> None:

@@ -1,10 +1,9 @@
-"""What is each store's own: files that survive, servers that fail."""
+"""What is Redis' own, and what becomes of calls when a store fails."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ from redis.asyncio.connection import SSLConnection
 
 from proxy.clock import Clock
 from proxy.stores import breaker
-from proxy.stores.disk import Disk
 from proxy.stores.keyvalue import New, StoreError
 from proxy.stores.redis import SPACE, RedisStore
-from tests.conftest import BARE, Start
 from tests.servers import redis_server
 
 
@@ -26,90 +23,6 @@ class Watch(Clock):
 
     def monotonic(self) -> float:
         return self.now
-
-
-async def test_a_disk_store_survives_a_restart_and_is_shared(tmp_path: Path) -> None:
-    path = str(tmp_path / "cache.db")
-    first = Disk(path, 1_000_000, Clock())
-    await first.set([New("a", b"1", 60)])
-    second = Disk(path, 1_000_000, Clock())
-    assert [found and found.value for found in await second.get(["a"])] == [b"1"]
-    await second.set([New("b", b"2", 60)])
-    assert (await first.get(["b"]))[0] is not None
-    await first.aclose()
-    await second.aclose()
-    third = Disk(path, 1_000_000, Clock())
-    assert [one.key async for one in third.entries()] == ["a", "b"]
-    await third.aclose()
-
-
-async def test_a_file_that_is_no_store_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "cache.db"
-    path.write_bytes(b"this is no database" * 1000)
-    store = Disk(str(path), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
-    assert (await store.get(["a"]))[0] is not None
-    await store.aclose()
-    assert path.with_suffix(".unreadable").read_bytes().startswith(b"this is no database")
-    assert "put aside" in caplog.text
-
-
-async def test_a_disk_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    store = Disk(str(tmp_path / "file" / "cache.db"), 1_000_000, Clock())
-    with pytest.raises(StoreError, match="file"):
-        await store.get(["a"])
-    await store.aclose()
-
-
-async def test_a_disk_store_stays_within_its_bound(tmp_path: Path) -> None:
-    store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
-    for number in range(200):
-        await store.set([New(f"{number}", b"x" * 50_000, 60)])
-    await store.aclose()
-    assert (tmp_path / "cache.db").stat().st_size <= 2_600_000
-
-
-@pytest.mark.parametrize("size", [40, 2_053, 3_077, 6_000, 20_000])
-async def test_a_file_never_fills_up_whatever_the_size_of_its_values(tmp_path: Path, size: int) -> None:
-    """Rows take whole pages, so that values just above half a page take twice their size."""
-    store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
-    for number in range(0, 4_000_000 // (size + 300), 50):
-        await store.set([New(f"{number + one}", b"x" * size, 60) for one in range(50)])
-    newest = await store.get([f"{number + 49}"])
-    await store.aclose()
-    assert newest[0] is not None and (tmp_path / "cache.db").stat().st_size <= 2_700_000
-
-
-async def test_values_of_one_key_that_come_together_take_the_room_of_one(tmp_path: Path) -> None:
-    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("other", b"kept", 60)])
-    for _ in range(100):
-        await store.set([New("same", b"x" * 10_000, 60), New("same", b"y" * 10_000, 60)])
-    other, same = await store.get(["other", "same"])
-    assert other is not None and same is not None and same.value == b"y" * 10_000
-    await store.aclose()
-
-
-async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
-    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
-    await store.aclose()
-    with pytest.raises(StoreError, match="closed"):
-        await store.get(["a"])
-
-
-async def test_a_file_that_another_process_locks_costs_no_seconds(tmp_path: Path) -> None:
-    store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
-    await store.set([New("a", b"1", 60)])
-    other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    async with asyncio.timeout(10):
-        with pytest.raises(StoreError, match="locked"):
-            await store.set([New("b", b"1", 60)])
-        assert (await store.get(["a"]))[0] is not None
-    other.close()
-    await store.aclose()
 
 
 async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None:
@@ -231,17 +144,3 @@ async def test_a_failure_is_told_once_a_minute(caplog: pytest.LogCaptureFixture)
             await guard.do(fails())
         watch.now += breaker.REST
     assert len([text for text in caplog.messages if "go on without it" in text]) == 3
-
-
-@pytest.mark.parametrize("kind", ["disk: {{path: {}}}", "lancedb: {}"])
-async def test_a_store_whose_files_cannot_be_is_told_when_the_server_starts(
-    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
-) -> None:
-    (tmp_path / "file").write_text("no folder")
-    for name in ("file", "folder"):
-        text = f"stores: {{kept: {{{kind.format(tmp_path / name / 'x')}}}}}\nupstreams: {{a: {{demo: {{}}}}}}\n"
-        uses = "cache: {store: kept}" if "disk" in kind else "documents: {store: kept, embed: demo-embed}"
-        async with start(f"{text}database: {{url: 'sqlite:///{tmp_path}/d.db'}}\nplugins: {{{uses}}}\n{BARE}"):
-            pass
-    (told,) = [one for one in caplog.messages if "cannot be kept" in one]
-    assert f"'kept' cannot be kept in {tmp_path}/file/x: {tmp_path}/file cannot be written" in told
