@@ -104,6 +104,12 @@ def is_told(facts: object) -> bool:
     return isinstance(facts, dict) and facts.keys() <= set(FACTS) and all(type(one) is str for one in facts.values())
 
 
+def is_of(facts: Mapping[str, str], stamp: str) -> bool:
+    """Whether the model of this stamp has answered: not another in its place, nor other weights by its name, which one
+    of an upstream's hosts may have."""
+    return "fallback" not in facts and facts.get("digest", "") in stamp
+
+
 def complete(events: Iterable[Event], length: bool) -> bool:
     """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
     reasons = {event.reason for event in events if isinstance(event, Finish)}

@@ -25,13 +25,17 @@ MOST: Final = 1024
 
 @value
 class Place:
-    """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds."""
+    """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds.
+
+    stamp: of the model, as the key has it.
+    """
 
     where: str
     call: Call
     tenant: str
     told: bytes
     ttl: float
+    stamp: str
 
     def label(self, model: str) -> bytes:
         """What the entry can be found by.  model: the one that answered."""

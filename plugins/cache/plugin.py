@@ -19,7 +19,7 @@ from plugins.cache.outbox import Item, Outbox, Place
 from plugins.cache.semantic import Near, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
-from plugins.cache.vectors import Vectors, only_key
+from plugins.cache.vectors import Terms, Vectors, only_key
 from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
 from proxy.config import Strict
 from proxy.errors import UpstreamError
@@ -101,7 +101,8 @@ class Cache:
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
             where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
-            call_next = partial(self.vectors.answered, call_next, wishes, self.ttl(wishes), stamp, tenant)
+            terms = Terms(stamp, tenant, self.ttl(wishes))
+            call_next = partial(self.vectors.answered, call_next, wishes, terms)
             digest = only_key(call, call.ask, stamp)
         elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
             self.keys.remember(call, stamp, told, digest)
@@ -111,7 +112,7 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        place = Place(where, call, tenant, told, self.ttl(wishes))
+        place = Place(where, call, tenant, told, self.ttl(wishes), stamp)
         flying = self.flying(place) if wishes.reads else None
         reply = await (flying or self.begun(place, call_next, near)).joined(call)
         facts = {"cache": "miss", **reply.facts, "cache-key": digest}
@@ -206,7 +207,9 @@ class Cache:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
         if self.flights.get(place.where) is flight:
             del self.flights[place.where]
-        if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed) or not self.worth(flight):
+        if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed):
+            return
+        if not self.worth(flight, place.stamp):
             return
         model = flight.facts.get("model", place.call.model)
         if self.clearings.took(flight.began, place.where, partial(place.label, model)):
@@ -252,8 +255,8 @@ class Cache:
         if not await self.semantic.audit(call, call_next, given):
             await self.semantic.wrong(call, near, where)
 
-    def worth(self, flight: Flight) -> bool:
-        return "fallback" not in flight.facts and entry.complete(flight.events, self.settings.keep_length)
+    def worth(self, flight: Flight, stamp: str) -> bool:
+        return entry.is_of(flight.facts, stamp) and entry.complete(flight.events, self.settings.keep_length)
 
     def failed(self) -> None:
         self.stats.note("", "error")

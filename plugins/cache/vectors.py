@@ -16,6 +16,7 @@ from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.streams import Answer, collect, replay
 from proxy.types import Call, Embed, Handler, Reply, Usage
 from proxy.types import Vectors as VectorsEvent
+from proxy.values import value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 NOTHING: Final = Usage(None, 0)
 
 
+@value
+class Terms:
+    """What texts of one call are kept under: their model's stamp, whose they are, and for how many seconds."""
+
+    stamp: str
+    tenant: str
+    ttl: float
+
+
 class Vectors:
     def __init__(self, store: KeyValue, stats: Stats, clearings: Clearings, host: Host) -> None:
         self.store = store
@@ -35,16 +45,14 @@ class Vectors:
         self.clearings = clearings
         self.host = host
 
-    async def answered(
-        self, call_next: Handler, wishes: Wishes, ttl: float, stamp: str, tenant: str, call: Call
-    ) -> Reply:
+    async def answered(self, call_next: Handler, wishes: Wishes, terms: Terms, call: Call) -> Reply:
         """What is kept, and the rest from the upstream; in the order that was asked."""
         ask = call.ask
         if not isinstance(ask, Embed) or not ask.inputs:
             return await call_next(call)
         texts = list(dict.fromkeys(ask.inputs))
-        prefix = key.prefix_of("cache", tenant)
-        told = {text: told_of(ask, text, call.route, stamp) for text in texts}
+        prefix = key.prefix_of("cache", terms.tenant)
+        told = {text: told_of(ask, text, call.route, terms.stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
         known = await self.known(keys, wishes) if wishes.reads else {}
         new = [text for text in texts if text not in known]
@@ -55,10 +63,10 @@ class Vectors:
         if wishes.only:
             raise NotKept
         wanted = {text: (keys[text], told[text]) for text in texts}
-        reply, asked, took = await self.fetched(call_next, call, {text: wanted[text] for text in new}, ttl, tenant)
-        if known and length_of(asked) != length_of(known):  # other weights by the same name
-            known = {}
-            reply, asked, took = await self.fetched(call_next, call, wanted, ttl, tenant)
+        reply, asked, took = await self.fetched(call_next, call, {text: wanted[text] for text in new}, terms)
+        if known and (length_of(asked) != length_of(known) or not entry.is_of(reply.facts, terms.stamp)):
+            known = {}  # of other weights by the same name
+            reply, asked, took = await self.fetched(call_next, call, wanted, terms)
         self.saved(reply.facts.get("model", call.model), known)
         facts = {**reply.facts, "cache": "miss"}
         if known:
@@ -72,7 +80,7 @@ class Vectors:
         self.stats.saved(model, Usage(sum(row[1] or 0 for row in known.values()), 0))
 
     async def fetched(
-        self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], ttl: float, tenant: str
+        self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], terms: Terms
     ) -> tuple[Reply, dict[str, Row], Usage]:
         """The upstream's reply, its vectors and what they took.  new: by text, its key and what that was made from."""
         ask = Embed(inputs=tuple(new), dimensions=call.ask.dimensions if isinstance(call.ask, Embed) else None)
@@ -80,10 +88,15 @@ class Vectors:
         reply = await call_next(call.but(ask=ask))
         answer = await collect(reply)
         rows = rows_of(answer, entry.told(reply.facts), list(new))
-        if "fallback" not in reply.facts:
-            model = reply.facts.get("model", call.model)
+        if entry.is_of(reply.facts, terms.stamp):
+            model, tenant = reply.facts.get("model", call.model), terms.tenant
             news = [
-                New(where, entry.pack_vector(*rows[text]), ttl, key.label_of(of_one(call, text), model, tenant, told))
+                New(
+                    where,
+                    entry.pack_vector(*rows[text]),
+                    terms.ttl,
+                    key.label_of(of_one(call, text), model, tenant, told),
+                )
                 for text, (where, told) in new.items()
             ]
             await self.keep(news, began)
