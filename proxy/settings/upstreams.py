@@ -22,7 +22,7 @@ class Line(Strict):
     """Where calls wait while every host of an upstream is busy; callers take turns."""
 
     most: PositiveInt = 256
-    """Calls that may wait; a further one is a 429."""
+    """Calls that may wait; a further one is a 429, or the last one of the caller who has more of them than its own."""
     wait: PositiveFloat = 60.0
     """Seconds that a call may wait; then it is a 429."""
     group: NonNegativeFloat = 10.0

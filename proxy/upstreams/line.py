@@ -52,13 +52,22 @@ class Order(Protocol):
     def remove(self, one: Waiting) -> None:
         """Of one that may have left already."""
 
+    def served(self, one: Waiting) -> None:
+        """The same of one that is sent on."""
+
+    def giving_way(self, one: Waiting) -> Waiting:
+        """Of those who wait, whose place this one may have where there is none left; its own if nobody's."""
+
     def __iter__(self) -> Iterator[Waiting]: ...
 
     def __len__(self) -> int: ...
 
 
 class Turns:
-    """A turn for each caller, so that none of them starves another; of one caller's calls the first comes first."""
+    """A turn for each caller, so that none of them starves another; of one caller's calls the first comes first.
+
+    Places, too, go by callers: who has most of them gives one to whoever has fewer.
+    """
 
     def __init__(self) -> None:
         self.callers: OrderedDict[str, dict[Waiting, None]] = OrderedDict()
@@ -69,13 +78,18 @@ class Turns:
     def remove(self, one: Waiting) -> None:
         caller = one.call.caller
         calls = self.callers.get(caller, {})
-        if one not in calls:
-            return
-        del calls[one]
-        if calls:
-            self.callers.move_to_end(caller)  # it has had its turn
-        else:
-            del self.callers[caller]
+        calls.pop(one, None)
+        if not calls:
+            self.callers.pop(caller, None)
+
+    def served(self, one: Waiting) -> None:
+        self.remove(one)
+        if one.call.caller in self.callers:
+            self.callers.move_to_end(one.call.caller)  # it has had its turn
+
+    def giving_way(self, one: Waiting) -> Waiting:
+        greediest = max(self.callers.values(), key=places)
+        return next(reversed(greediest)) if places(greediest) > places(self.callers[one.call.caller]) else one
 
     def __iter__(self) -> Iterator[Waiting]:
         for turn in zip_longest(*[list(calls) for calls in self.callers.values()]):
@@ -83,6 +97,12 @@ class Turns:
 
     def __len__(self) -> int:
         return sum(map(len, self.callers.values()))
+
+
+def places(calls: Iterable[Waiting]) -> int:
+    """A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is its
+    client's to choose, and any number of calls may have it."""
+    return len({id(one.call.trail) for one in calls})
 
 
 class Line:
@@ -136,13 +156,15 @@ class Line:
         """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
         self.come(one)
         self.serve()
-        # A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is
-        # its client's to choose, and any number of calls may have it.
-        if not one.ready.done() and len({id(waiting.call.trail) for waiting in self.order}) > bounds.most:
-            self.gone(one)
-            message = f"All hosts are busy, and {bounds.most} already wait."
-            raise TooMany(message, code="queue_full", wait=self.foretold())
+        if not one.ready.done() and places(self.order) > bounds.most:
+            self.refuse(self.order.giving_way(one), bounds.most)
         return await self.waited(one, bounds.wait)
+
+    def refuse(self, one: Waiting, most: int) -> None:
+        self.gone(one)
+        if not one.ready.done():  # else it is leaving
+            message = f"All hosts are busy, and {most} already wait."
+            one.ready.set_exception(TooMany(message, code="queue_full", wait=self.foretold()))
 
     async def waited(self, one: Waiting, patience: float) -> Standing:
         try:
@@ -150,7 +172,8 @@ class Line:
                 return await one.ready
         except BaseException as error:
             self.gone(one)
-            if one.ready.done() and not one.ready.cancelled():  # served while it was leaving
+            if one.ready.done() and not one.ready.cancelled() and one.ready.exception() is None:
+                # Served while it was leaving.
                 one.ready.result().trial = False
                 self.leave(one.ready.result())
             if isinstance(error, TimeoutError):
@@ -230,7 +253,8 @@ class Line:
         self.serve()
 
     def send(self, one: Waiting, found: Standing) -> None:
-        self.gone(one)
+        self.order.served(one)
+        self.waits = len(self.order) > 0
         if self.grouped and not self.warm(found, one.model):
             self.grouped.pop(found.url, None)  # now another group begins there
         one.ready.set_result(self.taken(found))

@@ -20,7 +20,7 @@ from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
-from tests.conftest import BARE, Start
+from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
 from tests.whole.asking import dead_url, error_of, streamed, whole
 
@@ -328,3 +328,42 @@ async def test_two_proxies_that_lead_to_each_other_ask_each_other_once(
                 assert response.status >= 500 or path == "/api/ps", "nothing is loaded at an upstream that is away"
             await asyncio.sleep(0.1)
         assert len([one for one in caplog.records if hasattr(one, "told")]) <= 8
+
+
+# --- one who wants everything ------------------------------------------------------------------------
+
+
+async def test_who_fills_the_line_gives_places_to_who_has_fewer(start: Start) -> None:
+    """Else one caller with as many calls as may wait would have all others refused."""
+    text = BARE + "\nkeys: {many: m-key, few: f-key}"
+    async with pooled(start, [Simulator(delay=0.003)], text, slots=1, line="{most: 4}") as run:
+
+        def call(name: str) -> asyncio.Future[aiohttp.ClientResponse]:
+            headers = {"Authorization": f"Bearer {name}-key"}
+            return asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers))
+
+        many = [call("m") for _ in range(5)]
+        await until_waiting(run, 4)
+        few = []
+        for refused in (1, 2, 3):
+            few.append(call("f"))
+            async with asyncio.timeout(10):
+                while sum(one.done() for one in [*many, *few]) < refused:  # noqa: ASYNC110  (nobody tells)
+                    await asyncio.sleep(0.001)
+        assert [(await one).status for one in few] == [200, 200, 429], "who has as many as any other is refused"
+        answers = [await one for one in many]
+        assert sorted(one.status for one in answers) == [200] * 3 + [429] * 2
+        (error, _) = [await error_of(one, 429) for one in answers if one.status == 429]
+        assert error["code"] == "queue_full"
+
+
+async def test_who_leaves_the_line_costs_its_caller_no_turn() -> None:
+    turns = Turns()
+    one, two, other = (Waiting(Call("r", "chat", "demo", Chat(()), caller=name), "demo") for name in "aab")
+    for waiting in (one, two, other):
+        turns.add(waiting)
+    turns.remove(one)
+    assert list(turns) == [two, other]
+    turns.add(one)
+    turns.served(two)
+    assert list(turns) == [other, one], "but who was served has had its turn"
