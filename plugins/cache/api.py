@@ -29,6 +29,9 @@ PAUSE: Final = 100
 """Entries that are looked at before others may go on: there may be hundreds of thousands."""
 
 
+LONGEST: Final = 10_000
+"""Characters of a pattern: every entry is looked through for it, and others wait meanwhile."""
+
 Said = Annotated[str, Field(min_length=1)]
 
 
@@ -51,7 +54,7 @@ class Invalidate(Strict):
     caller: Said | None = None
     older_than: NonNegativeFloat | None = None
     """Seconds."""
-    text: Said | None = None
+    text: Annotated[str, Field(min_length=1, max_length=LONGEST)] | None = None
     """What the prompt contains, whatever the case of its letters; `*` stands for anything."""
     confirm: bool = False
     """Unless true nothing is taken out, and the answer says how many would be."""
@@ -201,7 +204,7 @@ def same_model(one: str, other: str) -> bool:
 def contains(words: str, pattern: str) -> bool:
     """One pass over the words, however many `*` there are."""
     words, at = words.lower(), 0
-    for part in pattern.lower().split("*"):
+    for part in filter(None, pattern.lower().split("*")):
         at = words.find(part, at)
         if at < 0:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.cache.api import PAUSE, Api
+from plugins.cache.api import PAUSE, Api, contains
 from plugins.cache.clearings import Clearings
 from plugins.cache.stats import Stats
 from proxy.clock import Clock
@@ -155,6 +156,7 @@ async def test_what_has_expired_is_cleared(run: Running) -> None:
         ({}, None),
         ({"confirm": True}, None),
         ({"text": ""}, "text"),
+        ({"text": "a*" * 5001}, "text"),
         ({"older_than": -1}, "older_than"),
         ({"confirm": "yes"}, "confirm"),
         ({"txet": "a"}, "txet"),
@@ -164,6 +166,16 @@ async def test_what_has_expired_is_cleared(run: Running) -> None:
 async def test_a_wrong_wish_names_its_field(run: Running, body: dict[str, Any], param: str | None) -> None:
     response = await run.http.post(f"{run.url}/api/cache/invalidate", json=body, headers=OPS)
     assert (await error_of(response, 400))["param"] == param
+
+
+@pytest.mark.parametrize("pattern", ["*" * 10_000, "a*" * 5000, "a" * 9999 + "b", ("a" * 48 + "*") * 200])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    """Hundreds of entries are looked through before another call goes on."""
+    words = ("a" * 49 + "c") * 1300
+    began = time.process_time()
+    for _ in range(10):
+        contains(words, pattern)
+    assert time.process_time() - began < 0.1
 
 
 async def test_nobody_without_a_key_gets_in(run: Running) -> None:
