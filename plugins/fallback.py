@@ -24,6 +24,8 @@ Condition: TypeAlias = Cause | Literal["context_length", "first_token_timeout", 
 USUAL: Final[tuple[Condition, ...]] = (
     "connect", "timeout", "overloaded", "load", "memory", "server", "cut", "first_token_timeout"
 )  # fmt: skip
+ITS_OWN: Final = frozenset({"model_not_found", "model_not_capable", "context_length_exceeded"})
+"""Failures that say of a model what it cannot do, and nothing of whether the call was right."""
 
 
 class Other(Strict):
@@ -115,11 +117,16 @@ class Fallback:
     async def elsewhere(
         self, call: Call, call_next: Handler, links: tuple[Link, ...], trail: Trail, error: ProxyError
     ) -> Reply:
-        """The first answer of another; or the last failure, told with all the others."""
+        """The first answer of another; or the last failure, told with all the others.
+
+        What another cannot do at all is not what its client asked of it: then the failure before is told, and calls go
+        on as after that one.
+        """
+        last = error
         for index, link in enumerate(links):
-            if not self.fits(link, error):
+            if not (self.fits(link, last) or self.fits(link, error)):
                 continue
-            here, why = switched(call, link), error.code or error.kind
+            here, why = switched(call, link), last.code or last.kind
             if not self.opens(here) or self.was_there(link, here, trail):
                 continue
             meter = call.tags.get(METERED, "")
@@ -128,7 +135,7 @@ class Fallback:
             try:
                 reply = await self.asked(here, call_next, self.impatient(links[index + 1 :]))
             except ProxyError as failed:
-                error = failed
+                last, error = failed, error if failed.code in ITS_OWN else failed
                 trail.add(here, failed, self.host.models.named(here.model))
             else:
                 return noted(reply, trail, here)

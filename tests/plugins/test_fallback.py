@@ -82,6 +82,32 @@ async def test_when_all_fail_the_error_tells_what_was_tried(start: Start) -> Non
     assert response.headers["x-gemmapy-attempts"] == "6" and response.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize(
+    ("others", "body", "why"),
+    [
+        ("nobody", {}, "model_not_found"),
+        ("demo-embed", {}, "model_not_capable"),
+        ("tiny", {"messages": user("word " * 1000)}, "context_length_exceeded"),
+    ],
+)
+async def test_what_another_cannot_do_hides_no_failure_and_the_next_one_is_asked(
+    start: Start, others: str, body: dict[str, Any], why: str
+) -> None:
+    """Its client would read that its own request is wrong, and not that the server is in trouble."""
+    tiny = "models: {tiny: {num_ctx: 512}}\n"
+    models = (*MODELS, Model("tiny:latest", frozenset({"completion"})))
+    settings = f"{{models: {{demo: [{others}]}}}}"
+    async with start(config(settings) + tiny, Simulator(models=models, faults=[Fault("status")])) as run:
+        response = await run.chat(**body)
+        error = await error_of(response, 502)
+        assert error["code"] == "upstream_server" and error["param"] is None
+        assert response.headers["x-gemmapy-fallback"] == f"demo (upstream_server), {others} ({why})"
+    settings = f"{{models: {{demo: [{others}, spare]}}}}"
+    async with start(config(settings) + tiny, Simulator(models=models, faults=[Fault("status")])) as run:
+        response = await run.chat(**body)
+        assert response.status == 200 and response.headers["x-gemmapy-model"] == "spare:latest"
+
+
 async def test_a_stream_that_has_begun_is_not_switched(start: Start) -> None:
     async with start(config(SPARED), failing(Fault("error_line", after=3), delay=0.01)) as run:
         stream = await streamed(await run.chat(stream=True))
