@@ -81,7 +81,7 @@ class Assembly:
         cloudy = frozenset(
             name for name, upstream in config.upstreams.items() if upstream.allow_cloud or upstream.openai
         )
-        self.catalogue = Catalogue(settled, self.pools, cloudy)
+        self.catalogue = Catalogue(settled, self.pools, cloudy, config.upstreams)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)

@@ -79,6 +79,12 @@ class Upstream(Strict):
         """The addresses of its hosts; none where it is simulated."""
         return self.ollama or self.openai or ()
 
+    @property
+    def answering(self) -> str:
+        """What answers depend on besides the digest of the weights, which an `openai` upstream does not tell: which
+        servers they come from, and what these are sent of a call."""
+        return "" if self.openai is None else " ".join([*sorted(self.openai), *sorted(self.options)])
+
 
 class Model(Strict):
     """What the operator fixes for a model.  The name `*` stands for every model that is not listed."""

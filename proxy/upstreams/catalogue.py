@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 import orjson
 
-from proxy.config import Model
+from proxy.config import Model, Upstream
 from proxy.errors import BadCall, Denied, NotFound, UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON, Call, Chat, Reply
@@ -79,8 +79,11 @@ class Settled:
 class Catalogue:
     """Every upstream's models under the operator's rules; also what plugins see as `host.models`."""
 
-    def __init__(self, settled: Settled, servers: Mapping[str, Server], cloudy: frozenset[str]) -> None:
+    def __init__(
+        self, settled: Settled, servers: Mapping[str, Server], cloudy: frozenset[str], settings: Mapping[str, Upstream]
+    ) -> None:
         self.settled = settled
+        self.settings = settings
         self.servers = servers
         self.cloudy = cloudy
         """Upstreams whose cloud models may be asked for."""
@@ -201,7 +204,7 @@ class Catalogue:
     def _stamp(self, upstream: str, model: str, digest: str) -> str:
         pins = self.settled.pins(model)
         fixed = orjson.dumps([pins.options, pins.shift], option=orjson.OPT_SORT_KEYS).decode()
-        return f"{upstream} {canonical(model)} {digest} {fixed}"
+        return f"{upstream} {canonical(model)} {digest} {fixed}{self.settings[upstream].answering}"
 
     async def all(self, patterns: Patterns = None) -> list[ModelInfo]:
         """Those that these patterns open, None being every one.  Raises UpstreamError only if no upstream at all

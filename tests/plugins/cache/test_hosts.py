@@ -1,4 +1,4 @@
-"""The cache over several hosts: one has other weights by the same name, as it was not pulled anew with the rest."""
+"""The cache over several hosts that have other weights by the same name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator
 from tests.conftest import Running, Start
 from tests.proxy.upstreams.test_pool import pooled
 from tests.whole.asking import asked, settled, user, whole
+from tests.whole.test_openai_upstream import far
 
 CACHE = "plugins: {cache: {}}\nchains: {chat: [cache], embeddings: [cache]}"
 FIRST, OTHER = "a" * 10, "b" * 10
@@ -51,3 +52,18 @@ async def test_vectors_of_other_weights_are_neither_kept_nor_mixed_with_those_th
         again = [await run.embed(input=text) for text in ("known", "new")]
         assert [one.headers["x-gemmapy-cache"] for one in again] == ["hit", "miss"]
         assert again[0].headers["x-gemmapy-digest"] == FIRST
+
+
+async def test_another_server_behind_the_same_name_makes_another_answer(start: Start) -> None:
+    """Of one that speaks OpenAI's API no digest of the weights is known."""
+    chain = "plugins: {cache: {}}\nchains: {chat: [cache]}\n"
+    async with far(Simulator()) as one, far(Simulator()) as other, start(far_of(chain, one)) as run:
+        for text in (far_of(chain, one), far_of(chain, other), far_of(chain, other, ", options: [top_k]")):
+            run.configure(text)
+            assert await run.server.reload()
+            told = [(await run.chat(top_k=3)).headers["x-gemmapy-cache"] for _ in range(2)]
+            assert told == ["miss", "hit"]
+
+
+def far_of(chain: str, url: str, more: str = "") -> str:
+    return f"{chain}upstreams: {{far: {{openai: '{url}'{more}}}}}\n"
