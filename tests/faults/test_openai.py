@@ -1,0 +1,153 @@
+"""The same of a server that speaks OpenAI's API: what the client sees when it fails, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from tests.conftest import HI, Start
+from tests.faults.test_ollama import CONFIG, PATIENT, Way, ask, healed, nothing_left
+from tests.whole.asking import Stream, dead_url
+
+ASK: Final = {"model": "m", "messages": HI}
+WAYS: Final = {
+    "chat": Way("/v1/chat/completions", ASK, "/chat/completions"),
+    "chat stream": Way("/v1/chat/completions", {**ASK, "stream": True}, "/chat/completions", True),
+    "native stream": Way("/api/chat", ASK, "/chat/completions", True),
+    "completion": Way("/v1/completions", {"model": "m", "prompt": "hi"}, "/completions"),
+    "embedding": Way("/v1/embeddings", {"model": "m", "input": "hi"}, "/embeddings"),
+}
+BEFORE: Final = {
+    "500": (502, "upstream_server"),
+    "503": (503, "upstream_overloaded"),
+    "429": (503, "upstream_overloaded"),
+    "too long": (400, "context_length_exceeded"),
+    "reset": (502, "upstream_cut"),
+    "end": (502, "upstream_cut"),
+    "garbage": (502, "upstream_server"),
+    "stall": (504, "upstream_timeout"),
+    "a long line": (502, "upstream_server"),
+}
+MIDWAY: Final = ("an error", "reset", "end", "garbage", "stall", "a long line")
+TOO_LONG: Final = json.dumps({"error": {"message": "This model's maximum context length is 8 tokens."}}).encode()
+
+
+@dataclass
+class Server:
+    """Fails once in the way that is named, before its answer or midway, and then answers."""
+
+    fault: str = ""
+    midway: bool = False
+    url: str = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if "/models" in head.split("\r\n", 1)[0]:
+            return await self.end(writer, 200, json.dumps({"data": [{"id": "m"}]}).encode())
+        length = int(next(one for one in head.split("\r\n") if one.lower().startswith("content-length")).split(":")[1])
+        asked = json.loads(await reader.readexactly(length))
+        fault, self.fault = self.fault, ""
+        try:
+            await self.answer(writer, asked, fault)
+        finally:
+            writer.close()
+
+    async def answer(self, writer: asyncio.StreamWriter, asked: dict[str, object], fault: str) -> None:
+        if fault and not self.midway:
+            return await self.fail(writer, fault)
+        if "input" in asked:
+            row = {"index": 0, "embedding": [0.6, 0.8]}
+            return await self.end(writer, 200, json.dumps({"data": [row], "usage": {"prompt_tokens": 1}}).encode())
+        if not asked.get("stream"):
+            choice = {"index": 0, "message": {"content": "a b c"}, "text": "a b c", "finish_reason": "stop"}
+            return await self.end(writer, 200, json.dumps({"choices": [choice]}).encode())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for word in "abc":
+            writer.write(chunk(delta={"content": word}))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        if fault:
+            return await self.fail(writer, fault)
+        writer.write(chunk(delta={}, finish_reason="stop") + b"data: [DONE]\n\n")
+
+    async def fail(self, writer: asyncio.StreamWriter, fault: str) -> None:
+        if fault.isdigit():
+            await self.end(writer, int(fault), b'{"error": {"message": "no"}}')
+        elif fault == "too long":
+            await self.end(writer, 400, TOO_LONG)
+        elif fault == "reset":
+            writer.transport.abort()
+        elif fault == "stall":
+            await asyncio.sleep(1)
+        elif fault in ("garbage", "a long line", "an error"):
+            told = {"garbage": b"\x00\xff{", "a long line": b"x" * 300_000, "an error": TOO_LONG[:-1] + b"}"}[fault]
+            writer.write((b"" if self.midway else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") + b"data: " + told)
+            writer.write(b"\n\n")
+
+    async def end(self, writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+        writer.write(b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+        writer.close()
+
+
+def chunk(**choice: object) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "finish_reason": None, **choice}]}).encode() + b"\n\n"
+
+
+@asynccontextmanager
+async def server(fault: str, midway: bool = False, port: int = 0) -> AsyncIterator[Server]:
+    made = Server(fault, midway)
+    listening = await asyncio.start_server(made.serve, "127.0.0.1", port)
+    made.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+    async with listening:
+        yield made
+
+
+def config(url: str, fault: str = "") -> str:
+    limits = CONFIG if fault == "stall" else PATIENT
+    return f"{limits}upstreams: {{local: {{openai: '{url}', slots: 2, max_answer_bytes: 100000}}}}\n"
+
+
+@pytest.mark.parametrize("fault", BEFORE)
+@pytest.mark.parametrize("way", WAYS)
+async def test_before_the_first_event(start: Start, way: str, fault: str) -> None:
+    asked, (status, code) = WAYS[way], BEFORE[fault]
+    async with server(fault) as far, start(config(far.url, fault)) as run:
+        found, text = await ask(run, asked)
+        assert found == status, text
+        error = json.loads(text)["error"]
+        assert isinstance(error, str) if asked.native else error["code"] == code
+        await nothing_left(run)
+        await healed(run, asked)
+
+
+@pytest.mark.parametrize("fault", MIDWAY)
+@pytest.mark.parametrize("way", [name for name, way in WAYS.items() if way.stream])
+async def test_midway(start: Start, way: str, fault: str) -> None:
+    asked = WAYS[way]
+    async with server(fault, midway=True) as far, start(config(far.url, fault)) as run:
+        found, text = await ask(run, asked)
+        assert found == 200
+        if asked.native:
+            lines = [json.loads(line) for line in text.splitlines()]
+            assert "error" in lines[-1] and not any(line.get("done") for line in lines) and len(lines) > 1
+        else:
+            assert Stream(text).broken["message"] and Stream(text).text() == "abc"
+        await nothing_left(run)
+        await healed(run, asked)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_nobody_listens_and_then_somebody_does(start: Start, way: str) -> None:
+    url, asked = dead_url(), WAYS[way]
+    async with start(config(f"{url}/v1")) as run:
+        found, text = await ask(run, asked)
+        assert found == 502 and "refused" in text
+        await nothing_left(run)
+        async with server("", port=int(url.rpartition(":")[2])):
+            await healed(run, asked)
