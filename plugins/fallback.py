@@ -6,14 +6,14 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from pydantic import PositiveFloat, model_validator
 
 from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
-from proxy.meter import METERED, was_asked
+from proxy.meter import LATE, METERED, was_asked
 from proxy.news import FellBack
 from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Reply
@@ -66,6 +66,18 @@ class Trail:
     def told(self, last: str = "") -> str:
         steps = [f"{place} ({why})" for place, why in self.failures]
         return ", ".join([*steps, last] if last else steps)
+
+
+class Waiting:
+    """The current task, as it waits for a stream to begin.  `asyncio.timeout` would not say why it ends that."""
+
+    def __init__(self) -> None:
+        self.task = cast("asyncio.Task[object]", asyncio.current_task())
+        self.ended = False
+
+    def end(self) -> None:
+        self.ended = True
+        self.task.cancel(LATE)
 
 
 class Fallback:
@@ -187,14 +199,17 @@ class Fallback:
         limit = self.settings.first_token
         if limit is None or not impatient or not call.stream:
             return await call_next(call)
+        waiting = Waiting()
+        timer = asyncio.get_running_loop().call_later(limit, waiting.end)
         try:
-            async with asyncio.timeout(limit) as waiting:
-                return await call_next(call)
-        except TimeoutError:
-            if not waiting.expired():
-                raise
+            return await call_next(call)
+        except asyncio.CancelledError:
+            if not waiting.ended or waiting.task.uncancel():
+                raise  # somebody else does not wait any more
             message = f"{place_of(call)} did not begin within {limit:g} seconds."
             raise UpstreamError(message, "timeout", code="first_token_timeout") from None
+        finally:
+            timer.cancel()
 
     def fits(self, link: Link, error: ProxyError) -> bool:
         allowed = link.on if isinstance(link, Other) and link.on is not None else self.settings.on

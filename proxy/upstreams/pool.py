@@ -19,7 +19,7 @@ from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
 from proxy.upstreams.sharing import Sharing
-from proxy.upstreams.standing import CLOSED, Standing
+from proxy.upstreams.standing import CLOSED, Standing, is_its_fault
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 NEVER: Final = 2**60
 COOL: Final = CLOSED - LEAD
 """The least that a host counts which cools down."""
-FAULTS: Final = ("server", "cut", "load", "memory")
-"""Failures that speak against a host."""
 MOST: Final = 1000
 """Models of which it is remembered who has them."""
 COLD: Final = 4
@@ -42,6 +40,7 @@ class Asking:
     """A call for a model, by its canonical name, with the beginning of its conversation.
 
     tried: the hosts that it has been to; queued: milliseconds that it waited for the one it is at.
+    hasty: whether it streams, and its model was loaded there when it came, so that it should begin soon.
     """
 
     call: Call
@@ -50,6 +49,7 @@ class Asking:
     beginning: int
     tried: tuple[str, ...] = ()
     queued: float = 0.0
+    hasty: bool = False
 
 
 class Pool:
@@ -105,7 +105,7 @@ class Pool:
             member = self.members.get(standing.url) or self.line.members[standing.url]
             if not member.warm(name):
                 self.line.loads += 1
-            asking.info = member.known(name) or info
+            asking.info, asking.hasty = member.known(name) or info, call.stream and name in member.loaded()
             try:
                 reply = await member(call, asking.info)
             except BaseException as error:
@@ -134,7 +134,7 @@ class Pool:
 
     def lost(self, asking: Asking, standing: Standing, error: BaseException) -> bool:
         """A host has failed.  Whether another one may take the call."""
-        self.failed(standing, error)
+        self.failed(standing, is_its_fault(error, asking.hasty))
         self.line.leave(standing)
         if not isinstance(error, ProxyError):
             return False
@@ -202,9 +202,9 @@ class Pool:
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
-    def failed(self, one: Standing, error: BaseException) -> None:
+    def failed(self, one: Standing, its_fault: bool) -> None:
         """A host that fails at once has always the fewest calls; let others go before it for a while."""
-        if not isinstance(error, UpstreamError) or error.cause not in FAULTS:
+        if not its_fault:
             one.trial = False  # it has said nothing of the host
             return
         seconds = one.failed(self.services.clock.monotonic())

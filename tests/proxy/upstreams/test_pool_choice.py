@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import UpstreamError
 from proxy.types import Call, Chat
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
@@ -94,6 +93,62 @@ async def test_where_every_host_cools_down_the_last_one_is_asked_all_the_same(st
         assert (await run.chat()).status == 200
 
 
+LIMITED = "plugins: {timeouts: {first_event: 0.2}, fallback: {FALLBACK}}\nchains: {chat: [CHAIN]}"
+HURRIED = {
+    "timeouts": LIMITED.replace("FALLBACK", "").replace("CHAIN", "timeouts"),
+    "fallback": LIMITED.replace("FALLBACK", "first_token: 0.2, models: {demo: [other]}").replace("CHAIN", "fallback"),
+}
+
+
+async def streams(run: Running, count: int) -> list[str]:
+    """What became of so many calls, one after the other: a status, or that another model answered."""
+    found = []
+    for number in range(count):
+        response = await run.chat(stream=True, messages=user(f"question {number}"))
+        await response.read()
+        found.append("other" if "x-gemmapy-fallback" in response.headers else str(response.status))
+    return found
+
+
+@pytest.mark.parametrize("limit", HURRIED)
+async def test_a_host_that_hangs_is_a_host_that_fails(start: Start, limit: str) -> None:
+    """Though it says that it is there, and has the model loaded: else it would have its share of all calls."""
+    hosts = [Simulator(), Simulator()]
+    text = HURRIED[limit] + "\nmodels: {other: {alias: demo-rendered}}"
+    async with pooled(start, hosts, text) as run:
+        pool = await warmed(run)
+        hosts[0].faults.append(Fault("stall", seconds=2, times=100, path="/api/chat"))
+        if limit == "timeouts":
+            assert sorted(await streams(run, 8)) == ["200"] * 7 + ["504"]
+        else:  # the other model's turn may come at the host that hangs, too
+            assert (await streams(run, 8)).count("200") >= 6
+        assert [one.failures > 0 for one in pool.standings] == [True, False]
+
+
+async def test_a_load_that_takes_longer_than_a_stream_may_is_no_failure_of_the_host(start: Start) -> None:
+    hosts = [Simulator(load_time=5), Simulator(load_time=5)]
+    async with pooled(start, hosts, HURRIED["timeouts"]) as run:
+        assert await streams(run, 2) == ["504", "504"]
+        pool = run.server.live.pipeline.value.upstreams["pool"]
+        assert [one.failures for one in pool.standings] == [0, 0]
+
+
+async def test_a_client_that_does_not_wait_says_nothing_of_the_host(start: Start) -> None:
+    hosts = [Simulator(), Simulator()]
+    async with pooled(start, hosts, HURRIED["timeouts"]) as run:
+        pool = await warmed(run)
+        for one in hosts:
+            one.faults.append(Fault("stall", seconds=2, path="/api/chat"))
+        leaving = asyncio.ensure_future(run.chat(stream=True))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        async with asyncio.timeout(5):
+            while any(one.busy for one in pool.standings):  # noqa: ASYNC110  (a slot tells nobody that it is free)
+                await asyncio.sleep(0.005)
+        assert [one.failures for one in pool.standings] == [0, 0]
+
+
 async def test_servers_tell_each_other_of_a_host_that_cools_down(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +161,7 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
         ):
             mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
             for _ in range(3):
-                mine.failed(mine.standings[0], failure())
+                mine.failed(mine.standings[0], its_fault=True)
             async with asyncio.timeout(10):
                 while theirs.standings[0].failures < 3:
                     assert (await other.chat()).status == 200
@@ -118,16 +173,12 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
                     assert (await other.chat()).status == 200
 
 
-def failure() -> UpstreamError:
-    return UpstreamError("it failed", "server")
-
-
 async def test_a_store_that_is_away_changes_nothing_else(start: Start) -> None:
     stores = "stores: {gone: {redis: 'redis://127.0.0.1:9/0'}}\nchains: {chat: []}\n"
     async with pooled(start, [Simulator(), Simulator()], stores, share="gone") as run:
         pool = run.server.live.pipeline.value.upstreams["pool"]
         for _ in range(3):
-            pool.failed(pool.standings[0], failure())
+            pool.failed(pool.standings[0], its_fault=True)
         assert [(await run.chat()).status for _ in range(3)] == [200] * 3
         pool.standings[0].trial = True
         pool.answered(pool.standings[0])
