@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from proxy.errors import BadCall, Cause, Denied, Looped, NotFound, ProxyError, TooOld, UpstreamError
+from proxy.errors import BadCall, Cause, Denied, Looped, NotFound, ProxyError, TooLarge, TooOld, UpstreamError
 from proxy.types import JSON
 
 OVERFLOW: Final = ("exceed_context_size", "exceeds the available context size", "exceeds the context length",
@@ -20,6 +20,8 @@ LOADING: Final = ("llama-server process has terminated", "timed out waiting for 
 # Faults of the request that Ollama answers with 500.
 CALLERS: Final = ("invalid format:", "does not support multimodal", "image input is not supported", 'option "',
                   "invalid tool call arguments in")  # fmt: skip
+PASSING: Final = (408, 409)
+"""Of the call's faults by their number, but not so the next time: OpenAI's clients ask again, too."""
 NO_MODEL: Final = re.compile(r"model ['\"].*['\"] not found")
 
 
@@ -29,11 +31,12 @@ def error_of(status: int, body: bytes, model: str) -> ProxyError:
 
 
 def text_of(body: bytes) -> str:
-    """The message in `{"error": "…"}`, or the start of whatever else was sent."""
+    """The message in `{"error": "…"}`, or the start of whatever else was sent; not the page of a gateway."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return body[:500].decode(errors="replace").strip()
+        words = body[:500].decode(errors="replace").strip()
+        return "" if words.startswith("<") else words
     return unwrapped(parsed)
 
 
@@ -70,15 +73,19 @@ def of_text(status: int, text: str, model: str) -> ProxyError:
 
 def of_status(status: int, text: str) -> ProxyError:
     """Where the text says nothing that is known."""
-    if status == 404:  # an endpoint that this Ollama is too old for; another try would find it as old
+    if status in (404, 405):  # an endpoint that this Ollama is too old for; another try would find it as old
         return TooOld(f"Ollama has no such endpoint: {text}")
-    if status in (401, 403):
+    if status in (401, 402, 403):
         return Denied(f"Ollama refused the request: {text}", code="upstream_denied")
     if status == Looped.status:
         return Looped(text)
     if status in (499, 503, 429):
         return UpstreamError(text, "overloaded", wait=1.0)
-    return UpstreamError(text, _cause(text.lower()))
+    if status == 413:
+        return TooLarge(text, code="request_too_large")
+    # Ollama itself knows few of these; a gateway before it may say any.
+    ours = 400 <= status < 500 and status not in PASSING
+    return BadCall(text) if ours else UpstreamError(text, _cause(text.lower()))
 
 
 def _cause(lower: str) -> Cause:

@@ -25,6 +25,8 @@ SIGNS: Final = (
 )  # fmt: skip
 """Faults of the call that are known by their words, whatever status they come with: code, field, words."""
 NO_MODEL: Final = re.compile(r"model\b.*\b(not exist|not found|not available)", re.IGNORECASE | re.DOTALL)
+PASSING: Final = (408, 409, 499)
+"""Of the call's faults by their number, but not so the next time: OpenAI's clients ask again, too."""
 MOST_TEXT: Final = 2000
 
 
@@ -101,7 +103,7 @@ def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None
         return TooOld(f"The upstream cannot do this: {text}")
     if status == 413:
         return TooLarge(text, param=told.param, code=told.code or "request_too_large")
-    if status in (400, 422):
+    if 400 <= status < 500 and status not in PASSING:
         return BadCall(text, param=told.param, code=told.code)
     return None
 

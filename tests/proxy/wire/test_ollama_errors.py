@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
+from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooLarge, TooOld, UpstreamError
 from proxy.types import JSON
 from proxy.wire.ollama_errors import error_of, of_text, text_of
 from proxy.wire.openai_errors import error_body
@@ -82,6 +82,12 @@ def error(status: int, text: str) -> ProxyError:
         (404, "404 page not found", TooOld, None, "upstream_too_old"),
         (501, "This server does not support embeddings.", BadCall, "model", "model_not_capable"),
         (401, "unauthorized", Denied, None, "upstream_denied"),
+        (402, "payment required", Denied, None, "upstream_denied"),
+        (405, "method not allowed", TooOld, None, "upstream_too_old"),
+        (413, "<html><h1>413 Request Entity Too Large</h1>", TooLarge, None, "request_too_large"),
+        (415, "what is this", BadCall, None, None),
+        (422, "cannot be read", BadCall, None, None),
+        (408, "too slow", UpstreamError, None, "upstream_server"),
     ],
 )  # fmt: skip
 def test_a_text_of_ollamas_is_an_error_of_its_kind(
@@ -111,6 +117,7 @@ def test_an_overload_says_when_to_come_again() -> None:
         (b'{"error":"{not json"}', "{not json"),
         (b'{"error":["a",1]}', '["a",1]'),
         (b"502 Bad Gateway\n", "502 Bad Gateway"),
+        (b"<html><h1>502 Bad Gateway</h1>", ""),
         (b"\xff" * 600, "\ufffd" * 500),
         (b"", ""),
     ],

@@ -27,6 +27,8 @@ def openai(message: str, code: JSON = None, param: str | None = None, type: str 
         (400, {"object": "error", "message": "no", "type": "BadRequestError", "code": 400}, BadCall, None, None),
         (400, [openai("no", 400)], BadCall, None, None),
         (413, b"<html>413</html>", TooLarge, "request_too_large", None),
+        (415, openai("what is this"), BadCall, None, None),
+        (431, b"", BadCall, None, None),
         (400, openai("This model's maximum context length is 8.", 400), BadCall, "context_length_exceeded", "messages"),
         (400, openai("x", "context_length_exceeded", "input"), BadCall, "context_length_exceeded", "input"),
         (400, {"error": {"code": 400, "message": "request (9 tokens) exceeds the available context size (8 tokens)",
