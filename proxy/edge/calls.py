@@ -66,7 +66,7 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         exchange.caller.models,
         asked.about,
         asked.extra,
-        {name: request.headers[name] for name in own.headers if name in request.headers},
+        {name: ", ".join(request.headers.getall(name)) for name in own.headers if name in request.headers},
         deadline=None if stream else deadline(request, exchange),
         trail=trail(request),
         witness=Heard(),

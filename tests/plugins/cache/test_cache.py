@@ -347,6 +347,15 @@ async def test_a_request_says_what_it_wants_of_the_cache(start: Start, control: 
         assert await outcomes(run, {}) == ["hit"], "what was kept is kept, or newer"
 
 
+async def test_wishes_may_stand_in_several_headers(start: Start) -> None:
+    """As a gateway adds one.  Source: RFC 9110, section 5.3."""
+    async with start(CACHE) as run:
+        await run.chat()
+        headers = [("Cache-Control", "max-age=60"), ("Cache-Control", "no-store")]
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
+        assert outcome(response) == "bypass"
+
+
 async def test_only_a_kept_answer_may_be_wanted(start: Start) -> None:
     async with start(CACHE) as run:
         for path, body in (("chat/completions", ASK), ("embeddings", {"model": "demo-embed", "input": "x"})):
