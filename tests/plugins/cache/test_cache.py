@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from plugins.cache.flight import Flight
+from proxy import registry
 from proxy.errors import ConfigError, UpstreamError
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
@@ -670,6 +671,20 @@ async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Star
     with pytest.raises(ConfigError, match="'loud' changes what is asked and must stand before 'cache'"):
         async with start(text):
             pass
+
+
+OUTSIDE = {"conversations", "documents", "experiments", "limits", "stored", "templates", "usage"}
+"""What says who asks, or changes what is asked, and what must hear of every answer."""
+INSIDE = {"fallback", "retry"}
+ANYWHERE = {"cache", "metrics", "timeouts", "traces"}
+
+
+def test_every_plugin_stands_on_its_side_of_the_cache() -> None:
+    found = {name: registry.find(name) for name in registry.known()}
+    sitting = {name for name, cls in found.items() if registry.sits(cls)}
+    assert sitting == OUTSIDE | INSIDE | ANYWHERE, "a new one must say where it stands"
+    assert {name for name in sitting if list(registry.out_of_place(name, ["cache"], found))} == OUTSIDE
+    assert {name for name in sitting if list(registry.out_of_place("cache", [name], found))} == INSIDE
 
 
 async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) -> None:
