@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
     exchange.facts = {**exchange.facts, **error.facts}
     headers = exchange.telling({})
     if error.wait is not None:
-        headers[hdrs.RETRY_AFTER] = str(max(1, round(error.wait)))
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.wait)))  # not too early
         headers["retry-after-ms"] = str(max(1, round(error.wait * 1000)))
     if error.again is not None:
         headers["x-should-retry"] = str(error.again).lower()

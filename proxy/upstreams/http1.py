@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from proxy.wire import patience
+
 IDLE: Final = 30.0
 """Seconds that an unused connection is kept."""
 MOST_IDLE: Final = 100
@@ -101,8 +103,10 @@ class Connection(asyncio.Protocol):
         lower = name.lower()
         if lower == b"content-length" or lower == b"transfer-encoding":
             self.framed = True  # else the body ends with the connection
-        elif lower == b"retry-after" and value.isdigit() and len(value) < 6:
-            self.wait_for = float(value)
+        elif lower == b"retry-after" and self.wait_for is None:
+            self.wait_for = patience.seconds(value)
+        elif lower == b"retry-after-ms" and (exact := patience.milliseconds(value)) is not None:
+            self.wait_for = exact
         elif lower == b"x-should-retry":
             self.final = value.lower() == b"false"
 

@@ -460,12 +460,34 @@ async def test_what_a_filter_stopped_says_so(start: Start) -> None:
         assert (await whole(await run.chat(model="m")))["choices"][0]["finish_reason"] == "content_filter"
 
 
-async def test_a_server_that_asks_for_patience_is_given_it(start: Start) -> None:
-    busy = Scripted(b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}', 429, Retry_After="17")
-    async with served(start, "/chat/completions", busy) as run:
-        response = await run.chat(model="m")
-        assert (await error_of(response, 503))["code"] == "upstream_overloaded"
-        assert response.headers["Retry-After"] == "17"
+BUSY = b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}'
+
+
+@pytest.mark.parametrize(
+    ("told", "wait"),
+    [
+        ({"Retry-After": "17"}, ("17", "17000")),
+        ({"Retry-After": "2.5"}, ("3", "2500")),
+        ({"retry-after-ms": "1500", "Retry-After": "9"}, ("2", "1500")),
+        ({"Retry-After": "9", "retry-after-ms": "soon"}, ("9", "9000")),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, ("1", "1")),
+        ({"Retry-After": "whenever"}, ("1", "1000")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+async def test_a_server_that_asks_for_patience_is_given_it(
+    start: Start, kind: str, told: dict[str, str], wait: tuple[str, str]
+) -> None:
+    busy, tags = Scripted(BUSY, 429, **told), Scripted(b'{"models":[{"name":"m:latest","model":"m:latest"}]}')
+    running = Scripted(b'{"models":[{"name":"m:latest","model":"m:latest","expires_at":"2999-01-01T00:00:00Z"}]}')
+    server = {"/v1/models": listing("m"), "/v1/chat/completions": busy}
+    server |= {"/api/tags": tags, "/api/ps": running, "/api/show": Scripted(b"{}"), "/api/chat": busy}
+    async with scripted(server) as url:
+        text = f"{BARE}\nupstreams: {{far: {{{kind}: '{url if kind == 'openai' else url.removesuffix('/v1')}'}}}}\n"
+        async with start(text) as run:
+            response = await run.chat(model="m")
+            assert (await error_of(response, 503))["code"] == "upstream_overloaded" and counted(busy) == 1
+            assert (response.headers["Retry-After"], response.headers["retry-after-ms"]) == wait
 
 
 async def test_an_empty_purse_is_not_asked_again(start: Start) -> None:
