@@ -418,6 +418,51 @@ async def test_an_error_midway_is_told_as_what_it_is(start: Start) -> None:
         assert answer.broken["message"] == "engine died"
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+async def test_a_server_that_ignores_stream_and_answers_whole_is_streamed(start: Start, indent: int | None) -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city":"Bonn"}'}}]
+    message = {"role": "assistant", "content": "all of it", "tool_calls": calls}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    document = {"object": "chat.completion", "choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+    more: Any = {"stream": True, "stream_options": {"include_usage": True}, "tools": [function("f")]}
+    async with served(start, "/chat/completions", Scripted(json.dumps(document, indent=indent).encode())) as run:
+        answer = await streamed(await run.chat(model="m", **more))
+    assert answer.text() == "all of it" and answer.done and answer.finishes() == ["tool_calls"]
+    assert [call["id"] for one in answer.deltas() for call in one.get("tool_calls", ())] == ["c1"]
+    assert answer.chunks[-1]["usage"]["prompt_tokens"] == 7
+
+
+async def test_a_completion_that_comes_whole_is_streamed(start: Start) -> None:
+    document = {"choices": [{"index": 0, "text": "all of it", "finish_reason": "length"}]}
+    async with served(start, "/completions", Scripted(json.dumps(document).encode())) as run:
+        url, body = f"{run.url}/v1/completions", {"model": "m", "prompt": "hi", "stream": True}
+        async with run.http.post(url, json=body) as response:
+            answer = await streamed(response)
+    assert answer.done and "".join(one["choices"][0]["text"] for one in answer.chunks) == "all of it"
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "message"),
+    [
+        (b'{"error": {"message": "engine died", "code": 500}}', 502, "engine died"),
+        (b'{"object": "error", "message": "engine busy", "code": 503}', 503, "engine busy"),
+        (b"<html>please log in</html>", 502, "The upstream sent what is not one of its answers."),
+        (b'{"choices": [{"message": {"content": "ha', 502, "The upstream sent what is not one of its answers."),
+    ],
+)
+async def test_an_error_instead_of_a_stream_is_told_with_its_words_and_status(
+    start: Start, document: bytes, status: int, message: str
+) -> None:
+    async with served(start, "/chat/completions", Scripted(document)) as run:
+        assert (await error_of(await run.chat(model="m", stream=True), status))["message"] == message
+
+
+async def test_a_byte_order_mark_before_a_stream_costs_no_event(start: Start) -> None:
+    chunks = [b"\xef\xbb\xbf", delta(content="all "), delta(content="of it"), delta("stop")]
+    async with served(start, "/chat/completions", streaming(*chunks)) as run:
+        assert (await streamed(await run.chat(model="m", stream=True))).text() == "all of it"
+
+
 async def test_a_call_in_pieces_is_one_call(start: Start) -> None:
     pieces = [
         {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}},

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.errors import UpstreamError
 from proxy.wire import sse
+
+CUTS = st.lists(st.integers(0, 60), max_size=6)
+MARK = b"\xef\xbb\xbf"
+
+
+def read(stream: bytes, cuts: list[int], most: int = 1000) -> list[bytes]:
+    parser, found = sse.Parser(most), list[bytes]()
+    for start, end in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
+        found += parser.feed(stream[start:end])
+    return found + parser.end()
 
 
 @pytest.mark.parametrize("text", ["hi", "a\nb", "a\r\nb\u2028c\u0085", ""])
@@ -25,3 +40,25 @@ def test_a_comment_is_one_line_that_clients_skip(text: str) -> None:
 
 def test_the_end_is_openais() -> None:
     assert sse.DONE == b"data: [DONE]\n\n"
+
+
+@given(cuts=CUTS, mark=st.sampled_from([b"", MARK]), blank=st.sampled_from([b"", b"\n", b"\r\n\r\n"]))
+def test_a_byte_order_mark_costs_no_event_however_the_stream_is_cut(cuts: list[int], mark: bytes, blank: bytes) -> None:
+    assert read(mark + blank + b'data: {"a":1}\r\n\r\n: hm\n\ndata: 2\n\ndata: 3', cuts) == [b'{"a":1}', b"2", b"3"]
+
+
+@given(cuts=CUTS, before=st.sampled_from([b"", MARK, b"\r\n ", MARK + b"\n"]))
+def test_a_document_is_one_event_however_it_is_cut(cuts: list[int], before: bytes) -> None:
+    document = b'{\n  "data": 1,\n\n  "data": "data: 2"\n}\n\n'
+    assert read(before + document, cuts) == [document]
+
+
+@pytest.mark.parametrize("cuts", [[], [3, 9, 20]])
+@pytest.mark.parametrize("stream", [b'{"text":"' + b"a" * 50, b"data: " + b"a" * 50, MARK + b"data: " + b"a" * 50])
+def test_neither_an_event_nor_a_document_may_be_longer_than_its_bound(stream: bytes, cuts: list[int]) -> None:
+    with pytest.raises(UpstreamError, match="more than 40 bytes"):
+        read(stream, cuts, most=40)
+
+
+def test_nothing_is_no_event() -> None:
+    assert read(b"", []) == read(MARK, [1]) == read(b"\n\n", [1]) == []
