@@ -78,9 +78,7 @@ class Assembly:
             name: self.pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], services, shelf)
             for name, upstream in config.upstreams.items()
         }
-        cloudy = frozenset(
-            name for name, upstream in config.upstreams.items() if upstream.allow_cloud or upstream.openai
-        )
+        cloudy = frozenset(name for name, one in config.upstreams.items() if one.allow_cloud or one.openai)
         self.catalogue = Catalogue(settled, self.pools, cloudy, config.upstreams)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
@@ -93,7 +91,7 @@ class Assembly:
         host = self.lent(services, shelf)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings = host.holdings
+        self.holdings, self.adopting = host.holdings, host.adopting
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
@@ -274,6 +272,8 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
         for pool in assembly.pools.values():  # last: those who wait go by it at once, and it may not come to be
             pool.open()
             stack.callback(pool.close)
+        for adopt in assembly.adopting:
+            adopt()
         return stack.pop_all()
 
 

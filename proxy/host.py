@@ -186,6 +186,8 @@ class Host:
     """What features keep of callers' own."""
     finders: list[Finding] = field(default_factory=list)
     """Who finds what is referred to: known once all plugins are built."""
+    adopting: list[Callable[[], None]] = field(default_factory=list)
+    """What is done once nothing can refuse this configuration any more."""
     admit: Callable[[Call, Caller], None] = nobody_admitted
     """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
     cabinet: Cabinet = field(default_factory=Cabinet)
@@ -260,6 +262,10 @@ class Host:
     def finds(self, finder: Finding) -> None:
         """A plugin says how the items that it keeps are found, so that calls may refer to them."""
         self.finders.append(finder)
+
+    def once_adopted(self, do: Callable[[], None]) -> None:
+        """What is `kept` may serve an older configuration: it is set as this one says only when this one serves."""
+        self.adopting.append(do)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)

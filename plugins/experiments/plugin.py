@@ -66,11 +66,14 @@ class Experiments:
         """Calls that are kept for that, the newest."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
         self.host = host
         store = Store(host)
         self.known = Known(store, [from_file(name, told) for name, told in settings.experiments.items()], host)
         self.writer = host.kept("experiments writer", lambda: Writer(store))
-        self.writer.most, self.writer.most_units = settings.pending, settings.max_units
+        if not self.writer.most:
+            self.adopted()
+        host.once_adopted(self.adopted)
         self.keeping = Keeping(store, settings.rate_days, settings.rate_calls)
         self.guarding = Guarding(store)
         self.held: dict[str, Assigned] = {}
@@ -82,6 +85,9 @@ class Experiments:
         host.holds(Rows(self.writer))
         host.on(CallEnded, self.ended)
         host.on(Rated, self.rated)
+
+    def adopted(self) -> None:
+        self.writer.most, self.writer.most_units = self.settings.pending, self.settings.max_units
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         book = self.known.book

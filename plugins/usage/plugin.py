@@ -55,9 +55,11 @@ class Usage:
         """Days that records of single calls are kept; sums by the day stay.  Unset keeps them for ever."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
         self.host = host
         self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
-        self.writer.most = settings.pending
+        self.writer.most = self.writer.most or settings.pending
+        host.once_adopted(self.adopted)
         self.keeping = Keeping(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
@@ -67,6 +69,9 @@ class Usage:
         host.on(Attempt, self.attempted)
         host.on(FellBack, self.fell_back)
         host.on(AttemptsAsked, self.attempts.asked)
+
+    def adopted(self) -> None:
+        self.writer.most = self.settings.pending
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         return await metered(call, call_next, self.host)

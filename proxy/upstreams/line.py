@@ -33,6 +33,11 @@ def address_of(url: str) -> str:
     return url.partition("://")[2]
 
 
+def named(upstream: str, url: str, several: bool) -> str:
+    """What callers are told of one host.  several: whether its upstream has more."""
+    return f"{upstream}/{address_of(url)}" if several else upstream
+
+
 @dataclass(slots=True, eq=False)
 class Waiting:
     """One call in line.  model: canonical; tried: hosts that it has been to; beginning: of its conversation."""
@@ -137,11 +142,9 @@ class Line:
         self.left: float | None = None
         """When the last one left, if others have waited since."""
 
-    def standing(self, url: str, upstream: str, several: bool) -> Standing:
-        """upstream: its name; several: whether it has more hosts than this one."""
-        found = self.standings.setdefault(url, Standing(url))
-        found.name = f"{upstream}/{address_of(url)}" if several else upstream
-        return found
+    def standing(self, url: str, name: str) -> Standing:
+        """name: of a host that was not known."""
+        return self.standings.setdefault(url, Standing(url, name))
 
     def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
         """Serve those who wait by what a pool says from now on."""

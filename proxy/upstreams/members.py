@@ -19,6 +19,9 @@ class Member(Protocol):
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
 
+    def open(self) -> None:
+        """What is kept of it over reloads goes by its settings from now on."""
+
     async def models(self) -> Mapping[str, ModelInfo]:
         """By canonical name.  Raises UpstreamError if none was ever told."""
 

@@ -59,8 +59,10 @@ class Ollama:
             f"loading {url}",
             lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
         )
-        self.listing.remote = self.loading.ollama = self.http  # what is known is kept, the settings are new
-        self.loading.limit = settings.load_timeout
+
+    def open(self) -> None:
+        self.listing.remote = self.loading.ollama = self.http
+        self.loading.limit = self.settings.load_timeout
 
     async def models(self) -> Mapping[str, ModelInfo]:
         return await self.listing.all()

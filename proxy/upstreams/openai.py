@@ -40,7 +40,9 @@ class OpenAI:
         origin.headers = headers_of(settings)
         self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, self.error_of)
         self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
-        self.listing.remote = self.http  # what is known is kept, the settings are new
+
+    def open(self) -> None:
+        self.listing.remote = self.http
 
     def error_of(self, status: int, body: bytes, model: str) -> ProxyError:
         """What the server says, without the key if it repeats it."""

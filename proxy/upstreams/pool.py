@@ -15,7 +15,7 @@ from proxy.models import ModelInfo
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
-from proxy.upstreams.line import Line, Turns, Waiting
+from proxy.upstreams.line import Line, Turns, Waiting, named
 from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
 from proxy.upstreams.sharing import Sharing
@@ -71,7 +71,7 @@ class Pool:
         self.cold = self.slots or COLD
         self.services = services
         self.line = services.kept(f"line {name}", lambda: Line(Turns(), services.clock))
-        self.standings = [self.line.standing(host.url, name, len(hosts) > 1) for host in hosts]
+        self.standings = [self.line.standing(one.url, named(name, one.url, len(hosts) > 1)) for one in hosts]
         self.places = list(zip(self.standings, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
@@ -231,7 +231,10 @@ class Pool:
         self.line.serve()
 
     def open(self) -> None:
-        """From now on those who wait are served by what this pool says of the hosts."""
+        """From now on its hosts are as it says, and those who wait are served by what it says of them."""
+        for one in self.standings:
+            one.name = named(self.name, one.url, self.alone is None)
+            self.members[one.url].open()
         self.line.follow(self.members, self.standings, self.pick, self.line_settings.group)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -11,7 +12,8 @@ from proxy.errors import ConfigError, NotFound, WrongMethod
 from proxy.live import Router
 from proxy.types import Route
 from proxy.upstreams.demo import Simulator
-from tests.conftest import ASK, BARE, Start
+from tests.conftest import ASK, BARE, Running, Start
+from tests.whole.asking import dead_url
 
 GUARDED = "plugins: {retry: {}, timeouts: {}}\nchains: {chat: [timeouts, retry], embeddings: []}\n"
 
@@ -73,6 +75,38 @@ async def test_a_wrong_file_changes_nothing_and_tells_every_problem(
             "proxy.yaml:5: chains.chat.0: 'compare' is not under plugins; did you mean 'comparison'?",
         ]
         assert (await run.chat()).status == 200
+
+
+KEPT = """chains: {chat: [usage, experiments, last]}
+database: {url: 'sqlite:///DB'}
+plugins: {usage: {pending: 10}, experiments: {pending: 10, max_units: 10}, last: {use: timeouts}}
+upstreams: {far: {ollama: ['$OLLAMA'], load_timeout: 10, max_answer_bytes: 10}}
+"""
+
+
+def kept(run: Running) -> list[Any]:
+    """Settings of what outlives reloads."""
+    state = run.server.services.state
+    host = run.server.live.pipeline.value.upstreams["far"].standings[0]
+    listing, loading = state[f"listing {host.url}"], state[f"loading {host.url}"]
+    usage, experiments = state["usage writer"], state["experiments writer"]
+    bounds = [loading.limit, loading.ollama.most, listing.remote.most]
+    return [host.name, *bounds, usage.most, experiments.most, experiments.most_units]
+
+
+async def test_a_refused_reload_leaves_nothing_of_its_settings_behind(start: Start, tmp_path: Path) -> None:
+    text = KEPT.replace("DB", str(tmp_path / "records.db"))
+    other = text.replace("10", "20").replace("'$OLLAMA'", f"'$OLLAMA', '{dead_url()}'")
+    async with start(text) as run:
+        before = kept(run)
+        assert before == ["far", *[10] * 6]
+        run.configure(other.replace("use: timeouts", "use: 'tests.whole.rigged:Shut'"))
+        assert not await run.server.reload()
+        assert kept(run) == before
+        run.configure(other)
+        assert await run.server.reload()
+        address = run.server.live.pipeline.value.upstreams["far"].standings[0].url.removeprefix("http://")
+        assert kept(run) == [f"far/{address}", *[20] * 6]
 
 
 async def test_a_reload_never_opens_a_server_that_was_closed(start: Start) -> None:
