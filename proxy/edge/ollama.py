@@ -74,8 +74,7 @@ class Ollama:
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await self.body(request)
         asked = ollama_in.read_native(body, ollama_in.GENERATE, self.limits, self.own["completions"].fields)
-        empty = not asked.prompt and not asked.raw
-        return await self.answered(request, asked, "completions", asked.complete(), empty)
+        return await self.answered(request, asked, "completions", asked.complete(), not asked.prompt)
 
     async def body(self, request: web.BaseRequest) -> JSON:
         """Ollama reads a body as JSON whatever its content type says, and its documentation leaves that out."""

@@ -41,7 +41,7 @@ class AskedNatively(Asked):
     def complete(self) -> Complete:
         return Complete(
             prompts=(self.prompt,),
-            raw=self.raw,
+            raw=self.raw and self.prompt != "",  # an empty one loads the model even then
             suffix=self.suffix,
             system=self.system,
             images=self.images,

@@ -150,6 +150,12 @@ async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
         assert (await native.chat("demo", [])).done_reason == "load"
         assert (await native.generate("demo", "")).done_reason == "load"
         assert run.ollama.loads == 1
+        raw = {"model": "demo", "prompt": "", "raw": True, "suffix": "b"}
+        for stream in (True, False):
+            answer = await run.http.post(f"{run.url}/api/generate", json={**raw, "stream": stream})
+            document = await answer.json()  # one, whether or not it is streamed, as Ollama's
+            assert (document["done_reason"], document["response"]) == ("load", "")
+        assert run.ollama.loads == 1
         with pytest.raises(ollama.ResponseError, match="operator") as refused:
             await native.generate("demo", "", keep_alive=0)
         assert refused.value.status_code == 403
