@@ -10,6 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
+from proxy.asks import Spelling, as_it_is
 from proxy.errors import ProxyError
 from proxy.types import JSON, Caller, Usage
 from proxy.wire.ids import timely_id
@@ -54,6 +55,8 @@ class Exchange:
     cut: Callable[[ProxyError], None] | None = None
     """Ends a stream under way with an error that its client reads."""
     facts: Mapping[str, str] = field(default_factory=dict)
+    spelled: Spelling = as_it_is
+    """What the request calls a field that is known further in by its name in OpenAI's chats."""
 
     @classmethod
     def of(cls, request: web.BaseRequest) -> Exchange:
@@ -102,11 +105,18 @@ class Exchange:
         for name, value in self.facts.items():
             if value:
                 headers[STANDARD.get(name) or f"x-gemmapy-{name}"] = header_safe(value)
+        if self.spelled is not as_it_is and (inner := self.facts.get("params")):
+            headers["x-gemmapy-params"] = header_safe(self.respelled(inner))
         if notes:
             told = self.noted(notes)
             inner = headers.get("x-gemmapy-params")
             headers["x-gemmapy-params"] = header_safe(f"{told}, {inner}" if inner else told)
         return headers
+
+    def respelled(self, told: str) -> str:
+        """Inner notes, as `name=fate, …`, in the request's own names."""
+        parts = (one.rpartition("=") for one in told.split(", "))
+        return ", ".join(dict.fromkeys(f"{self.spelled(name)}={fate}" for name, _, fate in parts))
 
 
 def header_safe(text: str) -> str:

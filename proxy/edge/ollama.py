@@ -17,7 +17,7 @@ from proxy.edge.images import pictured
 from proxy.edge.memo import Memo
 from proxy.edge.shown import Shown
 from proxy.edge.writer import Writer, in_time
-from proxy.errors import Denied
+from proxy.errors import Denied, ProxyError
 from proxy.types import JSON, Ask, Chat, Handler, Route
 from proxy.upstreams.access import unknown
 from proxy.upstreams.catalogue import Catalogue
@@ -89,7 +89,12 @@ class Ollama:
             raise Denied("How long a model stays loaded is the operator's; see `models:` in the configuration.")
         call = call_of(request, route, asked, ask, asked.stream and not empty, self.own[route])
         style = NativeStyle(asked.model, "chat" if route == "chat" else "generate")
-        return await self.writer.answer(request, call, style, asked.notes)
+        exchange_of(request).spelled = ollama_in.spelled
+        try:
+            return await self.writer.answer(request, call, style, asked.notes)
+        except ProxyError as error:
+            error.renamed(ollama_in.spelled(error.param))
+            raise
 
     async def embed(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.embedded(request, legacy=False)

@@ -83,6 +83,7 @@ class Responses:
         asked, chat = await self.read(request, body)
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat, asked.stream, own)
+        exchange_of(request).spelled = asked.spelled
         ask, items = await self.fetched(chat, asked.items)  # nothing is fetched for those who may not ask
         receipt = Receipt(head, items, spelled=asked.spelled)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)

@@ -23,6 +23,15 @@ NO_TIME: Final = re.compile(r"[+-]?0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
 """A duration of Go's that is 0."""
 
 
+SPELLED: Final = {"reasoning_effort": "think", "response_format": "format"}
+"""What chats of OpenAI's call otherwise."""
+
+
+def spelled(param: str | None) -> str | None:
+    """The field of a native request that an inner one's name stands for."""
+    return SPELLED.get(param or "", param)
+
+
 @dataclass(slots=True)
 class AskedNatively(Asked):
     """A native request as it is read."""

@@ -124,6 +124,20 @@ async def test_generating_raw_and_through_the_template(start: Start) -> None:
         assert "raw" not in plain and plain["system"] == "s"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "said"), [("chat", {"messages": HI}), ("generate", {"prompt": "hi"})])
+async def test_what_became_of_a_field_is_told_by_the_name_that_was_sent(
+    start: Start, path: str, said: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "demo", "think": True, "keep_alive": 5, "stream": stream, **said}
+    async with start() as run:
+        answer = await run.http.post(f"{run.url}/api/{path}", json=body)
+        assert answer.headers["x-gemmapy-params"] == "keep_alive=ignored, think=ignored"
+    async with start("params: strict\n" + BARE) as run:
+        refused = await run.http.post(f"{run.url}/api/{path}", json={**body, "keep_alive": None})
+        assert refused.status == 400 and (await refused.json())["error"].startswith("'think' cannot be honoured")
+
+
 async def test_models_are_listed_described_and_found_loaded(start: Start) -> None:
     text = "models: {mine: {alias: demo}, 'demo-vision:latest': {allowed: false}}\nchains: {chat: []}\n"
     async with start(text) as run, client(run) as native:

@@ -183,6 +183,14 @@ async def test_what_is_asked_reaches_the_model(start: Start) -> None:
     assert "include.reasoning.encrypted_content=ignored" in notes
 
 
+async def test_what_became_of_a_field_further_in_is_told_by_the_name_that_was_sent(start: Start) -> None:
+    async with start() as run:
+        body = {**ASK, "reasoning": {"effort": "low"}, "parallel_tool_calls": False, "tools": [WEATHER]}
+        response = await run.http.post(f"{run.url}/v1/responses", json=body)
+        notes = response.headers["x-gemmapy-params"].split(", ")
+        assert sorted(notes) == ["parallel_tool_calls=emulated", "reasoning.effort=ignored"]
+
+
 WRONG: list[tuple[Json, str, str | None]] = [
     ({"input": None}, "input", "missing_required_parameter"),
     ({"input": []}, "input", "empty_array"),
