@@ -97,10 +97,13 @@ class OllamaWrites:
         if request.method == hdrs.METH_HEAD or answer.headers.get(hdrs.CONTENT_LENGTH) == "0":
             response.content_length = 0
         exchange.status = answer.status
+        protocol = answer.connection.protocol if answer.connection is not None and unframed(answer) else None
         try:
             await response.prepare(request)
             async for part in answer.content.iter_any():
                 await response.write(part)
+            if protocol is not None and isinstance(protocol.exception(), OSError):
+                raise aiohttp.ClientPayloadError("the connection was reset, which aiohttp takes for its end")
             await response.write_eof()
         except aiohttp.ClientPayloadError:
             exchange.error = "upstream_cut"
@@ -109,3 +112,8 @@ class OllamaWrites:
         except ConnectionError:
             exchange.status = CLIENT_LEFT
         return response
+
+
+def unframed(answer: aiohttp.ClientResponse) -> bool:
+    """Whether nothing but the end of its connection says where it ends."""
+    return hdrs.CONTENT_LENGTH not in answer.headers and hdrs.TRANSFER_ENCODING not in answer.headers

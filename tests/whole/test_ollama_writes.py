@@ -6,6 +6,10 @@ import asyncio
 import gzip
 import hashlib
 import io
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -169,3 +173,42 @@ async def test_a_redirect_leads_nowhere(start: Start) -> None:
         status, _ = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"}, allow_redirects=False)
     await runner.cleanup()
     assert status == 307 and led.count("/elsewhere") == 0
+
+
+@asynccontextmanager
+async def saying(piece: bytes, reset: bool) -> AsyncIterator[str]:
+    """A server whose answer ends with its connection, or breaks off with a reset."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + piece)
+        await writer.drain()
+        await going.wait()
+        if reset:  # a connection that lingers for no time ends with one
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    going = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        asyncio.get_running_loop().call_later(0.05, going.set)
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("piece", [b'{"status":"pulling"}\n', b""])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_an_answer_that_the_upstream_resets_is_broken_for_its_client(
+    start: Start, piece: bytes, reset: bool
+) -> None:
+    async with (
+        saying(piece, reset) as url,
+        start(f"{BARE}\nwrites: far\nupstreams: {{far: {{ollama: '{url}'}}}}\n") as run,
+    ):
+        pulling = asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"})
+        if reset:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await pulling
+        else:
+            assert await pulling == (200, piece.decode())
