@@ -32,7 +32,7 @@ class Output:
 
     def hear(self, event: Event) -> None:
         if self.streams:
-            self.response.write(event)
+            self.response.hear(event)
 
     def kept(self, said: Said, answer: Answer, whole: bool) -> Said:
         """The answer with its items.  Its own id is made of the response's, as theirs are, so that they tell it."""

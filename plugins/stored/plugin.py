@@ -115,7 +115,7 @@ class Stored:
         owner, answer = call.caller, written(receipt, call.stream, facts)
         try:
             async for event in source:
-                answer.write(event)
+                answer.hear(event)
                 yield event
         except ProxyError as error:
             if (failed := answer.failure(error)) is not None:

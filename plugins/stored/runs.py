@@ -57,7 +57,7 @@ class Run:
     def add(self, event: Event) -> None:
         self.found.set()
         self.events.append(event)
-        self.response.write(event)
+        self.response.hear(event)
         self.tell()
 
     def end(self, error: ProxyError | None) -> None:

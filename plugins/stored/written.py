@@ -16,7 +16,7 @@ from proxy.wire.openai_responses_out import Response
 
 
 class Written(Protocol):
-    def write(self, event: Event) -> object: ...
+    def hear(self, event: Event) -> None: ...
 
     def document(self) -> Document: ...
 
@@ -32,7 +32,7 @@ class Completion:
         self.facts = facts
         self.answer = Answer()
 
-    def write(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
         self.answer.add(event)
 
     def document(self) -> Document:
@@ -50,7 +50,7 @@ class Whole:
         self.response = Response(receipt.head, receipt.complete)
         self.answer = Answer()
 
-    def write(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
         self.answer.add(event)
 
     def document(self) -> Document:

@@ -88,6 +88,15 @@ class Response:
             return self.speech.say(event)
         return self.opening(not self.later or event != NOTHING) + self.other(event)
 
+    def hear(self, event: Event) -> None:
+        """What `write` does, for those who keep the response and tell nobody of its events: a token costs no JSON."""
+        if type(event) is Text and not event.logprobs and self.speech is not None and self.thought is None:
+            self.speech.texts.append(event.text)
+        elif type(event) is Thinking and self.thought is not None and not event.choice:
+            self.thought.texts.append(event.text)
+        else:
+            self.write(event)
+
     def other(self, event: Event) -> bytes:
         match event:
             case Text(choice=0):

@@ -30,7 +30,7 @@ def test_it_is_what_the_client_was_told_in_whatever_order_its_events_came(stream
     style = ResponseStyle(kept.head, kept.complete)
     chunks, said = style.chunks(""), b""
     for event in events:
-        one.write(event)
+        one.hear(event)
         answer.add(event)
         said += chunks.write(event)
     kept.complete.seconds = 7  # as if the one who tells of it were late
@@ -44,7 +44,7 @@ def test_it_is_what_the_client_was_told_in_whatever_order_its_events_came(stream
 def test_one_that_broke_off_has_what_was_said(streams: bool) -> None:
     one = written(receipt(), streams, {})
     for event in (Thinking("hm"), Text("a")):
-        one.write(event)
+        one.hear(event)
     failed = one.failure(UpstreamError("gone", "cut"))
     assert failed is not None and (failed["status"], failed["completed_at"]) == ("failed", None)
     assert [(item["type"], item["status"]) for item in failed["output"]] == [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadCall
 from proxy.streams import Answer
-from proxy.types import JSON, Event, Finish, Moment, Text, Thinking, ToolCalled, Usage
+from proxy.types import JSON, Event, Finish, Moment, Sources, Text, Thinking, ToolCalled, Usage
 from proxy.wire import ollama_chat
 from proxy.wire.openai_responses import FIELDS, read_response
 from proxy.wire.openai_responses_out import Response, ResponseStyle
@@ -140,6 +140,38 @@ def test_the_same_events_make_the_same_bytes_whoever_writes_them() -> None:
         answer.add(event)
     whole = orjson.loads(ResponseStyle(head).whole(answer, ""))
     assert whole["output"] == one.document()["output"] and len(whole["output"]) == 3
+
+
+PROBS = st.just(({"token": "a", "logprob": -1.0},))
+SAID = (
+    st.builds(Text, st.sampled_from(["", "a", "bc"]))
+    | st.builds(Text, st.just("a"), st.just(0), PROBS)
+    | st.builds(Thinking, st.sampled_from(["", "hm"]))
+    | st.builds(ToolCalled, st.just("c"), st.just("f"), st.just("{}"))
+    | st.just(Sources(({"text": "p"},), ({"type": "file_citation", "index": 0},)))
+)
+
+
+@given(
+    events=st.lists(SAID, max_size=12), end=st.lists(st.builds(Finish, st.sampled_from(["stop", "length"])), max_size=1)
+)
+def test_who_only_hears_a_response_has_the_same_of_it_as_who_writes_it(events: list[Event], end: list[Event]) -> None:
+    head = read_response(BODIES[1], LIMITS, THEIRS).head(1)
+    written, heard = Response(head, Moment(5)), Response(head, Moment(5))
+    for event in [*events, *end, Usage(1, 2)]:
+        written.write(event)
+        heard.hear(event)
+    assert heard.document() == written.document()
+
+
+def test_who_only_hears_a_response_writes_no_token_of_it() -> None:
+    heard = Response(read_response(BODIES[1], LIMITS, THEIRS).head(1), Moment(5))
+    for kind in (Thinking, Text):
+        heard.hear(kind("a"))
+        before = heard.frames.count
+        for _ in range(50):
+            heard.hear(kind("a"))
+        assert heard.frames.count == before
 
 
 def test_a_failure_names_its_field_in_the_stream() -> None:
