@@ -67,7 +67,7 @@ class Delivery:
         self.fault = None
         match fault.kind:
             case "stall":
-                await asyncio.sleep(fault.seconds)
+                await fault.over()
                 return False
             case "reset":
                 self.reset()

@@ -1,6 +1,8 @@
 """What is to go wrong with requests to come."""
 
+import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,6 +47,8 @@ class Fault:
     """Text of the error; "" = what Ollama would say."""
     seconds: float = 3600.0
     """How long a "stall" lasts, or a "slow_load" takes."""
+    until: asyncio.Event | None = None
+    """Ends a "stall" or a "slow_load" before its seconds are over."""
     path: str = ""
     """Only requests whose path starts so; "" = chat, generate and embed."""
     times: int = 1
@@ -58,6 +62,12 @@ class Fault:
             return self.message
         usual = BY_STATUS.get(self.status, STOPPED) if self.kind == "status" else STOPPED
         return MESSAGES.get(self.kind, usual)
+
+    async def over(self) -> None:
+        """Waits as long as a stall lasts."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.seconds):
+                await (self.until or asyncio.Event()).wait()
 
     def hits(self, path: str, generates: bool) -> bool:
         if not generates and self.kind not in LOADING:

@@ -2,9 +2,10 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from .faults import LOADING, Fault
 from .models import Model
@@ -45,16 +46,22 @@ class Load:
             self.trouble = trouble
             self.over.set()
 
-    async def last(self, seconds: float) -> None:
+    async def last(self, seconds: float, fault: Fault | None) -> None:
         """The time it takes, unless somebody who waits for it leaves."""
-        if seconds > 0 and not self.over.is_set():
-            try:
-                async with asyncio.timeout(seconds):
-                    await self.over.wait()
-            except TimeoutError:
-                return
+        if fault and fault.kind == "slow_load":
+            await self._unless_over(fault.over())
+        if seconds > 0:
+            await self._unless_over(asyncio.sleep(seconds))
         if self.trouble:
             raise self.trouble
+
+    async def _unless_over(self, takes: Coroutine[Any, Any, None]) -> None:
+        waits = [asyncio.ensure_future(one) for one in (takes, self.over.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
 
 
 @dataclass
@@ -159,7 +166,7 @@ class Scheduler:
         try:
             async with self._turn:
                 await self._make_room(model)
-                await load.last(_seconds(self.load_time, fault))
+                await load.last(self.load_time, fault)
                 if fault and fault.kind == "load_failure":
                     raise Refused(500, fault.text)
                 self.loaded[model.name] = Runner(model, wanted, self.parallel)
@@ -199,7 +206,3 @@ class Scheduler:
 async def _idle(runner: Runner) -> None:
     while runner.active:
         await runner.idle.wait()
-
-
-def _seconds(load_time: float, fault: Fault | None) -> float:
-    return load_time + (fault.seconds if fault and fault.kind == "slow_load" else 0.0)

@@ -116,7 +116,7 @@ async def test_a_client_that_leaves_during_a_load_takes_it_along_for_all() -> No
 
 
 async def test_after_an_aborted_load_the_next_request_loads_again() -> None:
-    simulator = Simulator(load_time=0.02)
+    simulator = Simulator(faults=[Fault("slow_load")])
     async with begun(simulator, 1) as (first,):
         await simulator.until(lambda: simulator.loads == 1)
         first.cancel()
@@ -127,19 +127,22 @@ async def test_after_an_aborted_load_the_next_request_loads_again() -> None:
 
 
 async def test_a_reload_waits_for_the_answers_under_way() -> None:
-    simulator = Simulator(faults=[Fault("stall", seconds=0.02)])
+    simulator = Simulator(faults=[Fault("stall", until=(answered := asyncio.Event()))])
     async with begun(simulator, 1) as (first,), asking(simulator) as client:
         await simulator.until(lambda: simulator.running == 1)
-        assert (await client.ask("/api/chat", **HI, shift=False))[0] == 200
-        assert first.done() and first.result()[0] == 200
-    assert simulator.reloads == 1
+        reloading = asyncio.ensure_future(client.ask("/api/chat", **HI, shift=False))
+        await simulator.until(lambda: simulator.reloads == 1)
+        assert simulator.started == 1 and not first.done()
+        answered.set()
+        assert [(await one)[0] for one in (first, reloading)] == [200, 200]
 
 
 async def test_a_full_queue_refuses_what_needs_a_load() -> None:
-    simulator = Simulator(load_time=0.3, max_queue=1)
+    simulator = Simulator(max_queue=1, faults=[Fault("slow_load", until=(loaded := asyncio.Event()))])
     async with begun(simulator, 3) as requests:
-        statuses = [status for status, _ in await asyncio.gather(*requests)]
         busy = (await requests[2])[1]["error"]
+        loaded.set()
+        statuses = [status for status, _ in await asyncio.gather(*requests)]
     assert statuses == [200, 200, 503] and simulator.loads == 1
     assert busy == "server busy, please try again.  maximum pending requests exceeded"
 
@@ -154,8 +157,9 @@ async def test_a_slow_load_is_slow_even_if_the_model_was_there() -> None:
 
 
 async def test_one_slot_answers_one_request_at_a_time() -> None:
-    simulator = Simulator(parallel=1, faults=[Fault("stall", seconds=0.02)])
+    simulator = Simulator(parallel=1, faults=[Fault("stall", until=(answered := asyncio.Event()))])
     async with begun(simulator, 2) as requests:
         await simulator.until(lambda: simulator.running == 1)
         assert (simulator.started, simulator.running) == (1, 1)
+        answered.set()
         assert [status for status, _ in await asyncio.gather(*requests)] == [200, 200]
