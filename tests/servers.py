@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,15 +28,15 @@ with warnings.catch_warnings():
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """One that nobody listens on, and that nobody gets by chance: what the system gives out begins above 30,000.
 
-
-def low_port() -> int:
-    """Redis adds 10,000 to it for the bus of a cluster."""
-    return next(port for port in iter(free_port, 0) if port < 55_000)
+    Redis adds 10,000 to it for the bus of a cluster.
+    """
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
@@ -101,7 +102,7 @@ async def emptied(port: int) -> None:
 
 @asynccontextmanager
 async def redis_server(folder: Path, *more: str) -> AsyncIterator[RedisServer]:
-    server = RedisServer(folder, low_port())
+    server = RedisServer(folder, free_port())
     try:
         await server.start(*more)
         yield server

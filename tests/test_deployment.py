@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tomllib
@@ -28,6 +27,7 @@ from proxy.settings import Listen
 from proxy.upstreams.demo import Simulator, running
 from tests.conftest import ASK
 from tests.dockerfile import Image, NoIndex, Stage, stages_of
+from tests.servers import free_port
 from tests.test_docs import DOCS, ROOT, blocks
 
 PAGE = DOCS / "deployment.md"
@@ -112,9 +112,7 @@ def test_what_is_locked_is_what_the_project_asks_for() -> None:
 
 @pytest.fixture
 def port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
+    return str(free_port())
 
 
 @asynccontextmanager

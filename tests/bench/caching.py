@@ -19,7 +19,7 @@ from tests.bench.parts import BOTH, Length, Part, Served, interleaved, ratio
 from tests.bench.processes import Bench
 from tests.bench.report import Found
 from tests.bench.upstream import MODEL
-from tests.servers import RedisServer, low_port
+from tests.servers import RedisServer, free_port
 
 CACHED = f"cache, {BOTH.partition(', ')[2]}"
 """The chain of the packaged configuration without its limits of time."""
@@ -30,7 +30,7 @@ AT_ONCE = 32
 
 @contextmanager
 def redis(folder: Path) -> Iterator[RedisServer]:
-    server = RedisServer(folder, low_port())
+    server = RedisServer(folder, free_port())
     try:
         asyncio.run(server.start())
         yield server

@@ -16,7 +16,7 @@ from proxy.stores.counters import redis as in_redis
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.counters.redis import InRedis
 from proxy.stores.redis import RedisStore
-from tests.servers import Cluster, RedisServer, all_slots, emptied, low_port
+from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
 
 KINDS = ("memory", "redis", "cluster")
 LEASES = count()
@@ -28,7 +28,7 @@ LONGER = 0.6
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
     folder = tmp_path_factory.mktemp("redis")
-    plain, cluster = RedisServer(folder, low_port()), Cluster(folder, low_port())
+    plain, cluster = RedisServer(folder, free_port()), Cluster(folder, free_port())
     try:
         asyncio.run(plain.start())
         asyncio.run(cluster.start("--cluster-enabled", "yes"))

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -173,7 +174,7 @@ async def test_a_database_that_is_not_there_is_said_to_be_away(caplog: pytest.Lo
 async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
-    database = Database(await postgres.create(f"killed_{free_port()}"), 2, 5)
+    database = Database(await postgres.create(f"killed_{uuid.uuid4().hex}"), 2, 5)
     await database.migrate(NOTES)
     postgres.kill()
     try:

@@ -13,7 +13,7 @@ from proxy.stores.disk import Disk
 from proxy.stores.keyvalue import Instant, Kept, KeyValue, New
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
-from tests.servers import Cluster, RedisServer, all_slots, emptied, low_port
+from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
 
 KINDS = ("memory", "disk", "redis", "cluster")
 
@@ -22,7 +22,7 @@ KINDS = ("memory", "disk", "redis", "cluster")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
     """A Redis and a cluster for all of these tests: a cluster takes two seconds to form."""
     folder = tmp_path_factory.mktemp("redis")
-    plain, cluster = RedisServer(folder, low_port()), Cluster(folder, low_port())
+    plain, cluster = RedisServer(folder, free_port()), Cluster(folder, free_port())
     try:
         asyncio.run(plain.start())
         asyncio.run(cluster.start("--cluster-enabled", "yes"))

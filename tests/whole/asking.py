@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ import aiohttp
 
 from proxy.upstreams.demo import Said, Simulator
 from tests.conftest import ASK, Running
+from tests.servers import free_port
 
 Json = dict[str, Any]
 
@@ -143,9 +143,7 @@ def loading(ollama: Simulator, path: str = "/api/chat") -> list[Json]:
 
 def dead_url() -> str:
     """The address of a port on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 # --- clients that do not read ------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, BARE, Running, Start
+from tests.servers import free_port
 from tests.test_docs import DOCS, blocks
 from tests.whole.asking import PNG, asked, data_url, said, streamed, whole
 
@@ -77,13 +77,6 @@ def configuration(url: str, port: int, home: Path, page: str) -> str:
 events {{ worker_connections 256; }}
 http {{ access_log off; {temporary} {page} }}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 async def answering(port: int, process: asyncio.subprocess.Process) -> None:

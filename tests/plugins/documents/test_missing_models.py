@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +13,7 @@ from proxy.upstreams.demo import CATALOGUE, Simulator, running
 from tests.conftest import Start
 from tests.plugins.documents.asking import TEXTS, A, add, ask, config, titles
 from tests.plugins.documents.test_jobs import WHO, until
+from tests.servers import free_port
 
 
 async def test_what_no_model_could_embed_is_refused_and_nothing_of_it_stays(
@@ -57,9 +57,7 @@ async def test_a_document_waits_for_an_upstream_that_is_away(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "PAUSES", (0.05,) * 200)
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     away = f"upstreams: {{local: {{ollama: 'http://127.0.0.1:{port}'}}}}\n"
     async with start(config(database_url, tmp_path, away)) as run:
         told = await ask(run, "POST", "/documents", A, 202, title="T", content=TEXTS["Lanterns"], wait=0.2)

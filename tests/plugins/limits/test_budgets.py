@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -24,7 +25,7 @@ from proxy.server import services
 from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import Running, Start
 from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
-from tests.servers import PostgresServer, RedisServer, free_port, redis_server
+from tests.servers import PostgresServer, RedisServer, redis_server
 from tests.whole.asking import user
 from tests.whole.commands import served
 
@@ -211,7 +212,7 @@ async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
 ) -> None:
     if postgres.process is None:
         await postgres.start()
-    url = await postgres.create(f"away_{free_port()}")
+    url = await postgres.create(f"away_{uuid.uuid4().hex}")
     text = config(url, "{tokens_per_day: 1000000}", "{per: [caller, model], tokens_per_day: 1000000}")
     async with start(text) as run:
         tokens = await spend(run)
@@ -230,7 +231,7 @@ async def test_while_the_database_is_away_calls_go_on_and_nothing_is_forgotten(
 async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
-    url = await postgres.create(f"reloaded_{free_port()}")
+    url = await postgres.create(f"reloaded_{uuid.uuid4().hex}")
     text = config(url, "{tokens_per_day: 1000000}")
     async with start(text) as run:
         tokens = await spend(run)
@@ -286,7 +287,7 @@ async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(
 ) -> None:
     if postgres.process is None:
         await postgres.start()
-    url = await postgres.create(f"refused_{free_port()}")
+    url = await postgres.create(f"refused_{uuid.uuid4().hex}")
     async with start(config(url, "{per: model, tokens_per_day: 1000000}", more="away: refuse, ")) as run:
         postgres.kill()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain, count
@@ -92,7 +93,7 @@ async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch
 async def test_a_standby_that_takes_no_writes_yet_costs_no_row(start: Start, postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
-    url = await postgres.create(name := f"standby_{free_port()}")
+    url = await postgres.create(name := f"standby_{uuid.uuid4().hex}")
     connection = await asyncpg.connect(postgres.url())
     try:
         async with start(config(url)) as run:
@@ -240,7 +241,7 @@ async def test_a_postgresql_that_is_killed_under_load_costs_no_call_and_no_row(
 ) -> None:
     if postgres.process is None:
         await postgres.start()
-    url = await postgres.create(f"outage_{free_port()}")
+    url = await postgres.create(f"outage_{uuid.uuid4().hex}")
     async with start(config(url, chain="usage, retry")) as run, asyncio.TaskGroup() as callers:
         done, enough = list[str](), asyncio.Event()
         for _ in range(4):
