@@ -7,6 +7,7 @@ from math import inf
 
 from pydantic import PositiveFloat
 
+from proxy.clock import Clock
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
@@ -32,8 +33,8 @@ class Timeouts:
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
-        self.monotonic = host.clock.monotonic
-        self.sweep = Sweep()
+        self.clock = host.clock
+        self.sweep = Sweep(host.clock)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         limits, deadline, watches = self.settings, self.deadline(call), self.sweep.watches
@@ -57,7 +58,7 @@ class Timeouts:
         """An outer limit that is earlier stays."""
         if self.settings.total is None:
             return call.deadline
-        return Deadline(self.monotonic() + self.settings.total, call.deadline)
+        return Deadline(self.clock.monotonic() + self.settings.total, call.deadline)
 
     async def watched(
         self, source: Events, pause: float | None, deadline: Deadline | None, callers: Deadline | None
@@ -127,14 +128,14 @@ class Watch:
 class Sweep:
     """One timer that looks at every watch, so that a call costs none of its own; late by `TICK` at most twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.watches: set[Watch] = set()
         self.timer: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
         """Look at every watch now, and again after `TICK` while there is any."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self.clock.monotonic()
         for watch in self.watches:
             watch.look(now)
-        self.timer = loop.call_later(TICK, self.look) if self.watches else None
+        self.timer = asyncio.get_running_loop().call_later(TICK, self.look) if self.watches else None

@@ -24,3 +24,9 @@ class Watch(Clock):
 
     def move(self, seconds: float) -> None:
         self.now += seconds
+
+
+def put_forward(clock: Clock, seconds: float) -> None:
+    """The monotonic time of a server that runs: it goes on from there."""
+    before = clock.monotonic
+    clock.monotonic = lambda: before() + seconds

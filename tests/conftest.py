@@ -9,7 +9,7 @@ import os
 import shutil
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ import aiohttp
 import openai
 import pytest
 
+from plugins.timeouts import Sweep
 from proxy import config as configuration
 from proxy import registry
+from proxy.clock import Clock
 from proxy.config import Config
 from proxy.edge.exchange import Exchange
 from proxy.server import Server, serving, settle_down
@@ -28,6 +30,7 @@ from proxy.sql.database import Database
 from proxy.sql.feature import Feature
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
+from tests.clocks import put_forward
 from tests.servers import TABLES, PostgresServer, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
@@ -164,6 +167,31 @@ def start() -> Start:
                 yield run
 
     return started
+
+
+Late = Callable[[Running], Awaitable[None]]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Late:
+    """late(run): so much time passes at once that every limit of `timeouts` does, for whoever waits by then."""
+    sweeps: list[Sweep] = []
+
+    class Noted(Sweep):
+        def __init__(self, clock: Clock) -> None:
+            super().__init__(clock)
+            sweeps.append(self)
+
+    async def passed(run: Running) -> None:
+        async with asyncio.timeout(30):  # until each wait has been looked at once, which is when it begins
+            while not (watches := [one for sweep in sweeps for one in sweep.watches]) or any(  # noqa: ASYNC110
+                one.fresh for one in watches
+            ):
+                await asyncio.sleep(0.005)
+        put_forward(run.server.services.clock, 3600.0)
+
+    monkeypatch.setattr("plugins.timeouts.Sweep", Noted)
+    return passed
 
 
 def in_log(exchange: Exchange) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -16,13 +17,13 @@ from proxy.stores.counters import redis as in_redis
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.counters.redis import InRedis
 from proxy.stores.redis import RedisStore
+from tests.clocks import Watch
 from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
 
 KINDS = ("memory", "redis", "cluster")
 LEASES = count()
-SHORT = 0.3
-"""Seconds of a window that a test can wait for."""
-LONGER = 0.6
+CLOCK = "{gemmapy:limits}:test-clock"
+"""Where the scripts read the time that a test moves; it is on the counters' node of a cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ async def opener(request: pytest.FixtureRequest, servers: dict[str, RedisServer]
     def opened() -> Counters:
         if request.param == "memory":
             return alone
-        stores.append(RedisStore(servers[request.param].url, 1.0, Clock()))
+        stores.append(RedisStore(servers[request.param].url, 30.0, Clock()))
         return stores[-1].counters()
 
     if request.param != "memory":
@@ -59,6 +60,33 @@ async def opener(request: pytest.FixtureRequest, servers: dict[str, RedisServer]
     yield opened
     for store in stores:
         await store.aclose()
+
+
+Move = Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture
+async def move(
+    request: pytest.FixtureRequest, servers: dict[str, RedisServer], opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> Move:
+    """Moves the counters' time, which stands still: in Redis the scripts ask for it where the test has put it."""
+    watch, kind = Watch(), request.node.callspec.params["opener"]
+
+    async def moved(seconds: float) -> None:
+        watch.move(seconds)
+        if kind != "memory":
+            async with Redis(port=servers[kind].port) as client:
+                await client.hset(CLOCK, mapping={"seconds": int(watch.now), "micros": round(watch.now % 1 * 1e6)})
+
+    for script in (in_redis.TAKE, in_redis.SETTLE, in_redis.RENEWAL):
+        text = script.text.replace(b"'TIME'", f"'HMGET', '{CLOCK}', 'seconds', 'micros'".encode())
+        assert text != script.text
+        monkeypatch.setattr(script, "text", text)
+        monkeypatch.setattr(script, "digest", hashlib.sha1(text, usedforsecurity=False).hexdigest())
+    if isinstance(alone := opener(), InMemory):
+        monkeypatch.setattr(alone, "time", watch.monotonic)
+    await moved(0)
+    return moved
 
 
 @pytest.fixture
@@ -89,7 +117,7 @@ async def granted(counters: Counters, *claims: Claim) -> Holding:
 async def settle(counters: Counters, holding: Holding, *amounts: int) -> None:
     done = asyncio.Event()
     counters.settle(holding, amounts, done.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await done.wait()
     await counters.idle()
 
@@ -134,15 +162,17 @@ async def test_of_many_at_once_exactly_the_most_are_granted(opener: Opener, clai
     assert sum(verdict.full == -1 for verdict, _ in told) == 100
 
 
-async def test_a_window_forgets_what_is_older_and_says_when(counters: Counters) -> None:
-    await granted(counters, window(4, seconds=LONGER))
-    await asyncio.sleep(0.1)
-    await granted(counters, window(6, seconds=LONGER))
-    (verdict, _), (later, _) = [await take(counters, window(amount, seconds=LONGER)) for amount in (3, 5)]
-    assert verdict.wait is not None and 0 < verdict.wait <= LONGER - 0.1 + LONGER / 50
+async def test_a_window_forgets_what_is_older_and_says_when(counters: Counters, move: Move) -> None:
+    await granted(counters, window(4))
+    await move(10)
+    await granted(counters, window(6))
+    (verdict, _), (later, _) = [await take(counters, window(amount)) for amount in (3, 5)]
+    assert verdict.wait is not None and 49 < verdict.wait <= 51
     assert later.wait is not None and verdict.wait < later.wait
-    await asyncio.sleep(verdict.wait + 0.01)
-    await granted(counters, window(3, seconds=LONGER))
+    await move(verdict.wait - 0.002)
+    assert (await take(counters, window(3)))[0].full == 0
+    await move(0.003)
+    await granted(counters, window(3))
 
 
 async def test_more_than_a_window_ever_grants_is_never_granted(counters: Counters) -> None:
@@ -151,18 +181,15 @@ async def test_more_than_a_window_ever_grants_is_never_granted(counters: Counter
     assert verdict.full == 0 and verdict.wait is None
 
 
-async def test_in_no_stretch_of_a_window_is_more_granted(counters: Counters) -> None:
-    loop, times = asyncio.get_running_loop(), list[tuple[float, float]]()
-    until = loop.time() + 3 * SHORT
-    while loop.time() < until:
-        before = loop.time()
-        verdict, _ = await take(counters, window(1, most=5, seconds=SHORT))
-        if verdict.full == -1:
-            times.append((before, loop.time()))
-        await asyncio.sleep(0.005)
-    assert len(times) >= 10
-    # From before the first was asked for until the sixth was there a whole window must have passed.
-    assert all(last - first >= SHORT - 0.002 for (first, _), (_, last) in zip(times, times[5:], strict=False))
+async def test_in_no_stretch_of_a_window_is_more_granted(counters: Counters, move: Move) -> None:
+    times = []
+    for step in range(180):
+        if (await take(counters, window(1, most=5)))[0].full == -1:
+            times.append(step * 1.003)
+        await move(1.003)
+    assert len(times) == 15
+    # From the first until the sixth a whole window must have passed.
+    assert all(last - first >= 60 for first, last in zip(times, times[5:], strict=False))
 
 
 async def test_what_was_granted_in_vain_comes_free(counters: Counters) -> None:
@@ -179,12 +206,14 @@ async def test_what_was_taken_beyond_the_grant_counts(counters: Counters) -> Non
     assert verdict.full == 0 and verdict.wait is not None
 
 
-async def test_what_leaves_the_window_before_it_is_settled_is_not_given_back_twice(counters: Counters) -> None:
-    old = await granted(counters, window(8, seconds=LONGER))
-    await asyncio.sleep(LONGER * 1.05)
-    await granted(counters, window(5, seconds=LONGER))
+async def test_what_leaves_the_window_before_it_is_settled_is_not_given_back_twice(
+    counters: Counters, move: Move
+) -> None:
+    old = await granted(counters, window(8))
+    await move(62)
+    await granted(counters, window(5))
     await settle(counters, old, 0)
-    assert await used(counters, window(seconds=LONGER)) == [5]
+    assert await used(counters, window()) == [5]
 
 
 async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -> None:
@@ -242,17 +271,17 @@ shared = pytest.mark.parametrize("opener", ["redis", "cluster"], indirect=True)
 
 @shared
 async def test_what_a_dead_process_held_comes_free_and_what_a_living_one_holds_does_not(
-    opener: Opener, monkeypatch: pytest.MonkeyPatch
+    opener: Opener, move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(in_redis, "LEASE", 0.4)
     monkeypatch.setattr(in_redis, "RENEW", 0.0)
     dead, living = opener(), opener()
     await granted(dead, level(6))
     holding = await granted(living, level(4))
-    async with asyncio.timeout(5):
-        while await used(living, level()) != [4]:
-            await living.renew()
-            await asyncio.sleep(0.02)
+    await move(in_redis.LEASE - 1)
+    assert await used(living, level()) == [10]
+    await living.renew()
+    await move(2)
+    assert await used(living, level()) == [4]
     await living.renew()
     await settle(living, holding, 0)
     assert await used(living, level()) == [0]
@@ -336,9 +365,9 @@ async def test_what_was_used_longest_ago_makes_room_unless_it_is_held(monkeypatc
 
 
 async def test_what_nobody_uses_any_more_goes() -> None:
-    one = InMemory(Clock())
-    await settle(one, await granted(one, level(1, key="m", life=0.01)), 1)
-    await granted(one, window(1, seconds=0.01), level(1, life=0.01))
-    await asyncio.sleep(0.03)
+    one = InMemory(watch := Watch())
+    await settle(one, await granted(one, level(1, key="m", life=60)), 1)
+    await granted(one, window(1, seconds=60), level(1, life=60))
+    watch.move(63)
     await one.renew()
     assert one.windows == {} and list(one.levels) == ["l"]  # which is held

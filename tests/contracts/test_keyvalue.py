@@ -45,7 +45,7 @@ async def store(
     else:
         server = servers[request.param]
         await emptied(server.port)
-        made = RedisStore(server.url, 10.0, Clock())
+        made = RedisStore(server.url, 30.0, Clock())
     yield made
     await made.aclose()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -14,17 +15,15 @@ import aiohttp
 import pytest
 
 from proxy.upstreams.demo import Fault, Simulator, running
-from tests.conftest import ASK, HI, Running, Start
+from tests.conftest import ASK, HI, Late, Running, Start
 from tests.whole.asking import Stream, dead_url
 
-LIMITS: Final = "{connect: 1, first_event: 0.3, between_events: 0.3, total: 0.6}"
+LIMITS: Final = "{connect: 60, first_event: 600, between_events: 600, total: 900}"
 CHAIN: Final = "[timeouts, cache, retry]"
 CONFIG: Final = (
     f"plugins: {{timeouts: {LIMITS}, cache: {{}}, retry: {{attempts: 1}}}}\n"
     f"chains: {{chat: {CHAIN}, embeddings: {CHAIN}, completions: {CHAIN}}}\n"
 )
-PATIENT: Final = CONFIG.replace(LIMITS, "{connect: 5}")
-"""For what does not end by a limit: the machine may be slow, too."""
 UPSTREAM: Final = "upstreams: {local: {ollama: '$OLLAMA', slots: 2, max_answer_bytes: 100000}}\n"
 
 
@@ -54,8 +53,6 @@ WAYS: Final = {
     "native generate": Way("/api/generate", {"model": "demo", "prompt": "hi"}, "/api/generate", True),
     "embedding": Way("/v1/embeddings", {"model": "demo-embed", "input": "hi"}, "/api/embed"),
 }
-LOAD: Final = 0.8
-"""Seconds: more than any call may take here; the load goes on without it."""
 BEFORE: Final[dict[str, tuple[Fault, int, str]]] = {
     "500": (Fault("status"), 502, "upstream_server"),
     "503": (Fault("status", status=503), 503, "upstream_overloaded"),
@@ -67,7 +64,7 @@ BEFORE: Final[dict[str, tuple[Fault, int, str]]] = {
     "stall": (Fault("stall"), 504, "upstream_timeout"),
     "a long line": (Fault("long_line", size=10_000_000), 502, "upstream_server"),
     "a load that fails": (Fault("load_failure"), 502, "upstream_load"),
-    "a load that takes long": (Fault("slow_load", seconds=LOAD), 504, "upstream_timeout"),
+    "a load that takes long": (Fault("slow_load"), 504, "upstream_timeout"),
 }
 MIDWAY: Final = {
     "an error line": Fault("error_line", after=3),
@@ -79,8 +76,11 @@ MIDWAY: Final = {
 }
 
 
-async def ask(run: Running, way: Way) -> tuple[int, str]:
+async def ask(run: Running, way: Way, midway: Awaitable[None] | None = None) -> tuple[int, str]:
+    """midway: what is waited for between the beginning of an answer and the rest of it."""
     async with run.http.post(run.url + way.path, json=way.body) as response:
+        if midway is not None:
+            await midway
         return response.status, await response.text()
 
 
@@ -91,7 +91,7 @@ def at(fault: Fault, way: Way) -> Fault:
 async def nothing_left(run: Running) -> None:
     """No place, no task and no shared generation; and nothing was kept."""
     pool = run.server.live.pipeline.value.upstreams["local"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (  # noqa: ASYNC110  (they end by themselves, and tell nobody)
             any(one.busy for one in pool.standings)
             or len(pool.line.order)
@@ -121,26 +121,29 @@ CASES: Final = [(way, fault) for way in WAYS for fault in BEFORE if way != "embe
 
 
 @pytest.mark.parametrize(("way", "fault"), CASES)
-async def test_before_the_first_event(start: Start, way: str, fault: str) -> None:
+async def test_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
     given, status, code = BEFORE[fault]
-    asked, limits = WAYS[way], CONFIG if code == "upstream_timeout" else PATIENT
-    async with start(limits + UPSTREAM, Simulator(faults=[at(given, asked)])) as run:
-        found, text = await ask(run, asked)
+    asked, loaded = WAYS[way], asyncio.Event()
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[replace(at(given, asked), until=loaded)])) as run:
+        asking = asyncio.ensure_future(ask(run, asked))
+        if code == "upstream_timeout":
+            await run.ollama.until(lambda: not run.ollama.faults)
+            await late(run)
+        found, text = await asking
         assert found == status, text
         error = json.loads(text)["error"]
         assert isinstance(error, str) if asked.native else error["code"] == code
         await nothing_left(run)
-        if given.kind == "slow_load":
-            await asyncio.sleep(LOAD)
+        loaded.set()
         await healed(run, asked)
 
 
 @pytest.mark.parametrize("fault", MIDWAY)
 @pytest.mark.parametrize("way", [name for name, way in WAYS.items() if way.stream])
-async def test_midway(start: Start, way: str, fault: str) -> None:
-    asked, limits = WAYS[way], CONFIG if fault == "stall" else PATIENT
-    async with start(limits + UPSTREAM, Simulator(faults=[at(MIDWAY[fault], asked)], delay=0.005)) as run:
-        found, text = await ask(run, asked)
+async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
+    asked = WAYS[way]
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[at(MIDWAY[fault], asked)], delay=0.005)) as run:
+        found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
         if asked.native:
             lines = [json.loads(line) for line in text.splitlines()]

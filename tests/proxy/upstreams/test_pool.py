@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from proxy.upstreams.demo import CATALOGUE, Fault, Simulator, running
 from tests.conftest import ASK, BARE, HI, Running, Start
+from tests.servers import free_port
 from tests.whole.asking import dead_url, error_of, streamed, user, whole
 
 WITHOUT_DEMO = [one for one in CATALOGUE if one.name != "demo:latest"]
@@ -27,6 +29,12 @@ async def pooled(
         settings = ", ".join(f"{name}: {value}" for name, value in {"ollama": urls, **upstream}.items())
         run = await stack.enter_async_context(start(f"{text}\nupstreams: {{pool: {{{settings}}}}}\n"))
         yield run
+
+
+def held(count: int, after: int = 1) -> tuple[list[Simulator], asyncio.Event]:
+    """Hosts whose answers go on after so many lines when the event is set."""
+    go = asyncio.Event()
+    return [Simulator(parallel=64, faults=[Fault("stall", after, until=go, times=99)]) for _ in range(count)], go
 
 
 def answers(ollama: Simulator) -> int:
@@ -45,10 +53,11 @@ async def test_calls_go_to_the_host_that_has_the_model_loaded(start: Start) -> N
 
 
 async def test_the_least_busy_of_the_loaded_hosts_is_taken_and_among_equals_none_is_left_out(start: Start) -> None:
-    hosts = [Simulator(delay=0.01) for _ in range(4)]
+    hosts, go = held(4)
     async with pooled(start, hosts, slots=2) as run:
         replies = await asyncio.gather(*(run.chat(stream=True) for _ in range(8)))
         assert [answers(one) for one in hosts] == [2, 2, 2, 2]
+        go.set()
         for reply in replies:
             assert (await streamed(reply)).done
         for number in range(4):
@@ -58,9 +67,11 @@ async def test_the_least_busy_of_the_loaded_hosts_is_taken_and_among_equals_none
 
 
 async def test_what_is_loaded_is_told_of_each_host_so_that_memory_adds_up(start: Start) -> None:
-    hosts = [Simulator(delay=0.01) for _ in range(2)]
+    hosts, go = held(2)
     async with pooled(start, hosts, slots=1) as run:
-        for reply in await asyncio.gather(*(run.chat(stream=True) for _ in range(2))):
+        replies = await asyncio.gather(*(run.chat(stream=True) for _ in range(2)))
+        go.set()
+        for reply in replies:
             await reply.read()
         told = (await whole(await run.http.get(f"{run.url}/api/ps")))["models"]
         each = [(await whole(await run.http.get(f"{url}/api/ps")))["models"] for url in urls(run)]
@@ -73,10 +84,11 @@ def urls(run: Running) -> Sequence[str]:
 
 
 async def test_a_busy_host_does_not_keep_others_idle_where_no_slots_are_said(start: Start) -> None:
-    hosts = [Simulator(delay=0.02, parallel=64) for _ in range(2)]
+    hosts, go = held(2)
     async with pooled(start, hosts) as run:
         replies = await asyncio.gather(*(run.chat(stream=True) for _ in range(24)))
         assert min(answers(one) for one in hosts) >= 8
+        go.set()
         for reply in replies:
             await reply.read()
 
@@ -121,19 +133,21 @@ async def test_a_host_that_dies_is_left_out_and_let_back_once_it_answers(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.watch.PROBE", 0.02)
-    steady, dying = Simulator(), Simulator()
+    (steady, dying), go = held(2)
     async with AsyncExitStack() as life:
-        url = await life.enter_async_context(running(dying))
+        url = await life.enter_async_context(running(dying, port=free_port()))
         async with pooled(start, [steady, url], slots=1) as run:
             pool = run.server.live.pipeline.value.upstreams["pool"]
-            await asyncio.gather(run.chat(), run.chat())
-            assert answers(dying) == 1
+            asking = [asyncio.ensure_future(run.chat()) for _ in range(2)]
+            await dying.until(lambda: answers(dying) == 1)
+            go.set()
+            await asyncio.gather(*asking)
             await life.aclose()
             for _ in range(4):
                 assert (await run.chat()).status == 200
             assert [one.out for one in pool.standings] == [False, True]
             async with running(Simulator(), port=int(url.rpartition(":")[2])):
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     while pool.standings[1].out:  # noqa: ASYNC110  (only the probe tells, and it tells nobody)
                         await asyncio.sleep(0.01)
                 assert {(await run.chat()).status for _ in range(4)} == {200}
@@ -174,9 +188,14 @@ async def test_a_host_that_hangs_does_not_hold_up_the_others(start: Start, monke
 
 
 async def test_no_host_works_on_more_calls_than_it_has_slots(start: Start) -> None:
-    hosts = [Simulator(delay=0.002, parallel=64) for _ in range(2)]
     most = [0, 0]
 
+    def say(place: int, body: object) -> None:
+        most[place] = max(most[place], hosts[place].running)
+
+    go = asyncio.Event()
+    faults = [Fault("stall", until=go, times=3)]
+    hosts = [Simulator(parallel=64, faults=faults, say=partial(say, place)) for place in range(2)]
     async with pooled(start, hosts, slots=3) as run:
 
         async def one(stream: bool) -> None:
@@ -184,21 +203,20 @@ async def test_no_host_works_on_more_calls_than_it_has_slots(start: Start) -> No
             assert response.status == 200
             await response.read()
 
-        async def watch() -> None:
-            while True:
-                most[:] = [max(seen, host.running) for seen, host in zip(most, hosts, strict=True)]
-                await asyncio.sleep(0.001)
-
-        watching = asyncio.ensure_future(watch())
-        await asyncio.gather(*(one(number % 2 == 0) for number in range(40)))
-        watching.cancel()
+        asking = [asyncio.ensure_future(one(number % 2 == 0)) for number in range(40)]
+        for one_host in hosts:
+            await one_host.until(lambda: [host.running for host in hosts] == [3, 3])
+        await until_waiting(run, 34)
+        go.set()
+        await asyncio.gather(*asking)
         pool = run.server.live.pipeline.value.upstreams["pool"]
         assert [one.busy for one in pool.standings] == [0, 0] and len(pool.line.order) == 0
-    assert max(most) <= 3 and min(most) >= 2
+    assert most == [3, 3]
 
 
 async def test_a_full_line_is_told_with_the_time_to_come_back(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.05)], slots=1, line="{most: 2, wait: 30}") as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1, line="{most: 2, wait: 300}") as run:
         first = await run.chat(stream=True)
         waiting = [asyncio.ensure_future(run.chat()) for _ in range(2)]
         await until_waiting(run, 2)
@@ -206,53 +224,74 @@ async def test_a_full_line_is_told_with_the_time_to_come_back(start: Start) -> N
         error = await error_of(refused, 429)
         assert (error["code"], error["type"]) == ("queue_full", "rate_limit_error")
         assert int(refused.headers["retry-after"]) >= 1 and int(refused.headers["retry-after-ms"]) >= 1000
+        go.set()
         assert (await streamed(first)).done
         assert {(await one).status for one in waiting} == {200}
 
 
 async def test_a_line_is_full_also_of_calls_by_one_id(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.02)], slots=1, line="{most: 2, wait: 30}") as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1, line="{most: 2, wait: 300}") as run:
 
         async def one(number: int) -> int:
             body, named = {**ASK, "seed": number}, {"X-Request-Id": "mine"}
             return (await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=named)).status
 
-        assert sorted(await asyncio.gather(*map(one, range(6)))) == [200] * 3 + [429] * 3
+        asking = [asyncio.ensure_future(one(number)) for number in range(6)]
+        async with asyncio.timeout(30):
+            while sum(one.done() for one in asking) < 3:  # those that are refused
+                await asyncio.wait([one for one in asking if not one.done()], return_when=asyncio.FIRST_COMPLETED)
+        go.set()
+        assert sorted(await asyncio.gather(*asking)) == [200] * 3 + [429] * 3
 
 
 async def test_a_call_waits_only_so_long(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.05)], slots=1, line="{wait: 0.05}") as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1, line="{wait: 0.05}") as run:
         first = await run.chat(stream=True)
         assert (await error_of(await run.chat(), 429))["code"] == "queue_timeout"
+        go.set()
         assert (await streamed(first)).done
+        async with asyncio.timeout(30):
+            while run.server.live.pipeline.value.upstreams["pool"].standings[0].busy:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
         assert (await run.chat()).status == 200
 
 
 async def test_a_client_that_leaves_gives_its_place_to_the_next(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.01)], slots=1) as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1) as run:
         first = await run.chat(stream=True)
         leaving, staying = asyncio.ensure_future(run.chat()), asyncio.ensure_future(run.chat())
         await until_waiting(run, 2)
         leaving.cancel()
         await until_waiting(run, 1)
+        go.set()
         assert (await streamed(first)).done
         assert (await staying).status == 200
 
 
 async def test_who_waits_is_told_how_many_stand_before(start: Start) -> None:
     text = BARE + "\nstreams: {heartbeat: 0.02}"
-    async with pooled(start, [Simulator(delay=0.02)], text, slots=1) as run:
-        first = asyncio.ensure_future(run.chat(stream=True))
-        second, third = [asyncio.ensure_future(run.chat(stream=True)) for _ in range(2)]
-        comments = [(await streamed(await one)).comments for one in (first, second, third)]
-    assert comments[0] == [] or "in line" not in "".join(comments[0])
-    assert ": waiting in line, 0 before" in comments[1] and ": waiting in line, 1 before" in comments[2]
+    hosts, go = held(1)
+    async with pooled(start, hosts, text, slots=1) as run:
+        first = await run.chat(stream=True)
+        waiting = []
+        for place in range(2):
+            asking = asyncio.ensure_future(run.chat(stream=True))
+            await until_waiting(run, place + 1)
+            waiting.append(await asking)
+            assert await waiting[place].content.readline() == f": waiting in line, {place} before\n".encode()
+        go.set()
+        assert "in line" not in "".join((await streamed(first)).comments)
+        for one in waiting:
+            assert b"[DONE]" in await one.read()
 
 
 async def test_several_answers_never_wait_for_each_others_slots(start: Start) -> None:
     """Two callers with more answers than there are slots would hold some and wait for the rest for ever."""
     async with pooled(start, [Simulator(parallel=64)], slots=2) as run:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             replies = await asyncio.gather(*(run.chat(n=4, stream=stream) for stream in (True, True, False, False)))
             for reply in replies[:2]:
                 stream = await streamed(reply)
@@ -262,13 +301,15 @@ async def test_several_answers_never_wait_for_each_others_slots(start: Start) ->
 
 
 async def test_those_who_wait_keep_their_places_over_a_reload(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.02)], slots=1) as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1) as run:
         first = await run.chat(stream=True)
         second = asyncio.ensure_future(run.chat())
         await until_waiting(run, 1)
         assert await run.server.reload()
         third = asyncio.ensure_future(run.chat())
         await until_waiting(run, 2)
+        go.set()
         assert (await streamed(first)).done
         done, _ = await asyncio.wait([second, third], return_when=asyncio.FIRST_COMPLETED)
         assert done == {second}
@@ -289,14 +330,15 @@ async def test_a_call_that_fails_gives_its_slot_back(start: Start) -> None:
 async def until_waiting(run: Running, count: int) -> None:
     """Returns when that many calls stand in line."""
     line = run.server.live.pipeline.value.upstreams["pool"].line
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(line.order) != count:  # noqa: ASYNC110  (a line tells nobody who joins it)
             await asyncio.sleep(0.002)
 
 
 async def test_callers_take_turns_so_that_none_starves_another(start: Start) -> None:
     text = BARE + "\nkeys: {many: m-key, few: f-key}"
-    async with pooled(start, [Simulator(delay=0.002)], text, slots=1) as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, text, slots=1) as run:
         served: list[str] = []
 
         async def call(name: str) -> None:
@@ -309,5 +351,7 @@ async def test_callers_take_turns_so_that_none_starves_another(start: Start) -> 
         many = [asyncio.ensure_future(call("many")) for _ in range(9)]
         await until_waiting(run, 8)
         few = [asyncio.ensure_future(call("few")) for _ in range(2)]
+        await until_waiting(run, 10)
+        go.set()
         await asyncio.gather(*many, *few)
     assert max(index for index, name in enumerate(served) if name == "few") <= 5, served

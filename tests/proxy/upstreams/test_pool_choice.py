@@ -13,9 +13,10 @@ from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.pool import Pool
 from proxy.upstreams.standing import Standing
+from tests.clocks import put_forward
 from tests.conftest import Running, Start
 from tests.contracts.test_stores import Watch
-from tests.proxy.upstreams.test_pool import answers, pooled
+from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
 from tests.servers import redis_server
 from tests.whole.asking import error_of, streamed, user
 
@@ -47,14 +48,17 @@ async def test_a_conversation_stays_where_its_beginning_was_read(start: Start) -
 
 
 async def test_but_not_where_that_host_has_much_more_to_do(start: Start) -> None:
-    hosts = [Simulator(delay=0.02, parallel=16) for _ in range(2)]
+    hosts, go = held(2)
     async with pooled(start, hosts) as run:
         await warmed(run)
+        go.set()
         await (await run.chat()).read()
+        go.clear()
         before = [answers(one) for one in hosts]
         streams = await asyncio.gather(*(run.chat(stream=True) for _ in range(10)))
         fewer, more = sorted(answers(one) - had for one, had in zip(hosts, before, strict=True))
         assert 0 < more - fewer <= 2, "two calls more, and no more than that"
+        go.set()
         for stream in streams:
             await stream.read()
 
@@ -62,20 +66,23 @@ async def test_but_not_where_that_host_has_much_more_to_do(start: Start) -> None
 async def test_a_host_that_fails_again_and_again_is_left_alone_until_it_has_rested(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 0.05)
+    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
     steady, failing = Simulator(), Simulator()
     async with pooled(start, [steady, failing]) as run:
-        pool = await warmed(run)
+        pool, clock = await warmed(run), run.server.services.clock
         standing = pool.standings[1]
         failing.faults.extend([Fault("status")] * 3)
         numbers = count()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while standing.failures < 3:
+                put_forward(clock, 3600.0)
                 await (await run.chat(messages=user(f"again {next(numbers)}"))).read()
         had = answers(failing)
         assert [(await run.chat(messages=user(f"now {n}"))).status for n in range(5)] == [200] * 5
         assert answers(failing) == had and standing.failures == 3
-        async with asyncio.timeout(10):
+        put_forward(clock, 3600.0)
+        async with asyncio.timeout(30):
             while standing.failures:
                 assert (await run.chat(messages=user(f"well {next(numbers)}"))).status == 200
         told = await (await run.http.get(f"{run.url}/api/hosts")).json()
@@ -153,8 +160,11 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.sharing.AGAIN", 0.02)
+    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.sharing.LONGEST", 3600.0)
     async with redis_server(tmp_path) as redis, running(Simulator()) as first, running(Simulator()) as second:
-        stores = f"stores: {{both: {{redis: '{redis.url}', timeout: 1}}}}\nchains: {{chat: []}}\n"
+        stores = f"stores: {{both: {{redis: '{redis.url}', timeout: 30}}}}\nchains: {{chat: []}}\n"
         async with (
             pooled(start, [first, second], stores, share="both") as one,
             pooled(start, [first, second], stores, share="both") as other,
@@ -162,13 +172,13 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
             mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
             for _ in range(3):
                 mine.failed(mine.standings[0], its_fault=True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while theirs.standings[0].failures < 3:
                     assert (await other.chat()).status == 200
             assert theirs.standings[0].state(other.server.services.clock.monotonic()) == "cooling"
             mine.standings[0].trial = True
             mine.answered(mine.standings[0])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while theirs.standings[0].failures:
                     assert (await other.chat()).status == 200
 
@@ -235,18 +245,19 @@ async def test_groups_stay_together_however_long_calls_have_waited() -> None:
 async def test_a_model_that_is_not_loaded_waits_no_longer_than_it_may(start: Start) -> None:
     ollama = Simulator(models=BOTH, max_loaded=1, parallel=1, delay=0.002)
     async with pooled(start, [ollama], slots=1, line="{group: 0.2}") as run:
-        served = asyncio.Event()
+        asked, served = asyncio.Event(), asyncio.Event()
 
         async def caller() -> None:
             while not served.is_set():
                 await (await run.chat(model="demo")).read()
+                asked.set()
 
         async def patient() -> None:
-            await asyncio.sleep(0.05)
+            await asked.wait()
             assert (await run.chat(model="other")).status == 200
             served.set()
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.gather(patient(), *(caller() for _ in range(4)))
 
 
@@ -257,9 +268,12 @@ async def test_an_unknown_store_is_a_problem_of_the_file(start: Start) -> None:
 
 
 async def test_who_waited_is_told_how_long(start: Start) -> None:
-    async with pooled(start, [Simulator(delay=0.01)], slots=1) as run:
+    hosts, go = held(1)
+    async with pooled(start, hosts, slots=1) as run:
         first = await run.chat(stream=True)
         second = asyncio.ensure_future(run.chat(stream=True, messages=user("me too")))
+        await until_waiting(run, 1)
+        go.set()
         assert (await streamed(first)).done
         response = await second
         assert float(response.headers["x-gemmapy-queue-ms"]) > 0

@@ -20,8 +20,9 @@ from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
+from tests.clocks import put_forward
 from tests.conftest import ASK, BARE, Start
-from tests.proxy.upstreams.test_pool import answers, pooled, until_waiting
+from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
 from tests.whole.asking import dead_url, error_of, streamed, whole
 
 SHUT = "plugins: {shut: {use: 'tests.whole.rigged:Shut'}}\nchains: {chat: [shut]}"
@@ -110,7 +111,7 @@ async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
     line.leave(standing)  # the first is served now, and has not heard of it
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    assert await asyncio.wait_for(second, 1) is standing
+    assert await asyncio.wait_for(second, 30) is standing
     assert standing.busy == 1 and len(line.order) == 0
 
 
@@ -121,7 +122,7 @@ async def test_whoever_leaves_is_not_served_any_more() -> None:
     await asyncio.sleep(0)
     first.cancel()
     line.leave(standing)
-    assert await asyncio.wait_for(second, 1) is standing
+    assert await asyncio.wait_for(second, 30) is standing
     await asyncio.gather(first, return_exceptions=True)
     assert standing.busy == 1
 
@@ -155,7 +156,8 @@ async def test_a_call_for_several_answers_takes_one_place_in_the_line(start: Sta
 
 
 async def test_a_reload_gives_those_who_wait_what_it_allows(start: Start) -> None:
-    async with running(Simulator(delay=0.02, parallel=64)) as url:
+    (host,), go = held(1)
+    async with running(host) as url:
         text = f"{BARE}\nupstreams: {{pool: {{ollama: '{url}', slots: SLOTS}}}}\n"
         async with start(text.replace("SLOTS", "1")) as run:
             first = await run.chat(stream=True)
@@ -163,15 +165,17 @@ async def test_a_reload_gives_those_who_wait_what_it_allows(start: Start) -> Non
             await until_waiting(run, 3)
             run.configure(text.replace("SLOTS", "8"))
             assert await run.server.reload()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 answers = [await one for one in waiting]
+            go.set()
             for answer in (first, *answers):
                 assert (await streamed(answer)).done
 
 
 @pytest.mark.parametrize("away", [False, True])
 async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(start: Start, away: bool) -> None:
-    async with running(Simulator(delay=0.05)) as old, running(Simulator()) as new:
+    (host,), go = held(1)
+    async with running(host) as old, running(Simulator()) as new:
         text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS], slots: 1}}}}\n"
         async with start(text.replace("HOSTS", old)) as run:
             first = await run.chat(stream=True)
@@ -179,9 +183,10 @@ async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(st
             await until_waiting(run, 3)
             run.configure(text.replace("HOSTS", dead_url() if away else new))
             assert await run.server.reload()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 answers = [await one for one in waiting]
             assert {answer.status for answer in answers} == {502 if away else 200}
+            go.set()
             assert (await streamed(first)).done
             pool = run.server.live.pipeline.value.upstreams["pool"]
             assert [one.busy for one in pool.standings] == [0], "and none holds its place for ever"
@@ -190,7 +195,8 @@ async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(st
 
 async def test_a_configuration_that_cannot_be_opened_gives_those_who_wait_nothing(start: Start) -> None:
     other = Simulator()
-    async with running(Simulator(delay=0.02)) as url, running(other) as never:
+    (host,), go = held(1)
+    async with running(host) as url, running(other) as never:
         text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS], slots: SLOTS}}}}\n"
         async with start(text.replace("HOSTS", f"'{url}'").replace("SLOTS", "1")) as run:
             first = await run.chat(stream=True)
@@ -201,6 +207,7 @@ async def test_a_configuration_that_cannot_be_opened_gives_those_who_wait_nothin
             assert not await run.server.reload()
             await asyncio.sleep(0)
             await until_waiting(run, 3)
+            go.set()
             assert (await streamed(first)).done
             assert [(await one).status for one in waiting] == [200] * 3
     assert not answers(other)
@@ -259,15 +266,18 @@ async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -
 
 
 async def test_one_that_has_recovered_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 0.05)
-    hosts = [Simulator(faults=[Fault("status")]), Simulator(faults=[Fault("status")])]
+    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
+    hosts, go = held(2)
+    for host in hosts:
+        host.faults.appendleft(Fault("status"))
     async with pooled(start, hosts, slots=1) as run:
-        for _ in range(4):
-            await run.chat()
-        await asyncio.sleep(0.2)
-        replies = await asyncio.gather(run.chat(), run.chat())
+        assert {(await run.chat()).status for _ in range(2)} == {502}
+        put_forward(run.server.services.clock, 3601.0)
+        replies = await asyncio.gather(run.chat(stream=True), run.chat(stream=True))
         assert {reply.status for reply in replies} == {200}
         assert len({reply.headers["x-gemmapy-upstream"] for reply in replies}) == 2
+        go.set()
 
 
 async def test_retries_go_to_another_host(start: Start) -> None:
@@ -278,12 +288,12 @@ async def test_retries_go_to_another_host(start: Start) -> None:
 
 
 async def test_readiness_does_not_wait_for_a_host_that_hangs(start: Start) -> None:
-    async with saying(200, delay=30) as hangs, running(Simulator()) as good:
+    async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         for upstreams in (
             f"{{pool: {{ollama: ['{hangs}', '{good}']}}}}",
             f"{{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}",
         ):
-            async with start(f"{BARE}\nupstreams: {upstreams}\n") as run, asyncio.timeout(4):
+            async with start(f"{BARE}\nupstreams: {upstreams}\n") as run, asyncio.timeout(20):
                 assert (await run.http.get(f"{run.url}/readyz")).status == 200
 
 
@@ -293,11 +303,12 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
     monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.3)
     monkeypatch.setattr("proxy.upstreams.listing.PATIENCE", 0.02)
     monkeypatch.setattr("proxy.upstreams.catalogue.RECENT", 0.0)
-    async with saying(200, delay=30) as hangs, running(Simulator()) as good:
+    async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
         async with start(text) as run:
             assert (await run.chat()).status == 200  # the first waits as long as a list may take
-            async with asyncio.timeout(0.25):
+            monkeypatch.setattr("proxy.upstreams.remote.SMALL", 3600.0)
+            async with asyncio.timeout(30):
                 assert (await run.chat()).status == 200
 
 
@@ -306,7 +317,7 @@ async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 0.1)
     monkeypatch.setattr("proxy.upstreams.remote.SMALL", 60.0)
-    async with saying(200, delay=60) as hangs, running(Simulator()) as good:
+    async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
         async with start(text) as run, asyncio.timeout(20):
             assert (await (await run.http.get(f"{run.url}/api/version")).json())["version"] == "0.33.0"
@@ -324,7 +335,7 @@ async def test_two_proxies_that_lead_to_each_other_ask_each_other_once(
             run.configure(f"{BARE}\nupstreams: {{next: {{ollama: '{to.url}'}}}}\n")
             assert await run.server.reload()
         with caplog.at_level(logging.INFO, "gemmapy.requests"):
-            async with asyncio.timeout(5), http.get(one.url + path) as response:
+            async with asyncio.timeout(30), http.get(one.url + path) as response:
                 assert response.status >= 500 or path == "/api/ps", "nothing is loaded at an upstream that is away"
             await asyncio.sleep(0.1)
         assert len([one for one in caplog.records if hasattr(one, "told")]) <= 8
