@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 
-from tests.conftest import HI, Start
-from tests.faults.test_ollama import CONFIG, PATIENT, Way, ask, healed, nothing_left
+from tests.conftest import HI, Late, Start
+from tests.faults.test_ollama import CONFIG, Way, ask, healed, nothing_left
 from tests.whole.asking import Stream, dead_url
 
 ASK: Final = {"model": "m", "messages": HI}
@@ -45,6 +45,7 @@ class Server:
     fault: str = ""
     midway: bool = False
     url: str = ""
+    stalls: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -54,13 +55,15 @@ class Server:
         asked = json.loads(await reader.readexactly(length))
         fault, self.fault = self.fault, ""
         try:
-            await self.answer(writer, asked, fault)
+            await self.answer(reader, writer, asked, fault)
         finally:
             writer.close()
 
-    async def answer(self, writer: asyncio.StreamWriter, asked: dict[str, object], fault: str) -> None:
+    async def answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: dict[str, object], fault: str
+    ) -> None:
         if fault and not self.midway:
-            return await self.fail(writer, fault)
+            return await self.fail(reader, writer, fault)
         if "input" in asked:
             row = {"index": 0, "embedding": [0.6, 0.8]}
             return await self.end(writer, 200, json.dumps({"data": [row], "usage": {"prompt_tokens": 1}}).encode())
@@ -73,10 +76,10 @@ class Server:
             await writer.drain()
             await asyncio.sleep(0.02)
         if fault:
-            return await self.fail(writer, fault)
+            return await self.fail(reader, writer, fault)
         writer.write(chunk(delta={}, finish_reason="stop") + b"data: [DONE]\n\n")
 
-    async def fail(self, writer: asyncio.StreamWriter, fault: str) -> None:
+    async def fail(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fault: str) -> None:
         if fault.isdigit():
             await self.end(writer, int(fault), b'{"error": {"message": "no"}}')
         elif fault == "too long":
@@ -84,7 +87,8 @@ class Server:
         elif fault == "reset":
             writer.transport.abort()
         elif fault == "stall":
-            await asyncio.sleep(1)
+            self.stalls.set()
+            await reader.read()  # until whoever asked leaves
         elif fault in ("garbage", "a long line", "an error"):
             told = {"garbage": b"\x00\xff{", "a long line": b"x" * 300_000, "an error": TOO_LONG[:-1] + b"}"}[fault]
             writer.write((b"" if self.midway else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") + b"data: " + told)
@@ -108,17 +112,20 @@ async def server(fault: str, midway: bool = False, port: int = 0) -> AsyncIterat
         yield made
 
 
-def config(url: str, fault: str = "") -> str:
-    limits = CONFIG if fault == "stall" else PATIENT
-    return f"{limits}upstreams: {{local: {{openai: '{url}', slots: 2, max_answer_bytes: 100000}}}}\n"
+def config(url: str) -> str:
+    return f"{CONFIG}upstreams: {{local: {{openai: '{url}', slots: 2, max_answer_bytes: 100000}}}}\n"
 
 
 @pytest.mark.parametrize("fault", BEFORE)
 @pytest.mark.parametrize("way", WAYS)
-async def test_before_the_first_event(start: Start, way: str, fault: str) -> None:
+async def test_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
     asked, (status, code) = WAYS[way], BEFORE[fault]
-    async with server(fault) as far, start(config(far.url, fault)) as run:
-        found, text = await ask(run, asked)
+    async with server(fault) as far, start(config(far.url)) as run:
+        asking = asyncio.ensure_future(ask(run, asked))
+        if fault == "stall":
+            await far.stalls.wait()
+            await late(run)
+        found, text = await asking
         assert found == status, text
         error = json.loads(text)["error"]
         assert isinstance(error, str) if asked.native else error["code"] == code
@@ -128,10 +135,10 @@ async def test_before_the_first_event(start: Start, way: str, fault: str) -> Non
 
 @pytest.mark.parametrize("fault", MIDWAY)
 @pytest.mark.parametrize("way", [name for name, way in WAYS.items() if way.stream])
-async def test_midway(start: Start, way: str, fault: str) -> None:
+async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
     asked = WAYS[way]
-    async with server(fault, midway=True) as far, start(config(far.url, fault)) as run:
-        found, text = await ask(run, asked)
+    async with server(fault, midway=True) as far, start(config(far.url)) as run:
+        found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
         if asked.native:
             lines = [json.loads(line) for line in text.splitlines()]
