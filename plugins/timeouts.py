@@ -7,10 +7,9 @@ from math import inf
 
 from pydantic import PositiveFloat
 
-from proxy.clock import Clock
 from proxy.config import Strict
 from proxy.errors import UpstreamError
-from proxy.host import Host
+from proxy.host import Clock, Host
 from proxy.meter import LATE
 from proxy.streams import Replay
 from proxy.types import Call, Deadline, Events, Handler, Reply
