@@ -9,7 +9,7 @@ import os
 import shutil
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import aiohttp
 import openai
 import pytest
 
-from plugins.timeouts import Sweep
+from plugins.timeouts import Sweep, Watch
 from proxy import config as configuration
 from proxy import registry
 from proxy.clock import Clock
@@ -169,29 +169,41 @@ def start() -> Start:
     return started
 
 
-Late = Callable[[Running], Awaitable[None]]
+class Late:
+    """Late()(run): so much time passes at once that every limit of `timeouts` does, for whoever waits by then."""
+
+    def __init__(self) -> None:
+        self.sweeps: list[Sweep] = []
+
+    async def __call__(self, run: Running) -> None:
+        # Each wait has been looked at once, which is when it begins.
+        await self.until(lambda watches: not any(one.fresh for one in watches))
+        put_forward(run.server.services.clock, 3600.0)
+
+    async def while_read(self, run: Running) -> None:
+        """The same while nobody waits for an upstream, because those who read have not done so."""
+        await self.until(lambda watches: not any(one.waiting for one in watches))
+        put_forward(run.server.services.clock, 3600.0)
+        for sweep in self.sweeps:
+            sweep.look()
+
+    async def until(self, so: Callable[[Sequence[Watch]], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not (watches := [one for sweep in self.sweeps for one in sweep.watches]) or not so(watches):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Late:
-    """late(run): so much time passes at once that every limit of `timeouts` does, for whoever waits by then."""
-    sweeps: list[Sweep] = []
+    limits = Late()
 
     class Noted(Sweep):
         def __init__(self, clock: Clock) -> None:
             super().__init__(clock)
-            sweeps.append(self)
-
-    async def passed(run: Running) -> None:
-        async with asyncio.timeout(30):  # until each wait has been looked at once, which is when it begins
-            while not (watches := [one for sweep in sweeps for one in sweep.watches]) or any(  # noqa: ASYNC110
-                one.fresh for one in watches
-            ):
-                await asyncio.sleep(0.005)
-        put_forward(run.server.services.clock, 3600.0)
+            limits.sweeps.append(self)
 
     monkeypatch.setattr("plugins.timeouts.Sweep", Noted)
-    return passed
+    return limits
 
 
 def in_log(exchange: Exchange) -> None:

@@ -148,14 +148,14 @@ async def test_a_client_that_leaves_nginx_before_the_first_byte_stops_ollama(thr
         await run.ollama.until(lambda: run.ollama.running == 1)
         asking.cancel()
         await asyncio.wait([asking])
-        await run.ollama.until_abandoned(within=2)
+        await run.ollama.until_abandoned()
 
 
 async def test_a_client_that_leaves_nginx_in_a_stream_stops_ollama(through: Through) -> None:
     async with through(ollama=Simulator(faults=[STALLED])) as run:
         async with await run.chat(stream=True) as response:
             await tokens(response, 1)
-        await run.ollama.until_abandoned(within=2)
+        await run.ollama.until_abandoned()
 
 
 async def test_a_reload_loses_nothing_that_runs_through_nginx(through: Through) -> None:

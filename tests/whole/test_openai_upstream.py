@@ -277,7 +277,7 @@ async def test_a_client_that_leaves_ends_the_call_at_the_far_end(start: Start, s
         await run.ollama.until(lambda: run.ollama.running == 1)
         asking.cancel()
         await asyncio.wait([asking])
-        await run.ollama.until_abandoned(1, within=2)
+        await run.ollama.until_abandoned(1)
 
 
 # --- Ollama's dialect, and several upstreams ------------------------------------------------------------

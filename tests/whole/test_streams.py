@@ -35,6 +35,14 @@ async def first(response: aiohttp.ClientResponse, times: int = 1) -> None:
         assert await response.content.readany()
 
 
+async def until_told(response: aiohttp.ClientResponse, comment: str, times: int = 1) -> None:
+    """So many heartbeats have said this."""
+    async with asyncio.timeout(40):
+        while times:
+            times -= await response.content.readuntil(b"\n\n") == f"{comment}\n\n".encode()
+            assert not response.content.at_eof()
+
+
 # --- what a stream looks like ----------------------------------------------------------------------
 
 
@@ -99,7 +107,7 @@ async def test_a_stream_is_not_held_back(start: Start) -> None:
                 if seen.count(b"content") >= 3:
                     break
             assert run.ollama.running == 1
-        await run.ollama.until_abandoned(within=1)
+        await run.ollama.until_abandoned()
 
 
 PAUSING = "plugins: {pausing: {use: 'tests.whole.rigged:Pausing'}}\nchains: {chat: [pausing]}"
@@ -139,7 +147,7 @@ async def test_each_choice_opens_with_its_role(start: Start) -> None:
 async def test_a_choice_that_fails_ends_a_stream_of_several(start: Start) -> None:
     async with start(ollama=drip(faults=[Fault("error_line", after=3)])) as run:
         stream = await streamed(await run.chat(stream=True, n=3))
-        await run.ollama.until_abandoned(2, within=1)
+        await run.ollama.until_abandoned(2)
         assert run.ollama.finished == 0
     assert stream.broken["code"] == "upstream_server"
 
@@ -147,7 +155,7 @@ async def test_a_choice_that_fails_ends_a_stream_of_several(start: Start) -> Non
 async def test_a_choice_that_fails_ends_a_whole_answer_of_several(start: Start) -> None:
     async with start(ollama=drip(faults=[Fault("error_line", after=3)])) as run:
         error = await error_of(await run.chat(n=3), 502)
-        await run.ollama.until_abandoned(2, within=1)
+        await run.ollama.until_abandoned(2)
         assert run.ollama.finished == 0
     assert error["code"] == "upstream_server"
 
@@ -155,7 +163,7 @@ async def test_a_choice_that_fails_ends_a_whole_answer_of_several(start: Start) 
 async def test_a_choice_that_cannot_start_fails_the_call(start: Start) -> None:
     async with start(ollama=drip(faults=[Fault("status", status=500)])) as run:
         await error_of(await run.chat(stream=True, n=3), 502)
-        await run.ollama.until(lambda: run.ollama.running == 0, within=1)
+        await run.ollama.until(lambda: run.ollama.running == 0)
         assert run.ollama.finished == 0
 
 
@@ -169,14 +177,14 @@ async def test_a_client_that_leaves_before_the_first_token_stops_ollama(start: S
         asking = asyncio.ensure_future(run.chat(stream=stream, n=n))
         await run.ollama.until(lambda: run.ollama.running == n)
         await leave(asking)
-        await run.ollama.until_abandoned(n, within=1)
+        await run.ollama.until_abandoned(n)
 
 
 async def test_a_client_that_leaves_between_heartbeats_stops_ollama(start: Start) -> None:
     async with start(BUSY, Simulator(faults=[Fault("stall")])) as run:
         async with await run.chat(stream=True) as response:
             assert (await response.content.readany()).startswith(b": ")
-        await run.ollama.until_abandoned(within=1)
+        await run.ollama.until_abandoned()
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -184,14 +192,14 @@ async def test_a_client_that_leaves_a_stream_stops_ollama(start: Start, n: int) 
     async with start(ollama=drip(say=lambda body: ENDLESS)) as run:
         async with await run.chat(stream=True, n=n) as response:
             await first(response, 3)
-        await run.ollama.until_abandoned(n, within=1)
+        await run.ollama.until_abandoned(n)
 
 
 async def test_a_client_that_leaves_a_stalled_stream_stops_ollama(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("stall", after=2)])) as run:
         async with await run.chat(stream=True) as response:
             await first(response)
-        await run.ollama.until_abandoned(within=1)
+        await run.ollama.until_abandoned()
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -200,7 +208,7 @@ async def test_a_client_that_leaves_a_whole_answer_stops_ollama(start: Start, n:
         asking = asyncio.ensure_future(run.chat(n=n))
         await run.ollama.until(lambda: run.ollama.running == n)
         await leave(asking)
-        await run.ollama.until_abandoned(n, within=1)
+        await run.ollama.until_abandoned(n)
 
 
 async def test_a_client_that_leaves_embeddings_stops_ollama(start: Start) -> None:
@@ -208,13 +216,14 @@ async def test_a_client_that_leaves_embeddings_stops_ollama(start: Start) -> Non
         asking = asyncio.ensure_future(run.embed())
         await run.ollama.until(lambda: run.ollama.running == 1)
         await leave(asking)
-        await run.ollama.until_abandoned(within=1)
+        await run.ollama.until_abandoned()
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["demo", "demo-embed"])
 async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, stream: bool, model: str) -> None:
-    async with start(ollama=Simulator(load_time=0.15)) as run:
+    loaded = asyncio.Event()
+    async with start(ollama=Simulator(faults=[Fault("slow_load", until=loaded)])) as run:
 
         def ask() -> asyncio.Task[aiohttp.ClientResponse]:
             asking = run.embed() if model == "demo-embed" else run.chat(stream=stream)
@@ -223,6 +232,7 @@ async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, 
         leaving, staying = ask(), ask()
         await run.ollama.until(lambda: run.ollama.calls["/api/chat"] + run.ollama.calls["/api/embed"] > 0)
         await leave(leaving)
+        loaded.set()
         async with asyncio.timeout(40):
             response = await staying
             assert response.status == 200 and await response.read()
@@ -230,10 +240,12 @@ async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, 
 
 
 async def test_a_load_goes_on_when_everybody_has_left(start: Start) -> None:
-    async with start(ollama=Simulator(load_time=0.1)) as run:
+    loaded = asyncio.Event()
+    async with start(ollama=Simulator(faults=[Fault("slow_load", until=loaded)])) as run:
         leaving = asyncio.ensure_future(run.chat(stream=True))
         await run.ollama.until(lambda: run.ollama.calls["/api/chat"] > 0)
         await leave(leaving)
+        loaded.set()
         await streamed(await run.chat(stream=True))
         assert (run.ollama.loads, run.ollama.load_aborts) == (1, 0) and len(asked(run.ollama)) == 1
 
@@ -249,9 +261,11 @@ async def test_a_crowd_before_a_cold_model_loads_it_once(start: Start) -> None:
 
 
 async def test_a_waiting_stream_says_what_it_waits_for(start: Start) -> None:
-    async with start(BUSY, Simulator(load_time=0.15)) as run:
-        stream = await streamed(await run.chat(stream=True))
-    assert len(stream.comments) >= 3 and ": loading demo:latest" in stream.comments
+    async with start(BUSY, Simulator(faults=[Fault("slow_load", until=(loaded := asyncio.Event()))])) as run:
+        response = await run.chat(stream=True)
+        await until_told(response, ": loading demo:latest", 2)
+        loaded.set()
+        stream = await streamed(response)
     assert stream.done and "simulated" in stream.text()
 
 
@@ -264,16 +278,23 @@ async def test_a_failure_after_heartbeats_is_told_in_the_stream(start: Start) ->
 
 
 async def test_a_pause_in_a_stream_is_bridged(start: Start) -> None:
-    async with start(BUSY, Simulator(faults=[Fault("stall", after=2, seconds=0.15)])) as run:
-        stream = await streamed(await run.chat(stream=True))
-    assert len(stream.comments) >= 3 and stream.done
+    async with start(BUSY, Simulator(faults=[Fault("stall", after=2, until=(over := asyncio.Event()))])) as run:
+        response = await run.chat(stream=True)
+        await until_told(response, ": waiting", 3)
+        over.set()
+        assert (await streamed(response)).done
 
 
 async def test_heartbeats_no_longer_speak_of_a_load_that_is_over(start: Start) -> None:
-    ollama = Simulator(load_time=0.05, faults=[Fault("stall", seconds=0.15)])
+    loaded, over = asyncio.Event(), asyncio.Event()
+    ollama = Simulator(faults=[Fault("slow_load", until=loaded), Fault("stall", until=over)])
     async with start(BUSY, ollama) as run:
-        stream = await streamed(await run.chat(stream=True))
-    assert stream.comments[0] == ": loading demo:latest" and "loading" not in stream.comments[-1]
+        response = await run.chat(stream=True)
+        await until_told(response, ": loading demo:latest")
+        loaded.set()
+        await until_told(response, ": waiting")
+        over.set()
+        assert "loading" not in "".join((await streamed(response)).comments)
 
 
 async def test_heartbeats_can_be_off(start: Start) -> None:
@@ -462,5 +483,5 @@ async def test_streams_that_are_left_in_a_crowd_harm_no_others(start: Start) -> 
             left.close()
         kept = await asyncio.gather(*(streamed(one) for one in streams[1::2]))
         assert all(one.done for one in kept)
-        await run.ollama.until_abandoned(10, within=1)
+        await run.ollama.until_abandoned(10)
         assert (run.ollama.abandoned, run.ollama.finished) == (10, 10)

@@ -100,14 +100,14 @@ class Simulator:
         """Tells whoever waits that something has happened."""
         self._news.set()
 
-    async def until_abandoned(self, n: int = 1, within: float = 10.0) -> None:
+    async def until_abandoned(self, n: int = 1, within: float = 30.0) -> None:
         """Returns when n clients have left before their answers were complete.
 
         Raises TimeoutError after `within` seconds.
         """
         await self.until(lambda: self.abandoned >= n, within)
 
-    async def until(self, holds: Callable[[], bool], within: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], within: float = 30.0) -> None:
         """Returns when the condition on this simulator's counters holds.
 
         Raises TimeoutError after `within` seconds.

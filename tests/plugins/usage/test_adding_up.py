@@ -121,9 +121,9 @@ async def leaving(run: Running, who: dict[str, str]) -> None:
 async def leaving_early(run: Running, who: dict[str, str]) -> None:
     """Before anything of a whole answer has come."""
     body = {**ASK, "max_tokens": 4000, "seed": random.randrange(2**30)}
-    await run.ollama.until(lambda: run.ollama.running == 0, within=10)  # of those who left before
+    await run.ollama.until(lambda: run.ollama.running == 0)  # of those who left before
     asked = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=who))
-    await run.ollama.until(lambda: run.ollama.running > 0, within=10)
+    await run.ollama.until(lambda: run.ollama.running > 0)
     asked.cancel()
     await asyncio.wait([asked])
 
