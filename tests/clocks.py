@@ -30,3 +30,10 @@ def put_forward(clock: Clock, seconds: float) -> None:
     """The monotonic time of a server that runs: it goes on from there."""
     before = clock.monotonic
     clock.monotonic = lambda: before() + seconds
+
+
+def jump(seconds: float) -> None:
+    """So much time passes at once for the event loop: what was to happen meanwhile happens now."""
+    loop = asyncio.get_running_loop()
+    before = loop.time
+    loop.time = lambda: before() + seconds  # type: ignore[method-assign]

@@ -12,10 +12,12 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
+from plugins.timeouts import TICK
 from proxy.edge.calls import deadline
 from proxy.edge.exchange import Exchange
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Said, Simulator
+from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, HI, Running, Start
 from tests.whole.asking import asked, dead_url, error_of, streamed, whole
 
@@ -233,12 +235,19 @@ async def test_an_answer_tells_how_long_it_took(start: Start) -> None:
         assert int((await run.chat()).headers["openai-processing-ms"]) >= 50
 
 
-async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(start: Start) -> None:
+async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The SDK's own limit becomes the call's deadline, and is kept a little earlier."""
+    monkeypatch.setattr("proxy.edge.calls.EARLIER", 60.0)
     async with start(RETRY, Simulator(faults=[Fault("stall", times=9)])) as run:
-        async with run.client(timeout=0.6, max_retries=3) as client:
+        async with run.client(timeout=600, max_retries=3) as client:
+            asking = asyncio.ensure_future(client.chat.completions.create(**ASK))
+            await run.ollama.until(lambda: run.ollama.running == 1)
+            put_forward(run.server.services.clock, 550)
+            jump(550)
             with pytest.raises(openai.InternalServerError) as caught:
-                await client.chat.completions.create(**ASK)
+                await asking
         assert caught.value.response.status_code == 504
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert len(asked(run.ollama)) == 1
@@ -248,8 +257,11 @@ async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(start:
 async def test_its_limit_holds_without_any_plugin(start: Start, path: str) -> None:
     body = ASK if "chat" in path else {"model": "demo-embed", "input": "x"}
     async with start(ollama=Simulator(faults=[Fault("stall", times=9)])) as run:
-        headers = {"x-stainless-read-timeout": "0.3"}
-        response = await run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers)
+        headers = {"x-stainless-read-timeout": "60"}
+        asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/{path}", json=body, headers=headers))
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        jump(60)
+        response = await asking
         assert (await error_of(response, 504))["code"] == "upstream_timeout"
         assert response.headers["x-should-retry"] == "false"
         await run.ollama.until_abandoned(1)
@@ -257,10 +269,16 @@ async def test_its_limit_holds_without_any_plugin(start: Start, path: str) -> No
 
 async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> None:
     long = Said(pieces=("word ",) * 12)
-    async with start(RETRY, Simulator(delay=0.03, say=lambda body: long)) as run, run.client(timeout=0.2) as client:
-        stream = await client.chat.completions.create(**ASK, stream=True)
-        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-    assert text == "word " * 12
+    stall = Fault("stall", after=3, until=(go := asyncio.Event()))
+    async with start(RETRY, Simulator(faults=[stall], say=lambda body: long)) as run:
+        headers = {"x-stainless-read-timeout": "60"}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True}, headers=headers)
+        put_forward(run.server.services.clock, 70)
+        jump(70)
+        await asyncio.sleep(2 * TICK)  # who holds it to a limit has looked again
+        go.set()
+        stream = await streamed(response)
+    assert stream.done and stream.text() == "word " * 12
 
 
 async def test_its_limit_counts_from_when_the_request_came() -> None:

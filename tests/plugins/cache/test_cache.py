@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from plugins.cache.flight import Flight
+from plugins.retry import Retry
+from plugins.timeouts import TICK
 from proxy import registry
 from proxy.errors import ConfigError, UpstreamError
 from proxy.stores.keyvalue import New
@@ -18,6 +20,7 @@ from proxy.stores.memory import Memory
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.catalogue import Catalogue
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
+from tests.clocks import jump, put_forward
 from tests.conftest import ASK, HI, Running, Start
 from tests.whole.asking import (
     Stream,
@@ -54,6 +57,14 @@ async def outcomes(run: Running, *bodies: dict[str, Any], **headers: str) -> lis
         await response.read()
         found.append(outcome(response))
     return found
+
+
+async def until_shared(run: Running, count: int) -> None:
+    """So many wait for one generation."""
+    flights = run.server.services.state["cache flights"]
+    async with asyncio.timeout(30):
+        while [len(one.readers) for one in flights.values()] != [count]:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.002)
 
 
 # --- hits --------------------------------------------------------------------------------------------
@@ -248,10 +259,10 @@ async def test_a_model_that_was_pulled_anew_misses(start: Start, monkeypatch: py
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
         again = [Model(one.name, one.capabilities, digest="f" * 64) for one in CATALOGUE]
         ollama.shelf = type(ollama.shelf)(tuple(again))
-        await run.chat()  # the list is asked for again meanwhile
-        await asyncio.sleep(0.05)
-        assert await outcomes(run, {}) == ["miss"] or await outcomes(run, {}) == ["hit"]
-        assert len(asked(ollama)) == 2
+        async with asyncio.timeout(30):
+            while len(asked(ollama)) < 2:  # the list is asked for again meanwhile
+                await run.chat()
+        assert await outcomes(run, {}) == ["hit"] and len(asked(ollama)) == 2
 
 
 async def test_an_option_that_the_operator_pins_makes_another_answer(start: Start) -> None:
@@ -317,7 +328,7 @@ async def test_an_answer_that_is_too_large_is_not_kept(start: Start) -> None:
 
 
 async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_generation(start: Start) -> None:
-    async with start(CACHE, Simulator(delay=0.02)) as run:
+    async with start(CACHE, Simulator(faults=[Fault("stall", after=1)])) as run:
         response = await run.chat(stream=True)
         await response.content.readany()
         response.close()
@@ -411,8 +422,11 @@ async def test_a_request_sets_how_long_its_answer_is_kept(start: Start) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_equal_calls_at_once_share_one_generation(start: Start, stream: bool) -> None:
-    async with start(CACHE, Simulator(delay=0.002)) as run:
-        answers = await asyncio.gather(*(run.chat(stream=stream) for _ in range(100)))
+    async with start(CACHE, Simulator(faults=[Fault("stall", until=(go := asyncio.Event()))])) as run:
+        calls = [asyncio.ensure_future(run.chat(stream=stream)) for _ in range(100)]
+        await until_shared(run, 100)
+        go.set()
+        answers = await asyncio.gather(*calls)
         bodies = {(await answer.text()).partition('"choices"')[2] for answer in answers} if not stream else set()
         texts = {(await streamed(answer)).text() for answer in answers} if stream else set()
         assert len(bodies | texts) == 1
@@ -422,14 +436,16 @@ async def test_equal_calls_at_once_share_one_generation(start: Start, stream: bo
 
 async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start: Start) -> None:
     words = Said(pieces=tuple(f"w{number} " for number in range(30)))
-    async with start(CACHE, Simulator(delay=0.02, say=lambda body: words)) as run:
+    stall = Fault("stall", after=10, until=(go := asyncio.Event()))
+    async with start(CACHE, Simulator(faults=[stall], say=lambda body: words)) as run:
         first = await run.chat(stream=True)
         early = b""
         while early.count(b'"content":"w') < 10:
             early += await first.content.readany()
         second = await run.chat(stream=True)
         at_once = await second.content.readany()
-        assert outcome(second) == "shared" and at_once.count(b'"content":"w') >= 10
+        assert outcome(second) == "shared" and at_once.count(b'"content":"w') == 10
+        go.set()
         rest = Stream((at_once + await second.read()).decode())
         assert rest.done and rest.text() == "".join(words.pieces)
         assert Stream((early + await first.read()).decode()).text() == rest.text()
@@ -438,10 +454,14 @@ async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start:
 
 @pytest.mark.parametrize("body", [{}, {"n": 2}])
 async def test_a_stream_that_joins_a_whole_answer_gets_it_in_pieces(start: Start, body: dict[str, Any]) -> None:
-    async with start(CACHE, Simulator(delay=0.01)) as run:
+    stall = Fault("stall", after=1, times=body.get("n", 1), until=(go := asyncio.Event()))
+    async with start(CACHE, Simulator(faults=[stall])) as run:
         first = asyncio.ensure_future(run.chat(**body))
-        await run.ollama.until(lambda: run.ollama.running > 0)
-        second = await run.chat(stream=True, **body)
+        await until_shared(run, 1)
+        joining = asyncio.ensure_future(run.chat(stream=True, **body))
+        await until_shared(run, 2)
+        go.set()
+        second = await joining
         stream = await streamed(second)
         assert outcome(second) == "shared" and len(asked(run.ollama)) == body.get("n", 1)
         document = await whole(await first)
@@ -475,8 +495,9 @@ async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start)
 
 
 async def test_the_generation_ends_with_its_last_caller(start: Start) -> None:
-    async with start(CACHE, Simulator(delay=0.05)) as run:
+    async with start(CACHE, Simulator(faults=[Fault("stall")])) as run:
         calls = [asyncio.ensure_future(run.chat()) for _ in range(3)]
+        await until_shared(run, 3)
         await run.ollama.until(lambda: run.ollama.running == 1)
         for call in calls:
             call.cancel()
@@ -485,9 +506,12 @@ async def test_the_generation_ends_with_its_last_caller(start: Start) -> None:
 
 
 async def test_a_failure_is_everybodys_and_no_stampede(start: Start) -> None:
-    ollama = Simulator(faults=[Fault("slow_load", seconds=0.05), Fault("status", times=99)])
+    ollama = Simulator(faults=[Fault("slow_load", until=(go := asyncio.Event())), Fault("status", times=99)])
     async with start(CACHE, ollama) as run:
-        answers = await asyncio.gather(*(run.chat() for _ in range(20)))
+        calls = [asyncio.ensure_future(run.chat()) for _ in range(20)]
+        await until_shared(run, 20)
+        go.set()
+        answers = await asyncio.gather(*calls)
         assert {answer.status for answer in answers} == {502}
         assert len(asked(ollama)) == 1
 
@@ -605,7 +629,7 @@ async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
     flight, call = Flight(0.0, lambda _: None), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
     flight.task = asyncio.ensure_future(flight.run(call, broken))
     with pytest.raises(UpstreamError, match="broken off"):
-        await asyncio.wait_for(flight.joined(call), 1)
+        await asyncio.wait_for(flight.joined(call), 30)
     await asyncio.gather(flight.task, return_exceptions=True)
 
 
@@ -635,23 +659,34 @@ async def test_each_reader_has_a_failure_of_its_own() -> None:
     assert other.facts == {} and str(one) == str(other) == "no" and one.cause == "server"
 
 
-async def test_retries_within_keep_the_callers_limit(start: Start) -> None:
+async def test_retries_within_keep_the_callers_limit(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "plugins: {cache: {}, retry: {max_wait: 60}}\nchains: {chat: [cache, retry]}\n"
+    monkeypatch.setattr(Retry, "wait", lambda *_: 60.0)
     async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
-        headers = {"x-stainless-read-timeout": "0.5"}
+        headers = {"x-stainless-read-timeout": "50"}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
         assert (await error_of(response, 503))["code"] == "upstream_overloaded", "it does not wait in vain"
 
 
-@pytest.mark.parametrize("patience", [None, "30"])
+@pytest.mark.parametrize("patience", [None, "300"])
 async def test_a_limit_within_holds_until_nobody_waits_any_more(start: Start, patience: str | None) -> None:
     text = "plugins: {cache: {}, timeouts: {}, retry: {}}\nchains: {chat: [cache, timeouts, retry]}\n"
-    async with start(text, Simulator(say=lambda body: Said(pieces=("a ", "b ", "c ", "d ")), delay=0.2)) as run:
+    ollama = Simulator(
+        say=lambda body: Said(pieces=("a ", "b ", "c ", "d ")),
+        faults=[Fault("stall", after=1, until=(go := asyncio.Event()))],
+    )
+    async with start(text, ollama) as run:
         url, limit = f"{run.url}/v1/chat/completions", "x-stainless-read-timeout"
-        first = asyncio.ensure_future(run.http.post(url, json=ASK, headers={limit: "0.4"}))
+        first = asyncio.ensure_future(run.http.post(url, json=ASK, headers={limit: "60"}))
         await run.ollama.until(lambda: run.ollama.running == 1)
-        second = await run.http.post(url, json=ASK, headers={limit: patience} if patience else {})
+        joining = asyncio.ensure_future(run.http.post(url, json=ASK, headers={limit: patience} if patience else {}))
+        await until_shared(run, 2)
+        put_forward(run.server.services.clock, 61)
+        jump(61)
         assert (await error_of(await first, 504))["code"] == "upstream_timeout"
+        await asyncio.sleep(2 * TICK)  # who holds it to a limit has looked again
+        go.set()
+        second = await joining
         assert outcome(second) == "miss" and said(await whole(second))["content"] == "a b c d ", "who stays pays"
         assert len(asked(run.ollama)) == 1
 

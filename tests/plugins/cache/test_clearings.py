@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plugins.cache.clearings import MOST, Clearings
-from proxy.upstreams.demo import Simulator
+from proxy.upstreams.demo import Fault, Simulator
 from tests.clocks import Watch
 from tests.conftest import Running, Start
 from tests.whole.asking import user
@@ -59,7 +59,8 @@ async def test_an_answer_under_way_is_not_kept_and_nobody_joins_it(start: Start)
 
 
 async def test_vectors_under_way_are_not_kept(start: Start) -> None:
-    async with start(TEXT, Simulator(delay=0.1)) as run:
+    stall = Fault("stall", path="/api/embed", until=(go := asyncio.Event()))
+    async with start(TEXT, Simulator(faults=[stall])) as run:
 
         async def embed() -> str:
             body = {"model": "demo-embed", "input": ["a", "b"]}
@@ -67,10 +68,9 @@ async def test_vectors_under_way_are_not_kept(start: Start) -> None:
             return str(response.headers["x-gemmapy-cache"])
 
         first = asyncio.ensure_future(embed())
-        async with asyncio.timeout(10):
-            while not any("input" in str(one.body) for one in run.ollama.seen):  # noqa: ASYNC110  (it tells nobody)
-                await asyncio.sleep(0.002)
+        await run.ollama.until(lambda: run.ollama.running == 1)
         await run.http.post(f"{run.url}/api/cache/clear", json={}, headers=A)
+        go.set()
         assert [await first, await embed(), await embed()] == ["miss", "miss", "hit"]
 
 
