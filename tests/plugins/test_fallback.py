@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, ClassVar
 
+import aiohttp
 import pytest
 
 from proxy.config import Strict
@@ -13,7 +15,8 @@ from proxy.host import Host
 from proxy.news import Attempt
 from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
-from tests.conftest import Start
+from tests.clocks import jump
+from tests.conftest import Running, Start
 from tests.whole.asking import asked, dead_url, error_of, said, streamed, user, whole
 
 SPARE = Model("spare:latest", frozenset({"completion", "tools"}), context=32_768)
@@ -148,10 +151,19 @@ async def test_what_does_not_fit_goes_to_a_larger_window_where_that_is_set(start
         assert (await run.chat()).status == 502, "and other failures do not go there"
 
 
+async def late(run: Running) -> aiohttp.ClientResponse:
+    """The answer to a stream that Ollama has not begun when half a minute is over."""
+    asking = asyncio.ensure_future(run.chat(stream=True))
+    await run.ollama.until(lambda: run.ollama.running == 1)
+    jump(31)
+    return await asking
+
+
 async def test_a_stream_that_does_not_begin_is_asked_of_another(start: Start) -> None:
-    settings = "{models: {demo: [spare]}, first_token: 0.1}"
-    async with start(config(settings), failing(Fault("stall"))) as run:
-        response = await run.chat(stream=True)
+    settings = "{models: {demo: [spare]}, first_token: 30}"
+    text = config(settings) + "streams: {heartbeat: 0}\n"
+    async with start(text, failing(Fault("stall"))) as run:
+        response = await late(run)
         assert (await streamed(response)).done
         assert response.headers["x-gemmapy-fallback"] == "demo (first_token_timeout), spare"
         await run.ollama.until_abandoned(1)
@@ -198,7 +210,8 @@ async def test_embeddings_never_come_from_another_model(start: Start) -> None:
 
 
 async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
-    async with running(Simulator(delay=0.05)) as busy, running(Simulator(models=MODELS)) as spare:
+    stall = Fault("stall", after=1, until=(go := asyncio.Event()))
+    async with running(Simulator(faults=[stall])) as busy, running(Simulator(models=MODELS)) as spare:
         hosts = f"busy: {{ollama: '{busy}', slots: 1, line: {{most: 1, wait: 0.05}}}}, spare: {{ollama: '{spare}'}}"
         text = config("{models: {demo: [{upstream: spare}]}}") + f"upstreams: {{{hosts}}}\n"
         async with start(text) as run:
@@ -206,6 +219,7 @@ async def test_a_full_line_counts_as_overloaded(start: Start) -> None:
             second = await run.chat()
             assert second.headers["x-gemmapy-fallback"] == "demo (queue_timeout), demo at spare"
             assert second.headers["x-gemmapy-attempts"] == "1", "what stayed in the line was sent to nobody"
+            go.set()
             await first.read()
 
 
@@ -325,8 +339,8 @@ async def test_every_try_is_announced_once(
 
 
 async def test_a_stream_that_did_not_begin_in_time_was_a_try(start: Start) -> None:
-    text = config("{models: {demo: [spare]}, first_token: 0.1}", "ear, fallback, retry")
+    text = config("{models: {demo: [spare]}, first_token: 30}", "ear, fallback, retry")
     text = text.replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")
     async with start(text, failing(Fault("stall"))) as run:
-        assert (await streamed(await run.chat(stream=True))).done
+        assert (await streamed(await late(run))).done
     assert [(one.model, one.error) for one in Ear.heard] == [("demo", "first_token_timeout"), ("spare:latest", "")]

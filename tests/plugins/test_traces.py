@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -119,17 +119,19 @@ async def test_calls_of_one_id_have_spans_of_their_own(start: Start) -> None:
             await one.read()
             assert one.headers["x-request-id"] == "mine"
 
-    collector, slow = Collector(), Simulator(faults=[Fault("stall", seconds=one) for one in (0.4, 1.0)])
+    ends = [asyncio.Event(), asyncio.Event()]
+    collector, slow = Collector(), Simulator(faults=[Fault("stall", until=one) for one in ends])
     async with traced(start, collector, ollama=slow) as run:
-        await asyncio.gather(ask(run, "demo"), asked_later(ask, run))
+        first = asyncio.ensure_future(ask(run, "demo"))
+        await slow.until(lambda: slow.running == 1)
+        second = asyncio.ensure_future(ask(run, "demo-thinking"))
+        await slow.until(lambda: slow.running == 2)
+        for end, one in zip(ends, (first, second), strict=True):
+            end.set()
+            await one
     spans = {span.name: span for span in collector.spans if span.name.startswith("chat")}
     models = {name: told(span)["gen_ai.response.model"] for name, span in spans.items()}
     assert models == {"chat demo": "demo:latest", "chat demo-thinking": "demo-thinking:latest"}
-
-
-async def asked_later(ask: Callable[[Running, str], Awaitable[None]], run: Running) -> None:
-    await asyncio.sleep(0.1)
-    await ask(run, "demo-thinking")
 
 
 async def test_every_try_of_a_plugin_further_out_has_a_span_that_ends(start: Start) -> None:

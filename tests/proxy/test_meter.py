@@ -18,7 +18,8 @@ from proxy.news import CallEnded
 from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
-from tests.conftest import ASK, Running, Start
+from tests.conftest import ASK, Late, Running, Start
+from tests.whole.asking import until_shared
 
 TOLD: list[CallEnded] = []
 
@@ -55,7 +56,7 @@ def nothing_told() -> None:
 
 
 async def until(so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not so():  # noqa: ASYNC110  (it is told after the answer)
             await asyncio.sleep(0.001)
 
@@ -104,11 +105,15 @@ async def test_what_a_shared_answer_took_is_told_of_the_call_that_it_was_made_fo
         .replace("two: {", "cache: {}, retry: {wait: 0}, two: {")
         .replace("chat: [one]", "chat: [one, cache, retry]")
     )
-    async with start(f"{text}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n", Simulator(delay=0.002)) as run:
+    stall = Fault("stall", until=(go := asyncio.Event()))
+    async with start(f"{text}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n", Simulator(faults=[stall])) as run:
         before = asyncio.ensure_future(run.chat(seed=1))
         await run.ollama.until(lambda: run.ollama.running == 1)
         run.ollama.faults.append(Fault("status"))
-        answers = await asyncio.gather(*(run.chat() for _ in range(5)), before)
+        calls = [asyncio.ensure_future(run.chat()) for _ in range(5)]
+        await until_shared(run, 5)
+        go.set()
+        answers = await asyncio.gather(*calls, before)
         assert {answer.status for answer in answers} == {200}
     shared = [one for one in TOLD if one.cache == "shared"]
     (made,) = [one for one in TOLD if one.attempts == 2]
@@ -143,7 +148,7 @@ async def test_a_stream_that_breaks_off_took_what_it_had_brought(start: Start) -
 
 
 async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
-    async with start(config(), Simulator(delay=0.05)) as run:
+    async with start(config(), Simulator(faults=[Fault("stall", after=2)])) as run:
         response = await run.http.post(
             f"{run.url}/v1/chat/completions", json={**ASK, "stream": True, "max_tokens": 500}
         )
@@ -158,7 +163,7 @@ async def test_a_client_that_leaves_is_told_as_one(start: Start) -> None:
 async def test_a_call_that_a_stopping_server_cuts_was_not_left_by_its_client(
     start: Start, text: str, stream: bool
 ) -> None:
-    async with start(f"{text}listen: {{port: 0, drain: 0}}\n", Simulator(delay=0.1)) as run:
+    async with start(f"{text}listen: {{port: 0, drain: 0}}\n", Simulator(faults=[Fault("stall", after=2)])) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream, max_tokens=500))
         if stream:
             await (await asking).content.readany()
@@ -189,15 +194,18 @@ async def test_who_leaves_before_anything_came_has_cost_the_prompt(start: Start,
     assert (one.prompt_tokens, one.completion_tokens, one.estimated) == (10, None, ("prompt_tokens",))
 
 
-async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Start) -> None:
-    text = config().replace("two: {", "timeouts: {total: 0.6}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
+async def test_what_an_upstream_was_too_slow_for_has_cost_the_prompt(start: Start, late: Late) -> None:
+    text = config().replace("two: {", "timeouts: {total: 600}, two: {").replace("chat: [one]", "chat: [one, timeouts]")
     async with start(text, Simulator(faults=[Fault("stall"), Fault("status", status=503)])) as run:
-        assert (await run.chat()).status == 504
-        late = await ended()
+        asking = asyncio.ensure_future(run.chat())
+        await run.ollama.until(lambda: run.ollama.running == 1)
+        await late(run)
+        assert (await asking).status == 504
+        given_up = await ended()
         TOLD.clear()
         assert (await run.chat()).status == 503
         refused = await ended()
-    assert (late.prompt_tokens, late.estimated, late.attempts) == (1, ("prompt_tokens",), 1)
+    assert (given_up.prompt_tokens, given_up.estimated, given_up.attempts) == (1, ("prompt_tokens",), 1)
     assert (refused.prompt_tokens, refused.estimated, refused.attempts) == (None, (), 1), "it said that it did not"
 
 
@@ -205,9 +213,7 @@ async def test_of_those_who_share_an_answer_the_last_to_leave_has_cost_the_promp
     async with start(CACHED, Simulator(faults=[Fault("stall")])) as run:
         async with leaving(run, 1):
             second = asyncio.ensure_future(run.chat(seed=1))
-            await until(
-                lambda: any(len(one.readers) == 2 for one in run.server.services.state["cache flights"].values())
-            )
+            await until_shared(run, 2)
         first = await ended()
         assert not second.done()
         second.cancel()
@@ -240,7 +246,7 @@ async def test_who_leaves_between_two_tries_has_cost_the_first(start: Start, mon
 
 
 async def test_of_those_who_share_a_stream_one_pays_for_all_that_was_made(start: Start) -> None:
-    async with start(CACHED, Simulator(delay=0.02)) as run:
+    async with start(CACHED, Simulator(faults=[Fault("stall", after=3, until=(go := asyncio.Event()))])) as run:
         asked = {"stream": True, "seed": 1, "max_tokens": 30}
         first = await run.chat(**asked)
         await first.content.readany()
@@ -248,6 +254,7 @@ async def test_of_those_who_share_a_stream_one_pays_for_all_that_was_made(start:
         await second.content.readany()
         first.close()
         left = await ended()
+        go.set()
         await second.read()
         await until(lambda: len(TOLD) == 2)
     assert (left.error, left.cache, left.attempts, left.eval_ns) == ("client_left", "shared", 0, 0)

@@ -58,10 +58,18 @@ def schema(properties: Json, **more: Any) -> Json:
 async def settled(run: Running) -> None:
     """Return when every answer that was given is in the cache's store, or could not be put there."""
     state = run.server.services.state
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while state["cache flights"]:  # noqa: ASYNC110  (they end by themselves, and tell nobody)
             await asyncio.sleep(0.002)
         await state["cache outbox"].written()
+
+
+async def until_shared(run: Running, count: int) -> None:
+    """So many wait for one generation."""
+    flights = run.server.services.state["cache flights"]
+    async with asyncio.timeout(30):
+        while count not in [len(one.readers) for one in flights.values()]:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(0.002)
 
 
 async def error_of(response: aiohttp.ClientResponse, status: int) -> Json:

@@ -33,6 +33,7 @@ from tests.whole.asking import (
     schema,
     settled,
     streamed,
+    until_shared,
     user,
     whole,
 )
@@ -57,14 +58,6 @@ async def outcomes(run: Running, *bodies: dict[str, Any], **headers: str) -> lis
         await response.read()
         found.append(outcome(response))
     return found
-
-
-async def until_shared(run: Running, count: int) -> None:
-    """So many wait for one generation."""
-    flights = run.server.services.state["cache flights"]
-    async with asyncio.timeout(30):
-        while [len(one.readers) for one in flights.values()] != [count]:  # noqa: ASYNC110  (nobody tells)
-            await asyncio.sleep(0.002)
 
 
 # --- hits --------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ async def test_what_is_cut_can_be_dropped(start: Start, database_url: str) -> No
 
 
 async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_url: str) -> None:
-    async with start(config(database_url), Simulator(delay=0.05)) as run:
+    async with start(config(database_url), Simulator(faults=[Fault("stall", after=2)])) as run:
         response = await run.http.post(
             f"{run.url}/v1/chat/completions",
             json={**ASK, "stream": True, "conversation": "t", "max_tokens": 500},
@@ -132,14 +132,13 @@ async def test_a_client_that_leaves_gives_its_turn_back(start: Start, database_u
         )
         await response.content.readany()
         response.close()
-        run.ollama.delay = 0
         await say(run, "again")
         found = await kept(run)
     assert [one.status for one in found] == ["complete", "left", "complete", "complete"]
 
 
 async def test_what_a_client_left_is_kept_though_the_server_stops(start: Start, database_url: str) -> None:
-    async with start(config(database_url), Simulator(delay=0.05)) as run:
+    async with start(config(database_url), Simulator(faults=[Fault("stall", after=2)])) as run:
         body = {**ASK, "stream": True, "conversation": "t", "max_tokens": 500}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
         await response.content.readany()
@@ -217,12 +216,13 @@ async def test_fifty_writers_lose_and_double_nothing(start: Start, database_url:
 
 
 async def test_a_second_call_waits_and_then_is_told(start: Start, database_url: str) -> None:
-    async with start(config(database_url, wait=0.2), Simulator(delay=0.2)) as run:
+    stall = Fault("stall", until=(go := asyncio.Event()))
+    async with start(config(database_url, wait=0.2), Simulator(faults=[stall])) as run:
         first = asyncio.ensure_future(say(run, "one", max_tokens=3, stream=True))
-        await run.ollama.until(lambda: run.ollama.started > 0, 10)
+        await run.ollama.until(lambda: run.ollama.started > 0)
         told = await asks(run, "POST", "/v1/chat/completions", status=409, json={**ASK, "conversation": "t"})
         assert told["error"]["code"] == "conversation_locked"
-        run.ollama.delay = 0
+        go.set()
         await first
         await say(run, "two")
         assert len(await kept(run)) == 4

@@ -13,7 +13,7 @@ KEYS = "keys: {ann: ann-key, bob: bob-key, root: {key: root-key, role: admin}}\n
 
 def limits(*rules: str, store: str = "", more: str = "", chain: str = "limits") -> str:
     """A configuration with these rules, in YAML's short form."""
-    place = f"stores: {{shared: {{redis: '{store}', timeout: 1}}}}\n" if store else ""
+    place = f"stores: {{shared: {{redis: '{store}', timeout: 30}}}}\n" if store else ""
     named = "store: shared, " if store else ""
     return (
         f"{place}plugins: {{limits: {{{named}{more}limits: [{', '.join(rules)}]}}, cache: {{}}}}\n"
@@ -53,7 +53,7 @@ async def used(run: Running, quantity: str, index: int = 0) -> Any:
 
 async def until_used(run: Running, quantity: str, amount: Any) -> None:
     """What is settled after the answer was read is seen soon, and once the store answers."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async with run.http.get(f"{run.url}/api/limits") as response:
                 body = await response.json()

@@ -93,10 +93,12 @@ async def test_names_that_callers_make_up_are_no_series_of_their_own(start: Star
 
 
 async def test_a_call_under_way_is_told_and_a_reload_forgets_nothing(start: Start) -> None:
-    async with start(CONFIG + CHAIN, Simulator(delay=0.02)) as run:
+    stall = Fault("stall", after=1, until=(go := asyncio.Event()))
+    async with start(CONFIG + CHAIN, Simulator(faults=[stall])) as run:
         response = await run.chat(stream=True)
         assert total(await scraped(run.url), "gemmapy_calls_in_flight", route="chat") == 1
         assert await run.server.reload()
+        go.set()
         assert (await streamed(response)).done
         assert (await run.chat(seed=1)).status == 200
         found = await scraped_of(run)

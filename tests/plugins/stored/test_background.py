@@ -16,11 +16,11 @@ from tests.plugins.stored.asking import HI, A, ask, clients, config, ended, resp
 from tests.whole.asking import error_of
 from tests.whole.responding import events_of, parsed, told
 
-SLOW = Said(pieces=("word ",) * 400)
+SLOW = Said(pieces=("word ",) * 4_000)
 
 
 def slow() -> Simulator:
-    """An answer that takes eight seconds."""
+    """An answer that takes eighty seconds."""
     return Simulator(say=lambda _: SLOW, delay=0.02)
 
 
@@ -253,13 +253,15 @@ async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
 
 async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db")
-    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 30), delay=0.01)
+    stall = Fault("stall", after=3, until=(go := asyncio.Event()))
+    ollama = Simulator(say=lambda _: Said(pieces=("word ",) * 30), faults=[stall])
     async with start(text, ollama) as run:
         made = await respond(run, background=True)
         await begun(run, made["id"])
         run.configure(text + "log: {level: error}\n")
         await run.server.reload()
         assert run.server.live.retiring, "the old pipeline waits"
+        go.set()
         assert (await ended(run, made["id"]))["status"] == "completed"
         async with asyncio.timeout(10):
             while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
