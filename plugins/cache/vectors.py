@@ -54,12 +54,12 @@ class Vectors:
         prefix = key.prefix_of("cache", terms.tenant)
         told = {text: told_of(ask, text, call.route, terms.stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
-        known = await self.known(keys, wishes) if wishes.reads else {}
+        known, age = await self.known(keys, wishes) if wishes.reads else ({}, 0.0)
         new = [text for text in texts if text not in known]
         if not new:
             facts = known[texts[0]][2]
             self.saved(facts.get("model", call.model), known)
-            return Reply.of(replay(together(ask.inputs, known)), **{**facts, "cache": "hit"})
+            return Reply.of(replay(together(ask.inputs, known)), **{**facts, "cache": "hit", "age": str(int(age))})
         if wishes.only:
             raise NotKept
         wanted = {text: (keys[text], told[text]) for text in texts}
@@ -102,17 +102,19 @@ class Vectors:
             await self.keep(news, began)
         return reply, rows, answer.usage or NOTHING
 
-    async def known(self, keys: dict[str, str], wishes: Wishes) -> dict[str, Row]:
+    async def known(self, keys: dict[str, str], wishes: Wishes) -> tuple[dict[str, Row], float]:
+        """Those that are kept and wanted, and the age of the oldest."""
         try:
             found = await self.store.get(list(keys.values()))
         except StoreError:
-            return {}
-        now, rows = self.host.clock.time(), {}
+            return {}, 0.0
+        now, rows, oldest = self.host.clock.time(), {}, 0.0
         for text, kept in zip(keys, found, strict=True):
-            fresh = kept is not None and (wishes.oldest is None or now - kept.born <= wishes.oldest)
-            if kept is not None and fresh and (row := entry.unpack_vector(kept.value)) is not None:
-                rows[text] = row
-        return rows
+            if kept is None or (wishes.oldest is not None and now - kept.born > wishes.oldest):
+                continue
+            if (row := entry.unpack_vector(kept.value)) is not None:
+                rows[text], oldest = row, max(oldest, now - kept.born)
+        return rows, oldest
 
     async def keep(self, news: list[New], began: float) -> None:
         """What was taken out since it was asked for stays out, also what is so while it is written."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -564,6 +565,16 @@ async def test_kept_vectors_tell_where_they_came_from_and_what_they_saved(start:
         told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
         assert list(told["models"]) == ["demo-embed:latest"] and first == second
         assert told["saved_prompt_tokens"] == second + 2 * alone and told["saved_completion_tokens"] == 0
+
+
+async def test_kept_vectors_are_as_old_as_the_oldest_of_them(start: Start) -> None:
+    async with start(CACHE) as run:
+        old = await run.embed(input="old")
+        run.server.services.clock.time = lambda: time.time() + 60
+        await run.embed(input="new")
+        answers = [await run.embed(input=texts) for texts in ("new", ["new", "old"], ["new", "newest"])]
+        assert [outcome(answer) for answer in answers] == ["hit", "hit", "miss"]
+        assert [answer.headers.get("age") for answer in [old, *answers]] == [None, "0", "60", None]
 
 
 async def test_dimensions_and_models_have_vectors_of_their_own(start: Start) -> None:
