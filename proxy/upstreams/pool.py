@@ -17,11 +17,13 @@ from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.line import Line, Turns, Waiting, named
 from proxy.upstreams.members import Member, placed, told
+from proxy.upstreams.outcomes import Outcomes
 from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
 from proxy.upstreams.sharing import Sharing
-from proxy.upstreams.standing import CLOSED, Standing, is_its_fault
+from proxy.upstreams.standing import CLOSED, Standing
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
+from proxy.witness import Heard
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Asking:
     """A call for a model, by its canonical name, with the beginning of its conversation.
 
     tried: the hosts that it has been to; queued: milliseconds that it waited for the one it is at.
-    hasty: whether it streams, and its model was loaded there when it came, so that it should begin soon.
+    hasty: whether it should begin soon at the one it is at.
     """
 
     call: Call
@@ -75,6 +77,7 @@ class Pool:
         self.places = list(zip(self.standings, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
+        self.outcomes = Outcomes(services.clock, self.sharing)
         self.prompts = None if self.alone else services.kept(f"prompts {name}", Prompts)
         self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
         self.watch = Watch(self.members, self.standings, services, self.heard)
@@ -105,7 +108,7 @@ class Pool:
             member = self.members.get(standing.url) or self.line.members[standing.url]
             if not member.warm(name):
                 self.line.loads += 1
-            asking.info, asking.hasty = member.known(name) or info, call.stream and name in member.loaded()
+            asking.info, asking.hasty = member.known(name) or info, self.hastens(asking, member)
             try:
                 reply = await member(call, asking.info)
             except BaseException as error:
@@ -134,7 +137,7 @@ class Pool:
 
     def lost(self, asking: Asking, standing: Standing, error: BaseException) -> bool:
         """A host has failed.  Whether another one may take the call."""
-        self.failed(standing, is_its_fault(error, asking.hasty))
+        self.outcomes.ended(standing, error, asking.hasty)
         self.line.leave(standing)
         if not isinstance(error, ProxyError):
             return False
@@ -143,17 +146,26 @@ class Pool:
         return self.elsewhere(error, standing, asking.name, asking.tried)
 
     def gained(self, asking: Asking, standing: Standing, reply: Reply) -> Reply:
-        if not standing.well:
-            self.answered(standing)
         if self.prompts is not None and asking.beginning:
             self.prompts.read(asking.beginning, standing.url)
         reply = told(reply, asking.info, standing.name)
         if asking.queued:
             reply = reply.noting(**{"queue-ms": f"{asking.queued:.1f}"})
         if asking.call.stream:
-            return reply.on_close(partial(self.line.leave, standing))
+            self.outcomes.begun(standing)
+            watched = reply.through(partial(self.outcomes.watched, standing, asking.call.deadline))
+            return watched.on_close(partial(self.line.leave, standing))
+        if not standing.well:
+            self.outcomes.answered(standing)
         self.line.leave(standing)  # a whole answer has been read to its end
         return reply
+
+    def hastens(self, asking: Asking, member: Member) -> bool:
+        """Whether a stream has all of its time for this host: it has neither waited nor failed before, and no model is
+        to be loaded."""
+        call = asking.call
+        fresh = not (asking.queued or asking.tried) and not (isinstance(call.witness, Heard) and call.witness.failures)
+        return call.stream and fresh and asking.name in member.loaded()
 
     # --- which host ----------------------------------------------------------------------------------
 
@@ -201,19 +213,6 @@ class Pool:
         free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
-
-    def failed(self, one: Standing, its_fault: bool) -> None:
-        """A host that fails at once has always the fewest calls; let others go before it for a while."""
-        if not its_fault:
-            one.trial = False  # it has said nothing of the host
-            return
-        seconds = one.failed(self.services.clock.monotonic())
-        if seconds and self.sharing is not None:
-            self.sharing.cools(one, seconds)
-
-    def answered(self, one: Standing) -> None:
-        if one.answered(self.services.clock.monotonic()) and self.sharing is not None:
-            self.sharing.is_well(one)
 
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
         """Whether another host may take a call that this one certainly has not begun."""

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from proxy.errors import UpstreamError
-from proxy.meter import LATE
-
 COOLING: Final = 3
 """Failures in a row after which a host cools down: it gets no call until it has rested, and then one to try it."""
 FIRST: Final = 1.0
@@ -23,17 +20,6 @@ RESTING: Final = 2**20
 """The same of one that rests: it comes last."""
 CLOSED: Final = 2**40
 """The same of one that cools down: it comes only where there is no other."""
-FAULTS: Final = ("server", "cut", "load", "memory")
-"""Failures that speak against a host."""
-
-
-def is_its_fault(error: BaseException, hasty: bool) -> bool:
-    """Whether what ended a call speaks against its host.
-
-    hasty: of a call that should have begun soon.  Where that takes too long the host hangs, and would have its share of
-    calls for ever.
-    """
-    return error.cause in FAULTS if isinstance(error, UpstreamError) else hasty and LATE in error.args
 
 
 @dataclass(slots=True, eq=False)

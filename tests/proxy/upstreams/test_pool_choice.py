@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import count, cycle, islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,35 @@ async def test_a_host_that_hangs_is_a_host_that_fails(start: Start, limit: str) 
         assert [one.failures > 0 for one in pool.standings] == [True, False]
 
 
+@pytest.mark.parametrize("kind", ["reset", "error_line", "stall"])
+async def test_a_host_whose_streams_break_off_midway_is_one_that_fails(start: Start, kind: Any) -> None:
+    hosts = [Simulator(), Simulator()]
+    text = LIMITED.replace("first_event", "between_events").replace("FALLBACK", "").replace("CHAIN", "timeouts")
+    async with pooled(start, hosts, text) as run:
+        pool = await warmed(run)
+        hosts[0].faults.append(Fault(kind, after=3, seconds=2, times=100, path="/api/chat"))
+        dones = []
+        for number in range(8):
+            text = await (await run.chat(stream=True, messages=user(f"question {number}"))).text()
+            dones.append(text.endswith("[DONE]\n\n"))
+        assert dones.count(False) == 1, dones
+        for _ in range(2):
+            pool.standings[0].rests = 0.0  # it has rested, and the other one has more to do
+            pool.standings[1].busy += 10
+            assert "error" in await (await run.chat(stream=True)).text()
+            pool.standings[1].busy -= 10
+        assert pool.standings[0].state(run.server.services.clock.monotonic()) == "cooling"
+
+
+async def test_a_stream_that_only_waited_in_line_says_nothing_of_its_host(start: Start) -> None:
+    hosts = [Simulator(delay=0.03), Simulator(delay=0.03)]
+    async with pooled(start, hosts, HURRIED["timeouts"], slots=1) as run:
+        pool = await warmed(run)
+        found = await asyncio.gather(*(run.chat(stream=True, messages=user(f"{number}")) for number in range(8)))
+        assert {one.status for one in found} == {200, 504}
+        assert [one.failures for one in pool.standings] == [0, 0]
+
+
 async def test_a_load_that_takes_longer_than_a_stream_may_is_no_failure_of_the_host(start: Start) -> None:
     hosts = [Simulator(load_time=5), Simulator(load_time=5)]
     async with pooled(start, hosts, HURRIED["timeouts"]) as run:
@@ -171,13 +201,13 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
         ):
             mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
             for _ in range(3):
-                mine.failed(mine.standings[0], its_fault=True)
+                mine.outcomes.failed(mine.standings[0])
             async with asyncio.timeout(30):
                 while theirs.standings[0].failures < 3:
                     assert (await other.chat()).status == 200
             assert theirs.standings[0].state(other.server.services.clock.monotonic()) == "cooling"
             mine.standings[0].trial = True
-            mine.answered(mine.standings[0])
+            mine.outcomes.answered(mine.standings[0])
             async with asyncio.timeout(30):
                 while theirs.standings[0].failures:
                     assert (await other.chat()).status == 200
@@ -188,10 +218,10 @@ async def test_a_store_that_is_away_changes_nothing_else(start: Start) -> None:
     async with pooled(start, [Simulator(), Simulator()], stores, share="gone") as run:
         pool = run.server.live.pipeline.value.upstreams["pool"]
         for _ in range(3):
-            pool.failed(pool.standings[0], its_fault=True)
+            pool.outcomes.failed(pool.standings[0])
         assert [(await run.chat()).status for _ in range(3)] == [200] * 3
         pool.standings[0].trial = True
-        pool.answered(pool.standings[0])
+        pool.outcomes.answered(pool.standings[0])
         assert (await run.chat()).status == 200
 
 
