@@ -10,7 +10,7 @@ import pytest
 
 from proxy.clock import Clock
 from proxy.stores.disk import Disk
-from proxy.stores.keyvalue import Instant, Kept, KeyValue, New
+from proxy.stores.keyvalue import Instant, Kept, KeyValue, New, StoreError
 from proxy.stores.memory import Memory
 from proxy.stores.redis import RedisStore
 from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
@@ -130,6 +130,31 @@ async def test_it_is_used_by_many_at_once(store: KeyValue) -> None:
 
     await one(0)  # connecting is behind it, and would bring them one after the other
     await asyncio.gather(*(one(number) for number in range(200)))
+
+
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+async def test_what_comes_too_late_is_nobody_elses(servers: dict[str, RedisServer], kind: str) -> None:
+    """Its connection would give it to whoever asks next, and with it another caller's answer."""
+    server = servers[kind]
+    await emptied(server.port)
+    patient, store = RedisStore(server.url, 10.0, Clock()), RedisStore(server.url, 0.1, Clock())
+    keys = [f"{number}" for number in range(30)]
+    await patient.set([New(key, key.encode(), 60) for key in keys])
+    for _ in range(3):
+        await asyncio.gather(*(store.get([key]) for key in keys), return_exceptions=True)
+        server.freeze()
+        try:
+            for some in (keys[:1], keys[1:3]):
+                with pytest.raises(StoreError):
+                    await store.get(some)
+        finally:
+            server.thaw()
+        store.breaker.patience = 10.0
+        for some in ([key] for key in keys):
+            assert await values(store, *some) == [key.encode() for key in some]
+        store.breaker.patience = 0.1
+    await patient.aclose()
+    await store.aclose()
 
 
 # --- those that bound themselves ---------------------------------------------------------------------
