@@ -95,8 +95,8 @@ class Cache:
         if stamp is None:
             return await self.bypassed(call, call_next, wishes)
         tenant = self.tenant(call.caller)
-        if call.tags:
-            stamp = f"{stamp} {call.tags.get('upstream', '')}"  # another plugin has chosen the place
+        if call.tags and (upstream := call.tags.get("upstream")):
+            stamp = f"{stamp} {upstream}"  # another plugin has chosen the place
         told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):

@@ -270,6 +270,14 @@ async def test_an_option_that_the_operator_pins_makes_another_answer(start: Star
         assert await outcomes(run, {}) == ["hit"], "and the old one is still there"
 
 
+async def test_who_measures_a_call_makes_no_other_of_it(start: Start) -> None:
+    async with start(CACHE) as run:
+        assert await outcomes(run, {}) == ["miss"]
+        run.configure(CACHE.replace("{cache: {}}", "{cache: {}, metrics: {}}").replace("chat: [", "chat: [metrics, "))
+        assert await run.server.reload()
+        assert await outcomes(run, {}) == ["hit"]
+
+
 async def test_callers_do_not_see_each_others_answers(start: Start) -> None:
     async with start(CACHE + KEYS) as run:
         for key in ("a-key", "b-key"):
