@@ -44,8 +44,9 @@ class Store(Strict):
     disk: Disk | None = None
     """A store in one SQLite file."""
     redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
-    """URL of a Redis, best from the environment: `redis://`, `rediss://` for TLS, `redis+cluster://` or
-    `rediss+cluster://` for a cluster.  Redis bounds itself: give it `maxmemory` and an `lru` or `lfu` policy."""
+    """URL of a Redis, best from the environment: `redis://`, `rediss://` for TLS (`?ssl_ca_certs=FILE` where its
+    authority is one of your own), `redis+cluster://` or `rediss+cluster://` for a cluster.  Redis bounds itself: give
+    it `maxmemory` and an `lru` or `lfu` policy."""
     lancedb: Annotated[str, Field(min_length=1)] | None = None
     """Texts and their vectors, for `documents`: a directory, or object storage by its URL (`s3://…`, `gs://…`, `az://…`),
     whose credentials are read from the environment."""

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis.asyncio.connection import SSLConnection
 
 from proxy.clock import Clock
@@ -114,6 +123,46 @@ async def test_a_url_may_ask_for_tls() -> None:
     assert pool.connection_kwargs["db"] == 2 and pool.connection_kwargs["password"] == "secret"
     assert "secret" not in store.breaker.name
     await store.aclose()
+
+
+@asynccontextmanager
+async def with_tls(port: int, folder: Path) -> AsyncIterator[int]:
+    """A port that speaks TLS for another, as Redis' own does; its certificate is `cert.pem`."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now, local = datetime.now(UTC), x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
+    cert = made.add_extension(local, critical=True).sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(cert.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(pass_on(reader, outer), pass_on(inner, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
+async def test_a_redis_behind_tls_is_believed_by_its_certificate(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server, with_tls(server.port, tmp_path) as port:
+        url = f"rediss://127.0.0.1:{port}/0"
+        store = RedisStore(f"{url}?ssl_ca_certs={tmp_path}/cert.pem", 10.0, Clock())
+        await store.set([New("a", b"1", 60)])
+        assert (await store.get(["a"]))[0] is not None
+        await store.aclose()
+        stranger = RedisStore(url, 10.0, Clock())
+        with pytest.raises(StoreError, match="self-signed"):
+            await stranger.get(["a"])
+        await stranger.aclose()
 
 
 async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: Path) -> None:
