@@ -9,7 +9,7 @@ import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
+from proxy.sql.lockfile import held
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -149,11 +150,15 @@ class Database:
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
-        """One process at a time, of all that name the same; for a moment only, as nobody writes to SQLite meanwhile."""
-        async with self.writing() as connection:
+        """One process at a time, of all that name the same; others may write meanwhile, however long it takes."""
+        async with AsyncExitStack() as stack:
             if self.dialect == "postgresql":
+                connection = await stack.enter_async_context(self.writing())
                 lock = zlib.crc32(f"gemmapy-proxy alone {name}".encode())
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+            else:  # SQLite has one lock for all that is written, which must not be held over what may take long
+                with self.watched():
+                    await stack.enter_async_context(held(f"{self.url.database}-alone"))
             yield
 
     def insert(self, table: Table) -> Any:

@@ -97,6 +97,36 @@ async def test_one_process_at_a_time_is_alone(database: Database, new_database_u
     assert most == 1
 
 
+async def test_others_write_while_one_is_alone(database: Database, new_database_url: str) -> None:
+    other = Database(new_database_url, 3, 0.1)
+    try:
+        async with asyncio.timeout(5), database.alone("table"):
+            await add(database, 1)
+            await add(other, 2)
+        assert await count(database) == 2
+    finally:
+        await other.aclose()
+
+
+async def test_a_process_that_is_killed_lets_the_next_one_be_alone(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}", 1, 10)
+    holds = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    )
+    path = str(tmp_path / "records.db-alone")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", holds, path, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None and await process.stdout.readline()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), database.alone("table"):
+            pass
+    process.kill()
+    async with asyncio.timeout(5), database.alone("table"):
+        await process.wait()
+    await database.aclose()
+
+
 async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_path: Path) -> None:
     """SQLite's own way to wait looks ten times a second: it would take ten times as long."""
     path, over = tmp_path / "records.db", threading.Event()
