@@ -26,6 +26,8 @@ EXPECTED: Final = {
     "int_from_float": "a whole number",
     "float_parsing": "a number",
     "float_type": "a number",
+    "decimal_parsing": "a number",
+    "decimal_type": "a number",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
     "string_type": "a text",

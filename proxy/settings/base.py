@@ -4,22 +4,81 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SecretStr,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, PydanticKnownError
+from pydantic_core.core_schema import no_info_before_validator_function
 
 MIB = 1024 * 1024
 
 
+NO_SCHEMA: Final = ("cls", "default", "metadata", "ref", "serialization")
+"""Parts of a schema where there is none."""
+
+
+def _no_boolean(kind: Literal["int_type", "float_type"]) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        if type(value) is bool:
+            raise PydanticKnownError(kind)
+        return value
+
+    return checked
+
+
+BOOLEANS: Final = {"int": _no_boolean("int_type"), "float": _no_boolean("float_type")}
+
+
+def _strict(schema: Any) -> Any:
+    """The same, with numbers that no boolean is taken for: pydantic's own strict ones would refuse those of a
+    `"${VARIABLE}"` in quotes, too.  Settings inside of others have theirs already.
+    """
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_strict, schema))
+    if not isinstance(schema, dict) or schema.get("type") in ("model", "definition-ref"):
+        return schema
+    if (wrong := BOOLEANS.get(str(schema.get("type")))) is not None:
+        return no_info_before_validator_function(wrong, cast(CoreSchema, schema))
+    made = {name: part if name in NO_SCHEMA else _strict(part) for name, part in schema.items()}
+    if schema.get("type") == "union":
+        made["choices"] = [_choice(one) for one in schema["choices"]]
+    return made
+
+
+def _choice(schema: Any) -> Any:
+    """One of several kinds that a value may have, under the name that errors have for it."""
+    named = isinstance(schema, dict) and schema.get("type") in BOOLEANS
+    return (_strict(schema), schema["type"]) if named else _strict(schema)
+
+
 class Strict(BaseModel):
-    """Base of every settings model: unknown keys are errors, values never change.
+    """Base of every settings model: unknown keys are errors, a boolean is no number, values never change.
 
     What the docstrings of its fields say is read by `reference`, which alone needs it: pydantic would parse the
     source of every model whenever anything starts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        made = handler(source)
+        model = cast(dict[str, Any], handler.resolve_ref_schema(made))
+        while model["type"] != "model":  # around it stand validators of the whole
+            model = model["schema"]
+        model["schema"] = _strict(model["schema"])
+        return made
 
 
 def check_port(parts: SplitResult) -> None:

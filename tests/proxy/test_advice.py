@@ -53,6 +53,31 @@ def test_a_number_that_is_none_is_told_with_what_it_is_of() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("plugins: {cache: {ttl: true}}", "cache.ttl: this should be a number, not true or false (Seconds that an"),
+        (
+            "plugins: {retry: {attempts: false}}",
+            "retry.attempts: this should be a whole number, not true or false (How",
+        ),
+        ("upstreams: {a: {demo: {}, slots: true}}", "a.slots: this should be a whole number, not true or false (Calls"),
+        ("costs: {energy: {watts: {a: {busy: true}}}}", "a.busy: this should be a number, not true or false"),
+        ("models: {a: {keep_alive: true}}", "a.keep_alive: this should be a number, not true or false"),
+        ("listen: {port: true}", "listen.port: this should be a whole number, not true or false (TCP port)"),
+    ],
+)
+def test_a_boolean_is_no_number(text: str, told: str) -> None:
+    assert told in problems(f"{CHAINS}{text}\n")[0]
+
+
+@pytest.mark.parametrize("ttl", ["60", "'60'", "${TTL}", "'${TTL}'", '"6${ZERO}"'])
+def test_a_number_may_come_from_the_environment_in_quotes_or_not(ttl: str) -> None:
+    text = f"chains: {{chat: [cache]}}\nplugins:\n  cache:\n    ttl: {ttl}\n"
+    _, source = configuration.read("proxy.yaml", text, registry.problems_of, {"TTL": "60", "ZERO": "0"})
+    assert float(source.data["plugins"]["cache"]["ttl"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
         ("port: 80", "port: there is no such setting here; it belongs into `listen: {port: …}`"),
         ("ollama: x", "ollama: there is no such setting here; it belongs into `upstreams: {NAME: {ollama: …}}`"),
         ("costs: {models: {}}", "costs.models: there is no such setting here; it belongs into `prices: {models: …}`"),
