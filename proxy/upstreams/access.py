@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from proxy.errors import NotFound
 from proxy.wire.ollama_models import canonical
+from proxy.wire.ollama_out import LISTED
 
 Patterns: TypeAlias = tuple[str, ...] | None
 """As the shell has them, such as `gemma*`; None opens every model."""
@@ -40,4 +41,4 @@ def hint(name: str, near: str) -> str:
         return f"Did you mean '{near}'?"
     if colon and begins in SERVED:
         return f"'{begins}:NAME' is served by the plugin `{SERVED[begins]}`, in the chains that it stands in."
-    return "GET /v1/models lists those that are there."
+    return f"{LISTED} those that are there."

@@ -17,6 +17,9 @@ from proxy.streams import Answer, Choice
 from proxy.types import JSON, Event, Finish, Sources, Text, Thinking, ToolCall, ToolCalled, Usage
 from proxy.wire.openai_errors import clean
 
+LISTED: Final = "GET /v1/models lists"
+TAGGED: Final = "GET /api/tags lists"
+"""Where a client of Ollama's finds the models that others are told to look for there."""
 MILLI: Final = 0.001
 METRICS: Final = (
     ("load_duration", attrgetter("load_ns")),
@@ -29,8 +32,8 @@ METRICS: Final = (
 
 
 def error_body(error: ProxyError) -> bytes:
-    """Ollama's errors are one string."""
-    return orjson.dumps({"error": clean(str(error))})
+    """Ollama's errors are one string, which points its clients to its own endpoints."""
+    return orjson.dumps({"error": clean(str(error)).replace(LISTED, TAGGED)})
 
 
 def now() -> str:

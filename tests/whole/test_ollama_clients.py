@@ -214,6 +214,19 @@ async def test_an_answer_may_be_as_long_as_its_model_likes(start: Start, bound: 
         assert refused.status == 400 and "options.num_predict" in (await refused.json())["error"]
 
 
+@pytest.mark.parametrize("path", ["chat", "generate", "embed", "embeddings", "show"])
+async def test_who_asks_for_a_model_that_is_not_there_is_pointed_to_the_list_of_its_own_dialect(
+    start: Start, path: str
+) -> None:
+    body = {"model": "nothing-like-it", "messages": HI, "prompt": "hi", "input": "hi"}
+    async with start() as run:
+        told = await run.http.post(f"{run.url}/api/{path}", json=body)
+        assert told.status == 404
+        assert (await told.json())["error"].endswith("have access to it.  GET /api/tags lists those that are there.")
+        other = await (await run.chat(model="nothing-like-it")).json()
+        assert other["error"]["message"].endswith("  GET /v1/models lists those that are there.")
+
+
 async def test_as_many_stop_sequences_as_editors_send_are_taken(start: Start) -> None:
     async with start() as run, client(run) as native:
         stops = [f"<stop{number}>" for number in range(64)]
