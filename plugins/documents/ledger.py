@@ -106,7 +106,7 @@ class Ledger:
             if (await connection.execute(held(there))).first() is None:
                 return False
             await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # in the order of who renews it
-            told = {"status": "done", "done": JOBS.c.total, "ended": now}
+            told = {"status": "done", "done": JOBS.c.total, "error": "", "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
             newest = update(ITEMS).where(item & (ITEMS.c.newest == job.version))
@@ -118,6 +118,15 @@ class Ledger:
             old = (JOBS.c.ended > 0) & (JOBS.c.ended < self.micros(-KEPT))
             await connection.execute(delete(JOBS).where(old))
             return True
+
+    async def wait(self, job: Job, reason: str) -> None:
+        """It is tried again, and why it has not gone well yet may be read meanwhile."""
+        newest = (ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version)
+        held = select(JOBS.c.id).where(self.mine(job)).exists()
+        async with self.database.writing() as connection:
+            await connection.execute(update(ITEMS).where(newest & held).values(error=reason))
+            await connection.execute(update(JOBS).where(self.mine(job)).values(error=reason))
+        self.tell()
 
     async def fail(self, job: Job, reason: str) -> None:
         await self.end(job, self.mine(job), "failed", reason)

@@ -112,8 +112,8 @@ class Moves:
             left = select(ITEMS.c.id).where(searched(one.id) & ~copied(one.next_place)).limit(1)
             if (await connection.execute(left)).first() is not None:
                 return False
-            done = update(JOBS).where(self.ledger.mine(job)).values(status="done", done=JOBS.c.total, ended=now)
-            if (await connection.execute(done)).rowcount != 1:
+            told = {"status": "done", "done": JOBS.c.total, "error": "", "ended": now}
+            if (await connection.execute(update(JOBS).where(self.ledger.mine(job)).values(**told))).rowcount != 1:
                 raise Overtaken
             await recount(connection, one)
             moved = {"place": row.next_place, "model": row.next_model, "dimensions": row.next_dimensions, **STILL}

@@ -37,6 +37,8 @@ class Runner:
         self.running: dict[str, asyncio.Task[None]] = {}
         self.moving: set[str] = set()
         """Those of them that move a collection: however long that takes, documents do not wait for it."""
+        self.said = ""
+        """Why some of them wait, as the log has it."""
 
     def nudge(self) -> None:
         """There is something to do."""
@@ -94,18 +96,27 @@ class Runner:
         """Whether there is more of it to do."""
         for pause in (*PAUSES, None):
             try:
-                return await self.once(job)
+                more = await self.once(job)
+                self.said = ""
+                return more
             except DatabaseAway:
                 raise
             except ProxyError as error:
                 if pause is None or lasting(error):
-                    log.warning("%s failed: %s", job.item or job.collection, error)
+                    log.warning("%s failed: %s", job.item or job.collection, error.why)
                     await self.ingest.origins.note(job.item, error)
                     await self.ledger.fail(job, str(error))
                     return False
-                log.warning("%s waits %g s for another try: %s", job.item or job.collection, pause, error)
+                self.say(job, error)
+                await self.ledger.wait(job, str(error))
                 await asyncio.sleep(max(pause, min(error.wait or 0.0, PAUSES[-1])))
         return False
+
+    def say(self, job: Job, error: ProxyError) -> None:
+        """Once, however many documents wait for the same, and however often they are tried."""
+        if error.why != self.said:
+            self.said = error.why
+            log.warning("%s waits for another try, as others may: %s", job.item or job.collection, error.why)
 
     async def once(self, job: Job) -> bool:
         collection = await self.ingest.collections.by_id(job.collection)

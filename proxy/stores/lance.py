@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a threa
 
 P = ParamSpec("P")
 T = TypeVar("T")
+SYSTEM: Final = re.compile(r"""([A-Z][\w' ]+) \(os error \d+\)|Os \{[^}]*message: "([^"]+)\"""")
+"""The system's own words in what LanceDB says."""
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ROW: Final = list(Row._fields)
 FRESH: Final = timedelta(0)
@@ -55,9 +57,12 @@ def told() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
-        first = str(error).partition("\n")[0][:300]
+        whole = str(error).partition("\n")[0]
+        first = whole[:300]
         kind = Missing if "not found" in first.lower() else VectorsAway
-        raise kind(f"The index of texts failed: {first}") from error
+        system = SYSTEM.search(whole)  # what it says, without where in the files of this server
+        told = (system[1] or system[2]) if system else first
+        raise kind(f"The index of texts failed: {told}", f"The index of texts failed: {first}") from error
 
 
 def afresh(

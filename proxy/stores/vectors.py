@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 
 class VectorsAway(Busy):
-    """The store cannot be used now."""
+    """The store cannot be used now.  whole: all that is known of it, of which its callers need not know the paths."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, whole: str = "") -> None:
         super().__init__(message, code="index_unavailable", wait=5.0)
+        self.whole = whole or message
+
+    @property
+    def why(self) -> str:
+        return self.whole
 
 
 class Row(NamedTuple):

@@ -52,6 +52,52 @@ async def test_a_model_that_fails_for_a_while_is_asked_again(
         await add_again(run)
 
 
+FULL = "lance error: LanceError(IO): No space left on device (os error 28), /srv/secret/place/structural.rs:191:9"
+
+
+async def test_documents_whose_index_cannot_be_written_say_why_they_wait_and_the_log_does_once(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create = Lance.create
+    room = asyncio.Event()
+
+    async def created(self: Lance, name: str, dimensions: int) -> Any:
+        if not room.is_set():
+            raise RuntimeError(FULL)
+        return await create(self, name, dimensions)
+
+    async def told(run: Running, status: str, error: str | None) -> bool:
+        """Of every document, and of its job."""
+        listed = (await ask(run, "GET", "/documents"))["data"] + (await ask(run, "GET", "/jobs"))["data"]
+        return {one["error"] for one in listed if one["status"] in (status, "running", "done")} == {error}
+
+    monkeypatch.setattr(Lance, "create", created)
+    monkeypatch.setattr(runner, "PAUSES", (0.01,) * 2000)
+    why = "The index of texts failed: No space left on device"
+    async with start(config(database_url, tmp_path)) as run:
+        for title in ("Lanterns", "Clocks"):
+            await ask(run, "POST", "/documents", A, 202, title=title, content=TEXTS[title], wait=0)
+        await until(lambda: told(run, "pending", why))
+        room.set()
+        await until(lambda: told(run, "ready", None))
+        assert await contents(run) == {TEXTS["Lanterns"], TEXTS["Clocks"]}
+        lines = [one.getMessage() for one in caplog.records if "space" in one.getMessage()]
+        assert len(lines) == 1 and FULL in lines[0]
+
+
+async def test_a_document_whose_index_can_never_be_written_fails_with_the_reason(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def created(self: Lance, name: str, dimensions: int) -> Any:
+        raise OSError("Unable to created lance dataset at /srv/secret: Permission denied (os error 13)")
+
+    monkeypatch.setattr(Lance, "create", created)
+    monkeypatch.setattr(runner, "PAUSES", (0.01,))
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        told = await ask(run, "POST", "/documents", A, title="T", content=TEXTS["Clocks"], wait=30)
+        assert (told["status"], told["error"]) == ("failed", "The index of texts failed: Permission denied")
+
+
 async def add_again(run: Running) -> None:
     """What has failed is taken up again when it is sent again."""
     told = await ask(run, "POST", "/documents", A, 200, title="Clocks", content=TEXTS["Clocks"], wait=30)
