@@ -64,7 +64,7 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         names = {tool.name for tool in tools}
         budget = ollama_schema.Budget()
         body["tools"] = [tool_of(tool, index, budget) for index, tool in enumerate(chat.tools) if tool.name in names]
-    body["messages"] = list(messages_of(messages, notes))
+    body["messages"] = list(messages_of(ending(messages, notes), notes))
     body |= sampled(chat, notes, info)
     if forced and "logprobs" in body:  # the tokens would be those of the JSON that stands for the call
         del body["logprobs"], body["top_logprobs"]
@@ -117,6 +117,22 @@ def options_of(options: Mapping[str, JSON]) -> dict[str, JSON]:
     if "num_predict" in told and told["num_predict"] is None:
         told["num_predict"] = -1  # left out, the model's own bound would hold
     return told
+
+
+def ending(messages: tuple[Message, ...], notes: dict[str, str]) -> tuple[Message, ...]:
+    """Messages of the assistant's that stand last, as where several agents speak in turn, are made one: Ollama refuses
+    more, and those of its models that have a template join them by an empty line, too."""
+    first = len(messages)
+    while first and messages[first - 1].role == "assistant":
+        first -= 1
+    last = messages[first:]
+    if len(last) < 2:
+        return messages
+    notes["messages"] = "changed"
+    text = "\n\n".join(one.text for one in last if one.text)
+    thinking = "\n\n".join(one.thinking for one in last if one.thinking)
+    calls = tuple(call for one in last for call in one.tool_calls)
+    return (*messages[:first], Message("assistant", text, thinking=thinking, tool_calls=calls))
 
 
 def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:

@@ -97,6 +97,17 @@ async def test_a_long_conversation_of_every_role_is_understood(start: Start) -> 
     assert sent[3]["tool_name"] == "get_weather" and sent[3]["tool_call_id"] == "call_1"
 
 
+async def test_agents_that_speak_in_turn_are_answered_though_the_assistant_spoke_last(start: Start) -> None:
+    spoken = ({"role": "assistant", "name": name, "content": f"I am {name}."} for name in ("alice", "bob"))
+    messages: Any = [*HI, *spoken]
+    async with start() as run, run.client() as client:
+        raw = await client.chat.completions.with_raw_response.create(model="demo", messages=messages)
+        sent = asked(run.ollama)[0]["messages"]
+    assert raw.parse().choices[0].finish_reason == "stop"
+    assert sent == [*HI, {"role": "assistant", "content": "I am alice.\n\nI am bob."}]
+    assert "messages=changed" in raw.headers["x-gemmapy-params"]
+
+
 async def test_the_stream_helper_tells_content_and_usage(start: Start) -> None:
     async with (
         start() as run,

@@ -61,6 +61,34 @@ def test_calls_are_sent_with_object_arguments_and_their_answers_with_the_functio
     assert first == {"role": "tool", "content": "one", "tool_call_id": "c1", "tool_name": "f"}
 
 
+def test_several_messages_of_the_assistants_that_stand_last_are_one_and_told() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns: JSON = [
+        {"role": "assistant", "content": "Welcome."},
+        {"role": "assistant", "content": "I am Alice."},
+        *HI,
+        {"role": "assistant", "content": "Bob is better.", "reasoning_content": "hm"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": "I am Bob."},
+    ]
+    made = plan(messages=turns)
+    *before, last = orjson.loads(orjson.dumps(made.body))["messages"]
+    assert [one["content"] for one in before] == ["Welcome.", "I am Alice.", "hi"]
+    assert last == {
+        "role": "assistant",
+        "content": "Bob is better.\n\nI am Bob.",
+        "thinking": "hm",
+        "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": {}}}],
+    }
+    assert made.notes == {"messages": "changed"}
+
+
+def test_one_message_of_the_assistants_that_stands_last_is_left_as_it_is() -> None:
+    made = plan(messages=[*HI, {"role": "assistant", "content": "It is"}])
+    assert made.body["messages"][-1] == {"role": "assistant", "content": "It is"}
+    assert not made.notes
+
+
 def test_a_participants_name_is_ignored_and_told() -> None:
     made = plan(messages=[{"role": "user", "content": "hi", "name": "ann"}])
     assert made.notes == {"messages.name": "ignored"}
