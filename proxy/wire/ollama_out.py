@@ -156,9 +156,14 @@ class NativeLines:
 
 
 def write_embed(model: str, answer: Answer, started: int, legacy: bool) -> bytes:
+    """All figures that are known, zeros too: unlike those of chats, clients take them for granted."""
     rows = [] if answer.vectors is None else list(answer.vectors.values)
     if legacy:
         told: dict[str, JSON] = {"embedding": rows[0] if rows else []}
     else:
-        told = {"model": model, "embeddings": rows, **metrics(answer.usage, started)}
+        usage = answer.usage or Usage(None, None)
+        told = {"model": model, "embeddings": rows, "total_duration": time.perf_counter_ns() - started}
+        told["load_duration"] = usage.load_ns
+        if usage.prompt_tokens is not None:
+            told["prompt_eval_count"] = usage.prompt_tokens
     return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)

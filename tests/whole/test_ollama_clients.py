@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
-from tests.whole.asking import PNG, function
+from tests.whole.asking import PNG, asked, function
 
 
 def client(run: Running, **options: Any) -> ollama.AsyncClient:
@@ -249,6 +249,14 @@ async def test_as_many_texts_are_embedded_at_once_as_the_operator_allows(start: 
         with pytest.raises(ollama.ResponseError, match="'input'") as refused:
             await native.embed("demo-embed", ["a", "b", "c"])
         assert refused.value.status_code == 400
+
+
+async def test_embeddings_have_all_their_figures_from_the_cache_too(start: Start) -> None:
+    async with start("plugins: {cache: {}}\nchains: {embeddings: [cache]}\n") as run, client(run) as native:
+        made, kept = [await native.embed("demo-embed", "hello") for _ in range(2)]
+        assert len(asked(run.ollama, "/api/embed")) == 1
+    for one in (made, kept):
+        assert one.prompt_eval_count == 4 and one.total_duration is not None and one.load_duration is not None
 
 
 async def test_the_older_embeddings_take_one_text(start: Start) -> None:
