@@ -141,9 +141,9 @@ class Chunks:
                 logprobs = logprobs_of(event.logprobs) if event.logprobs else None
                 return self.opening(event.choice) + self.chunk(event.choice, delta, logprobs=logprobs)
             case Thinking():
-                return self.opening(event.choice) + self.chunk(event.choice, {"reasoning_content": event.text})
+                return self.opening(event.choice, None) + self.chunk(event.choice, {"reasoning_content": event.text})
             case ToolCalled():
-                return self.opening(event.choice) + self.chunk(event.choice, self.called(event))
+                return self.opening(event.choice, None) + self.chunk(event.choice, self.called(event))
             case Sources():
                 return self.opening(event.choice) + self.chunk(event.choice, sources_of(event))
             case Finish():
@@ -151,12 +151,13 @@ class Chunks:
                 return self.opening(event.choice) + self.chunk(event.choice, {}, finish)
         return b""
 
-    def opening(self, choice: int) -> bytes:
-        """The first chunk of a choice names the role."""
+    def opening(self, choice: int, content: str | None = "") -> bytes:
+        """The first chunk of a choice names the role.  content: None where no text comes yet, as OpenAI has it: some
+        clients begin a text at anything else."""
         if choice in self.begun:
             return b""
         self.begun.add(choice)
-        return self.chunk(choice, {"role": "assistant", "content": "", "refusal": None})
+        return self.chunk(choice, {"role": "assistant", "content": content, "refusal": None})
 
     def called(self, event: ToolCalled) -> dict[str, JSON]:
         if self.style.legacy_functions:

@@ -174,6 +174,12 @@ def test_the_first_chunk_of_every_choice_names_the_role() -> None:
     assert roles == [(1, "assistant"), (0, "assistant"), (2, "assistant")]
 
 
+@pytest.mark.parametrize(("name", "content"), [("text", ""), ("empty", ""), ("only tools", None), ("thinking", None)])
+def test_the_first_chunk_has_content_only_where_text_comes_first(name: str, content: str | None) -> None:
+    first = chunks(ANSWERS[name])[0]["choices"][0]["delta"]
+    assert first == {"role": "assistant", "content": content, "refusal": None}
+
+
 def test_choices_are_listed_by_index() -> None:
     assert [choice["index"] for choice in whole(ANSWERS["choices"])["choices"]] == [0, 1, 2]
 
