@@ -40,6 +40,8 @@ class ChatReader:
         self.model = model
         self.called = False
         self.done = False
+        self.held: tuple[JSON, ...] = ()
+        """The logprobs of tokens whose text Ollama has not told yet: it holds some back until it has seen more."""
 
     def read(self, line: bytes) -> list[Event]:
         """Raises UpstreamError, or the error that an error line tells of."""
@@ -51,7 +53,7 @@ class ChatReader:
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise self.unreadable(line) from None
         try:
-            if len(message) == 2 and "role" in message and not data["done"] and "logprobs" not in data:
+            if len(message) == 2 and "role" in message and not (data["done"] or "logprobs" in data or self.held):
                 words = text(message["content"])  # nearly every line of a stream: a role, a text, and nothing else
                 return [Text(words)] if words else []
             events = self.said(data, message)
@@ -69,14 +71,21 @@ class ChatReader:
         events: list[Event] = []
         if thought := message.get("thinking"):
             events.append(Thinking(text(thought)))
-        words, logprobs = text(message.get("content") or ""), data.get("logprobs")
+            self.held = ()  # what began the thought
         # Ollama marks no logprob as a thought's; those that come with a thought are not the answer's.
-        if logprobs and not thought:
-            events.append(Text(words, 0, tuple({**one} for one in logprobs)))
-        elif words:
-            events.append(Text(words))
+        told = () if thought else tuple({**one} for one in data.get("logprobs") or ())
+        events += self.spoken(text(message.get("content") or ""), told, data["done"])
         events += [self.calling(call["function"]) for call in message.get("tool_calls") or ()]
         return events
+
+    def spoken(self, words: str, told: tuple[JSON, ...], done: bool) -> list[Event]:
+        """A text with the logprobs of its own tokens, as OpenAI's clients expect them; those of none come last."""
+        logprobs = self.held + told
+        if not words and not done:
+            self.held = logprobs
+            return []
+        self.held = ()
+        return [Text(words, 0, logprobs)] if words or logprobs else []
 
     def calling(self, function: dict[str, JSON]) -> ToolCalled:
         """Ids and order are ours: Ollama's are missing, or all 0, in one style or another."""

@@ -48,7 +48,7 @@ def bare(event: Event) -> Event:
         (line(thinking="hm"), [Thinking("hm")]),
         (line("so", thinking="hm"), [Thinking("hm"), Text("so")]),
         (line("a", logprobs=[LOGPROB]), [Text("a", 0, (LOGPROB,))]),
-        (line("", logprobs=[LOGPROB]), [Text("", 0, (LOGPROB,))]),
+        (line("", END, logprobs=[LOGPROB]), [Text("", 0, (LOGPROB,)), Usage(26, 14), Finish("stop")]),
         (line("", logprobs=[LOGPROB], thinking="a"), [Thinking("a")]),
         (line(tool_calls=[call("f", {"b": 1, "a": 2})]), [ToolCalled("", "f", '{"b":1,"a":2}')]),
         (line(tool_calls=[call("f"), call("g")]), [ToolCalled("", "f", "{}"), ToolCalled("", "g", "{}")]),
@@ -83,6 +83,21 @@ def test_every_call_has_an_id_of_our_own_whatever_ollamas_was() -> None:
     told = reader.read(line(tool_calls=[call(id="8f3k"), call(), call(id="8f3k")]))
     ids = [event.id for event in told if isinstance(event, ToolCalled)]
     assert len(set(ids)) == 3 and all(one.startswith("call_") and one.isascii() for one in ids)
+
+
+def test_logprobs_come_with_the_text_of_their_tokens_though_ollama_tells_it_later() -> None:
+    no, model = {"token": " no", "logprob": -0.1}, {"token": " model", "logprob": -0.2}
+    told = events(line("", logprobs=[no]), line(" no model", logprobs=[model]), line("", END))
+    assert told == [Text(" no model", 0, (no, model)), Usage(26, 14), Finish("stop")]
+
+
+def test_logprobs_are_told_where_the_text_that_was_held_back_comes_without() -> None:
+    assert events(line("", logprobs=[LOGPROB]), line("a"), line("b")) == [Text("a", 0, (LOGPROB,)), Text("b")]
+
+
+def test_logprobs_of_what_begins_a_thought_are_the_thoughts() -> None:
+    told = events(line("", logprobs=[LOGPROB]), line(thinking="hm", logprobs=[LOGPROB]), line("a"))
+    assert told == [Thinking("hm"), Text("a")]
 
 
 def test_an_answer_is_done_only_after_its_last_line() -> None:
