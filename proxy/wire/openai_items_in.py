@@ -81,7 +81,10 @@ def _kind(given: Item, at: str) -> str:
 
 def _reference(given: Item, at: str, allowed: bool) -> Item:
     if not allowed:
-        message = f"'{at}' refers to an item, and none that are kept can be looked up here; send the item itself."
+        message = (
+            f"'{at}' refers to an item, and none are kept here: that takes the plugin 'stored' in the chain 'chat'. "
+            "Send the item itself, as some clients do where the request says 'store': false."
+        )
         raise BadCall(message, param=at, code="unsupported_item")
     return {"id": _needed(given, "id", at), "type": REFERENCE}
 

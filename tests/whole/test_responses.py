@@ -231,6 +231,13 @@ async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
             assert (error["param"], error["code"]) == (param, code), body
 
 
+async def test_a_reference_where_nothing_is_kept_says_what_would_do(start: Start) -> None:
+    reference = {"type": "item_reference", "id": "rs_17a419db65322e571173fe4e25799cc400"}
+    async with start() as run:
+        error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, "input": [reference]}), 400)
+    assert "plugin 'stored'" in error["message"] and "'store': false" in error["message"]
+
+
 async def test_an_endpoint_that_is_not_here_says_what_is(start: Start) -> None:
     async with start(BARE + "\nlisten: {port: 0, drain: 1, base_path: /ai}\n") as run:
         response = await run.http.post(f"{run.url}/ai/v1/responses/compact", json=ASK)
