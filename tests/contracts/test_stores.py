@@ -99,6 +99,39 @@ async def test_a_redis_that_hangs_costs_tens_of_milliseconds_and_then_nothing(
         await store.aclose()
 
 
+NO_ANSWERS = {
+    "loading": b"-LOADING Redis is loading the dataset in memory\r\n",
+    "moved": b"-MOVED 1 127.0.0.1:1\r\n",
+    "full": b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+    "only read": b"-READONLY You can't write against a read only replica.\r\n",
+    "locked": b"-NOAUTH Authentication required.\r\n",
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "garbage": b"\x00\xff\r\n",
+    "never ends": b"$999999999999\r\n",
+    "hangs up": b"",
+}
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+@pytest.mark.parametrize("said", NO_ANSWERS)
+async def test_whatever_is_no_answer_is_a_store_error_soon_and_no_exception_of_redis(said: str, scheme: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while NO_ANSWERS[said] and await reader.read(65_536):
+                writer.write(8 * NO_ANSWERS[said])
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening, asyncio.timeout(10):
+        store = RedisStore(f"{scheme}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0", 0.1, Clock())
+        for _ in range(breaker.FAILURES):
+            with pytest.raises(StoreError):
+                await store.get(["a"])
+            with pytest.raises(StoreError):
+                await store.set([New("a", b"1", 60)])
+        assert store.breaker.open
+        await store.aclose()
+
+
 async def test_a_redis_that_is_away_heals_by_itself(tmp_path: Path) -> None:
     watch = Watch()
     async with redis_server(tmp_path) as server:
