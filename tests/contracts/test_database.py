@@ -295,7 +295,7 @@ async def test_a_connection_that_was_ended_by_force_can_still_be_closed(tmp_path
     connection = Lite(str(tmp_path / "a.db"), 1)
     await connection
     connection.stop()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await connection.close()
         await connection.ended(5)
     assert not connection._thread.is_alive()

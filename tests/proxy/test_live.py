@@ -11,7 +11,7 @@ import pytest
 from proxy.errors import ConfigError, NotFound, WrongMethod
 from proxy.live import Router
 from proxy.types import Route
-from proxy.upstreams.demo import Simulator
+from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, BARE, Running, Start
 from tests.whole.asking import dead_url
 
@@ -51,15 +51,16 @@ async def test_reloading_under_load_loses_no_call(start: Start) -> None:
 
 
 async def test_a_call_ends_in_the_pipeline_in_which_it_began(start: Start) -> None:
-    async with start(BARE, Simulator(delay=0.01)) as run:
+    async with start(BARE, Simulator(faults=[Fault("stall", after=1, until=(go := asyncio.Event()))])) as run:
         answer = await run.chat(stream=True)
         old = run.server.live.pipeline
         run.configure("chains: {embeddings: []}\n")
         assert await run.server.reload()
         assert (await run.chat()).status == 404
         assert old.calls == 1
+        go.set()
         assert "[DONE]" in await answer.text()
-        await asyncio.wait_for(old.idle.wait(), 1)
+        await asyncio.wait_for(old.idle.wait(), 30)
 
 
 async def test_a_wrong_file_changes_nothing_and_tells_every_problem(

@@ -8,6 +8,32 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+PATIENCE = 120.0
+"""Seconds that a busy machine may take to start Python, several times over."""
+OPEN = """
+import proxy.server, proxy.supervisor
+from proxy.config import Strict
+
+proxy.server.GRACE = proxy.supervisor.GRACE = 60.0
+
+
+class Open:
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings, host):
+        pass
+"""
+
+
+def kept_open(folder: Path) -> tuple[dict[str, str], str]:
+    """An environment and a line of YAML: of a server whose port stays open while calls are under way when it stops."""
+    (folder / "kept_open.py").write_text(OPEN)
+    return {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}, (
+        "plugins: {open: {use: 'kept_open:Open'}}\n"
+    )
 
 
 async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -21,7 +47,7 @@ async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[i
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **(env or {})},
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     return process.returncode or 0, out.decode(), err.decode()
 
 
@@ -36,7 +62,7 @@ class Serving:
 
     async def until(self, pattern: str) -> str:
         """The first line from now on that matches."""
-        async with asyncio.timeout(30):  # as long as a busy machine may take to start Python
+        async with asyncio.timeout(PATIENCE):
             while line := (await self.stream.readline()).decode():
                 self.banner += line
                 if re.search(pattern, line):
@@ -45,7 +71,7 @@ class Serving:
 
     async def rest(self) -> str:
         """Everything it wrote, once it has ended."""
-        self.banner += (await asyncio.wait_for(self.stream.read(), 30)).decode()
+        self.banner += (await asyncio.wait_for(self.stream.read(), PATIENCE)).decode()
         return self.banner
 
 

@@ -327,7 +327,7 @@ async def under_load(run: Running, key: str) -> AsyncIterator[list[int]]:
 
 
 async def until(wanted: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not await wanted():  # noqa: ASYNC110  (what is waited for is told by asking)
             await asyncio.sleep(0.02)
 
@@ -362,10 +362,10 @@ async def test_a_database_that_is_killed_under_load_costs_no_call_with_a_verifie
             during = len(statuses)
 
             async def back() -> bool:
-                return await status(run, "sk-gemmapy-unknown") == 401 and len(statuses) > during
+                return await status(run, "sk-gemmapy-unknown") == 401 and len(statuses) > max(during, 20)
 
             await until(back)
-        assert len(statuses) > 20 and set(statuses) == {200}
+        assert set(statuses) == {200}
 
 
 async def test_the_last_use_of_a_key_is_told(start: Start, light: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -14,10 +15,16 @@ import pytest
 
 from proxy.cli import main
 from proxy.errors import ConfigError
+from proxy.upstreams.demo import Fault, Simulator, running
 from tests.conftest import ASK, Start
-from tests.whole.commands import command, served
+from tests.whole.commands import PATIENCE, command, kept_open, served
 
 DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
+
+
+def at(url: str) -> str:
+    """The same for this Ollama."""
+    return DEMO.replace("demo: {demo: {delay: 0.02}}", f"local: {{ollama: '{url}'}}").replace("drain: 5", "drain: 60")
 
 
 async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Path) -> None:
@@ -69,32 +76,40 @@ async def test_what_nobody_reads_in_a_banner_is_warned_of(tmp_path: Path, worker
 
 
 async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(DEMO)
-    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
-        answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
-        await answer.content.readline()
-        serving.process.send_signal(signal.SIGTERM)
-        await serving.until("stopping once the calls under way")
-        ready = await http.get(f"{serving.url}/readyz")
-        assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
-        assert (await answer.text()).endswith("data: [DONE]\n\n")
-        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+    stall = Fault("stall", after=1, until=(go := asyncio.Event()))
+    (env, more), file = kept_open(tmp_path), tmp_path / "c.yaml"
+    async with running(Simulator(faults=[stall])) as url, aiohttp.ClientSession() as http:
+        file.write_text(more + at(url))
+        async with served("serve", "--config", str(file), env=env) as serving:
+            answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
+            await answer.content.readline()
+            serving.process.send_signal(signal.SIGTERM)
+            await serving.until("stopping once the calls under way")
+            ready = await http.get(f"{serving.url}/readyz")
+            assert (ready.status, (await ready.json())["status"]) == (503, "stopping")
+            go.set()
+            assert (await answer.text()).endswith("data: [DONE]\n\n")
+            assert await asyncio.wait_for(serving.process.wait(), PATIENCE) == 0
 
 
 async def test_a_call_that_a_stopping_server_cuts_is_told_so(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(DEMO.replace("drain: 5", "drain: 0.2").replace("0.02", "0.5"))
-    async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
+    ollama, file = Simulator(faults=[Fault("stall", after=1, times=2)]), tmp_path / "c.yaml"
+    async with AsyncExitStack() as stack:
+        file.write_text(at(await stack.enter_async_context(running(ollama))).replace("drain: 60", "drain: 0.2"))
+        serving = await stack.enter_async_context(served("serve", "--config", str(file)))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
         url = f"{serving.url}/v1/chat/completions"
         asking = asyncio.ensure_future(http.post(url, json={**ASK, "max_tokens": 500}))
         answer = await http.post(url, json={**ASK, "stream": True})
         await answer.content.readuntil(b"\n\n")
+        await ollama.until(lambda: ollama.running == 2)
         serving.process.send_signal(signal.SIGTERM)
         last = (await answer.text()).rstrip().rpartition("data: ")[2]
         assert json.loads(last)["error"]["code"] == "server_stopped"
         whole = await asking
         assert (whole.status, (await whole.json())["error"]["code"]) == (503, "server_stopped")
         assert whole.headers["retry-after"] == "1" and whole.headers["x-request-id"]
-        assert await asyncio.wait_for(serving.process.wait(), 5) == 0
+        assert await asyncio.wait_for(serving.process.wait(), PATIENCE) == 0
         lines = [
             line for line in (await serving.rest()).splitlines() if f"path={url.removeprefix(serving.url)}" in line
         ]
@@ -159,7 +174,7 @@ sys.argv = ["gemmapy-proxy", "serve", "--help"]
 main()
 """
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0 and b"--demo" in out
 
 

@@ -26,7 +26,7 @@ async def raw(run: Running, version: str, *lines: str, times: int = 1) -> list[A
     reader, writer = await asyncio.open_connection("127.0.0.1", int(run.url.rpartition(":")[2]))
     writer.write(request * times)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return [await answered(reader) for _ in range(times)]
     finally:
         writer.close()

@@ -171,7 +171,7 @@ async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, m
         for run in (one, other):
             assert await run.server.reload()
         seen = len(one.ollama.seen) + len(other.ollama.seen)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             response = await one.chat(stream=stream)
             text = await response.text()
         assert response.status >= 500 and "error" in text

@@ -80,7 +80,7 @@ http {{ access_log off; {temporary} {page} }}
 
 
 async def answering(port: int, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -159,7 +159,8 @@ async def test_a_client_that_leaves_nginx_in_a_stream_stops_ollama(through: Thro
 
 
 async def test_a_reload_loses_nothing_that_runs_through_nginx(through: Through) -> None:
-    ollama = Simulator(delay=0.01, parallel=50, say=lambda body: WORDS)
+    stall = Fault("stall", after=1, times=20, until=(go := asyncio.Event()))
+    ollama = Simulator(faults=[stall], parallel=50, say=lambda body: WORDS)
     async with through(BARE, ollama) as run:
         streams = await asyncio.gather(*(run.chat(stream=True) for _ in range(10)))
         wholes = [asyncio.ensure_future(run.chat()) for _ in range(10)]
@@ -167,6 +168,7 @@ async def test_a_reload_loses_nothing_that_runs_through_nginx(through: Through) 
         run.configure("chains: {embeddings: []}")
         assert await run.server.reload()
         assert (await run.chat()).status == 404, "new calls meet the new configuration"
+        go.set()
         told = {(await streamed(stream)).text() for stream in streams}
         told |= {said(await whole(await answer))["content"] for answer in wholes}
         assert told == {"".join(WORDS.pieces)} and run.ollama.abandoned == 0

@@ -12,6 +12,7 @@ from plugins.comparison.store import Store
 from proxy.clock import Clock
 from proxy.sql.database import DatabaseAway
 from proxy.upstreams.demo import Fault, Model, Said, Simulator
+from tests.clocks import jump
 from tests.conftest import Start
 from tests.plugins.comparison.asking import (
     SMALL,
@@ -178,7 +179,7 @@ async def test_what_was_kept_is_told_as_that_and_a_bad_answer_is_not_given_again
         path = f"/api/comparisons/{told['comparison_id']}/rate"
         rated = await asks(run, "POST", path, model="llama", rating="down")
         assert [one["rating"] for one in rated["results"]] == ["down", "none"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 again = await compare(run)
                 if not again["results"][0]["cached"]:
@@ -303,8 +304,13 @@ async def test_a_caller_that_waits_no_longer_gets_what_there_is(
 ) -> None:
     ollama = models(faults=[Fault("stall", after=1)])
     async with start(config(f"sqlite:///{tmp_path}/x.db", at_once=at_once), ollama) as run:
-        given, headers = {"models": TWO, "prompt": "hi"}, {**A, "x-stainless-read-timeout": "0.5"}
-        async with run.http.post(f"{run.url}{COMPARE}", headers=headers, json=given) as response:
+        given, headers = {"models": TWO, "prompt": "hi"}, {**A, "x-stainless-read-timeout": "50"}
+        asking = asyncio.ensure_future(run.http.post(f"{run.url}{COMPARE}", headers=headers, json=given))
+        await ollama.until(lambda: (ollama.running, ollama.finished) == (1, at_once - 1))
+        for _ in range(50):  # turns of the event loop, until what was finished is known here, too
+            await asyncio.sleep(0.001)
+        jump(50)
+        async with await asking as response:
             told = await response.json()
         assert response.status == status
         codes = [one["error"]["code"] for one in told["results"] if not one["success"]] if status == 200 else []
@@ -316,11 +322,16 @@ async def test_an_idle_stream_says_what_it_waits_for_and_no_hidden_name(
     start: Start, tmp_path: Any, blind: bool
 ) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", more="streams: {heartbeat: 0.03}\n")
-    async with start(text, models(load_time=0.1)) as run:
+    ollama = models(faults=[Fault("slow_load", times=2, until=(loaded := asyncio.Event()))])
+    async with start(text, ollama) as run:
         given = {"models": TWO, "prompt": "hi", "stream": True, "blind": blind}
         async with run.http.post(f"{run.url}{COMPARE}", headers=A, json=given) as response:
-            comments = [line for line in (await response.text()).split("\n") if line.startswith(":")]
-        assert comments and any("loading" in one for one in comments) != blind
+            comments = [""]
+            while not comments[-1].startswith(":" if blind else ": loading"):
+                comments.append((await response.content.readline()).decode())
+            loaded.set()
+            comments += (await response.text()).split("\n")
+        assert any("loading" in one for one in comments if one.startswith(":")) != blind
 
 
 async def test_answers_go_into_no_conversation(start: Start, tmp_path: Any) -> None:

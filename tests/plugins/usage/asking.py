@@ -56,7 +56,7 @@ def writer_of(run: Running) -> Writer:
 
 async def written(run: Running, count: int | None = None) -> list[dict[str, Any]]:
     """The rows of calls once all is written; waits until there are so many."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while True:
             with suppress(DatabaseAway):
                 await writer_of(run).flush()
