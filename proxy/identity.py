@@ -5,8 +5,9 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -127,6 +128,13 @@ def nobody_trusted(address: str) -> bool:
     return False
 
 
+def subdomains(origins: Iterable[str]) -> re.Pattern[str] | None:
+    """Fits every origin that a `*.` among these stands for: at least one more name before all that follows."""
+    found = [one.partition("*.") for one in origins if "*." in one]
+    every = "|".join(f"{re.escape(scheme)}([a-z0-9_-]+\\.)+{re.escape(rest)}" for scheme, _, rest in found)
+    return re.compile(every) if every else None
+
+
 class Guard:
     """Knows who may come in, by one configuration."""
 
@@ -146,7 +154,8 @@ class Guard:
         self.header = config.identity_header
         self.guarded = is_guarded(config)
         self.local = not self.guarded and is_loopback(config.listen.host)
-        self.origins = config.web.origins
+        self.origins = frozenset(one for one in config.web.origins if "*." not in one)
+        self.subdomains = subdomains(config.web.origins)
         self.hosts = frozenset(host.lower() for host in config.web.hosts)
 
     def digest(self, token: str) -> bytes:
@@ -219,13 +228,18 @@ class Guard:
             raise Denied(f"The origin '{origin[:200]}' is not allowed; see `web.origins`.", code="origin_not_allowed")
 
     def welcome(self, origin: str) -> bool:
-        return origin in self.origins or "*" in self.origins
+        if origin in self.origins or "*" in self.origins:
+            return True
+        return self.subdomains is not None and self.subdomains.fullmatch(origin) is not None
 
     def cors(self, request: web.BaseRequest) -> dict[str, str]:
-        """The headers that let a page of an allowed origin read the answer."""
+        """The headers that let a page of an allowed origin read the answer; what is kept of it on its way is kept for
+        one origin, whichever asks first."""
+        if not self.origins and self.subdomains is None:
+            return {}
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or not self.welcome(origin):
-            return {}
+            return {hdrs.VARY: hdrs.ORIGIN}
         return {
             hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: origin,
             hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: "*",

@@ -140,6 +140,20 @@ def _network(text: str) -> str:
     return text
 
 
+ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:[0-9]{1,5})?")
+SUBDOMAINS: Final = re.compile(r"[a-z][a-z0-9+.-]*://\*\.(([a-z0-9_-]+\.)+[a-z][a-z0-9-]*|localhost)(:[0-9]{1,5})?")
+
+
+def _origin(text: str) -> str:
+    """As browsers send them.  `null` is none: whoever wants to can have his page sent it."""
+    origin = text.lower()
+    if origin == "*" or ORIGIN.fullmatch(origin) or SUBDOMAINS.fullmatch(origin):
+        return origin
+    if "*" in origin:
+        raise ValueError(f"{text!r}: a * stands for any origin, or as in 'https://*.example.com' for subdomains")
+    raise ValueError(f"{text!r} is not an origin such as 'https://app.example.com', without a path")
+
+
 def _header_word(key: SecretStr) -> SecretStr:
     """What may stand in a header: a line break in a key would begin another header."""
     if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
@@ -151,6 +165,7 @@ Url = Annotated[str, AfterValidator(_http_url)]
 BearerKey = Annotated[SecretStr, AfterValidator(_header_word)]
 BasePath = Annotated[str, AfterValidator(_base_path)]
 Network = Annotated[str, AfterValidator(_network)]
+Origin = Annotated[str, AfterValidator(_origin)]
 Urls = Annotated[
     tuple[Url, ...],
     BeforeValidator(lambda given: [given] if isinstance(given, str) else given),

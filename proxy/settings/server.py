@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr, Tag
 
-from proxy.settings.base import MIB, BasePath, Network, Strict
+from proxy.settings.base import MIB, BasePath, Network, Origin, Strict
 
 ChainName = Literal["chat", "completions", "embeddings"]
 """Those that clients ask for."""
@@ -85,8 +85,9 @@ class Streams(Strict):
 class Web(Strict):
     """Who may call from a browser."""
 
-    origins: tuple[str, ...] = ()
-    """Origins that get CORS headers, such as `https://app.example.com`; `*` is any.  Empty: CORS is off."""
+    origins: tuple[Origin, ...] = ()
+    """Origins that get CORS headers, such as `https://app.example.com`, or `https://*.example.com` for every subdomain
+    of it, but not itself; `*` is any.  Empty: CORS is off."""
     hosts: tuple[str, ...] = ()
     """Host names accepted besides loopback ones while no keys are configured."""
 

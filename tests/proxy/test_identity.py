@@ -149,8 +149,71 @@ def test_loopback_is_known_by_its_address(host: str, yes: bool) -> None:
     assert is_loopback(host) is yes
 
 
+WILD = "web: {origins: ['https://*.Example.com', 'http://*.dev.example:8443', 'http://*.localhost:3000']}\n"
+
+
+@pytest.mark.parametrize(
+    ("origin", "welcome"),
+    [
+        ("https://app.example.com", True),
+        ("https://a.b-c.example.com", True),
+        ("http://a.dev.example:8443", True),
+        ("http://app.localhost:3000", True),
+        ("https://example.com", False),
+        ("https://.example.com", False),
+        ("https://-.example.com.evil.org", False),
+        ("https://app.example.com.evil.org", False),
+        ("https://evilexample.com", False),
+        ("https://appxexample.com", False),
+        ("https://app.examplexcom", False),
+        ("http://app.example.com", False),
+        ("https://app.example.com:8443", False),
+        ("http://a.dev.example", False),
+        ("https://evil.org/.example.com", False),
+        ("https://evil.org#.example.com", False),
+        ("https://evil.org@app.example.com", False),
+        ("https://evil.org:80.example.com", False),
+        ("https://app.example.com/", False),
+        ("https://app.example.com\n", False),
+        ("https://app.example.com https://evil.org", False),
+        ("https://APP.example.com", False),
+        ("https://*.example.com", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+def test_a_wildcard_stands_for_subdomains_and_for_nothing_else(origin: str, welcome: bool) -> None:
+    guard = Guard(config(WILD))
+    assert guard.welcome(origin) is welcome
+    told = guard.cors(request(Origin=origin))
+    assert told.get("Access-Control-Allow-Origin") == (origin if welcome else None) and told["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://*", "https://*.com", "https://a.*.com", "https://*example.com", "*.example.com", "https://*.*.example.com",
+        "https://*.10.0.0.1", "https://app.example.com/", "https://app.example.com/x", "app.example.com", "null", "",
+        "https://a:b@example.com", "https://*.example.com:*", "https://*.example.com/",
+    ],
+)  # fmt: skip
+def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
+    with pytest.raises(ConfigError, match="origins"):
+        config(f"web: {{origins: ['{origin}']}}\n")
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "http://localhost:3000", "http://[::1]:80", "app://obsidian.md", "HTTPS://A.example"]
+)
+def test_origins_of_every_kind_may_be_listed(origin: str) -> None:
+    assert Guard(config(f"web: {{origins: ['{origin}']}}\n")).welcome(origin.lower())
+
+
 def test_cors_is_off_until_an_origin_is_listed() -> None:
     asking: Any = request(Origin="https://app.example.com")
     assert Guard(config()).cors(asking) == {}
-    allowed = Guard(config("web: {origins: ['https://app.example.com']}\n")).cors(asking)
+    guard = Guard(config("web: {origins: ['https://app.example.com']}\n"))
+    for other in (request(), request(Origin="https://other.example.com")):
+        assert guard.cors(other) == {"Vary": "Origin"}  # what is kept of it on its way is nobody else's
+    allowed = guard.cors(asking)
     assert allowed["Access-Control-Allow-Origin"] == "https://app.example.com"
