@@ -157,6 +157,7 @@ what is emulated for Ollama is then native. What is not the same:
 | `parallel_tool_calls` | native, and `false` keeps the first call in any case. |
 | `response_format` | native, and asked for in the prompt and checked all the same. |
 | `reasoning_content` of earlier turns | ignored and told. |
+| pictures that a function gave | follow its output as a user's message. |
 | `suffix`, `raw` | go to `/completions`; a system message beside them is ignored and told, images are a 400. |
 | `dimensions` | sent; a longer answer is cut and brought to unit length. |
 | carried fields | are not sent: nothing of a caller leaves but what is asked. |

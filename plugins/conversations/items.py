@@ -120,10 +120,10 @@ def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
         return {**item, "results": None}
     hidden: dict[str, JSON] = {} if pictures else {"image_url": None}
     hidden |= {} if logprobs else {"logprobs": []}
-    if not hidden or item["type"] != "message":
+    if not hidden or not (told := openai_items.told_parts(item)):
         return item
-    parts = [{**part, **{name: value for name, value in hidden.items() if part.get(name)}} for part in item["content"]]
-    return {**item, "content": parts}
+    parts = [{**part, **{name: value for name, value in hidden.items() if part.get(name)}} for part in told]
+    return {**item, openai_items.PARTS[item["type"]]: parts}
 
 
 def detailed(said: Said, choice: Choice) -> Said:

@@ -27,7 +27,7 @@ from proxy.host import Host
 from proxy.types import JSON, Route
 from proxy.wire.ids import new_id
 from proxy.wire.openai_attached import of_items as attached
-from proxy.wire.openai_items import Include, Item, with_pictures
+from proxy.wire.openai_items import Include, Item, told_parts, with_pictures
 from proxy.wire.openai_items_in import items as read_items
 
 PATH: Final = "/v1/conversations"
@@ -202,7 +202,7 @@ class OpenAI:
 
 
 def links_of(item: Item) -> Iterator[str]:
-    for part in item["content"] if item["type"] == "message" else ():
+    for part in told_parts(item):
         if (url := str(part.get("image_url") or "")).startswith(("http://", "https://")):
             yield url
 

@@ -72,7 +72,8 @@ FIELDS: Mapping[str, Field] = {
         "honoured",
         fields.read_messages,
         "`developer` is `system`; text and image parts stay one message, text first; `file` parts are read as "
-        "text, with the plugin `documents`; several of the assistant's that stand last are one.",
+        "text, with the plugin `documents`; tools may give images, "
+        "too; several of the assistant's that stand last are one.",
     ),
     "stream": Field("honoured", fields.read_stream, "Server-sent events."),
     "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored and told."),

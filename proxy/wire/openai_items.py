@@ -34,6 +34,8 @@ RESPONSE: Final = "resp_"
 REFERENCE: Final = "item_reference"
 """An item that stands for another one, whose id it has."""
 PLACED: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})[0-9a-f]{2,4}")
+PARTS: Final = {"message": "content", "function_call_output": "output"}
+"""Where the parts of an item are that may have pictures, by its type."""
 TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Where the words of a part are, by its type."""
 
@@ -101,11 +103,18 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
 
 def _heard(one: Item) -> Message:
     """What the model is told by others."""
+    parts = told_parts(one)
+    pictures = tuple(picture(part["image_url"]) for part in parts if part["type"] == "input_image")
     if one["type"] == "function_call_output":
-        output = one["output"]
-        return Message("tool", output if type(output) is str else words(output), tool_call_id=one["call_id"])
-    pictures = tuple(picture(part["image_url"]) for part in one["content"] if part["type"] == "input_image")
-    return Message("user" if one["role"] == "user" else "system", words(one["content"]), pictures)
+        text = one["output"] if type(one["output"]) is str else words(parts)
+        return Message("tool", text, pictures, tool_call_id=one["call_id"])
+    return Message("user" if one["role"] == "user" else "system", words(parts), pictures)
+
+
+def told_parts(one: Item) -> list[Item]:
+    """What a message, or a function's output, says in parts."""
+    parts: JSON = one.get(PARTS.get(one["type"], ""))
+    return parts if type(parts) is list else []
 
 
 def check_outputs(given: Iterable[Item], told: Sequence[Message]) -> None:
@@ -134,15 +143,15 @@ def picture(url: str) -> Image:
 
 def with_pictures(whole: Sequence[Item], linked: Mapping[str, Image]) -> list[Item]:
     """The items with pictures in place of links, so that they can be read again.  linked: by URL."""
-    return [_pictured(one, linked) if one["type"] == "message" else one for one in whole]
+    return [_pictured(one, linked) if told_parts(one) else one for one in whole]
 
 
 def _pictured(one: Item, linked: Mapping[str, Image]) -> Item:
     parts = [
         {**part, "image_url": data_url(linked[part["image_url"]])} if part.get("image_url") in linked else part
-        for part in one["content"]
+        for part in told_parts(one)
     ]
-    return {**one, "content": parts}
+    return {**one, PARTS[one["type"]]: parts}
 
 
 # --- messages -> whole items ----------------------------------------------------------------------------
@@ -158,9 +167,10 @@ def said(role: str, text: str) -> Item:
 def items_of(message: Message, made: Callable[[str], str] = new_id) -> list[Item]:
     """The items that say what a message says.  made: gives an id that begins with this prefix."""
     if message.role == "tool":
+        output = _heard_parts(message) if message.images else message.text
         return [
             {"id": made("fco_"), "type": "function_call_output", "call_id": message.tool_call_id,
-             "output": message.text, "status": "completed"}
+             "output": output, "status": "completed"}
         ]  # fmt: skip
     if message.role != "assistant":
         return [_told(message, made)]
@@ -171,15 +181,19 @@ def items_of(message: Message, made: Callable[[str], str] = new_id) -> list[Item
 
 
 def _told(message: Message, made: Callable[[str], str]) -> Item:
+    return {
+        "id": made("msg_"), "type": "message", "role": message.role, "content": _heard_parts(message),
+        "status": "completed",
+    }  # fmt: skip
+
+
+def _heard_parts(message: Message) -> list[Item]:
     pictures = [
         {"type": "input_image", "image_url": one.url or data_url(one), "detail": "auto", "file_id": None}
         for one in message.images
     ]
-    parts = [said(message.role, message.text)] if message.text or not pictures else []
-    return {
-        "id": made("msg_"), "type": "message", "role": message.role, "content": [*parts, *pictures],
-        "status": "completed",
-    }  # fmt: skip
+    texts = [said(message.role, message.text)] if message.text or not pictures else []
+    return [*texts, *pictures]
 
 
 def spoken(

@@ -166,13 +166,15 @@ def _function_output(given: Item, at: str, limits: Limits) -> Item:
     output = read.needed(given, "output", f"{at}.output")
     if type(output) is not str:
         parts = enumerate(read.array(output, f"{at}.output"))
-        output = [_output_part(one, f"{at}.output[{index}]") for index, one in parts]
+        output = [_output_part(one, f"{at}.output[{index}]", limits) for index, one in parts]
     return {"call_id": _needed(given, "call_id", at), "output": output}
 
 
-def _output_part(value: JSON, at: str) -> Item:
+def _output_part(value: JSON, at: str, limits: Limits) -> Item:
     given = read.mapping(value, at)
-    read.one_of(given.get("type"), f"{at}.type", ("input_text", "output_text", "text"))
+    kind = read.one_of(given.get("type"), f"{at}.type", ("input_text", "output_text", "text", "input_image"))
+    if kind == "input_image":
+        return _image(given, at, "user", limits)
     return said("tool", read.text(read.needed(given, "text", f"{at}.text"), f"{at}.text"))
 
 

@@ -120,7 +120,11 @@ def _assistant(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:
 
 def _tool(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:
     wanted = read.filled(read.needed(item, "tool_call_id", f"{at}.tool_call_id"), f"{at}.tool_call_id")
-    return Message("tool", _words(item, at), tool_call_id=wanted, name=_name(item, at))
+    content = read.needed(item, "content", f"{at}.content")
+    if type(content) is str or content == []:
+        return Message("tool", content or "", tool_call_id=wanted, name=_name(item, at))
+    texts, images = _parts(content, f"{at}.content", limits)
+    return Message("tool", texts, images, tool_call_id=wanted, name=_name(item, at))
 
 
 def _function(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:

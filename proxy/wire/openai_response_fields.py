@@ -13,7 +13,7 @@ from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_items_in, openai_messages, read
 from proxy.wire.ids import new_id
 from proxy.wire.openai_fields import Asked, Read, formatted
-from proxy.wire.openai_items import RESPONSE, Item
+from proxy.wire.openai_items import RESPONSE, Item, told_parts
 
 KEPT: Final = "previous_response_id"
 """The field by which it is known whether a chain keeps responses."""
@@ -105,7 +105,7 @@ def read_input(asked: Asked, value: JSON, at: str) -> None:
     mine = _response(asked)
     kept = KEPT in mine.theirs  # else there is nothing that an item could refer to
     mine.items = openai_items_in.items(value, at, asked.limits, mine.id if kept else "")
-    parts = (part for one in mine.items if one["type"] == "message" for part in one["content"])
+    parts = (part for one in mine.items for part in told_parts(one))
     if any(part.get("detail", "auto") != "auto" for part in parts):  # no local model hears it
         asked.notes["input.input_image.detail"] = "ignored"
 

@@ -74,7 +74,8 @@ FIELDS: Final[Mapping[str, Field]] = {
         own.read_input,
         "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`, "
         "`item_reference` with the plugin `stored`; others are a 400. `input_file` parts are read as text, with the "
-        "plugin `documents`; a picture may be the `file_id` of a file of the plugin `files`.",
+        "plugin `documents`; a picture, which a function may give, too, may be the `file_id` of a file of the "
+        "plugin `files`.",
     ),
     "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
     "previous_response_id": Field(

@@ -12,7 +12,11 @@ from proxy.wire.openai_messages import MAGIC
 
 def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:
     open_calls: list[ToolCall] = []
+    pictures: list[JSON] = []  # that tools gave: a tool's message has no room for them there
     for one in messages:
+        if pictures and one.role != "tool":
+            yield {"role": "user", "content": pictures}
+            pictures = []
         said: dict[str, JSON] = {"role": one.role, "content": content_of(one)}
         if one.thinking:  # no such server wants to be told again
             notes["messages.thinking"] = "ignored"
@@ -24,7 +28,11 @@ def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterato
             said["tool_calls"] = [tool_call(call) for call in one.tool_calls]
         if one.role == "tool":
             said["tool_call_id"] = one.tool_call_id or answered(open_calls, one.name)
+            said["content"] = one.text
+            pictures += pictures_of(one)
         yield said
+    if pictures:
+        yield {"role": "user", "content": pictures}
 
 
 def answered(calls: list[ToolCall], name: str) -> str:
@@ -39,8 +47,12 @@ def answered(calls: list[ToolCall], name: str) -> str:
 def content_of(message: Message) -> JSON:
     if not message.images:
         return message.text
-    pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
+    pictures = pictures_of(message)
     return [{"type": "text", "text": message.text}, *pictures] if message.text else pictures
+
+
+def pictures_of(message: Message) -> list[JSON]:
+    return [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
 
 
 def data_url(image: Image) -> str:

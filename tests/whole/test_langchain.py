@@ -152,6 +152,16 @@ async def test_a_message_with_an_image_is_seen(to: Json) -> None:
     assert "1 image" in answer.text
 
 
+@pytest.mark.parametrize("responses", [False, True])
+async def test_an_image_that_a_tool_gave_is_seen(run: Running, to: Json, responses: bool) -> None:
+    given: Any = [{"type": "text", "text": "here"}, {"type": "image", "url": data_url()}]
+    call: Any = {"name": "look", "args": {}, "id": "call_1", "type": "tool_call"}
+    turns = [HumanMessage("look"), AIMessage("", tool_calls=[call]), ToolMessage(given, tool_call_id="call_1")]
+    answer = await ChatOpenAI(**{**to, "model": "demo-vision"}, use_responses_api=responses).ainvoke(turns)
+    assert "here" in answer.text
+    assert [len(one.get("images", ())) for one in asked(run.ollama)[0]["messages"]] == [0, 0, 1]
+
+
 async def test_texts_are_embedded(to: Json) -> None:
     embeddings = OpenAIEmbeddings(**to | {"model": "demo-embed"}, check_embedding_ctx_length=False)
     documents = await embeddings.aembed_documents(["one", "two"])

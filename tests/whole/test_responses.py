@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import openai
 import pytest
 from pydantic import BaseModel
 
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import BARE, Running, Start
-from tests.whole.asking import Json, asked, data_url, error_of, whole
+from tests.whole.asking import Json, asked, data_url, error_of, user, whole
 from tests.whole.responding import KINDS, checked, events_of, told
 
 ASK: Json = {"model": "demo", "input": "hi"}
@@ -126,6 +127,20 @@ async def test_a_stream_that_breaks_off_is_failed_and_a_failure_to_start_has_its
         assert events[-2]["type"] == "error" and events[-2]["code"] == "upstream_cut"
         error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, "stream": True}), 502)
         assert error["code"] == "upstream_server"
+
+
+async def test_a_picture_that_a_function_gave_is_seen(start: Start) -> None:
+    call: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+    output: Any = [{"type": "input_text", "text": "here"}, {"type": "input_image", "image_url": data_url()}]
+    given: Any = [*user("look"), call, {"type": "function_call_output", "call_id": "c1", "output": output}]
+    async with start() as run, run.client() as client:
+        response = await client.responses.create(model="demo-vision", input=given)
+        sent = asked(run.ollama)[0]["messages"]
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.responses.create(model="demo", input=given)
+    assert "here" in response.output_text
+    assert sent[2]["content"] == "here" and sent[2]["images"] == [data_url().partition(",")[2]]
+    assert refused.value.code == "model_not_capable"
 
 
 async def test_what_is_found_wrong_further_in_has_the_name_that_was_sent(start: Start) -> None:

@@ -81,11 +81,15 @@ async def test_items_are_added_listed_read_and_deleted(start: Start, database_ur
 async def test_pictures_are_told_when_they_are_asked_for(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run, alice(run) as client:
         picture: Any = {"type": "input_image", "image_url": data_url(), "detail": "auto"}
-        talk = await client.conversations.create(items=[{"type": "message", "role": "user", "content": [picture]}])
-        (bare,) = (await client.conversations.items.list(talk.id)).data
-        (whole,) = (await client.conversations.items.list(talk.id, include=["message.input_image.image_url"])).data
-    assert bare.model_dump()["content"][0]["image_url"] is None
-    assert whole.model_dump()["content"][0]["image_url"] == data_url()
+        call: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+        given: Any = {"type": "function_call_output", "call_id": "c1", "output": [picture]}
+        items: Any = [{"type": "message", "role": "user", "content": [picture]}, call, given]
+        talk = await client.conversations.create(items=items)
+        bare = [one.model_dump() async for one in client.conversations.items.list(talk.id)]
+        asked = client.conversations.items.list(talk.id, include=["message.input_image.image_url"])
+        whole = [one.model_dump() async for one in asked]
+    for listed, url in ((bare, None), (whole, data_url())):
+        assert listed[-1]["content"][0]["image_url"] == url and listed[0]["output"][0]["image_url"] == url
 
 
 async def test_pictures_that_are_linked_are_fetched_where_the_operator_lets_them(

@@ -131,6 +131,17 @@ def test_a_conversation_with_tools_comes_out_as_it_came_in() -> None:
     assert sent(messages=turns)["messages"] == turns
 
 
+def test_pictures_that_functions_gave_follow_all_their_outputs_as_the_users() -> None:
+    image = Image(base64.b64encode(PNG).decode())
+    calls = tuple(ToolCall(id, "f", "{}") for id in ("a", "b"))
+    outputs = (Message("tool", "", (image,), tool_call_id="a"), Message("tool", "two", (image,), tool_call_id="b"))
+    said = body(Chat((*HI, Message("assistant", tool_calls=calls), *outputs, *HI)))["messages"]
+    assert [one["role"] for one in said] == ["user", "assistant", "tool", "tool", "user", "user"]
+    assert [one["content"] for one in said[2:4]] == ["", "two"]
+    assert [part["type"] for part in said[4]["content"]] == ["image_url", "image_url"]
+    assert body(Chat((*HI, Message("assistant", tool_calls=calls), *outputs)))["messages"] == said[:-1]
+
+
 def test_earlier_thoughts_are_dropped_and_told() -> None:
     turns = [*user("hi"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}, *user("so?")]
     assert sent(messages=turns)["messages"][1] == {"role": "assistant", "content": "a"}

@@ -73,6 +73,10 @@ def test_a_text_is_one_message_of_the_users() -> None:
             Message("user", "a", (Image(data_url(PNG)[22:]),)),
         ),
         (result(output=[{"type": "input_text", "text": "4"}]), Message("tool", "4", tool_call_id="c1")),
+        (
+            result(output=[{"type": "input_image", "image_url": data_url(PNG)}, {"type": "input_text", "text": "4"}]),
+            Message("tool", "4", (Image(data_url(PNG)[22:]),), tool_call_id="c1"),
+        ),
     ],
 )
 def test_every_kind_of_item_is_listed_as_openai_lists_it_and_heard(given: JSON, message: Message) -> None:
@@ -130,8 +134,17 @@ def test_messages_are_items_and_back_again(message: Message) -> None:
 def test_linked_pictures_are_put_into_their_items() -> None:
     url = "https://a.test/a.png"
     (one,) = read({"role": "user", "content": [{"type": "input_image", "image_url": url}]})
-    (kept,) = with_pictures([one], {url: Image(data_url(PNG)[22:])})
+    (other,) = read(result(output=[{"type": "input_image", "image_url": url}]))
+    kept, too = with_pictures([one, other], {url: Image(data_url(PNG)[22:])})
     assert kept["content"][0]["image_url"] == data_url(PNG) and one["content"][0]["image_url"] == url
+    assert too["output"][0]["image_url"] == data_url(PNG) and other["output"][0]["image_url"] == url
+
+
+def test_pictures_that_a_function_gave_are_listed_again() -> None:
+    given = Message("tool", "here", (Image(data_url(PNG)[22:]),), tool_call_id="c1")
+    (one,) = items_of(given)
+    LISTED.validate_python(one)
+    assert messages([one]) == (given,)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +171,8 @@ def test_linked_pictures_are_put_into_their_items() -> None:
         (cited([PAGE]), "input[0].content[0].annotations[0]", "invalid_type"),
         (call(arguments="["), "input[0].arguments", "invalid_json"),
         (call(call_id=""), "input[0].call_id", "empty_string"),
-        (result(output=[{"type": "input_image"}]), "input[0].output[0].type", "invalid_value"),
+        (result(output=[{"type": "input_audio"}]), "input[0].output[0].type", "invalid_value"),
+        (result(output=[{"type": "input_image"}]), "input[0].output[0].image_url", "missing_required_parameter"),
         ({"type": "reasoning", "summary": [{"text": 1}]}, "input[0].summary.text", "invalid_type"),
     ],
 )  # fmt: skip
