@@ -315,7 +315,7 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
 async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 0.1)
+    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 1.0)
     monkeypatch.setattr("proxy.upstreams.remote.SMALL", 60.0)
     async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
