@@ -44,7 +44,7 @@ class Upstream:
 
 
 async def test_a_stream_that_keeps_going_is_left_alone() -> None:
-    reply = await timeouts(between_events=0.1, first_event=1, total=5)(CALL, Upstream(0, 0, 0))
+    reply = await timeouts(between_events=60, first_event=60, total=60)(CALL, Upstream(0, 0, 0))
     assert (await collect(reply)).choices[0].text == "abb"
 
 
@@ -104,7 +104,7 @@ async def test_inner_plugins_learn_the_deadline_and_an_earlier_one_stays() -> No
     await (await timeouts(total=100, connect=3)(CALL, upstream)).aclose()
     await (await timeouts(total=100)(CALL.but(deadline=Deadline(now + 5)), upstream)).aclose()
     first, second = upstream.seen
-    assert first.deadline is not None and first.deadline.at - now == pytest.approx(100, abs=1)
+    assert first.deadline is not None and first.deadline.at - now == pytest.approx(100, abs=30)
     assert first.connect_timeout == 3
     assert second.deadline is not None and second.deadline.at == now + 5
 

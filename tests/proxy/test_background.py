@@ -100,7 +100,7 @@ async def test_what_does_not_end_is_told_and_left_and_what_does_is_waited_for(ca
         try:
             await over.wait()
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
             cleared = True
 
     task = background.start(stubborn(over), "a stubborn one")

@@ -183,6 +183,7 @@ async def test_a_client_that_leaves_before_the_first_token_stops_ollama(start: S
 async def test_a_client_that_leaves_between_heartbeats_stops_ollama(start: Start) -> None:
     async with start(BUSY, Simulator(faults=[Fault("stall")])) as run:
         async with await run.chat(stream=True) as response:
+            await run.ollama.until(lambda: run.ollama.running == 1)
             assert (await response.content.readany()).startswith(b": ")
         await run.ollama.until_abandoned()
 

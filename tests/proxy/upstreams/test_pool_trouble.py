@@ -20,7 +20,7 @@ from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
-from tests.clocks import put_forward
+from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
 from tests.whole.asking import dead_url, error_of, streamed, whole
@@ -315,12 +315,18 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
 async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 1.0)
-    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 60.0)
-    async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
+    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 40.0)
+    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 3600.0)
+    ollama = Simulator()
+    async with saying(200, delay=3600) as hangs, running(ollama) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
-        async with start(text) as run, asyncio.timeout(20):
-            assert (await (await run.http.get(f"{run.url}/api/version")).json())["version"] == "0.33.0"
+        async with start(text) as run, asyncio.timeout(100):
+            asking = asyncio.ensure_future(run.http.get(f"{run.url}/api/version"))
+            await ollama.until(lambda: ollama.calls["/api/version"] > 0)
+            for _ in range(50):  # turns of the event loop, until its answer has come
+                await asyncio.sleep(0.001)
+            jump(41)
+            assert (await (await asking).json())["version"] == "0.33.0"
 
 
 # --- proxies that lead to each other -----------------------------------------------------------------
