@@ -124,7 +124,9 @@ CASES: Final = [(way, fault) for way in WAYS for fault in BEFORE if way != "embe
 async def test_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
     given, status, code = BEFORE[fault]
     asked, loaded = WAYS[way], asyncio.Event()
-    async with start(CONFIG + UPSTREAM, Simulator(faults=[replace(at(given, asked), until=loaded)])) as run:
+    if given.kind == "slow_load":
+        given = replace(given, until=loaded)
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[at(given, asked)])) as run:
         asking = asyncio.ensure_future(ask(run, asked))
         if code == "upstream_timeout":
             await run.ollama.until(lambda: not run.ollama.faults)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import openai
 import pytest
 from openai.types import completion_create_params
 
-from proxy.upstreams.demo import Said, Simulator
+from proxy.upstreams.demo import Fault, Said, Simulator
 from proxy.wire.openai_completions import FIELDS
 from tests.conftest import BARE, Start
 from tests.whole.asking import error_of, streamed
@@ -122,10 +123,12 @@ async def test_a_prompt_that_is_too_long_is_told_by_the_name_of_its_field(start:
 
 async def test_one_that_is_told_of_in_the_stream_has_that_name_too(start: Start) -> None:
     """A model that is loaded first has the stream begin with comments."""
-    slow = Simulator(load_time=0.2)
+    slow = Simulator(faults=[Fault("slow_load", until=(loaded := asyncio.Event()))])
     async with start(f"{BARE}\nstreams: {{heartbeat: 0.02}}\n", slow) as run:
         body = {"model": "demo", "prompt": "word " * 9000, "stream": True}
-        stream = await streamed(await run.http.post(f"{run.url}/v1/completions", json=body))
+        response = await run.http.post(f"{run.url}/v1/completions", json=body)
+        loaded.set()
+        stream = await streamed(response)
     assert [one["param"] for one in stream.errors] == ["prompt"] and not stream.done
 
 

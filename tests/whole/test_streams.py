@@ -271,9 +271,11 @@ async def test_a_waiting_stream_says_what_it_waits_for(start: Start) -> None:
 
 
 async def test_a_failure_after_heartbeats_is_told_in_the_stream(start: Start) -> None:
-    ollama = Simulator(load_time=0.1, faults=[Fault("load_failure")])
+    ollama = Simulator(faults=[Fault("load_failure", until=(over := asyncio.Event()))])
     async with start(BUSY, ollama) as run:
-        stream = await streamed(await run.chat(stream=True))
+        response = await run.chat(stream=True)
+        over.set()
+        stream = await streamed(response)
     assert stream.comments and not stream.chunks
     assert stream.broken["code"] == "upstream_load" and stream.broken["type"] == "server_error"
 

@@ -48,7 +48,7 @@ class Fault:
     seconds: float = 3600.0
     """How long a "stall" lasts, or a "slow_load" takes."""
     until: asyncio.Event | None = None
-    """Ends a "stall" or a "slow_load" before its seconds are over."""
+    """Ends a "stall" or a "slow_load" before its seconds are over; a "load_failure" does not come before it."""
     path: str = ""
     """Only requests whose path starts so; "" = chat, generate and embed."""
     times: int = 1
