@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import wraps
 from importlib import import_module
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
 from proxy.stores.conflicts import settled
-from proxy.stores.vectors import Alone, Found, Row, VectorsAway, only_process
+from proxy.stores.faults import Missing, told
+from proxy.stores.vectors import Alone, Found, Row, only_process
 
 if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
     import lancedb
@@ -24,8 +25,6 @@ if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a threa
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SYSTEM: Final = re.compile(r"""([A-Z][\w' ]+) \(os error \d+\)|Os \{[^}]*message: "([^"]+)\"""")
-"""The system's own words in what LanceDB says."""
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ROW: Final = list(Row._fields)
 FRESH: Final = timedelta(0)
@@ -45,24 +44,6 @@ OPEN: Final = 256
 """Tables that are kept open."""
 AT_ONCE: Final = 4
 """Searches at once: one that looks at every row takes memory in proportion to them."""
-
-
-class Missing(VectorsAway):
-    """Something of a table is not there."""
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """LanceDB has no errors of its own."""
-    try:
-        yield
-    except (ValueError, RuntimeError, OSError) as error:
-        whole = str(error).partition("\n")[0]
-        first = whole[:300]
-        kind = Missing if "not found" in first.lower() else VectorsAway
-        system = SYSTEM.search(whole)  # what it says, without where in the files of this server
-        told = (system[1] or system[2]) if system else first
-        raise kind(f"The index of texts failed: {told}", f"The index of texts failed: {first}") from error
 
 
 def afresh(
