@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first, so that no core is left with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+PATIENT = ("proxy.accounts.verified", "proxy.stores.disk", "plugins.cache.semantic.semantic", "plugins.limits.ledger")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> None:
+    """What a busy machine keeps waiting does not hang; whoever tests what does sets a patience of its own."""
+    for name in PATIENT:
+        setattr(import_module(name), "PATIENCE", 30.0)  # noqa: B010  (it is final to the type checker)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,6 @@ async def store(
         made = Memory(1_000_000, Clock())
     elif request.param == "disk":
         made = Disk(str(tmp_path / "a" / "b.db"), 1_000_000, Clock())
-        made.breaker.patience = 30.0
     else:
         server = servers[request.param]
         await emptied(server.port)

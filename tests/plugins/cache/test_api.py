@@ -35,7 +35,7 @@ async def run(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> A
         kinds = {"memory": "memory: {}", "disk": f"disk: {{path: '{tmp_path}/c.db'}}", "redis": ""}
         if request.param == "redis":
             server = await stack.enter_async_context(redis_server(tmp_path))
-            kinds["redis"] = f"redis: '{server.url}', timeout: 5"
+            kinds["redis"] = f"redis: '{server.url}', timeout: 30"
         text = (
             f"stores: {{kept: {{{kinds[request.param]}}}}}\nplugins: {{cache: {{store: kept}}}}\n"
             f"chains: {{chat: [cache], embeddings: [cache]}}\n{KEYS}"
