@@ -162,7 +162,6 @@ async def test_two_proxies_in_a_row_answer_as_one(start: Start) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two proxies, each the other's upstream, both with retries; each waits in vain for the other's list of models."""
-    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.1)
     async with start(RETRY) as one, start(RETRY) as other:
         for run, to in ((one, other), (other, one)):
             # Each knows the model from the simulator, then loses it.
@@ -170,6 +169,7 @@ async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, m
             run.configure(f"{RETRY}upstreams: {{next: {{ollama: '{to.url}'}}}}\nmodels: {{demo: {{upstream: next}}}}\n")
         for run in (one, other):
             assert await run.server.reload()
+        monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.1)
         seen = len(one.ollama.seen) + len(other.ollama.seen)
         async with asyncio.timeout(30):
             response = await one.chat(stream=stream)
