@@ -48,7 +48,7 @@ class Load:
 
     async def last(self, seconds: float, fault: Fault | None) -> None:
         """The time it takes, unless somebody who waits for it leaves."""
-        if fault and (fault.kind == "slow_load" or fault.until):
+        if fault and (fault.kind == "slow_load" or (fault.kind == "load_failure" and fault.until)):
             await self._unless_over(fault.over())
         if seconds > 0:
             await self._unless_over(asyncio.sleep(seconds))
