@@ -9,7 +9,7 @@ from proxy import config as configuration
 from proxy import registry
 from proxy.config import Config
 from proxy.errors import ConfigError
-from proxy.yamlfile import Source
+from proxy.yamlfile import Loader, Source
 
 CHAINS = "chains: {chat: []}\n"
 
@@ -29,6 +29,19 @@ def test_on_and_no_are_words() -> None:
         "proxy.yaml", CHAINS + "keys: {no: x, on: y}\nplugins: {retry: {on: [connect]}}", registry.problems_of, {}
     )
     assert list(config.keys) == ["no", "on"] and config.plugins["retry"] == {"on": ["connect"]}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "config").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_both_loaders_read_alike(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = "odd: {on: no, quoted: '${PORT}', many: [1.5, ~, 0x1F, 2026-01-01]}\nport: ${PORT}\n"
+    text = f"{path.read_text()}\n{odd}"
+    quick = Source("f", text, {"PORT": "80"})
+    monkeypatch.setattr("proxy.yamlfile.Quick", Loader)
+    plain = Source("f", text, {"PORT": "80"})
+    assert (quick.data, quick.lines, quick.problems) == (plain.data, plain.lines, plain.problems)
+    assert quick.data["port"] == 80 and quick.data["odd"]["quoted"] == "80"
 
 
 def test_every_problem_is_told_at_once_with_its_line() -> None:
