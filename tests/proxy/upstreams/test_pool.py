@@ -276,6 +276,7 @@ async def test_who_waits_is_told_how_many_stand_before(start: Start) -> None:
     hosts, go = held(1)
     async with pooled(start, hosts, text, slots=1) as run:
         first = await run.chat(stream=True)
+        await hosts[0].until(lambda: hosts[0].running == 1)  # a heartbeat may begin its answer before that
         waiting = []
         for place in range(2):
             asking = asyncio.ensure_future(run.chat(stream=True))
