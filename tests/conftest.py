@@ -8,10 +8,12 @@ import logging
 import os
 import shutil
 import ssl
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from proxy.sql.feature import Feature
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
 from tests.clocks import put_forward
-from tests.servers import TABLES, PostgresServer, installed_postgres
+from tests.servers import TABLES, PostgresServer, in_memory, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
 ASK: dict[str, Any] = {"model": "demo", "messages": HI}
@@ -78,6 +80,18 @@ class Running:
 def pytest_xdist_auto_num_workers() -> int:
     """More than there are cores: many tests wait for a while."""
     return 3 * (os.cpu_count() or 1) // 2
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The files of all tests are in memory where there is much of it: to wait for a disk was a seventh of their time.
+
+    Whoever wants to look at them afterwards sets TMPDIR.
+    """
+    if "TMPDIR" not in os.environ and (place := in_memory()) is not None:
+        folder = tempfile.mkdtemp(prefix="tests-", dir=place)
+        os.chmod(folder, 0o711)  # PostgreSQL's files lie in it, and its server is another user than root
+        os.environ["TMPDIR"] = tempfile.tempdir = folder  # of xdist's workers, and of what tests start, too
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True)
