@@ -108,7 +108,7 @@ class Pool:
             member = self.members.get(standing.url) or self.line.members[standing.url]
             if not member.warm(name):
                 self.line.loads += 1
-            asking.info, asking.hasty = member.known(name) or info, self.hastens(asking, member)
+            asking.info, asking.hasty = member.known(name) or info, call.stream and self.hastens(asking, member)
             try:
                 reply = await member(call, asking.info)
             except BaseException as error:
@@ -163,9 +163,9 @@ class Pool:
     def hastens(self, asking: Asking, member: Member) -> bool:
         """Whether a stream has all of its time for this host: it has neither waited nor failed before, and no model is
         to be loaded."""
-        call = asking.call
-        fresh = not (asking.queued or asking.tried) and not (isinstance(call.witness, Heard) and call.witness.failures)
-        return call.stream and fresh and asking.name in member.loaded()
+        witness = asking.call.witness
+        fresh = not (asking.queued or asking.tried) and not (isinstance(witness, Heard) and witness.failures)
+        return fresh and asking.name in member.loaded()
 
     # --- which host ----------------------------------------------------------------------------------
 
