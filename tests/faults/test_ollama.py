@@ -84,6 +84,22 @@ async def ask(run: Running, way: Way, midway: Awaitable[None] | None = None) -> 
         return response.status, await response.text()
 
 
+def refused(way: Way, text: str, code: str) -> None:
+    """In the form of its dialect."""
+    error = json.loads(text)["error"]
+    assert isinstance(error, str) if way.native else error["code"] == code
+
+
+def broken(way: Way, text: str) -> None:
+    """It began, ended with an error, and does not look whole."""
+    if way.native:
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert "error" in lines[-1] and not any(line.get("done") for line in lines) and len(lines) > 1
+    else:
+        stream = Stream(text)
+        assert stream.broken["message"] and len(stream.chunks) > 1
+
+
 def at(fault: Fault, way: Way) -> Fault:
     return replace(fault, path=way.faulty)
 
@@ -133,8 +149,7 @@ async def test_before_the_first_event(start: Start, late: Late, way: str, fault:
             await late(run)
         found, text = await asking
         assert found == status, text
-        error = json.loads(text)["error"]
-        assert isinstance(error, str) if asked.native else error["code"] == code
+        refused(asked, text, code)
         await nothing_left(run)
         loaded.set()
         await healed(run, asked)
@@ -147,12 +162,7 @@ async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
     async with start(CONFIG + UPSTREAM, Simulator(faults=[at(MIDWAY[fault], asked)], delay=0.005)) as run:
         found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
-        if asked.native:
-            lines = [json.loads(line) for line in text.splitlines()]
-            assert "error" in lines[-1] and not any(line.get("done") for line in lines) and len(lines) > 1
-        else:
-            stream = Stream(text)
-            assert stream.broken["message"] and len(stream.chunks) > 1
+        broken(asked, text)
         await nothing_left(run)
         await healed(run, asked)
 

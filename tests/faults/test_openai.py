@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.conftest import HI, Late, Start
-from tests.faults.test_ollama import CONFIG, Way, ask, healed, nothing_left
+from tests.faults.test_ollama import CONFIG, Way, ask, broken, healed, nothing_left, refused
 from tests.whole.asking import Stream, dead_url
 
 ASK: Final = {"model": "m", "messages": HI}
@@ -127,8 +127,7 @@ async def test_before_the_first_event(start: Start, late: Late, way: str, fault:
             await late(run)
         found, text = await asking
         assert found == status, text
-        error = json.loads(text)["error"]
-        assert isinstance(error, str) if asked.native else error["code"] == code
+        refused(asked, text, code)
         await nothing_left(run)
         await healed(run, asked)
 
@@ -140,11 +139,8 @@ async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
     async with server(fault, midway=True) as far, start(config(far.url)) as run:
         found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
-        if asked.native:
-            lines = [json.loads(line) for line in text.splitlines()]
-            assert "error" in lines[-1] and not any(line.get("done") for line in lines) and len(lines) > 1
-        else:
-            assert Stream(text).broken["message"] and Stream(text).text() == "abc"
+        broken(asked, text)
+        assert asked.native or Stream(text).text() == "abc"
         await nothing_left(run)
         await healed(run, asked)
 
