@@ -6,16 +6,10 @@ import pytest
 
 from proxy import config as configuration
 from proxy import registry
-from proxy.errors import ConfigError
+from tests.proxy.test_config import problems
 
 CHAINS = "chains: {chat: []}\n"
 NO_MAPPING = "this should be a mapping, not a text, such as"
-
-
-def problems(text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        configuration.read("proxy.yaml", text, registry.problems_of, {})
-    return caught.value.problems
 
 
 @pytest.mark.parametrize(
