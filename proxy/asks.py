@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from msgspec import Struct, field
+
 from proxy.clock import Moment
-from proxy.values import value
 
 JSON: TypeAlias = Any
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Level: TypeAlias = Literal["low", "medium", "high", "max"]
 
 
-@value
-class Image:
+class Image(Struct, frozen=True):
     """A picture in a message: standard base64 without a `data:` prefix, or, until the edge fetched it, a URL."""
 
     base64: str
     url: str = ""
 
 
-@value
-class ToolCall:
+class ToolCall(Struct, frozen=True):
     """A model's wish to call a function.  `arguments` is the text of a JSON object."""
 
     id: str
@@ -31,8 +29,7 @@ class ToolCall:
     arguments: str
 
 
-@value
-class Message:
+class Message(Struct, frozen=True):
     """One turn.  `name` is the function's in a `tool` message, else the participant's."""
 
     role: Role
@@ -44,40 +41,30 @@ class Message:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Struct, frozen=True):
     """A function that the model may call; `parameters` is a JSON schema of type object."""
 
     name: str
     description: str = ""
-    parameters: Mapping[str, JSON] = field(default_factory=dict)
+    parameters: Mapping[str, JSON] = {}
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(Struct, frozen=True):
     """How the tools may be used; `names` restricts them, empty means all of them."""
 
     mode: Literal["none", "auto", "required"] = "auto"
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(Struct, frozen=True):
     """The answer is JSON; where `schema` is given it must fit it, which is checked where `strict`."""
 
     schema: Mapping[str, JSON] | None = None
     strict: bool = True
 
 
-class Lasting:
-    """A noun whose end can be noticed, by a `weakref`: what was made of it can be kept for as long as it lives."""
-
-    __slots__ = ("__weakref__",)
-
-
-@value
-class Chat(Lasting):
+class Chat(Struct, frozen=True, weakref=True):
     """What is asked of a chat model, in no dialect.
 
     options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
@@ -93,7 +80,7 @@ class Chat(Lasting):
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
     format: Format | None = None
-    options: Mapping[str, JSON] = field(default_factory=dict)
+    options: Mapping[str, JSON] = {}
     think: bool | Level | None = None
     logprobs: int | None = None
     n: int = 1
@@ -105,8 +92,7 @@ def last_words(messages: Sequence[Message]) -> str:
     return next((one.text for one in reversed(messages) if one.role == "user"), "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Complete:
+class Complete(Struct, frozen=True, kw_only=True):
     """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
 
     raw: the prompt is what the model reads; else it becomes a user message in the model's own template.
@@ -119,15 +105,14 @@ class Complete:
     system: str = ""
     images: tuple[Image, ...] = ()
     format: Format | None = None
-    options: Mapping[str, JSON] = field(default_factory=dict)
+    options: Mapping[str, JSON] = {}
     think: bool | Level | None = None
     logprobs: int | None = None
     n: int = 1
     best_of: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embed:
+class Embed(Struct, frozen=True, kw_only=True):
     """Texts that want vectors; `dimensions` None leaves the model's own."""
 
     inputs: tuple[str, ...]
@@ -145,8 +130,7 @@ def untold() -> None:
     """Where nobody asks."""
 
 
-@value
-class Receipt:
+class Receipt(Struct, frozen=True):
     """What a call was in its client's own dialect, for those who keep it; no model reads it.
 
     head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
@@ -161,7 +145,7 @@ class Receipt:
     input: Sequence[JSON]
     complete: Moment = field(default_factory=Moment)
     spelled: Spelling = as_it_is
-    right: Callable[[], None] = field(default=untold, compare=False)
+    right: Callable[[], None] = untold
 
 
 Ask: TypeAlias = Chat | Complete | Embed

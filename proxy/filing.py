@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from proxy.values import value
+from msgspec import Struct
 
 
-@value
-class Filed:
+class Filed(Struct, frozen=True):
     """What is known of a file without reading it.
 
     name: as its owner gave it; nothing is ever opened by it.  expires: microseconds since 1970, from which on it is not

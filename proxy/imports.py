@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from msgspec import Struct
+
 from proxy.asks import JSON
 from proxy.errors import NotFound
-from proxy.values import value
 
 
-@value
-class NewModel:
+class NewModel(Struct, frozen=True):
     """name: what it will be called.  base: the model, of whatever name or alias, whose upstream it goes to.
 
     path: a GGUF file.  adapter: whether that changes the base, which is needed with it then, or is a model by itself.

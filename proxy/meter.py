@@ -8,6 +8,8 @@ from functools import partial
 from itertools import count
 from typing import Final
 
+from msgspec.structs import replace
+
 from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
@@ -166,7 +168,7 @@ class Tally(Heard):
         kept = cache in KEPT
         usage = self.usage or Usage(None, None)
         tokens, estimated = self.tokens(usage)
-        made = CallEnded(
+        ended = CallEnded(
             call.id,
             self.at,
             call.caller,
@@ -196,9 +198,8 @@ class Tally(Heard):
             self.meter,
             0 if kept else int(facts.get("kept-tokens", "0")),
         )
-        # Nobody has it yet; to make it again with its price would cost as much as all the rest of this.
-        setattr(made, "cost", self.host.price(made))  # noqa: B010  (the type checker holds that nobody else does this)
-        return made
+        cost = self.host.price(ended)
+        return ended if cost is None else replace(ended, cost=cost)
 
     def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
         """Those of the call, and the facts of plugins further in that asked for them to be kept."""

@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from proxy.asks import JSON
 from proxy.readiness import STOPPED
-from proxy.values import value
 
 BROKEN_OFF: Final = ("client_left", STOPPED)
 """Codes of what nobody waited for any more."""
 
 
-@value
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One try of a call has ended.
 
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
@@ -50,8 +50,7 @@ class FellBack:
     meter: str = ""
 
 
-@value
-class Cost:
+class Cost(Struct, frozen=True):
     """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
 
     currency: such as `USD`.
@@ -75,8 +74,7 @@ KEPT: Final = ("hit", "shared")
 """What a cache says of a call that had its answer without a generation of its own."""
 
 
-@value
-class CallEnded:
+class CallEnded(Struct, frozen=True):
     """A call is over: answered, failed, cut or left by its client.  Times in ns, `at` in seconds since 1970.
 
     asked, model: the model that was asked for and the one that answered; model and upstream are "" where none did.
@@ -121,8 +119,8 @@ class CallEnded:
     finish: str = ""
     error: str = ""
     cost: Cost | None = None
-    about: Mapping[str, object] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, object] = {}
+    tags: Mapping[str, str] = {}
     cache_key: str = ""
     meter: str = ""
     kept_tokens: int = 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec import Struct
+
 from proxy.asks import JSON
-from proxy.values import value
 
 
-@value
-class Searched:
+class Searched(Struct, frozen=True, tag=True, array_like=True):
     """The client's own files were searched before the answer; comes before all else of it.
 
     results: what was found, as a client reads it; None where it does not want to be told.
@@ -20,8 +20,7 @@ class Searched:
     choice: int = 0
 
 
-@value
-class Sources:
+class Sources(Struct, frozen=True, tag=True, array_like=True):
     """What a choice rests on; comes before its Finish.
 
     passages: of each `n`, as the answer names it, `title`, `document_id`, `content` and more, as a client reads it.

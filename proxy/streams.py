@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from operator import attrgetter
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from proxy.types import (
     JSON,
@@ -20,28 +17,13 @@ from proxy.types import (
     Text,
     Thinking,
     ToolCall,
-    ToolCalled,
     Usage,
     Vectors,
 )
-from proxy.values import value
-
-KINDS = {kind.__name__: kind for kind in (Text, Thinking, ToolCalled, Finish, Usage, Vectors, Sources, Searched)}
 
 
-@value
-class Owed(Usage):
+class Owed(Usage, frozen=True, tag="Usage"):
     """Said to whom reads an answer with others, when the one who was to pay for it has left: now this one is."""
-
-
-def parts_of(kind: type) -> Callable[[Event], tuple[Any, ...]]:
-    """Gives the fields of such an event in their order; a tuple is written four times as fast as what has names."""
-    names = [one.name for one in fields(kind)]
-    only = attrgetter(*names)
-    return only if len(names) > 1 else lambda event: (only(event),)
-
-
-PARTS = {kind: (name, parts_of(kind)) for name, kind in KINDS.items()} | {Owed: ("Usage", parts_of(Usage))}
 
 
 class Replay(AsyncGenerator[Event, None]):
@@ -170,38 +152,3 @@ async def collect(reply: Reply) -> Answer:
         if reply.closers:
             await reply.aclose()
     return answer
-
-
-def dump(events: Iterable[Event]) -> bytes:
-    """JSON of an event list; `load` gives the same events back."""
-    named = [(name, parts(event)) for event in events for name, parts in (PARTS[type(event)],)]
-    return orjson.dumps(named, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _plain(value: JSON) -> JSON:
-    """What orjson does not write by itself: mappings of another type, and arrays that are views."""
-    return dict(value) if isinstance(value, Mapping) else value.tolist()
-
-
-def load(dumped: bytes) -> list[Event]:
-    """Raises ValueError, KeyError or TypeError if `dumped` is not what `dump` wrote."""
-    return [_event(kind, parts) for kind, parts in orjson.loads(dumped)]
-
-
-def _event(kind: str, parts: list[JSON]) -> Event:
-    if type(parts) is not list:
-        raise TypeError(f"a {kind} of {type(parts).__name__}")
-    if kind == "Text":
-        text, choice, logprobs = parts
-        return Text(text, choice, tuple(logprobs))
-    if kind == "Sources":
-        passages, annotations, choice = parts
-        return Sources(tuple(passages), tuple(annotations), choice)
-    if kind == "Searched":
-        queries, results, choice = parts
-        return Searched(tuple(queries), None if results is None else tuple(results), choice)
-    if kind == "Vectors":
-        import numpy as np
-
-        return Vectors(np.asarray(parts[0], dtype=np.float32))
-    return KINDS[kind](*parts)

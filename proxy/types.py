@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.asks import JSON as JSON
 from proxy.asks import Ask as Ask
@@ -27,7 +29,6 @@ from proxy.clock import Moment as Moment
 from proxy.errors import Denied, ProxyError
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
-from proxy.values import value
 from proxy.witness import NOBODY, Witness
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
@@ -44,8 +45,7 @@ def unheard(text: str) -> None:
     """The progress of a call that nobody watches."""
 
 
-@value
-class Call:
+class Call(Struct, frozen=True):
     """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
 
     route: the name of the chain that it goes through.
@@ -71,49 +71,26 @@ class Call:
     caller: str = "anonymous"
     key: str = ""
     models: tuple[str, ...] | None = None
-    about: Mapping[str, JSON] = field(default_factory=dict)
-    extra: Mapping[str, JSON] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, JSON] = {}
+    extra: Mapping[str, JSON] = {}
+    headers: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
     deadline: Deadline | None = None
     connect_timeout: float | None = None
-    trail: Mapping[str, str] = field(default_factory=dict, compare=False)
-    progress: Callable[[str], None] = field(default=unheard, compare=False)
-    receipt: Receipt | None = field(default=None, compare=False)
-    witness: Witness = field(default=NOBODY, compare=False)
+    trail: Mapping[str, str] = {}
+    progress: Callable[[str], None] = unheard
+    receipt: Receipt | None = None
+    witness: Witness = NOBODY
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""
-        made = Call(
-            self.id,
-            self.route,
-            self.model,
-            self.ask,
-            self.stream,
-            self.caller,
-            self.key,
-            self.models,
-            self.about,
-            self.extra,
-            self.headers,
-            self.tags,
-            self.deadline,
-            self.connect_timeout,
-            self.trail,
-            self.progress,
-            self.receipt,
-            self.witness,
-        )
-        for name, changed in changes.items():
-            setattr(made, name, changed)
-        return made
+        return replace(self, **changes)
 
 
 # --- what is answered ------------------------------------------------------------------------------
 
 
-@value
-class Text:
+class Text(Struct, frozen=True, tag=True, array_like=True):
     """Words of the answer; a logprob is a mapping of token, logprob, bytes and top_logprobs."""
 
     text: str
@@ -121,16 +98,14 @@ class Text:
     logprobs: tuple[Mapping[str, JSON], ...] = ()
 
 
-@value
-class Thinking:
+class Thinking(Struct, frozen=True, tag=True, array_like=True):
     """Words of the reasoning before the answer."""
 
     text: str
     choice: int = 0
 
 
-@value
-class ToolCalled:
+class ToolCalled(Struct, frozen=True, tag=True, array_like=True):
     """One whole call of a function; `arguments` is the text of a JSON object."""
 
     id: str
@@ -139,16 +114,14 @@ class ToolCalled:
     choice: int = 0
 
 
-@value
-class Finish:
+class Finish(Struct, frozen=True, tag=True, array_like=True):
     """A choice is complete: `stop`, `length` or `tool_calls`."""
 
     reason: str
     choice: int = 0
 
 
-@value
-class Usage:
+class Usage(Struct, frozen=True, tag=True, array_like=True):
     """What the call took, of all choices together; None where the upstream did not say.  Times in ns."""
 
     prompt_tokens: int | None
@@ -167,14 +140,15 @@ class Vectors:
     values: NDArray[np.float32]
 
 
-Event: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Vectors | Sources | Searched
+Said: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Sources | Searched
+"""Events of an answer in words: arrays that begin with their kind, where they are kept as JSON."""
+Event: TypeAlias = Said | Vectors
 Events: TypeAlias = AsyncGenerator[Event, None]
 Stage: TypeAlias = Callable[[Events], Events]
 Closer: TypeAlias = Callable[[], Awaitable[None] | None]
 
 
-@value
-class Reply:
+class Reply(Struct, frozen=True):
     """One answer on its way out.  Its first event has already arrived.
 
     Whoever receives a Reply either returns it, perhaps `through` a stage, or closes it.
@@ -182,7 +156,7 @@ class Reply:
     """
 
     events: Events
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = {}
     closers: tuple[Closer, ...] = ()
 
     @classmethod

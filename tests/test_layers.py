@@ -12,7 +12,6 @@ FLOORS = (
     (
         "proxy.types",
         "proxy.asks",
-        "proxy.values",
         "proxy.witness",
         "proxy.models",
         "proxy.errors",
@@ -61,7 +60,6 @@ PLUGINS_MAY = {
     "proxy.types",
     "proxy.asks",
     "proxy.models",
-    "proxy.values",
     "proxy.witness",
     "proxy.news",
     "proxy.prices",

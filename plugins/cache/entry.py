@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import orjson
+from msgspec import Struct
 
 from proxy.stores.keyvalue import Kept
-from proxy.streams import dump, load
-from proxy.types import Event, Finish, Text, Usage
-from proxy.values import value
+from proxy.types import Event, Finish, Said, Text, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,36 +37,30 @@ FACTS: Final = ("model", "upstream", "digest", "params")
 """What was told of an answer that is told again with its copy."""
 
 
-@value
-class Entry:
+class Entry(Struct, frozen=True, array_like=True):
     """facts: some of `FACTS`.  seconds: how long the answer took when it was generated."""
 
-    events: Sequence[Event]
+    events: Sequence[Said]
     facts: Mapping[str, str]
     seconds: float
 
     def pack(self) -> bytes:
-        body = orjson.dumps([self.seconds, self.facts]) + b"\n" + dump(self.events)
+        body = WRITER.encode(self)
         return PLAIN + body if len(body) <= COMPRESSED else SMALL + zlib.compress(body, 1)
-
-    @property
-    def is_sound(self) -> bool:
-        facts = is_told(self.facts)
-        texts = all(isinstance(one.text, str) for one in self.events if isinstance(one, Text))
-        counts = (usage_of(self.events) or Usage(None, None)).prompt_tokens
-        return facts and texts and complete(self.events, length=True) and isinstance(counts, int | None)
 
     @classmethod
     def unpack(cls, packed: bytes) -> Entry | None:
         """None for what is malformed, or was kept by another version."""
         try:
-            body = packed[1:] if packed[:1] == PLAIN else inflated(packed)
-            head, _, events = body.partition(b"\n")
-            seconds, facts = orjson.loads(head)
-            found = cls(load(events), facts, float(seconds))
-            return found if found.is_sound else None
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, zlib.error):
+            found = READER.decode(packed[1:] if packed[:1] == PLAIN else inflated(packed))
+        except (ValueError, msgspec.MsgspecError, RecursionError, zlib.error):
             return None
+        return found if found.facts.keys() <= set(FACTS) and complete(found.events, length=True) else None
+
+
+WRITER: Final = msgspec.json.Encoder(enc_hook=dict)
+"""Mappings of another type are written, too."""
+READER: Final = msgspec.json.Decoder(Entry)
 
 
 def unpacked(packed: bytes) -> Entry | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 from weakref import ReferenceType, ref
 
 import orjson
+from msgspec.structs import asdict, replace
 
 from proxy.types import JSON, Ask, Call, Chat, Complete, Embed, Image, Message
 
-VERSION: Final = "2"
+VERSION: Final = "3"
 """Of the key and of what is kept under it; another one finds nothing that was kept before."""
 MOST: Final = 65_536
 """Bytes of a question that can be looked through afterwards."""
@@ -41,7 +41,7 @@ def told_of(asked: JSON, route: str, stamp: str) -> bytes:
 
     stamp: of the model, which differs when the same question may be answered otherwise.
     """
-    return orjson.dumps([route, stamp, asked], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps([route, stamp, asked], asdict, orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def key_of(told: bytes) -> str:

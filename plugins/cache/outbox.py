@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from plugins.cache import key
 from plugins.cache.entry import COMPRESSED, Entry
 from proxy.errors import Busy
 from proxy.host import Services
 from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.types import Call
-from proxy.values import value
 
 SOON: Final = 0.01
 """Seconds that an answer may wait for others; for so long no other process finds it in their store."""
@@ -23,8 +24,7 @@ MOST: Final = 1024
 """Answers that wait or are being written, at most; a store that is slower than that keeps what it can."""
 
 
-@value
-class Place:
+class Place(Struct, frozen=True):
     """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds.
 
     stamp: of the model, as the key has it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -27,7 +27,7 @@ from proxy.host import Host
 from proxy.news import Rated
 from proxy.stores.keyvalue import Instant, New, StoreError
 from proxy.streams import whole
-from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
+from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Said, Text
 
 MOST_FLIGHTS: Final = 10_000
 """Generations that may be shared at the same time; what begins beyond is nobody else's."""
@@ -215,7 +215,8 @@ class Cache:
         if self.clearings.took(flight.began, place.where, partial(place.label, model)):
             return
         largest = self.settings.max_entry_bytes
-        answer = Entry(flight.events, entry.told(flight.facts), self.clock.monotonic() - flight.began)
+        said = cast("list[Said]", flight.events)  # not of embeddings
+        answer = Entry(said, entry.told(flight.facts), self.clock.monotonic() - flight.began)
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:

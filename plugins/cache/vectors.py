@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from plugins.cache import entry, key
 from plugins.cache.clearings import Clearings
 from plugins.cache.stats import Stats
@@ -16,7 +18,6 @@ from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.streams import Answer, collect, replay
 from proxy.types import Call, Embed, Handler, Reply, Usage
 from proxy.types import Vectors as VectorsEvent
-from proxy.values import value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 NOTHING: Final = Usage(None, 0)
 
 
-@value
-class Terms:
+class Terms(Struct, frozen=True):
     """What texts of one call are kept under: their model's stamp, whose they are, and for how many seconds."""
 
     stamp: str

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from msgspec.structs import replace
 
 from plugins.conversations import export, reading
 from plugins.conversations.copying import copied

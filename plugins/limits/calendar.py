@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from msgspec import Struct
+
 from plugins.limits.rules import Period
 from proxy.host import Clock
-from proxy.values import value
 
 
-@value
-class Span:
+class Span(Struct, frozen=True):
     """One day or month.  name: such as `2025-03-09` or `2025-03`; begins, ends: Unix seconds."""
 
     name: str

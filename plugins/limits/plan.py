@@ -10,11 +10,12 @@ from fnmatch import fnmatchcase
 from typing import Final
 from urllib.parse import quote, unquote
 
+from msgspec import Struct
+
 from plugins.limits.calendar import Calendar
 from plugins.limits.rules import MINUTE, Quantity, Rule, Which
 from proxy.errors import ConfigError
 from proxy.stores.counters import Claim
-from proxy.values import value
 
 LONGEST: Final = 160
 """Letters of a name in a key; of longer ones the rest is a digest, so that a database can have an index of them."""
@@ -24,8 +25,7 @@ AFTERWARDS: Final = 86_400.0
 """Seconds for which a budget's count is kept when its time is over: calls that began in it may still end."""
 
 
-@value
-class Need:
+class Need(Struct, frozen=True):
     """What a call will take, about.  prompt, tokens: of its prompt, and with its answer; money: billionths."""
 
     prompt: int = 0

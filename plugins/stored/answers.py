@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import orjson
+from msgspec import Struct
 
 from proxy.errors import ProxyError
-from proxy.streams import dump, load
-from proxy.types import JSON, Event
+from proxy.types import JSON, Event, Said
 
 Document: TypeAlias = dict[str, JSON]
 
@@ -19,8 +20,6 @@ COMPLETION: Final = "chat.completion"
 OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
 """Where the answer itself is in a document."""
 RUNNING: Final = ("queued", "in_progress")
-FAILED: Final = "Failed"
-"""The kind of what ended an answer, beside the kinds of events."""
 LOST: Final = 30.0
 """Seconds without a sign of the process that makes an answer, after which it is lost."""
 
@@ -70,22 +69,33 @@ def taken_apart(document: Mapping[str, JSON]) -> dict[str, Any]:
     }
 
 
+class Failed(Struct, frozen=True, tag=True, array_like=True):
+    """What ended an answer, where that was no good end."""
+
+    message: str
+    code: str
+    param: str | None
+    status: int
+
+
+READER: Final = msgspec.json.Decoder(list[Said | Failed])
+WRITER: Final = msgspec.json.Encoder(enc_hook=dict)
+"""Mappings of another type are written, too."""
+
+
 def events_of(said: Sequence[Event], error: ProxyError | None = None) -> str:
     """What was said as it is kept, and what ended it if it was no good end."""
-    if error is None:
-        return dump(said).decode()
-    failed = [FAILED, [str(error), error.code or error.kind, error.param, error.status]]
-    return orjson.dumps([*orjson.loads(dump(said)), failed]).decode()
+    ended = () if error is None else (Failed(str(error), error.code or error.kind, error.param, error.status),)
+    return WRITER.encode((*said, *ended)).decode()
 
 
 def said_in(events: str) -> tuple[list[Event], ProxyError | None]:
     """What `events_of` was given."""
-    found, error = orjson.loads(events), None
-    if found and found[-1][0] == FAILED:
-        message, code, param, status = found.pop()[1]
-        error = ProxyError(message, code=code, param=param)
-        error.status = status
-    return load(orjson.dumps(found)), error
+    found, error = READER.decode(events), None
+    if found and isinstance(failed := found[-1], Failed):
+        error = ProxyError(failed.message, code=failed.code, param=failed.param)
+        error.status = failed.status
+    return [one for one in found if not isinstance(one, Failed)], error
 
 
 def weight(columns: Mapping[str, Any]) -> int:

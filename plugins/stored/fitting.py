@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from proxy.errors import BadCall
 from proxy.types import Call, Chat, Handler, Message, Reply

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Self
 
 import orjson
+from msgspec.structs import replace
 from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from socket import AddressFamily
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from msgspec.structs import replace
 
 from proxy.config import Requests
 from proxy.errors import BadCall

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from proxy.config import Config
 from proxy.edge.attachments import Attachments

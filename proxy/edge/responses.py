@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
 from aiohttp import web
+from msgspec.structs import replace
 
 from proxy.config import Config
 from proxy.edge.attachments import Attachments

@@ -6,15 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from proxy.values import value
+from msgspec import Struct
 
 
 class StoreError(Exception):
     """The store cannot be used now.  A cache goes on without it."""
 
 
-@value
-class Kept:
+class Kept(Struct, frozen=True):
     """A value that was found.  born: Unix seconds at which it was set."""
 
     value: bytes
@@ -32,8 +31,7 @@ class Entry:
     expires: float
 
 
-@value
-class New:
+class New(Struct, frozen=True):
     """A value to be set.  ttl: seconds that it lives."""
 
     key: str

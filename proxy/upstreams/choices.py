@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors

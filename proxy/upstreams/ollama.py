@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 
+from msgspec import Struct
+
 from proxy.config import Upstream
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
@@ -18,7 +20,6 @@ from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
 from proxy.upstreams.remote import Kind, Remote
-from proxy.values import value
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
@@ -27,8 +28,7 @@ from proxy.wire.ollama_lines import ChatReader
 KIND = Kind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
 
 
-@value
-class Way:
+class Way(Struct, frozen=True):
     """How one answer is got: the path that is asked, what is said there, and who reads the answer."""
 
     path: str

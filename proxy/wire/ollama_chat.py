@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.models import ModelInfo
 from proxy.types import JSON, Chat, Complete, Message, Tool
-from proxy.values import value
 from proxy.wire import ollama_schema
 
 
@@ -30,8 +31,7 @@ class Pins:
         return body
 
 
-@value
-class Plan:
+class Plan(Struct, frozen=True):
     """One call as Ollama is asked, and what must be done to its answer.
 
     notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
@@ -46,7 +46,7 @@ class Plan:
     one_call: bool = False
     json: bool = False
     schema: Mapping[str, JSON] | None = None
-    strict_tools: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    strict_tools: Mapping[str, Mapping[str, JSON]] = {}
 
 
 def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | None) -> Plan:

@@ -6,12 +6,12 @@ Source: OpenAI's API reference; vLLM's and llama.cpp's servers, for what they ca
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import field
 from typing import Final
+
+from msgspec import Struct
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Chat, Complete, Message
-from proxy.values import value
 from proxy.wire.ollama_chat import must_fit, telling
 from proxy.wire.openai_turns import messages_of, response_format, tool_of
 
@@ -28,8 +28,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 """Ollama's further options, and what those servers call them that have them."""
 
 
-@value
-class Plan:
+class Plan(Struct, frozen=True):
     """One call as such a server is asked, and what must hold of its answer.
 
     notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
@@ -45,7 +44,7 @@ class Plan:
     must_call: Collection[str] = ()
     json: bool = False
     schema: Mapping[str, JSON] | None = None
-    strict_tools: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    strict_tools: Mapping[str, Mapping[str, JSON]] = {}
 
 
 def plan(model: str, ask: Chat | Complete, stream: bool, extras: Collection[str]) -> Plan:

@@ -9,10 +9,10 @@ import re
 from typing import Final
 
 import orjson
+from msgspec import Struct
 
 from proxy.errors import BadCall, Denied, Looped, NotFound, ProxyError, TooLarge, TooOld, UpstreamError
 from proxy.types import JSON
-from proxy.values import value
 
 SIGNS: Final = (
     ("context_length_exceeded", "input", ("too large to process",)),
@@ -30,8 +30,7 @@ PASSING: Final = (408, 409, 499)
 MOST_TEXT: Final = 2000
 
 
-@value
-class Told:
+class Told(Struct, frozen=True):
     """What an error says of itself; "" and None where it does not."""
 
     message: str = ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from proxy.config import Config, packaged
 from proxy.costing import book_of
@@ -22,7 +22,8 @@ BILLION = 10**9
 
 
 def tariff(pattern: str, price: int, since: float = 0, **more: object) -> Tariff:
-    return replace(Tariff(pattern, since, "USD", price * BILLION, price * BILLION), **more)  # type: ignore[arg-type]
+    told: dict[str, object] = {"currency": "USD", **more}
+    return Tariff(pattern, since, input=price * BILLION, output=price * BILLION, **told)  # type: ignore[arg-type]
 
 
 def cost(book: Book, call: CallEnded = CALL) -> Cost:
@@ -88,7 +89,7 @@ def test_energy_by_the_times_of_the_upstream() -> None:
 
 
 def test_other_currencies_than_the_prices_are_not_told() -> None:
-    euro = replace(tariff("*", 1), currency="EUR")
+    euro = tariff("*", 1, currency="EUR")
     found = cost(Book([euro], [tariff("*", 2)], Energy("USD", BILLION, {"home": (0, 1000)})))
     assert (found.currency, found.amount is None, found.cloud, found.power) == ("EUR", False, None, None)
 

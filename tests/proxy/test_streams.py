@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import MappingProxyType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from proxy.streams import Answer, begun, collect, dump, load, replay
+from proxy.streams import Answer, begun, collect, replay
 from proxy.types import Event, Events, Finish, Reply, Stage, Text, Thinking, ToolCall, ToolCalled, Usage, Vectors
 
 HELLO: list[Event] = [Text("Hel"), Text("lo"), Finish("stop")]
@@ -215,64 +212,3 @@ async def test_a_reply_that_fails_while_it_is_collected_is_closed() -> None:
 
 def test_an_empty_answer_has_no_choices() -> None:
     assert Answer().choices == {} and Answer().choice(0).text == ""
-
-
-# --- dump and load -----------------------------------------------------------------------------------
-
-WORDS, CHOICES = st.text(max_size=10), st.integers(0, 8)
-COUNTS = st.none() | st.integers(0, 2**53)
-LOGPROBS = st.lists(
-    st.fixed_dictionaries({"token": WORDS, "logprob": st.floats(-1e6, 0), "bytes": st.lists(st.integers(0, 255))}),
-    max_size=2,
-).map(tuple)
-EVENTS = st.lists(
-    st.builds(Text, WORDS, CHOICES, LOGPROBS)
-    | st.builds(Thinking, WORDS, CHOICES)
-    | st.builds(ToolCalled, WORDS, WORDS, WORDS, CHOICES)
-    | st.builds(Finish, WORDS, CHOICES)
-    | st.builds(Usage, COUNTS, COUNTS, COUNTS, *[st.integers(0, 2**63)] * 3),
-    max_size=6,
-)
-
-
-@settings(max_examples=100, deadline=None)
-@given(events=EVENTS)
-def test_any_events_survive_being_kept(events: list[Event]) -> None:
-    assert load(dump(events)) == events
-
-
-@pytest.mark.parametrize("view", [lambda a: a, lambda a: a[:, ::2], lambda a: a.T, lambda a: a[::-1], lambda a: a[:1]])
-def test_vectors_survive_being_kept_however_they_lie_in_memory(view: Callable[..., np.ndarray]) -> None:
-    values = view(np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32))
-    (found,) = load(dump([Vectors(values)]))
-    assert isinstance(found, Vectors)
-    assert found.values.dtype == np.float32 and np.array_equal(found.values, values)
-
-
-def test_a_logprob_may_be_any_mapping() -> None:
-    kept = load(dump([Text("a", 0, (MappingProxyType({"token": "a"}),))]))
-    assert kept == [Text("a", 0, ({"token": "a"},))]
-
-
-@pytest.mark.parametrize(
-    "dumped",
-    [
-        b"",
-        b"{",
-        b"5",
-        b"null",
-        b"[5]",
-        b"[[]]",
-        b'[["Text"]]',
-        b'[["Text",5]]',
-        b'[["Text",{}]]',
-        b'[["Text",{"text":"a","choice":0,"logprobs":5}]]',
-        b'[["Vectors",{"values":"x"}]]',
-        b'[["Reply",{}]]',
-        b'[["Finish",{"why":"stop"}]]',
-        b"[[{},{}]]",
-    ],
-)
-def test_what_was_not_kept_here_is_an_error(dumped: bytes) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        load(dumped)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 
 from proxy.types import Call, Chat, Deadline, Message, Receipt
@@ -34,14 +32,20 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         witness=Witness(),
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
-    for field in fields(Call):
-        assert getattr(call, field.name) != getattr(plain, field.name), "the test says every field"
-        assert getattr(call.but(), field.name) == getattr(call, field.name)
+    for name in Call.__struct_fields__:
+        assert getattr(call, name) != getattr(plain, name), "the test says every field"
+        assert getattr(call.but(), name) == getattr(call, name)
     changed = call.but(model="other", deadline=None)
     assert (changed.model, changed.deadline, changed.caller) == ("other", None, "alice")
     assert call.model == "m" and call.deadline is not None and call.deadline.at == 1.0
 
 
 def test_a_field_that_a_call_does_not_have_cannot_be_changed() -> None:
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         Call(id="1", route="chat", model="m", ask=Chat(messages=())).but(modle="x")
+
+
+def test_nobody_changes_a_call_that_others_have() -> None:
+    call = Call(id="1", route="chat", model="m", ask=Chat(messages=()))
+    with pytest.raises(AttributeError):
+        call.model = "other"  # type: ignore[misc]

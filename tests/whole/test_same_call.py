@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from proxy.types import Chat, Complete, Embed
 from proxy.wire import ollama_in, openai_chat, openai_completions, openai_embeddings

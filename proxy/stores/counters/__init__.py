@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
-from proxy.values import value
+from msgspec import Struct
 
 SLOTS: Final = 60
 """Parts of a window.  What was counted in one is forgotten at once, when the whole part is outside of the window."""
@@ -13,8 +13,7 @@ MOST_NAMES: Final = 10_000
 """Names that are remembered of what is counted."""
 
 
-@value
-class Claim:
+class Claim(Struct, frozen=True):
     """An amount that is asked of one counter.  All amounts are whole numbers, below 2**53.
 
     most: what may be had.
@@ -33,8 +32,7 @@ class Claim:
     spent: int | None = 0
 
 
-@value
-class Verdict:
+class Verdict(Struct, frozen=True):
     """What became of claims.
 
     at: the counters' own time, for settling.
@@ -54,8 +52,7 @@ class Verdict:
     unknown: Sequence[int] = ()
 
 
-@value
-class Holding:
+class Holding(Struct, frozen=True):
     """Claims that were granted."""
 
     lease: str

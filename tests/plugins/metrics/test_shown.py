@@ -37,7 +37,7 @@ async def every(start: Start) -> str:
 
 
 def fields(one: CallEnded) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in CallEnded.__dataclass_fields__}
+    return {name: getattr(one, name) for name in CallEnded.__struct_fields__}
 
 
 async def test_every_metric_is_on_the_page_and_every_one_there_exists(start: Start) -> None:
