@@ -4,41 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from typing import Final
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.meter import METERED, broken_off
 from proxy.news import Attempt
 from proxy.types import Call, Handler, Reply
-from proxy.witness import NOBODY, Heard
-
-OUTER: Final[ContextVar[Try | None]] = ContextVar("outer try", default=None)
-
-
-class Try:
-    """One under way, as those further in see it.
-
-    outer: the same one, as who stands further out began it.  began: monotonic seconds.
-    told: whether one of them has announced it: who stands furthest in knows best what was asked.
-    """
-
-    __slots__ = ("began", "number", "outer", "route", "told")
-
-    def __init__(self, route: str, number: int, began: float) -> None:
-        outer: Try | None = OUTER.get()
-        if outer is not None and outer.route != route:
-            outer = None  # this is a plugin's own call
-        self.outer = outer
-        self.route: str = route
-        self.number: int = number if outer is None else max(number, outer.number)
-        self.began = began
-        self.told = False
-
-    def over(self) -> None:
-        if self.outer is not None:
-            self.outer.told = self.told
+from proxy.witness import Heard, Try
 
 
 def nothing_else(error: ProxyError) -> bool:
@@ -53,48 +25,47 @@ async def tried(
     number: counts from 1 over the tries of one model that are made here; those of who stands further out count, too.
     also: which other failures count as such, because they are a reason to ask elsewhere.
     """
-    call = call.but(witness=Heard()) if call.witness is NOBODY else call
-    mine = Try(call.route, number, host.clock.monotonic())
-    token = OUTER.set(mine)
+    call, heard = heard_by(call)
+    outer, began = heard.trying, host.clock.monotonic()
+    if outer is None or outer.route != call.route:  # else that one is of the call that this is a plugin's own for
+        one = heard.trying = Try(call.route, number, began)
+    else:
+        one, number = outer, outer.again(number, began)
     try:
         reply = await call_next(call)
     except ProxyError as error:
-        if isinstance(error, UpstreamError) or also(error):
-            announce(call, mine, host, error.facts, error.code or error.kind)
+        if not one.told and (isinstance(error, UpstreamError) or also(error)):
+            heard.failed()
+            announce(call, one.back(number, began), host, error.facts, error.code or error.kind)
         raise
     except asyncio.CancelledError as error:
-        left(call, mine, host, error)
+        if one is not outer:  # who stands furthest out tells of it: any of them may have done that, and for a reason
+            left(call, one, host, heard, error)
         raise
-    else:
-        announce(call, mine, host, reply.facts, "")
-        return reply
     finally:
-        OUTER.reset(token)
-        mine.over()
+        heard.trying = outer
+    if not one.told:
+        announce(call, one, host, reply.facts, "")
+    return reply
 
 
-def left(call: Call, one: Try, host: Host, error: BaseException) -> None:
-    """One was cancelled: who stands furthest out tells of it, since any of them may have done that, and for a reason.
+def heard_by(call: Call) -> tuple[Call, Heard]:
+    """The call as somebody hears what becomes of it."""
+    witness = call.witness
+    if isinstance(witness, Heard):
+        return call, witness
+    witness = Heard()
+    return call.but(witness=witness), witness
 
-    What was never sent, such as from the line, is no try.
-    """
-    if one.outer is not None:
-        one.outer.number, one.outer.began = one.number, one.began
-    elif isinstance(call.witness, Heard) and call.witness.asking:
-        told(call, one, host, {"model": call.witness.sent_as}, broken_off(error, call, host))
+
+def left(call: Call, one: Try, host: Host, heard: Heard, error: BaseException) -> None:
+    """What was never sent, such as from the line, is no try."""
+    if heard.asking:
+        announce(call, one, host, {"model": heard.sent_as}, broken_off(error, call, host))
 
 
 def announce(call: Call, one: Try, host: Host, facts: Mapping[str, str], error: str) -> None:
-    if one.told:
-        return
-    if error:
-        call.witness.failed()
-    told(call, one, host, facts, error)
-
-
-def told(call: Call, one: Try, host: Host, facts: Mapping[str, str], error: str) -> None:
     one.told = True
     model, upstream = facts.get("model", call.model), facts.get("upstream", "")
-    seconds = host.clock.monotonic() - one.began
-    meter = call.tags.get(METERED, "")
+    seconds, meter = host.clock.monotonic() - one.began, call.tags.get(METERED, "")
     host.announce(Attempt(call.id, call.caller, call.route, model, upstream, one.number, error, seconds, meter))

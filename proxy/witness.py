@@ -23,10 +23,36 @@ class Witness:
 NOBODY: Final = Witness()
 
 
+class Try:
+    """One under way, as all see it who make it together: each of them stands within the one before.
+
+    number: counts from 1 over the tries of one model.  began: monotonic seconds, when the innermost handed it on.
+    told: whether one of them has announced it: who stands furthest in knows best what was asked.
+    """
+
+    __slots__ = ("began", "number", "route", "told")
+
+    def __init__(self, route: str, number: int, began: float) -> None:
+        self.route = route
+        self.number = number
+        self.began = began
+        self.told = False
+
+    def again(self, number: int, began: float) -> int:
+        """Somebody further in makes it, too; gives the number that it is for that one."""
+        self.number, self.began, self.told = max(number, self.number), began, False
+        return self.number
+
+    def back(self, number: int, began: float) -> Try:
+        """As it is for the one who made it so."""
+        self.number, self.began = number, began
+        return self
+
+
 class Heard(Witness):
     """What it was told until now."""
 
-    __slots__ = ("asking", "failures", "sent_as", "spares")
+    __slots__ = ("asking", "failures", "sent_as", "spares", "trying")
 
     def __init__(self) -> None:
         self.sent_as = ""
@@ -37,6 +63,7 @@ class Heard(Witness):
         """Whether there is one that has not."""
         self.spares = False
         """Whether another call pays."""
+        self.trying: Try | None = None
 
     @property
     def tries(self) -> int:
