@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, Literal, TypeAlias, cast
 
 from pydantic import PositiveFloat, model_validator
@@ -24,6 +24,8 @@ Condition: TypeAlias = Cause | Literal["context_length", "first_token_timeout", 
 USUAL: Final[tuple[Condition, ...]] = (
     "connect", "timeout", "overloaded", "load", "memory", "server", "cut", "first_token_timeout"
 )  # fmt: skip
+MODELS: Final = 4096
+"""Names whose fallbacks need not be looked up again."""
 ITS_OWN: Final = frozenset({"model_not_found", "model_not_capable", "context_length_exceeded"})
 """Failures that say of a model what it cannot do, and nothing of whether the call was right."""
 
@@ -104,6 +106,7 @@ class Fallback:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
+        self.of = lru_cache(MODELS)(self.listed)
         self.chains = {canonical(name): links for name, links in settings.models.items()}
         every = [link for links in (settings.default, *settings.models.values()) for link in links]
         others = [link.on for link in every if isinstance(link, Other) and link.on is not None]
@@ -166,10 +169,17 @@ class Fallback:
             return False
         return True
 
+    def listed(self, model: str) -> tuple[Link, ...]:
+        """What is said of a model, by any of its names."""
+        links = self.chains.get(canonical(model))
+        if links is not None:
+            return links
+        return self.chains.get(canonical(self.host.models.real(model)), self.settings.default)
+
     def links(self, call: Call) -> tuple[Link, ...]:
-        links = self.chains.get(canonical(call.model))
-        if links is None:
-            links = self.chains.get(canonical(self.host.models.real(call.model)), self.settings.default)
+        links = self.of(call.model)
+        if not links:
+            return links
         if isinstance(call.ask, Embed):
             mine = canonical(call.model)
             links = tuple(one for one in links if isinstance(one, Other) and canonical(one.model or mine) == mine)

@@ -50,7 +50,7 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
     """Hand the call on; every CallEnded is announced exactly once, however many plugins of its chain ask for it."""
     if call.tags and call.tags.get(METERED, "").rpartition(" ")[0] == call.route:
         return await call_next(call)
-    tally = Tally(call, host)
+    tally = Tally.of(call, host)
     try:
         reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}, witness=tally))
     except BaseException as error:
@@ -61,39 +61,41 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
 
 def refused(call: Call, error: ProxyError, host: Host) -> None:
     """Tell of a call that is not let into its chain."""
-    Tally(call, host).end(error)
+    Tally.of(call, host).end(error)
 
 
-class Tally(Heard):
-    """Grows with the events of one answer."""
+class Tally(Heard, eq=False, kw_only=True):
+    """Grows with the events of one answer.  at: Unix seconds; began, first: monotonic ones."""
 
-    __slots__ = (
-        "at", "began", "call", "facts", "finish", "finished", "first", "host", "meter", "over", "owed", "pieces",
-        "said", "thought", "usage", "whole", "worked",
-    )  # fmt: skip
+    call: Call
+    host: Host
+    meter: str
+    at: float
+    began: float
+    first: float | None = None
+    facts: Mapping[str, str] = {}
+    usage: Usage | None = None
+    finish: str = ""
+    thought: int = 0
+    said: int = 0
+    pieces: int = 0
+    """Letters of thinking and of the rest, and events that brought them, which are tokens, about."""
+    finished: int = 0
+    """Choices that are complete."""
+    whole: bool = False
+    """Whether the answer was read to its end."""
+    over: bool = False
+    owed: bool = False
+    """Whether it pays for what it began to read as another's."""
+    worked: bool = False
+    """Whether that upstream has worked for it, though nothing came of it."""
 
-    def __init__(self, call: Call, host: Host) -> None:
-        super().__init__()
-        self.call = call
-        self.meter = f"{call.route} {next(NUMBERS)}"
-        self.host = host
-        self.at = host.clock.time()
-        self.began = host.clock.monotonic()
-        self.first: float | None = None
-        self.facts: Mapping[str, str] = {}
-        self.usage: Usage | None = None
-        self.finish = ""
-        self.thought = self.said = self.pieces = 0
-        """Letters of thinking and of the rest, and events that brought them, which are tokens, about."""
-        self.finished = 0
-        """Choices that are complete."""
-        self.whole = False
-        """Whether the answer was read to its end."""
-        self.over = False
-        self.owed = False
-        """Whether it pays for what it began to read as another's."""
-        self.worked = False
-        """Whether that upstream has worked for it, though nothing came of it."""
+    @classmethod
+    def of(cls, call: Call, host: Host) -> Tally:
+        """One that begins now."""
+        clock = host.clock
+        meter = f"{call.route} {next(NUMBERS)}"
+        return cls(call=call, host=host, meter=meter, at=clock.time(), began=clock.monotonic())
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
@@ -123,6 +125,12 @@ class Tally(Heard):
         if isinstance(event, Text):
             self.pieces += 1
             self.said += len(event.text)
+        elif isinstance(event, Finish):
+            self.finish = event.reason
+            self.finished += 1
+        elif isinstance(event, Usage):
+            self.usage = event
+            self.owed = self.owed or type(event) is Owed
         elif isinstance(event, Thinking):
             self.pieces += 1
             self.thought += len(event.text)
@@ -130,12 +138,6 @@ class Tally(Heard):
             called = len(event.name) + len(event.arguments)
             self.said += called
             self.pieces += max(1, round(called / LETTERS))  # it comes in one piece, of many tokens
-        elif isinstance(event, Usage):
-            self.usage = event
-            self.owed = self.owed or type(event) is Owed
-        elif isinstance(event, Finish):
-            self.finish = event.reason
-            self.finished += 1
         elif isinstance(event, Vectors):
             self.finish = "stop"
             self.finished += 1

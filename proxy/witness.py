@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import Struct
+
 
 class Witness:
     """Does not listen."""
@@ -23,20 +25,17 @@ class Witness:
 NOBODY: Final = Witness()
 
 
-class Try:
+class Try(Struct, eq=False):
     """One under way, as all see it who make it together: each of them stands within the one before.
 
     number: counts from 1 over the tries of one model.  began: monotonic seconds, when the innermost handed it on.
     told: whether one of them has announced it: who stands furthest in knows best what was asked.
     """
 
-    __slots__ = ("began", "number", "route", "told")
-
-    def __init__(self, route: str, number: int, began: float) -> None:
-        self.route = route
-        self.number = number
-        self.began = began
-        self.told = False
+    route: str
+    number: int
+    began: float
+    told: bool = False
 
     def again(self, number: int, began: float) -> int:
         """Somebody further in makes it, too; gives the number that it is for that one."""
@@ -49,21 +48,18 @@ class Try:
         return self
 
 
-class Heard(Witness):
+class Heard(Witness, Struct, eq=False):
     """What it was told until now."""
 
-    __slots__ = ("asking", "failures", "sent_as", "spares", "trying")
-
-    def __init__(self) -> None:
-        self.sent_as = ""
-        """By which name of its model an upstream was asked, if one was."""
-        self.failures = 0
-        """Tries that failed."""
-        self.asking = False
-        """Whether there is one that has not."""
-        self.spares = False
-        """Whether another call pays."""
-        self.trying: Try | None = None
+    sent_as: str = ""
+    """By which name of its model an upstream was asked, if one was."""
+    failures: int = 0
+    """Tries that failed."""
+    asking: bool = False
+    """Whether there is one that has not."""
+    spares: bool = False
+    """Whether another call pays."""
+    trying: Try | None = None
 
     @property
     def tries(self) -> int:

@@ -33,6 +33,9 @@ VECTOR: Final = struct.Struct("!cII")
 """Before the floats of one embedding: a mark, the tokens of its text, plus one if they are known, and the bytes of what
 was told of it, which come next."""
 MARK: Final = b"w"
+GOOD: Final = frozenset({"stop", "tool_calls"})
+"""Why an answer ended that is worth keeping; the other ones have reached their limit."""
+WITH_LENGTH: Final = GOOD | {"length"}
 FACTS: Final = ("model", "upstream", "digest", "params")
 """What was told of an answer that is told again with its copy."""
 
@@ -106,8 +109,13 @@ def is_of(facts: Mapping[str, str], stamp: str) -> bool:
 
 def complete(events: Iterable[Event], length: bool) -> bool:
     """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
-    reasons = {event.reason for event in events if isinstance(event, Finish)}
-    return bool(reasons) and reasons <= ({"stop", "tool_calls", "length"} if length else {"stop", "tool_calls"})
+    finished = False
+    for event in events:  # for every answer that is kept; a set of the reasons would take twice as long
+        if isinstance(event, Finish):
+            finished = True
+            if event.reason not in (WITH_LENGTH if length else GOOD):
+                return False
+    return finished
 
 
 def usage_of(events: Iterable[Event]) -> Usage | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from msgspec import Struct, field
+
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.streams import Owed, Replay, whole
@@ -12,7 +14,7 @@ from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 from proxy.witness import Heard
 
 
-class Flight:
+class Flight(Struct, eq=False):
     """A call under way, and everything it has said so far.
 
     It runs in a task of its own, so that its first caller may leave while others read on; when the last one leaves
@@ -22,34 +24,32 @@ class Flight:
     To all others it is `shared`.
     """
 
-    __slots__ = (
-        "abandoned", "asked", "began", "begun", "deadline", "ended", "error", "events", "facts", "over", "payer",
-        "readers", "task", "waiting", "whole",
-    )  # fmt: skip
+    began: float
+    """Monotonic seconds."""
+    ended: Callable[[Flight], None]
+    """Called when it can be joined no more, before its readers go on."""
+    deadline: Deadline | None = None
+    """When the last of its readers does not wait any more: its own, which is put off."""
+    events: list[Event] = []
+    facts: Mapping[str, str] = {}
+    error: Exception | None = None
+    begun: bool = False
+    over: bool = False
+    whole: bool = False
+    """Whether it was asked for a whole answer, whose texts have no pieces."""
+    abandoned: bool = False
+    """Whether its last reader has left, so that nobody may join any more."""
+    readers: dict[object, Callable[[str], None]] = {}
+    """In the order in which they came, with who tells each of them why it waits."""
+    payer: object = None
+    asked: Heard = field(default_factory=Heard)
+    task: asyncio.Task[None] | None = None
+    waiting: list[asyncio.Future[None]] = []
 
-    def __init__(self, began: float, ended: Callable[[Flight], None], deadline: Deadline | None = None) -> None:
-        """began: monotonic seconds.  ended: called when it can be joined no more, before its readers go on.
-
-        deadline: its first caller's.
-        """
-        self.began = began
-        self.ended = ended
-        self.deadline = None if deadline is None else Deadline(deadline.at)
-        """When the last of its readers does not wait any more."""
-        self.events: list[Event] = []
-        self.facts: Mapping[str, str] = {}
-        self.error: Exception | None = None
-        self.begun = self.over = False
-        self.whole = False
-        """Whether it was asked for a whole answer, whose texts have no pieces."""
-        self.abandoned = False
-        """Whether its last reader has left, so that nobody may join any more."""
-        self.readers: dict[object, Callable[[str], None]] = {}
-        """In the order in which they came, with who tells each of them why it waits."""
-        self.payer: object = None
-        self.asked = Heard()
-        self.task: asyncio.Task[None] | None = None
-        self.waiting: list[asyncio.Future[None]] = []
+    @classmethod
+    def of(cls, began: float, ended: Callable[[Flight], None], deadline: Deadline | None) -> Flight:
+        """deadline: its first caller's, which is not put off."""
+        return cls(began, ended, None if deadline is None else Deadline(deadline.at))
 
     async def run(self, call: Call, call_next: Handler) -> None:
         self.whole = not call.stream

@@ -197,7 +197,7 @@ class Cache:
 
     def begun(self, place: Place, call_next: Handler, near: Near | None) -> Flight:
         """A new answer under way."""
-        flight = Flight(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
+        flight = Flight.of(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
         flight.task = self.host.background.start(flight.run(place.call, call_next), "generating a shared answer")
         if place.where not in self.flights and len(self.flights) < MOST_FLIGHTS:
             self.flights[place.where] = flight

@@ -71,11 +71,10 @@ class Writer(Backlog):
         return call_row(one, self.names.of(one)) if isinstance(one, CallEnded) else one
 
     def tried(self, one: Attempt) -> None:
-        now = self.clock.time()
         if one.error or one.number > 1:
-            self.add(attempt_row(one, now))
+            self.add(attempt_row(one, self.clock.time()))
         elif len(self.smooth) < self.most:
-            self.smooth.add(one, now)
+            self.smooth.add(one, self.clock.time())
         else:
             self.lose(1)
 

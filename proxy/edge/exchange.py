@@ -26,6 +26,8 @@ RATES: Final = frozenset(
 STANDARD: Final = {"age": "Age", **{name: f"x-{name}" for name in RATES}}
 """Facts that have a header of their own."""
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+LONGEST: Final = 2000
+"""Letters of a header's value."""
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 
 
@@ -102,9 +104,12 @@ class Exchange:
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
         """The headers of an answer: those of every response, and the facts."""
         headers = {"Content-Type": "application/json", **self.headers, PROCESSING: self.processing()}
-        for name, value in self.facts.items():
+        facts = self.facts
+        if not is_safe("".join(facts.values())):
+            facts = {name: header_safe(value) for name, value in facts.items()}
+        for name, value in facts.items():
             if value:
-                headers[STANDARD.get(name) or f"x-gemmapy-{name}"] = header_safe(value)
+                headers[STANDARD.get(name) or f"x-gemmapy-{name}"] = value
         if self.spelled is not as_it_is and (inner := self.facts.get("params")):
             headers["x-gemmapy-params"] = header_safe(self.respelled(inner))
         if notes:
@@ -121,7 +126,11 @@ class Exchange:
 
 def header_safe(text: str) -> str:
     """A header cannot hold line breaks, and a caller's field names are theirs to choose."""
-    return text if text.isascii() and text.isprintable() and len(text) < 2000 else UNSAFE.sub("?", text)[:2000]
+    return text if is_safe(text) else UNSAFE.sub("?", text)[:LONGEST]
+
+
+def is_safe(text: str) -> bool:
+    return text.isascii() and text.isprintable() and len(text) < LONGEST
 
 
 CLIENT_LEFT: Final = 499
