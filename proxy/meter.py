@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import count
 from typing import Final
@@ -42,6 +42,7 @@ LATE: Final = "upstream_timeout"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
+NOTHING: Final = Usage(None, None)
 WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
 
@@ -101,7 +102,8 @@ class Tally(Heard, eq=False, kw_only=True):
         self.first = self.host.clock.monotonic()
         self.facts = reply.facts
         if type(reply.events) is Replay:
-            self.add_all(reply.events.left())
+            for event in reply.events.left():
+                self.add(event)
             self.whole = bool(self.finish)
             self.end(None)
             return reply
@@ -116,10 +118,6 @@ class Tally(Heard, eq=False, kw_only=True):
         except Exception as error:
             self.end(error)
             raise
-
-    def add_all(self, events: Iterable[Event]) -> None:
-        for event in events:
-            self.add(event)
 
     def add(self, event: Event) -> None:
         if isinstance(event, Text):
@@ -147,28 +145,31 @@ class Tally(Heard, eq=False, kw_only=True):
         if self.over:
             return
         self.over = True
+        code, tries = "", 0 if self.first is None else 1
+        if error is not None:
+            code, tries = self.failing(error), max(tries, was_asked(error))
+        elif not self.whole and self.finished < choices(self.call.ask):
+            code = unread(self.host)
+        self.host.announce(self.ended(code, max(tries, self.tries)))
+
+    def failing(self, error: BaseException) -> str:
+        """The code of what it failed with, of which it learns what there is to learn."""
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
-        if self.first is None and error is not None:
+        if self.first is None:
             self.worked = bool(self.sent_as) and was_at_work(error, self.asking)
-        tries = self.tries if self.first is None and not was_asked(error) else max(1, self.tries)
-        self.host.announce(self.ended(self.told(error), tries))
-
-    def told(self, error: BaseException | None) -> str:
         if isinstance(error, ProxyError):
             return error.code or error.kind
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             return broken_off(error, self.call, self.host)
-        if error is not None:
-            return BROKEN
-        return "" if self.whole or self.finished >= choices(self.call.ask) else unread(self.host)
+        return BROKEN
 
     def ended(self, error: str, tries: int) -> CallEnded:
         """tries: how often an upstream was asked, where nobody tells."""
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
         cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
         kept = cache in KEPT
-        usage = self.usage or Usage(None, None)
+        usage = self.usage or NOTHING
         tokens, estimated = self.tokens(usage)
         ended = CallEnded(
             call.id,
@@ -239,7 +240,7 @@ def unread(host: Host) -> str:
     return STOPPED if host.services.readiness.cut else LEFT
 
 
-def was_asked(error: BaseException | None) -> bool:
+def was_asked(error: BaseException) -> bool:
     """Whether a call that failed before anything came has been to an upstream."""
     return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))
 

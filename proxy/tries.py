@@ -25,7 +25,9 @@ async def tried(
     number: counts from 1 over the tries of one model that are made here; those of who stands further out count, too.
     also: which other failures count as such, because they are a reason to ask elsewhere.
     """
-    call, heard = heard_by(call)
+    heard = call.witness
+    if not isinstance(heard, Heard):  # as of a call of a plugin's own
+        return await tried(call.but(witness=Heard()), call_next, host, number, also)
     outer, began = heard.trying, host.clock.monotonic()
     if outer is None or outer.route != call.route:  # else that one is of the call that this is a plugin's own for
         one = heard.trying = Try(call.route, number, began)
@@ -47,15 +49,6 @@ async def tried(
     if not one.told:
         announce(call, one, host, reply.facts, "")
     return reply
-
-
-def heard_by(call: Call) -> tuple[Call, Heard]:
-    """The call as somebody hears what becomes of it."""
-    witness = call.witness
-    if isinstance(witness, Heard):
-        return call, witness
-    witness = Heard()
-    return call.but(witness=witness), witness
 
 
 def left(call: Call, one: Try, host: Host, heard: Heard, error: BaseException) -> None:

@@ -81,7 +81,8 @@ class Limits:
         """Whose counts were used since the last tick."""
         self.stopping = asyncio.Event()
         self.ticking: list[asyncio.Task[None]] = []
-        host.on(CallEnded, self.ended)
+        if self.rules.rules:
+            host.on(CallEnded, self.ended)
 
     def keep_records(self) -> None:
         from plugins.limits.ledger import Ledger  # only those who have budgets pay for SQLAlchemy
@@ -92,6 +93,8 @@ class Limits:
         self.ledger = host.kept("limits ledger", lambda: Ledger(host.open_database, host.services))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        if not self.rules.rules:
+            return await call_next(call)
         plan = self.plan(call.caller, call.key, call.model, call.route)
         if not plan.counted:
             return await call_next(call)
