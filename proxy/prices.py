@@ -57,11 +57,15 @@ class Energy:
     per_kwh: int | None = None
     watts: Mapping[str, tuple[int, int]] | None = None
 
+    def of(self, upstream: str) -> tuple[int, int] | None:
+        known = self.watts or {}
+        return known.get(upstream) or known.get(upstream.partition("/")[0])
+
     def drawn(self, ended: CallEnded) -> int | None:
         """Thousandths of a joule: at the idle rate while it loads, at the busy one while it reads and writes."""
         if ended.cache in KEPT:
             return 0
-        watts = (self.watts or {}).get(ended.upstream) or (self.watts or {}).get(ended.upstream.partition("/")[0])
+        watts = self.of(ended.upstream)
         if watts is None:
             return None
         return rounded(watts[0] * ended.load_ns + watts[1] * (ended.prompt_ns + ended.eval_ns), 10**9)

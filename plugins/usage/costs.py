@@ -72,7 +72,7 @@ class Costs:
         yield Route("GET", "/api/admin/costs/all", self.all)
 
     async def read(self, window: Window, *by: str) -> list[dict[str, Any]]:
-        return await figures.read(self.host.database, window, *by, "currency", columns=COLUMNS)
+        return await figures.read(self.host.database, window, *by, "currency", "upstream", columns=COLUMNS)
 
     async def summary(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.desk.query(request, Period)
@@ -91,16 +91,8 @@ class Costs:
         window = Window(first, midnight(today + timedelta(1)), DAY, self.whose(request, asked))
         found = await self.read(window)
         passed = max(DAY, int(now) - first)
-        by = [
-            {
-                "currency": currency,
-                "total_cost": money(total(some, "cost")),
-                "daily_mean": money(rounded(total(some, "cost") * DAY, passed)),
-                "projected_cost": money(rounded(total(some, "cost") * (end - first), passed)),
-            }
-            for currency, some in currencies(found)
-        ]
-        only = by[0] if len(by) == 1 else {"currency": None, "daily_mean": None, "projected_cost": None}
+        by = [projected(currency, some, passed, end - first) for currency, some in currencies(found)]
+        only = by[0] if len(by) == 1 else dict.fromkeys(projected("", (), DAY, DAY))
         days = {"month": f"{today:%Y-%m}", "days_passed": round(passed / DAY, 2), "days_in_month": (end - first) // DAY}
         unpriced = {"unpriced_requests": total(found, "calls") - total(found, "priced")}
         return document({**days, "user": window.caller, **only, **unpriced, "by_currency": by})
@@ -155,7 +147,7 @@ def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
 def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
     """The sums of some calls; with several currencies their money is told by currency only.
 
-    energy: what is known of that now.  None of it is null where nobody says what upstreams draw, or what that costs.
+    energy: what is known of that now.  What was drawn, if nothing, is null where nobody says what the upstreams draw.
     """
     by = [in_currency(currency, some, energy) for currency, some in currencies(found)]
     only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", (), energy))
@@ -167,7 +159,7 @@ def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
         "cached_requests": total(found, "hits") + total(found, "shared"),
         "prompt_tokens": total(found, "prompt_tokens"),
         "completion_tokens": total(found, "completion_tokens"),
-        "energy_kwh": kilowatt_hours(drawn) if drawn or energy.watts else None,
+        "energy_kwh": kilowatt_hours(drawn) if drawn or known(found, energy) else None,
         "by_currency": by,
     }
 
@@ -175,18 +167,35 @@ def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
 def in_currency(currency: str, found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
     """total_cost is null where no call had a price.  saved: what kept answers would have cost.  cloud_cost: the same
     calls at the cloud that they are compared with."""
-    known = total(found, "priced") > 0
+    priced = total(found, "priced") > 0
     cost, prompt, power = (total(found, column) for column in ("cost", "prompt_cost", "power"))
-    has_power = power or (energy.watts and energy.per_kwh is not None and energy.currency == currency)
+    has_power = power or (energy.per_kwh is not None and energy.currency == currency and known(found, energy))
     return {
         "currency": currency or None,
-        "total_cost": money(cost) if known else None,
-        "prompt_cost": money(prompt) if known else None,
-        "response_cost": money(cost - prompt) if known else None,
+        "total_cost": money(cost) if priced else None,
+        "prompt_cost": money(prompt) if priced else None,
+        "response_cost": money(cost - prompt) if priced else None,
         "saved": money(total(found, "saved")),
         "cloud_cost": money(total(found, "cloud")) if total(found, "compared") else None,
         "energy_cost": money(power) if has_power else None,
     }
+
+
+def projected(currency: str, found: Sequence[Mapping[str, Any]], passed: int, whole: int) -> dict[str, JSON]:
+    """Of seconds that have passed, and for the whole of a month.  Null where no call had a price."""
+    cost = total(found, "cost")
+    amounts = cost, rounded(cost * DAY, passed), rounded(cost * whole, passed)
+    priced = total(found, "priced") > 0
+    total_cost, mean, month = (money(one) if priced else None for one in amounts)
+    return {"currency": currency or None, "total_cost": total_cost, "daily_mean": mean, "projected_cost": month}
+
+
+def known(found: Iterable[Mapping[str, Any]], energy: Energy) -> bool:
+    """Whether what all of these calls drew is known, if nothing; what was kept or came to no upstream drew nothing."""
+    return bool(energy.watts) and all(
+        not one["upstream"] or one["hits"] + one["shared"] == one["calls"] or energy.of(one["upstream"])
+        for one in found
+    )
 
 
 def kilowatt_hours(thousandths: int) -> JSON:

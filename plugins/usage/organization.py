@@ -104,7 +104,7 @@ class Organization:
         window = asked.windows(now, DAY, (7, 180), None)
         window = with_models(window, asked.line_items, bool(asked.project_ids))
         by = columns(asked.group_by)
-        found = await figures.read(self.host.database, window, "start", "currency", *by, columns=("calls", "cost"))
+        found = await figures.read(self.host.database, window, "start", "currency", *by, columns=("priced", "cost"))
         known = [one for one in found if one["currency"]]
         return page(window, asked.more(now, window), known, lambda one: cost(one, by, "line_item" in asked.group_by))
 
@@ -168,10 +168,11 @@ def embedding(one: Mapping[str, Any], by: Sequence[str]) -> dict[str, JSON]:
 
 
 def cost(one: Mapping[str, Any], by: Sequence[str], items: bool) -> dict[str, JSON]:
-    told = whose(one, by)
+    """The value is null where no call had a price."""
+    told, value = whose(one, by), money(one["cost"]) if one["priced"] else None
     return {
         "object": "organization.costs.result",
-        "amount": {"value": money(one["cost"]), "currency": one["currency"].lower()},
+        "amount": {"value": value, "currency": one["currency"].lower()},
         "line_item": told.pop("model") if items else None,
         "quantity": None,
         **{name: value for name, value in told.items() if name != "model"},

@@ -70,7 +70,14 @@ async def test_models_without_a_price_cost_null_and_are_counted(start: Start, da
     async with start(config(database_url, more)) as run:
         found = await filled(run)
         whole = await get(run, "/api/costs/summary")
+        since = int(found[0]["at"] / 1e6)
+        billed = await get(run, f"/v1/organization/costs?start_time={since}&group_by=line_item")
     assert [one["cost"] is None for one in found] == [False, False, False, True]
+    items = [one for bucket in billed["data"] for one in bucket["results"]]
+    assert {one["line_item"]: one["amount"]["value"] for one in items} == {
+        "demo-thinking:latest": None,
+        "demo:latest": told(found),
+    }
     assert whole["unpriced_requests"] == 1 and whole["total_cost"] == told(found)
     assert {one["model"]: one["total_cost"] is None for one in whole["breakdown"]} == {
         "demo-thinking:latest": True,
@@ -84,6 +91,20 @@ async def test_without_prices_everything_costs_null(start: Start, database_url: 
         whole = await get(run, "/api/costs/summary")
     assert (whole["total_cost"], whole["currency"], whole["unpriced_requests"]) == (None, None, 4)
     assert (whole["energy_kwh"], whole["energy_cost"]) == (None, None)
+
+
+async def test_what_a_month_will_have_cost_is_null_where_nothing_had_a_price(start: Start, tmp_path: Path) -> None:
+    more = "costs: {prices: {models: {demo: {input: 1, output: 1}}}}\n"
+    async with start(config(f"sqlite:///{tmp_path / 'records.db'}", more)) as run:
+        await chat(run, A), await chat(run, B, model="demo-thinking")
+        found = await written(run, 2)
+        ann, bob, nobody = [await get(run, f"/api/costs/projection?user={one}") for one in ("alice", "bob", "nobody")]
+    amounts = "total_cost", "daily_mean", "projected_cost"
+    assert ann["total_cost"] == told(found[:1]) and None not in [ann[one] for one in amounts]
+    for one in (bob, nobody, *bob["by_currency"]):
+        assert [one[name] for name in amounts] == [None, None, None]
+    assert (ann["currency"], bob["currency"], nobody["currency"]) == ("USD", "USD", None)
+    assert (bob["unpriced_requests"], nobody["unpriced_requests"], nobody["by_currency"]) == (1, 0, [])
 
 
 async def test_energy_that_nobody_told_of_is_not_known_and_none_that_was_drawn_is(
@@ -101,6 +122,34 @@ async def test_energy_that_nobody_told_of_is_not_known_and_none_that_was_drawn_i
             whole, nobody = [await get(run, f"/api/costs/summary?user={user}") for user in ("bob", "alice")]
         assert (nobody["energy_kwh"], whole["energy_kwh"] is None) == (drawn, drawn is None), energy
         assert (whole["energy_cost"] is None) == (cost is None), energy
+
+
+async def test_what_upstreams_drew_is_told_only_of_those_of_which_it_is_known(start: Start, database_url: str) -> None:
+    more = (
+        "costs: {prices: {models: {'demo*': {input: 1, output: 1}}}, "
+        "energy: {per_kwh: 0.3, watts: {local: {busy: 250}}}}\n"
+        "models: {demo-thinking: {upstream: other}}\n"
+        "upstreams: {local: {ollama: $OLLAMA}, other: {ollama: $OLLAMA}}\n"
+    )
+    async with start(config(database_url, more)) as run:
+        for who, model in (
+            (A, "demo"),
+            (A, "demo-thinking"),
+            (B, "demo-thinking"),
+            (B, "demo-thinking"),
+            (OPS, "none"),
+        ):
+            await chat(run, who, model=model)
+        found = await written(run, 5)
+        costs = {name: await get(run, f"/api/costs/summary?user={name}") for name in ("alice", "bob", "ops", "nobody")}
+        users = (await get(run, "/api/admin/costs/all"))["users"]
+    assert [(one["upstream"], one["cache"]) for one in found] == [
+        ("local", "miss"), ("other", "miss"), ("other", "miss"), ("other", "hit"), ("", ""),
+    ]  # fmt: skip
+    assert costs["alice"]["energy_kwh"] > 0 and costs["alice"]["energy_cost"] == told(found[:1], "power") > 0
+    assert (costs["bob"]["energy_kwh"], costs["bob"]["energy_cost"]) == (None, None), "0 would be wrong"
+    assert (costs["ops"]["energy_kwh"], costs["nobody"]["energy_kwh"]) == (0, 0)
+    assert [one["energy_kwh"] for one in users] == [costs[name]["energy_kwh"] for name in ("alice", "bob", "ops")]
 
 
 async def test_currencies_are_not_added_up(start: Start, database_url: str) -> None:
