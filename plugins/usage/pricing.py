@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from aiohttp import web
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints
 from sqlalchemy import func, insert, select
 
 from plugins.usage.figures import document
@@ -22,20 +22,27 @@ from proxy.types import JSON, Route
 KINDS: Final = ("models", "cloud")
 
 
-def _printable(pattern: str) -> str:
-    if not pattern.isprintable():
-        raise ValueError("no model's name has such characters")
-    return pattern
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("no name has such characters")
+    return name
 
 
-Named = Annotated[Pattern, AfterValidator(_printable)]
+Printable = AfterValidator(_printable)
+Named = Annotated[Pattern, Printable]
+
+
+class Price(Rate):
+    """Its name goes into a database, which does not take every letter."""
+
+    like: Annotated[str, StringConstraints(max_length=200), Printable] = ""
 
 
 class Put(Strict):
     """Prices from now on, by pattern; null ends a pattern's.  What is not named stays."""
 
-    models: dict[Named, Rate | None] = {}
-    cloud: dict[Named, Rate | None] = {}
+    models: dict[Named, Price | None] = {}
+    cloud: dict[Named, Price | None] = {}
     currency: Currency | None = None
     """Of those that do not name their own; unset is the configuration's."""
 
@@ -44,8 +51,9 @@ class Pricing:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.book = host.prices
-        self.newest: int | None = None
-        """Id of the last price that is known here."""
+        self.known: int | None = None
+        """How many prices were set, as far as is known here: one that was set at the same time as another may have the
+        lower id of the two and yet come later."""
         self.last: dict[str, list[Tariff]] = host.kept("usage prices", dict)
         """By kind, what was set, as it was read last: it holds after a reload while the database is away, too."""
         if self.last:
@@ -58,13 +66,13 @@ class Pricing:
     async def read(self) -> None:
         """Take over what was set since the last look.  Raises Busy while the database is away."""
         async with self.host.database.reading() as connection:
-            newest = (await connection.execute(select(func.max(PRICES.c.id)))).scalar_one()
-            if newest == self.newest:
+            query = select(func.count()).select_from(PRICES)
+            if (await connection.execute(query)).scalar_one() == self.known:
                 return
             rows = (await connection.execute(select(PRICES).order_by(PRICES.c.id))).mappings().all()
         self.last |= {kind: [tariff_of(dict(row)) for row in rows if row["kind"] == kind] for kind in KINDS}
         self.book.put(self.last["models"], self.last["cloud"])
-        self.newest = newest
+        self.known = len(rows)
 
     async def get(self, request: web.BaseRequest) -> web.StreamResponse:
         await self.read()
@@ -87,7 +95,7 @@ class Pricing:
         form = await self.host.desk.form(request, Put)
         by, now = self.host.desk.caller(request).name, int(self.host.clock.time() * 1e6)
         currency = form.currency or self.book.energy.currency
-        given: Mapping[str, Mapping[str, Rate | None]] = {"models": form.models, "cloud": form.cloud}
+        given: Mapping[str, Mapping[str, Price | None]] = {"models": form.models, "cloud": form.cloud}
         rows = [
             {"at": now, "kind": kind, "pattern": pattern, "set_by": by, **columns(rate, currency)}
             for kind, rates in given.items()
@@ -99,7 +107,7 @@ class Pricing:
         return await self.get(request)
 
 
-def columns(rate: Rate | None, currency: str) -> dict[str, Any]:
+def columns(rate: Price | None, currency: str) -> dict[str, Any]:
     if rate is None:
         return {"currency": currency, "input": 0, "output": 0, "cached": None, "ended": 1, "like": ""}
     return {
