@@ -9,6 +9,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Final
 
 from proxy.errors import ConfigError
@@ -102,22 +103,27 @@ def looked(url: str, key: str) -> Look:
     """Raises ConfigError saying what is in the way."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    asked = urllib.request.Request(f"{url.rstrip('/')}/metrics")  # noqa: S310  (checked to be http by `checked`)
-    if key:
-        asked.add_header("Authorization", f"Bearer {key}")
+    text = page(url, key)
     try:
+        families = list(text_string_to_metric_families(text))
+    except ValueError as error:
+        raise ConfigError([f"{url}/metrics holds no metrics: another server answers there"]) from error
+    series = {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+    return Look(time.monotonic(), series)
+
+
+def page(url: str, key: str) -> str:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        asked = urllib.request.Request(f"{url.rstrip('/')}/metrics", headers=headers)  # noqa: S310  (`checked` is http)
         with urllib.request.urlopen(asked, timeout=PATIENCE) as answer:  # noqa: S310
-            text = answer.read(MOST).decode()
+            return str(answer.read(MOST).decode())
     except urllib.error.HTTPError as error:
         raise ConfigError([refused(error.code, url)]) from error
     except OSError as error:
         raise ConfigError([f"no server answers at {url}: {getattr(error, 'reason', error)}"]) from error
-    series = {
-        (one.name, frozenset(one.labels.items())): one.value
-        for family in text_string_to_metric_families(text)
-        for one in family.samples
-    }
-    return Look(time.monotonic(), series)
+    except (HTTPException, ValueError) as error:  # a URL, a key or an answer that HTTP does not know
+        raise ConfigError([f"{url} cannot be asked: {error}"]) from error
 
 
 def refused(status: int, url: str) -> str:
@@ -132,7 +138,7 @@ def checked(url: str) -> str:
     """Raises ConfigError."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError([f"{url!r} is not an http:// or https:// URL"])
-    return url.removesuffix("/metrics").rstrip("/")
+    return url.rstrip("/").removesuffix("/metrics").rstrip("/")
 
 
 def summary(before: Look, now: Look) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from proxy import top
 from proxy.config import packaged
+from proxy.errors import ConfigError
 from proxy.news import Attempt, CallEnded, Cost, FellBack
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Start
@@ -81,7 +83,33 @@ async def test_what_is_in_the_way_of_it_is_said(start: Start, text: str, told: s
     assert status == 1 and told in err and "canary" not in err
 
 
-@pytest.mark.parametrize(("url", "told"), [("ftp://x", "not an http"), ("http://127.0.0.1:9", "no server")])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n<b>Some app</b> {other} page", "holds no metrics"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", "cannot be asked"),
+        (b"SSH-2.0-OpenSSH\r\n", "cannot be asked"),
+    ],
+)
+async def test_another_server_that_answers_is_said(answer: bytes, told: str) -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(ConfigError, match=told):
+            await asyncio.to_thread(top.looked, url, "key")
+
+
+def test_where_the_metrics_are_may_be_named_with_their_path() -> None:
+    assert {top.checked(f"http://one/llm{end}") for end in ("", "/", "/metrics", "/metrics/")} == {"http://one/llm"}
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("ftp://x", "not an http"), ("http://127.0.0.1:9", "no server"), ("http://[1", "cannot be asked")],
+)
 async def test_a_server_that_is_not_there_is_said(url: str, told: str) -> None:
     status, _, err = await command("top", "--url", url, "--once")
     assert status == 1 and told in err
