@@ -42,6 +42,8 @@ LATE: Final = "upstream_timeout"
 BROKEN: Final = "internal_error"
 LETTERS: Final = 4
 """Letters that a token has, about, where nobody has counted."""
+PICTURE: Final = 500
+"""Tokens that a picture takes, about."""
 NOTHING: Final = Usage(None, None)
 WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
@@ -268,7 +270,7 @@ def guess(guessed: list[str], name: str, about: float) -> int:
 def letters(ask: Ask) -> int:
     """Letters of what is asked, roughly what it is paid for."""
     if isinstance(ask, Chat):
-        return sum(len(message.text) for message in ask.messages)
+        return sum(len(message.text) + LETTERS * PICTURE * len(message.images) for message in ask.messages)
     if isinstance(ask, Complete):
         return sum(map(len, ask.prompts))
     if isinstance(ask, Embed):

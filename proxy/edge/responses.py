@@ -38,8 +38,7 @@ COUNT: Final = "input_tokens"
 UNSEEN: Final = ("previous_response_id", "conversation", "prompt")
 """Fields that stand for what only a plugin knows."""
 EACH: Final = 4
-PICTURE: Final = 500
-"""Tokens that a message takes besides its words, and a picture, about."""
+"""Tokens that a message takes besides its words, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def estimated(chat: Chat) -> int:
     schemas: list[JSON] = [[one.name, one.description, one.parameters] for one in chat.tools]
     schemas += [chat.format.schema] if chat.format is not None and chat.format.schema else []
     told = letters(chat) + calls + sum(len(orjson.dumps(one, default=dict)) for one in schemas)
-    return -(-told // LETTERS) + EACH * len(chat.messages) + PICTURE * len(links(chat))
+    return -(-told // LETTERS) + EACH * len(chat.messages)
 
 
 def links(chat: Chat) -> list[str]:

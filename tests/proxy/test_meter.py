@@ -19,7 +19,7 @@ from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Late, Running, Start
-from tests.whole.asking import until_shared
+from tests.whole.asking import data_url, until_shared
 
 TOLD: list[CallEnded] = []
 
@@ -311,6 +311,16 @@ class Grounded(Metering):
         yield Text("so")
         yield Sources(())
         await asyncio.sleep(30)
+
+
+async def test_a_picture_is_estimated_where_nobody_counted(start: Start) -> None:
+    shown = {"type": "image_url", "image_url": {"url": data_url()}}
+    async with start(config(), Simulator(faults=[Fault("eof", after=2)])) as run:
+        answer = await run.chat(model="demo-vision", messages=[{"role": "user", "content": [shown]}], stream=True)
+        await answer.read()
+        one = await ended()
+    assert (one.error, one.estimated) == ("upstream_cut", ("prompt_tokens", "completion_tokens"))
+    assert one.prompt_tokens == 500
 
 
 async def test_sources_do_not_complete_an_answer(start: Start) -> None:
