@@ -21,6 +21,7 @@ from proxy.host import Host
 from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
 from proxy.types import JSON, Call, Chat, Embed, Handler
+from proxy.wire.ids import timely_id
 from proxy.witness import NOBODY
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ class Semantic:
         if self.host.clock.monotonic() < self.state.rests:
             return None
         asked = call.but(
+            id=timely_id("req_"),  # what is rated, and counted by tags, is the call that it is made for
+            tags={},
             route="internal",
             model=self.settings.model,
             models=None,

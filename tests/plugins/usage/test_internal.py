@@ -1,0 +1,25 @@
+"""Calls that plugins make for their own ends are no part of the call that they are made for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import Start
+from tests.plugins.usage.asking import OPS, A, chat, config, get, written
+
+
+async def test_vectors_of_a_question_are_a_call_of_their_own(start: Start, tmp_path: Path) -> None:
+    """Of no template, and not what is rated by the request's id."""
+    text = config(f"sqlite:///{tmp_path}/r.db", chain="metrics, usage, templates, cache")
+    text = text.replace('"cache": {}', '"cache": {"semantic": {"model": "demo-embed"}}')
+    async with start(text) as run:
+        id = await chat(run, A, template={"name": "summarize", "variables": {"text": "What is a proxy?"}}, messages=[])
+        found = {one["route"]: one for one in await written(run, 2)}
+        assert (found["chat"]["template"], found["internal"]["template"]) == ("summarize@1", "")
+        assert (found["internal"]["caller"], found["internal"]["model"]) == ("alice", "demo-embed:latest")
+        by = (await get(run, "/api/metrics/templates"))["templates"]
+        assert [(one["template"], one["total_requests"]) for one in by] == [(None, 1), ("summarize@1", 1)]
+        rated = await run.http.post(f"{run.url}/v1/feedback", json={"request_id": id, "rating": "down"}, headers=A)
+        assert rated.status == 200
+        assert {one["route"]: one["rating"] for one in await written(run, 2)} == {"chat": -1, "internal": 0}
+        assert (await get(run, "/api/metrics/endpoints", OPS))["endpoints"][0]["satisfaction"]["down"] == 1
