@@ -18,6 +18,7 @@ from plugins.cache.semantic.pairs import Memory, Pairs
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import Host
+from proxy.meter import metered
 from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
 from proxy.types import JSON, Call, Chat, Embed, Handler
@@ -146,19 +147,7 @@ class Semantic:
 
         if self.host.clock.monotonic() < self.state.rests:
             return None
-        asked = call.but(
-            id=timely_id("req_"),  # what is rated, and counted by tags, is the call that it is made for
-            tags={},
-            route="internal",
-            model=self.settings.model,
-            models=None,
-            ask=Embed(inputs=(text,)),
-            stream=False,
-            extra={},
-            headers={},
-            deadline=None,
-            witness=NOBODY,
-        )
+        asked = own(call).but(model=self.settings.model, models=None, ask=Embed(inputs=(text,)), extra={}, headers={})
         try:
             async with asyncio.timeout(PATIENCE):
                 answer = await collect(await self.host.send(asked))
@@ -191,7 +180,7 @@ class Semantic:
         turns an answer."""
         self.state.auditing += 1
         try:
-            anew = (await collect(await call_next(call.but(stream=False, deadline=None)))).choice(0).text
+            anew = (await collect(await metered(own(call), call_next, self.host))).choice(0).text
             one, other = [await self.vector(text, call) for text in (given, anew)]
         finally:
             self.state.auditing -= 1
@@ -206,6 +195,11 @@ class Semantic:
         """An answer is not given to this question again."""
         self.pairs.note(call.caller, call.id, near.pair(where))
         await self.pairs.veto(call.caller, call.id, self.pairs.refused(call.caller, call.id))
+
+
+def own(call: Call) -> Call:
+    """The same as a call that is made for it: what is rated by its id, and counted by its tags, is the first one."""
+    return call.but(id=timely_id("req_"), route="internal", tags={}, stream=False, deadline=None, witness=NOBODY)
 
 
 def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import Start
+from tests.plugins.cache.test_semantic import AGAIN, FRANCE
 from tests.plugins.usage.asking import OPS, A, chat, config, get, written
 
 
@@ -23,3 +24,18 @@ async def test_vectors_of_a_question_are_a_call_of_their_own(start: Start, tmp_p
         assert rated.status == 200
         assert {one["route"]: one["rating"] for one in await written(run, 2)} == {"chat": -1, "internal": 0}
         assert (await get(run, "/api/metrics/endpoints", OPS))["endpoints"][0]["satisfaction"]["down"] == 1
+
+
+async def test_an_answer_that_is_generated_anew_to_audit_another_is_recorded(start: Start, tmp_path: Path) -> None:
+    text = config(f"sqlite:///{tmp_path}/r.db", chain="metrics, usage, cache")
+    text = text.replace('"cache": {}', '"cache": {"semantic": {"model": "demo-embed", "audit": 1}}')
+    async with start(text) as run:
+        for question in (FRANCE, AGAIN):
+            await chat(run, A, messages=[{"role": "user", "content": question}])
+            await run.settled()
+        found = await written(run, 3 + 2 + 1)
+        chats = [(one["route"], one["cache"]) for one in found if one["model"] == "demo:latest"]
+        assert sorted(chats) == [("chat", "hit"), ("chat", "miss"), ("internal", "")]
+        (anew,) = [one for one in found if one["route"] == "internal" and one["model"] == "demo:latest"]
+        assert anew["completion_tokens"] > 0 and anew["cost"] > 0 and anew["caller"] == "alice"
+        assert anew["call"] not in {one["call"] for one in found if one is not anew}
