@@ -15,7 +15,7 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.news import KEPT, CallEnded
 from proxy.readiness import STOPPED
-from proxy.streams import Owed, Replay
+from proxy.streams import Owed, Replay, added
 from proxy.types import (
     Ask,
     Call,
@@ -171,7 +171,7 @@ class Tally(Heard, eq=False, kw_only=True):
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
         cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
         kept = cache in KEPT
-        usage = self.usage or NOTHING
+        usage = (self.usage or NOTHING) if not self.lost else added([*self.lost, self.usage or NOTHING])
         tokens, estimated = self.tokens(usage)
         ended = CallEnded(
             call.id,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from proxy.types import Usage
 
 
 class Witness:
@@ -20,6 +23,9 @@ class Witness:
 
     def spared(self) -> None:
         """Another call pays for what this one asked for."""
+
+    def wasted(self, usage: Usage) -> None:
+        """So much took an answer that was complete and is not given, since it is not what was asked for."""
 
 
 NOBODY: Final = Witness()
@@ -59,6 +65,8 @@ class Heard(Witness, Struct, eq=False):
     """Whether there is one that has not."""
     spares: bool = False
     """Whether another call pays."""
+    lost: tuple[Usage, ...] = ()
+    """What answers took that are not given."""
     trying: Try | None = None
 
     @property
@@ -76,6 +84,9 @@ class Heard(Witness, Struct, eq=False):
     def spared(self) -> None:
         self.spares = True
 
+    def wasted(self, usage: Usage) -> None:
+        self.lost += (usage,)
+
     def retold(self, witness: Witness) -> None:
         """The other one knows as much then."""
         if self.sent_as and not self.asking:
@@ -84,3 +95,5 @@ class Heard(Witness, Struct, eq=False):
             witness.failed()
         if self.asking:
             witness.sent(self.sent_as)
+        for usage in self.lost:
+            witness.wasted(usage)

@@ -124,10 +124,8 @@ class Ollama:
         if is_empty(ask):  # nothing was asked but that the model be loaded
             return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
-        for stage in stages:
-            reply = reply.through(stage)
         if stages:
-            reply = await begun(reply)
+            reply = await repair.checked(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, way: Way) -> Reply:

@@ -112,10 +112,8 @@ class OpenAI:
             raise refused(next(iter(plan.notes)))
         stages = stages_of(plan, call.stream)  # before the server is asked: a bad schema costs nobody a token
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
-        for stage in stages:
-            reply = reply.through(stage)
         if stages:
-            reply = await begun(reply)
+            reply = await repair.checked(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, plan: Plan) -> Reply:

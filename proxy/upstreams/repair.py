@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
-from proxy.types import JSON, Event, Events, Finish, Stage, Text, ToolCalled, Usage
+from proxy.streams import begun, replay
+from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
@@ -57,6 +59,27 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     if plan.json or plan.strict_tools:
         stages.append(Check(plan.json, plan.schema, plan.strict_tools).stage(stream))
     return stages
+
+
+async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
+    """Through these stages, up to its first event.  Of one that fails there it is told what it took."""
+    took: list[Usage] = []
+    reply = reply.through(partial(noted, took))
+    for stage in stages:
+        reply = reply.through(stage)
+    try:
+        return await begun(reply)
+    except UpstreamError:
+        for usage in took:
+            call.witness.wasted(usage)
+        raise
+
+
+async def noted(took: list[Usage], source: Events) -> Events:
+    async for event in source:
+        if isinstance(event, Usage):
+            took.append(event)
+        yield event
 
 
 async def forced(source: Events, names: set[str]) -> Events:
@@ -141,8 +164,9 @@ class Check:
             yield event
 
     async def before(self, source: Events) -> Events:
-        """Lets nothing pass before all of it is checked."""
-        events: list[Event] = [event async for event in self.along(source)]
+        """Lets nothing pass before all of it is checked, and checks nothing before all of it is there."""
+        whole: list[Event] = [event async for event in source]
+        events: list[Event] = [event async for event in self.along(replay(whole))]
         for event in events:
             yield event
 

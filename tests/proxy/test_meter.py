@@ -17,7 +17,7 @@ from proxy.meter import metered
 from proxy.news import CallEnded
 from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
-from proxy.upstreams.demo import Fault, Simulator
+from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Late, Running, Start
 from tests.whole.asking import data_url, until_shared
 
@@ -321,6 +321,25 @@ async def test_a_picture_is_estimated_where_nobody_counted(start: Start) -> None
         one = await ended()
     assert (one.error, one.estimated) == ("upstream_cut", ("prompt_tokens", "completion_tokens"))
     assert one.prompt_tokens == 500
+
+
+@pytest.mark.parametrize("chain", ["one", "one, cache", "one, retry", "one, cache, retry"])
+async def test_an_answer_that_does_not_fit_its_schema_has_cost_what_it_took(start: Start, chain: str) -> None:
+    """Whether the call fails by it, or another try brings one that fits."""
+    text = config().replace("two: {", "cache: {}, retry: {wait: 0, budget: 9}, two: {").replace("[one]", f"[{chain}]")
+    answers = iter(["no such thing", '{"a": 1}'])
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"required": ["a"]}}}
+    async with start(text, Simulator(say=lambda body: Said(next(answers)))) as run:
+        response = await run.chat(response_format=schema)
+        told = await response.json()
+        one = await ended()
+    assert (one.error, one.attempts) == (("", 2) if "retry" in chain else ("upstream_invalid_answer", 1))
+    assert one.estimated == () and one.completion_tokens is not None and one.prompt_tokens is not None
+    if "retry" in chain:
+        used = told["usage"]
+        assert one.prompt_tokens == 2 * used["prompt_tokens"] and one.completion_tokens > used["completion_tokens"]
+    else:
+        assert one.prompt_tokens > 1 and one.completion_tokens > 1 and one.eval_ns > 0
 
 
 async def test_sources_do_not_complete_an_answer(start: Start) -> None:
