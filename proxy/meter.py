@@ -272,7 +272,8 @@ def letters(ask: Ask) -> int:
     if isinstance(ask, Chat):
         return sum(len(message.text) + LETTERS * PICTURE * len(message.images) for message in ask.messages)
     if isinstance(ask, Complete):
-        return sum(map(len, ask.prompts))
+        beside = len(ask.system) + len(ask.suffix) + LETTERS * PICTURE * len(ask.images)
+        return sum(len(prompt) + beside for prompt in ask.prompts)
     if isinstance(ask, Embed):
         return sum(map(len, ask.inputs))
     return 0

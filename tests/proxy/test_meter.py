@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Late, Running, Start
-from tests.whole.asking import data_url, until_shared
+from tests.whole.asking import PNG, data_url, until_shared
 
 TOLD: list[CallEnded] = []
 
@@ -313,14 +314,23 @@ class Grounded(Metering):
         await asyncio.sleep(30)
 
 
-async def test_a_picture_is_estimated_where_nobody_counted(start: Start) -> None:
+async def test_what_is_told_beside_a_prompt_is_estimated_too(start: Start) -> None:
+    """Where nobody counted: pictures, and what the model is told of its part."""
     shown = {"type": "image_url", "image_url": {"url": data_url()}}
-    async with start(config(), Simulator(faults=[Fault("eof", after=2)])) as run:
-        answer = await run.chat(model="demo-vision", messages=[{"role": "user", "content": [shown]}], stream=True)
-        await answer.read()
-        one = await ended()
-    assert (one.error, one.estimated) == ("upstream_cut", ("prompt_tokens", "completion_tokens"))
-    assert one.prompt_tokens == 500
+    picture = base64.b64encode(PNG).decode()
+    for path, asked, tokens in (
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [shown]}]}, 500),
+        ("/api/generate", {"prompt": "what?", "images": [picture]}, 501),
+        ("/api/generate", {"prompt": "what", "system": "be kind " * 50}, 101),
+    ):
+        async with start(config(), Simulator(faults=[Fault("eof", after=2)])) as run:
+            body = {"model": "demo-vision", "stream": True, **asked}
+            async with run.http.post(f"{run.url}{path}", json=body) as answer:
+                await answer.read()
+            one = await ended()
+        assert (one.error, one.estimated) == ("upstream_cut", ("prompt_tokens", "completion_tokens"))
+        assert one.prompt_tokens == tokens
+        TOLD.clear()
 
 
 @pytest.mark.parametrize("chain", ["one", "one, cache", "one, retry", "one, cache, retry"])
