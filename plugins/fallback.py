@@ -73,13 +73,27 @@ class Trail:
 class Waiting:
     """The current task, as it waits for a stream to begin.  `asyncio.timeout` would not say why it ends that."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
+        """limit: seconds."""
         self.task = cast("asyncio.Task[object]", asyncio.current_task())
+        self.before = self.task.cancelling()
         self.ended = False
+        self.timer = asyncio.get_running_loop().call_later(limit, self.end)
 
     def end(self) -> None:
         self.ended = True
         self.task.cancel(LATE)
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether nothing but the limit has ended it: else somebody waits no more for any other either."""
+        return self.ended and self.task.cancelling() == self.before + 1
+
+    def over(self) -> None:
+        """Whatever became of the cancellation, the task is not one that is being cancelled by this any more."""
+        self.timer.cancel()
+        if self.ended:
+            self.task.uncancel()
 
 
 class Fallback:
@@ -209,17 +223,16 @@ class Fallback:
         limit = self.settings.first_token
         if limit is None or not impatient or not call.stream:
             return await call_next(call)
-        waiting = Waiting()
-        timer = asyncio.get_running_loop().call_later(limit, waiting.end)
+        waiting = Waiting(limit)
         try:
             return await call_next(call)
         except asyncio.CancelledError:
-            if not waiting.ended or waiting.task.uncancel():
-                raise  # somebody else does not wait any more
+            if not waiting.in_vain:
+                raise
             message = f"{place_of(call)} did not begin within {limit:g} seconds."
             raise UpstreamError(message, "timeout", code="first_token_timeout") from None
         finally:
-            timer.cancel()
+            waiting.over()
 
     def fits(self, link: Link, error: ProxyError) -> bool:
         allowed = link.on if isinstance(link, Other) and link.on is not None else self.settings.on

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from proxy.config import Strict
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, UpstreamError
 from proxy.host import Host
 from proxy.news import Attempt
 from proxy.types import Call, Handler, Reply
@@ -344,3 +344,40 @@ async def test_a_stream_that_did_not_begin_in_time_was_a_try(start: Start) -> No
     async with start(text, failing(Fault("stall"))) as run:
         assert (await streamed(await late(run))).done
     assert [(one.model, one.error) for one in Ear.heard] == [("demo", "first_token_timeout"), ("spare:latest", "")]
+
+
+class Turning:
+    """Further in, makes a failure of the upstream of what is cancelled; further out, counts what is still to be."""
+
+    counted: ClassVar[list[int]] = []
+
+    class Settings(Strict):
+        outer: bool = False
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.outer = settings.outer
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        try:
+            return await call_next(call)
+        except asyncio.CancelledError:
+            if self.outer:
+                raise
+            raise UpstreamError("It was cut.", "cut") from None
+        finally:
+            if self.outer and (task := asyncio.current_task()) is not None:
+                self.counted.append(task.cancelling())
+
+
+async def test_a_limit_whose_end_becomes_another_failure_leaves_no_cancellation_behind(start: Start) -> None:
+    """Else a limit of time around it would take itself for somebody else's."""
+    Turning.counted.clear()
+    use = "use: 'tests.plugins.test_fallback:Turning'"
+    text = config("{models: {demo: [spare]}, first_token: 30}", "out, fallback, in")
+    text = text.replace("cache: {}", f"out: {{{use}, outer: true}}, in: {{{use}}}")
+    text += "streams: {heartbeat: 0}\n"
+    async with start(text, failing(Fault("stall"))) as run:
+        response = await late(run)
+        assert (await streamed(response)).done
+        assert response.headers["x-gemmapy-fallback"] == "demo (upstream_cut), spare"
+    assert Turning.counted == [0]
