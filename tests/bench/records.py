@@ -26,7 +26,9 @@ from tests.bench.processes import Bench
 from tests.bench.report import Found
 from tests.servers import installed_postgres
 
-WHOLE: Final = "usage, cache, fallback, retry"
+WHOLE: Final = "usage, limits, cache, fallback, retry"
+RULED: Final = "the same, tokens a minute limited"
+RULE: Final = "{requests_per_minute: 100000000, tokens_per_minute: 100000000000}"
 ROWS: Final = 1_000_000
 TOGETHER: Final = 20_000
 USERS: Final = [f"user-{number}" for number in range(50)]
@@ -51,20 +53,28 @@ PATHS: Final = (
 
 def chain(bench: Bench, length: Length) -> Iterator[Found]:
     """Every call is another one, so that the cache never hits."""
-    url = f"database: {{url: 'sqlite:///{bench.folder}/chain.db'}}\n"
-    memory = "stores: {own: {memory: {max_bytes: 20000000}}}\n"
-    plugins = "plugins: {usage: {}, cache: {store: own}, fallback: {}, retry: {}}\n"
     with ExitStack() as stack:
-        servers = {
-            "empty chain": Served(stack.enter_context(bench.proxy()), asks.openai()),
-            "usage": Served(
-                stack.enter_context(bench.proxy("usage", more=url.replace("chain", "alone"))), asks.openai()
-            ),
-            WHOLE: Served(stack.enter_context(bench.proxy(WHOLE, more=url + memory + plugins)), asks.openai()),
+        chains = {
+            "empty chain": bench.proxy(),
+            "usage": bench.proxy("usage", more=kept_in(bench, "usage")),
+            WHOLE: bench.proxy(WHOLE, more=kept_in(bench, "whole") + filled_in("{}")),
+            RULED: bench.proxy(WHOLE, more=kept_in(bench, "ruled") + filled_in(f"{{limits: [{RULE}]}}")),
         }
+        servers = {name: Served(stack.enter_context(proxy), asks.openai()) for name, proxy in chains.items()}
         samples = interleaved(bench, servers, length)
+    print(f"  {RULED}: {ratio(samples, RULED, 'empty chain'):.3f} of the empty chain")
     yield Found("usage / empty chain", ratio(samples, "usage", "empty chain"), "", 0.75, 0.85, least=True)
     yield Found(f"{WHOLE} / empty chain", ratio(samples, WHOLE, "empty chain"), "", 0.75, 0.85, least=True)
+
+
+def kept_in(bench: Bench, name: str) -> str:
+    return f"database: {{url: 'sqlite:///{bench.folder}/{name}.db'}}\n"
+
+
+def filled_in(limits: str) -> str:
+    """The settings of all plugins of the whole chain."""
+    store = "stores: {own: {memory: {max_bytes: 20000000}}}\n"
+    return f"{store}plugins: {{usage: {{}}, limits: {limits}, cache: {{store: own}}, fallback: {{}}, retry: {{}}}}\n"
 
 
 def dashboards(bench: Bench, length: Length) -> Iterator[Found]:
