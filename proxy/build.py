@@ -40,7 +40,7 @@ from proxy.identity import Guard, Verifier
 from proxy.live import Pipeline, Router
 from proxy.models import Offers
 from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
-from proxy.registry import build_plugins
+from proxy.registry import build_plugins, in_order
 from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds, tell_unwritable
@@ -266,7 +266,7 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
         for identity in (assembly.accounts, assembly.tokens):
             if identity is not None:
                 await stack.enter_async_context(identity)
-        for plugin in assembly.plugins.values():
+        for plugin in in_order(assembly.plugins.values()):
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)
         for pool in assembly.pools.values():  # last: those who wait go by it at once, and it may not come to be

@@ -91,6 +91,12 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
     return plugins
 
 
+def in_order(plugins: Iterable[Any]) -> list[Any]:
+    """As they begin; they end the other way round: first who makes answers in the background, last who measures calls
+    and hears of those, too, that end with the others."""
+    return sorted(plugins, key=lambda one: (getattr(one, "place", "") == "defers") - getattr(one, "measures", False))
+
+
 def described(name: str, declared: Mapping[str, Any], source: Source) -> tuple[Any, Any]:
     """The class of a plugin, and its checked settings.  Raises ConfigError."""
     settings = dict(declared)

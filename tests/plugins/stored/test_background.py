@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
-from tests.plugins.stored.asking import HI, A, ask, clients, config, ended, respond, streaming
+from tests.plugins.stored.asking import HI, KEYS, A, ask, clients, config, ended, respond, streaming
 from tests.whole.asking import error_of
 from tests.whole.responding import events_of, parsed, told
 
@@ -211,6 +212,26 @@ async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Sta
         for one in (made, waiting):
             end = (await ask(run, "GET", f"/v1/responses/{one['id']}"))[1]
             assert end["status"] == "failed" and "stopped" in end["error"]["message"]
+
+
+@pytest.mark.parametrize("order", [("stored", "usage", "limits"), ("limits", "usage", "stored")])
+async def test_what_one_took_that_the_server_cut_is_recorded_and_spent(
+    start: Start, tmp_path: Any, order: tuple[str, ...]
+) -> None:
+    """Wherever the plugins stand in the file."""
+    declared = {name: {"limits": [{"tokens_per_day": 1000}]} if name == "limits" else {} for name in order}
+    chain = "chains: {chat: [stored, usage, limits]}\n"
+    text = f"database: {{url: 'sqlite:///{tmp_path}/x.db'}}\nplugins: {json.dumps(declared)}\n{chain}{KEYS}"
+    async with start(text, slow()) as run:
+        await respond(run, background=True)
+        async with asyncio.timeout(20):
+            while not run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.02)
+    async with start(text) as run:
+        figures = (await ask(run, "GET", "/api/metrics/dashboard"))[1]
+        assert (figures["total_requests"], figures["errors"]) == (1, 1)
+        (limit,) = (await ask(run, "GET", "/api/limits"))[1]["data"]
+        assert limit["limits"]["tokens_per_day"]["used"] == figures["prompt_tokens"] > 0
 
 
 async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be_ended(
