@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final, NoReturn
 
@@ -16,7 +17,7 @@ from plugins.limits.counting import Counting
 from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
 from plugins.limits.told import money
 from proxy.config import Strict
-from proxy.errors import Busy
+from proxy.errors import Busy, UpstreamError
 from proxy.host import Host
 from proxy.stores.counters import Verdict
 from proxy.stores.keyvalue import StoreError
@@ -60,18 +61,32 @@ class Api:
     async def subjects(self, caller: Caller) -> list[str]:
         """Those that were counted lately and may be seen by this caller, and those that are there for every caller."""
         mine = {"caller": caller.name, "key": caller.key}
-        found = {one for one in await self.counting.counters.names() if self.may_see(caller, one)}
+        names, models = await self.counting.counters.names(), await self.models(caller)
+        found = {one for one in names if self.may_see(caller, one, models)}
         for rule in self.rules.rules.values():
             if {"model", "route"}.isdisjoint(rule.dimensions) and self.rules.applies(rule, mine):
                 found.add(subject_of(rule, mine))
         return sorted(found)
 
-    def may_see(self, caller: Caller, subject: str) -> bool:
+    async def models(self, caller: Caller) -> Collection[str]:
+        """Those that this caller is told of, by the names that are counted."""
+        if caller.is_admin or not any(is_models(rule.dimensions) for rule in self.rules.rules.values()):
+            return ()
+        with suppress(UpstreamError):
+            return {self.rules.named(one.name) for one in await self.host.models.all(caller.models)}
+        return ()
+
+    def may_see(self, caller: Caller, subject: str, models: Collection[str]) -> bool:
+        """models: those that this caller is told of; what others have called by any other name is theirs."""
         if (read := self.rules.read(subject)) is None:
             return False
         rule, told = read
         mine = {"caller": caller.name, "key": caller.key}
-        return caller.is_admin or (self.rules.applies(rule, mine) and subject_of(rule, {**told, **mine}) == subject)
+        if caller.is_admin:
+            return True
+        if is_models(told) and told["model"] not in models:
+            return False
+        return self.rules.applies(rule, mine) and subject_of(rule, {**told, **mine}) == subject
 
     async def entry(self, subject: str) -> JSON:
         rule, told = self.rules.read(subject) or gone(subject)
@@ -91,6 +106,11 @@ class Api:
         if one.quantity.period:
             return {**amounts, "reset": round(self.calendar.span(one.quantity.period).ends - self.calendar.time(), 3)}
         return {**amounts, "reset": round(verdict.whole[index], 3)} if one.quantity.window else amounts
+
+
+def is_models(dimensions: Collection[str]) -> bool:
+    """Whether a count is of a model's calls, whoever makes them."""
+    return "model" in dimensions and {"caller", "key"}.isdisjoint(dimensions)
 
 
 def gone(subject: str) -> NoReturn:

@@ -294,6 +294,19 @@ async def test_callers_see_their_own_limits_and_admins_all(start: Start) -> None
     assert {one.get("caller") for one in all_of_them} == {"ann", "bob", "root", None}
 
 
+async def test_what_others_have_asked_for_is_told_by_the_names_of_ones_own_models_only(start: Start) -> None:
+    """Anything may stand where a model's name is wanted."""
+    keys = KEYS.replace("bob: bob-key", "bob: {key: bob-key, models: [demo]}")
+    rules = ("{per: model, requests_per_minute: 9}", "{per: [route, model], at_once: 2}")
+    async with start(keys + limits(*rules)) as run:
+        for model in ("demo", "demo-thinking", "ann@home"):
+            await chat(run, "ann", model=model)
+        seen = {who: {one["model"] for one in await told(run, who)} for who in ("ann", "bob", "root")}
+        assert seen["bob"] == {"demo:latest"}
+        assert seen["ann"] == {"demo:latest", "demo-thinking:latest"}
+        assert seen["root"] == {"demo:latest", "demo-thinking:latest", "ann@home:latest"}
+
+
 async def test_limits_are_told_in_pages(start: Start) -> None:
     names = [f"c{number}" for number in range(5)]
     keys = "keys: {root: {key: root-key, role: admin}, " + ", ".join(f"{one}: {one}-key" for one in names) + "}\n"
