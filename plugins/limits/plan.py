@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from msgspec import Struct
 
 from plugins.limits.calendar import Calendar
-from plugins.limits.rules import MINUTE, Quantity, Rule, Which
+from plugins.limits.rules import MINUTE, QUANTITIES, Quantity, Rule, Which
 from proxy.errors import ConfigError
 from proxy.stores.counters import Claim
 
@@ -144,7 +144,7 @@ class Rules:
         return (rule, dict(zip(rule.dimensions, told, strict=True))) if len(told) == len(rule.dimensions) else None
 
 
-ORDER: Final = {name: index for index, name in enumerate(Rule.model_fields)}
+ORDER: Final = {quantity.name: index for index, quantity in enumerate(QUANTITIES)}
 
 
 def patterns_of(rule: Rule, dimension: str) -> tuple[str, ...]:

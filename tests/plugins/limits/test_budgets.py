@@ -83,6 +83,21 @@ async def test_what_is_spent_is_refused_without_another_try(start: Start, databa
         assert (await chat(run, max_tokens=20))[0] == 429
 
 
+async def test_of_all_that_is_used_up_the_budget_is_told_which_no_minute_brings_back(
+    start: Start, database_url: str
+) -> None:
+    rules = (
+        "{requests_per_minute: 1, tokens_per_minute: 10, at_once: 1, tokens_per_day: 10}",
+        "{per: all, tokens_per_month: 10}",
+    )
+    async with start(config(database_url, *rules)) as run:
+        await spend(run)
+        status, body, headers = await chat(run)
+    assert status == 429 and body["error"]["code"] == "insufficient_quota"
+    assert "tokens per month" in body["error"]["message"]
+    assert headers["x-should-retry"] == "false" and headers["x-ratelimit-remaining-requests"] == "0"
+
+
 async def test_money_is_counted_exactly_and_what_has_no_price_is_not(
     start: Start, database_url: str, prices: None
 ) -> None:
