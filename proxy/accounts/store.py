@@ -209,6 +209,7 @@ class Store:
     async def remove_user(self, who: str) -> User:
         """With all its keys.  Raises NotFound."""
         async with self.database.writing() as connection:
+            await self.locked(connection)  # nobody makes it a key meanwhile
             user = await self.one_user(connection, who)
             await connection.execute(delete(KEYS).where(KEYS.c.user_id == user.id))
             await connection.execute(delete(USERS).where(USERS.c.id == user.id))

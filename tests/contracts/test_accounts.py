@@ -154,6 +154,16 @@ async def test_with_a_user_go_its_keys(store: Store) -> None:
         await store.user("alice")
 
 
+async def test_a_user_who_goes_while_keys_are_made_has_them_or_is_not_there(store: Store) -> None:
+    wanted = Wanted("alice")
+    for _ in range(20):
+        await store.add_user("alice", "user", {})
+        making = [store.create(wanted, SECRET) for _ in range(3)]
+        told = await asyncio.gather(making[0], store.remove_user("alice"), *making[1:], return_exceptions=True)
+        assert {type(one) for one in told if isinstance(one, BaseException)} <= {NotFound}
+        assert await store.keys(10, None, None) == []
+
+
 async def test_a_last_use_never_goes_backwards(store: Store) -> None:
     _, kept = await created(store)
     await store.used({kept.id: 2_000_000, "key_gone": 1})
