@@ -63,13 +63,17 @@ def refused(one: Counted, claim: Claim, verdict: Verdict, calendar: Calendar) ->
 
 
 def spent(one: Counted, verdict: Verdict, calendar: Calendar) -> TooMany:
-    """No try of the next minutes will help, so that none shall be made."""
+    """Where it is not only reserved no try of the next minutes will help, so that none shall be made."""
     quantity, span = one.quantity, calendar.span(one.quantity.period)
     amount = money(one.most) if quantity.unit == "money" else str(one.most)
+    budget = f"The budget of {amount} {quantity.words} {one.whom}"
+    if verdict.wait is not None:
+        message = f"{budget} does not suffice for this call beside those under way; try again when they are over."
+        return TooMany(message, code="too_many_at_once", wait=SOON)
     left = one.most - verdict.used[verdict.full]
-    why = "is used up" if left <= 0 else "does not suffice for this call, with those that are under way"
+    why = "is used up" if left <= 0 else "does not suffice for this call"
     begins = datetime.fromtimestamp(span.ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    message = f"The budget of {amount} {quantity.words} {one.whom} {why}.  A new one begins at {begins}."
+    message = f"{budget} {why}.  A new one begins at {begins}."
     error = TooMany(message, code=quantity.code, wait=span.ends - calendar.time())
     error.again = False
     return error

@@ -224,6 +224,14 @@ async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -
     assert await used(counters, level()) == [1]
 
 
+async def test_whether_others_only_hold_what_is_wanted_is_told(counters: Counters) -> None:
+    await settle(counters, await granted(counters, level(2)), 3)
+    held = await granted(counters, level(5))
+    assert [(await take(counters, level(amount)))[0].wait for amount in (3, 7, 8)] == [0, 0, None]
+    await settle(counters, held, 0)
+    await granted(counters, level(7))
+
+
 async def test_a_counter_that_is_not_there_must_be_told_what_it_begins_with(counters: Counters) -> None:
     claims = (window(1), level(1, spent=None), level(1, key="m", spent=None))
     verdict, _ = await take(counters, *claims)

@@ -40,7 +40,8 @@ class Verdict(Struct, frozen=True):
     whole: seconds until each has forgotten everything, if nothing more is asked of it; 0 for those without a window.
         () where something was granted: then that is their window, and a sixtieth.
     full: index of the first that had no room, so that nothing was granted; -1 where all had.
-    wait: seconds until that one has room; None where that is not known, or will never be.
+    wait: seconds until that one has room: 0 where it comes when what others hold comes free, which nobody knows; None
+        where it never does, as far as is known.
     unknown: indexes of those that must be told what they begin with; nothing was granted.
     """
 

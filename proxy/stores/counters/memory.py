@@ -83,7 +83,7 @@ class Level:
         return 0.0
 
     def wait(self, claim: Claim, now: float) -> float | None:
-        return None
+        return 0.0 if self.spent + claim.amount <= claim.most else None
 
     def hold(self, claim: Claim, now: float) -> None:
         self.held += claim.amount

@@ -62,7 +62,7 @@ local function look_at_level(one)
 end
 
 local function wait_for(one)
-  if one.window == 0 then return -1 end
+  if one.window == 0 then return one.spent + one.amount <= one.most and 0 or -1 end -- 0: others hold it
   local left = one.used + one.amount - one.most
   for slot = one.oldest, one.newest do
     left = left - (tonumber(redis.call('HGET', one.key, slot)) or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from proxy.host import Host
 from proxy.news import CallEnded, Cost
 from proxy.server import services
 from proxy.sql.database import Database, DatabaseAway
+from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
 from tests.servers import PostgresServer, RedisServer, redis_server
@@ -118,6 +119,28 @@ async def test_what_calls_under_way_may_cost_is_reserved(start: Start, database_
     async with start(config(database_url, "{money_per_day: 3}")) as run:
         answers = await asyncio.gather(*(chat(run, max_tokens=9, messages=user("hi")) for _ in range(10)))
         assert [status for status, _, _ in answers].count(200) == 3
+
+
+@pytest.mark.parametrize("where", ["here", "redis"])
+async def test_a_budget_that_calls_under_way_have_reserved_is_not_used_up(
+    start: Start, tmp_path: Path, where: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    stall = Fault("stall", times=1, until=(go := asyncio.Event()))
+    async with AsyncExitStack() as stack:
+        store = (await stack.enter_async_context(redis_server(tmp_path))).url if where == "redis" else ""
+        text = config(url, "{tokens_per_day: 1000}", store=store)
+        run = await stack.enter_async_context(start(text, Simulator(faults=[stall])))
+        first = asyncio.ensure_future(chat(run, stream=True, max_tokens=900))
+        await until_used(run, "tokens_per_day", 901)
+        status, body, headers = await chat(run, max_tokens=500)
+        assert (status, body["error"]["code"], headers["retry-after"]) == (429, "too_many_at_once", "1")
+        assert "x-should-retry" not in headers and "beside those under way" in body["error"]["message"]
+        go.set()
+        assert (await first)[0] == 200
+        async with asyncio.timeout(30):
+            while (await chat(run, max_tokens=500))[0] != 200:
+                pass
 
 
 async def test_two_servers_on_one_database_add_up(start: Start, database_url: str, tmp_path: Path) -> None:
