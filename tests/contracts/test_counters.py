@@ -224,6 +224,12 @@ async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -
     assert await used(counters, level()) == [1]
 
 
+async def test_nothing_has_room_whatever_was_taken_beyond_the_most(counters: Counters) -> None:
+    await settle(counters, await granted(counters, window(2), level(2)), 30, 20)
+    await granted(counters, window(0), level(0))
+    assert await used(counters, window(), level()) == [30, 20]
+
+
 async def test_whether_others_only_hold_what_is_wanted_is_told(counters: Counters) -> None:
     await settle(counters, await granted(counters, level(2)), 3)
     held = await granted(counters, level(5))

@@ -16,7 +16,7 @@ MOST_NAMES: Final = 10_000
 class Claim(Struct, frozen=True):
     """An amount that is asked of one counter.  All amounts are whole numbers, below 2**53.
 
-    most: what may be had.
+    most: what may be had.  amount: of 0 there is always room, whatever was taken beyond it.
     window: seconds.  Such a counter counts what was granted within the window before now: in no stretch of that length
         is more granted than `most`, and what leaves the window is free at most a sixtieth of it later.
     life: seconds that a counter without a window is kept.  It counts what was spent, and what is held by those whose

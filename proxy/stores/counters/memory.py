@@ -124,7 +124,7 @@ class InMemory:
             elif (counter := self.made(claim, now)) is None:
                 return self.ignorant(claims, now)
             had = counter.used(now)
-            if had + claim.amount > claim.most and full < 0:
+            if claim.amount and had + claim.amount > claim.most and full < 0:
                 full = len(used)
             counters.append(counter)
             used.append(had)

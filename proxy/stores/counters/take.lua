@@ -98,7 +98,7 @@ for index = 1, #KEYS / 2 do
   claims[index] = one
   if not one.used then
     unknown[#unknown + 1] = index - 1
-  elseif not full and one.used + one.amount > one.most then
+  elseif not full and one.amount > 0 and one.used + one.amount > one.most then
     full = index
   end
 end

@@ -115,6 +115,16 @@ async def test_money_is_counted_exactly_and_what_has_no_price_is_not(
         assert await used(run, "money_per_day") == shown
 
 
+async def test_a_model_without_a_price_can_be_asked_when_the_money_is_used_up(
+    start: Start, database_url: str, prices: None
+) -> None:
+    async with start(config(database_url, "{money_per_day: 1}")) as run:
+        await spend(run, max_tokens=3)
+        assert float(await used(run, "money_per_day")) > 1
+        assert (await chat(run, max_tokens=3))[0] == 429
+        await spend(run, model="demo-thinking", max_tokens=3)
+
+
 async def test_what_calls_under_way_may_cost_is_reserved(start: Start, database_url: str, prices: None) -> None:
     async with start(config(database_url, "{money_per_day: 3}")) as run:
         answers = await asyncio.gather(*(chat(run, max_tokens=9, messages=user("hi")) for _ in range(10)))
