@@ -100,6 +100,9 @@ class Tally(Heard, eq=False, kw_only=True):
         meter = f"{call.route} {next(NUMBERS)}"
         return cls(call=call, host=host, meter=meter, at=clock.time(), began=clock.monotonic())
 
+    def foretold(self, facts: Mapping[str, str]) -> None:
+        self.call.witness.foretold(facts)
+
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()
         self.facts = reply.facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -26,6 +27,9 @@ class Witness:
 
     def wasted(self, usage: Usage) -> None:
         """So much took an answer that was complete and is not given, since it is not what was asked for."""
+
+    def foretold(self, facts: Mapping[str, str]) -> None:
+        """These facts of its answer are known: a stream's head may have to be written before its first event."""
 
 
 NOBODY: Final = Witness()

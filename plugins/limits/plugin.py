@@ -107,6 +107,8 @@ class Limits:
         verdict, holding, counters = await self.taken(plan, call)
         self.held[mark] = plan, holding, counters
         told = rates(plan, holding.claims, verdict)
+        if call.stream:
+            call.witness.foretold(told)
         try:
             reply = await call_next(call)
         except ProxyError as error:

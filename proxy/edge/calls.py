@@ -40,6 +40,15 @@ class Own:
     flags: Collection[str] = ()
 
 
+class Listening(Heard, eq=False, kw_only=True):
+    """Puts what is known early of an answer where its head is written."""
+
+    exchange: Exchange
+
+    def foretold(self, facts: Mapping[str, str]) -> None:
+        self.exchange.facts = {**self.exchange.facts, **facts}
+
+
 class Read(Protocol):
     """What every dialect reads of a request."""
 
@@ -69,7 +78,7 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         {name: ", ".join(request.headers.getall(name)) for name in own.headers if name in request.headers},
         deadline=None if stream else deadline(request, exchange),
         trail=trail(request),
-        witness=Heard(),
+        witness=Listening(exchange=exchange) if stream else Heard(),
     )
     own.admit(call, exchange.caller)
     if asked.extra:

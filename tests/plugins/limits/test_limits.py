@@ -60,6 +60,18 @@ async def test_a_stream_tells_what_is_left_and_the_log_does_not(start: Start, ca
     assert "chat" in caplog.text and "ratelimit" not in caplog.text
 
 
+@pytest.mark.parametrize("chain", ["limits, cache", "usage, limits"])
+async def test_a_stream_that_is_long_in_coming_tells_what_is_left(start: Start, tmp_path: Any, chain: str) -> None:
+    """Its head is written with the first heartbeat."""
+    stall = Fault("stall", until=(go := asyncio.Event()))
+    text = limits("{requests_per_minute: 5}", chain=chain).replace("cache: {}", "cache: {}, usage: {}")
+    text += f"streams: {{heartbeat: 0.01}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
+    async with start(text, Simulator(faults=[stall])) as run, await run.chat(stream=True) as response:
+        assert response.headers["x-ratelimit-remaining-requests"] == "4"
+        go.set()
+        assert "[DONE]" in await response.text()
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
     [
