@@ -37,6 +37,11 @@ class Place(Struct, frozen=True):
     ttl: float
     stamp: str
 
+    @property
+    def flight(self) -> str:
+        """What is shared while it is under way: a fallback may lead one key to a model that is closed to another."""
+        return self.where if self.call.models is None else f"{self.where} {sorted(self.call.models)}"
+
     def label(self, model: str) -> bytes:
         """What the entry can be found by.  model: the one that answered."""
         return key.label_of(self.call, model, self.tenant, self.told)

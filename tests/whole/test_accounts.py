@@ -14,9 +14,10 @@ import pytest
 
 from proxy.accounts import uses, verified
 from proxy.types import Caller
+from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
 from tests.servers import PostgresServer
-from tests.whole.asking import error_of
+from tests.whole.asking import error_of, until_shared
 
 ROOT = "canary-root-0123456789"
 
@@ -304,6 +305,24 @@ async def test_a_fallback_does_not_lead_to_a_model_that_is_closed(start: Start, 
         narrow = (await Admin(run).key_for("alice", models=["gone*"]))["key"]
         assert (await chat(run, ROOT, model="gone")).headers["x-gemmapy-model"].startswith("demo-thinking")
         assert (await error_of(await chat(run, narrow, model="gone"), 404))["code"] == "model_not_found"
+
+
+async def test_a_key_joins_no_answer_of_another_key_that_may_fall_back_to_a_model_which_is_closed_to_it(
+    start: Start, light: str
+) -> None:
+    faults = [Fault("status"), Fault("stall", until=(go := asyncio.Event()))]
+    more = "plugins: {cache: {}, fallback: {default: [demo-thinking]}}\nchains: {chat: [cache, fallback]}\n"
+    async with start(yaml(light, more), Simulator(faults=faults)) as run:
+        wide, narrow = [(await Admin(run).key_for("alice", **of))["key"] for of in ({}, {"models": ["demo"]})]
+        first = asyncio.ensure_future(chat(run, wide))
+        await run.ollama.until(lambda: not run.ollama.faults)
+        other = asyncio.ensure_future(chat(run, narrow))
+        shared = asyncio.ensure_future(until_shared(run, 2))
+        await asyncio.wait([other, shared], return_when=asyncio.FIRST_COMPLETED)
+        shared.cancel()
+        go.set()
+        assert (await first).headers["x-gemmapy-model"].startswith("demo-thinking")
+        assert (await other).headers["x-gemmapy-model"].startswith("demo:")
 
 
 # --- trouble -----------------------------------------------------------------------------------------
