@@ -72,10 +72,18 @@ class Store:
             if (await connection.execute(LISTED.where(works).limit(1))).first() is not None:
                 return None
             user = await self.ensured(connection, root, "admin")
+            await self.end_keys(connection, user)
             changed = update(USERS).where(USERS.c.id == user.id).values(role="admin", disabled=None)
             await connection.execute(changed)
             key, _ = await self.made(connection, Wanted(root, "first key", "admin"), user, secret)
         return key
+
+    async def end_keys(self, connection: AsyncConnection, user: User) -> None:
+        """Who is made an admin again may have been none because of a key: what was closed with them stays so."""
+        closed = and_(KEYS.c.user_id == user.id, KEYS.c.revoked.is_(None))
+        if user.disabled is None:
+            closed = and_(closed, KEYS.c.role == "admin")
+        await connection.execute(update(KEYS).where(closed).values(revoked=self.now()))
 
     # --- keys ------------------------------------------------------------------------------------------
 

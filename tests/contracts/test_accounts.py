@@ -194,3 +194,16 @@ async def test_a_first_key_is_made_again_only_when_no_admin_has_one_that_works(s
     assert again is not None
     told = await found(store, again)
     assert told is not None and told.caller.is_admin and told.refusal == ""
+
+
+@pytest.mark.parametrize("closed", [{"disabled": True}, {"role": "user"}])
+async def test_what_was_closed_with_an_admin_stays_closed_when_there_is_a_first_key_again(
+    store: Store, closed: dict[str, object]
+) -> None:
+    leaked = await store.bootstrap(SECRET)
+    low, _ = await store.create(Wanted("admin"), SECRET)
+    await store.change_user("admin", closed)
+    assert leaked is not None and await store.bootstrap(SECRET) is not None
+    for key, ended in ((leaked, True), (low, "disabled" in closed)):
+        told = await found(store, key)
+        assert told is not None and bool(told.refusal) is ended
