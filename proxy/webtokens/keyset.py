@@ -82,6 +82,15 @@ class KeySet:
             raise KeysAway(self.place, self.why)
         return found
 
+    async def renewed(self) -> bool:
+        """Whether there are others by now, in a set that has not been asked for a moment ago."""
+        before = self.keys
+        if self.services.clock.monotonic() - self.asked >= SELDOM:
+            self.refresh()
+        if self.asking is not None:
+            await asyncio.wait([self.asking], timeout=PATIENCE)
+        return self.keys is not before
+
     def found(self, algorithm: str, id: str | None) -> Sequence[PublicKey]:
         fit = [one for one in self.keys if algorithm in one.algorithms and (id is None or one.id == id)]
         return fit[:TRIED]

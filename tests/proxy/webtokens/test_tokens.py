@@ -227,6 +227,21 @@ async def test_keys_come_from_a_url_and_are_asked_for_again_when_a_new_one_is_na
         assert there.asked == 2
 
 
+@pytest.mark.parametrize("kid", ["one", None])
+async def test_keys_are_asked_for_again_when_another_has_signed_under_the_same_id_or_none(
+    monkeypatch: pytest.MonkeyPatch, kid: str | None
+) -> None:
+    async with provider() as there, tokens(jwks=there.url) as made, made:
+        assert await verdict(made, token()) == "alice user"
+        there.keys = [public(rsa_key(1), kid="one")]
+        for _ in range(3):
+            assert "signed by nobody" in await verdict(made, token(rsa_key(1), kid=kid))
+        assert there.asked == 1
+        monkeypatch.setattr(keyset, "SELDOM", 0.0)
+        assert await verdict(made, token(rsa_key(1), kid=kid)) == "alice user"
+        assert there.asked == 2
+
+
 async def test_while_the_provider_is_away_its_last_keys_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyset, "SELDOM", 0.0)
     async with provider() as there, tokens(jwks=there.url) as made, made:
