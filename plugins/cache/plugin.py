@@ -187,11 +187,11 @@ class Cache:
 
     def flying(self, place: Place) -> Flight | None:
         """The answer that is under way, unless what it would become was taken out since it began."""
-        flying = self.flights.get(place.flight)
-        if flying is not None and self.clearings.took(
-            flying.began, place.where, partial(place.label, place.call.model)
-        ):
-            del self.flights[place.flight]
+        name = place.flight
+        if (flying := self.flights.get(name)) is None:
+            return None
+        if self.clearings.took(flying.began, place.where, partial(place.label, place.call.model)):
+            del self.flights[name]
             return None
         return flying
 
@@ -199,14 +199,14 @@ class Cache:
         """A new answer under way."""
         flight = Flight.of(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
         flight.task = self.host.background.start(flight.run(place.call, call_next), "generating a shared answer")
-        if place.flight not in self.flights and len(self.flights) < MOST_FLIGHTS:
-            self.flights[place.flight] = flight
+        if len(self.flights) < MOST_FLIGHTS:
+            self.flights.setdefault(place.flight, flight)
         return flight
 
     def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
-        if self.flights.get(place.flight) is flight:
-            del self.flights[place.flight]
+        if self.flights.get(name := place.flight) is flight:
+            del self.flights[name]
         if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed):
             return
         if not self.worth(flight, place.stamp):
