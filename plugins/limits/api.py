@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydantic import Field
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting
 from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
+from plugins.limits.rules import Which
 from plugins.limits.told import money
 from proxy.config import Strict
 from proxy.errors import Busy, UpstreamError
@@ -24,6 +26,7 @@ from proxy.stores.keyvalue import StoreError
 from proxy.types import JSON, Caller, Route
 
 MOST: Final = 1000
+WHICH: Final = ("match", "unless")
 
 
 class Page(Strict):
@@ -50,12 +53,13 @@ class Api:
         caller, page = self.host.desk.caller(request), self.host.desk.query(request, Page)
         try:
             await self.note()
-            subjects = [one for one in await self.subjects(caller) if one > page.after]
-            data = await asyncio.gather(*(self.entry(one) for one in subjects[: page.limit]))
+            found = {self.shown(caller, one): one for one in await self.subjects(caller)}
+            ids = sorted(one for one in found if one > page.after)
+            data = await asyncio.gather(*(self.entry(caller, one, found[one]) for one in ids[: page.limit]))
         except StoreError as error:
             raise Busy(f"Limits cannot be looked up now: {error}.", code="store_unavailable", wait=5.0) from error
         last = data[-1]["id"] if data else None
-        body = {"object": "list", "data": data, "has_more": len(subjects) > page.limit, "last": last}
+        body = {"object": "list", "data": data, "has_more": len(ids) > page.limit, "last": last}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def subjects(self, caller: Caller) -> list[str]:
@@ -66,7 +70,14 @@ class Api:
         for rule in self.rules.rules.values():
             if {"model", "route"}.isdisjoint(rule.dimensions) and self.rules.applies(rule, mine):
                 found.add(subject_of(rule, mine))
-        return sorted(found)
+        return list(found)
+
+    def shown(self, caller: Caller, subject: str) -> str:
+        """Its id; the text of a rule that names callers or their keys is the operator's alone."""
+        rule, _ = self.rules.read(subject) or gone(subject)
+        if caller.is_admin or not any((rule.match.caller, rule.match.key, rule.unless.caller, rule.unless.key)):
+            return subject
+        return hashlib.sha256(subject.encode()).hexdigest()[:32]
 
     async def models(self, caller: Caller) -> Collection[str]:
         """Those that this caller is told of, by the names that are counted."""
@@ -88,14 +99,16 @@ class Api:
             return False
         return self.rules.applies(rule, mine) and subject_of(rule, {**told, **mine}) == subject
 
-    async def entry(self, subject: str) -> JSON:
+    async def entry(self, caller: Caller, id: str, subject: str) -> JSON:
         rule, told = self.rules.read(subject) or gone(subject)
         counted = list(counted_of(rule, subject))
         claims = [one.claim(NOTHING, self.calendar) for one in counted]
         verdict, _, _ = await self.counting.taken(self.counting.counters, claims, "")
         limits = {one.quantity.name: self.figures(one, verdict, index) for index, one in enumerate(counted)}
-        said = rule.model_dump(mode="json", include={"per", "match", "unless"}, exclude_defaults=True)
-        return {"id": subject, "rule": {"per": rule.per, **said}, **told, "limits": limits}
+        which = Which.model_fields if caller.is_admin else ("model", "route")
+        said = {name: getattr(rule, name).model_dump(include=set(which), exclude_defaults=True) for name in WHICH}
+        named = {name: patterns for name, patterns in said.items() if patterns}
+        return {"id": id, "rule": {"per": rule.per, **named}, **told, "limits": limits}
 
     def figures(self, one: Counted, verdict: Verdict, index: int) -> JSON:
         """Money is text, since it is exact.  reset: seconds until nothing counts any more, if nothing more is asked."""

@@ -319,6 +319,23 @@ async def test_what_others_have_asked_for_is_told_by_the_names_of_ones_own_model
         assert seen["root"] == {"demo:latest", "demo-thinking:latest", "ann@home:latest"}
 
 
+async def test_whom_else_a_rule_names_is_told_to_admins_only(start: Start) -> None:
+    rules = (
+        "{unless: {caller: bob}, match: {model: 'demo*'}, requests_per_minute: 9}",
+        "{match: {caller: [ann, carl]}, at_once: 4}",
+    )
+    async with start(KEYS + limits(*rules)) as run:
+        await chat(run, "ann")
+        mine, all_of_them = await told(run, "ann"), await told(run, "root")
+    assert sorted(map(str, (one["rule"] for one in mine))) == [
+        "{'per': ['caller'], 'match': {'model': ['demo*']}}",
+        "{'per': ['caller']}",
+    ]
+    assert "bob" not in str(mine) and "carl" not in str(mine)
+    assert len({one["id"] for one in mine}) == 2
+    assert "'unless': {'caller': ['bob']}" in str(all_of_them) and "carl" in str(all_of_them)
+
+
 async def test_limits_are_told_in_pages(start: Start) -> None:
     names = [f"c{number}" for number in range(5)]
     keys = "keys: {root: {key: root-key, role: admin}, " + ", ".join(f"{one}: {one}-key" for one in names) + "}\n"
