@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Final, Literal, TypeAlias, cast
@@ -132,10 +133,11 @@ class Fallback:
         if unknown:
             raise ConfigError([f"no upstream is called {name!r}" for name in sorted(filter(None, unknown))])
 
-    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+    def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
         links = self.links(call)
-        if not links:
-            return await tried(call, call_next, self.host)
+        return self.caught(call, call_next, links) if links else tried(call, call_next, self.host)
+
+    async def caught(self, call: Call, call_next: Handler, links: tuple[Link, ...]) -> Reply:
         try:
             return await self.asked(call, call_next, self.impatient(links))
         except ProxyError as error:

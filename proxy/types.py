@@ -225,7 +225,7 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @runtime_checkable
 class Plugin(Protocol):
-    """Sits in a chain.
+    """Sits in a chain.  Who only hands a call on, or to a coroutine of its own, needs not be one itself.
 
     Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
     and `place` what it does to a call, of which `check` judges the order of a chain:
@@ -237,7 +237,7 @@ class Plugin(Protocol):
     is told of those, too, that are not let into a chain in which it stands.
     """
 
-    async def __call__(self, call: Call, call_next: Handler) -> Reply: ...
+    def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]: ...
 
 
 @runtime_checkable

@@ -55,7 +55,12 @@ class Flight(Struct, eq=False):
         self.whole = not call.stream
         try:
             made = call.but(progress=self.progress, deadline=self.deadline, witness=self.asked)
-            await self.read(await call_next(made))
+            reply = await call_next(made)
+            self.facts = reply.facts
+            if type(reply.events) is Replay and not reply.closers:
+                self.events += reply.events.rest
+            else:
+                await self.read(reply)
         except Exception as error:  # raised by every reader
             self.error = error
         except BaseException:  # cancelled, and by its last reader unless the server stops
@@ -68,10 +73,6 @@ class Flight(Struct, eq=False):
 
     async def read(self, reply: Reply) -> None:
         try:
-            self.facts = reply.facts
-            if type(reply.events) is Replay:
-                self.events += reply.events.rest
-                return
             async for event in reply.events:
                 self.events.append(event)
                 self.begun = True

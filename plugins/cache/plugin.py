@@ -91,12 +91,14 @@ class Cache:
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
         wishes = wishes_of(call)
-        stamp = (self.recent(call.model) or await self.stamp(call.model)) if self.may(call, wishes) else None
-        if stamp is None:
+        stamp = None
+        if wishes.keeps and (self.settings.sampled == "cache" or key.repeats(call)):
+            stamp = self.recent(call.model) or await self.stamp(call.model)
+        if stamp is None:  # or it can be neither kept nor shared
             return await self.bypassed(call, call_next, wishes)
         tenant = self.tenant(call.caller)
-        if call.tags and (upstream := call.tags.get("upstream")):
-            stamp = f"{stamp} {upstream}"  # another plugin has chosen the place
+        if call.tags and (upstream := call.tags.get("upstream")):  # another plugin has chosen the place
+            stamp = f"{stamp} {upstream}"
         told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
@@ -115,6 +117,9 @@ class Cache:
         place = Place(where, call, tenant, told, self.ttl(wishes), stamp)
         flying = self.flying(place) if wishes.reads else None
         reply = await (flying or self.begun(place, call_next, near)).joined(call)
+        return self.noted(call, reply, digest)
+
+    def noted(self, call: Call, reply: Reply, digest: str) -> Reply:
         facts = {"cache": "miss", **reply.facts, "cache-key": digest}
         self.stats.note(facts.get("model", call.model), facts["cache"])
         return Reply(reply.events, facts, reply.closers)
@@ -144,10 +149,6 @@ class Cache:
         if stamp is not None:
             self.stamps[model] = (self.clock.monotonic() + RECENT, stamp)
         return stamp
-
-    def may(self, call: Call, wishes: Wishes) -> bool:
-        """Whether an answer to this call could be kept or shared at all."""
-        return wishes.keeps and (self.settings.sampled == "cache" or key.repeats(call))
 
     def tenant(self, caller: str) -> str:
         return caller if self.settings.share == "caller" else ""

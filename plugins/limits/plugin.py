@@ -92,13 +92,13 @@ class Limits:
         host = self.host
         self.ledger = host.kept("limits ledger", lambda: Ledger(host.open_database, host.services))
 
-    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+    def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
         if not self.rules.rules:
-            return await call_next(call)
+            return call_next(call)
         plan = self.plan(call.caller, call.key, call.model, call.route)
         if not plan.counted:
-            return await call_next(call)
-        return await metered(call, partial(self.limited, plan, call_next), self.host)
+            return call_next(call)
+        return metered(call, partial(self.limited, plan, call_next), self.host)
 
     async def limited(self, plan: Plan, call_next: Handler, call: Call) -> Reply:
         mark = call.tags[METERED]

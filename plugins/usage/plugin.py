@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Final, Self
 
@@ -73,8 +73,8 @@ class Usage:
     def adopted(self) -> None:
         self.writer.most = self.settings.pending
 
-    async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        return await metered(call, call_next, self.host)
+    def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
+        return metered(call, call_next, self.host)
 
     def ended(self, ended: CallEnded) -> None:
         self.writer.add(ended)
