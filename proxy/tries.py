@@ -28,32 +28,41 @@ async def tried(
     heard = call.witness
     if not isinstance(heard, Heard):  # as of a call of a plugin's own
         return await tried(call.but(witness=Heard()), call_next, host, number, also)
-    outer, began = heard.trying, host.clock.monotonic()
-    if outer is None or outer.route != call.route:  # else that one is of the call that this is a plugin's own for
-        one = heard.trying = Try(call.route, number, began)
-    else:
-        one, number = outer, outer.again(number, began)
+    one = begun(call, number, host)
     try:
-        reply = await call_next(call)
+        reply = await call_next(call.but(trying=one))
     except ProxyError as error:
         if not one.told and (isinstance(error, UpstreamError) or also(error)):
             heard.failed()
-            announce(call, one.back(number, began), host, error.facts, error.code or error.kind)
+            announce(call, one, host, error.facts, error.code or error.kind)
         raise
     except asyncio.CancelledError as error:
-        if one is not outer:  # who stands furthest out tells of it: any of them may have done that, and for a reason
-            left(call, one, host, heard, error)
+        left(call, one, host, heard, error)
         raise
+    else:
+        if not one.told:
+            announce(call, one, host, reply.facts, "")
+        return reply
     finally:
-        heard.trying = outer
-    if not one.told:
-        announce(call, one, host, reply.facts, "")
-    return reply
+        if one.outer is not None:
+            one.outer.told = one.told
+
+
+def begun(call: Call, number: int, host: Host) -> Try:
+    outer, now = call.trying, host.clock.monotonic()
+    if outer is None or outer.route != call.route:  # that one is of the call that this is a plugin's own for
+        return Try(call.route, number, now)
+    return Try(call.route, max(number, outer.number), now, outer)
 
 
 def left(call: Call, one: Try, host: Host, heard: Heard, error: BaseException) -> None:
-    """What was never sent, such as from the line, is no try."""
-    if heard.asking:
+    """One was cancelled: who stands furthest out tells of it, since any of them may have done that, and for a reason.
+
+    What was never sent, such as from the line, is no try.
+    """
+    if one.outer is not None:
+        one.outer.number, one.outer.began = one.number, one.began
+    elif heard.asking:
         announce(call, one, host, {"model": heard.sent_as}, broken_off(error, call, host))
 
 

@@ -29,7 +29,7 @@ from proxy.clock import Moment as Moment
 from proxy.errors import Denied, ProxyError
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
-from proxy.witness import NOBODY, Witness
+from proxy.witness import NOBODY, Try, Witness
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
     import numpy as np
@@ -61,6 +61,7 @@ class Call(Struct, frozen=True):
     progress: tells a waiting client in words why it waits.
     receipt: what is to be kept of the call, where its client asked for that.
     witness: told what becomes of it before anything of its answer comes.
+    trying: which try of a call it is, where somebody further out makes tries.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Call(Struct, frozen=True):
     progress: Callable[[str], None] = unheard
     receipt: Receipt | None = None
     witness: Witness = NOBODY
+    trying: Try | None = None
 
     def but(self, **changes: Any) -> Call:
         """A copy with these fields changed."""

@@ -36,26 +36,18 @@ NOBODY: Final = Witness()
 
 
 class Try(Struct, eq=False):
-    """One under way, as all see it who make it together: each of them stands within the one before.
+    """One try of a call under way, as those see it who make it, too, further in.
 
-    number: counts from 1 over the tries of one model.  began: monotonic seconds, when the innermost handed it on.
+    number: counts from 1 over the tries of one model.  began: monotonic seconds.
+    outer: the same one, as who stands further out began it.
     told: whether one of them has announced it: who stands furthest in knows best what was asked.
     """
 
     route: str
     number: int
     began: float
+    outer: Try | None = None
     told: bool = False
-
-    def again(self, number: int, began: float) -> int:
-        """Somebody further in makes it, too; gives the number that it is for that one."""
-        self.number, self.began, self.told = max(number, self.number), began, False
-        return self.number
-
-    def back(self, number: int, began: float) -> Try:
-        """As it is for the one who made it so."""
-        self.number, self.began = number, began
-        return self
 
 
 class Heard(Witness, Struct, eq=False):
@@ -71,7 +63,6 @@ class Heard(Witness, Struct, eq=False):
     """Whether another call pays."""
     lost: tuple[Usage, ...] = ()
     """What answers took that are not given."""
-    trying: Try | None = None
 
     @property
     def tries(self) -> int:

@@ -338,6 +338,30 @@ async def test_every_try_is_announced_once(
     assert {one.upstream for one in Ear.heard} == {"local"} and all(one.seconds > 0 for one in Ear.heard)
 
 
+class Twice:
+    """Asks twice at once, and takes the first answer."""
+
+    class Settings(Strict):
+        pass
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        pass
+
+    async def __call__(self, call: Call, call_next: Handler) -> Reply:
+        first, second = await asyncio.gather(call_next(call), call_next(call))
+        await second.aclose()
+        return first
+
+
+@pytest.mark.parametrize("chain", ["twice, fallback, retry", "twice, retry", "fallback, twice, retry"])
+async def test_tries_that_are_made_at_once_are_announced_each(start: Start, chain: str) -> None:
+    use = "ear: {use: 'tests.plugins.test_fallback:Ear'}, twice: {use: 'tests.plugins.test_fallback:Twice'}"
+    async with start(config(SPARED, f"ear, {chain}").replace("cache: {}", use)) as run:
+        response = await run.chat()
+        assert response.status == 200, await response.text()
+    assert [(one.model, one.number, one.error) for one in Ear.heard] == [("demo:latest", 1, "")] * 2
+
+
 async def test_a_stream_that_did_not_begin_in_time_was_a_try(start: Start) -> None:
     text = config("{models: {demo: [spare]}, first_token: 30}", "ear, fallback, retry")
     text = text.replace("cache: {}", "ear: {use: 'tests.plugins.test_fallback:Ear'}")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.types import Call, Chat, Deadline, Message, Receipt
-from proxy.witness import Witness
+from proxy.witness import Try, Witness
 
 
 def told(text: str) -> None:
@@ -30,6 +30,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         progress=told,
         receipt=Receipt({"id": "1"}, []),
         witness=Witness(),
+        trying=Try("chat", 1, 0.0),
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for name in Call.__struct_fields__:
