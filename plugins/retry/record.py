@@ -33,8 +33,8 @@ class Record:
         """Unix seconds at which the newest bucket is full."""
 
     def counts(self, pair: Pair) -> Counter[str]:
-        if self.time() >= self.until:
-            self.begin(int(self.time()) // BUCKET)
+        if (now := self.time()) >= self.until:
+            self.begin(int(now) // BUCKET)
         if (found := self.newest.get(pair)) is not None:
             return found
         return self.newest.setdefault(pair if len(self.newest) < MODELS else OTHERS, Counter())

@@ -65,8 +65,8 @@ class Usage:
         self.attempts = Attempts(self.writer, host)
         self.chores = Chores(host.background)
         host.holds(Rows(self.writer, host))
-        host.on(CallEnded, self.ended)
-        host.on(Attempt, self.attempted)
+        host.on(CallEnded, self.writer.add)
+        host.on(Attempt, self.writer.tried)
         host.on(FellBack, self.fell_back)
         host.on(AttemptsAsked, self.attempts.asked)
 
@@ -75,12 +75,6 @@ class Usage:
 
     def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
         return metered(call, call_next, self.host)
-
-    def ended(self, ended: CallEnded) -> None:
-        self.writer.add(ended)
-
-    def attempted(self, one: Attempt) -> None:
-        self.writer.tried(one)
 
     def fell_back(self, one: FellBack) -> None:
         self.writer.add(fallback_row(one, self.host.clock.time()))

@@ -73,7 +73,7 @@ class Writer(Backlog):
     def tried(self, one: Attempt) -> None:
         if one.error or one.number > 1:
             self.add(attempt_row(one, self.clock.time()))
-        elif len(self.smooth) < self.most:
+        elif len(self.smooth.found) < self.most:
             self.smooth.add(one, self.clock.time())
         else:
             self.lose(1)
