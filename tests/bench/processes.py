@@ -141,10 +141,14 @@ def serving(command: list[str], port: int, cores: set[int], ready: str, errors: 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A place for files, and the upstream that every server under test asks."""
+    """A place for files, and the upstream that every server under test asks.
+
+    module: what is run as the proxy, and arguments of its own.
+    """
 
     folder: Path
     upstream: int
+    module: tuple[str, ...] = ("proxy",)
 
     @contextmanager
     def forwarder(self) -> Iterator[Process]:
@@ -180,7 +184,7 @@ class Bench:
             f"chains: {{chat: [{chain}], embeddings: [{chain}]}}\n"
             + (more if "plugins:" in more else f"plugins: {{{plugins}}}\n{more}")
         )
-        arguments = ["proxy", "serve", "--config", str(config)]
+        arguments = [*self.module, "serve", "--config", str(config)]
         cores = {MEASURED} if workers == 1 else set(CORES)
         with started(arguments, port, cores, "/readyz", config.with_suffix(".log")) as process:
             yield process
