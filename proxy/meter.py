@@ -175,7 +175,7 @@ class Tally(Heard, eq=False, kw_only=True):
         cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
         kept = cache in KEPT
         usage = (self.usage or NOTHING) if not self.lost else added([*self.lost, self.usage or NOTHING])
-        (prompt, completion, cached, thinking), estimated = self.tokens(usage)
+        tokens, estimated = self.tokens(usage)
         ended = CallEnded(
             call.id,
             self.at,
@@ -186,10 +186,7 @@ class Tally(Heard, eq=False, kw_only=True):
             call.model,
             facts.get("model", self.sent_as if self.worked else ""),
             facts.get("upstream", ""),
-            prompt,
-            completion,
-            cached,
-            thinking,
+            *tokens,
             estimated,
             0 if kept else nanoseconds(facts.get("queue-ms")),
             0 if kept else usage.load_ns,
