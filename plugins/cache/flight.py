@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct, field
 
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
+from proxy.host import Background
 from proxy.streams import Owed, Replay, whole
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 from proxy.witness import Heard
@@ -50,6 +51,15 @@ class Flight(Struct, eq=False):
     def of(cls, began: float, ended: Callable[[Flight], None], deadline: Deadline | None) -> Flight:
         """deadline: its first caller's, which is not put off."""
         return cls(began, ended, None if deadline is None else Deadline(deadline.at))
+
+    def begun_by(self, call: Call, call_next: Handler, background: Background) -> Awaitable[Reply]:
+        """The reply for its first reader.  Raises Busy.
+
+        It goes on at once to where it has to wait, so that who comes next may find it there, or over already.
+        """
+        reader = self.entered(call)
+        self.task = background.start(self.run(call, call_next), "generating a shared answer", at_once=True)
+        return self.heard(call, reader)
 
     async def run(self, call: Call, call_next: Handler) -> None:
         self.whole = not call.stream
@@ -97,17 +107,24 @@ class Flight(Struct, eq=False):
         self.waiting.append(waiter)
         return waiter
 
-    async def joined(self, call: Call) -> Reply:
+    def joined(self, call: Call) -> Awaitable[Reply]:
         """A reply of its own for one more reader: all that was said, and then what is being said.
 
         Raises what the generation failed with before its first event.
         """
+        return self.heard(call, self.entered(call))
+
+    def entered(self, call: Call) -> object:
+        """One more reader."""
         reader = object()
         self.readers[reader] = call.progress
         if self.payer is None:
             self.payer = reader
         if self.deadline is not None:
             self.deadline.put_off(call.deadline)
+        return reader
+
+    async def heard(self, call: Call, reader: object) -> Reply:
         try:
             while not self.begun:
                 await self.news()

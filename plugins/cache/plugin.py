@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import Final, Literal, cast
 
@@ -116,7 +116,7 @@ class Cache:
             raise NotKept
         place = Place(where, call, tenant, told, self.ttl(wishes), stamp)
         flying = self.flying(place) if wishes.reads else None
-        reply = await (flying or self.begun(place, call_next, near)).joined(call)
+        reply = await (flying.joined(call) if flying is not None else self.begun(place, call_next, near))
         return self.noted(call, reply, digest)
 
     def noted(self, call: Call, reply: Reply, digest: str) -> Reply:
@@ -196,13 +196,13 @@ class Cache:
             return None
         return flying
 
-    def begun(self, place: Place, call_next: Handler, near: Near | None) -> Flight:
-        """A new answer under way."""
+    def begun(self, place: Place, call_next: Handler, near: Near | None) -> Awaitable[Reply]:
+        """A new answer under way, and what its first reader gets of it."""
         flight = Flight.of(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
-        flight.task = self.host.background.start(flight.run(place.call, call_next), "generating a shared answer")
-        if len(self.flights) < MOST_FLIGHTS:
+        reply = flight.begun_by(place.call, call_next, self.host.background)
+        if not flight.over and len(self.flights) < MOST_FLIGHTS:
             self.flights.setdefault(place.flight, flight)
-        return flight
+        return reply
 
     def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 
 import pytest
@@ -44,6 +45,24 @@ async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None
     over.set()
     await task
     assert times == 0
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_work_that_begins_at_once_has_gone_to_where_it_waits(at_once: bool) -> None:
+    background, may_end, done = Background(), asyncio.Event(), list[str]()
+
+    async def work() -> str:
+        done.append("begun")
+        await may_end.wait()
+        return "ended"
+
+    task = background.start(work(), "work", at_once=at_once)
+    assert done == (["begun"] if at_once and sys.version_info >= (3, 12) else [])
+    assert background.tasks == {task}
+    may_end.set()
+    assert await task == "ended"
+    await asyncio.sleep(0)
+    assert not background.tasks
 
 
 @pytest.mark.parametrize("patience", [10, 0])
