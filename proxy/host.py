@@ -200,6 +200,14 @@ class Host:
     stream: Streamer = no_edge
     """Writes events of an endpoint's own as the edge writes an answer's: none to a client that does not read, and the
     first failure with its own status."""
+    clock: Clock = field(init=False)
+    announce: Callable[[object], None] = field(init=False)
+    """Tells an event to all who listen to its kind."""
+
+    def __post_init__(self) -> None:
+        # Asked for several times in every call, so that they are no properties.
+        object.__setattr__(self, "clock", self.services.clock)
+        object.__setattr__(self, "announce", self.bus.announce)
 
     @property
     def database(self) -> Database:
@@ -209,10 +217,6 @@ class Host:
     @property
     def http(self) -> aiohttp.ClientSession:
         return self.services.http
-
-    @property
-    def clock(self) -> Clock:
-        return self.services.clock
 
     @property
     def background(self) -> Background:
@@ -269,11 +273,6 @@ class Host:
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)
-
-    @property
-    def announce(self) -> Callable[[object], None]:
-        """Tells an event to all who listen to its kind."""
-        return self.bus.announce
 
     def record(self, fact: str) -> None:
         """This fact of replies and errors is kept as a tag in the records of calls, which are made further out."""

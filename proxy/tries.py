@@ -28,16 +28,16 @@ async def tried(
     heard = call.witness
     if not isinstance(heard, Heard):  # as of a call of a plugin's own
         return await tried(call.but(witness=Heard()), call_next, host, number, also)
-    one = begun(call, number, host)
+    one, here = begun(call, number, host)
     try:
-        reply = await call_next(call.but(trying=one))
+        reply = await call_next(here)
     except ProxyError as error:
         if not one.told and (isinstance(error, UpstreamError) or also(error)):
             heard.failed()
             announce(call, one, host, error.facts, error.code or error.kind)
         raise
     except asyncio.CancelledError as error:
-        left(call, one, host, heard, error)
+        left(call, None if here is call else one, host, heard, error)
         raise
     else:
         if not one.told:
@@ -48,18 +48,26 @@ async def tried(
             one.outer.told = one.told
 
 
-def begun(call: Call, number: int, host: Host) -> Try:
+def begun(call: Call, number: int, host: Host) -> tuple[Try, Call]:
+    """The try, and the call that is handed on: as it is where somebody further out has begun this very one."""
     outer, now = call.trying, host.clock.monotonic()
     if outer is None or outer.route != call.route:  # that one is of the call that this is a plugin's own for
-        return Try(call.route, number, now)
-    return Try(call.route, max(number, outer.number), now, outer)
+        one = Try(call.route, number, now)
+    elif number <= outer.number and not outer.told and not outer.taken:
+        outer.taken = True
+        return outer, call
+    else:
+        one = Try(call.route, max(number, outer.number), now, outer)
+    return one, call.but(trying=one)
 
 
-def left(call: Call, one: Try, host: Host, heard: Heard, error: BaseException) -> None:
+def left(call: Call, one: Try | None, host: Host, heard: Heard, error: BaseException) -> None:
     """One was cancelled: who stands furthest out tells of it, since any of them may have done that, and for a reason.
 
     What was never sent, such as from the line, is no try.
     """
+    if one is None:  # somebody further out has begun it
+        return
     if one.outer is not None:
         one.outer.number, one.outer.began = one.number, one.began
     elif heard.asking:

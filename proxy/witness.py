@@ -48,6 +48,8 @@ class Try(Struct, eq=False):
     began: float
     outer: Try | None = None
     told: bool = False
+    taken: bool = False
+    """Whether somebody further in makes this very one: the first who does, of several at once."""
 
 
 class Heard(Witness, Struct, eq=False):
