@@ -86,6 +86,7 @@ async def test_a_token_names_its_caller() -> None:
         ({"aud": "another"}, "is meant for another audience"),
         ({"aud": None}, "has no claim 'aud'"),
         ({"sub": None}, "names no caller in 'sub'"),
+        ({"sub": 17}, "names no caller in 'sub'"),
         ({"exp": "soon"}, "cannot be read"),
         ({"exp": float("inf")}, "cannot be read"),
     ],
@@ -93,6 +94,12 @@ async def test_a_token_names_its_caller() -> None:
 async def test_what_a_token_says_is_checked(changes: dict[str, Any], why: str) -> None:
     async with tokens(ONE) as made:
         assert await verdict(made, token(**changes)) == f"The token {why}."
+
+
+@pytest.mark.parametrize("other", [{"sub": 17}, {"sub": None}, {"jti": 17}])
+async def test_claims_that_name_nobody_may_be_anything(other: dict[str, Any]) -> None:
+    async with tokens(ONE, user="email") as made:
+        assert await verdict(made, token(email="a@b.c", **other)) == "a@b.c user"
 
 
 @pytest.mark.parametrize("name", ["", "a" * 300, "a\nb", "a\x00"])
