@@ -16,6 +16,7 @@ from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
 from plugins.documents.ledger import OPEN, Job
+from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
 from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, New, Renewal, Store
@@ -62,47 +63,51 @@ class Documents:
     def caller(self, request: web.BaseRequest) -> str:
         return self.host.desk.caller(request).name
 
+    def payer(self, request: web.BaseRequest) -> Payer:
+        caller = self.host.desk.caller(request)
+        return Payer(caller.name, caller.key)
+
     async def add(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.content_type == upload.FORM:
             return await self.add_file(request)
-        form, caller = await self.host.desk.form(request, AddDocument), self.caller(request)
-        collection = await self.collection(caller, form.collection)
+        form, payer = await self.host.desk.form(request, AddDocument), self.payer(request)
+        collection = await self.collection(payer, form.collection)
         new = New(form.title, await self.text(form.content), form.source, form.metadata)
-        return await self.taken(caller, collection, new, form.wait)
+        return await self.taken(payer, collection, new, form.wait)
 
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
         async with scratch() as file:
             form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
-            told, caller = form.told(), self.caller(request)
-            collection = await self.collection(caller, told.collection)
+            told, payer = form.told(), self.payer(request)
+            collection = await self.collection(payer, told.collection)
             async with self.reader.content(file, form.name) as content:
                 new = New(told.title, content, told.source, told.metadata)
-                return await self.taken(caller, collection, new, told.wait)
+                return await self.taken(payer, collection, new, told.wait)
 
-    async def collection(self, caller: str, named: str | None) -> Collection:
-        """The caller's own, to be added to; not made where its model is missing, since it would keep that one."""
-        found = await self.collections.find(caller, named or USUAL)
+    async def collection(self, payer: Payer, named: str | None) -> Collection:
+        """The payer's own, to be added to; not made where its model is missing, since it would keep that one."""
+        found = await self.collections.find(payer.name, named or USUAL)
         if found is not None or named in (None, USUAL):
-            await self.embeddable(caller, self.collections.model if found is None else found.model)
-        return await self.collections.own(caller, named)
+            await self.embeddable(payer, self.collections.model if found is None else found.model)
+        return await self.collections.own(payer.name, named)
 
-    async def embeddable(self, caller: str, model: str) -> None:
+    async def embeddable(self, payer: Payer, model: str) -> None:
         """Raises NotFound where no upstream has the model, so that what is sent could only fail.
 
         Where that cannot be told now, as while an upstream is away, the job finds it out.
         """
         try:
             if await self.host.models.stamp(model) is None:  # which the chain may know how to mend
-                await self.runner.ingest.embedder.vectors([model], model, caller)
+                await self.runner.ingest.embedder.vectors([model], model, payer)
         except NotFound as error:
             message = f"Nothing can be added to this collection, whose texts '{model}' is to embed: {error}"
             raise NotFound(message, param="collection", code=error.code) from error
         except ProxyError:
             return
 
-    async def taken(self, caller: str, collection: Collection, new: New, wait: float) -> web.StreamResponse:
+    async def taken(self, payer: Payer, collection: Collection, new: New, wait: float) -> web.StreamResponse:
         """201 for a new document, 200 for one that was there already, 202 while it cannot be searched yet."""
-        item, is_new = await self.store.add(caller, collection.id, new)
+        item, is_new = await self.store.add(payer, collection.id, new)
         self.runner.nudge()
         item = await self.waited(item, wait)
         job = await self.runner.ledger.of_item(item.id)
@@ -171,18 +176,18 @@ class Documents:
         return response
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, ChangeDocument), self.caller(request)
-        item = await self.own(caller, id)
+        form, payer = await self.host.desk.form(request, ChangeDocument), self.payer(request)
+        item = await self.own(payer.name, id)
         said = {"title": form.title, "source": form.source}
         told: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
         content = None if form.content is None else await self.text(form.content)
         other_text = content is not None and content.digest != item.digest
         renews = other_text or form.title not in (None, item.title)
-        renewal = Renewal(content if other_text else None) if renews else None
+        renewal = Renewal(content if other_text else None, payer.key) if renews else None
         if told or form.metadata is not None or renews:
             await self.store.change(item, told, form.metadata, renewal)
             self.runner.nudge()
-        item = await self.waited(await self.own(caller, id), form.wait)
+        item = await self.waited(await self.own(payer.name, id), form.wait)
         job = await self.runner.ledger.of_item(item.id)
         return shapes.answer(shapes.item(item, job), 202 if item.status == "pending" else 200)
 

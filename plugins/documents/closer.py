@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from plugins.documents import scores
 from plugins.documents.embedding import Embedder
+from plugins.documents.payer import Payer
 from plugins.documents.scores import Hit
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Closer:
     embedder: Embedder
 
     async def ranked(
-        self, hits: Sequence[Hit], most: int, questions: Mapping[str, Vector], caller: str, least: float
+        self, hits: Sequence[Hit], most: int, questions: Mapping[str, Vector], payer: Payer, least: float
     ) -> list[Hit]:
         """The first `most` in a better order, and the others behind them.  Raises ProxyError.
 
@@ -47,7 +48,7 @@ class Closer:
         """
         some: list[Hit] = []
         for model, question in questions.items():
-            some += await self.seen([hit for hit in hits[:most] if hit.model == model], question, model, caller)
+            some += await self.seen([hit for hit in hits[:most] if hit.model == model], question, model, payer)
         cosines = {place(hit): hit.cosine for hit in hits}
         best = [
             replace(hit, cosine=cosines[place(hit)])
@@ -56,13 +57,13 @@ class Closer:
         low = min((hit.score for hit in best), default=1.0)
         return best + [replace(hit, score=min(hit.score, low)) for hit in hits[most:]]
 
-    async def seen(self, hits: Sequence[Hit], question: Vector, model: str, caller: str) -> list[Hit]:
+    async def seen(self, hits: Sequence[Hit], question: Vector, model: str, payer: Payer) -> list[Hit]:
         """With a cosine that their best pieces count in."""
         pieces = [[head(hit) + one for one in pieces_of(hit.content)] for hit in hits]
         texts = list(dict.fromkeys(one for several in pieces if len(several) > 1 for one in several))
         if not texts:
             return list(hits)
-        vectors = await self.embedder.vectors(texts, model, caller)
+        vectors = await self.embedder.vectors(texts, model, payer)
         like = dict(zip(texts, (vectors @ question).tolist(), strict=True))
         best = [
             max((like.get(one, hit.cosine) for one in some), default=hit.cosine)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from plugins.documents.payer import Payer
 from proxy.errors import BadCall, ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.streams import collect
@@ -27,56 +28,56 @@ HALVES: Final = 64
 class Embedder:
     """route: the chain that the calls go through.  turns: how many at once.
 
-    The calls are their caller's: its limits hold, and its tokens are counted.  Which model is asked is the operator's
-    choice, so the caller's key need not open it.
+    The calls are their payer's: its limits hold, and its tokens are counted.  Which model is asked is the operator's
+    choice, so its key need not open it.
     """
 
     host: Host
     route: str
     turns: asyncio.Semaphore
 
-    async def vectors(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+    async def vectors(self, texts: Sequence[str], model: str, payer: Payer) -> NDArray[np.float32]:
         """One row a text: float32, shape (texts, dimensions), unit length.  Raises ProxyError."""
         import numpy as np
 
         batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self.batch(batch, model, caller)) for batch in batches]
+                tasks = [group.create_task(self.batch(batch, model, payer)) for batch in batches]
         except* ProxyError as several:
             raise first_of(several) from None
         return np.concatenate([task.result() for task in tasks])
 
-    async def batch(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+    async def batch(self, texts: Sequence[str], model: str, payer: Payer) -> NDArray[np.float32]:
         try:
-            return await self.asked(texts, model, caller)
+            return await self.asked(texts, model, payer)
         except BadCall as error:
             if not too_long(error):
                 raise
         import numpy as np
 
-        return np.stack([await self.long(text, model, caller) for text in texts])
+        return np.stack([await self.long(text, model, payer) for text in texts])
 
-    async def long(self, text: str, model: str, caller: str) -> NDArray[np.float32]:
+    async def long(self, text: str, model: str, payer: Payer) -> NDArray[np.float32]:
         """A text that may be longer than the model reads: nothing of it is left out, its halves count alike."""
         import numpy as np
 
         try:
-            (only,) = await self.asked([text], model, caller)
+            (only,) = await self.asked([text], model, payer)
             return np.asarray(only, dtype=np.float32)
         except BadCall as error:
             if not too_long(error) or len(text) < HALVES:
                 raise
         middle = len(text) // 2
-        halves = [await self.long(half, model, caller) for half in (text[:middle], text[middle:])]
+        halves = [await self.long(half, model, payer) for half in (text[:middle], text[middle:])]
         total = np.sum(halves, axis=0)
         return np.asarray(total / (np.linalg.norm(total) or 1.0), dtype=np.float32)
 
-    async def asked(self, texts: Sequence[str], model: str, caller: str) -> NDArray[np.float32]:
+    async def asked(self, texts: Sequence[str], model: str, payer: Payer) -> NDArray[np.float32]:
         import numpy as np
 
         async with self.turns:
-            call = Call(new_id("rag_"), self.route, model, Embed(inputs=tuple(texts)), caller=caller)
+            call = Call(new_id("rag_"), self.route, model, Embed(inputs=tuple(texts)), False, *payer)
             answer = await collect(await self.host.send(call))
         if answer.vectors is None or len(answer.vectors.values) != len(texts):
             raise UpstreamError(f"The model '{model}' gave no vectors.", "invalid_answer")

@@ -13,6 +13,7 @@ from plugins.documents.chunks import Chunk, head
 from plugins.documents.collections import Collection, Collections, Target
 from plugins.documents.embedding import Embedder
 from plugins.documents.ledger import Job, Ledger
+from plugins.documents.payer import Payer
 from plugins.documents.store import Item, Store
 from plugins.documents.tending import Tender
 from proxy.errors import BadCall, NotFound, ProxyError
@@ -48,7 +49,7 @@ class Ingest:
         if await self.index.count(place, item.id, job.version):  # an earlier try has left it
             await self.index.remove(place, item.id, job.version, job.version + 1)
         await self.origins.ready(job, item)
-        pen = Pen(self, job, collection.here, item.owner)
+        pen = Pen(self, job, collection.here)
         await self.text(pen, item, job.version)
         await pen.flush()
         if not pen.written:
@@ -75,16 +76,19 @@ class Ingest:
 class Pen:
     """Gathers rows, and embeds and writes them when there are enough.
 
-    owner: who pays.  done: characters that were given.  given, written: rows.
+    done: characters that were given.  given, written: rows.
     """
 
     ingest: Ingest
     job: Job
     target: Target
-    owner: str
     done: int = 0
     written: int = 0
     waiting: list[Row] = field(default_factory=list)
+
+    @property
+    def payer(self) -> Payer:
+        return Payer(self.job.owner, self.job.key_id)
 
     @property
     def given(self) -> int:
@@ -101,7 +105,7 @@ class Pen:
 
     async def put(self, rows: Sequence[Row]) -> None:
         """Raises Overtaken."""
-        vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.target.model, self.owner)
+        vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.target.model, self.payer)
         await self.check(vectors)
         if not await self.ingest.ledger.progress(self.job, self.done):
             raise Overtaken

@@ -37,6 +37,7 @@ class Job(NamedTuple):
     until: int
     at: int
     ended: int
+    key_id: str = ""
 
 
 class Ledger:

@@ -41,8 +41,8 @@ class Moves:
         self.database = database
         self.ledger = ledger
 
-    async def begin(self, one: Collection, model: str) -> bool:
-        """Whether it moves now.  To move it to where it is ends a move that is under way."""
+    async def begin(self, one: Collection, model: str, key: str) -> bool:
+        """Whether it moves now.  To move it to where it is ends a move that is under way.  key: of who asks for it."""
         now = self.ledger.micros()
         async with self.database.writing(lasting=True) as connection:
             which = COLLECTIONS.c.id == one.id
@@ -58,6 +58,7 @@ class Moves:
             onto = {"next_place": new_id("col_"), "next_model": model, "next_job": job, "next_dimensions": 0}
             await connection.execute(update(COLLECTIONS).where(which).values(**onto))
             told = {"id": job, "collection": one.id, "item": "", "version": 0, "owner": one.owner, "status": "queued"}
+            told["key_id"] = key
             await connection.execute(insert(JOBS).values(**told, total=await size(connection, one.id), at=now))
         return True
 
@@ -179,7 +180,7 @@ class Mover:
         return not lost
 
     async def copy(self, job: Job, one: Collection, some: list[Item]) -> None:
-        pen = Pen(self.ingest, job, one.onto, one.owner)
+        pen = Pen(self.ingest, job, one.onto)
         pen.done, total = await self.moves.sizes(one)
         await self.moves.ledger.resize(job, total)
         whole: deque[tuple[int, Item, int]] = deque()

@@ -21,6 +21,7 @@ from plugins.documents.holding import Documents as Holding
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
 from plugins.documents.moving import Mover, Moves
+from plugins.documents.payer import Payer
 from plugins.documents.repair import Repair
 from plugins.documents.reranking import Reranker
 from plugins.documents.rewriting import Rewriter
@@ -193,7 +194,8 @@ class Documents:
         call.progress("searching documents")
         question = await self.rewriter.question(call, call.ask, place, question)
         top = wanted.top or self.settings.top
-        outcome = await self.search.run(Wish(call.caller, question, top, wanted.collections, wanted.filter))
+        payer = Payer(call.caller, call.key)
+        outcome = await self.search.run(Wish(payer, question, top, wanted.collections, wanted.filter))
         hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)
         if not hits:
             return (await call_next(call)).noting(rag="nothing found")

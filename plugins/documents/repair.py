@@ -105,7 +105,7 @@ async def begun_again(connection: AsyncConnection, which: ColumnElement[bool], n
     values = {"version": 0, "chunks": 0, "status": "pending", "error": ""}
     await connection.execute(update(ITEMS).where(ITEMS.c.id.in_(ids)).values(**values))
     for row in rows:
-        await queue(connection, Item(*row), now)
+        await queue(connection, Item(*row), now, key="")  # nobody has asked for it
     return len(rows)
 
 

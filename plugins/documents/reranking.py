@@ -11,6 +11,7 @@ from typing import Final
 
 import orjson
 
+from plugins.documents.payer import Payer
 from plugins.documents.scores import Hit
 from proxy.errors import ProxyError
 from proxy.fence import fence_of
@@ -39,14 +40,14 @@ class Reranker:
     most: int
     seconds: float
 
-    async def order(self, question: str, hits: Sequence[Hit], caller: str) -> tuple[list[Hit], str]:
+    async def order(self, question: str, hits: Sequence[Hit], payer: Payer) -> tuple[list[Hit], str]:
         """The hits, the best `most` of them in the model's order, and why they are not where it failed, else ""."""
         some, rest = hits[: self.most], hits[self.most :]
         if self.model is None or len(some) < 2:
             return list(hits), ""
         try:
             async with asyncio.timeout(self.seconds):
-                grades = await self.grades(self.model, question, some, caller)
+                grades = await self.grades(self.model, question, some, payer)
         except TimeoutError:
             return list(hits), told(f"the model took more than {self.seconds:g} seconds")
         except (ProxyError, ValueError) as error:
@@ -54,7 +55,7 @@ class Reranker:
         graded = [replace(hit, grade=grade) for hit, grade in zip(some, grades, strict=True)]
         return [*sorted(graded, key=lambda hit: -(hit.grade or 0)), *rest], ""
 
-    async def grades(self, model: str, question: str, hits: Sequence[Hit], caller: str) -> list[int]:
+    async def grades(self, model: str, question: str, hits: Sequence[Hit], payer: Payer) -> list[int]:
         """Raises ProxyError, or ValueError where the answer is none."""
         texts = [f"[{number}] {hit.row.text[:LONGEST]}" for number, hit in enumerate(hits, 1)]
         fence = fence_of(texts)
@@ -66,7 +67,7 @@ class Reranker:
             think=False,
             question=question,
         )
-        answer = await collect(await self.host.send(Call(new_id("rag_"), "internal", model, ask, caller=caller)))
+        answer = await collect(await self.host.send(Call(new_id("rag_"), "internal", model, ask, False, *payer)))
         given = orjson.loads(answer.choice(0).text)
         found = given.get("grades") if type(given) is dict else None
         if type(found) is not list or len(found) != len(texts) or any(type(one) is not int for one in found):

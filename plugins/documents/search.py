@@ -14,6 +14,7 @@ from plugins.documents.closer import Closer
 from plugins.documents.collections import Collection, Collections
 from plugins.documents.embedding import Embedder
 from plugins.documents.filters import condition
+from plugins.documents.payer import Payer
 from plugins.documents.reranking import Reranker
 from plugins.documents.scores import Hit
 from plugins.documents.store import Item, Store
@@ -48,7 +49,7 @@ class Wish:
     closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
     """
 
-    caller: str
+    payer: Payer
     question: str
     top: int
     collections: Sequence[str] = ()
@@ -58,6 +59,11 @@ class Wish:
     fusion: Fusion | None = None
     rerank: bool = True
     closer: int | None = None
+
+    @property
+    def caller(self) -> str:
+        """Whose collections are meant."""
+        return self.payer.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +121,13 @@ class Search:
         mixed = scores.by_rank(true, weights) if fusion == "ranks" else scores.ranked(true, weights, least)
         kept, doubled = scores.distinct(mixed)
         if most := self.closer(wish):
-            kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.caller, least)
+            kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.payer, least)
         kept, unread = await self.read(wish, kept)
         return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread)
 
     async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
         """In the order of a model that reads them, and why they are not where it failed."""
-        return await self.reranker.order(wish.question, kept, wish.caller) if wish.rerank else (kept, "")
+        return await self.reranker.order(wish.question, kept, wish.payer) if wish.rerank else (kept, "")
 
     def closer(self, wish: Wish) -> int:
         if wish.closer is not None:
@@ -166,7 +172,7 @@ class Search:
         """Of the question; with the first one goes what tells how good the model is, in the same call."""
         new = self.fixed(wish) is None and model not in self.weigher.eyes
         texts = [wish.question[:LONGEST], *(SAMPLE if new else ())]
-        vectors = await self.embedder.vectors(texts, model, wish.caller)
+        vectors = await self.embedder.vectors(texts, model, wish.payer)
         if new:
             self.weigher.learn(model, vectors[1:])
         question: NDArray[np.float32] = vectors[0]

@@ -12,6 +12,7 @@ from aiohttp import web
 from plugins.documents import shapes
 from plugins.documents.collections import Collection, Collections, Sharing
 from plugins.documents.forms import Asked, ChangeCollection, Generate, MakeCollection, Shared
+from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
 from plugins.documents.search import Outcome, Search, Wish
 from proxy.errors import BadCall, Denied, NotFound
@@ -69,15 +70,15 @@ class Shelves:
         return one
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, ChangeCollection), self.host.desk.caller(request).name
-        one = await self.own(caller, id)
+        form, caller = await self.host.desk.form(request, ChangeCollection), self.host.desk.caller(request)
+        one = await self.own(caller.name, id)
         said = {"name": form.name, "about": form.description}
         told = {name: value for name, value in said.items() if value is not None}
         await self.collections.change(one, told, None if form.shared is None else sharing(form.shared))
-        moves = form.embed is not None and await self.runner.mover.moves.begin(one, form.embed)
+        moves = form.embed is not None and await self.runner.mover.moves.begin(one, form.embed, caller.key)
         if form.embed is not None:
             self.runner.nudge()
-        told_of = await self.told(caller, await self.own(caller, one.id))
+        told_of = await self.told(caller.name, await self.own(caller.name, one.id))
         return shapes.answer(told_of[0], 202 if moves else 200)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -103,14 +104,15 @@ class Searches:
         yield Route("GET", "/api/rag/stats", self.stats, "user")
 
     async def find(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request).name
+        form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)
         if not form.query.strip():
             raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
         if form.rerank and self.search.reranker.model is None:
             message = "Invalid 'rerank': no model is set that does it."
             raise BadCall(message, param="rerank", code="invalid_value")
         given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
-        outcome = await self.search.run(Wish(caller, form.query, form.top_k, *given, form.closer))
+        payer = Payer(caller.name, caller.key)
+        outcome = await self.search.run(Wish(payer, form.query, form.top_k, *given, form.closer))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
         if form.explain:

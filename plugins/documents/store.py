@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
 from plugins.documents.fresh import over, there
+from plugins.documents.payer import Payer
 from plugins.documents.places import held
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from proxy.errors import BadCall, NotFound
@@ -62,9 +63,10 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A new version.  content: None is the same text under another title."""
+    """A new version.  content: None is the same text under another title.  key: with which it is sent."""
 
     content: Content | None
+    key: str = ""
 
 
 class Store:
@@ -79,7 +81,7 @@ class Store:
     def now(self) -> int:
         return int(self.clock.time() * 1e6)
 
-    async def add(self, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+    async def add(self, payer: Payer, collection: str, new: New) -> tuple[Item, bool]:
         """The document, and whether it is new: the same contents are there once in a collection.
 
         Raises BadCall, or NotFound where the collection is gone.
@@ -87,12 +89,12 @@ class Store:
         for _ in range(2):
             try:
                 async with self.database.writing(lasting=True) as connection:
-                    return await self.added(connection, owner, collection, new)
+                    return await self.added(connection, payer, collection, new)
             except IntegrityError:  # somebody else has added it meanwhile, and is found now
                 continue
         raise BadCall("The collection is being changed; try again.", code="conflict")
 
-    async def added(self, connection: AsyncConnection, owner: str, collection: str, new: New) -> tuple[Item, bool]:
+    async def added(self, connection: AsyncConnection, payer: Payer, collection: str, new: New) -> tuple[Item, bool]:
         if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
             message = "The collection has been removed meanwhile."
             raise NotFound(message, param="collection", code="collection_not_found")
@@ -102,15 +104,15 @@ class Store:
             raise BadCall(message, param="collection", code="vector_store_expired")
         same = (ITEMS.c.collection == collection) & (ITEMS.c.digest == new.content.digest)
         if (row := (await connection.execute(select(ITEMS).where(same))).first()) is not None:
-            return await self.again(connection, Item(*row)), False
-        count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == owner)
+            return await self.again(connection, Item(*row), payer.key), False
+        count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == payer.name)
         if (await connection.execute(count)).scalar_one() >= self.most:
             raise BadCall(f"You have {self.most} documents, which is the most.", code="too_many_documents")
         now = self.now()
         item = Item(
             new_id("doc_"),
             collection,
-            owner,
+            payer.name,
             new.title,
             new.source,
             dumped(new.metadata),
@@ -127,17 +129,17 @@ class Store:
         await connection.execute(insert(ITEMS).values(item._asdict()))
         await put_parts(connection, item.id, 1, new.content)
         await put_values(connection, item.id, new.metadata)
-        await queue(connection, item, now)
+        await queue(connection, item, now, payer.key)
         return item, True
 
-    async def again(self, connection: AsyncConnection, item: Item) -> Item:
+    async def again(self, connection: AsyncConnection, item: Item, key: str) -> Item:
         """One that failed, when it is sent again."""
         if item.status != "failed":
             return item
         item = item._replace(status="pending", error="", changed=self.now())
         values = {"status": item.status, "error": item.error, "changed": item.changed}
         await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**values))
-        await queue(connection, item, item.changed)
+        await queue(connection, item, item.changed, key)
         return item
 
     async def change(
@@ -159,7 +161,7 @@ class Store:
                 if metadata is not None:
                     await put_values(connection, item.id, metadata)
                 if renewal is not None:
-                    await renew(connection, item.id, renewal.content, self.now())
+                    await renew(connection, item.id, renewal, self.now())
         except IntegrityError:
             message = "Another document of this collection has the same contents."
             raise BadCall(message, param="content", code="duplicate_document") from None
@@ -229,9 +231,9 @@ def dumped(metadata: Mapping[str, JSON]) -> str:
     return orjson.dumps(dict(metadata)).decode()
 
 
-async def renew(connection: AsyncConnection, item: str, content: Content | None, now: int) -> None:
+async def renew(connection: AsyncConnection, item: str, renewal: Renewal, now: int) -> None:
     """The old version is found until the new one is ready."""
-    query = update(ITEMS).where(ITEMS.c.id == item)
+    query, content = update(ITEMS).where(ITEMS.c.id == item), renewal.content
     raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="")
     newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one()
     if content is None:
@@ -240,7 +242,7 @@ async def renew(connection: AsyncConnection, item: str, content: Content | None,
         await put_parts(connection, item, newest, content)
         await connection.execute(query.values(digest=content.digest, characters=content.characters))
     row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item))).one()
-    await queue(connection, Item(*row), now)
+    await queue(connection, Item(*row), now, renewal.key)
 
 
 async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:
@@ -277,12 +279,15 @@ def number_of(value: JSON) -> float | None:
     return float(value) if type(value) in (int, float) else None
 
 
-async def queue(connection: AsyncConnection, item: Item, now: int) -> str:
-    """Its newest version is to be taken into the index; what was to be done for an older one is not, any more."""
+async def queue(connection: AsyncConnection, item: Item, now: int, key: str) -> str:
+    """Its newest version is to be taken into the index; what was to be done for an older one is not, any more.
+
+    key: with which it was sent.
+    """
     open_jobs = (JOBS.c.item == item.id) & JOBS.c.status.in_(("queued", "running"))
     await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))
     job = new_id("job_")
     told = {"collection": item.collection, "item": item.id, "version": item.newest, "owner": item.owner}
-    rest = {"status": "queued", "total": item.characters, "at": now}
+    rest = {"key_id": key, "status": "queued", "total": item.characters, "at": now}
     await connection.execute(insert(JOBS).values(id=job, **told, **rest))
     return job

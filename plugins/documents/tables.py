@@ -122,13 +122,14 @@ JOBS: Final = Table(
     *map(count, ("done", "total")),
     *map(text, ("error", "holder")),
     *map(count, ("until", "at", "ended")),
+    text("key_id"),
     Index("documents_jobs_status", "status", "at"),
     Index("documents_jobs_item", "item"),
     Index("documents_jobs_owner", "owner", "at"),
 )
 """What is to be taken into the index, or, where no item is named, a collection that is to be moved.
 
-done, total: characters.  holder: the process that does it, `until` when.
+done, total: characters.  holder: the process that does it, `until` when.  key_id: of the API key that asked for it.
 """
 
 STORES: Final = Table(

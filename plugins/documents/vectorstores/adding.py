@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.fresh import over
 from plugins.documents.ledger import OPEN
+from plugins.documents.payer import Payer
 from plugins.documents.places import held
 from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
@@ -43,7 +44,7 @@ class New:
 class Adding:
     store: Store
 
-    async def add(self, owner: str, collection: str, several: Sequence[New], batch: bool = False) -> str:
+    async def add(self, payer: Payer, collection: str, several: Sequence[New], batch: bool = False) -> str:
         """All of them or none; the id of their batch, where they are one.  A file that is there already stays the
         same document: it is cut anew where it is to be cut otherwise, and read again where that failed.
 
@@ -55,7 +56,7 @@ class Adding:
                 async with self.store.database.writing(lasting=True) as connection:
                     await self.hold(connection, collection)
                     id = await self.batch(connection, collection) if batch else ""
-                    await self.added(connection, owner, collection, several, id)
+                    await self.added(connection, payer, collection, several, id)
                     return id
             except IntegrityError:  # somebody else has added one meanwhile, which is found now
                 continue
@@ -77,18 +78,18 @@ class Adding:
         return id
 
     async def added(
-        self, connection: AsyncConnection, owner: str, collection: str, several: Sequence[New], batch: str
+        self, connection: AsyncConnection, payer: Payer, collection: str, several: Sequence[New], batch: str
     ) -> None:
         there = await self.there(connection, collection, [one.file.id for one in several])
         fresh = [one for one in several if one.file.id not in there]
         if fresh:
-            count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == owner)
+            count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == payer.name)
             if (await connection.execute(count)).scalar_one() + len(fresh) > self.store.most:
                 raise BadCall(f"You may have {self.store.most} documents in all.", code="too_many_documents")
-            await self.insert(connection, owner, collection, fresh, batch)
+            await self.insert(connection, payer, collection, fresh, batch)
         for one in sorted(several, key=by_file):
             if (origin := there.get(one.file.id)) is not None:
-                await self.again(connection, origin, one, batch)
+                await self.again(connection, origin, one, payer.key, batch)
 
     async def there(self, connection: AsyncConnection, collection: str, files: Sequence[str]) -> dict[str, Origin]:
         found: dict[str, Origin] = {}
@@ -99,29 +100,30 @@ class Adding:
         return found
 
     async def insert(
-        self, connection: AsyncConnection, owner: str, collection: str, several: Sequence[New], batch: str
+        self, connection: AsyncConnection, payer: Payer, collection: str, several: Sequence[New], batch: str
     ) -> None:
         now = self.store.now()
         items, origins, jobs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
         values: list[dict[str, Any]] = []
         for at, new in enumerate(several, now):  # one after the other, so that lists have their order
             item, file = new_id("doc_"), new.file
-            own = {"id": item, "collection": collection, "owner": owner, "title": file.name[-500:]}
+            own = {"id": item, "collection": collection, "owner": payer.name, "title": file.name[-500:]}
             digest = hashlib.sha256(file.id.encode()).hexdigest()  # two files are two documents, whatever is in them
             told = {"metadata": dumped(new.attributes or {}), "digest": digest, "newest": 1, "status": "pending"}
             items.append({**own, **told, "source": "", "error": "", "at": at, "changed": at})
             how = {"size": new.size, "overlap": new.overlap, "batch": batch, "bytes": file.bytes}
             how["expires"] = file.expires
             origins.append({"item": item, "collection": collection, "file": file.id, "name": file.name, **how})
-            job = {"id": new_id("job_"), "collection": collection, "item": item, "version": 1, "owner": owner}
-            jobs.append({**job, "status": "queued", "total": file.bytes, "at": at})
+            job = {"id": new_id("job_"), "collection": collection, "item": item, "version": 1}
+            paid = {"owner": payer.name, "key_id": payer.key}
+            jobs.append({**job, **paid, "status": "queued", "total": file.bytes, "at": at})
             values += values_of(item, new.attributes or {})
         items.sort(key=lambda row: str(row["digest"]))  # who adds the same waits for one order only
         for table, rows in ((ITEMS, items), (ORIGINS, origins), (JOBS, jobs), (VALUES, values)):
             if rows:
                 await connection.execute(insert(table), rows)
 
-    async def again(self, connection: AsyncConnection, origin: Origin, new: New, batch: str) -> None:
+    async def again(self, connection: AsyncConnection, origin: Origin, new: New, key: str, batch: str) -> None:
         which = select(ITEMS).where(ITEMS.c.id == origin.item).with_for_update()
         if (row := (await connection.execute(which)).first()) is None:
             raise BadCall("The vector store is being changed; try again.", code="conflict")
@@ -140,7 +142,7 @@ class Adding:
             await copy_parts(connection, item.id, item.newest, newest)
         values = {"newest": newest, "status": "pending", "error": "", "changed": now}
         await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**values))
-        await queue(connection, item._replace(newest=newest), now)
+        await queue(connection, item._replace(newest=newest), now, key)
 
     async def cancel(self, batch: str) -> list[str]:
         """What of a batch is not done yet is not done any more; its jobs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from plugins.documents.payer import Payer
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.search import Search
@@ -69,13 +70,13 @@ class VectorStores:
         return shapes.answer(document, document["status"] == "in_progress")
 
     async def make(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, MakeStore), self.caller(request)
+        form, payer = await self.host.desk.form(request, MakeStore), self.files.payer(request)
         files = [AddFile(file_id=one, chunking_strategy=form.chunking_strategy) for one in form.file_ids]
-        new = await self.files.known(caller, files, "file_ids") if files else []
+        new = await self.files.known(payer.name, files, "file_ids") if files else []
         days = days_of(form.expires_after)
-        one = await self.stores.make(caller, form.name, form.description, form.metadata, days)
+        one = await self.stores.make(payer.name, form.name, form.description, form.metadata, days)
         if new:
-            await self.files.put(caller, one, new)
+            await self.files.put(payer, one, new)
         return await self.told(one)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -124,7 +125,8 @@ class VectorStores:
         queries = list(form.query)
         if form.rewrite_query:
             queries = [await self.rewriter.alone(caller, one) for one in queries]
-        wanted = Wanted(caller.name, stores, queries, form.max_num_results, filters, form.ranking_options)
+        payer = Payer(caller.name, caller.key)
+        wanted = Wanted(payer, stores, queries, form.max_num_results, filters, form.ranking_options)
         found = await self.searching.run(wanted)
         data = [shapes.result(one) for one in found]
         told = {"search_query": queries, "data": data, "has_more": False, "next_page": None}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
+from plugins.documents.payer import Payer
 from plugins.documents.tables import ITEMS
 from plugins.documents.vectorstores import shapes
 from plugins.documents.vectorstores.adding import New
@@ -56,14 +57,18 @@ class Files:
             new[one.file_id] = New(there[one.file_id], one.attributes, size, overlap)
         return list(new.values())
 
-    async def put(self, caller: str, store: VectorStore, new: Sequence[New], batch: bool = False) -> str:
-        id = await self.contents.adding.add(caller, store.id, new, batch)
+    async def put(self, payer: Payer, store: VectorStore, new: Sequence[New], batch: bool = False) -> str:
+        id = await self.contents.adding.add(payer, store.id, new, batch)
         await self.contents.stores.used([store])
         self.contents.runner.nudge()
         return id
 
     def caller(self, request: web.BaseRequest) -> str:
         return self.host.desk.caller(request).name
+
+    def payer(self, request: web.BaseRequest) -> Payer:
+        caller = self.host.desk.caller(request)
+        return Payer(caller.name, caller.key)
 
     async def own(self, request: web.BaseRequest, id: str) -> VectorStore:
         one = await self.contents.stores.own(self.caller(request), id)
@@ -79,7 +84,7 @@ class Files:
         form = await self.host.desk.form(request, AddFile)
         store = await self.own(request, id)
         new = await self.known(self.caller(request), [form], "")
-        await self.put(self.caller(request), store, new)
+        await self.put(self.payer(request), store, new)
         return self.told(await self.contents.one(store.id, form.file_id), store)
 
     async def found(self, request: web.BaseRequest, id: str, file: str) -> tuple[VectorStore, Entry]:
@@ -150,7 +155,7 @@ class Files:
         form = await self.host.desk.form(request, AddFiles)
         store = await self.own(request, id)
         new = await self.known(self.caller(request), form.each(), "files" if form.files else "file_ids")
-        return await self.told_batch(store, await self.put(self.caller(request), store, new, batch=True))
+        return await self.told_batch(store, await self.put(self.payer(request), store, new, batch=True))
 
     async def told_batch(self, store: VectorStore, id: str) -> web.StreamResponse:
         batch = await self.contents.batch(store.id, id)

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from plugins.documents.filters import FOUND, TOGETHER, condition
+from plugins.documents.payer import Payer
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome, Search, Wish
 from plugins.documents.store import Item
@@ -42,7 +43,7 @@ class Result:
 class Wanted:
     """What is searched for, in which vector stores.  filters: checked."""
 
-    caller: str
+    payer: Payer
     stores: Sequence[VectorStore]
     queries: Sequence[str]
     top: int
@@ -75,7 +76,7 @@ class Searching:
             ids = [one.id for one in wanted.stores]
             plain = ranking.ranker == "none"
             wish = Wish(
-                wanted.caller,
+                wanted.payer,
                 query,
                 wanted.top,
                 ids,

@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from plugins.documents import prompt
+from plugins.documents.payer import Payer
 from plugins.documents.rewriting import Rewriter
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
@@ -65,7 +66,7 @@ class FileSearch:
         call.progress("searching files")
         query = await self.rewriter.question(call, call.ask, place, question)
         top = tool.max_num_results or self.top
-        wanted = Wanted(call.caller, stores, [query], top, filters, tool.ranking_options, merge=True)
+        wanted = Wanted(Payer(call.caller, call.key), stores, [query], top, filters, tool.ranking_options, merge=True)
         results = self.chosen(await self.searching.run(wanted))
         told = Searched((query,), tuple(map(shown, results)) if tool.results else None)
         outcome = Outcome(items={one.item.id: one.item for one in results})

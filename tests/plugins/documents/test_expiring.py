@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from plugins.documents import repair
 from plugins.documents.moving import Moves
+from plugins.documents.payer import Payer
 from plugins.documents.tables import COPIES, ITEMS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.adding import New
 from proxy.filing import Filed
@@ -72,7 +73,7 @@ async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
         store, file = await filled(run)
         contents = stores_of(run).contents
         late = [New(Filed("file-gone", "gone.txt", "user_data", 9)), New(Filed(file, "lanterns.txt", "user_data", 9))]
-        await contents.adding.add("alice", store, late)  # one was found, and then deleted
+        await contents.adding.add(Payer("alice"), store, late)  # one was found, and then deleted
         contents.runner.nudge()
 
         async def alone() -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select, text, update
 from yarl import URL
 
 from plugins.documents import paging
+from plugins.documents.payer import Payer
 from plugins.documents.repair import Repair
 from plugins.documents.store import Store
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS, STORES, VALUES
@@ -76,11 +77,11 @@ async def test_what_goes_while_files_come(
         await expires_while_one_comes(run, store, other, monkeypatch)
         adding = stores_of(run).contents.adding
         with pytest.raises(BadCall) as expired:  # since it was looked at
-            await adding.add("alice", store, [other], batch=True)
+            await adding.add(Payer("alice"), store, [other], batch=True)
         assert expired.value.code == "vector_store_expired"
         await call(run, "DELETE", f"/vector_stores/{store}")
         with pytest.raises(NotFound):
-            await adding.add("alice", store, [other], batch=True)
+            await adding.add(Payer("alice"), store, [other], batch=True)
         assert await rows(run, ITEMS, ORIGINS, BATCHES) == [0, 0, 0]
 
 
@@ -92,7 +93,7 @@ async def expires_while_one_comes(run: Running, store: str, other: New, monkeypa
         more = await fewer(self, id)
         if not more and came:
             async with database.writing() as connection:
-                await found.contents.adding.insert(connection, "alice", id, [came.pop()], "")
+                await found.contents.adding.insert(connection, Payer("alice"), id, [came.pop()], "")
         return more
 
     async with database.writing() as connection:
