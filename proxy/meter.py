@@ -10,12 +10,15 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from proxy import rejected
 from proxy.asks import Chat, Complete, Embed
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
-from proxy.news import KEPT, CallEnded
+from proxy.news import KEPT, CallEnded, Rejected
 from proxy.readiness import STOPPED
-from proxy.streams import Owed, Replay, added
+from proxy.rejected import LETTERS as LETTERS
+from proxy.rejected import NOTHING, Counts
+from proxy.streams import Owed, Replay
 from proxy.types import (
     Ask,
     Call,
@@ -30,7 +33,7 @@ from proxy.types import (
     Usage,
     Vectors,
 )
-from proxy.witness import Heard
+from proxy.witness import Heard, Made
 
 METERED: Final = "metered"
 """Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
@@ -40,11 +43,8 @@ LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
 """Also the message with which is cancelled what takes too long."""
 BROKEN: Final = "internal_error"
-LETTERS: Final = 4
-"""Letters that a token has, about, where nobody has counted."""
 PICTURE: Final = 500
 """Tokens that a picture takes, about."""
-NOTHING: Final = Usage(None, None)
 WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
 
@@ -174,8 +174,15 @@ class Tally(Heard, eq=False, kw_only=True):
         now, call, facts = self.host.clock.monotonic(), self.call, self.facts
         cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
         kept = cache in KEPT
-        usage = (self.usage or NOTHING) if not self.lost else added([*self.lost, self.usage or NOTHING])
+        usage = self.usage or NOTHING
+        lost: tuple[Rejected, ...] = ()
+        if self.last is not None:
+            self.see_through(self.last)
         tokens, estimated = self.tokens(usage)
+        if self.making:
+            about = guess([], "", letters(call.ask) / LETTERS)
+            tokens, estimated, lost = rejected.in_all(tokens, estimated, self.making, about, call.stream)
+            usage = rejected.with_times(usage, lost)
         ended = CallEnded(
             call.id,
             self.at,
@@ -205,6 +212,7 @@ class Tally(Heard, eq=False, kw_only=True):
             facts.get("cache-key", ""),
             self.meter,
             0 if kept else int(facts.get("kept-tokens", "0")),
+            lost,
         )
         cost = self.host.price(ended)
         return ended if cost is None else replace(ended, cost=cost)
@@ -217,11 +225,16 @@ class Tally(Heard, eq=False, kw_only=True):
         told = {name: facts[name] for name in recorded if name in facts}
         return {**{name: value for name, value in tags.items() if name != METERED}, **told}
 
-    def tokens(self, usage: Usage) -> tuple[tuple[int | None, int | None, int | None, int | None], tuple[str, ...]]:
-        """In, out, cached and thought; and the names of those that are estimated."""
+    def see_through(self, made: Made) -> None:
+        """What was still held back when nobody waited for it any more was made, too."""
+        if made.given:
+            self.pieces, self.said = max(self.pieces, made.pieces), max(self.said, made.said)
+
+    def tokens(self, usage: Usage) -> tuple[Counts, tuple[str, ...]]:
+        """In, out, cached and thought, of the answer that was given; and the names of those that are estimated."""
         guessed: list[str] = []
         prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
-        if prompt is None and (self.first is not None or self.worked):  # else it took none
+        if prompt is None and (self.first is not None or (self.worked and not self.all_lost)):  # else it took none
             prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
         if self.first is not None:
             if completion is None:

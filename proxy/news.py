@@ -70,6 +70,24 @@ class Cost(Struct, frozen=True):
     power: int | None = None
 
 
+class Rejected(Struct, frozen=True):
+    """What an answer took of which nothing was given: it was not what was asked for, or broken off before that was
+    known.  All of it as of a CallEnded.
+
+    model, upstream: which made it; upstream "" where that is not known.
+    """
+
+    model: str
+    upstream: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    thinking_tokens: int
+    load_ns: int
+    prompt_ns: int
+    eval_ns: int
+
+
 KEPT: Final = ("hit", "shared")
 """What a cache says of a call that had its answer without a generation of its own."""
 
@@ -91,6 +109,7 @@ class CallEnded(Struct, frozen=True):
         server did not, else "".
     about, tags: as on the call.
     meter: what inner plugins see as the call's tag `metered`; no other call has it.
+    rejected: answers that are not given; what they took is in all the counts and times.
     """
 
     id: str
@@ -124,6 +143,7 @@ class CallEnded(Struct, frozen=True):
     cache_key: str = ""
     meter: str = ""
     kept_tokens: int = 0
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Final
 
 import orjson
+from msgspec.structs import replace
 
-from proxy.news import KEPT, CallEnded, Cost
+from proxy.news import KEPT, CallEnded, Cost, Rejected
 
 MILLION: Final = 10**6
 KWH: Final = 3_600_000_000
 """Thousandths of a joule in a kilowatt-hour."""
+COUNTED: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "load_ns", "prompt_ns", "eval_ns")
+"""What an answer is paid by."""
 MOST: Final = 1000
 """Models whose prices are remembered as found."""
 
@@ -104,9 +107,16 @@ class Book:
         self.empty = not (self.models.tariffs or self.cloud.tariffs or self.energy.watts)
 
     def cost(self, ended: CallEnded) -> Cost | None:
-        """None where nothing has a price.  What is in another currency than the model's price is not told."""
+        """None where nothing has a price.  What is in another currency than the model's price is not told.
+
+        Answers that were not given are paid by the prices of the models that made them.
+        """
         if self.empty:
             return None
+        return together([self.alone(one) for one in answers(ended)]) if ended.rejected else self.alone(ended)
+
+    def alone(self, ended: CallEnded) -> Cost:
+        """Of one answer."""
         kept = ended.cache in KEPT
         amount, prompt, saved, currency = self.asked(ended)
         energy = self.energy.drawn(ended)
@@ -136,6 +146,38 @@ class Book:
         """What the tokens that were asked for would cost there, kept answers included."""
         tariff = self.cloud.of(ended.model, ended.at)
         return None if tariff is None or tariff.currency != currency else tariff.of(*tokens(ended))[0]
+
+
+def answers(ended: CallEnded) -> list[CallEnded]:
+    """Each answer of a call as a call of its own: the one that was given, and those that were not."""
+    took = {name: sum(getattr(one, name) for one in ended.rejected) for name in COUNTED}
+    rest = {name: max(0, (getattr(ended, name) or 0) - took[name]) for name in COUNTED}
+    return [replace(ended, rejected=(), **rest), *(alone(ended, one) for one in ended.rejected)]
+
+
+def alone(ended: CallEnded, one: Rejected) -> CallEnded:
+    took = {name: getattr(one, name) for name in COUNTED}
+    return replace(ended, model=one.model, upstream=one.upstream, cache="", kept_tokens=0, rejected=(), **took)
+
+
+def together(costs: Sequence[Cost]) -> Cost:
+    """As far as it is known, in the currency of the first that has a price; what is in another one is not told."""
+    currency = next((one.currency for one in costs if one.amount is not None), costs[0].currency)
+    same = [one for one in costs if one.currency == currency]
+    return Cost(
+        currency,
+        known(one.amount for one in same),
+        known(one.prompt for one in same),
+        sum(one.saved for one in same),
+        known(one.cloud for one in same),
+        known(one.energy_mj for one in costs),
+        known(one.power for one in same),
+    )
+
+
+def known(amounts: Iterable[int | None]) -> int | None:
+    told = [one for one in amounts if one is not None]
+    return sum(told) if told else None
 
 
 def tokens(ended: CallEnded) -> tuple[int, int, int]:

@@ -11,6 +11,28 @@ if TYPE_CHECKING:
     from proxy.types import Usage
 
 
+class Made(Struct, eq=False):
+    """An answer that is read and held back until it is known to be what was asked for.
+
+    model, upstream: which makes it, as far as that is known.  usage: what it said that it took.
+    thought, said: letters of thinking and of the rest; pieces: events that brought them, which are tokens, about.
+    given: whether any of it was handed on.
+    """
+
+    model: str = ""
+    upstream: str = ""
+    usage: Usage | None = None
+    thought: int = 0
+    said: int = 0
+    pieces: int = 0
+    given: bool = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether it took something of which nobody outside knows."""
+        return not self.given and (self.usage is not None or self.pieces > 0)
+
+
 class Witness:
     """Does not listen."""
 
@@ -25,8 +47,11 @@ class Witness:
     def spared(self) -> None:
         """Another call pays for what this one asked for."""
 
-    def wasted(self, usage: Usage) -> None:
-        """So much took an answer that was complete and is not given, since it is not what was asked for."""
+    def holds(self, made: Made) -> None:
+        """This is read of an answer, of which nothing may be given in the end; it goes on growing."""
+
+    def placed(self, upstream: str) -> None:
+        """What was held back of an answer that failed was made there."""
 
     def foretold(self, facts: Mapping[str, str]) -> None:
         """These facts of its answer are known: a stream's head may have to be written before its first event."""
@@ -63,8 +88,15 @@ class Heard(Witness, Struct, eq=False):
     """Whether there is one that has not."""
     spares: bool = False
     """Whether another call pays."""
-    lost: tuple[Usage, ...] = ()
-    """What answers took that are not given."""
+    making: tuple[Made, ...] = ()
+    """Answers that were held back."""
+    last: Made | None = None
+    """The one of the last try, if there is one."""
+
+    @property
+    def all_lost(self) -> bool:
+        """Whether what the last try made is known, and nobody was given anything of it."""
+        return self.last is not None and self.last.lost
 
     @property
     def tries(self) -> int:
@@ -73,6 +105,7 @@ class Heard(Witness, Struct, eq=False):
     def sent(self, model: str) -> None:
         self.sent_as = model
         self.asking = True
+        self.last = None
 
     def failed(self) -> None:
         self.failures += 1
@@ -81,16 +114,25 @@ class Heard(Witness, Struct, eq=False):
     def spared(self) -> None:
         self.spares = True
 
-    def wasted(self, usage: Usage) -> None:
-        self.lost += (usage,)
+    def holds(self, made: Made) -> None:
+        made.model = made.model or self.sent_as
+        self.making += (made,)
+        self.last = made
+
+    def placed(self, upstream: str) -> None:
+        for made in self.making:
+            made.upstream = made.upstream or upstream
 
     def retold(self, witness: Witness) -> None:
         """The other one knows as much then."""
+        for made in self.making:
+            if made is not self.last:
+                witness.holds(made)
         if self.sent_as and not self.asking:
             witness.sent(self.sent_as)
         for _ in range(self.failures):
             witness.failed()
         if self.asking:
             witness.sent(self.sent_as)
-        for usage in self.lost:
-            witness.wasted(usage)
+        if self.last is not None:
+            witness.holds(self.last)

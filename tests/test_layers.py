@@ -22,6 +22,7 @@ FLOORS = (
         "proxy.sources",
         "proxy.clock",
         "proxy.news",
+        "proxy.rejected",
         "proxy.prices",
         "proxy.port",
         "proxy.advice",

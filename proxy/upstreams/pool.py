@@ -93,6 +93,7 @@ class Pool:
             return told(await host(call, info), info, self.name)
         except ProxyError as error:
             placed(error, info, self.name)
+            call.witness.placed(self.name)
             raise
 
     async def shared(self, call: Call, info: ModelInfo) -> Reply:
@@ -142,6 +143,7 @@ class Pool:
         if not isinstance(error, ProxyError):
             return False
         placed(error, asking.info, standing.name)
+        asking.call.witness.placed(standing.name)
         asking.tried = (*asking.tried, standing.url)
         return self.elsewhere(error, standing, asking.name, asking.tried)
 

@@ -9,11 +9,13 @@ from typing import Any
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
+from proxy.rejected import LETTERS
 from proxy.streams import begun, replay
-from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, ToolCalled, Usage
+from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, Thinking, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
+from proxy.witness import Made
 
 
 class Fit:
@@ -62,23 +64,30 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
 
 
 async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
-    """Through these stages, up to its first event.  Of one that fails there it is told what it took."""
-    took: list[Usage] = []
-    reply = reply.through(partial(noted, took))
+    """Through these stages, up to its first event.  What it takes until then nobody further out can see."""
+    call.witness.holds(made := Made())
+    reply = reply.through(partial(noted, made))
     for stage in stages:
         reply = reply.through(stage)
-    try:
-        return await begun(reply)
-    except UpstreamError:
-        for usage in took:
-            call.witness.wasted(usage)
-        raise
+    reply = await begun(reply)
+    made.given = True
+    return reply
 
 
-async def noted(took: list[Usage], source: Events) -> Events:
+async def noted(made: Made, source: Events) -> Events:
     async for event in source:
         if isinstance(event, Usage):
-            took.append(event)
+            made.usage = event
+        elif isinstance(event, Text):
+            made.pieces += 1
+            made.said += len(event.text)
+        elif isinstance(event, Thinking):
+            made.pieces += 1
+            made.thought += len(event.text)
+        elif isinstance(event, ToolCalled):
+            letters = len(event.name) + len(event.arguments)
+            made.pieces += max(1, round(letters / LETTERS))
+            made.said += letters
         yield event
 
 

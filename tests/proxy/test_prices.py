@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from proxy.config import Config, packaged
 from proxy.costing import book_of
 from proxy.errors import ConfigError
-from proxy.news import CallEnded, Cost
+from proxy.news import CallEnded, Cost, Rejected
 from proxy.prices import Book, Energy, Tariff, fits, rounded
 from proxy.yamlfile import Source
 
@@ -148,3 +148,26 @@ def test_a_fault_in_the_file_of_prices_is_told_with_its_line(tmp_path: Path) -> 
     (tmp_path / "prices.yaml").write_text("models:\n  a:\n    input: x\n")
     with pytest.raises(ConfigError, match=r"prices.yaml:3: models.a"):
         book("costs: {prices: prices.yaml}", name=str(tmp_path / "proxy.yaml"))
+
+
+LOST = Rejected("big", "cloud", 300, 4, 0, 0, 10**9, 10**9, 10**9)
+BOTH = replace(CALL, prompt_tokens=1300, completion_tokens=14, load_ns=10**9, prompt_ns=2 * 10**9, eval_ns=2 * 10**9)
+
+
+def test_an_answer_that_was_not_given_costs_what_its_own_model_and_upstream_do() -> None:
+    power = Energy("USD", BILLION, {"home": (1000, 2000), "cloud": (10_000, 20_000)})
+    book = Book([tariff("gemma*", 1), tariff("big", 10)], [tariff("*", 5)], power)
+    told = cost(book, replace(BOTH, rejected=(LOST,)))
+    assert (told.amount, told.prompt) == (1010 * 1000 + 304 * 10_000, 1000 * 1000 + 300 * 10_000)
+    assert told.cloud == 1314 * 5000
+    assert told.energy_mj == 2 * 2000 + 10_000 + 2 * 20_000
+    assert told.power == rounded(told.energy_mj * BILLION, 3_600_000_000)
+
+
+def test_of_several_answers_what_is_known_is_told_in_one_currency() -> None:
+    both = replace(BOTH, rejected=(LOST,))
+    assert cost(Book([tariff("big", 10)]), both).amount == 304 * 10_000, "a budget holds for what is priced"
+    assert cost(Book([tariff("gemma*", 1)]), both).amount == 1010 * 1000
+    two = Book([tariff("gemma*", 1, currency="EUR"), tariff("big", 10)])
+    assert (cost(two, both).currency, cost(two, both).amount) == ("EUR", 1010 * 1000)
+    assert cost(Book([tariff("other", 1)]), both).amount is None

@@ -19,7 +19,7 @@ from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import SUMS
 from proxy.news import CallEnded, Cost
 from proxy.sql.database import Database
-from proxy.upstreams.demo import Fault, Simulator
+from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Running, Start
 from tests.plugins.usage.asking import OPS, A, B, config, get, rows, writer_of, written
 from tests.whole.commands import served
@@ -147,10 +147,24 @@ async def failed(run: Running, who: dict[str, str]) -> None:
     await asking(seed=random.randrange(2**30))(run, who)
 
 
+FITTING = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+async def rejected(run: Running, who: dict[str, str]) -> None:
+    """Twice by one model, and then another answers, which has another price."""
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": FITTING}}
+    await asking(response_format=schema, seed=random.randrange(2**30), model="demo")(run, who)
+
+
+def saying(body: Mapping[str, Any]) -> Said | None:
+    """What one of the models says fits no schema."""
+    return Said("no such thing") if body["model"] == "demo:latest" and body.get("format") else None
+
+
 KINDS: list[Ask] = [
     asking(), asking(), asking(stream=True, model="demo-rendered"), asking(model="demo-thinking"),
     asking(model="nobody"), asking(model="demo-vision"), twice_at_once, embedding, leaving,
-    leaving_early, handing_over, cut, failed,
+    leaving_early, handing_over, cut, failed, rejected,
 ]  # fmt: skip
 UNPRICED = (
     "costs: {prices: {models: {'demo:*': {input: 0.15, output: 0.6, cached: 0.075}, 'demo-e*': {input: 0.013}, "
@@ -162,7 +176,10 @@ UNPRICED = (
 async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url: str) -> None:
     text = config(database_url, UNPRICED, "metrics, usage, limits, cache, fallback, retry")
     text = text.replace('"limits": {}', '"limits": {"limits": [{"per": "all", "tokens_per_day": 1000000000}]}')
-    async with start(text, Simulator(delay=0.001)) as run:
+    text = text.replace(
+        '"fallback": {}', '"fallback": {"on": ["invalid_answer"], "models": {"demo": ["demo-thinking"]}}'
+    )
+    async with start(text, Simulator(delay=0.001, say=saying)) as run:
         kinds = KINDS * 2
         random.Random(11).shuffle(kinds)
         for number, kind in enumerate(kinds):
@@ -173,6 +190,7 @@ async def test_calls_of_every_kind_add_up_everywhere(start: Start, database_url:
         assert {"hit", "miss"} <= {cache for cache, _ in outcomes}
         assert {"", "client_left", "upstream_cut", "model_not_found"} <= {error for _, error in outcomes}
         assert ("shared", "client_left") in outcomes
+        assert any(one["fallback"] and not one["error"] for one in found)
         await rows_are_summed(run, found)
         await figures_are_the_rows(run, found)
         await costs_are_the_rows(run, found)

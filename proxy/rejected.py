@@ -1,0 +1,64 @@
+"""What answers took that were made and are not given, as a part of what their call took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from proxy.news import Rejected
+from proxy.types import Usage
+from proxy.witness import Made
+
+LETTERS: Final = 4
+"""Letters that a token has, about, where nobody has counted."""
+NOTHING: Final = Usage(None, None)
+TIMES: Final = ("load_ns", "prompt_ns", "eval_ns")
+Counts = tuple[int | None, int | None, int | None, int | None]
+"""Tokens in, out, cached and thought."""
+
+
+def in_all(
+    counts: Counts, estimated: Iterable[str], making: Iterable[Made], about: int, stream: bool
+) -> tuple[Counts, tuple[str, ...], tuple[Rejected, ...]]:
+    """What a call took with what was lost, the names of what is estimated of that, and what was lost.
+
+    counts, estimated: of the answer that was given.  about: tokens of the prompt, where nobody has counted.
+    """
+    guessed = list(estimated)
+    lost = tuple(part(one, about, stream, guessed) for one in making if one.lost)
+    return with_them(counts, lost), tuple(dict.fromkeys(guessed)), lost
+
+
+def part(one: Made, about: int, stream: bool, guessed: list[str]) -> Rejected:
+    """guessed: grows by the names of what nobody has counted."""
+    usage = one.usage or NOTHING
+    prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
+    if prompt is None:
+        prompt = about
+        guessed.append("prompt_tokens")
+    if completion is None:
+        completion = one.pieces if stream else max(1, round((one.said + one.thought) / LETTERS))
+        guessed.append("completion_tokens")
+    if thinking is None and one.thought:
+        thinking = round(completion * one.thought / (one.thought + one.said))
+        guessed.append("thinking_tokens")
+    times = usage.load_ns, usage.prompt_ns, usage.eval_ns
+    return Rejected(one.model, one.upstream, prompt, completion, usage.cached_tokens or 0, thinking or 0, *times)
+
+
+def with_them(counts: Counts, rejected: Iterable[Rejected]) -> Counts:
+    """What the call took in all."""
+    prompt, completion, cached, thinking = counts
+    for one in rejected:
+        prompt, completion = (prompt or 0) + one.prompt_tokens, (completion or 0) + one.completion_tokens
+        cached = cached if cached is None and not one.cached_tokens else (cached or 0) + one.cached_tokens
+        thinking = (thinking or 0) + one.thinking_tokens
+    return prompt, completion, cached, thinking
+
+
+def with_times(usage: Usage, rejected: Sequence[Rejected]) -> Usage:
+    """How long the call took in all."""
+    times = {name: getattr(usage, name) + sum(getattr(one, name) for one in rejected) for name in TIMES}
+    return replace(usage, **times)
