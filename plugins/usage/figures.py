@@ -18,6 +18,9 @@ from proxy.types import JSON, Caller
 
 DAY: Final = 86_400
 MICRO: Final = 1_000_000
+BILLION: Final = 1_000_000_000
+MONEY: Final = ("cost", "prompt_cost", "saved", "cloud", "power")
+UNITS: Final = "_units"
 Found = Mapping[str, Any]
 """By column, what it adds up to; and those that it was grouped by."""
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -83,20 +86,33 @@ async def read(database: Database, window: Window, *by: str, columns: Sequence[s
     """One of each group; without any `by` one in all, if there was a call."""
     async with database.reading() as connection:
         rows = (await connection.execute(query(window, by, columns))).mappings().all()
-    return [{name: value if name in by else whole(value) for name, value in row.items()} for row in rows]
+    return [told_of(row, by) for row in rows]
+
+
+def told_of(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
+    found = {name: value if name in by else whole(value) for name, value in row.items()}
+    for name in MONEY:
+        if name + UNITS in found:
+            found[name] += found.pop(name + UNITS) * BILLION
+    return found
 
 
 def query(window: Window, by: Sequence[str], columns: Sequence[str]) -> Select[Any]:
     groups = [window.table.c[name] for name in by]
-    added = [added_up(window.table.c[name]) for name in columns]
+    added = [one for name in columns for one in added_up(window.table.c[name])]
     chosen = select(*groups, *added).where(*window.conditions(bool({"caller", "key_id"} & set(by))))
     return chosen.group_by(*groups).order_by(*groups) if groups else chosen.having(func.count() > 0)
 
 
-def added_up(column: Column[Any]) -> ColumnElement[Any]:
+def added_up(column: Column[Any]) -> Iterable[ColumnElement[Any]]:
+    """Money in two parts, since in SQLite a sum of more than nine billion units is an error."""
     if column.name in BINS:
-        return func.aggregate_strings(column, "").label(column.name)
-    return func.sum(column).label(column.name)
+        yield func.aggregate_strings(column, "").label(column.name)
+    elif column.name in MONEY:
+        yield func.sum(column % BILLION).label(column.name)
+        yield func.sum(column // BILLION).label(column.name + UNITS)
+    else:
+        yield func.sum(column).label(column.name)
 
 
 def whole(value: Any) -> Any:

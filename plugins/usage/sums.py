@@ -25,6 +25,8 @@ Sums = dict[int, dict[Place, "Of"]]
 """By span in seconds."""
 
 MINUTE: Final = 60_000_000
+MOST: Final = 2**63 - 1
+"""What a column holds: a sum that is more stays there, since else no call of its day could be written any more."""
 WHOLE: Final = (
     "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "cost", "prompt_cost", "saved", "cloud",
     "energy_mj", "power",
@@ -149,4 +151,4 @@ async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, t
 
 
 def columns(one: Of) -> Sequence[Any]:
-    return *(one[name] for name in COUNTS), *(bins.written(one.bins(name)) for name in BINS)
+    return *(min(one[name], MOST) for name in COUNTS), *(bins.written(one.bins(name)) for name in BINS)

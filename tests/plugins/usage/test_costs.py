@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import openai
+from sqlalchemy import update
 
 from plugins.usage.money import begin, next_month, spelled
+from plugins.usage.tables import SUMS
 from tests.conftest import Running, Start
-from tests.plugins.usage.asking import OPS, A, B, chat, config, get, written
+from tests.plugins.usage.asking import OPS, A, B, chat, config, get, writer_of, written
 
 BILLION = Decimal(10**9)
 
@@ -62,6 +64,25 @@ async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: s
     for rows in by.values():
         assert sum(one["total_cost"] for one in rows["rows"]) == whole["total_cost"]
     assert projected["total_cost"] == whole["total_cost"] <= projected["projected_cost"]
+
+
+async def test_sums_of_more_than_a_database_counts_to_are_told(start: Start, database_url: str) -> None:
+    """Nine billion units are not much of every currency."""
+    async with start(config(database_url)) as run:
+        await chat(run, A), await chat(run, A, model="demo-thinking")
+        await written(run, 2)
+        async with writer_of(run).database.writing() as connection:
+            for table in SUMS.values():
+                await connection.execute(update(table).values(cost=2**63 - 2, cloud=5 * 10**18))
+        await chat(run, A, seed=1)
+        assert len(await written(run, 3)) == 3 and writer_of(run).lost == 0
+        whole = await get(run, "/api/costs/summary")
+        billed = await get(run, f"/v1/organization/costs?start_time={int(run.server.services.clock.time()) - 86_400}")
+        by = (await get(run, "/api/costs/breakdown?by=model"))["rows"]
+    assert whole["total_cost"] == Decimal(2**64 - 3) / BILLION and 10**10 < whole["cloud_cost"] < 10**10 + 1
+    assert sum(one["total_cost"] for one in by) == whole["total_cost"]
+    amounts = [one["amount"]["value"] for bucket in billed["data"] for one in bucket["results"]]
+    assert sum(amounts) == whole["total_cost"]
 
 
 async def test_models_without_a_price_cost_null_and_are_counted(start: Start, database_url: str) -> None:
