@@ -80,24 +80,6 @@ async def _chained(first: Event | None, rest: Events) -> Events:
             yield event
 
 
-def added(several: Sequence[Usage]) -> Usage:
-    """What several answers took, all together; None where none of them says anything."""
-
-    def known(told: Iterable[int | None]) -> int | None:
-        numbers = [one for one in told if one is not None]
-        return sum(numbers) if numbers else None
-
-    return Usage(
-        known(one.prompt_tokens for one in several),
-        known(one.completion_tokens for one in several),
-        known(one.cached_tokens for one in several),
-        sum(one.load_ns for one in several),
-        sum(one.prompt_ns for one in several),
-        sum(one.eval_ns for one in several),
-        known(one.thinking_tokens for one in several),
-    )
-
-
 @dataclass(slots=True)
 class Choice:
     """One whole answer; grows while it is collected."""

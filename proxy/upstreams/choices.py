@@ -179,16 +179,18 @@ class Merged:
         await asyncio.gather(*self.tasks, *self.begun, return_exceptions=True)
 
     def total(self) -> Usage:
-        """A prompt is counted once, as OpenAI does; the answers are added up."""
+        """A prompt is counted once, as OpenAI does; the answers are added up.  What one of them does not tell is not
+        known of all: whoever measures the call estimates it then."""
         firsts = [usage for index, usage in self.usages.items() if index % self.group == 0]
         every = self.usages.values()
         return Usage(
             _sum([one.prompt_tokens for one in firsts]),
             _sum([one.completion_tokens for one in every]),
-            firsts[0].cached_tokens if len(firsts) == 1 else None,
+            _sum([one.cached_tokens for one in firsts]),
             max(one.load_ns for one in every),
             sum(one.prompt_ns for one in every),
             sum(one.eval_ns for one in every),
+            _sum([one.thinking_tokens for one in every]),
         )
 
 

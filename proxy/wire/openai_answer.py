@@ -98,6 +98,8 @@ def usage_of(usage: Usage | None) -> JSON:
     }
     if usage and usage.cached_tokens is not None:
         told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage and usage.thinking_tokens is not None:
+        told["completion_tokens_details"] = {"reasoning_tokens": usage.thinking_tokens}
     return told
 
 

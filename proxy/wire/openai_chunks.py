@@ -125,9 +125,12 @@ def spelled(token: str, logprob: float | None) -> dict[str, JSON]:
 
 
 def usage_of(told: Mapping[str, JSON]) -> Usage:
-    details = told.get("prompt_tokens_details") or {}
+    asked, made = told.get("prompt_tokens_details") or {}, told.get("completion_tokens_details") or {}
     return Usage(
-        count(told.get("prompt_tokens")), count(told.get("completion_tokens")), count(details.get("cached_tokens"))
+        count(told.get("prompt_tokens")),
+        count(told.get("completion_tokens")),
+        count(asked.get("cached_tokens")),
+        thinking_tokens=count(made.get("reasoning_tokens")),
     )
 
 

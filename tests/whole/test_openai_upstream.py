@@ -418,6 +418,19 @@ async def test_an_error_midway_is_told_as_what_it_is(start: Start) -> None:
         assert answer.broken["message"] == "engine died"
 
 
+async def test_all_that_several_answers_took_is_added_up(start: Start) -> None:
+    """Also what was thought, of which no word is shown."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    asked, made = {"cached_tokens": 4}, {"reasoning_tokens": 20}
+    usage: dict[str, Any] = {"prompt_tokens": 7, "completion_tokens": 25}
+    usage |= {"prompt_tokens_details": asked, "completion_tokens_details": made}
+    answer = Scripted(json.dumps({"choices": [choice], "usage": usage}).encode())
+    async with served(start, "/chat/completions", answer) as run:
+        took = (await whole(await run.chat(model="m", n=2)))["usage"]
+    assert (took["prompt_tokens"], took["completion_tokens"]) == (7, 50)
+    assert (took["prompt_tokens_details"], took["completion_tokens_details"]) == (asked, {"reasoning_tokens": 40})
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 async def test_a_server_that_ignores_stream_and_answers_whole_is_streamed(start: Start, indent: int | None) -> None:
     calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"city":"Bonn"}'}}]

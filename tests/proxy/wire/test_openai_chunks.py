@@ -95,6 +95,8 @@ def test_a_refusal_is_told_in_its_words_and_is_no_answer() -> None:
 def test_usage_comes_after_the_finish_and_is_told_once() -> None:
     given = (STOP, used(prompt_tokens_details={"cached_tokens": 3}), b"[DONE]", choice(content="late"))
     assert events(*given) == [Finish("stop"), Usage(5, 2, 3)]
+    thought = used(completion_tokens_details={"reasoning_tokens": 1})
+    assert events(STOP, thought) == [Finish("stop"), Usage(5, 2, thinking_tokens=1)]
     assert events(choice(content="a"), used(), choice("stop"), used(prompt_tokens_details=None))[-1] == Usage(5, 2)
 
 
