@@ -67,6 +67,10 @@ class Models(Protocol):
     def upstreams(self) -> Collection[str]:
         """Their names."""
 
+    def provider(self, upstream: str) -> str:
+        """Whose API an upstream speaks, `ollama` or `openai`.  upstream: the name of it, or of one of its hosts; of any
+        other, as "" of what reached none, it is the first one's."""
+
     def real(self, name: str) -> str:
         """The name that an alias stands for; of any other name itself."""
 

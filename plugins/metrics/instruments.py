@@ -38,7 +38,7 @@ class Instruments:
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self.models, self.upstreams, self.codes, self.arms = Values(), Values(), Values(), Values()
-        ai = ("gen_ai_operation_name", "gen_ai_response_model")
+        ai = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model")
         self.duration = histogram(
             "gen_ai_server_request_duration_seconds", "Until a call was over.", (*ai, "error_type"), SECONDS, registry
         )
@@ -71,30 +71,33 @@ class Instruments:
         if registry is not None:
             Info("gemmapy_build", "This server.", registry=registry).info({"version": __version__})
 
-    def ended(self, one: CallEnded) -> None:
-        operation = OPERATIONS.get(one.route, one.route)
+    def ended(self, one: CallEnded, provider: str) -> None:
+        """provider: whose API its upstream speaks."""
         model, upstream = self.model(one), self.upstreams.of(one.upstream)
+        ai = OPERATIONS.get(one.route, one.route), provider, model
         outcome = one.error if one.error in ("", "client_left") else "error"
         self.calls.labels(one.route, model, upstream, outcome or "ok", one.cache).inc()
-        self.duration.labels(operation, model, self.codes.of(one.error)).observe(one.total_ns / 1e9)
+        self.duration.labels(*ai, self.codes.of(one.error)).observe(one.total_ns / 1e9)
         if one.error:
             self.errors.labels(one.route, self.codes.of(one.error)).inc()
         if one.first_ns is not None:
-            self.first.labels(operation, model).observe(one.first_ns / 1e9)
+            self.first.labels(*ai).observe(one.first_ns / 1e9)
         if one.eval_ns and one.completion_tokens:
-            self.pace.labels(operation, model).observe(one.eval_ns / 1e9 / one.completion_tokens)
+            self.pace.labels(*ai).observe(one.eval_ns / 1e9 / one.completion_tokens)
         if one.queue_ns:
             self.queue.labels(upstream).observe(one.queue_ns / 1e9)
         if arm := one.tags.get("experiment"):
             self.arm_calls.labels(self.arms.of(arm), outcome or "ok").inc()
-        self.count_tokens(one, operation, model)
+        self.count_tokens(one, ai)
         self.count_cost(one, model)
 
-    def count_tokens(self, one: CallEnded, operation: str, model: str) -> None:
+    def count_tokens(self, one: CallEnded, ai: tuple[str, str, str]) -> None:
+        """ai: labels of the conventions, of which the last is the model."""
+        model = ai[-1]
         for kind, tokens in (("input", one.prompt_tokens), ("output", one.completion_tokens)):
             if tokens is not None:
                 self.tokens.labels(one.route, model, kind).inc(tokens)
-                self.usage.labels(operation, model, kind).observe(tokens)
+                self.usage.labels(*ai, kind).observe(tokens)
         for kind, tokens in (("cached", one.cached_tokens), ("thinking", one.thinking_tokens)):
             if tokens:
                 self.tokens.labels(one.route, model, kind).inc(tokens)

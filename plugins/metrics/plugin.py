@@ -39,7 +39,7 @@ class Metrics:
         self.host = host
         self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
         self.instruments = host.kept("metrics", self.made)
-        host.on(CallEnded, self.instruments.ended)
+        host.on(CallEnded, lambda one: self.instruments.ended(one, host.models.provider(one.upstream)))
         host.on(Attempt, self.instruments.attempted)
         host.on(FellBack, self.instruments.fell_back)
 

@@ -63,7 +63,7 @@ class Traces:
         from plugins.traces.spans import Spans, provider_of
 
         keys = {name: value.get_secret_value() for name, value in self.settings.headers.items()}
-        self.open = Spans(provider_of(self.settings, keys), self.settings.contents)
+        self.open = Spans(provider_of(self.settings, keys), self.settings.contents, self.host.models.provider)
         return self
 
     async def __aexit__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -22,6 +22,7 @@ from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Events, Handler, Reply
 
 OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+PROVIDER: Final = "gen_ai.provider.name"
 BATCH: Final = 512
 UNSAMPLED: Final = "-00"
 """How a `traceparent` ends whose trace nobody keeps."""
@@ -51,9 +52,11 @@ def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
 class Spans:
     """Those of the calls under way, by the marks of their meters: a call's id is its client's, who may use it twice."""
 
-    def __init__(self, provider: TracerProvider, contents: bool) -> None:
+    def __init__(self, provider: TracerProvider, contents: bool, speaks: Callable[[str], str]) -> None:
+        """speaks: whose API an upstream speaks, or "", where that is not known yet."""
         self.provider = provider
         self.contents = contents
+        self.speaks = speaks
         self.tracer = provider.get_tracer("gemmapy_proxy")
         self.running: dict[str, Span] = {}
 
@@ -61,6 +64,7 @@ class Spans:
         """The call, with its span as the parent of whatever comes of it."""
         kind = OPERATIONS.get(call.route, call.route)
         told = {"gen_ai.operation.name": kind, "gen_ai.request.model": call.model, "gemmapy.request.id": call.id}
+        told[PROVIDER] = self.speaks("")
         span = self.tracer.start_span(f"{kind} {call.model}", W3C.extract(call.trail), SpanKind.SERVER, told)
         if self.contents and span.is_recording():
             span.set_attribute("gen_ai.input.messages", contents.asked(call.ask))
@@ -95,6 +99,7 @@ class Spans:
         if (span := self.running.pop(ended.meter, None)) is None:
             return
         span.set_attributes(attributes(ended))
+        span.set_attribute(PROVIDER, self.speaks(ended.upstream))
         if ended.error:
             span.set_status(StatusCode.ERROR, ended.error)
         span.end()
@@ -104,6 +109,7 @@ class Spans:
             return
         now = time.time_ns()
         told: dict[str, str | int] = {"gen_ai.request.model": attempt.model, "gemmapy.attempt": attempt.number}
+        told[PROVIDER] = self.speaks(attempt.upstream)
         if attempt.upstream:
             told["gemmapy.upstream"] = attempt.upstream
         if attempt.error:

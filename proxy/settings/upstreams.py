@@ -80,6 +80,11 @@ class Upstream(Strict):
         return self.ollama or self.openai or ()
 
     @property
+    def speaks(self) -> str:
+        """Whose API."""
+        return "ollama" if self.openai is None else "openai"
+
+    @property
     def answering(self) -> str:
         """What answers depend on besides the digest of the weights, which an `openai` upstream does not tell: which
         servers they come from, and what these are sent of a call."""

@@ -167,6 +167,10 @@ class Catalogue:
     def upstreams(self) -> Collection[str]:
         return self.servers.keys()
 
+    def provider(self, upstream: str) -> str:
+        name = upstream if upstream in self.settings else upstream.partition("/")[0]
+        return (self.settings.get(name) or next(iter(self.settings.values()))).speaks
+
     async def window(self, name: str) -> int | None:
         pinned = self.settled.of(self.real(name)).num_ctx
         try:

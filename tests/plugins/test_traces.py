@@ -34,7 +34,12 @@ class Collector:
 
 @asynccontextmanager
 async def traced(
-    start: Start, collector: Collector, more: str = "", chain: str = "traces, retry", ollama: Simulator | None = None
+    start: Start,
+    collector: Collector,
+    more: str = "",
+    chain: str = "traces, retry",
+    ollama: Simulator | None = None,
+    beside: str = "",
 ) -> AsyncIterator[Running]:
     """A server whose spans have all arrived once it has stopped."""
     app = web.Application()
@@ -42,7 +47,7 @@ async def traced(
     async with TestServer(app) as server:
         place = server.make_url("/v1/traces")
         text = f"plugins: {{retry: {{wait: 0.001}}, metrics: {{}}, traces: {{endpoint: '{place}'{more}}}}}\n"
-        async with start(f"{text}chains: {{chat: [{chain}]}}\n", ollama) as run:
+        async with start(f"{text}chains: {{chat: [{chain}]}}\n{beside}", ollama) as run:
             yield run
 
 
@@ -67,6 +72,7 @@ async def test_a_call_is_a_span_with_its_plugins_and_attempts_as_children(start:
     assert sorted(spans) == ["attempt 1", "chat demo", "retry"]
     assert spans["attempt 1"].parent_span_id == spans["retry"].parent_span_id == call.span_id
     assert told(call)["gen_ai.response.model"] and told(call)["gen_ai.usage.output_tokens"] > 0
+    assert told(call)["gen_ai.provider.name"] == told(spans["attempt 1"])["gen_ai.provider.name"] == "ollama"
     assert told(spans["retry"]) == {"gemmapy.plugin": "retry"}
     assert call.start_time_unix_nano <= spans["retry"].start_time_unix_nano
     assert not any("messages" in name for name in told(call)), "words are told only where that is wished"
@@ -98,6 +104,18 @@ async def test_a_call_goes_on_with_the_trace_of_its_client(start: Start) -> None
         assert await followed(run, f"00-{TRACE}-{SPAN}-01") == 200
     call = next(span for span in collector.spans if span.name == "chat demo")
     assert (call.trace_id.hex(), call.parent_span_id.hex()) == (TRACE, SPAN)
+
+
+async def test_the_provider_is_whose_api_was_spoken(start: Start) -> None:
+    """Of what reached nobody it is that of the first upstream."""
+    collector, chats = Collector(), "models: {theirs: {alias: demo-vision}, demo-vision: {upstream: other}}\n"
+    async with start("chains: {chat: []}") as behind:
+        text = f"upstreams: {{local: {{ollama: $OLLAMA}}, other: {{openai: '{behind.url}/v1'}}}}\n{chats}"
+        async with traced(start, collector, beside=text) as run:
+            for model, status in (("demo", 200), ("theirs", 200), ("gone", 404)):
+                assert (await run.chat(model=model)).status == status
+    names = {span.name: told(span)["gen_ai.provider.name"] for span in collector.spans if span.name.startswith("chat")}
+    assert names == {"chat demo": "ollama", "chat theirs": "openai", "chat gone": "ollama"}
 
 
 async def test_a_call_that_failed_is_a_span_with_its_error(start: Start) -> None:

@@ -58,6 +58,7 @@ async def test_every_call_is_counted_with_its_tokens_and_times(start: Start) -> 
         assert (await run.embed()).status == 200
         found = await scraped_of(run)
     chat = {"gen_ai_operation_name": "chat", "gen_ai_response_model": "demo:latest"}
+    chat["gen_ai_provider_name"] = "ollama"
     assert total(found, "gemmapy_calls_total", route="chat", model="demo:latest", outcome="ok", cache="miss") == 3
     assert total(found, "gemmapy_calls_total", route="embeddings") == 1
     assert total(found, "gemmapy_tokens_total", route="chat", type="output") == sum(

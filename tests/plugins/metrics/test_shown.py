@@ -32,7 +32,7 @@ async def every(start: Start) -> str:
         assert (await run.chat()).status == 200
         tell = run.server.services.state["metrics"]
         more = {"cost": Cost("USD", 5, 7), "error": "x", "queue_ns": 5, "tags": {"experiment": "tone=kind"}}
-        tell.ended(CallEnded(**{**fields(CALL), **more}))
+        tell.ended(CallEnded(**{**fields(CALL), **more}), "ollama")
         tell.attempted(Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1))
         tell.fell_back(FellBack("1", "ann", "demo", "demo:latest", "x"))
         return await (await run.http.get(f"{run.url}/metrics")).text()
