@@ -149,10 +149,11 @@ class Book:
 
 
 def answers(ended: CallEnded) -> list[CallEnded]:
-    """Each answer of a call as a call of its own: the one that was given, and those that were not."""
+    """Each answer of a call as a call of its own: the one that was given, if any was, and those that were not."""
     took = {name: sum(getattr(one, name) for one in ended.rejected) for name in COUNTED}
     rest = {name: max(0, (getattr(ended, name) or 0) - took[name]) for name in COUNTED}
-    return [replace(ended, rejected=(), **rest), *(alone(ended, one) for one in ended.rejected)]
+    given = [replace(ended, rejected=(), **rest)] if any(rest.values()) else []
+    return [*given, *(alone(ended, one) for one in ended.rejected)]
 
 
 def alone(ended: CallEnded, one: Rejected) -> CallEnded:

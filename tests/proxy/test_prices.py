@@ -171,3 +171,6 @@ def test_of_several_answers_what_is_known_is_told_in_one_currency() -> None:
     two = Book([tariff("gemma*", 1, currency="EUR"), tariff("big", 10)])
     assert (cost(two, both).currency, cost(two, both).amount) == ("EUR", 1010 * 1000)
     assert cost(Book([tariff("other", 1)]), both).amount is None
+    took = {"prompt_tokens": 300, "completion_tokens": 4, "load_ns": 10**9, "prompt_ns": 10**9, "eval_ns": 10**9}
+    failed = cost(two, replace(both, **took))
+    assert (failed.currency, failed.amount) == ("USD", 304 * 10_000), "the one that answered nothing has no say"
