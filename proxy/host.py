@@ -205,12 +205,14 @@ class Host:
     """Writes events of an endpoint's own as the edge writes an answer's: none to a client that does not read, and the
     first failure with its own status."""
     clock: Clock = field(init=False)
+    background: Background = field(init=False)
     announce: Callable[[object], None] = field(init=False)
     """Tells an event to all who listen to its kind."""
 
     def __post_init__(self) -> None:
         # Asked for several times in every call, so that they are no properties.
         object.__setattr__(self, "clock", self.services.clock)
+        object.__setattr__(self, "background", self.services.background)
         object.__setattr__(self, "announce", self.bus.announce)
 
     @property
@@ -221,10 +223,6 @@ class Host:
     @property
     def http(self) -> aiohttp.ClientSession:
         return self.services.http
-
-    @property
-    def background(self) -> Background:
-        return self.services.background
 
     def keyvalue(self, name: str) -> KeyValue:
         """A store under `stores:` in the configuration, or `memory`.  Raises ConfigError."""

@@ -15,7 +15,7 @@ BROKEN_OFF: Final = ("client_left", STOPPED)
 """Codes of what nobody waited for any more."""
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, gc=False):
     """One try of a call has ended.
 
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
@@ -50,7 +50,7 @@ class FellBack:
     meter: str = ""
 
 
-class Cost(Struct, frozen=True):
+class Cost(Struct, frozen=True, gc=False):
     """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
 
     currency: such as `USD`.
@@ -70,7 +70,7 @@ class Cost(Struct, frozen=True):
     power: int | None = None
 
 
-class Rejected(Struct, frozen=True):
+class Rejected(Struct, frozen=True, gc=False):
     """What an answer took of which nothing was given: it was not what was asked for, or broken off before that was
     known.  All of it as of a CallEnded.
 
@@ -92,7 +92,7 @@ KEPT: Final = ("hit", "shared")
 """What a cache says of a call that had its answer without a generation of its own."""
 
 
-class CallEnded(Struct, frozen=True):
+class CallEnded(Struct, frozen=True, gc=False):
     """A call is over: answered, failed, cut or left by its client.  Times in ns, `at` in seconds since 1970.
 
     asked, model: the model that was asked for and the one that answered; model and upstream are "" where none did.

@@ -58,10 +58,10 @@ class Flight(Struct, eq=False):
         It goes on at once to where it has to wait, so that who comes next may find it there, or over already.
         """
         reader = self.entered(call)
-        self.task = background.start(self.run(call, call_next), "generating a shared answer", at_once=True)
+        self.task = background.begin(self.run(call, call_next, background), "generating a shared answer")
         return self.heard(call, reader)
 
-    async def run(self, call: Call, call_next: Handler) -> None:
+    async def run(self, call: Call, call_next: Handler, background: Background) -> None:
         self.whole = not call.stream
         try:
             made = call.but(progress=self.progress, deadline=self.deadline, witness=self.asked)
@@ -79,6 +79,7 @@ class Flight(Struct, eq=False):
         finally:
             self.begun = self.over = True
             self.wake()
+            background.over()
             self.ended(self)
 
     async def read(self, reply: Reply) -> None:
@@ -173,6 +174,12 @@ class Flight(Struct, eq=False):
             self.payer = next(iter(self.readers))
             call.witness.spared()
             self.wake()
+
+
+def name_of(where: str, call: Call) -> str:
+    """Under which an answer is shared while it is under way: a fallback may lead one key to a model that is closed to
+    another."""
+    return where if call.models is None else f"{where} {sorted(call.models)}"
 
 
 def owed(events: Sequence[Event]) -> Owed:

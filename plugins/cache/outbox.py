@@ -27,7 +27,7 @@ MOST: Final = 1024
 class Place(Struct, frozen=True):
     """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds.
 
-    stamp: of the model, as the key has it.
+    stamp: of the model, as the key has it.  flight: under which it is shared while it is under way.
     """
 
     where: str
@@ -36,11 +36,7 @@ class Place(Struct, frozen=True):
     told: bytes
     ttl: float
     stamp: str
-
-    @property
-    def flight(self) -> str:
-        """What is shared while it is under way: a fallback may lead one key to a model that is closed to another."""
-        return self.where if self.call.models is None else f"{self.where} {sorted(self.call.models)}"
+    flight: str
 
     def label(self, model: str) -> bytes:
         """What the entry can be found by.  model: the one that answered."""

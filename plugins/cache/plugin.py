@@ -13,7 +13,7 @@ from plugins.cache import entry, key
 from plugins.cache.api import Api
 from plugins.cache.clearings import Clearings
 from plugins.cache.entry import Entry
-from plugins.cache.flight import Flight
+from plugins.cache.flight import Flight, name_of
 from plugins.cache.holding import Answers
 from plugins.cache.outbox import Item, Outbox, Place
 from plugins.cache.semantic import Near, Semantic
@@ -114,7 +114,7 @@ class Cache:
             return kept
         if wishes.only and not isinstance(call.ask, Embed):
             raise NotKept
-        place = Place(where, call, tenant, told, self.ttl(wishes), stamp)
+        place = Place(where, call, tenant, told, self.ttl(wishes), stamp, name_of(where, call))
         flying = self.flying(place) if wishes.reads else None
         reply = await (flying.joined(call) if flying is not None else self.begun(place, call_next, near))
         return self.noted(call, reply, digest)

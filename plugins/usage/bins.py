@@ -5,8 +5,11 @@ As text: `57:3 60:1 `, bins and counts; one text after another is the sum of bot
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from math import log2
+from collections.abc import Iterable
+from functools import partial
+from math import ceil
 from typing import Final
 
 FINENESS: Final = 8
@@ -15,8 +18,13 @@ LAST: Final = 8 * 32
 """Of 2^32 µs, more than an hour, and longer."""
 
 
-def bin_of(micros: int) -> int:
-    return min(LAST, int(log2(micros) * FINENESS)) if micros > 0 else 0
+BEGINS: Final = [ceil(2.0 ** (number / FINENESS)) for number in range(1, LAST + 1)]
+"""The first µs of every bin but the first one."""
+
+
+def counted(times: Iterable[int]) -> Counter[int]:
+    """times: in µs."""
+    return Counter(map(partial(bisect_right, BEGINS), times))
 
 
 def middle(number: int) -> float:

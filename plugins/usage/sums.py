@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Table
@@ -32,6 +33,7 @@ WHOLE: Final = (
     "energy_mj", "power",
 )  # fmt: skip
 """Columns of calls that are added up as they are."""
+NAMES: Final = itemgetter(*map(CallRow._fields.index, DIMENSIONS))
 ADDED: Final = (*COUNTS, *BINS)
 COLUMNS: Final = ("id", "own", "start", *DIMENSIONS, *ADDED)
 """All that a table of sums has."""
@@ -67,7 +69,7 @@ def of_calls(rows: Sequence[CallRow]) -> Of:
     for name in WHOLE:
         found[name] = sum(filter(None, column[name]))
     for name in ("queue", "load", "prompt", "eval"):
-        found[f"{name}_us"] = sum(map(micros, filter(None, column[f"{name}_ns"])))
+        found[f"{name}_us"] = sum([ns // 1000 for ns in column[f"{name}_ns"] if ns])
     if not error:
         add_times(found, column)
     return found
@@ -78,20 +80,13 @@ def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
     for name, count in (("total", "answered"), ("first", "begun")):
         times = [ns // 1000 for ns in column[f"{name}_ns"] if ns is not None]
         found[count], found[f"{name}_us"] = len(times), sum(times)
-        for number, calls in Counter(map(bins.bin_of, times)).items():
+        for number, calls in bins.counted(times).items():
             found[f"{name}_bins", number] = calls
-
-
-def micros(nanoseconds: int) -> int:
-    return nanoseconds // 1000
 
 
 def kind_of(row: CallRow) -> Place:
     """The finest sum that a call is part of: a caller's, of a minute."""
-    return (
-        row.at // MINUTE, row.caller, row.key_id, row.route, row.model, row.upstream, row.error, row.currency,
-        row.template,
-    )  # fmt: skip
+    return row.at // MINUTE, *NAMES(row)
 
 
 def places(kind: Place, span: int) -> Iterator[Place]:

@@ -13,7 +13,7 @@ class StoreError(Exception):
     """The store cannot be used now.  A cache goes on without it."""
 
 
-class Kept(Struct, frozen=True):
+class Kept(Struct, frozen=True, gc=False):
     """A value that was found.  born: Unix seconds at which it was set."""
 
     value: bytes
@@ -31,7 +31,7 @@ class Entry:
     expires: float
 
 
-class New(Struct, frozen=True):
+class New(Struct, frozen=True, gc=False):
     """A value to be set.  ttl: seconds that it lives."""
 
     key: str

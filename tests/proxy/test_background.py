@@ -47,22 +47,29 @@ async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None
     assert times == 0
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-async def test_work_that_begins_at_once_has_gone_to_where_it_waits(at_once: bool) -> None:
-    background, may_end, done = Background(), asyncio.Event(), list[str]()
+async def test_work_that_says_when_it_is_over_has_gone_to_where_it_waits() -> None:
+    background, may_end, done = Background(most=1), asyncio.Event(), list[str]()
 
-    async def work() -> str:
-        done.append("begun")
-        await may_end.wait()
-        return "ended"
+    async def work() -> None:
+        try:
+            done.append("begun")
+            await may_end.wait()
+        finally:
+            background.over()
 
-    task = background.start(work(), "work", at_once=at_once)
-    assert done == (["begun"] if at_once and sys.version_info >= (3, 12) else [])
+    task = background.begin(work(), "work")
+    assert done == (["begun"] if sys.version_info >= (3, 12) else [])
     assert background.tasks == {task}
+    with pytest.raises(Busy):
+        background.begin(work(), "more")
     may_end.set()
-    assert await task == "ended"
-    await asyncio.sleep(0)
+    await task
     assert not background.tasks
+    await background.begin(work(), "what need not wait")
+    assert not background.tasks
+    may_end.clear()
+    background.begin(work(), "what is cut off")
+    await background.aclose()
 
 
 @pytest.mark.parametrize("patience", [10, 0])

@@ -13,7 +13,7 @@ MOST_NAMES: Final = 10_000
 """Names that are remembered of what is counted."""
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """An amount that is asked of one counter.  All amounts are whole numbers, below 2**53.
 
     most: what may be had.  amount: of 0 there is always room, whatever was taken beyond it.

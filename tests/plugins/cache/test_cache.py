@@ -15,6 +15,7 @@ from plugins.cache.flight import Flight
 from plugins.retry import Retry
 from plugins.timeouts import TICK
 from proxy import registry
+from proxy.background import Background
 from proxy.errors import ConfigError, UpstreamError
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
@@ -639,7 +640,7 @@ async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
         raise asyncio.CancelledError
 
     flight, call = Flight(0.0, lambda _: None), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
-    flight.task = asyncio.ensure_future(flight.run(call, broken))
+    flight.task = asyncio.ensure_future(flight.run(call, broken, Background()))
     with pytest.raises(UpstreamError, match="broken off"):
         await asyncio.wait_for(flight.joined(call), 30)
     await asyncio.gather(flight.task, return_exceptions=True)
@@ -664,7 +665,7 @@ async def test_each_reader_has_a_failure_of_its_own() -> None:
         raise UpstreamError("no", "server")
 
     flight, call = Flight(0.0, lambda _: None), Call(id="1", route="chat", model="m", ask=Chat(messages=()))
-    flight.task = asyncio.ensure_future(flight.run(call, failing))
+    flight.task = asyncio.ensure_future(flight.run(call, failing, Background()))
     one, other = await asyncio.gather(flight.joined(call), flight.joined(call), return_exceptions=True)
     assert isinstance(one, UpstreamError) and isinstance(other, UpstreamError) and one is not other
     one.facts["attempts"] = "3"

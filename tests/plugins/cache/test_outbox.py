@@ -48,7 +48,9 @@ def item(
     where, call = f"k{number}", Call("id", "chat", "m", Chat((Message("user", "hi"),)))
     answer = Entry([Text(text), Finish("stop")], {}, 1.0)
     born = store.clock.time()
-    return Item(store, Place(where, call, "", b"[]", ttl, ""), answer, born, largest, lambda: failures.append(where))
+    return Item(
+        store, Place(where, call, "", b"[]", ttl, "", where), answer, born, largest, lambda: failures.append(where)
+    )
 
 
 async def test_what_is_on_its_way_can_be_had_and_is_then_in_the_store() -> None:

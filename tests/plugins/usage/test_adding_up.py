@@ -75,7 +75,7 @@ def test_however_calls_are_batched_their_sums_are_the_same(calls: list[CallEnded
             ]  # fmt: skip
             answered = [row for row in made if not row.error]
             counted = sum((one.bins("total_bins") for one in some), Counter[int]())
-            assert counted == Counter(bins.bin_of(row.total_ns // 1000) for row in answered)
+            assert counted == bins.counted(row.total_ns // 1000 for row in answered)
 
 
 def batched(made: list[CallRow], chance: random.Random) -> sums.Sums:

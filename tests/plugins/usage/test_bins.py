@@ -13,7 +13,7 @@ TIMES = st.lists(st.integers(1, 3_600_000_000), max_size=50)
 
 
 def of(times: list[int]) -> Counter[int]:
-    return Counter(map(bins.bin_of, times))
+    return bins.counted(times)
 
 
 @given(TIMES, TIMES)
