@@ -21,6 +21,7 @@ from proxy.config import packaged
 from proxy.identity import is_guarded
 from proxy.types import Route
 from tests.conftest import BARE, Running, Start
+from tests.forks import ran
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -109,9 +110,7 @@ def here(example: str, run: Running) -> str:
 @pytest.mark.parametrize("example", [*blocks(ROOT / "README.md", "python"), *blocks(DOCS / "clients.md", "python")])
 async def test_the_examples_for_apps_run(start: Start, example: str) -> None:
     async with start(DEMO) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(example, run))
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
 
@@ -121,9 +120,7 @@ async def test_the_examples_of_responses_run(start: Start, tmp_path: Path) -> No
     text = blocks(page, "yaml")[-1].replace("nomic-embed-text", "demo-embed")
     async with start(text.replace("data/", f"{tmp_path}/")) as run:
         examples = "\n".join(here(one, run) for one in blocks(page, "python"))
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", examples], capture_output=True, text=True, check=False
-        )
+        done = await ran(examples)
         assert done.returncode == 0, done.stderr
         assert "completed This is a simulated answer" in done.stdout and "['message', 'message'" in done.stdout
         assert "lights.txt Mabel Quill kept the light" in done.stdout and "AnnotationFileCitation(" in done.stdout
@@ -133,9 +130,7 @@ async def test_the_examples_of_comparisons_run(start: Start, tmp_path: Path) -> 
     page = DOCS / "comparison.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
     async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(example, run))
         assert done.returncode == 0, done.stderr
         assert re.search(r"the winner is demo(-thinking)?\n\[\(1, 'demo", done.stdout), done.stdout
 
@@ -144,9 +139,7 @@ async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
     page = DOCS / "files.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
     async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(example, run))
         assert done.returncode == 0, done.stderr
         assert "41 processed\n['lights.txt']\nThe light of Porthgwarra" in done.stdout
 
@@ -161,9 +154,7 @@ async def test_the_examples_of_fine_tuning_run(start: Start, tmp_path: Path) -> 
     )
     async with start(text) as run:
         example = here(example, run).replace("llama3.2:1b", "demo")
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", example], capture_output=True, text=True, check=False, timeout=120
-        )
+        done = await ran(example)
         assert done.returncode == 0, done.stderr
         assert "Training begins." in done.stdout and "Step 10/10: training loss=0.1" in done.stdout
         assert "succeeded ft-demo-sums-" in done.stdout and "This is a simulated answer" in done.stdout
@@ -173,9 +164,7 @@ async def test_the_example_of_experiments_runs(start: Start, tmp_path: Path) -> 
     page = DOCS / "experiments.md"
     (text,), (example,) = blocks(page, "yaml"), blocks(page, "python")
     async with start(text.replace("sqlite:///data", f"sqlite:///{tmp_path}")) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(example, run))
         assert done.returncode == 0, done.stderr
         assert set(done.stdout.split()) == {"tone=plain", "tone=kind"}
         results = await (await run.http.get(f"{run.url}/api/experiments/tone/results")).json()

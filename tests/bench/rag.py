@@ -16,7 +16,7 @@ import aiohttp
 
 from tests.bench.embedder import MODEL
 from tests.servers import free_port
-from tests.whole.commands import Serving, served
+from tests.whole.commands import Serving, anew, served
 
 AT_ONCE: Final = 32
 DEMO: Final = "demo"
@@ -51,7 +51,7 @@ async def server(
     if settings.get("embed") == MODEL:  # which is asked for as much as the server can take
         text = text.replace('["cache"]', "[]")
     file.write_text(text)
-    async with served("serve", "--config", str(file)) as serving:
+    async with served("serve", "--config", str(file), begin=anew) as serving:
         connector = aiohttp.TCPConnector(limit=2 * AT_ONCE)
         async with aiohttp.ClientSession(serving.url, connector=connector) as http:
             yield http, serving

@@ -6,10 +6,15 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from tests.forks import PROXY, Forked, forks
+
+PROGRAM = "import runpy; runpy.run_module('proxy', run_name='__main__', alter_sys=True)"
 PATIENCE = 120.0
 """Seconds that a busy machine may take to start Python, several times over."""
 OPEN = """
@@ -38,23 +43,15 @@ def kept_open(folder: Path) -> tuple[dict[str, str], str]:
 
 async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of one that ends by itself."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-    )
+    process = await forks(*PROXY).run(PROGRAM, *arguments, env=env)
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
-    return process.returncode or 0, out.decode(), err.decode()
+    return await process.wait(), out.decode(), err.decode()
 
 
 class Serving:
     """A server process, its URL, and what it wrote since."""
 
-    def __init__(self, process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> None:
+    def __init__(self, process: asyncio.subprocess.Process | Forked, stream: asyncio.StreamReader) -> None:
         self.process = process
         self.stream = stream
         self.url = ""
@@ -75,30 +72,34 @@ class Serving:
         return self.banner
 
 
+async def anew(*arguments: str) -> Serving:
+    """One for which Python starts and imports everything, as it does for users."""
+    command = (sys.executable, "-m", "proxy", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+    assert process.stdout is not None
+    return Serving(process, process.stdout)
+
+
+async def forked(*arguments: str, env: dict[str, str] | None = None) -> Serving:
+    process = await forks(*PROXY).run(PROGRAM, *arguments, env=env, apart=False)
+    return Serving(process, process.streams[0])
+
+
 @asynccontextmanager
 async def served(
     *arguments: str,
     first: str = "listens on",
     pattern: str = r"listens on (http://[\d.:]+)",
-    env: dict[str, str] | None = None,
+    begin: Callable[..., Awaitable[Serving]] = forked,
+    **more: Any,
 ) -> AsyncIterator[Serving]:
     """first: of the line that is waited for; `pattern` finds the URL in it, where one is told."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy",
-        *arguments,
-        stderr=asyncio.subprocess.STDOUT,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-    )
-    assert process.stdout is not None
-    serving = Serving(process, process.stdout)
+    serving = await begin(*arguments, **more)
     try:
         found = re.search(pattern, await serving.until(first))
         serving.url = found[1] if found else ""
         yield serving
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+        if serving.process.returncode is None:
+            serving.process.kill()
+        await serving.process.communicate()

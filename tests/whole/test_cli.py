@@ -17,7 +17,7 @@ from proxy.cli import main
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Simulator, running
 from tests.conftest import ASK, Start
-from tests.whole.commands import PATIENCE, command, kept_open, served
+from tests.whole.commands import PATIENCE, anew, command, kept_open, served
 
 DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
 
@@ -29,7 +29,8 @@ def at(url: str) -> str:
 
 async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("plugins: {retry: {}}\nchains: {chat: [retry]}\n")
-    async with served("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml")) as serving:
+    said = ("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml"))
+    async with served(*said, begin=anew) as serving:
         await serving.until("no keys")
         assert "upstream local: simulated (no model runs), answers" in serving.banner
         assert "chain chat: client -> retry -> upstream" in serving.banner

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -244,7 +245,7 @@ FOUND = re.compile(r"sk-gemmapy-[\w-]{43}")
 async def test_an_admin_key_is_printed_once_by_one_of_all_workers(tmp_path: Path) -> None:
     file = str(config_file(tmp_path, workers=2))
     async with served("serve", "--config", file, env={"GEMMAPY_ADMIN_KEY": ""}) as serving:
-        serving.process.terminate()
+        serving.process.send_signal(signal.SIGTERM)
         (key,) = FOUND.findall(await serving.rest())
         assert key
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Start
+from tests.forks import ran
 from tests.test_docs import DOCS, blocks, here
 
 PAGE = DOCS / "conversations.md"
@@ -22,9 +20,7 @@ def configured(example: str, folder: Path) -> str:
 async def test_its_python_runs(start: Start, tmp_path: Path) -> None:
     examples = "\n".join(blocks(PAGE, "python"))  # in one process: to import the SDK takes longer than all else
     async with start(configured(blocks(PAGE, "yaml")[0], tmp_path)) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(examples, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(examples, run))
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.strip().splitlines()) == 5
 

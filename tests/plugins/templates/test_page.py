@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from plugins.templates import library, yamltext
 from plugins.templates.lint import warnings
 from proxy.cli import main
 from tests.conftest import Start
+from tests.forks import ran
 from tests.test_docs import DOCS, ROOT, blocks, here
 
 PAGE = DOCS / "templates.md"
@@ -36,9 +34,7 @@ async def test_the_pages_python_runs_with_its_configuration(
     config = next(block for block in blocks(PAGE, "yaml") if "chains:" in block)
     database = f"database: {{url: 'sqlite:///{tmp_path}/t.db'}}\n"
     async with start(database + config.replace("llama3.2:3b", "demo")) as run:
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", here(example, run)], capture_output=True, text=True, check=False
-        )
+        done = await ran(here(example, run))
     assert done.returncode == 0, done.stderr
     assert all(part in done.stdout for part in says)
 

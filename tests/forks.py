@@ -1,0 +1,180 @@
+"""Python programs, each in a process of its own that finds imported what costs most of their time.
+
+To start Python and import the proxy takes half a second of a core, and a client's library takes more.  A process that
+has done so once forks for each program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+CLIENTS = ("openai", "openai.resources.chat", "openai.resources.responses", "openai.types.responses", "httpx")
+PROXY = (
+    *(
+        "proxy.cli",
+        "proxy.server",
+        "proxy.supervisor",
+        "proxy.sql.migrations",
+        "proxy.sql.lite",
+        "proxy.upstreams.demo",
+    ),
+    *("plugins.usage", "plugins.documents", "asyncpg", "redis.asyncio", "rich", "uvloop"),
+)
+ROOT = Path(__file__).parent.parent
+LONG = 120.0
+"""Seconds that a busy machine may take for an example."""
+LARGEST = 1 << 17
+"""Bytes of an order."""
+
+
+class Forked:
+    """A process with the part of `asyncio.subprocess.Process` that tests use."""
+
+    def __init__(self, pid: int, told: asyncio.StreamReader, *streams: asyncio.StreamReader) -> None:
+        self.pid = pid
+        self.told = told
+        self.streams = streams
+        self.returncode: int | None = None
+
+    async def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = int(await self.told.readline())
+            await self.told.read()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    async def communicate(self) -> list[bytes]:
+        """The rest of what it writes: to standard output, and to standard error where that comes by itself."""
+        written = await asyncio.gather(*(one.read() for one in self.streams))
+        await self.wait()
+        return written
+
+
+class Forks:
+    """The process that forks."""
+
+    def __init__(self, modules: tuple[str, ...]) -> None:
+        self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-m", "tests.forks", str(theirs.fileno()), *modules]
+            alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whoever has threads had better not fork
+            self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=alone, cwd=ROOT)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        self.orders.close()
+        self.process.wait()
+
+    async def run(self, code: str, *arguments: str, env: Mapping[str, str] | None = None, apart: bool = True) -> Forked:
+        """apart: standard error is a stream of its own."""
+        order = {"code": code, "arguments": arguments, "env": {**os.environ, **(env or {})}, "folder": os.getcwd()}
+        pipes = [os.pipe() for _ in range(3 if apart else 2)]
+        socket.send_fds(self.orders, [json.dumps(order).encode()], [end for _, end in pipes])
+        for _, end in pipes:
+            os.close(end)
+        told, *streams = [await stream(start) for start, _ in pipes]
+        return Forked(int(await told.readline()), told, *streams)
+
+
+@cache
+def forks(*modules: str) -> Forks:
+    """Started by whoever needs it first."""
+    return Forks(modules)
+
+
+async def ran(code: str) -> subprocess.CompletedProcess[str]:
+    """What came of a program that asks as a client does."""
+    process = await forks(*CLIENTS).run(code)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), LONG)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess([], await process.wait(), out.decode(), err.decode())
+
+
+async def stream(pipe: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    file = os.fdopen(pipe, "rb", 0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    return reader
+
+
+def next_order(orders: socket.socket, told: dict[int, int]) -> str | None:
+    """The code of the next one, in a process that has been forked for it; None when there are no more."""
+    while received := socket.recv_fds(orders, LARGEST, 3):
+        written, (tell, *streams), *_ = received
+        if not written:
+            return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until it is known who is to be told
+        if not (pid := os.fork()):
+            orders.close()
+            for one in (tell, *told.values()):
+                os.close(one)
+            return begun(json.loads(written), streams)
+        os.write(tell, b"%d\n" % pid)
+        told[pid] = tell
+        for one in streams:
+            os.close(one)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    return None
+
+
+def begun(order: Any, streams: list[int]) -> str:
+    """The process is as Python's start would have made it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    os.dup2(streams[0], 1)
+    os.dup2(streams[-1], 2)
+    for one in streams:
+        os.close(one)
+    os.environ.clear()
+    os.environ.update(order["env"])
+    os.chdir(order["folder"])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = ["", *(path for path in paths if path and path not in sys.path)]
+    sys.argv = ["-c", *order["arguments"]]
+    return str(order["code"])
+
+
+def tell_of_ends(told: dict[int, int]) -> None:
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            with suppress(BrokenPipeError), os.fdopen(told.pop(pid), "wb", 0) as tell:
+                tell.write(b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def main() -> str | None:
+    told: dict[int, int] = {}
+    for name in sys.argv[2:]:
+        import_module(name)
+    gc.freeze()  # else each of them would copy all of it when it collects
+    signal.signal(signal.SIGCHLD, lambda *_: tell_of_ends(told))
+    return next_order(socket.socket(fileno=int(sys.argv[1])), told)
+
+
+if __name__ == "__main__" and (code := main()):
+    sys.modules["__main__"] = ModuleType("__main__")
+    exec(compile(code, "<string>", "exec", dont_inherit=True), vars(sys.modules["__main__"]))
