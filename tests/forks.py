@@ -123,10 +123,8 @@ async def stream(pipe: int) -> asyncio.StreamReader:
 
 def next_order(orders: socket.socket, told: dict[int, int]) -> str | None:
     """The code of the next one, in a process that has been forked for it; None when there are no more."""
-    while received := socket.recv_fds(orders, LARGEST, 3):
+    while (received := socket.recv_fds(orders, LARGEST, 3))[0]:
         written, (tell, *streams), *_ = received
-        if not written:
-            return None
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until it is known who is to be told
         if not (pid := os.fork()):
             orders.close()
