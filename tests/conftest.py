@@ -34,6 +34,7 @@ from proxy.sql.feature import Feature
 from proxy.upstreams.demo import Simulator, running
 from proxy.yamlfile import Source
 from tests.clocks import put_forward
+from tests.forks import OPEN
 from tests.servers import TABLES, PostgresServer, in_memory, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
@@ -121,6 +122,13 @@ def patient() -> None:
     """What a busy machine keeps waiting does not hang; whoever tests what does sets a patience of its own."""
     for name in PATIENT:
         setattr(import_module(name), "PATIENCE", 30.0)  # noqa: B010  (it is final to the type checker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forking() -> Iterator[None]:
+    """A worker of xdist ends without what Python does at an end."""
+    with OPEN:
+        yield
 
 
 @pytest.fixture(scope="session")

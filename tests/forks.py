@@ -7,7 +7,6 @@ has done so once forks for each program.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import gc
 import json
 import os
@@ -16,7 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -81,7 +80,6 @@ class Forks:
             command = [sys.executable, "-m", "tests.forks", str(theirs.fileno()), *modules]
             alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whoever has threads had better not fork
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=alone, cwd=ROOT)
-        atexit.register(self.close)
 
     def close(self) -> None:
         self.orders.close()
@@ -98,10 +96,14 @@ class Forks:
         return Forked(int(await told.readline()), told, *streams)
 
 
+OPEN = ExitStack()
+"""Closes those that were started."""
+
+
 @cache
 def forks(*modules: str) -> Forks:
     """Started by whoever needs it first."""
-    return Forks(modules)
+    return OPEN.enter_context(closing(Forks(modules)))
 
 
 async def ran(code: str) -> subprocess.CompletedProcess[str]:

@@ -232,7 +232,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> No
 
 async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
     text = BARE + "\nstreams: {slow_reader: 0.2}\n"
-    async with start(text, Simulator(say=lambda body: Said(pieces=("x" * 1_000_000,) * 30))) as run:
+    async with start(text, Simulator(say=lambda body: Said(pieces=("x" * 1_000_000,) * 16))) as run:
         host, port = run.url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port), limit=1)
         body = b'{"model":"demo","messages":[{"role":"user","content":"hi"}]}'
