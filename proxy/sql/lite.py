@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+import warnings
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any, Final, Self
 
 import aiosqlite
+from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 WRITE: Final = "BEGIN IMMEDIATE"
 LOOK: Final = 0.003
@@ -46,7 +48,21 @@ class Connection(aiosqlite.Connection):
             await super().close()
 
     def terminate(self) -> None:
-        self.stop()
+        """Nobody is told when it has ended: the event loop may be gone by then, and the thread would fail."""
+        if not self.stopping:
+            self.stopping, self._running = True, False
+            self._tx.put_nowait((None, self.let_go))
+
+    def __del__(self) -> None:
+        if self._connection is not None and not self.stopping:
+            warnings.warn(f"{self!r} was deleted before being closed", ResourceWarning, stacklevel=1)
+            self.terminate()
+
+    def let_go(self) -> object:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        return _STOP_RUNNING_SENTINEL
 
     async def ended(self, patience: float) -> None:
         """Waits for its thread, which else tells an event loop of its last statement that may be gone by then."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import sys
 import threading
@@ -270,6 +271,23 @@ async def test_what_is_written_after_another_process_has_come_and_gone_is_there(
     await add(database, 1)
     assert await looked() == b"(1,)"
     await database.aclose()
+
+
+def test_a_connection_that_outlives_its_loop_tells_nobody_of_its_end(tmp_path: Path) -> None:
+    with asyncio.Runner() as runner:
+
+        async def opened() -> Lite:
+            await (made := Lite(str(tmp_path / "a.db"), 1))
+            return made
+
+        one, loop = runner.run(opened()), runner.get_loop()
+    thread = one._thread
+    asyncio.set_event_loop(loop)  # which is closed by now
+    del one
+    gc.collect()
+    asyncio.set_event_loop(None)
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "postgresql://h", "canary"])
