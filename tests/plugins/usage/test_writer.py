@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain, count
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage import sums
@@ -67,6 +70,29 @@ async def test_what_is_left_out_of_a_statement_because_it_is_usual_reads_the_sam
     found = {one["call"]: one for one in await rows(writer.database, CALLS)}
     for given in chain.from_iterable(batches):
         assert {name: found[given.call][name] for name in CallRow._fields} == given._asdict()
+
+
+async def test_rows_that_are_written_at_once_read_the_same(writer: Writer) -> None:
+    """Whatever is in them; numbers that are too long for JSON's readers, too."""
+    odd = ('"', "\\", "[1]", "null", "é\U0001f600", "0" * 30, "a\nb", "")
+    plain = [row(n, fallback=odd[n % len(odd)], cost=n % 3 or None, total_ns=n**11) for n in range(40)]
+    long = [row(100 + n, saved=2**63 - 1 - n, error="x" * (n % 2)) for n in range(40)]
+    for batch in (plain, long):
+        await writer.put(Batch(batch))
+    found = [{name: one[name] for name in CallRow._fields} for one in await rows(writer.database, CALLS)]
+    assert sorted(found, key=itemgetter("at")) == [one._asdict() for one in (*plain, *long)]
+
+
+async def test_a_number_that_is_too_long_for_the_database_is_not_rounded(writer: Writer) -> None:
+    with pytest.raises((OverflowError, DBAPIError)):
+        await writer.put(Batch([row(n, cost=2**63 + n) for n in range(40)]))
+    assert not await rows(writer.database, CALLS)
+
+
+async def test_an_old_sqlite_is_given_one_row_after_another(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    await writer.put(Batch([row(n) for n in range(40)]))
+    assert await calls(writer) == 40
 
 
 async def test_what_is_being_confirmed_is_waited_for(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
