@@ -14,7 +14,7 @@ from pydantic import PositiveFloat, model_validator
 from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
-from proxy.meter import LATE, METERED, was_asked
+from proxy.meter import LATE, was_asked
 from proxy.news import FellBack
 from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Reply
@@ -160,8 +160,7 @@ class Fallback:
             here, why = switched(call, link), last.code or last.kind
             if not self.opens(here) or self.was_there(link, here, trail):
                 continue
-            meter = call.tags.get(METERED, "")
-            self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why, meter))
+            self.host.announce(FellBack(call.id, call.caller, call.model, here.model, why, call.meter))
             call.progress(f"asking {place_of(here)} instead")
             try:
                 reply = await self.asked(here, call_next, self.impatient(links[index + 1 :]))

@@ -35,9 +35,6 @@ from proxy.types import (
 )
 from proxy.witness import Heard, Made
 
-METERED: Final = "metered"
-"""Tag of a call that is being measured: the route, since a plugin's own call may be made from another, and a number,
-which `CallEnded.meter` repeats, since clients may give two calls one id."""
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
@@ -51,11 +48,11 @@ WORKED: Final = ("timeout", "invalid_answer")
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
     """Hand the call on; every CallEnded is announced exactly once, however many plugins of its chain ask for it."""
-    if call.tags and call.tags.get(METERED, "").rpartition(" ")[0] == call.route:
+    if call.meter and call.meter.rpartition(" ")[0] == call.route:
         return await call_next(call)
     tally = Tally.of(call, host)
     try:
-        reply = await call_next(call.but(tags={**call.tags, METERED: tally.meter}, witness=tally))
+        reply = await call_next(call.but(meter=tally.meter, witness=tally))
     except BaseException as error:
         tally.end(error)
         raise
@@ -155,7 +152,7 @@ class Tally(Heard, eq=False, kw_only=True):
             code, tries = self.failing(error), max(tries, was_asked(error))
         elif not self.whole and self.finished < choices(self.call.ask):
             code = unread(self.host)
-        self.host.announce(self.ended(code, max(tries, self.tries)))
+        self.host.announce(self.ended(code, self.failures + self.asking or tries))
 
     def failing(self, error: BaseException) -> str:
         """The code of what it failed with, of which it learns what there is to learn."""
@@ -171,8 +168,8 @@ class Tally(Heard, eq=False, kw_only=True):
 
     def ended(self, error: str, tries: int) -> CallEnded:
         """tries: how often an upstream was asked, where nobody tells."""
-        now, call, facts = self.host.clock.monotonic(), self.call, self.facts
-        cache = "miss" if self.owed else "shared" if self.spares else facts.get("cache", "")
+        now, call, fact = self.host.clock.monotonic(), self.call, self.facts.get
+        cache = "miss" if self.owed else "shared" if self.spares else fact("cache", "")
         kept = cache in KEPT
         usage = self.usage or NOTHING
         lost: tuple[Rejected, ...] = ()
@@ -183,6 +180,7 @@ class Tally(Heard, eq=False, kw_only=True):
             about = guess([], "", letters(call.ask) / LETTERS)
             tokens, estimated, lost = rejected.in_all(tokens, estimated, self.making, about, call.stream)
             usage = rejected.with_times(usage, lost)
+        times = NOTHING if kept else usage
         ended = CallEnded(
             call.id,
             self.at,
@@ -191,39 +189,39 @@ class Tally(Heard, eq=False, kw_only=True):
             call.route,
             call.stream,
             call.model,
-            facts.get("model", self.sent_as if self.worked else ""),
-            facts.get("upstream", ""),
+            fact("model", self.sent_as if self.worked else ""),
+            fact("upstream", ""),
             *tokens,
             estimated,
-            0 if kept else nanoseconds(facts.get("queue-ms")),
-            0 if kept else usage.load_ns,
-            0 if kept else usage.prompt_ns,
-            0 if kept else usage.eval_ns,
+            0 if kept else int(float(fact("queue-ms", 0)) * 1e6),
+            times.load_ns,
+            times.prompt_ns,
+            times.eval_ns,
             None if self.first is None else int((self.first - self.began) * 1e9),
             int((now - self.began) * 1e9),
             cache,
-            0 if kept else int(facts.get("attempts", tries)),
-            facts.get("fallback", ""),
+            0 if kept else int(fact("attempts", tries)),
+            fact("fallback", ""),
             "" if error else self.finish,
             error,
             None,
             call.about,
-            self.tags(facts),
-            facts.get("cache-key", ""),
+            self.tags(),
+            fact("cache-key", ""),
             self.meter,
-            0 if kept else int(facts.get("kept-tokens", "0")),
+            0 if kept else int(fact("kept-tokens", 0)),
             lost,
         )
         cost = self.host.price(ended)
         return ended if cost is None else replace(ended, cost=cost)
 
-    def tags(self, facts: Mapping[str, str]) -> Mapping[str, str]:
+    def tags(self) -> Mapping[str, str]:
         """Those of the call, and the facts of plugins further in that asked for them to be kept."""
-        tags, recorded = self.call.tags, self.host.bus.recorded
+        tags, recorded, facts = self.call.tags, self.host.bus.recorded, self.facts
         if not tags and not recorded:
             return tags
         told = {name: facts[name] for name in recorded if name in facts}
-        return {**{name: value for name, value in tags.items() if name != METERED}, **told}
+        return {**tags, **told}
 
     def see_through(self, made: Made) -> None:
         """What was still held back when nobody waited for it any more was made, too."""
@@ -232,8 +230,10 @@ class Tally(Heard, eq=False, kw_only=True):
 
     def tokens(self, usage: Usage) -> tuple[Counts, tuple[str, ...]]:
         """In, out, cached and thought, of the answer that was given; and the names of those that are estimated."""
-        guessed: list[str] = []
         prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
+        if prompt is not None and completion is not None and not self.thought:  # as nearly always
+            return (prompt, completion, usage.cached_tokens, thinking or 0), ()
+        guessed: list[str] = []
         if prompt is None and (self.first is not None or (self.worked and not self.all_lost)):  # else it took none
             prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
         if self.first is not None:
@@ -293,7 +293,3 @@ def letters(ask: Ask) -> int:
     if isinstance(ask, Embed):
         return sum(map(len, ask.inputs))
     return 0
-
-
-def nanoseconds(milliseconds: str | None) -> int:
-    return int(float(milliseconds) * 1e6) if milliseconds else 0

@@ -21,7 +21,7 @@ class Attempt(Struct, frozen=True, gc=False):
     model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
     number: counts from 1 over the tries of one model.  error: its code, "" where it went well; one of BROKEN_OFF where
         it was, for no fault of the upstream.
-    meter: the call's tag `metered`, "" where nobody measures it.
+    meter: the call's `meter`, "" where nobody measures it.
     """
 
     call: str
@@ -108,7 +108,7 @@ class CallEnded(Struct, frozen=True, gc=False):
     error: code of what it failed with, `client_left` where nobody waited for the answer, `server_stopped` where this
         server did not, else "".
     about, tags: as on the call.
-    meter: what inner plugins see as the call's tag `metered`; no other call has it.
+    meter: the call's own, as inner plugins see it; no other call has it.
     rejected: answers that are not given; what they took is in all the counts and times.
     """
 

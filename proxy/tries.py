@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
-from proxy.meter import METERED, broken_off
+from proxy.meter import broken_off
 from proxy.news import Attempt
 from proxy.types import Call, Handler, Reply
 from proxy.witness import Heard, Try
@@ -77,5 +77,5 @@ def left(call: Call, one: Try | None, host: Host, heard: Heard, error: BaseExcep
 def announce(call: Call, one: Try, host: Host, facts: Mapping[str, str], error: str) -> None:
     one.told = True
     model, upstream = facts.get("model", call.model), facts.get("upstream", "")
-    seconds, meter = host.clock.monotonic() - one.began, call.tags.get(METERED, "")
+    seconds, meter = host.clock.monotonic() - one.began, call.meter
     host.announce(Attempt(call.id, call.caller, call.route, model, upstream, one.number, error, seconds, meter))

@@ -61,6 +61,8 @@ class Call(Struct, frozen=True):
     receipt: what is to be kept of the call, where its client asked for that.
     witness: told what becomes of it before anything of its answer comes.
     trying: which try of a call it is, where somebody further out makes tries.
+    meter: where it is measured, its route, since a plugin's own call may be made from another, and a number, which
+        `CallEnded.meter` repeats, since clients may give two calls one id.
     """
 
     id: str
@@ -82,6 +84,7 @@ class Call(Struct, frozen=True):
     receipt: Receipt | None = None
     witness: Witness = NOBODY
     trying: Try | None = None
+    meter: str = ""
 
     if TYPE_CHECKING:
 

@@ -115,12 +115,12 @@ def is_of(facts: Mapping[str, str], stamp: str) -> bool:
 
 def complete(events: Iterable[Event], length: bool) -> bool:
     """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
-    finished = False
+    finished, good = False, WITH_LENGTH if length else GOOD
     for event in events:  # for every answer that is kept; a set of the reasons would take twice as long
         if isinstance(event, Finish):
-            finished = True
-            if event.reason not in (WITH_LENGTH if length else GOOD):
+            if event.reason not in good:
                 return False
+            finished = True
     return finished
 
 

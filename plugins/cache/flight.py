@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Background
-from proxy.streams import Owed, Replay, whole
+from proxy.streams import Owed, Replay
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 from proxy.witness import Heard
 
@@ -138,7 +138,7 @@ class Flight(Struct, eq=False):
         facts = self.facts if pays else {**self.facts, "cache": "shared"}
         if self.over and self.error is None:
             self.leave(call, reader)
-            return whole(self.cut(self.events, call), facts)
+            return Reply(Replay(self.cut(self.events, call)), facts)
         return Reply.of(self.reading(call, reader, pays), **facts).on_close(lambda: self.leave(call, reader))
 
     def cut(self, events: Iterable[Event], call: Call) -> Iterable[Event]:

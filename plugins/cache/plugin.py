@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -27,7 +27,7 @@ from proxy.host import Host
 from proxy.news import Rated
 from proxy.stores.keyvalue import Instant, New, StoreError
 from proxy.streams import whole
-from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Said, Text
+from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
 MOST_FLIGHTS: Final = 10_000
 """Generations that may be shared at the same time; what begins beyond is nobody else's."""
@@ -206,18 +206,19 @@ class Cache:
 
     def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
         """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
-        if self.flights.get(name := place.flight) is flight:
-            del self.flights[name]
+        if self.flights.get(place.flight) is flight:
+            del self.flights[place.flight]
         if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed):
             return
-        if not self.worth(flight, place.stamp):
+        facts, said = flight.facts, flight.events
+        if not (entry.is_of(facts, place.stamp) and entry.complete(said, self.settings.keep_length)):
             return
-        model = flight.facts.get("model", place.call.model)
-        if self.clearings.took(flight.began, place.where, partial(place.label, model)):
+        model = facts.get("model", place.call.model)
+        if self.clearings.last and self.clearings.took(flight.began, place.where, partial(place.label, model)):
             return
         largest = self.settings.max_entry_bytes
-        said = cast("list[Said]", flight.events)  # not of embeddings
-        answer = Entry(said, entry.told(flight.facts), self.clock.monotonic() - flight.began)
+        seconds = self.clock.monotonic() - flight.began
+        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # there are no vectors
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:
@@ -256,9 +257,6 @@ class Cache:
         given = "".join(event.text for event in kept[0].events if isinstance(event, Text) and event.choice == 0)
         if not await self.semantic.audit(call, call_next, given):
             await self.semantic.wrong(call, near, where)
-
-    def worth(self, flight: Flight, stamp: str) -> bool:
-        return entry.is_of(flight.facts, stamp) and entry.complete(flight.events, self.settings.keep_length)
 
     def failed(self) -> None:
         self.stats.note("", "error")

@@ -25,7 +25,7 @@ from plugins.experiments.writer import Writer
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied, ProxyError
 from proxy.host import Chores, Host
-from proxy.meter import METERED, metered
+from proxy.meter import metered
 from proxy.news import CallEnded, Rated
 from proxy.types import Call, Handler, Reply, Route
 
@@ -149,7 +149,7 @@ class Experiments:
         return True
 
     async def counted(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
-        self.held[call.tags[METERED]] = assigned
+        self.held[call.meter] = assigned
         return await self.asked(assigned, call_next, call)
 
     async def asked(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:

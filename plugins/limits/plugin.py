@@ -21,7 +21,7 @@ from plugins.limits.told import rates, refused
 from proxy.config import Strict
 from proxy.errors import ProxyError, TooMany
 from proxy.host import Host
-from proxy.meter import METERED, metered
+from proxy.meter import metered
 from proxy.news import KEPT, CallEnded
 from proxy.sql.feature import Feature
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
@@ -101,7 +101,7 @@ class Limits:
         return metered(call, partial(self.limited, plan, call_next), self.host)
 
     async def limited(self, plan: Plan, call_next: Handler, call: Call) -> Reply:
-        mark = call.tags[METERED]
+        mark = call.meter
         if mark in self.held:  # a call that a plugin further in has sent through the chain again
             return await call_next(call)
         verdict, holding, counters = await self.taken(plan, call)

@@ -17,7 +17,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from plugins.traces import contents
 from proxy.errors import ProxyError
-from proxy.meter import METERED
 from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Events, Handler, Reply
 
@@ -79,7 +78,7 @@ class Spans:
 
     async def measured(self, span: Span, call_next: Handler, call: Call) -> Reply:
         """The answer to a call that has its mark."""
-        mark = call.tags[METERED]
+        mark = call.meter
         if (before := self.running.get(mark)) is not None:  # of a try that failed, by a plugin further out
             before.end()
         self.running[mark] = span

@@ -31,6 +31,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         receipt=Receipt({"id": "1"}, []),
         witness=Witness(),
         trying=Try("chat", 1, 0.0),
+        meter="chat 1",
     )
     plain = Call(id="", route="", model="", ask=Chat(messages=()))
     for name in Call.__struct_fields__:
