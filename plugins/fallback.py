@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Final, Literal, TypeAlias, cast
@@ -17,7 +17,7 @@ from proxy.host import Host
 from proxy.meter import LATE, was_asked
 from proxy.news import FellBack
 from proxy.tries import tried
-from proxy.types import Call, Embed, Handler, Reply
+from proxy.types import Call, Embed, Handler, Plugin, Reply
 from proxy.wire.ollama_models import canonical
 
 log = logging.getLogger(__name__)
@@ -136,6 +136,14 @@ class Fallback:
     def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
         links = self.links(call)
         return self.caught(call, call_next, links) if links else tried(call, call_next, self.host)
+
+    def fitted(self, inner: Sequence[Plugin]) -> Plugin:
+        return self.beside if any(getattr(one, "announces", False) for one in inner) else self
+
+    def beside(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
+        """Where another tells of the tries of calls that can be sent nowhere else."""
+        links = self.links(call)
+        return self.caught(call, call_next, links) if links else call_next(call)
 
     async def caught(self, call: Call, call_next: Handler, links: tuple[Link, ...]) -> Reply:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -241,11 +241,20 @@ class Plugin(Protocol):
     said, `changes` what is asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
     `host.models.check` about.  `brings`: fields that bring messages.  `flags`: booleans.
+    `announces`: whether it tells of each try of every call that it is handed (`Attempt`), so that nobody further out
+    need do it.
     `asks`: chains of its own endpoints' calls.  `measures`: whether it hears what calls took (`CallEnded`), so that it
     is told of those, too, that are not let into a chain in which it stands.
     """
 
     def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """Stands in a chain as suits who stands further in."""
+
+    def fitted(self, inner: Sequence[Plugin]) -> Plugin: ...
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ class Since(Strict):
 
 class Retry:
     place = "tries"
+    announces = True
     fields = flags = frozenset({FIELD})
 
     class Settings(Strict):
