@@ -338,6 +338,16 @@ async def test_every_try_is_announced_once(
     assert {one.upstream for one in Ear.heard} == {"local"} and all(one.seconds > 0 for one in Ear.heard)
 
 
+@pytest.mark.parametrize("chain", ["fallback", "fallback, retry", "fallback, twice, retry"])
+async def test_one_tells_of_a_try_that_could_go_nowhere_else(start: Start, chain: str) -> None:
+    use = "ear: {use: 'tests.plugins.test_fallback:Ear'}, twice: {use: 'tests.plugins.test_fallback:Twice'}"
+    async with start(config("{}", f"ear, {chain}").replace("cache: {}", use)) as run:
+        assert (await run.chat()).status == 200
+    assert [(one.model, one.number, one.error) for one in Ear.heard] == [("demo:latest", 1, "")] * (
+        1 + ("twice" in chain)
+    )
+
+
 class Twice:
     """Asks twice at once, and takes the first answer."""
 
