@@ -358,7 +358,7 @@ async def test_a_training_that_two_servers_did_not_live_to_end_has_failed(start:
     async with start(settings) as run:
         id = (await tune(run))["id"]
         processes = await noted(note)
-    assert not any(map(alive, processes))  # the end of a server is the end of its trainers
+    await until_dead(processes)  # the end of a server is the end of its trainers
     note.unlink()
     async with start(settings):
         await noted(note)

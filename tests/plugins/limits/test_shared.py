@@ -80,6 +80,7 @@ async def test_what_a_killed_process_held_is_let_go(start: Start, server: RedisS
             assert (await chat(run))[0] == 429
             serving.process.kill()
             await serving.process.wait()
+            response.close()
         assert (await chat(run))[0] == 429
         async with Redis(port=server.port) as client:
             (leases,) = [one async for one in client.scan_iter("*:leases")]
