@@ -44,7 +44,7 @@ class Embedder:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self.batch(batch, model, payer)) for batch in batches]
-        except* ProxyError as several:
+        except ExceptionGroup as several:
             raise first_of(several) from None
         return np.concatenate([task.result() for task in tasks])
 
@@ -87,10 +87,14 @@ class Embedder:
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 
-def first_of(several: BaseExceptionGroup[ProxyError]) -> ProxyError:
-    """Of the failures of batches that were asked together, one."""
-    one = several.exceptions[0]
-    return first_of(one) if isinstance(one, BaseExceptionGroup) else one
+def first_of(several: ExceptionGroup[Exception]) -> Exception:
+    """Of the failures of batches that were asked together, one: a fault of our own before those that are none.
+
+    Caught as a group, since Python before 3.11.4 makes another group of what is raised under `except*`.
+    """
+    known, faults = several.split(ProxyError)
+    one = (faults or known or several).exceptions[0]
+    return first_of(one) if isinstance(one, ExceptionGroup) else one
 
 
 def too_long(error: BadCall) -> bool:

@@ -162,7 +162,7 @@ async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict
                         [group.create_task(searched(http, url, one, turns, (progress, bar))) for one in several]
                         for several in bodies
                     ]
-            except* ConfigError as several:
+            except ExceptionGroup as several:  # under `except*` Python before 3.11.4 would make another group of it
                 raise several.exceptions[0] from None
     return {way: [task.result() for task in some] for way, some in zip(WAYS, tasks, strict=True)}
 
