@@ -59,6 +59,8 @@ class Backlog(ABC):
             await self.rest(pause)
             try:
                 await self.flush()
+                if pause != EVERY:
+                    log.info("%s are written again", self.what)
                 pause = EVERY
             except Busy as error:
                 if pause == EVERY:

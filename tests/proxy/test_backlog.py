@@ -36,6 +36,7 @@ async def test_no_fault_of_one_time_ends_the_writing(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backlog, "EVERY", 0.001)
+    caplog.set_level(logging.INFO, backlog.__name__)
     marks = Marks(Busy("away"), Busy("away"), ValueError("odd"))
     task = asyncio.ensure_future(marks.run())
     async with asyncio.timeout(10):
@@ -45,6 +46,7 @@ async def test_no_fault_of_one_time_ends_the_writing(
     assert told == [
         (logging.WARNING, "marks wait (3 so far): away"),
         (logging.ERROR, "marks cannot be written"),
+        (logging.INFO, "marks are written again"),
     ]
 
 
