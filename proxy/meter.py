@@ -171,15 +171,7 @@ class Tally(Heard, eq=False, kw_only=True):
         now, call, fact = self.host.clock.monotonic(), self.call, self.facts.get
         cache = "miss" if self.owed else "shared" if self.spares else fact("cache", "")
         kept = cache in KEPT
-        usage = self.usage or NOTHING
-        lost: tuple[Rejected, ...] = ()
-        if self.last is not None:
-            self.see_through(self.last)
-        tokens, estimated = self.tokens(usage)
-        if self.making:
-            about = guess([], "", letters(call.ask) / LETTERS)
-            tokens, estimated, lost = rejected.in_all(tokens, estimated, self.making, about, call.stream)
-            usage = rejected.with_times(usage, lost)
+        usage, tokens, estimated, lost = self.took()
         times = NOTHING if kept else usage
         ended = CallEnded(
             call.id,
@@ -214,6 +206,18 @@ class Tally(Heard, eq=False, kw_only=True):
         )
         cost = self.host.price(ended)
         return ended if cost is None else replace(ended, cost=cost)
+
+    def took(self) -> tuple[Usage, Counts, tuple[str, ...], tuple[Rejected, ...]]:
+        """The times of all answers, their tokens, the names of those that are estimated, and what was not given."""
+        usage = self.usage or NOTHING
+        if self.last is not None:
+            self.see_through(self.last)
+        tokens, estimated = self.tokens(usage)
+        if not self.making:
+            return usage, tokens, estimated, ()
+        about = guess([], "", letters(self.call.ask) / LETTERS)
+        tokens, estimated, lost = rejected.in_all(tokens, estimated, self.making, about, self.call.stream)
+        return rejected.with_times(usage, lost), tokens, estimated, lost
 
     def tags(self) -> Mapping[str, str]:
         """Those of the call, and the facts of plugins further in that asked for them to be kept."""

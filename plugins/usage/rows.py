@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
+from msgspec.structs import astuple
 
-from proxy.news import Attempt, CallEnded, FellBack
+from proxy.news import Attempt, CallEnded, Cost, FellBack
 from proxy.types import JSON
 
 LONGEST: Final = 200
@@ -18,6 +19,8 @@ LONGEST: Final = 200
 MOST: Final = 4096
 """Bytes of what a client says of its call."""
 KNOWN: Final = 1000
+UNPRICED: Final = astuple(Cost(""))
+"""The columns of a cost, in the order of its fields."""
 
 
 class CallRow(NamedTuple):
@@ -130,10 +133,6 @@ class Names:
 
 
 def call_row(ended: CallEnded, model: str) -> CallRow:
-    cost = ended.cost
-    money = ("", None, None, 0, None, None, None) if cost is None else (
-        cost.currency, cost.amount, cost.prompt, cost.saved, cost.cloud, cost.energy_mj, cost.power
-    )  # fmt: skip
     user, metadata = said(ended.about) if ended.about else ("", "")
     tags = ended.tags
     columns = (
@@ -162,7 +161,7 @@ def call_row(ended: CallEnded, model: str) -> CallRow:
         clean(ended.fallback),
         ended.finish,
         clean(ended.error),
-        *money,
+        *(UNPRICED if ended.cost is None else astuple(ended.cost)),
         *(tagged(tags) if tags else ("", "", "")),
         user,
         metadata,
