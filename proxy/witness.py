@@ -98,10 +98,6 @@ class Heard(Witness, Struct, eq=False):
         """Whether what the last try made is known, and nobody was given anything of it."""
         return self.last is not None and self.last.lost
 
-    @property
-    def tries(self) -> int:
-        return self.failures + self.asking
-
     def sent(self, model: str) -> None:
         self.sent_as = model
         self.asking = True
