@@ -8,7 +8,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from proxy.news import Rejected
-from proxy.types import Usage
+from proxy.types import Event, Text, Thinking, ToolCalled, Usage
 from proxy.witness import Made
 
 LETTERS: Final = 4
@@ -17,6 +17,22 @@ NOTHING: Final = Usage(None, None)
 TIMES: Final = ("load_ns", "prompt_ns", "eval_ns")
 Counts = tuple[int | None, int | None, int | None, int | None]
 """Tokens in, out, cached and thought."""
+
+
+def grown(made: Made, event: Event) -> None:
+    """One more event of it."""
+    if isinstance(event, Usage):
+        made.usage = event
+    elif isinstance(event, Text):
+        made.pieces += 1
+        made.said += len(event.text)
+    elif isinstance(event, Thinking):
+        made.pieces += 1
+        made.thought += len(event.text)
+    elif isinstance(event, ToolCalled):
+        letters = len(event.name) + len(event.arguments)
+        made.pieces += max(1, round(letters / LETTERS))
+        made.said += letters
 
 
 def in_all(

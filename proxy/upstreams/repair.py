@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
-from proxy.rejected import LETTERS
+from proxy.rejected import grown
 from proxy.streams import begun, replay
-from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, Thinking, ToolCalled, Usage
+from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
@@ -76,18 +76,7 @@ async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
 
 async def noted(made: Made, source: Events) -> Events:
     async for event in source:
-        if isinstance(event, Usage):
-            made.usage = event
-        elif isinstance(event, Text):
-            made.pieces += 1
-            made.said += len(event.text)
-        elif isinstance(event, Thinking):
-            made.pieces += 1
-            made.thought += len(event.text)
-        elif isinstance(event, ToolCalled):
-            letters = len(event.name) + len(event.arguments)
-            made.pieces += max(1, round(letters / LETTERS))
-            made.said += letters
+        grown(made, event)
         yield event
 
 

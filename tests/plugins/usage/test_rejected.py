@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.upstreams import repair
+from proxy.upstreams import choices, repair
 from proxy.upstreams.demo import Fault, Said, Simulator
 from proxy.witness import Made
 from tests.conftest import ASK, Running, Start
@@ -124,3 +124,37 @@ async def test_a_forced_call_that_is_cut_and_tried_again_costs_both(start: Start
         cut, whole = await written(run, 2)
     assert (cut["error"], cut["attempts"], cut["estimated"]) == ("", 2, "prompt_tokens completion_tokens")
     assert cut["completion_tokens"] == whole["completion_tokens"] + 4 and whole["estimated"] == ""
+
+
+@pytest.mark.parametrize("chain", ["usage", "usage, cache"])
+@pytest.mark.parametrize("form", [{}, {"stream": True}, {"response_format": {"type": "json_object"}}])
+async def test_what_was_made_of_several_answers_costs_though_nothing_of_them_is_given(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: str, form: dict[str, Any]
+) -> None:
+    """Their client leaves while one of three has not begun yet."""
+    merged: list[choices.Merged] = []
+
+    class Watched(choices.Merged):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            merged.append(self)
+
+    monkeypatch.setattr(choices, "Merged", Watched)
+    stalling = Simulator(faults=[Fault("stall")], say=lambda body: Said('{"a": 1}'))
+    async with start(chained(tmp_path, chain), stalling) as run:
+        asked = {**ASK, **form}
+        asking = asyncio.ensure_future(
+            run.http.post(f"{run.url}/v1/chat/completions", json={**asked, "n": 3}, headers=A)
+        )
+        async with asyncio.timeout(30):
+            while not merged or len(merged[0].usages) < 2:  # noqa: ASYNC110  (it tells nobody)
+                await asyncio.sleep(0.001)
+        asking.cancel()
+        await written(run, 1)
+        async with run.http.post(f"{run.url}/v1/chat/completions", json=asked, headers=A) as response:
+            await response.read()
+        several, single = await written(run, 2)
+    assert (several["error"], several["estimated"], several["model"]) == ("client_left", "", "demo:latest")
+    assert several["completion_tokens"] == 2 * single["completion_tokens"] > 0
+    assert several["prompt_tokens"] == 2 * single["prompt_tokens"]
+    assert several["cost"] == 2 * single["cost"]

@@ -20,6 +20,7 @@ from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
+from proxy.witness import NOBODY
 from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
@@ -72,7 +73,7 @@ async def test_an_answer_that_begins_as_its_caller_leaves_is_closed() -> None:
             begun.append(1)
             return Reply.of(nothing()).on_close(lambda: closed.append(1))  # type: ignore[arg-type]
 
-        merged = Merged([start, start], 2)
+        merged = Merged([start, start], 2, NOBODY)
         starting = asyncio.ensure_future(merged.started())
         for _ in range(lag):
             await asyncio.sleep(0)
