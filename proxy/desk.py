@@ -56,5 +56,11 @@ class Desk(Protocol):
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """What every answer to this request carries; an endpoint that streams sends it by itself."""
 
+    async def poured(
+        self, request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """An answer that is written piece by piece.  What fails before the first one, which may be empty, is raised;
+        what fails later breaks the connection, as does a client that takes nothing for a minute."""
+
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """What the URL asks for, as a model; a field that is a tuple may be named several times.  Raises BadCall."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ LOOK: Final = 0.25
 """Seconds between two looks at a job that another process may be doing."""
 BEAT: Final = 10.0
 """Seconds after which a stream of progress says that it still lives."""
+STREAM: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Documents:
@@ -167,13 +168,9 @@ class Documents:
     async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """The text as it is searched, or as it was sent where it is not yet."""
         item = await self.readable(self.caller(request), id)
-        headers = {**self.host.desk.headers(request), "Content-Type": "text/plain; charset=utf-8"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        async for part in self.store.text(item.id, item.version or item.newest):
-            await response.write(part.encode())
-        await response.write_eof()
-        return response
+        parts = self.store.text(item.id, item.version or item.newest)
+        pieces = (part.encode() async for part in parts)
+        return await self.host.desk.poured(request, pieces, {"Content-Type": "text/plain; charset=utf-8"})
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, payer = await self.host.desk.form(request, ChangeDocument), self.payer(request)
@@ -211,19 +208,14 @@ class Documents:
         job = await self.one_job(request, id)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return shapes.answer(shapes.job(job))
-        headers = {**self.host.desk.headers(request), "Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        await self.told(response, job)
-        await response.write_eof()
-        return response
+        return await self.host.desk.poured(request, self.told(job), STREAM)
 
-    async def told(self, response: web.StreamResponse, job: Job) -> None:
+    async def told(self, job: Job) -> AsyncIterator[bytes]:
         last, quiet = b"", 0.0
         while True:
             event = b"data: " + orjson.dumps(shapes.job(job)) + b"\n\n"
             if event != last or quiet >= BEAT:
-                await response.write(event if event != last else b": waiting\n\n")
+                yield event if event != last else b": waiting\n\n"
                 last, quiet = event, 0.0
             if job.status not in OPEN:
                 return

@@ -17,7 +17,7 @@ from plugins.documents.fresh import over, there
 from plugins.documents.payer import Payer
 from plugins.documents.places import held
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
-from proxy.errors import BadCall, NotFound
+from proxy.errors import BadCall, Busy, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.types import JSON
@@ -205,13 +205,16 @@ class Store:
             return {row.id: Item(*row) for row in await connection.execute(FOUND, given)}
 
     async def text(self, item: str, version: int) -> AsyncIterator[str]:
-        """Its parts, one at a time."""
+        """Its parts, one at a time.  Raises Busy where it is removed meanwhile, or another version comes."""
         number = 0
-        where = (PARTS.c.item == item) & (PARTS.c.version == version)
+        parts = select(PARTS.c.content).where((PARTS.c.item == item) & (PARTS.c.version == version))
+        first = parts.where(PARTS.c.part == 0).exists()
         while True:
             async with self.database.reading() as connection:
-                query = select(PARTS.c.content).where(where & (PARTS.c.part == number))
-                part = (await connection.execute(query)).scalar_one_or_none()
+                query = select(first, parts.where(PARTS.c.part == number).scalar_subquery())
+                there, part = (await connection.execute(query)).one()
+            if number and not there:
+                raise Busy("The document was changed while it was read; try again.", code="document_changed")
             if part is None:
                 return
             yield part

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from plugins.files import shapes
 from plugins.files.store import PIECE, File, Store, Wanted
 from proxy.config import Strict
-from proxy.errors import BadCall, Busy, NotFound, TooLarge
+from proxy.errors import BadCall, Busy, TooLarge
 from proxy.host import Host, Part
 from proxy.types import Route
 
@@ -148,22 +148,12 @@ class Api:
         caller = self.caller(request)
         file = await self.store.one(caller, id)
         headers = {
-            **self.host.desk.headers(request),
             "Content-Type": "application/octet-stream",
             "Content-Length": str(file.bytes),
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
             "X-Content-Type-Options": "nosniff",
         }
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        try:
-            async for piece in self.store.pieces(caller, file.id):
-                await response.write(piece)
-            await response.write_eof()
-        except (ConnectionError, NotFound, Busy):  # whoever reads sees by its length that it is not whole
-            if request.transport is not None:
-                request.transport.abort()
-        return response
+        return await self.host.desk.poured(request, self.store.pieces(caller, file.id), headers)
 
 
 def name_of(given: str | None) -> str:

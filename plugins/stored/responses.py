@@ -27,8 +27,6 @@ from proxy.wire.openai_responses_out import Response
 
 LOOK: Final = 0.5
 """Seconds between two looks for the end of a response that another process makes."""
-PATIENCE: Final = 60.0
-"""Seconds that a client may take nothing of its stream."""
 STREAM: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -126,19 +124,14 @@ class Responses:
         if not kept.events:
             message = "Only the stream of a response made with 'background' and 'stream' can be read again."
             raise BadCall(message, param="stream", code="not_streamed")
-        response = web.StreamResponse(headers={**self.host.desk.headers(request), **STREAM})
-        await response.prepare(request)
-        try:
-            async for part in behind(-1 if after is None else after, self.parts(request, kept)):
-                async with asyncio.timeout(PATIENCE):
-                    await response.write(part)
-            await response.write_eof()
-        except (ConnectionError, TimeoutError):
-            if request.transport is not None:
-                request.transport.abort()
-        return response
+        return await self.host.desk.poured(request, self.parts(request, kept, -1 if after is None else after), STREAM)
 
-    async def parts(self, request: web.BaseRequest, kept: Kept) -> AsyncIterator[bytes]:
+    async def parts(self, request: web.BaseRequest, kept: Kept, after: int) -> AsyncIterator[bytes]:
+        yield b""  # who may have to wait for the first one is told at once that there is such a stream
+        async for part in behind(after, self.every(request, kept)):
+            yield part
+
+    async def every(self, request: web.BaseRequest, kept: Kept) -> AsyncIterator[bytes]:
         run = self.runs.shared.runs.get(kept.id)
         while run is None and kept.running:  # in another process
             yield sse.comment("waiting")

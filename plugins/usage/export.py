@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -17,17 +16,19 @@ from plugins.usage import figures
 from plugins.usage.figures import WithUser
 from plugins.usage.money import day_of, midnight, spelled
 from plugins.usage.tables import CALLS
-from proxy.errors import Busy
 from proxy.host import Host
 from proxy.types import Route
 
-log = logging.getLogger(__name__)
 CHUNK: Final = 1000
 """Rows in memory at once."""
 MONEY: Final = ("cost", "prompt_cost", "saved", "cloud", "power")
 HIDDEN: Final = ("id", "tags", "cache_key")
 COLUMNS: Final = tuple(column.name for column in CALLS.columns if column.name not in HIDDEN)
 HEAD: Final = (*COLUMNS, "tokens_per_second")
+HEADERS: Final = {
+    "Content-Type": "text/csv; charset=utf-8",
+    "Content-Disposition": 'attachment; filename="usage.csv"',
+}
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -61,22 +62,7 @@ class Export:
         asked = self.host.desk.query(request, Span)
         caller = figures.whose(self.host.desk.caller(request), asked.user)
         chunks = self.chunks(caller, *asked.limits(self.host.clock.time()))
-        first = await anext(chunks)  # what fails does so before the answer begins
-        response = web.StreamResponse(headers=self.host.desk.headers(request))
-        response.content_type, response.charset = "text/csv", "utf-8"
-        response.headers["Content-Disposition"] = 'attachment; filename="usage.csv"'
-        await response.prepare(request)
-        await response.write(first)
-        try:
-            async for chunk in chunks:
-                await response.write(chunk)
-        except Busy as error:  # its status is told already: only a connection that breaks says that rows are missing
-            log.warning("an export of records breaks off: %s", error)
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        await response.write_eof()
-        return response
+        return await self.host.desk.poured(request, chunks, HEADERS)
 
     async def chunks(self, caller: str | None, since: int, until: int) -> AsyncIterator[bytes]:
         """In the order of their time.  No transaction stays open while a client reads."""

@@ -16,6 +16,7 @@ from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.parts import Part, parts_of
+from proxy.edge.pouring import poured
 from proxy.errors import BadCall, WrongType
 from proxy.types import Caller, Image
 from proxy.wire.openai_attached import Attached
@@ -72,6 +73,11 @@ class Counter:
     async def files(self, request: web.BaseRequest, several: Sequence[Attached]) -> None:
         if several:
             await self.attachments.put(several, self.caller(request))
+
+    async def poured(
+        self, request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        return await poured(request, pieces, headers)
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

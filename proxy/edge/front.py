@@ -17,6 +17,7 @@ from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
 from proxy.edge.guide import Guide
+from proxy.edge.pouring import break_off
 from proxy.errors import Busy, Denied, NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
@@ -87,11 +88,11 @@ class Front:
                 task.uncancel()
                 return error_response(stopped(), exchange)
             except ProxyError as error:
-                return error_response(error, exchange)
+                return failed(request, error, exchange)
             except Exception:  # the last resort: a fault of ours is told as one, and written down
                 log.exception("request %s failed", exchange.id)
                 message = f"The server failed to answer request {exchange.id}."
-                return error_response(ProxyError(message, code="internal_error"), exchange)
+                return failed(request, ProxyError(message, code="internal_error"), exchange)
             exchange.status = exchange.status or response.status
             return response
 
@@ -172,6 +173,13 @@ def preflight(exchange: Exchange) -> web.Response:
         hdrs.ACCESS_CONTROL_MAX_AGE: "600",
     }
     return web.Response(status=204, headers=allowed)
+
+
+def failed(request: web.BaseRequest, error: ProxyError, exchange: Exchange) -> web.Response:
+    """Of an answer that has begun the rest is missing, and another one behind it would be taken for that."""
+    if request.writer.output_size:
+        break_off(request)
+    return error_response(error, exchange)
 
 
 def error_response(error: ProxyError, exchange: Exchange) -> web.Response:

@@ -10,7 +10,6 @@ import orjson
 from aiohttp import web
 
 from proxy.config import Strict
-from proxy.errors import ProxyError
 from proxy.holdings import Holding
 from proxy.host import Desk
 from proxy.types import Route
@@ -18,6 +17,7 @@ from proxy.types import Route
 log = logging.getLogger(__name__)
 CHUNK = 64 * 1024
 """Bytes that are gathered before they are written."""
+HEADERS = {"Content-Type": "application/json", "Content-Disposition": 'attachment; filename="data.json"'}
 
 
 class Whose(Strict):
@@ -43,23 +43,7 @@ class Me:
     async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
         """A document that is read and written bit by bit.  One that cannot be finished breaks off."""
         user = self.whose(request)
-        chunks = gathered(self.pieces(user))
-        first = await anext(chunks)  # what fails at once does so before the answer begins
-        response = web.StreamResponse(headers=self.desk.headers(request))
-        response.content_type = "application/json"
-        response.headers["Content-Disposition"] = 'attachment; filename="data.json"'
-        await response.prepare(request)
-        await response.write(first)
-        try:
-            async for chunk in chunks:
-                await response.write(chunk)
-        except ProxyError as error:
-            log.warning("the data of %s could not be told to their end: %s", user, error)
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        await response.write_eof()
-        return response
+        return await self.desk.poured(request, gathered(self.pieces(user)), HEADERS)
 
     async def pieces(self, user: str) -> AsyncIterator[bytes]:
         yield b'{"user":' + orjson.dumps(user) + b',"data":{'

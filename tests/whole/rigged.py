@@ -98,9 +98,17 @@ class Desk:
         yield Route("GET", "/desk/user", self.page, "user")
         yield Route("GET", "/desk/admin", self.page)
         yield Route("GET", "/desk/{name}/public", self.named, "public")
+        yield Route("GET", "/desk/half", self.half, "public")
 
     async def page(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(text="come in")
+
+    async def half(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Fails when it has written five of a hundred bytes."""
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"begun")
+        raise RuntimeError("and that is all")
 
     async def named(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         if name == "headers":

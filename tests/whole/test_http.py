@@ -509,6 +509,15 @@ async def test_without_keys_everybody_on_this_machine_is_admin(start: Start) -> 
         assert (await run.http.get(f"{run.url}/desk/admin")).status == 200
 
 
+async def test_a_fault_in_the_midst_of_an_answer_breaks_it_off(start: Start) -> None:
+    """A second answer behind it would be read as what is missing of the first."""
+    async with start(BOTH + DESK) as run:
+        response = await run.http.get(f"{run.url}/desk/half")
+        assert await response.content.readexactly(5) == b"begun"
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+
+
 # --- browsers --------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from plugins.documents.vectorstores.origins import no_file
 from plugins.documents.vectorstores.paging import Cut, listed
 from plugins.documents.vectorstores.searching import alive
 from plugins.documents.vectorstores.stores import VectorStore, fits
-from proxy.errors import Busy
 from proxy.host import Host
 from proxy.types import Route
 
@@ -112,23 +111,8 @@ class Files:
     async def content(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
         """The text as it was read, in parts; no more than one of them is in memory."""
         _, one = await self.found(request, id, file)
-        headers = {**self.host.desk.headers(request), "Content-Type": "application/json"}
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        try:
-            await self.write(response, self.contents.store.text(one.item.id, one.item.version or one.item.newest))
-        except (ConnectionError, Busy):  # whoever reads sees that it is not whole; there is no place for an error in it
-            if request.transport is not None:
-                request.transport.abort()
-        return response
-
-    async def write(self, response: web.StreamResponse, parts: AsyncIterator[str]) -> None:
-        before = b'{"object":"vector_store.file_content.page","data":['
-        async for part in parts:
-            await response.write(before + orjson.dumps({"type": "text", "text": part}))
-            before = b","
-        end = b'],"has_more":false,"next_page":null}'
-        await response.write_eof(end if before == b"," else before + end)
+        text = self.contents.store.text(one.item.id, one.item.version or one.item.newest)
+        return await self.host.desk.poured(request, page_of(text), {"Content-Type": "application/json"})
 
     async def list(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         store = await self.contents.stores.one(self.caller(request), id)
@@ -177,3 +161,13 @@ class Files:
         store = await self.contents.stores.one(self.caller(request), id)
         one = await self.contents.batch(store.id, batch)
         return await self.page(request, store, one.id)
+
+
+async def page_of(parts: AsyncIterator[str]) -> AsyncIterator[bytes]:
+    """The only one there is."""
+    before = b'{"object":"vector_store.file_content.page","data":['
+    async for part in parts:
+        yield before + orjson.dumps({"type": "text", "text": part})
+        before = b","
+    end = b'],"has_more":false,"next_page":null}'
+    yield end if before == b"," else before + end

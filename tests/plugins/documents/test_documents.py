@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from plugins.documents.store import Store
 from proxy.edge import desk
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import OPS, TEXTS, A, B, add, ask, config, fill, titles
@@ -68,6 +71,29 @@ async def test_a_new_version_takes_the_place_of_the_old(start: Start, database_u
         assert (after["title"], after["metadata"], after["version"]) == ("Beacons", {"y": 1}, 3)
         async with run.http.get(f"{run.url}/api/rag{path}/content", headers=A) as response:
             assert await response.text() == red
+
+
+async def test_a_text_that_goes_while_it_is_read_does_not_end_as_if_it_were_whole(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Store.text
+
+    async def removing(self: Store, item: str, version: int) -> AsyncIterator[str]:
+        async for part in whole(self, item, version):
+            yield part
+            if going:
+                await ask(run, "DELETE", f"/documents/{going.pop()}", A, 200)
+
+    going: list[str] = []
+    async with start(config(database_url, tmp_path)) as run:
+        id = (await add(run, "Long", "A sentence of some words. " * 8000))["document_id"]
+        url = f"{run.url}/api/rag/documents/{id}/content"
+        monkeypatch.setattr(Store, "text", removing)
+        async with run.http.get(url, headers=A) as response:
+            assert await response.text() == "A sentence of some words. " * 8000
+        going.append(id)
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await (await run.http.get(url, headers=A)).text()
 
 
 async def test_what_is_removed_is_gone(start: Start, database_url: str, tmp_path: Path) -> None:
