@@ -130,6 +130,7 @@ class Writer:
                 exchange.status = CLIENT_LEFT
             return response
         finally:
+            exchange.cut = None  # else request and exchange hold each other until the collector comes
             outlet.close()
             if not pump.done():
                 pump.cancel()

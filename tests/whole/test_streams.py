@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
 
+from proxy.edge.exchange import Exchange
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
 from tests.whole.asking import ESCAPED, FLOOD, asked, deaf, error_of, said, streamed, user, whole
@@ -41,6 +44,14 @@ async def until_told(response: aiohttp.ClientResponse, comment: str, times: int 
         while times:
             times -= await response.content.readuntil(b"\n\n") == f"{comment}\n\n".encode()
             assert not response.content.at_eof()
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 # --- what a stream looks like ----------------------------------------------------------------------
@@ -488,3 +499,26 @@ async def test_streams_that_are_left_in_a_crowd_harm_no_others(start: Start) -> 
         assert all(one.done for one in kept)
         await run.ollama.until_abandoned(10)
         assert (run.ollama.abandoned, run.ollama.finished) == (10, 10)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}),
+        ("/v1/completions", {"prompt": "Hello!"}),
+        ("/v1/responses", {"input": "Hello!"}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "Hello!"}]}),
+        ("/api/generate", {"prompt": "Hello!"}),
+    ],
+)
+async def test_an_answer_leaves_nothing_to_the_collector(
+    start: Start, no_collector: None, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    """What holds itself in a circle stays until the collector comes, which looks for it seldom."""
+    async with start() as run:
+        for _ in range(5):
+            async with run.http.post(f"{run.url}{path}", json={"model": "demo", "stream": stream, **body}) as response:
+                assert response.status == 200 and await response.read()
+        left = [one for one in gc.get_objects() if isinstance(one, Exchange)]
+    assert len(left) <= 1  # the connection still knows its last request
