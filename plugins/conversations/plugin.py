@@ -33,6 +33,8 @@ FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
 PREVIOUS: Final = "previous_response_id"
+OWN_SYSTEM: Final = "own_system"
+"""The tag of an experiment's call that has the caller's own system message."""
 TRIES: Final = 3
 """Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
 PATIENCE: Final = 5.0
@@ -141,8 +143,8 @@ class Conversations:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
         lead, earlier = apart([one.message for one in stored])
         new = new_of(turns, earlier)
-        if system is not None and system == lead:  # it was added as a message, and is told as that
-            system = None
+        # What was added as a message is told as that.
+        brought, system = (None if one == lead else one for one in (brought_by(call, system), system))
         if not new and (not stored or stored[-1].message.role == "assistant"):
             message = "There is nothing new to answer: send a message that the conversation does not have yet."
             raise BadCall(message, param="messages", code="nothing_to_answer")
@@ -150,7 +152,7 @@ class Conversations:
             raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
         outset = turn.talk.system if system is None else both(turn.talk.system, system) if is_once(call) else system
         kept = await self.memory.kept(call, turn.talk, stored, New(new, outset, below))
-        return Told(headed(ask, outset, kept, new), system, new, kept.fact, kept.cut)
+        return Told(headed(ask, outset, kept, new), brought, new, kept.fact, kept.cut)
 
     def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
         with suppress(Busy):  # the beginning of the first message will do
@@ -180,7 +182,7 @@ class Conversations:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """system: what the call itself brought of it.  left_out: what is said of what is not told."""
+    """system: what the caller brought of it.  left_out: what is said of what is not told."""
 
     ask: Chat
     system: str | None
@@ -191,6 +193,12 @@ class Told:
     @property
     def letters(self) -> int:
         return letters(self.ask.messages)
+
+
+def brought_by(call: Call, system: str | None) -> str | None:
+    """What its caller brought of the system prompt: what an experiment has put in its place is for this call only."""
+    own = call.tags.get(OWN_SYSTEM)
+    return system if own is None else own.replace("\0", "") or None
 
 
 def both(one: str, other: str) -> str:

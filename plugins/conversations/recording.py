@@ -21,6 +21,8 @@ from proxy.streams import Answer
 from proxy.types import Call, Chat, Events, Finish, Message
 
 log = logging.getLogger(__name__)
+OWN_MODEL: Final = "own_model"
+"""The tag of an experiment's call that has the model that its caller asked for."""
 TITLE: Final = 60
 """Letters of a title that is made from a message."""
 
@@ -146,7 +148,8 @@ class Recording:
     def columns(self) -> dict[str, Any]:
         """What else changes in the conversation."""
         talk, usage = self.turn.talk, self.answer.usage
-        changed: dict[str, Any] = {"model": talk.model or self.call.model.replace("\0", "")}
+        asked = self.call.tags.get(OWN_MODEL, self.call.model)
+        changed: dict[str, Any] = {"model": talk.model or asked.replace("\0", "")}
         if self.system is not None:
             changed["system"] = self.system
         if not talk.title and (title := title_of(said_by(self.new, self.question))):

@@ -153,7 +153,8 @@ class Experiments:
         return await self.asked(assigned, call_next, call)
 
     async def asked(self, assigned: Assigned, call_next: Handler, call: Call) -> Reply:
-        made = changed(call, assigned.variant).but(tags={**call.tags, FACT: assigned.label})
+        made = changed(call, assigned.variant)
+        made = made.but(tags={**made.tags, FACT: assigned.label})
         self.check(made)
         try:
             reply = await call_next(made)

@@ -16,6 +16,10 @@ from proxy.wire.openai_fields import SAMPLING
 NAMES: Final = "experiment:"
 FIELD: Final = "experiment"
 TEMPLATE: Final = "template"
+OWN_MODEL: Final = "own_model"
+OWN_SYSTEM: Final = "own_system"
+"""Tags: what the caller asked, in whose place a variant stands for this call.  Who remembers a caller's choices goes by
+them, since a variant's would outlive the experiment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,17 @@ def changed(call: Call, variant: Variant) -> Call:
         own = extra.get(TEMPLATE)
         own = own if isinstance(own, dict) else {}
         extra[TEMPLATE] = {**own, **variant.template.model_dump()}
-    return call.but(model=model_of(call, variant), ask=asked(call.ask, variant), extra=extra)
+    tags = {**call.tags, **owned(call, variant)}
+    return call.but(model=model_of(call, variant), ask=asked(call.ask, variant), extra=extra, tags=tags)
+
+
+def owned(call: Call, variant: Variant) -> dict[str, str]:
+    own = {}
+    if variant.model is not None:
+        own[OWN_MODEL] = call.model
+    if variant.is_for_chats and isinstance(call.ask, Chat):
+        own[OWN_SYSTEM] = "\n\n".join(one.text for one in call.ask.messages if one.role == "system")
+    return own
 
 
 def model_of(call: Call, variant: Variant) -> str:

@@ -13,7 +13,7 @@ from proxy import registry
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Start
-from tests.plugins.conversations.asking import A, B, asks, config, echo, kept, say, talk_of, texts
+from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, talk_of, texts
 from tests.whole.asking import asked, streamed
 
 
@@ -235,3 +235,21 @@ async def test_the_record_of_calls_names_the_conversation(start: Start, tmp_path
         await say(run, "hi")
         (row,) = await written(run, 1)
     assert row["conversation"] == "t" and json.loads(row["tags"]) == {"conversation": "t"}
+
+
+async def test_what_an_experiment_changes_is_for_its_calls_and_not_for_their_conversation(
+    start: Start, database_url: str
+) -> None:
+    async with start(config(database_url, "experiments, conversations"), echo()) as run:
+        kind = {"name": "kind", "system": "be kind", "model": "demo-thinking"}
+        told = {"name": "tone", "variants": [{"name": "plain"}, kind]}
+        await asks(run, "POST", "/api/experiments", OPS, json=told)
+        forced: dict[str, Any] = {"experiment": {"name": "tone", "variant": "kind"}}
+        await say(run, "one", **forced)
+        assert ((await talk_of(run)).model, (await talk_of(run)).system) == ("demo", "")
+        await say(run, [{"role": "system", "content": "be brief"}, user("two")], **forced)
+        assert (await talk_of(run)).system == "be brief"
+        await asks(run, "POST", "/api/conversations/t/generate", json={"message": "three"})
+        bodies = asked(run.ollama)
+    assert [body["model"] for body in bodies] == ["demo-thinking:latest"] * 2 + ["demo:latest"]
+    assert [body["messages"][0]["content"] for body in bodies] == ["be kind", "be kind", "be brief"]
