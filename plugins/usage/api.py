@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from aiohttp import web
@@ -68,7 +69,8 @@ class Api:
     def window(self, request: web.BaseRequest, kind: type[Asked] | type[Series]) -> Window:
         asked = self.host.desk.query(request, kind)
         caller = figures.whose(self.host.desk.caller(request), asked.user)
-        return asked.window(self.host.clock.time(), caller)
+        window = asked.window(self.host.clock.time(), caller)
+        return replace(window, models=figures.recorded(window.models, self.host.models.real))
 
     async def dashboard(self, request: web.BaseRequest) -> web.StreamResponse:
         window = self.window(request, Asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,17 @@ class Window:
         ):
             if wanted is not None:
                 yield column.in_(list(wanted))
+
+
+def recorded(models: Sequence[str] | None, real: Callable[[str], str]) -> Sequence[str] | None:
+    """The names that calls of these models are recorded under: an alias stands for one, and `:latest` may be left out.
+
+    real: the name that an alias stands for.
+    """
+    if models is None:
+        return None
+    bare = [one.removesuffix(":latest") for one in (*models, *map(real, models))]
+    return list(dict.fromkeys((*bare, *(f"{one}:latest" for one in bare))))
 
 
 class WithUser(Strict):

@@ -93,7 +93,7 @@ class Organization:
         asked = self.host.desk.query(request, Usage)
         now, width = self.host.clock.time(), asked.bucket_width
         window = asked.windows(now, WIDTHS[width], LIMITS[width], routes)
-        window = with_models(window, asked.models, bool(asked.project_ids) or asked.batch is True)
+        window = with_models(window, self.recorded(asked.models), bool(asked.project_ids) or asked.batch is True)
         by = columns(asked.group_by)
         found = await figures.read(self.host.database, window, "start", *by, columns=TOKENS)
         return page(window, asked.more(now, window), found, lambda one: tell(one, by))
@@ -102,14 +102,17 @@ class Organization:
         asked = self.host.desk.query(request, Spent)
         now = self.host.clock.time()
         window = asked.windows(now, DAY, (7, 180), None)
-        window = with_models(window, asked.line_items, bool(asked.project_ids))
+        window = with_models(window, self.recorded(asked.line_items), bool(asked.project_ids))
         by = columns(asked.group_by)
         found = await figures.read(self.host.database, window, "start", "currency", *by, columns=("priced", "cost"))
         known = [one for one in found if one["currency"]]
         return page(window, asked.more(now, window), known, lambda one: cost(one, by, "line_item" in asked.group_by))
 
+    def recorded(self, models: Names | None) -> Sequence[str] | None:
+        return figures.recorded(models, self.host.models.real)
 
-def with_models(window: Window, models: Names | None, none: bool) -> Window:
+
+def with_models(window: Window, models: Sequence[str] | None, none: bool) -> Window:
     """none: nothing at all, since only what does not exist here is wanted."""
     return Window(
         window.since, window.until, window.span, None, () if none else models, window.routes, window.keys,

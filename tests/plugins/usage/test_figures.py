@@ -219,3 +219,16 @@ async def test_odd_names_are_nobodys_fault(run: Running) -> None:
     for prices in ({"a\0b": {"input": 1}}, {"a": {"input": 1, "like": "a\0b"}}):
         priced = await run.http.put(f"{run.url}/api/admin/costs/pricing", json={"models": prices}, headers=OPS)
         assert priced.status == 400
+
+
+@pytest.mark.parametrize("name", ["demo", "demo:latest", "cheap"])
+async def test_a_model_is_picked_by_any_of_its_names(start: Start, database_url: str, name: str) -> None:
+    async with start(config(database_url, "models: {cheap: {alias: demo}}\n")) as run:
+        await chat(run), await chat(run, model="cheap"), await chat(run, model="demo-thinking")
+        await written(run, 3)
+        for path in ("dashboard?", "timeseries?bucket=day&days=1&"):
+            told = await get(run, f"/api/metrics/{path}model={name}", A)
+            assert sum(one["total_requests"] for one in told.get("points", [told])) == 2
+        since = int(run.server.services.clock.time()) - DAY
+        used = await get(run, f"/v1/organization/usage/completions?start_time={since}&models={name}")
+        assert [one["num_model_requests"] for bucket in used["data"] for one in bucket["results"]] == [2]
