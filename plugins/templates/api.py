@@ -125,9 +125,11 @@ class Api:
 def shown(template: Template, caller: str) -> dict[str, JSON]:
     """All of it."""
     told = template.told
-    parts = ("messages", "parameters", "schema", "example")
+    parts = ("parameters", "schema", "example")
     source = "library" if not template.id else "own" if template.owner == caller else "public"
-    return {**summary(told, source, template.id), **{name: told[name] for name in parts if name in told}}
+    messages = [one.model_dump() for one in template.document.messages]  # with their roles, which may be left out
+    rest = {name: told[name] for name in parts if name in told}
+    return {**summary(told, source, template.id), "messages": messages, **rest}
 
 
 def rendered(template: Template, chat: Chat) -> dict[str, JSON]:

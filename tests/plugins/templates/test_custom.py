@@ -90,7 +90,7 @@ async def test_versions_stay_and_aliases_move(run: Running) -> None:
     assert [one["version"] for one in told["versions"]] == [3, 2, 1] and told["versions"][0]["created_at"] > 1e9
     assert told["aliases"] == {"production": 3, "latest": 3}
     one = await ok(run, "GET", f"/{id}?version=1")
-    assert (one["messages"][0]["content"], one["source"], one["id"]) == ("Hello {{who}}, one.", "own", id)
+    assert (one["messages"], one["source"], one["id"]) == (GREET["messages"], "own", id)
     for version in ("@4", "@nope", "@old", "@x y"):
         assert await said(run, f"template:greet{version}") == "template_version_not_found"
 
