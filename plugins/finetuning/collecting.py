@@ -26,6 +26,7 @@ PIECE: Final = 1024 * 1024
 """Bytes that are handed on at once."""
 SAID: Final = ("role", "content", "tool_calls")
 COMPLETE: Final = ("stop", "tool_calls")
+ASKING: Final = ("user", "tool")
 
 
 class Collect(Strict):
@@ -100,10 +101,11 @@ class Collecting:
         raise BadCall(message, param="source", code="nothing_stored")
 
     def example(self, document: dict[str, JSON]) -> Example | None:
-        """What was asked and answered; None where that was cut short, or shows pictures."""
+        """What was asked and answered; None where nothing was asked, or it was cut short or shows pictures."""
         try:
             choice = document["choices"][0]
-            if choice["finish_reason"] in COMPLETE:
+            asked = any(one["role"] in ASKING for one in document["input"])
+            if asked and choice["finish_reason"] in COMPLETE:
                 answer = {name: choice["message"][name] for name in SAID if choice["message"].get(name)}
                 tools = {"tools": document["tools"]} if document.get("tools") else {}
                 return example({"messages": [*document["input"], answer], **tools})

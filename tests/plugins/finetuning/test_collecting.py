@@ -26,8 +26,10 @@ async def test_stored_completions_become_a_dataset(start: Start, database_url: s
         await stored(run, "other", metadata={"topic": "others"})
         await stored(run, "cut short", metadata={"topic": "numbers"}, max_tokens=1)
         await stored(run, "bob's", B, metadata={"topic": "numbers"})
+        said = [{"role": "system", "content": "nobody asks"}]  # as of a template that says all by itself
+        await stored(run, "", messages=said, metadata={"topic": "numbers"})
         told = await call(run, "POST", PATH, source="stored", metadata={"topic": "numbers"}, name="numbers")
-        assert (told["examples"], told["left_out"]) == (10, 1) and told["tokens"] > 100
+        assert (told["examples"], told["left_out"]) == (10, 2) and told["tokens"] > 100
         assert (await call(run, "GET", f"/v1/files/{told['file_id']}"))["filename"] == "numbers.jsonl"
         async with run.http.get(f"{run.url}/v1/files/{told['file_id']}/content", headers=A) as response:
             made = [json.loads(line) for line in (await response.text()).splitlines()]
