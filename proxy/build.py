@@ -84,7 +84,7 @@ class Assembly:
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)
         self.attachments = Attachments(config.requests.max_bytes, config.requests.max_image_bytes)
-        self.desk = Counter(config.requests, self.images, self.attachments)
+        self.desk = Counter(config.requests, self.images, self.attachments, config.listen.base_path)
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)

@@ -33,6 +33,9 @@ class Part(Protocol):
 class Desk(Protocol):
     """What the edge tells of a request to a plugin's own endpoint."""
 
+    def link(self, path: str) -> str:
+        """The path of an endpoint of this server as its clients reach it."""
+
     def caller(self, request: web.BaseRequest) -> Caller: ...
 
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:

@@ -201,7 +201,8 @@ class Documents:
             return (await call_next(call)).noting(rag="nothing found")
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        return await begun(reply.through(prompt.Citing(hits, outcome).stage).noting(rag=prompt.fact(hits, outcome)))
+        citing = prompt.Citing(hits, outcome, self.host.desk.link)
+        return await begun(reply.through(citing.stage).noting(rag=prompt.fact(hits, outcome)))
 
     def fits(self, hit: Hit) -> bool:
         return hit.cosine >= self.settings.min_similarity or hit.words >= self.settings.min_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -82,9 +82,13 @@ def asked_with(chat: Chat, text: str, place: int) -> Chat:
 
 
 class Citing:
-    """A stage: tells, when a choice is complete, what it rests on and where it says so."""
+    """A stage: tells, when a choice is complete, what it rests on and where it says so.
 
-    def __init__(self, hits: Sequence[Hit], outcome: Outcome) -> None:
+    link: an endpoint's path, as clients reach it.
+    """
+
+    def __init__(self, hits: Sequence[Hit], outcome: Outcome, link: Callable[[str], str] = str) -> None:
+        self.link = link
         self.passages = [{"n": number, **shapes.hit(hit, outcome)} for number, hit in enumerate(hits, 1)]
 
     async def stage(self, source: Events) -> Events:
@@ -106,7 +110,7 @@ class Citing:
     def annotation(self, passage: dict[str, JSON], start: int, end: int) -> dict[str, JSON]:
         """OpenAI's shape for a place in an answer that rests on a page."""
         source = passage["source"] or ""
-        link = source.startswith(("http://", "https://"))
-        url = source if link else f"/api/rag/documents/{passage['document_id']}/content"
+        elsewhere = source.startswith(("http://", "https://"))
+        url = source if elsewhere else self.link(f"/api/rag/documents/{passage['document_id']}/content")
         told = {"start_index": start, "end_index": end, "title": passage["title"], "url": url}
         return {"type": "url_citation", "url_citation": told}

@@ -28,11 +28,17 @@ LARGE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """bounds: what is taken of a body.  images: fetches those that it links to.  attachments: reads files in it."""
+    """bounds: what is taken of a body.  images: fetches those that it links to.  attachments: reads files in it.
+    base: with which all paths begin.
+    """
 
     bounds: Requests
     images: Images
     attachments: Attachments
+    base: str = ""
+
+    def link(self, path: str) -> str:
+        return f"{self.base}{path}"
 
     def caller(self, request: web.BaseRequest) -> Caller:
         return exchange_of(request).caller

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,20 @@ async def test_an_answer_that_names_a_passage_is_annotated(start: Start, tmp_pat
         (last,) = [delta.model_dump() for delta in deltas if "sources" in delta.model_dump()]
         assert last["annotations"] == [one.model_dump() for one in message.annotations]
         assert last["sources"] == message.model_dump()["sources"]
+
+
+async def test_a_passage_without_a_page_of_its_own_is_cited_where_its_text_is(start: Start, tmp_path: Path) -> None:
+    async with start(config(file(tmp_path), tmp_path, "listen: {base_path: /llm}\n")) as run:
+        based = replace(run, url=f"{run.url}/llm")
+        await add(based, "Lanterns", TEXTS["Lanterns"])
+        async with run.http.post(
+            f"{based.url}/v1/chat/completions",
+            json={"model": "demo", "messages": [{"role": "user", "content": WHO}], "rag": True},
+            headers=A,
+        ) as response:
+            cited = (await response.json())["choices"][0]["message"]["annotations"][0]["url_citation"]
+        async with run.http.get(f"{run.url}{cited['url']}", headers=A) as response:
+            assert await response.text() == TEXTS["Lanterns"]
 
 
 async def test_orders_in_a_passage_stay_inside_its_fence(start: Start, tmp_path: Path) -> None:
