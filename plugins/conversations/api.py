@@ -34,6 +34,7 @@ from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, written
 from plugins.conversations.talks import PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
+from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.types import JSON, Call, Route
 from proxy.wire.ids import new_id
@@ -153,7 +154,11 @@ class Api:
         made = self.host.desk.headers(request)["X-Request-Id"]
         identity = (caller.name, caller.key, caller.models)
         call = Call(made, "chat", asked.model, ask, asked.stream, *identity, asked.about, {"conversation": id})
-        return await self.host.answer(request, call)
+        try:
+            return await self.host.answer(request, call)
+        except ProxyError as error:
+            error.renamed("message" if error.param == "messages" else error.param)
+            raise
 
     async def fork(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, owner = await self.host.desk.form(request, Fork), self.owner(request)

@@ -195,7 +195,8 @@ class Documents:
         question = await self.rewriter.question(call, call.ask, place, question)
         top = wanted.top or self.settings.top
         payer = Payer(call.caller, call.key)
-        outcome = await self.search.run(Wish(payer, question, top, wanted.collections, wanted.filter))
+        wish = Wish(payer, question, top, wanted.collections, wanted.filter, at=f"{FIELD}.")
+        outcome = await self.search.run(wish)
         hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)
         if not hits:
             return (await call_next(call)).noting(rag="nothing found")

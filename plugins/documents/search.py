@@ -47,6 +47,7 @@ class Wish:
     words: how much they count, from 0 to 1; None is as usual.
     fusion: `scores` or `ranks`; None is as usual.  rerank: whether a model that is set reads what was found.
     closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
+    at: what names of fields begin with in the request, such as `rag.`.
     """
 
     payer: Payer
@@ -59,6 +60,7 @@ class Wish:
     fusion: Fusion | None = None
     rerank: bool = True
     closer: int | None = None
+    at: str = ""
 
     @property
     def caller(self) -> str:
@@ -110,7 +112,7 @@ class Search:
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
         chosen = [one for one in await self.scope(wish) if one.dimensions]  # else nothing is in it
-        among = None if wish.filter is None else await self.filtered(wish.filter, chosen)
+        among = None if wish.filter is None else await self.filtered(wish, chosen)
         if not chosen or among == []:
             return Outcome(fusion=wish.fusion or self.fusion)
         vectors = await self.questions(wish, {one.model for one in chosen})
@@ -143,24 +145,28 @@ class Search:
         return self.weigher.weights(models, wish.question, hits) if fixed is None else dict.fromkeys(models, fixed)
 
     async def scope(self, wish: Wish) -> list[Collection]:
+        field = f"{wish.at}collections"
         if wish.collections:
             names = dict.fromkeys(wish.collections)
-            several = [await self.collections.one(wish.caller, name, "collections") for name in names]
+            several = [await self.collections.one(wish.caller, name, field) for name in names]
             return list({one.id: one for one in several}.values())
         several = await self.collections.all(wish.caller, WIDEST + 1)
         if len(several) > WIDEST:
-            message = f"You may read more than {WIDEST} collections: say which of them in 'collections'."
-            raise BadCall(message, param="collections", code="too_many_collections")
+            message = f"You may read more than {WIDEST} collections: say which of them in '{field}'."
+            raise BadCall(message, param=field, code="too_many_collections")
         return several
 
-    async def filtered(self, given: JSON, chosen: Sequence[Collection]) -> list[str]:
-        fits = condition(given) & ITEMS.c.collection.in_([one.id for one in chosen]) & (ITEMS.c.version > 0)
+    async def filtered(self, wish: Wish, chosen: Sequence[Collection]) -> list[str]:
+        field = f"{wish.at}filter"
+        fits = (
+            condition(wish.filter, field) & ITEMS.c.collection.in_([one.id for one in chosen]) & (ITEMS.c.version > 0)
+        )
         async with self.store.database.reading() as connection:
             query = select(ITEMS.c.id).where(fits).limit(FILTERED + 1)
             ids = list((await connection.execute(query)).scalars())
         if len(ids) > FILTERED:
-            message = f"Invalid 'filter': more than {FILTERED} documents fit it; give them a collection."
-            raise BadCall(message, param="filter", code="filter_too_wide")
+            message = f"Invalid '{field}': more than {FILTERED} documents fit it; give them a collection."
+            raise BadCall(message, param=field, code="filter_too_wide")
         return ids
 
     async def questions(self, wish: Wish, models: Iterable[str]) -> dict[str, NDArray[np.float32]]:

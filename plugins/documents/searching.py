@@ -15,7 +15,7 @@ from plugins.documents.forms import Asked, ChangeCollection, Generate, MakeColle
 from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
 from plugins.documents.search import Outcome, Search, Wish
-from proxy.errors import BadCall, Denied, NotFound
+from proxy.errors import BadCall, Denied, NotFound, ProxyError
 from proxy.host import Host
 from proxy.stores.vectors import Vectors, VectorsAway
 from proxy.streams import collect
@@ -134,10 +134,14 @@ class Searches:
         """An answer from the documents: through the chain of chats, in which this plugin puts them before the model."""
         form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
         call = chat_of(form, caller.name, caller.key, caller.models, new_id("rag_"))
-        if form.stream:
-            return await self.host.answer(request, call)
-        self.host.admit(call, caller)
-        reply = await self.host.send(call)
+        try:
+            if form.stream:
+                return await self.host.answer(request, call)
+            self.host.admit(call, caller)
+            reply = await self.host.send(call)
+        except ProxyError as error:
+            error.renamed(error.param and error.param.removeprefix("rag."))
+            raise
         if "rag" not in reply.facts:
             await reply.aclose()
             raise NotFound("The plugin of documents stands in no chain 'chat'.", code="route_off")

@@ -12,6 +12,7 @@ from proxy.edge.body import check_notes, read_json
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.writer import Writer
+from proxy.errors import ProxyError
 from proxy.types import Route
 from proxy.wire import openai_chat, prompt
 from proxy.wire.openai_messages import Limits
@@ -37,4 +38,8 @@ class Prompt:
         call = call_of(request, "chat", asked, asked.chat(), asked.stream, own)
         exchange = exchange_of(request)
         style = prompt.Style(asked.model, told=lambda: exchange.facts)
-        return await self.writer.answer(request, call, style, asked.notes)
+        try:
+            return await self.writer.answer(request, call, style, asked.notes)
+        except ProxyError as error:
+            error.renamed(prompt.spelled(error.param))
+            raise

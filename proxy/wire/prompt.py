@@ -15,6 +15,12 @@ from proxy.wire.openai_errors import error_body
 
 OTHERS: Final = ("messages", "n", "store", "stream_options")
 """Fields of a chat that mean nothing here."""
+SPELLED: Final = {"messages": "prompt"}
+
+
+def spelled(param: str | None) -> str | None:
+    """The field of the request that a chat's stands for."""
+    return SPELLED.get(param or "", param)
 
 
 def chat_of(body: JSON) -> dict[str, JSON]:

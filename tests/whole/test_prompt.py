@@ -58,6 +58,7 @@ async def test_a_stream_is_lines_and_the_last_one_says_whether_it_was_kept(start
         ({**ASK, "messages": []}, "messages", "unknown_parameter"),
         ({**ASK, "n": 2}, "n", "unknown_parameter"),
         ({**ASK, "temperature": 9}, "temperature", "above_maximum_value"),
+        ({**ASK, "prompt": "x" * 70_000}, "prompt", "context_length_exceeded"),
         ([], "the body", "invalid_type"),
     ],
 )

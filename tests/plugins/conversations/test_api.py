@@ -39,7 +39,7 @@ async def test_a_conversation_is_made_filled_answered_and_read(start: Start, dat
         assert [one["content"] for one in found["messages"]] == ["how?", "heard how?", "and then?", "heard and then?"]
         assert found["message_count"] == 4 and found["messages"][1]["finish_reason"] == "stop"
         told = await asks(run, "POST", f"{here}/generate", status=400, json={})
-        assert told["error"]["code"] == "nothing_to_answer"
+        assert (told["error"]["code"], told["error"]["param"]) == ("nothing_to_answer", "message")
         changed = await asks(run, "PUT", here, json={"title": "Lists", "metadata": {}})
         assert (changed["title"], changed["model"], changed["metadata"]) == ("Lists", "demo", {})
         assert (await asks(run, "DELETE", here))["deleted"] is True

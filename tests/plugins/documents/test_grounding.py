@@ -152,7 +152,11 @@ async def test_each_caller_is_answered_from_what_it_may_read(start: Start, tmp_p
         assert (await chat(run, A, rag=True))["rag"] == "1 passage of 1" and "Mabel" in seen(run)
         wrong = {"model": "demo", "messages": [{"role": "user", "content": WHO}], "rag": {"collections": ["theirs"]}}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=wrong, headers=B)
-        assert response.status == 404 and (await response.json())["error"]["code"] == "collection_not_found"
+        error = (await response.json())["error"]
+        assert (response.status, error["code"], error["param"]) == (404, "collection_not_found", "rag.collections")
+        wrong |= {"rag": {"filter": {"kind": None}}}
+        response = await run.http.post(f"{run.url}/v1/chat/completions", json=wrong, headers=B)
+        assert (await response.json())["error"]["param"] == "rag.filter.kind"
 
 
 WRONG = [
@@ -191,6 +195,9 @@ async def test_generating_gives_the_answer_and_its_sources(start: Start, tmp_pat
             text = await response.text()
         assert response.headers["x-gemmapy-rag"] and '"sources":[{"n":1' in text and text.endswith("data: [DONE]\n\n")
         assert (await ask(run, "POST", "/generate", A, 404, query=WHO, model="none"))["error"]["param"] == "model"
+        for stream in (False, True):
+            theirs = {"query": WHO, "model": "demo", "collections": ["theirs"], "stream": stream}
+            assert (await ask(run, "POST", "/generate", A, 404, **theirs))["error"]["param"] == "collections"
 
 
 async def test_ollamas_own_dialect_has_them_too(start: Start, tmp_path: Path) -> None:
