@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 
 from plugins.comparison.figures import Reading
-from plugins.comparison.forms import WORTH, Compare, Figures, Judge, Page, Ranking, Rate, asked_of, place_of
+from plugins.comparison.forms import WORTH, Compare, Figures, Judge, Page, Ranking, Rate, answered_by, asked_of
 from plugins.comparison.judging import Judging
 from plugins.comparison.results import LETTERS, PREFIX, Compared, Heard, clean
 from plugins.comparison.round import ROUTE, Ends, Round, Said, calls_of
@@ -175,7 +175,7 @@ class Api:
         compared = await self.store.one(owner, id)
         if form.rating is None:
             return answer((await self.store.vote(compared, form.vote(compared))).told(whole=False))
-        place = place_of(compared, form.model or "", "model")
+        place = answered_by(compared, form.model or "", "model")
         rated = await self.store.rate(compared, place, WORTH[form.rating])
         result = rated.results[place]
         self.host.announce(Rated(result.request, owner, form.rating, result.cache_key))

@@ -122,15 +122,19 @@ class Rate(Strict):
         """Raises BadCall."""
         if (word := VOTES.get(self.winner or "")) is not None:
             return word
-        place = place_of(compared, self.winner or "", "winner", ("tie", "none_good"))
-        if not compared.results[place].success:
-            message = "Invalid 'winner': this model did not answer."
-            raise BadCall(message, param="winner", code="invalid_value")
-        return place
+        return answered_by(compared, self.winner or "", "winner", ("tie", "none_good"))
 
 
-def place_of(compared: Compared, name: str, param: str, besides: Sequence[str] = ()) -> int:
-    """Of the answer that is called so now, or whose model is.  Raises BadCall."""
+def answered_by(compared: Compared, name: str, param: str, besides: Sequence[str] = ()) -> int:
+    """The place of an answer that there is.  Raises BadCall."""
+    place = place_of(compared, name, param, besides)
+    if not compared.results[place].success:
+        raise BadCall(f"Invalid '{param}': this model did not answer.", param=param, code="invalid_value")
+    return place
+
+
+def place_of(compared: Compared, name: str, param: str, besides: Sequence[str]) -> int:
+    """Of the result that is called so now, or whose model is.  Raises BadCall."""
     names = compared.names()
     if name in names:
         return names.index(name)

@@ -236,6 +236,10 @@ async def test_names_are_hidden_until_the_vote(
         for winner in ("llama", "A", "D"):  # a name that is hidden, one that failed, one that is not there
             wrong = await asks(run, "POST", f"/api/comparisons/{id}/rate", status=400, winner=winner)
             assert (wrong["error"]["param"], wrong["error"]["code"]) == ("winner", "invalid_value")
+        failed: Json = {"model": "A", "rating": "up"}  # nobody said anything that could be liked
+        assert (await asks(run, "POST", f"/api/comparisons/{id}/rate", status=400, **failed))["error"][
+            "param"
+        ] == "model"
         voted = await asks(run, "POST", f"/api/comparisons/{id}/rate", winner="C")
         assert [one["model"] for one in voted["results"]] == ["nobody", "phi", "llama"] and voted["vote"] == "llama"
         assert voted["results"][1]["rating"] == "up" and voted["results"][1]["request_id"].startswith("req_")
