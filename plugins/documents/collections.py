@@ -101,6 +101,7 @@ ALL = (
     .order_by(COLLECTIONS.c.owner != CALLER, COLLECTIONS.c.at, COLLECTIONS.c.id)
     .limit(bindparam("most", type_=Integer()))
 )
+FILLED = ALL.where(COLLECTIONS.c.dimensions > 0)
 """Made once, because every search asks it."""
 
 
@@ -184,6 +185,11 @@ class Collections:
         given = {"caller": caller, "most": most}
         async with self.database.reading() as connection:
             return [made(row) for row in await connection.execute(ALL, given)]
+
+    async def filled(self, caller: str, most: int) -> list[Collection]:
+        """The same of those in which there is something to be found."""
+        async with self.database.reading() as connection:
+            return [made(row) for row in await connection.execute(FILLED, {"caller": caller, "most": most})]
 
     async def owned(self, owner: str) -> list[Collection]:
         query = chosen().where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))

@@ -150,9 +150,9 @@ class Search:
             names = dict.fromkeys(wish.collections)
             several = [await self.collections.one(wish.caller, name, field) for name in names]
             return list({one.id: one for one in several}.values())
-        several = await self.collections.all(wish.caller, WIDEST + 1)
+        several = await self.collections.filled(wish.caller, WIDEST + 1)
         if len(several) > WIDEST:
-            message = f"You may read more than {WIDEST} collections: say which of them in '{field}'."
+            message = f"You may read more than {WIDEST} collections with documents: say which of them in '{field}'."
             raise BadCall(message, param=field, code="too_many_collections")
         return several
 

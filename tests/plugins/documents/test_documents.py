@@ -256,6 +256,21 @@ async def test_pages_of_documents_follow_each_other(start: Start, database_url: 
         assert (await ask(run, "GET", "/documents?status=failed"))["data"] == []
 
 
+async def test_collections_without_documents_are_none_too_many(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.documents.search.WIDEST", 1)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        for name in ("new", "newer"):
+            await ask(run, "POST", "/collections", A, 201, name=name)
+        assert await titles(run, "Who kept the lantern?") == ["Lanterns"]
+        await add(run, "Clocks", TEXTS["Clocks"], collection="new")
+        told = await ask(run, "POST", "/search", A, 400, query="Who kept the lantern?")
+        assert (told["error"]["code"], told["error"]["param"]) == ("too_many_collections", "collections")
+        assert await titles(run, "Who kept the lantern?", collections=["default"]) == ["Lanterns"]
+
+
 async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path, max_documents=2, max_collections=2)) as run:
         await add(run, "A", "one")
