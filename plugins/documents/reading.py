@@ -15,6 +15,7 @@ import resource
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import Any, BinaryIO, NoReturn
 
 UNREADABLE = 3
@@ -65,15 +66,17 @@ def table(source: BinaryIO) -> Iterator[str]:
     """A paragraph a row, with the name of each column before its value."""
     csv.field_size_limit(LONGEST_CELL)
     whole = "".join(text(source))
+    # Only the separator is guessed: of quotes the sniffer takes what its sample does not show for what is never there.
     try:
-        dialect: Any = csv.Sniffer().sniff(whole[:8192], ",;\t|")
+        separator = csv.Sniffer().sniff(whole[:8192], ",;\t|").delimiter
     except csv.Error:
-        dialect = csv.excel
-    rows = csv.reader(io.StringIO(whole), dialect)
+        separator = ","
+    rows = csv.reader(io.StringIO(whole), delimiter=separator, skipinitialspace=True)
     try:
         names = next(rows, [])
         for row in rows:
-            told = [f"{name.strip()}: {cell.strip()}" for name, cell in zip(names, row, strict=False) if cell.strip()]
+            cells = zip_longest(names, row, fillvalue="")
+            told = [f"{name.strip()}: {cell.strip()}".removeprefix(": ") for name, cell in cells if cell.strip()]
             yield "; ".join(told) + "\n\n"
     except csv.Error as error:
         refuse(f"it is no table: {error}")

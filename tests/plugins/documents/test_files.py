@@ -75,12 +75,15 @@ PAGE = (
     b"<table><tr><th>Height<td>31 m</table><pre>a\n  b</pre></body></html>"
 )
 PAGE_TEXT = "# Lights\n\n## Towers\n\nThe keeper was Mabel Quill.\n\n- oil\n- wick\n\n | Height | 31 m\n\na\n  b"
+QUOTES = b"name,said\n" + b"East,late\n" * 1000 + b'West,"He said ""oil, please""",more\n'
+"""What quotes mean does not hang on whether there are any at its beginning; and a row may have more than was named."""
 GOOD: list[tuple[str, bytes, str]] = [
     ("a.txt", "Höhe über Normal".encode(), "Höhe über Normal"),
     ("latin.txt", "Höhe".encode("cp1252"), "Höhe"),
     ("wide.txt", "Höhe wide".encode("utf-16"), "Höhe wide"),
     ("a.md", b"\xef\xbb\xbf# Title\r\n\r\nText.\r\n", "# Title\n\nText.\n"),
     ("a.csv", b'name;height\nEast;31\n"We;st";12\n', "name: East; height: 31\n\nname: We;st; height: 12\n\n"),
+    ("quotes.csv", QUOTES, "name: East; said: late\n\n" * 1000 + 'name: West; said: He said "oil, please"; more\n\n'),
     ("a.jsonl", b'{"name": "East", "of": [1]}\n\n"x"\n', "name: East\nof: [1]\n\nx\n\n"),
     ("a.html", PAGE, PAGE_TEXT),
     ("a.docx", word(), "# Lighthouses\n\nThe keeper was Mabel Quill.\n\nHeight | 31 m\n\n"),
