@@ -88,7 +88,7 @@ class Runner:
         except Exception:
             log.exception("%s could not be taken in", job.item or job.collection)
             with suppress(Busy):
-                await self.ledger.fail(job, "The server failed to take it in.")
+                await self.failed(job, "The server failed to take it in.")
         finally:
             beating.cancel()
 
@@ -105,7 +105,7 @@ class Runner:
                 if pause is None or lasting(error):
                     log.warning("%s failed: %s", job.item or job.collection, error.why)
                     await self.ingest.origins.note(job.item, error)
-                    await self.ledger.fail(job, str(error))
+                    await self.failed(job, str(error))
                     return False
                 self.say(job, error)
                 await self.ledger.wait(job, str(error))
@@ -147,10 +147,19 @@ class Runner:
         """What was added of it goes if nobody wants it; else somebody else does it."""
         now = await self.ledger.first(JOBS.c.id == job.id)
         if now is None or now.status == "cancelled":
-            if job.item and (collection := await self.ingest.collections.by_id(job.collection)) is not None:
-                await self.ingest.index.remove(collection.place, job.item, job.version, job.version + 1)
+            await self.cleared(job)
         else:
             await self.ledger.release(job)
+
+    async def failed(self, job: Job, reason: str) -> None:
+        with suppress(VectorsAway):  # what stays goes when it is tried again, or at the next start
+            await self.cleared(job)
+        await self.ledger.fail(job, reason)
+
+    async def cleared(self, job: Job) -> None:
+        """Nothing of a document's version is in the index: it would stand in the way of what can be found."""
+        if job.item and (collection := await self.ingest.collections.by_id(job.collection)) is not None:
+            await self.ingest.index.remove(collection.place, job.item, job.version, job.version + 1)
 
     async def remove(self, item: Item) -> None:
         """A document, and what is being done for it.

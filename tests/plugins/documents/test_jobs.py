@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from plugins.documents import runner
+from plugins.documents import ingest, runner
 from plugins.documents.repair import Repair
 from proxy.sql.database import Database
 from proxy.stores.lance import Lance
@@ -166,6 +166,28 @@ async def test_what_is_cancelled_leaves_nothing(start: Start, database_url: str,
         ollama.faults.clear()
         again = await ask(run, "POST", "/documents", A, 200, title="Lanterns", content=TEXTS["Lanterns"], wait=30)
         assert again["status"] == "ready" and await titles(run, WHO) == ["Lanterns"]
+
+
+async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rows, ollama = Lance.add, Simulator()
+
+    async def added(self: Lance, table: str, rows: Sequence[Row], *given: Any) -> None:
+        await add_rows(self, table, rows, *given)
+        if len(rows) == 100:
+            ollama.faults.append(Fault("status", status=400, path="/api/embed", times=100))
+
+    monkeypatch.setattr(ingest, "ROWS", 100)
+    monkeypatch.setattr(runner, "PAUSES", ())
+    monkeypatch.setattr(Lance, "add", added)
+    async with start(config(database_url, tmp_path, chunk=200), ollama) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        text = "\n\n".join(f"{WHO} {WHO} {WHO} {WHO} {number}" for number in range(150))
+        told = await ask(run, "POST", "/documents", A, title="Many", content=text, wait=30)
+        assert told["status"] == "failed"
+        ollama.faults.clear()
+        assert await titles(run, WHO) == ["Lanterns"]
 
 
 async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
