@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, delete, select, true, update
@@ -57,8 +58,12 @@ class Ledger:
     def micros(self, more: float = 0.0) -> int:
         return int((self.clock.time() + more) * 1e6)
 
-    async def claim(self, items: bool = True, moves: bool = True) -> Job | None:
-        """The oldest that nobody does, which is now this process's.  items, moves: whether it may be such a one."""
+    async def claim(self, items: bool = True, moves: bool = True, but: Collection[str] = ()) -> Job | None:
+        """The oldest that nobody does, which is now this process's.
+
+        items, moves: whether it may be such a one.  but: jobs that this process does already, however long it could
+        not say so.
+        """
         if not items and not moves:
             return None
         now = self.micros()
@@ -66,7 +71,12 @@ class Ledger:
         free = (JOBS.c.status == "queued") | (running & (JOBS.c.until < now))
         left = running & JOBS.c.holder.startswith(self.holder.here, autoescape=True)
         wanted = true() if items and moves else (JOBS.c.item != "") if items else (JOBS.c.item == "")
-        query = select(JOBS).where(wanted & (free | left)).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
+        query = (
+            select(JOBS)
+            .where(wanted & (free | left) & JOBS.c.id.not_in(but))
+            .order_by(JOBS.c.at, JOBS.c.id)
+            .limit(SOME)
+        )
         async with self.database.reading() as connection:
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:

@@ -58,7 +58,7 @@ class Runner:
 
     async def claimed(self) -> Job | None:
         room = len(self.running) - len(self.moving) < self.most
-        return await self.ledger.claim(items=room, moves=not self.moving)
+        return await self.ledger.claim(room, not self.moving, but=self.running)
 
     def begin(self, job: Job) -> None:
         if not job.item:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from plugins.documents import ingest, runner
+from plugins.documents.ledger import LEASE, Job
 from plugins.documents.repair import Repair
 from proxy.sql.database import Database
 from proxy.stores.lance import Lance
@@ -188,6 +190,29 @@ async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
         assert told["status"] == "failed"
         ollama.faults.clear()
         assert await titles(run, WHO) == ["Lanterns"]
+
+
+async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a machine has slept, or the database was away for a while."""
+    begin, begun = runner.Runner.begin, list[str]()
+
+    def noted(self: runner.Runner, job: Job) -> None:
+        begun.append(job.item)
+        begin(self, job)
+
+    monkeypatch.setattr(runner.Runner, "begin", noted)
+    ollama = Simulator(faults=[STALL])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        first = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+        run.server.services.clock.time = lambda: time.time() + 2 * LEASE
+        second = await ask(run, "POST", "/documents", A, 202, title="Clocks", content=TEXTS["Clocks"], wait=0)
+        async with asyncio.timeout(40):
+            while second["document_id"] not in begun:  # noqa: ASYNC110  (nobody tells)
+                await asyncio.sleep(0.02)
+        assert begun == [first["document_id"], second["document_id"]]
 
 
 async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
