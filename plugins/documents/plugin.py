@@ -199,7 +199,7 @@ class Documents:
         outcome = await self.search.run(wish)
         hits = prompt.within([hit for hit in outcome.hits if self.fits(hit)], self.settings.budget)
         if not hits:
-            return (await call_next(call)).noting(rag="nothing found")
+            return (await call_next(call)).noting(rag=prompt.fact(hits, outcome))
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
         citing = prompt.Citing(hits, outcome, self.host.desk.link)

@@ -71,8 +71,10 @@ def asked_last(chat: Chat) -> tuple[int | None, str]:
 
 def fact(hits: Sequence[Hit], outcome: Outcome) -> str:
     documents = len({hit.row.document for hit in hits})
-    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}"
-    return f"{told}, not reranked" if outcome.unread else told
+    told = f"{len(hits)} {'passage' if len(hits) == 1 else 'passages'} of {documents}" if hits else "nothing found"
+    if hits and outcome.unread:
+        told += ", not reranked"
+    return f"{told}, shared collections left out" if outcome.partial else told
 
 
 def asked_with(chat: Chat, text: str, place: int) -> Chat:

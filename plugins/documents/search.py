@@ -20,7 +20,7 @@ from plugins.documents.scores import Hit
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import ITEMS
 from plugins.documents.weighing import SAMPLE, Weigher
-from proxy.errors import BadCall
+from proxy.errors import BadCall, ProxyError
 from proxy.stores.vectors import Vectors
 from proxy.types import JSON
 
@@ -62,6 +62,10 @@ class Wish:
     closer: int | None = None
     at: str = ""
 
+    def needs(self, one: Collection) -> bool:
+        """Whether the search fails without it: what others share must not keep a caller from searching its own."""
+        return bool(self.collections) or one.owner == self.caller
+
     @property
     def caller(self) -> str:
         """Whose collections are meant."""
@@ -73,6 +77,7 @@ class Outcome:
     """hits: the best first.  dropped: with the reason why each of them is not among them.
 
     fusion: how their order was made.  unread: why a model that should have put them in order did not, or "".
+    partial: whether collections that others share were left out.
     """
 
     hits: list[Hit] = field(default_factory=list)
@@ -80,6 +85,7 @@ class Outcome:
     dropped: list[tuple[Hit, str]] = field(default_factory=list)
     fusion: Fusion = "scores"
     unread: str = ""
+    partial: bool = False
 
     def item(self, hit: Hit) -> Item:
         return self.items[hit.row.document]
@@ -111,12 +117,13 @@ class Search:
 
     async def run(self, wish: Wish) -> Outcome:
         """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
-        chosen = [one for one in await self.scope(wish) if one.dimensions]  # else nothing is in it
+        chosen, partial = await self.scope(wish)
         among = None if wish.filter is None else await self.filtered(wish, chosen)
         if not chosen or among == []:
-            return Outcome(fusion=wish.fusion or self.fusion)
-        vectors = await self.questions(wish, {one.model for one in chosen})
-        found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in chosen))
+            return Outcome(fusion=wish.fusion or self.fusion, partial=partial)
+        vectors = await self.questions(wish, chosen)
+        able = [one for one in chosen if wish.needs(one) or len(vectors.get(one.model, ())) == one.dimensions]
+        found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in able))
         least = min((one.least for one in found), default=0.0)
         items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
         weights, fusion = self.weights(wish, vectors, true), wish.fusion or self.fusion
@@ -125,7 +132,8 @@ class Search:
         if most := self.closer(wish):
             kept = await Closer(self.embedder).ranked(kept, most, vectors, wish.payer, least)
         kept, unread = await self.read(wish, kept)
-        return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread)
+        partial = partial or len(able) < len(chosen)
+        return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread, partial=partial)
 
     async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
         """In the order of a model that reads them, and why they are not where it failed."""
@@ -144,17 +152,21 @@ class Search:
         fixed = self.fixed(wish)
         return self.weigher.weights(models, wish.question, hits) if fixed is None else dict.fromkeys(models, fixed)
 
-    async def scope(self, wish: Wish) -> list[Collection]:
+    async def scope(self, wish: Wish) -> tuple[list[Collection], bool]:
+        """Those in which there is something, and whether there are others, which are not the caller's own."""
         field = f"{wish.at}collections"
         if wish.collections:
             names = dict.fromkeys(wish.collections)
             several = [await self.collections.one(wish.caller, name, field) for name in names]
-            return list({one.id: one for one in several}.values())
+            return [one for one in {one.id: one for one in several}.values() if one.dimensions], False
         several = await self.collections.filled(wish.caller, WIDEST + 1)
-        if len(several) > WIDEST:
-            message = f"You may read more than {WIDEST} collections with documents: say which of them in '{field}'."
+        if len(several) <= WIDEST:
+            return several, False
+        own = [one for one in several if one.owner == wish.caller]
+        if len(own) > WIDEST:
+            message = f"You have more than {WIDEST} collections with documents: say which of them in '{field}'."
             raise BadCall(message, param=field, code="too_many_collections")
-        return several
+        return own, True
 
     async def filtered(self, wish: Wish, chosen: Sequence[Collection]) -> list[str]:
         field = f"{wish.at}filter"
@@ -169,10 +181,18 @@ class Search:
             raise BadCall(message, param=field, code="filter_too_wide")
         return ids
 
-    async def questions(self, wish: Wish, models: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        names = list(models)
-        asked = (self.vector(wish, name) for name in names)
-        return dict(zip(names, await asyncio.gather(*asked), strict=True))
+    async def questions(self, wish: Wish, chosen: Sequence[Collection]) -> dict[str, NDArray[np.float32]]:
+        """By model, but for one that fails and that only collections of others need."""
+        models = list({one.model: one for one in chosen})
+        needed = {one.model for one in chosen if wish.needs(one)}
+        found = await asyncio.gather(*(self.vector(wish, model) for model in models), return_exceptions=True)
+        vectors: dict[str, NDArray[np.float32]] = {}
+        for model, vector in zip(models, found, strict=True):
+            if not isinstance(vector, BaseException):
+                vectors[model] = vector
+            elif model in needed or not isinstance(vector, ProxyError):
+                raise vector
+        return vectors
 
     async def vector(self, wish: Wish, model: str) -> NDArray[np.float32]:
         """Of the question; with the first one goes what tells how good the model is, in the same call."""

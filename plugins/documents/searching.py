@@ -115,6 +115,8 @@ class Searches:
         outcome = await self.search.run(Wish(payer, form.query, form.top_k, *given, form.closer))
         results = [shapes.hit(one, outcome) for one in outcome.hits]
         told: dict[str, Any] = {"object": "list", "query": form.query, "results": results}
+        if outcome.partial:
+            told["partial"] = True
         if form.explain:
             self.explain(told, outcome)
         return shapes.answer(told)

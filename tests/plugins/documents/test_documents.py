@@ -10,8 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from plugins.documents.search import Search, Wish
 from plugins.documents.store import Store
 from proxy.edge import desk
+from proxy.errors import UpstreamError
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import OPS, TEXTS, A, B, add, ask, config, fill, titles
 
@@ -269,6 +271,46 @@ async def test_collections_without_documents_are_none_too_many(
         told = await ask(run, "POST", "/search", A, 400, query="Who kept the lantern?")
         assert (told["error"]["code"], told["error"]["param"]) == ("too_many_collections", "collections")
         assert await titles(run, "Who kept the lantern?", collections=["default"]) == ["Lanterns"]
+
+
+async def test_what_others_share_keeps_nobody_from_searching(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.documents.search.WIDEST", 2)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        for number in range(2):
+            made = await ask(run, "POST", "/collections", B, 201, name=f"all {number}", shared={"everyone": True})
+            await add(run, f"Clocks {number}", TEXTS["Clocks"], B, collection=made["name"])
+        told = await ask(run, "POST", "/search", A, query=WHO)
+        assert [one["title"] for one in told["results"]] == ["Lanterns"] and told["partial"]
+        assert "partial" not in await ask(run, "POST", "/search", A, query=WHO, collections=["default"])
+        body = {"model": "demo", "messages": [{"role": "user", "content": WHO}], "rag": True}
+        async with run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A) as response:
+            assert response.headers["x-gemmapy-rag"] == "1 passage of 1, shared collections left out"
+
+
+async def test_a_model_of_somebody_elses_collection_keeps_nobody_from_searching(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Search.vector
+
+    async def vector(self: Search, wish: Wish, model: str) -> Any:
+        if model == "demo-embed:latest":
+            raise UpstreamError("It is not there any more.", "connect")
+        return await whole(self, wish, model)
+
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        shared = {"name": "theirs", "embed": "demo-embed:latest", "shared": {"everyone": True}}
+        theirs = (await ask(run, "POST", "/collections", B, 201, **shared))["id"]
+        await add(run, "Clocks", TEXTS["Clocks"], B, collection="theirs")
+        assert len((await ask(run, "POST", "/search", A, query=WHO))["results"]) == 2
+        monkeypatch.setattr(Search, "vector", vector)
+        told = await ask(run, "POST", "/search", A, query=WHO)
+        assert [one["title"] for one in told["results"]] == ["Lanterns"] and told["partial"]
+        await ask(run, "POST", "/search", A, 502, query=WHO, collections=[theirs])
+        await ask(run, "POST", "/search", B, 502, query=WHO)
 
 
 async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: str, tmp_path: Path) -> None:
