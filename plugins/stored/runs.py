@@ -220,7 +220,8 @@ class Runs:
         """Says that those made here are alive, and ends those that another process has cancelled."""
         while True:
             await asyncio.sleep(BEAT)
-            if runs := dict(self.shared.runs):
+            # One without a task may have no row yet, and is nobody's to cancel.
+            if runs := {id: run for id, run in self.shared.runs.items() if run.task is not None}:
                 with suppress(Busy):
                     wanted = await self.store.beat(runs)
                     for id in runs.keys() - wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -254,6 +255,35 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
+
+
+async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelled_is_made(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch, add = Store.touch, Store.add_queued
+    coming, looked, added = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def looking(self: Store, ids: Collection[str]) -> set[str]:
+        late = coming.is_set()
+        wanted = await touch(self, ids)
+        if late:
+            looked.set()
+            await added.wait()
+        return wanted
+
+    async def adding(self: Store, *given: Any) -> None:
+        coming.set()
+        await looked.wait()
+        await add(self, *given)
+        added.set()
+
+    monkeypatch.setattr("plugins.stored.runs.BEAT", 0.01)
+    async with start(config(database_url), slow()) as run:
+        await respond(run, background=True)
+        monkeypatch.setattr(Store, "touch", looking)
+        monkeypatch.setattr(Store, "add_queued", adding)
+        made = await respond(run, background=True, max_output_tokens=3, input="quick")
+        assert (await ended(run, made["id"]))["status"] == "incomplete"
 
 
 async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
