@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
 from plugins.documents.fresh import over, there
+from plugins.documents.parts import copy_parts, put_parts, renumber
 from plugins.documents.payer import Payer
 from plugins.documents.places import held
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
@@ -136,8 +137,9 @@ class Store:
         """One that failed, when it is sent again."""
         if item.status != "failed":
             return item
-        item = item._replace(status="pending", error="", changed=self.now())
-        values = {"status": item.status, "error": item.error, "changed": item.changed}
+        newest = await renumber(connection, item.id, item.newest)
+        item = item._replace(newest=newest, status="pending", error="", changed=self.now())
+        values = {name: getattr(item, name) for name in ("newest", "status", "error", "changed")}
         await connection.execute(update(ITEMS).where(ITEMS.c.id == item.id).values(**values))
         await queue(connection, item, item.changed, key)
         return item
@@ -246,23 +248,6 @@ async def renew(connection: AsyncConnection, item: str, renewal: Renewal, now: i
         await connection.execute(query.values(digest=content.digest, characters=content.characters))
     row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item))).one()
     await queue(connection, Item(*row), now, renewal.key)
-
-
-async def put_parts(connection: AsyncConnection, item: str, version: int, content: Content) -> None:
-    start = 0
-    for number, part in enumerate(content.parts()):
-        row = {"item": item, "version": version, "part": number, "start": start, "content": part}
-        await connection.execute(insert(PARTS).values(row))
-        start += len(part)
-
-
-async def copy_parts(connection: AsyncConnection, item: str, version: int, onto: int) -> None:
-    from sqlalchemy import literal
-
-    columns = ("item", "version", "part", "start", "content")
-    kept = select(PARTS.c.item, literal(onto), PARTS.c.part, PARTS.c.start, PARTS.c.content)
-    these = kept.where((PARTS.c.item == item) & (PARTS.c.version == version))
-    await connection.execute(insert(PARTS).from_select(columns, these))
 
 
 async def put_values(connection: AsyncConnection, item: str, metadata: Mapping[str, JSON]) -> None:

@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.fresh import over
 from plugins.documents.ledger import OPEN
+from plugins.documents.parts import copy_parts, renumber
 from plugins.documents.payer import Payer
 from plugins.documents.places import held
-from plugins.documents.store import Item, Store, copy_parts, dumped, put_values, queue, values_of
+from plugins.documents.store import Item, Store, dumped, put_values, queue, values_of
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
 from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
@@ -137,7 +138,7 @@ class Adding:
         otherwise = (origin.size, origin.overlap) != (new.size, new.overlap)
         if item.status != "failed" and not otherwise:
             return
-        newest = item.newest + 1 if otherwise else item.newest
+        newest = item.newest + 1 if otherwise else await renumber(connection, item.id, item.newest)
         if otherwise and origin.read:
             await copy_parts(connection, item.id, item.newest, newest)
         values = {"newest": newest, "status": "pending", "error": "", "changed": now}

@@ -14,9 +14,10 @@ from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.ingest import Overtaken
 from plugins.documents.ledger import Job
+from plugins.documents.parts import put_parts
 from plugins.documents.places import held
 from plugins.documents.scratch import scratch
-from plugins.documents.store import Item, put_parts
+from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS
 from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.filing import Cabinet, Keeper

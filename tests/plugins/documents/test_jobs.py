@@ -215,6 +215,33 @@ async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
         assert begun == [first["document_id"], second["document_id"]]
 
 
+async def test_what_is_sent_again_stays_though_its_cancelled_try_is_cleared_away_late(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, ready, cleared = Lance.remove, asyncio.Event(), asyncio.Event()
+
+    async def removed(self: Lance, table: str, document: str, first: int = 0, until: int | None = None) -> None:
+        late = (first, until) == (1, 2)
+        if late:
+            await ready.wait()
+        await remove(self, table, document, first, until)
+        if late:
+            cleared.set()
+
+    monkeypatch.setattr(Lance, "remove", removed)
+    ollama = Simulator(faults=[STALL])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+        await ask(run, "DELETE", f"/jobs/{told['job_id']}", A, 200)
+        ollama.faults.clear()
+        again = await ask(run, "POST", "/documents", A, 200, title="Lanterns", content=TEXTS["Lanterns"], wait=30)
+        assert again["status"] == "ready"
+        ready.set()
+        await cleared.wait()
+        assert await titles(run, WHO) == ["Lanterns"]
+
+
 async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
     text = config(database_url, tmp_path)
     ollama = Simulator(faults=[STALL])
