@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Fusion: TypeAlias = Literal["scores", "ranks"]
 CANDIDATES: Final = 50
 """Chunks that either way of searching brings of one collection, at least."""
+DEEPEST: Final = 1000
+"""From which on no more are looked at, however few of them may be told."""
 WIDEST: Final = 32
 """Collections of one search."""
 FILTERED: Final = 10_000
@@ -123,9 +125,7 @@ class Search:
             return Outcome(fusion=wish.fusion or self.fusion, partial=partial)
         vectors = await self.questions(wish, chosen)
         able = [one for one in chosen if wish.needs(one) or len(vectors.get(one.model, ())) == one.dimensions]
-        found = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among) for one in able))
-        least = min((one.least for one in found), default=0.0)
-        items, true = await self.known([hit for one in found for hit in one.hits], {one.id for one in chosen})
+        items, true, least = await self.found(wish, able, vectors, among)
         weights, fusion = self.weights(wish, vectors, true), wish.fusion or self.fusion
         mixed = scores.by_rank(true, weights) if fusion == "ranks" else scores.ranked(true, weights, least)
         kept, doubled = scores.distinct(mixed)
@@ -134,6 +134,33 @@ class Search:
         kept, unread = await self.read(wish, kept)
         partial = partial or len(able) < len(chosen)
         return replace(settled(wish, items, kept, doubled), fusion=fusion, unread=unread, partial=partial)
+
+    async def found(
+        self,
+        wish: Wish,
+        chosen: Sequence[Collection],
+        vectors: Mapping[str, NDArray[np.float32]],
+        among: Sequence[str] | None,
+    ) -> tuple[dict[str, Item], list[Hit], float]:
+        """The best of each collection, and what the text scores of all the rest are at most.
+
+        Where most of it is not true, as while a long document is taken in, more is looked at.
+        """
+        items: dict[str, Item] = {}
+        found: dict[str, Found] = {}
+        left, some = chosen, max(CANDIDATES, 3 * wish.top)
+        while left:
+            looked = await asyncio.gather(*(self.one(one, vectors[one.model], wish, among, some) for one in left))
+            more, true = await self.known([hit for one in looked for hit in one.hits], {one.id for one in left})
+            items |= more
+            for one, seen in zip(left, looked, strict=True):
+                found[one.id] = Found([hit for hit in true if hit.collection == one.id], seen.least)
+            hidden = [
+                one for one, seen in zip(left, looked, strict=True) if 2 * len(found[one.id].hits) < len(seen.hits)
+            ]
+            left, some = hidden if some < DEEPEST else [], 8 * some
+        hits = [hit for one in chosen for hit in found[one.id].hits]
+        return items, hits, min((one.least for one in found.values()), default=0.0)
 
     async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
         """In the order of a model that reads them, and why they are not where it failed."""
@@ -205,12 +232,17 @@ class Search:
         return question
 
     async def one(
-        self, collection: Collection, question: NDArray[np.float32], wish: Wish, among: Sequence[str] | None
+        self,
+        collection: Collection,
+        question: NDArray[np.float32],
+        wish: Wish,
+        among: Sequence[str] | None,
+        some: int,
     ) -> Found:
+        """some: chunks that either way of searching brings."""
         if len(question) != collection.dimensions:
             message = f"The model '{collection.model}' does not embed as it did when '{collection.name}' was made."
             raise BadCall(message, param="collections", code="dimensions_changed")
-        some = max(CANDIDATES, 3 * wish.top)
         near, worded = await asyncio.gather(
             self.index.nearest(collection.place, question, some, among),
             self.index.matching(collection.place, wish.question[:LONGEST], some, among),

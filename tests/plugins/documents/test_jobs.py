@@ -192,6 +192,30 @@ async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
         assert await titles(run, WHO) == ["Lanterns"]
 
 
+async def test_what_is_being_taken_in_hides_nothing_that_is_there(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rows, ollama = Lance.add, Simulator()
+    go, half = asyncio.Event(), asyncio.Event()
+
+    async def added(self: Lance, table: str, rows: Sequence[Row], *given: Any) -> None:
+        await add_rows(self, table, rows, *given)
+        if len(rows) == 200:
+            half.set()
+            await go.wait()
+
+    monkeypatch.setattr(ingest, "ROWS", 200)
+    monkeypatch.setattr(Lance, "add", added)
+    async with start(config(database_url, tmp_path, chunk=200), ollama) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        text = "\n\n".join(f"{WHO} {WHO} {WHO} {WHO} {number}" for number in range(250))
+        await ask(run, "POST", "/documents", A, 202, title="Many", content=text, wait=0)
+        await half.wait()
+        assert await titles(run, WHO) == ["Lanterns"]
+        go.set()
+        await until(lambda: found(run, ["Many"] * 5))
+
+
 async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
