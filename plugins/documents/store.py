@@ -245,6 +245,7 @@ async def renew(connection: AsyncConnection, item: str, renewal: Renewal, now: i
         await copy_parts(connection, item, newest - 1, newest)
     else:
         await put_parts(connection, item, newest, content)
+        await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item).values(read=1, code=""))
         await connection.execute(query.values(digest=content.digest, characters=content.characters))
     row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == item))).one()
     await queue(connection, Item(*row), now, renewal.key)

@@ -23,7 +23,7 @@ from proxy.errors import BadCall, NotFound
 from proxy.filing import Filed
 from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import Running, Start
-from tests.plugins.documents.asking import A
+from tests.plugins.documents.asking import A, ask
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, filled, settled, upload
 from tests.plugins.documents.test_vector_stores import WHO, rows, stores_of
 
@@ -53,6 +53,20 @@ async def test_what_no_database_takes_is_refused(start: Start, database_url: str
         store, file = await filled(run)
         for method, path, body, status in odd(store, file):
             await call(run, method, path, A, status, **body)
+
+
+async def test_a_text_that_is_sent_in_place_of_a_broken_file_is_what_is_read(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        file = await upload(run, b"a\0b", "lanterns.txt")
+        store = (await call(run, "POST", "/vector_stores", A, 200, file_ids=[file]))["id"]
+        path = f"/vector_stores/{store}/files/{file}"
+        assert (await settled(run, path))["status"] == "failed"
+        (document,) = (await ask(run, "GET", "/documents", A, 200))["data"]
+        told = await ask(run, "PUT", f"/documents/{document['document_id']}", A, content=LANTERNS.decode(), wait=30)
+        assert (told["status"], told["characters"]) == ("ready", len(LANTERNS)), told["error"]
+        assert (await settled(run, path))["last_error"] is None
 
 
 async def test_what_goes_while_files_come(
