@@ -8,7 +8,6 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, select
 
-from plugins.comparison.forms import Page
 from plugins.comparison.store import Store
 from plugins.comparison.tables import ROUNDS
 from proxy.types import JSON
@@ -48,14 +47,11 @@ class Keeping:
             await self.store.host.clock.sleep(PAUSE)
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        after = None
-        while True:
-            found, more = await self.store.page(caller, Page(after=after, limit=PAGE, order="asc"), whole=True)
+        last = 0
+        while found := await self.store.following(caller, last, PAGE):
             for one in found:
                 yield {**one.told(), **one.asked}
-            if not more:
-                return
-            after = found[-1].id
+            last = found[-1].number
 
     async def forget(self, caller: str) -> int:
         return await self.remove(ROUNDS.c.owner == caller)

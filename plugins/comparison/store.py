@@ -113,6 +113,11 @@ class Store(Records):
             found = await self.found(connection, which, asked.limit + 1, asked.order == "asc", whole)
         return found[: asked.limit], len(found) > asked.limit
 
+    async def following(self, owner: str, last: int, limit: int) -> list[Compared]:
+        """The oldest that are newer than this number, whole; whether that one is still there does not matter."""
+        async with self.database.reading() as connection:
+            return await self.found(connection, (R.owner == owner) & (R.number > last), limit, rising=True)
+
     async def found(
         self,
         connection: AsyncConnection,

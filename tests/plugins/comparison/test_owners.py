@@ -133,6 +133,18 @@ async def test_all_that_is_a_callers_is_told(start: Start, tmp_path: Any) -> Non
         assert [one["comparison_id"] for one in told] == ids
 
 
+async def test_what_goes_meanwhile_does_not_end_the_telling(start: Start, database_url: str) -> None:
+    async with start(config(database_url), models()) as run:
+        ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
+        store = api_of(run).store
+        told = []
+        async for one in Keeping(store, None).told("alice"):
+            told.append(one)
+            if len(told) == PAGE:
+                await store.drop("alice", ids[PAGE - 1])
+        assert [one["comparison_id"] for one in told if isinstance(one, dict)] == ids
+
+
 async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         ids = [(await compare(run, who, judge={"model": "judge"}))["comparison_id"] for who in (A, A, A, B)]
