@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.places import abandon
+from plugins.documents.places import abandon, locked
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, READERS, STORES, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
@@ -205,11 +205,13 @@ class Collections:
         return found
 
     async def change(self, one: Collection, values: dict[str, Any], sharing: Sharing | None) -> None:
-        """Raises BadCall where another of the owner's has the name."""
+        """Raises BadCall where another of the owner's has the name, and NotFound where it has gone meanwhile."""
         if sharing is not None:
             values = {**values, "everyone": int(sharing.everyone)}
         try:
             async with self.database.writing(lasting=True) as connection:
+                if (await connection.execute(locked(one.id))).first() is None:
+                    raise unknown(one.name, "id")
                 if values:
                     await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.id == one.id).values(**values))
                 if sharing is not None:

@@ -17,6 +17,11 @@ def held(which: ColumnElement[bool]) -> Select[tuple[str]]:
     return select(COLLECTIONS.c.id).where(which & (COLLECTIONS.c.gone == 0)).with_for_update(read=True)
 
 
+def locked(id: str) -> Select[tuple[str]]:
+    """A collection that is there, and that nobody else holds or changes until the transaction is over."""
+    return select(COLLECTIONS.c.id).where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0)).with_for_update()
+
+
 async def retire(connection: AsyncConnection, place: str, now: int) -> None:
     """Nobody will search there any more, but those who do now."""
     id = new_id("col_")

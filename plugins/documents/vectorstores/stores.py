@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collections, readable
 from plugins.documents.fresh import DAY, kept, over
+from plugins.documents.places import locked
 from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
 from plugins.documents.vectorstores.paging import Cut, page
 from proxy.errors import BadCall, Denied, NotFound
@@ -119,8 +120,7 @@ class Stores:
         async with self.database.reading() as connection:
             row = (await connection.execute(self.chosen().where(readable(caller) & (COLLECTIONS.c.id == id)))).first()
         if row is None:
-            message = f"No vector store of yours has the id '{id[:100]}'."
-            raise NotFound(message, param=param, code="vector_store_not_found")
+            raise unknown(id, param)
         return self.made(row)
 
     async def own(self, caller: str, id: str) -> VectorStore:
@@ -137,13 +137,15 @@ class Stores:
         return [self.made(row) for row in rows], more
 
     async def change(self, one: VectorStore, name: str | None, beside: Mapping[str, Any]) -> None:
-        """beside: columns of STORES."""
+        """beside: columns of STORES.  Raises NotFound where it has gone meanwhile."""
         if name is not None:
             await self.rename(one, name)
         now = self.now()
         values = {**beside} | ({} if name is None else {"title": name})
         active = case((over(now), STORES.c.active), else_=now)  # what has expired is not called back
         async with self.database.writing(lasting=True) as connection:
+            if (await connection.execute(locked(one.id))).first() is None:
+                raise unknown(one.id)
             mine = update(STORES).where(STORES.c.collection == one.id)
             if not (await connection.execute(mine.values(**values, active=active))).rowcount:
                 new = {"collection": one.id, "metadata": "{}", "active": now, **values}
@@ -153,7 +155,8 @@ class Stores:
         for called in (name, one.id):
             try:
                 async with self.database.writing(lasting=True) as connection:
-                    await connection.execute(update(COLLECTIONS).where(COLLECTIONS.c.id == one.id).values(name=called))
+                    which = (COLLECTIONS.c.id == one.id) & (COLLECTIONS.c.gone == 0)
+                    await connection.execute(update(COLLECTIONS).where(which).values(name=called))
                 return
             except IntegrityError:
                 continue
@@ -185,6 +188,11 @@ class Stores:
         query = query.where(where & kept(self.now())).group_by(key, ITEMS.c.status, cancelled)
         async with self.database.reading() as connection:
             return (await connection.execute(query)).all()
+
+
+def unknown(id: str, param: str = "vector_store_id") -> NotFound:
+    message = f"No vector store of yours has the id '{id[:100]}'."
+    return NotFound(message, param=param, code="vector_store_not_found")
 
 
 def by_status(rows: Iterable[Any]) -> dict[str, int]:

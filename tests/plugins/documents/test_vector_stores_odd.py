@@ -13,10 +13,11 @@ from sqlalchemy import delete, select, text, update
 from yarl import URL
 
 from plugins.documents import paging
+from plugins.documents.collections import Sharing
 from plugins.documents.payer import Payer
 from plugins.documents.repair import Repair
 from plugins.documents.store import Store
-from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS, STORES, VALUES
+from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS, READERS, STORES, VALUES
 from plugins.documents.vectorstores.adding import Adding, New
 from plugins.documents.vectorstores.expiring import Expiring
 from proxy.errors import BadCall, NotFound
@@ -97,6 +98,33 @@ async def test_what_goes_while_files_come(
         with pytest.raises(NotFound):
             await adding.add(Payer("alice"), store, [other], batch=True)
         assert await rows(run, ITEMS, ORIGINS, BATCHES) == [0, 0, 0]
+
+
+async def test_what_was_deleted_while_it_was_to_be_changed_stays_deleted(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        store, _ = await filled(run)
+        stores = stores_of(run).stores
+        one, collection = await stores.one("alice", store), await stores.collections.one("alice", store)
+        await call(run, "DELETE", f"/vector_stores/{store}")
+        with pytest.raises(NotFound):
+            await stores.change(one, "other", {"days": 1})
+        with pytest.raises(NotFound):
+            await stores.collections.change(collection, {"name": "other"}, Sharing(readers=("bob",)))
+        assert await rows(run, STORES, READERS) == [0, 0]
+        async with stores.database.reading() as connection:
+            assert "other" not in set((await connection.execute(select(COLLECTIONS.c.name))).scalars())
+
+
+async def test_a_collection_is_described_as_a_vector_store_by_several_at_once(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with start(config(database_url, tmp_path)) as run:
+        id = (await ask(run, "POST", "/collections", A, 201, name="lights"))["id"]
+        told = [{"x": str(number)} for number in range(8)]
+        await asyncio.gather(*(call(run, "POST", f"/vector_stores/{id}", A, 200, metadata=one) for one in told))
+        assert (await call(run, "GET", f"/vector_stores/{id}"))["metadata"] in told
 
 
 async def expires_while_one_comes(run: Running, store: str, other: New, monkeypatch: pytest.MonkeyPatch) -> None:
