@@ -9,7 +9,6 @@ from typing import Final
 from sqlalchemy import exists
 
 from plugins.conversations.export import document
-from plugins.conversations.forms import Page
 from plugins.conversations.reading import Reading
 from plugins.conversations.removing import NOBODY, remove, remove_hidden, remove_left
 from plugins.conversations.store import Store
@@ -39,16 +38,13 @@ class Keeping:
         await remove_left(self.store)
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        reading, after = Reading(self.store), None
-        while True:
-            found = await reading.talks(caller, Page(after=after, limit=CHUNK, order="asc"))
-            for talk in found.found:
+        reading, last = Reading(self.store), 0
+        while found := await reading.following(caller, last, CHUNK):
+            for talk in found:
                 async with self.store.database.reading() as connection:
                     saids = await self.store.turns(connection, talk)
                 yield document(talk, saids, await reading.summaries(talk))
-            if not found.more:
-                return
-            after = found.found[-1].id
+            last = found[-1].number
 
     async def forget(self, caller: str) -> int:
         """With what a process that died was deleting or copying of theirs; a copy that is being made fails."""

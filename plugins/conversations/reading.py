@@ -71,6 +71,11 @@ class Reading:
         rows = await self.rows(ordered(query, columns, asked))
         return Some([talk_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
 
+    async def following(self, owner: str, last: int, limit: int) -> list[Talk]:
+        """Those with greater numbers than this, of which the conversation may have gone."""
+        query = select(TALKS).where((TALKS.c.owner == owner) & (TALKS.c.number > last))
+        return [talk_of(row) for row in await self.rows(query.order_by(TALKS.c.number).limit(limit))]
+
     async def messages(self, talk: Talk, asked: Page) -> Some[Said]:
         query = select(MESSAGES).where(of(talk))
         if asked.after is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from plugins.conversations import forms, removing
+from plugins.conversations import forms, keeping, removing
 from plugins.conversations.keeping import DAY, Keeping
 from plugins.conversations.removing import LEFT, NOBODY
 from plugins.conversations.store import Store
@@ -103,6 +103,21 @@ async def test_what_a_process_that_died_left_is_shown_nowhere_and_goes(start: St
         assert await count(run) == 3, "a process may still be at it"
         await Keeping(store_of(run), None).forget("alice")
         assert await count(run) == 1 and (await asks(run, "GET", "/api/conversations", B))["data"]
+
+
+async def test_what_goes_meanwhile_does_not_end_the_telling(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "CHUNK", 2)
+    async with start(config(database_url), echo()) as run:
+        for id in "abcd":
+            await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
+        told = []
+        async for one in Keeping(store_of(run), None).told("alice"):
+            told.append(one)
+            if len(told) == 2:
+                await asks(run, "DELETE", "/api/conversations/b")
+        assert [one["id"] for one in told if isinstance(one, dict)] == ["a", "b", "c", "d"]
 
 
 async def test_what_one_request_adds_is_bounded(start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
