@@ -51,6 +51,8 @@ class Runner:
                     self.begin(job)
             except Busy as error:
                 log.warning("documents wait: %s", error)
+            except Exception:  # it would be the end of all that is still to come
+                log.exception("documents could not be taken up")
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY):
                     await self.wake.wait()
@@ -61,10 +63,10 @@ class Runner:
         return await self.ledger.claim(room, not self.moving, but=self.running)
 
     def begin(self, job: Job) -> None:
-        if not job.item:
-            self.moving.add(job.id)
         task = self.host.background.start(self.work(job), f"taking in {job.item or job.collection}")
         self.running[job.id] = task
+        if not job.item:
+            self.moving.add(job.id)
         task.add_done_callback(lambda _: self.ended(job.id))
 
     def ended(self, job: str) -> None:

@@ -220,13 +220,20 @@ class Runs:
         """Says that those made here are alive, and ends those that another process has cancelled."""
         while True:
             await asyncio.sleep(BEAT)
-            # One without a task may have no row yet, and is nobody's to cancel.
-            if runs := {id: run for id, run in self.shared.runs.items() if run.task is not None}:
-                with suppress(Busy):
-                    wanted = await self.store.beat(runs)
-                    for id in runs.keys() - wanted:
-                        if not runs[id].over:
-                            runs[id].stop(cancelled())
+            try:
+                await self.look()
+            except Busy:
+                continue
+            except Exception:  # without these signs all that is made here would be taken for lost
+                log.exception("responses in the background could not be looked at")
+
+    async def look(self) -> None:
+        # One without a task may have no row yet, and is nobody's to cancel.
+        runs = {id: run for id, run in self.shared.runs.items() if run.task is not None}
+        wanted = await self.store.beat(runs) if runs else set()
+        for id in runs.keys() - wanted:
+            if not runs[id].over:
+                runs[id].stop(cancelled())
 
     def open(self) -> None:
         self.shared.holders += 1

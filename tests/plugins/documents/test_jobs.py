@@ -14,13 +14,14 @@ import aiohttp
 import numpy as np
 import pytest
 
-from plugins.documents import ingest, runner
-from plugins.documents.ledger import LEASE, Job
+from plugins.documents import ingest, runner, tending
+from plugins.documents.ledger import LEASE, Job, Ledger
 from plugins.documents.repair import Repair
 from proxy.sql.database import Database
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row, VectorsAway
 from proxy.upstreams.demo import Fault, Simulator
+from tests.clocks import Watch
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import TEXTS, A, B, add, ask, config, fill, titles
 from tests.whole.commands import served
@@ -104,6 +105,43 @@ async def add_again(run: Running) -> None:
     """What has failed is taken up again when it is sent again."""
     told = await ask(run, "POST", "/documents", A, 200, title="Clocks", content=TEXTS["Clocks"], wait=30)
     assert told["status"] == "ready" and told["duplicate"]
+
+
+async def test_a_fault_once_is_not_the_end_of_all_that_comes(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, odd = Ledger.claim, [RuntimeError("odd")]
+
+    async def claimed(self: Ledger, *given: Any, **named: Any) -> Job | None:
+        if odd:
+            raise odd.pop()
+        return await claim(self, *given, **named)
+
+    monkeypatch.setattr(Ledger, "claim", claimed)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        assert not odd
+
+
+async def test_an_index_that_cannot_be_tended_leaves_no_other_untended(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, tended = asyncio.Event(), list[str]()
+
+    class Odd(Lance):
+        async def tend(self, table: str) -> None:
+            tended.append(table)
+            if table == "odd":
+                raise RuntimeError("odd")
+            both.set()
+
+    monkeypatch.setattr(tending, "EVERY", 0)
+    tender = tending.Tender(Odd("nowhere"), Watch())
+    tender.note("odd", tending.ROWS)
+    tender.note("even", tending.ROWS)
+    running = asyncio.ensure_future(tender.run())
+    async with asyncio.timeout(10):
+        await both.wait()
+    running.cancel()
+    assert tended == ["odd", "even"]
 
 
 async def test_what_can_never_go_well_fails_with_its_reason(start: Start, database_url: str, tmp_path: Path) -> None:

@@ -286,6 +286,26 @@ async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelle
         assert (await ended(run, made["id"]))["status"] == "incomplete"
 
 
+async def test_a_server_goes_on_giving_signs_of_life_after_a_fault(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat, odd, alive = Store.beat, [RuntimeError("odd")], asyncio.Event()
+
+    async def beating(self: Store, ids: Collection[str]) -> set[str]:
+        if odd:
+            raise odd.pop()
+        wanted = await beat(self, ids)
+        alive.set()
+        return wanted
+
+    monkeypatch.setattr("plugins.stored.runs.BEAT", 0.01)
+    monkeypatch.setattr(Store, "beat", beating)
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), slow()) as run:
+        await respond(run, background=True)
+        async with asyncio.timeout(20):
+            await alive.wait()
+
+
 async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
