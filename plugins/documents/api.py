@@ -179,7 +179,8 @@ class Documents:
         told: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
         content = None if form.content is None else await self.text(form.content)
         other_text = content is not None and content.digest != item.digest
-        renews = other_text or form.title not in (None, item.title)
+        again = content is not None and item.status == "failed"
+        renews = other_text or again or form.title not in (None, item.title)
         renewal = Renewal(content if other_text else None, payer.key) if renews else None
         if told or form.metadata is not None or renews:
             await self.store.change(item, told, form.metadata, renewal)

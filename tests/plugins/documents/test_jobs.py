@@ -304,6 +304,20 @@ async def test_what_is_sent_again_stays_though_its_cancelled_try_is_cleared_away
         assert await titles(run, WHO) == ["Lanterns"]
 
 
+async def test_what_has_failed_is_tried_again_when_it_is_put_again(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PAUSES", ())
+    ollama = Simulator(faults=[Fault("status", status=400, path="/api/embed", times=1)])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        told = await ask(run, "POST", "/documents", A, title="Clocks", content=TEXTS["Clocks"], wait=30)
+        assert told["status"] == "failed"
+        path = f"/documents/{told['document_id']}"
+        assert (await ask(run, "PUT", path, A, 200, metadata={"year": 1}))["status"] == "failed"
+        assert (await ask(run, "PUT", path, A, 200, content=TEXTS["Clocks"], wait=30))["status"] == "ready"
+        assert await titles(run, "clock") == ["Clocks"]
+
+
 async def test_a_stopped_server_goes_on_where_it_was(start: Start, database_url: str, tmp_path: Path) -> None:
     text = config(database_url, tmp_path)
     ollama = Simulator(faults=[STALL])
