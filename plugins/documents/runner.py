@@ -154,9 +154,10 @@ class Runner:
             await self.ledger.release(job)
 
     async def failed(self, job: Job, reason: str) -> None:
-        with suppress(VectorsAway):  # what stays goes when it is tried again, or at the next start
-            await self.cleared(job)
-        await self.ledger.fail(job, reason)
+        if await self.ledger.progress(job):  # else another process has it, and what it has put into the index
+            with suppress(VectorsAway):  # what stays goes at the next start
+                await self.cleared(job)
+            await self.ledger.fail(job, reason)
 
     async def cleared(self, job: Job) -> None:
         """Nothing of a document's version is in the index: it would stand in the way of what can be found."""

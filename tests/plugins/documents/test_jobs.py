@@ -13,10 +13,14 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from plugins.documents import ingest, runner, tending
 from plugins.documents.ledger import LEASE, Job, Ledger
 from plugins.documents.repair import Repair
+from plugins.documents.store import Item
+from plugins.documents.tables import JOBS
+from proxy.errors import BadCall
 from proxy.sql.database import Database
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row, VectorsAway
@@ -227,6 +231,38 @@ async def test_what_fails_halfway_leaves_nothing_that_hides_what_is_there(
         told = await ask(run, "POST", "/documents", A, title="Many", content=text, wait=30)
         assert told["status"] == "failed"
         ollama.faults.clear()
+        assert await titles(run, WHO) == ["Lanterns"]
+
+
+async def test_who_fails_with_what_another_process_has_done_meanwhile_takes_nothing_away(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose machine slept."""
+    fill_in, fail, failed = ingest.Ingest.text, runner.Runner.failed, asyncio.Event()
+
+    async def filled(self: ingest.Ingest, *given: Any) -> None:
+        await fill_in(self, *given)
+        monkeypatch.setattr(ingest.Ingest, "text", fill_in)
+        await done(self, given[0].job, given[1])
+        raise BadCall("odd")
+
+    async def done(self: ingest.Ingest, job: Job, item: Item) -> None:
+        """By another one."""
+        mine, self.ledger.name = self.ledger.name, "another"
+        async with self.store.database.writing() as connection:
+            await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(holder="another"))
+        await self.run(job, item, await self.collections.one(item.owner, item.collection))
+        self.ledger.name = mine
+
+    async def noted(self: runner.Runner, *given: Any) -> None:
+        await fail(self, *given)
+        failed.set()
+
+    monkeypatch.setattr(ingest.Ingest, "text", filled)
+    monkeypatch.setattr(runner.Runner, "failed", noted)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        await add(run, "Lanterns", TEXTS["Lanterns"])
+        await failed.wait()
         assert await titles(run, WHO) == ["Lanterns"]
 
 
