@@ -21,7 +21,7 @@ from plugins.documents.vectorstores.forms import AddFile, Asked, ChangeStore, Ex
 from plugins.documents.vectorstores.paging import Cut, listed
 from plugins.documents.vectorstores.searching import Searching, Wanted, checked
 from plugins.documents.vectorstores.stores import Stores, VectorStore, dumped
-from proxy.errors import BadCall
+from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
 from proxy.stores.vectors import VectorsAway
 from proxy.types import Route
@@ -76,7 +76,11 @@ class VectorStores:
         days = days_of(form.expires_after)
         one = await self.stores.make(payer.name, form.name, form.description, form.metadata, days)
         if new:
-            await self.files.put(payer, one, new)
+            try:
+                await self.files.put(payer, one, new)
+            except ProxyError:  # whoever hears of that asks again, and knows of no store
+                await self.remove(one.id)
+                raise
         return await self.told(one)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -108,12 +112,15 @@ class VectorStores:
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         one = await self.stores.own(self.caller(request), id)
+        await self.remove(one.id)
+        return shapes.answer({"id": one.id, "object": "vector_store.deleted", "deleted": True})
+
+    async def remove(self, id: str) -> None:
         collections, index = self.stores.collections, self.contents.runner.ingest.index
-        if (collection := await collections.by_id(one.id)) is not None:
+        if (collection := await collections.by_id(id)) is not None:
             await collections.remove(collection)
             with suppress(VectorsAway):  # else the sweeper sees to it
                 await index.drop(collection.place)
-        return shapes.answer({"id": one.id, "object": "vector_store.deleted", "deleted": True})
 
     async def search(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)

@@ -70,6 +70,14 @@ async def test_a_text_that_is_sent_in_place_of_a_broken_file_is_what_is_read(
         assert (await settled(run, path))["last_error"] is None
 
 
+async def test_a_store_whose_files_cannot_be_added_is_not_made(start: Start, database_url: str, tmp_path: Path) -> None:
+    async with start(config(database_url, tmp_path, max_documents=1)) as run:
+        files = [await upload(run, LANTERNS), await upload(run, ORCHARDS)]
+        told = await call(run, "POST", "/vector_stores", A, 400, name="lights", file_ids=files)
+        assert told["error"]["code"] == "too_many_documents"
+        assert (await call(run, "GET", "/vector_stores"))["data"] == []
+
+
 async def test_what_goes_while_files_come(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
