@@ -28,6 +28,7 @@ from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS,
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
+from proxy.sql.turns import turn
 from proxy.wire.ids import new_id
 
 USUAL: Final = "default"
@@ -131,6 +132,7 @@ class Collections:
         one = Collection(id, owner, name, about, model or self.model, 0, sharing.everyone, now, id)
         try:
             async with self.database.writing(lasting=True) as connection:
+                await turn(connection, f"collections of {owner}")
                 mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
                 if (await connection.execute(mine)).scalar_one() >= self.most:
                     raise BadCall(f"You have {self.most} collections, which is the most.", code="too_many_collections")

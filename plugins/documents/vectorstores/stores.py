@@ -18,6 +18,7 @@ from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
 from plugins.documents.vectorstores.paging import Cut, page
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.sql.database import Database
+from proxy.sql.turns import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 
@@ -106,6 +107,7 @@ class Stores:
 
     async def room(self, connection: AsyncConnection, owner: str) -> None:
         most = self.collections.most
+        await turn(connection, f"collections of {owner}")
         mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
         if (await connection.execute(mine)).scalar_one() >= most:
             raise BadCall(f"You have {most} collections, which is the most.", code="too_many_collections")

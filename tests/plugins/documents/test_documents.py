@@ -331,3 +331,16 @@ async def test_of_each_caller_only_so_much_is_kept(start: Start, database_url: s
             run, "POST", "/documents", OPS, 400, title="A", content="one"
         )  # there is no room for 'default'
         assert told["error"]["code"] == "too_many_collections"
+
+
+async def test_no_more_is_kept_of_a_caller_who_sends_all_at_once(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    async with start(config(database_url, tmp_path, max_documents=3, max_collections=3)) as run:
+        await ask(run, "POST", "/documents", A, None, title="A", content="one", wait=0)
+        texts = [{"title": "A", "content": f"text {number}", "wait": 0} for number in range(12)]
+        await asyncio.gather(*(ask(run, "POST", "/documents", A, None, **one) for one in texts))
+        names = [f"name{number}" for number in range(12)]
+        await asyncio.gather(*(ask(run, "POST", "/collections", A, None, name=one) for one in names))
+        assert len((await ask(run, "GET", "/documents"))["data"]) == 3
+        assert len((await ask(run, "GET", "/collections"))["data"]) == 3

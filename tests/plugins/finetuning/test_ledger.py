@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -116,6 +117,12 @@ async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) ->
     await store.add({**JOB, "id": "g", "owner": "bob"})
     await ledger(store, "p9").cancel("alice", "a")
     await store.add({**JOB, "id": "f"})
+
+
+async def test_a_caller_has_no_more_who_asks_for_all_at_once(store: Store) -> None:
+    asked = (store.add({**JOB, "id": id}) for id in "abcdefghijkl")
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in found].count(BadCall) == 7 and len(await store.owned("alice", 20)) == 5
 
 
 async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
