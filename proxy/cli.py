@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from proxy import __version__, registry
 from proxy import config as configuration
 from proxy.commands import documents, evaluate, keys, templates
-from proxy.commands.shared import add_config, path_of, run
+from proxy.commands.shared import add_config, add_server, command, path_of, run
 from proxy.config import Config, Demo
 from proxy.errors import ConfigError
 from proxy.identity import check_exposure, is_guarded
@@ -42,36 +41,36 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"gemmapy-proxy {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
-    add_serve(commands.add_parser("serve", help="run the proxy"))
+    add_serve(command(commands, "serve", "run the server"))
 
-    one = commands.add_parser("check", help="check a configuration file and print what it says")
-    one.add_argument("file", type=Path)
+    one = command(commands, "check", "check a configuration file and print what it sets up")
+    one.add_argument("file", type=Path, metavar="FILE", help="YAML file")
     one.set_defaults(do=check)
 
-    one = commands.add_parser(
-        "migrate", help="bring the tables of the database up to date, as a server does when it starts"
-    )
+    one = command(commands, "migrate", "bring the database's tables up to date, as the server does when it starts")
     add_config(one)
     one.set_defaults(do=migrate)
 
     for more in (keys, templates, documents, evaluate):
         more.add(commands)
 
-    one = commands.add_parser("simulate", help="run a simulated Ollama")
-    one.add_argument("--host", type=setting(Listen, "host"), default="127.0.0.1")
-    one.add_argument("--port", type=setting(Listen, "port"), default=11434)
+    one = command(commands, "simulate", "run a simulated Ollama by itself")
+    one.add_argument("--host", type=setting(Listen, "host"), default="127.0.0.1", help="by default 127.0.0.1")
+    one.add_argument("--port", type=setting(Listen, "port"), default=11434, help="by default 11434, as Ollama's")
     delay, load_time = setting(Demo, "delay"), setting(Demo, "load_time")
-    one.add_argument("--delay", type=delay, default=0.0, help="seconds between two pieces of an answer")
-    one.add_argument("--load-time", type=load_time, default=0.0, help="seconds that a cold model takes to load")
+    one.add_argument("--delay", type=delay, default=0.0, help="seconds between two pieces of an answer; 0 by default")
+    one.add_argument(
+        "--load-time", type=load_time, default=0.0, help="seconds that a cold model takes to load; 0 by default"
+    )
     one.set_defaults(do=simulate)
 
-    add_top(commands.add_parser("top", help="show a running server live"))
+    add_top(command(commands, "top", "show a running server live", "It needs the plugin `metrics`."))
 
-    one = commands.add_parser("reference", help="print the settings reference as Markdown")
-    one.add_argument("--parameters", action="store_true", help="the table of request fields instead")
+    one = command(commands, "reference", "print the settings reference as Markdown")
+    one.add_argument("--parameters", action="store_true", help="print the table of request fields instead")
     one.set_defaults(do=refer)
 
-    one = commands.add_parser("schema", help="print the JSON schema of the configuration file, for editors")
+    one = command(commands, "schema", "print the JSON schema of the configuration file, for editors")
     one.set_defaults(do=schema)
     return whole
 
@@ -99,18 +98,19 @@ def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
 
 
 def add_top(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--url", default="http://127.0.0.1:8080", help="where the server listens")
-    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an admin's key; else $GEMMAPY_KEY")
-    one.add_argument("--once", action="store_true", help="show it once and end")
+    add_server(one, "an admin's")
+    one.add_argument("--once", action="store_true", help="show it once and exit")
     one.set_defaults(do=top)
 
 
 def add_serve(one: argparse.ArgumentParser) -> None:
     add_config(one)
-    one.add_argument("--host", type=setting(Listen, "host"), help="address to listen on")
-    one.add_argument("--port", type=setting(Listen, "port"), help="port to listen on")
-    one.add_argument("--demo", action="store_true", help="simulate every upstream: needs no Ollama")
-    one.add_argument("--insecure", action="store_true", help="allow a public address without keys")
+    one.add_argument("--host", type=setting(Listen, "host"), help="address to listen on, instead of the file's")
+    one.add_argument("--port", type=setting(Listen, "port"), help="port to listen on, instead of the file's")
+    one.add_argument("--demo", action="store_true", help="simulate the models: needs no Ollama")
+    one.add_argument(
+        "--insecure", action="store_true", help="let anybody who can reach the server use it without a key"
+    )
     one.set_defaults(do=serve)
 
 
@@ -179,14 +179,20 @@ async def banner(running: Running, path: Path) -> str:
         lines.append(f"  {config.listen.workers} workers")
     for name, upstream in config.upstreams.items():
         for host, why in found[name].items():
-            where = "simulated (no model runs)" if upstream.demo else host
-            lines.append(f"  upstream {name}: {why or f'{where}, answers'}")
+            where = f"simulated, with the models {simulated()}" if upstream.demo else f"{host}, answers"
+            lines.append(f"  upstream {name}: {why or where}")
     lines += [f"  chain {chain}" for chain in chains(config)]
     if not is_guarded(config):
         lines.append("  no keys are configured: everybody who reaches this address may use it")
     if all(why for hosts in found.values() for why in hosts.values()):
         lines.append(f"No upstream answers.{way_out(config, found)}")
     return "\n".join(lines)
+
+
+def simulated() -> str:
+    from proxy.upstreams import demo
+
+    return ", ".join(model.name.removesuffix(":latest") for model in demo.CATALOGUE)
 
 
 def way_out(config: Config, found: Mapping[str, Mapping[str, str]]) -> str:
@@ -214,7 +220,8 @@ def check(told: argparse.Namespace) -> int:
     print(f"{told.file}: ok")
     for name, upstream in config.upstreams.items():
         print(f"upstream {name}: {', '.join(upstream.urls) or 'simulated'}")
-    print(f"keys: {len(config.keys) or ('none' if is_guarded(config) else 'none, this machine may do everything')}")
+    if config.keys or not is_guarded(config):
+        print(f"keys: {len(config.keys) or 'none, everybody on this machine may do everything'}")
     for way in ("accounts", "jwt", "identity_header"):
         if getattr(config, way) is not None:
             print(f"{way}: on")

@@ -85,7 +85,7 @@ def check_exposure(config: Config, source: Source, insecure: bool) -> None:
         return
     problem = (
         f"{host} is not a loopback address and no keys are configured, so that anybody who reaches this machine could "
-        "use it.  Add `keys:`, `accounts:`, `jwt:` or `identity_header:`, listen on 127.0.0.1, or say --insecure."
+        "use it.  Add `keys:`, `accounts:`, `jwt:` or `identity_header:`, listen on 127.0.0.1, or pass --insecure."
     )
     listen = source.data.get("listen")
     of_the_file = isinstance(listen, dict) and listen.get("host") == host  # else it is the command line's

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
-FIRST = "No admin had a key.  This one is shown once, and kept nowhere: {key}"
+FIRST = "No admin has a key yet.  This one is not shown again: {key}"
 
 
 class Accounts(AbstractAsyncContextManager["Accounts"]):

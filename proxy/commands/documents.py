@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from proxy.commands.shared import add_config, path_of, run
+from proxy.commands.shared import add_config, add_server, command, path_of, run
 from proxy.errors import ConfigError, ProxyError
 
 if TYPE_CHECKING:  # these are imported by the commands that need them
@@ -25,17 +25,16 @@ AT_ONCE: Final = 4
 
 def add(commands: Any) -> None:
     """commands: what `argparse` adds parsers to."""
-    whole = commands.add_parser("documents", help="add files as documents, or make their index anew")
+    whole = command(commands, "documents", "add files as documents, or index all documents again")
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
-    one = verbs.add_parser("add", help="send files, or all files of folders, to a running server")
-    one.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-    one.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
-    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an API key; else $GEMMAPY_KEY")
-    one.add_argument("--collection", help="the owner's name of it; else 'default'")
+    one = command(verbs, "add", "send files, or all files in folders, to a running server")
+    one.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file or a folder")
+    add_server(one, "your API")
+    one.add_argument("--collection", help="the collection's name, by default 'default'")
     one.set_defaults(do=send)
 
-    one = verbs.add_parser("reindex", help="take every document into the index again, while a server runs or before")
+    one = command(verbs, "reindex", "have every document indexed again by the server that runs, or is started next")
     add_config(one)
     one.set_defaults(do=reindex)
 
@@ -140,7 +139,7 @@ def reindex(told: argparse.Namespace) -> int:
         count = run(queued(told))
     except ProxyError as error:
         raise ConfigError([error.why]) from error
-    print(f"{count} documents are taken into the index again by the server, once it runs")
+    print(f"{count} documents will be indexed again by the server, once it runs")
     return 0
 
 
@@ -156,7 +155,7 @@ async def queued(told: argparse.Namespace) -> int:
     path = path_of(told)
     config, _ = reader(path, Told())()
     if not uses(config, "documents"):
-        raise ConfigError([f"no plugin of {path} is `documents`: there is no index to take documents into"])
+        raise ConfigError([f"no plugin of {path} is `documents`: there are no documents to index"])
     settings = config.database
     database = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
     try:

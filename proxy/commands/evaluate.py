@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.commands.ranks import Figures, Question, figures, plot, read
-from proxy.commands.shared import run
+from proxy.commands.shared import add_server, command, run
 from proxy.errors import ConfigError
 
 if TYPE_CHECKING:  # these are imported by the command that needs them
@@ -34,18 +33,23 @@ LONGEST: Final = 60.0
 
 def add(commands: Any) -> None:
     """commands: what `argparse` adds parsers to."""
-    one = commands.add_parser("evaluate", help="measure a running server's search by questions of your own")
+    one = command(commands, "evaluate", "measure how well a running server finds documents, with questions of your own")
     one.add_argument("file", type=Path, metavar="FILE", help="CSV or JSON lines: question, and document or answer")
-    one.add_argument("--url", default="http://127.0.0.1:8080", help="of the server")
-    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help="an API key; else $GEMMAPY_KEY")
-    one.add_argument("--collection", help="id, or the owner's name; else all that the key may read")
-    one.add_argument("--top", type=whole, default=10, metavar="N", help="results looked at, up to 50; by default 10")
-    one.add_argument("--search", type=fields, default={}, metavar="JSON", help="more fields for every search")
-    one.add_argument("--at-once", type=whole, default=4, metavar="N", help="searches under way; by default 4")
-    one.add_argument("--misses", action="store_true", help=f"name the questions that fail (hit@{LOOKED_AT})")
+    add_server(one, "your API")
+    one.add_argument("--collection", help="a collection's id or name; by default all that the key may read")
+    one.add_argument(
+        "--top", type=whole, default=10, metavar="N", help="results of each search to look at, up to 50; by default 10"
+    )
+    one.add_argument(
+        "--search", type=fields, default={}, metavar="JSON", help="more fields for the body of each search"
+    )
+    one.add_argument("--at-once", type=whole, default=4, metavar="N", help="searches at the same time; by default 4")
+    one.add_argument("--misses", action="store_true", help=f"list the questions that fail (hit@{LOOKED_AT})")
     one.add_argument("--json", action="store_true", help="print JSON")
-    one.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw hits by results looked at")
-    one.add_argument("--least", type=float, metavar="SHARE", help=f"end with 1 where hit@{LOOKED_AT} mixed is below")
+    one.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw hits by the number of results looked at")
+    one.add_argument(
+        "--least", type=float, metavar="SHARE", help=f"exit with 1 if the mixed hit@{LOOKED_AT} is below this"
+    )
     one.set_defaults(do=evaluate)
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from proxy.commands.shared import add_config, path_of, run
+from proxy.commands.shared import add_config, command, path_of, run
 from proxy.config import Config
 from proxy.errors import ConfigError, ProxyError
 
@@ -22,28 +22,33 @@ if TYPE_CHECKING:  # SQLAlchemy is imported by the commands that need it
 UNITS: Final = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 ROUTES: Final = ("chat", "completions", "embeddings")
 PAGE: Final = 100
+RUNS: Final = (
+    "The server may be running or not; the configuration needs `accounts`, with the secret that the server has."
+)
 Work: TypeAlias = Callable[["Store", Config, argparse.Namespace], Coroutine[Any, Any, None]]
 
 
 def add(commands: Any) -> None:
     """commands: what `argparse` adds parsers to."""
-    whole = commands.add_parser("keys", help="make, list and revoke API keys in the database")
+    whole = command(commands, "keys", "make, list and revoke API keys in the database", RUNS)
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
-    one = verbs.add_parser("create", help="make a key and print it, once")
-    one.add_argument("--user", required=True, help="whose key it is; made too if there is no such user")
-    one.add_argument("--name", default="", help="what it is for")
-    one.add_argument("--role", choices=("user", "admin"), default="user")
-    one.add_argument("--expires", type=life, metavar="30d", help="when it ends: minutes, hours, days or weeks from now")
-    one.add_argument("--models", nargs="+", metavar="PATTERN", help="models that it opens, such as 'gemma*'; else all")
-    one.add_argument("--routes", nargs="+", choices=ROUTES, help="routes that it opens; else all")
+    one = command(verbs, "create", "make a key and print it; it cannot be shown again")
+    one.add_argument("--user", required=True, help="whose key it is; a user who does not exist yet is made")
+    one.add_argument("--name", default="", help="what it is for, such as 'laptop'")
+    one.add_argument("--role", choices=("user", "admin"), default="user", help="by default 'user'")
+    one.add_argument("--expires", type=life, metavar="TIME", help="90m, 12h, 30d or 2w from now; by default never")
+    one.add_argument(
+        "--models", nargs="+", metavar="PATTERN", help="models that it opens, such as 'gemma*'; by default all"
+    )
+    one.add_argument("--routes", nargs="+", choices=ROUTES, help="routes that it opens; by default all")
     finish(one, create)
 
-    one = verbs.add_parser("list", help="list the keys, newest first")
-    one.add_argument("--user", help="of this user only")
+    one = command(verbs, "list", "list the keys, newest first")
+    one.add_argument("--user", help="only this user's")
     finish(one, list_all)
 
-    one = verbs.add_parser("revoke", help="end a key for good")
+    one = command(verbs, "revoke", "revoke a key for good")
     one.add_argument("id", metavar="ID", help="as `keys list` shows it: key_…")
     finish(one, revoke)
 
@@ -75,7 +80,7 @@ async def with_store(work: Work, told: argparse.Namespace) -> None:
 
     config, _ = reader(path_of(told), Told())()
     if config.accounts is None:
-        raise ConfigError([f"{path_of(told)} has no `accounts:`, so that no key of the database would open anything"])
+        raise ConfigError([f"{path_of(told)} has no `accounts:`, so keys in the database would open nothing"])
     async with opened(config) as store:
         await work(store, config, told)
 
@@ -104,7 +109,7 @@ async def create(store: Store, config: Config, told: argparse.Namespace) -> None
         return
     wanted = wanted_of(config, told)
     key, kept = await store.create(wanted, await secret_of(config.accounts, store), with_user=True)
-    print(f"{line(kept)}\nThis is shown once, and kept nowhere:\n{key}")
+    print(f"{line(kept)}\nThis key is not shown again:\n{key}")
 
 
 def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:

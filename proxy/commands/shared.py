@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,20 +14,40 @@ from proxy.errors import ConfigError
 
 PATIENCE: Final = 5.0
 """Seconds that the end of a command waits for tasks that nobody has waited for."""
+HERE: Final = "http://127.0.0.1:8080"
 Result = TypeVar("Result")
+
+
+def command(commands: Any, name: str, help: str, more: str = "") -> argparse.ArgumentParser:
+    """A command whose own `--help` begins with what it does.
+
+    commands: what `argparse` adds parsers to.
+    """
+    description = f"{help[:1].upper()}{help[1:]}. {more}"
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=description)
+    return parser
 
 
 def add_config(one: argparse.ArgumentParser) -> None:
     one.add_argument(
-        "--config", type=Path, help="YAML file; else $GEMMAPY_CONFIG, ./config/proxy.yaml, the packaged one"
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML file; by default $GEMMAPY_CONFIG, then ./config/proxy.yaml, then the packaged one",
     )
+
+
+def add_server(one: argparse.ArgumentParser, whose: str) -> None:
+    """How to reach a running server.  whose: the key's owner, as in "an admin's key"."""
+    one.add_argument("--url", default=HERE, help=f"where the server listens, by default {HERE}")
+    one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help=f"{whose} key, by default $GEMMAPY_KEY")
 
 
 def path_of(told: argparse.Namespace) -> Path:
     """Raises ConfigError where there is no such file."""
     path: Path = told.config or configuration.default_path()
     if told.config is None and not path.exists():
-        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE"])
+        raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or pass --config FILE"])
     return path
 
 

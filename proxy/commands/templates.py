@@ -7,24 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from proxy.commands.shared import command
 from proxy.errors import ConfigError
 
 
 def add(commands: Any) -> None:
     """commands: what `argparse` adds parsers to."""
-    whole = commands.add_parser("templates", help="check files of prompt templates")
+    whole = command(commands, "templates", "check files of prompt templates")
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
-    one = verbs.add_parser("lint", help="tell what is wrong, and what is hardly meant")
+    one = command(verbs, "lint", "report errors, and warn of what is probably not meant")
     one.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a YAML file, or a folder of them")
-    one.add_argument("--strict", action="store_true", help="end with 1 for warnings, too")
+    one.add_argument("--strict", action="store_true", help="exit with 1 for warnings, too")
     one.set_defaults(do=lint)
 
 
 def lint(told: argparse.Namespace) -> int:
     """Raises ConfigError with everything that is wrong."""
     found = [line for path in told.paths for line in looked_through(path)]
-    print(*found, sep="\n") if found else print("nothing to complain of")
+    print(*found, sep="\n") if found else print("no problems found")
     return int(bool(found) and told.strict)
 
 

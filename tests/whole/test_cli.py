@@ -32,7 +32,10 @@ async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Pat
     said = ("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml"))
     async with served(*said, begin=anew) as serving:
         await serving.until("no keys")
-        assert "upstream local: simulated (no model runs), answers" in serving.banner
+        assert (
+            "upstream local: simulated, with the models demo, demo-rendered, demo-thinking, demo-vision, demo-embed\n"
+            in serving.banner
+        )
         assert "chain chat: client -> retry -> upstream" in serving.banner
         async with aiohttp.ClientSession() as http:
             answer = await (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).json()
@@ -227,6 +230,24 @@ async def test_a_public_address_without_keys_is_refused() -> None:
     assert status == 1 and "--insecure" in err and "Traceback" not in err
 
 
+async def test_check_says_how_callers_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("chains: {chat: []}\n")
+    _, open_to_all, _ = await command("check", str(file))
+    assert "keys: none, everybody on this machine may do everything" in open_to_all
+    file.write_text("chains: {chat: []}\naccounts: {}\ndatabase: {url: 'sqlite:///x.db'}\n")
+    _, guarded, _ = await command("check", str(file))
+    assert "accounts: on" in guarded and "keys: none" not in guarded
+
+
+@pytest.mark.parametrize("words", [["serve"], ["check"], ["keys"], ["keys", "create"], ["documents", "add"], ["top"]])
+async def test_a_commands_help_says_what_it_does(words: list[str]) -> None:
+    status, said, _ = await command(*words, "--help")
+    usage, what, *_ = said.split("\n\n")
+    assert status == 0 and usage.startswith("usage:")
+    assert what[0].isupper() and what.endswith("."), what
+
+
 async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("plugins: {retry: {}}\nchains: {chat: [retry], embeddings: []}\nkeys: {a: a-key-that-is-long}\n")
@@ -261,7 +282,7 @@ async def test_a_file_that_the_environment_names_and_that_is_not_there_is_told_a
     status, _, err = await command("serve", env={"GEMMAPY_CONFIG": "/nowhere/my.yaml"})
     assert (status, err) == (
         1,
-        "/nowhere/my.yaml, which GEMMAPY_CONFIG names, does not exist; unset it, or say --config FILE\n",
+        "/nowhere/my.yaml, which GEMMAPY_CONFIG names, does not exist; unset it, or pass --config FILE\n",
     )
 
 
