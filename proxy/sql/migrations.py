@@ -14,6 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from proxy.errors import ConfigError
 from proxy.sql.feature import Feature
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its own plugins
@@ -24,13 +25,18 @@ def upgrade(connection: Connection, feature: Feature) -> None:
     """To the newest revision, in the connection's transaction.
 
     Each feature has a table of its own that says how far it has come, so that features neither know nor wait for
-    each other.
+    each other.  Raises ConfigError where a newer version of the server has been.
     """
     if connection.dialect.name == "postgresql":  # SQLite has locked the whole file already
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     if is_newest(connection, feature):
         return
     history = revisions(feature.migrations)
+    if reached(connection, feature) not in {None, *(one.revision for one in history.walk_revisions())}:
+        why = (
+            f"the database's tables of `{feature.name}` were made by a newer version of gemmapy-proxy: run that version"
+        )
+        raise ConfigError([f"{why}, or restore a backup"])
 
     def missing(at: Any, _: MigrationContext) -> Any:
         return history._upgrade_revs("head", at)  # as Alembic's manual has it, for want of a public name

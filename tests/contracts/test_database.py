@@ -191,6 +191,17 @@ async def test_of_several_processes_one_migrates_and_the_others_wait(new_databas
             await one.aclose()
 
 
+async def test_tables_of_a_newer_version_are_said_to_be_that(new_database_url: str) -> None:
+    newer, older = (Database(new_database_url, 1, 5) for _ in range(2))
+    await newer.migrate(NOTES)
+    async with newer.writing() as connection:
+        await connection.execute(text("UPDATE test_version SET version_num = 'later'"))
+    with pytest.raises(ConfigError, match="`test` were made by a newer version"):
+        await older.migrate(NOTES)
+    for one in (newer, older):
+        await one.aclose()
+
+
 async def test_a_database_that_is_not_there_is_said_to_be_away(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     database = Database(f"postgresql://me:canary@127.0.0.1:{port}/x", 1, 1)
