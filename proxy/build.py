@@ -52,7 +52,6 @@ from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
 from proxy.upstreams.pool import Pool
 from proxy.upstreams.sharing import Sharing
-from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
 
@@ -141,7 +140,7 @@ class Assembly:
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         self.admit(call, exchange_of(request).caller)
-        return await self.writer.answer(request, call, ChatStyle(call.model), {})
+        return await self.writer.answer(request, call, exchange_of(request).style(call.model), {})
 
     def admit(self, call: Call, caller: Caller) -> None:
         self.admission.caller(call, caller)

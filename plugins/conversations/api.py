@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from aiohttp import web
@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from plugins.conversations import export, reading
 from plugins.conversations.copying import copied
 from plugins.conversations.forms import (
-    LIMITS,
     Add,
     Change,
     Create,
@@ -32,13 +31,12 @@ from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
 from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, written
-from plugins.conversations.talks import PREFIX, Talk, unknown
+from plugins.conversations.talks import FIELD, HEADER, PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.errors import ProxyError
 from proxy.host import Host
-from proxy.types import JSON, Call, Route
+from proxy.types import JSON, Call, Chat, Message, Route
 from proxy.wire.ids import new_id
-from proxy.wire.openai_chat import read_chat
 
 DAYS: Final = 30
 PATH: Final = "/api/conversations"
@@ -147,15 +145,11 @@ class Api:
 
     async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Through the chain of chats, as any call that names the conversation."""
-        form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
-        talk, new = await self.store.talk(caller.name, id), await pictured(self.host.desk, form.new(), "message")
-        asked = read_chat(form.body(talk.model), LIMITS)
-        ask = replace(asked.chat(), messages=tuple(new), question=new[-1].text if new else "")
-        made = self.host.desk.headers(request)["X-Request-Id"]
-        identity = (caller.name, caller.key, caller.models)
-        call = Call(made, "chat", asked.model, ask, asked.stream, *identity, asked.about, {"conversation": id})
+        form, owner = await self.host.desk.form(request, Generate), self.owner(request)
+        talk, new = await self.store.talk(owner, id), await pictured(self.host.desk, form.new(), "message")
+        call = await self.host.chat(request, form.body(talk.model))
         try:
-            return await self.host.answer(request, call)
+            return await self.host.answer(request, going_on(call, id, new))
         except ProxyError as error:
             error.renamed("message" if error.param == "messages" else error.param)
             raise
@@ -189,6 +183,14 @@ class Api:
         return web.Response(
             text=export.markdown(talk, saids), content_type="text/markdown", charset="utf-8", headers=name
         )
+
+
+def going_on(call: Call, id: str, new: Sequence[Message]) -> Call:
+    """The call with what is new as its messages, in the conversation of its path, whatever a header says."""
+    chat = cast(Chat, call.ask)
+    ask = replace(chat, messages=tuple(new), question=new[-1].text if new else "")
+    headers = {name: value for name, value in call.headers.items() if name != HEADER}
+    return call.but(ask=ask, extra={**call.extra, FIELD: id}, headers=headers)
 
 
 def answer(told_of: JSON, status: int = 200) -> web.Response:

@@ -97,6 +97,9 @@ class Generate(BaseModel):
         for name in ("messages", "conversation"):
             if name in given:
                 raise BadCall(f"'{name}' is the conversation's own here.", param=name, code="unknown_parameter")
+        if given.get("store"):
+            message_ = "'store' is not supported here: the conversation keeps what is said."
+            raise BadCall(message_, param="store", code="unsupported_parameter")
         if not given.get("model") and not model:
             raise BadCall("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         return {"model": model, **given, "messages": [{"role": "user", "content": "-"}]}

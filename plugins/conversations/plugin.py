@@ -21,7 +21,7 @@ from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import TOO_LONG, Talk, checked_id, full
+from plugins.conversations.talks import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.config import Strict
@@ -29,8 +29,6 @@ from proxy.errors import BadCall, Busy, ProxyError
 from proxy.host import Chores, Host
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
-FIELD: Final = "conversation"
-HEADER: Final = "x-gemmapy-conversation"
 FACT: Final = "conversation"
 PREVIOUS: Final = "previous_response_id"
 OWN_SYSTEM: Final = "own_system"

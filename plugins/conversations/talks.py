@@ -13,6 +13,9 @@ from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.types import JSON
 
 PREFIX: Final = "conv_"
+FIELD: Final = "conversation"
+HEADER: Final = "x-gemmapy-conversation"
+"""By which a call names its conversation, in its body or its head."""
 SANE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 TOO_LONG: Final = "context_length_exceeded"
 """The code of a prompt that is more than its model takes."""

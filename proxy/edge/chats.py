@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.host import Models
 from proxy.types import JSON, Call, Caller
+from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_chat import read_chat
 from proxy.wire.openai_messages import Limits
 
@@ -38,6 +40,7 @@ class Chats:
         asked = read_chat(dict(body), limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)
         exchange, chat = exchange_of(request), asked.chat()
+        exchange.style = partial(ChatStyle, include_usage=asked.include_usage, legacy_functions=asked.legacy_functions)
         if asked.notes:
             exchange.headers["x-gemmapy-params"] = exchange.noted(asked.notes)
         call = call_of(request, "chat", asked, chat, asked.stream, own)

@@ -15,6 +15,7 @@ from proxy.asks import Spelling, as_it_is
 from proxy.errors import ProxyError
 from proxy.types import JSON, Caller, Usage
 from proxy.wire.ids import timely_id
+from proxy.wire.openai_answer import ChatStyle
 from proxy.wire.openai_errors import error_body
 
 REQUEST_ID: Final = "X-Request-Id"
@@ -60,6 +61,8 @@ class Exchange:
     facts: Mapping[str, str] = field(default_factory=dict)
     spelled: Spelling = as_it_is
     """What the request calls a field that is known further in by its name in OpenAI's chats."""
+    style: Callable[[str], ChatStyle] = ChatStyle
+    """How the answer of a model is written, by its name, where a plugin's own endpoint asks the chain `chat`."""
 
     @classmethod
     def of(cls, request: web.BaseRequest) -> Exchange:

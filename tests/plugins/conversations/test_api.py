@@ -13,6 +13,7 @@ from plugins.conversations.snippet import around
 from tests.conftest import ASK, Running, Start
 from tests.plugins.conversations.asking import A, B, Json, asks, config, echo, kept, say, talk_of, texts
 from tests.whole.asking import asked, streamed
+from tests.whole.test_gateway import upstream_headers
 
 PATH = "/api/conversations"
 
@@ -44,6 +45,23 @@ async def test_a_conversation_is_made_filled_answered_and_read(start: Start, dat
         assert (changed["title"], changed["model"], changed["metadata"]) == ("Lists", "demo", {})
         assert (await asks(run, "DELETE", here))["deleted"] is True
         await asks(run, "GET", here, status=404)
+
+
+async def test_what_is_generated_takes_the_fields_and_headers_of_any_chat(start: Start, tmp_path: Any) -> None:
+    url = f"sqlite:///{tmp_path}/x.db"
+    async with start(config(url, "templates, conversations, cache, retry"), echo()) as run:
+        await asks(run, "POST", PATH, status=201, json={"id": "t", "model": "demo"})
+        here, template = f"{PATH}/t/generate", {"name": "translate", "variables": {"language": "French", "text": "Hi"}}
+        answer = await asks(run, "POST", here, json={"template": template})
+        assert "Target language: French" in answer["choices"][0]["message"]["content"]
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        head = {**A, "traceparent": trace, "Cache-Control": "no-store", "x-gemmapy-conversation": "other"}
+        body = {"message": "go on", "stream": True, "stream_options": {"include_usage": True}, "bogus": 1}
+        response = await run.http.post(f"{run.url}{here}", headers=head, json=body)
+        assert (await streamed(response)).chunks[-1]["usage"]
+        told = {name: response.headers[f"x-gemmapy-{name}"] for name in ("cache", "conversation", "params")}
+        assert told == {"cache": "bypass", "conversation": "t", "params": "bogus=ignored"}
+        assert upstream_headers(run)["traceparent"] == trace
 
 
 async def test_lists_are_paged_to_their_end(start: Start, database_url: str) -> None:
@@ -226,11 +244,14 @@ BAD: list[tuple[str, str, Json | None, str | None]] = [
     ("POST", "/t/generate", {"temperature": "hot"}, "temperature"),
     ("POST", "/t/generate", {"messages": []}, "messages"),
     ("POST", "/t/generate", {"n": 2, "message": "x"}, "n"),
+    ("POST", "/t/generate", {"message": "x", "use_cache": "no"}, "use_cache"),
+    ("POST", "/t/generate", {"message": "x", "store": True}, "store"),
 ]
 
 
 async def test_bad_requests_name_the_field(start: Start, tmp_path: Any) -> None:
-    async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
+    chain = "templates, conversations, cache"
+    async with start(config(f"sqlite:///{tmp_path}/x.db", chain), echo()) as run:
         await say(run, "hi")
         for method, path, body, param in BAD:
             told = await asks(run, method, PATH + path, status=400, **({"json": body} if body is not None else {}))
