@@ -19,8 +19,7 @@ from proxy.errors import BadCall, Denied, NotFound, ProxyError
 from proxy.host import Host
 from proxy.stores.vectors import Vectors, VectorsAway
 from proxy.streams import collect
-from proxy.types import Call, Chat, Message, Route
-from proxy.wire.ids import new_id
+from proxy.types import JSON, Route
 
 MOST: Final = 1000
 """Collections that are listed."""
@@ -135,8 +134,10 @@ class Searches:
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         """An answer from the documents: through the chain of chats, in which this plugin puts them before the model."""
         form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
-        call = chat_of(form, caller.name, caller.key, caller.models, new_id("rag_"))
         try:
+            call = await self.host.chat(request, chat_of(form))
+            if "rag" not in call.extra:  # which the chain's plugins would have declared as theirs
+                raise NotFound("The plugin of documents stands in no chain 'chat'.", code="route_off")
             if form.stream:
                 return await self.host.answer(request, call)
             self.host.admit(call, caller)
@@ -144,9 +145,6 @@ class Searches:
         except ProxyError as error:
             error.renamed(error.param and error.param.removeprefix("rag."))
             raise
-        if "rag" not in reply.facts:
-            await reply.aclose()
-            raise NotFound("The plugin of documents stands in no chain 'chat'.", code="route_off")
         facts = reply.facts
         answer = await collect(reply)
         usage = answer.usage
@@ -180,11 +178,11 @@ class Searches:
         return shapes.answer({**sums, "collections": several})
 
 
-def chat_of(form: Generate, caller: str, key: str, models: tuple[str, ...] | None, id: str) -> Call:
-    messages = (Message("system", form.system),) if form.system else ()
-    said = {"temperature": form.temperature, "max_tokens": form.max_tokens, "seed": form.seed}
-    options = {name: value for name, value in said.items() if value is not None}
-    ask = Chat((*messages, Message("user", form.query)), options=options, question=form.query)
+def chat_of(form: Generate) -> dict[str, JSON]:
+    """As the body of a chat."""
+    messages = [{"role": "system", "content": form.system}] if form.system else []
     wanted = {"collections": list(form.collections), "filter": form.filter, "top": form.top_k}
     rag = {name: value for name, value in wanted.items() if value not in (None, [])}
-    return Call(id, "chat", form.model, ask, form.stream, caller, key, models, extra={"rag": rag})
+    said = {"temperature": form.temperature, "max_tokens": form.max_tokens, "seed": form.seed}
+    asked = [*messages, {"role": "user", "content": form.query}]
+    return {"model": form.model, "messages": asked, "stream": form.stream, "rag": rag, **said}

@@ -15,6 +15,7 @@ from tests.plugins.documents.asking import TEXTS, ask
 from tests.plugins.documents.storing import LANTERNS, call, settled, upload
 from tests.plugins.documents.test_moving import ollama
 from tests.plugins.usage.asking import written
+from tests.whole.test_gateway import upstream_headers
 
 ROOT = "root-0123456789-0123456789"
 WHO = "Who was the keeper of the lantern?"
@@ -128,3 +129,22 @@ async def test_a_document_whose_key_is_revoked_meanwhile_is_taken_in_on_its_acco
         async with asyncio.timeout(30):
             while (await ask(run, "GET", f"/documents/{told['document_id']}", second))["status"] != "ready":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_from_documents_is_rated_by_the_id_of_its_request(
+    start: Start, tmp_path: Path, stream: bool
+) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path), ollama()) as run:
+        [(_, head)] = await keys(run, 1)
+        await ask(run, "POST", "/documents", head, 201, title="x", content=TEXTS["Lanterns"], wait=30)
+        asked = {"query": WHO, "model": "demo", "stream": stream}
+        async with run.http.post(f"{run.url}/api/rag/generate", json=asked, headers=head) as answer:
+            await answer.read()
+        id = answer.headers["x-request-id"]
+        await written(run)
+        async with run.http.post(
+            f"{run.url}/v1/feedback", json={"request_id": id, "rating": "up"}, headers=head
+        ) as told:
+            assert (told.status, await told.json()) == (200, {"request_id": id, "rating": "up"})
+        assert upstream_headers(run)["x-request-id"] == id
