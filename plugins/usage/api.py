@@ -78,7 +78,7 @@ class Api:
         found = added(models)
         by_model = [
             {
-                "model": one["model"],
+                "model": one["model"] or None,
                 "requests": one["calls"],
                 "share": figures.ratio(one["calls"], found["calls"]),
                 "avg_duration": figures.milliseconds(one["total_us"], one["answered"]),
@@ -114,7 +114,7 @@ class Api:
     async def by(self, request: web.BaseRequest, column: str, name: str) -> web.StreamResponse:
         window = self.window(request, Asked)
         found = await figures.read(self.host.database, window, column)
-        rows = [{NAMES[column]: one[column] or NONE[column], **figures.told(one)} for one in found]
+        rows = [{NAMES[column]: one[column] or None, **figures.told(one)} for one in found]
         return document({**span(window), name: rows})
 
     async def errors(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -133,8 +133,7 @@ class Api:
 
 
 NAMES: Final = {"model": "model", "route": "endpoint", "template": "template"}
-NONE: Final = {"model": "", "route": "", "template": None}
-"""What is told where a call has none."""
+"""What the columns are called; null is told where a call has none."""
 
 
 def added(parts: Iterable[figures.Found]) -> figures.Found:

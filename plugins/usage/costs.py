@@ -79,7 +79,7 @@ class Costs:
         window = self.window(request, asked)
         models = await self.read(window, "model")
         parts = grouped(models, "model")
-        breakdown = [{"model": name, **self.told(parts[name])} for name in sorted(parts)]
+        breakdown = [{"model": name or None, **self.told(parts[name])} for name in sorted(parts)]
         return document({**self.span(asked, window), **self.told(models), "breakdown": breakdown})
 
     async def projection(self, request: web.BaseRequest) -> web.StreamResponse:

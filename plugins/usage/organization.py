@@ -141,8 +141,12 @@ def page(window: Window, more: bool, found: Parts, tell: Callable[[Mapping[str, 
 
 
 def whose(one: Mapping[str, Any], by: Sequence[str]) -> dict[str, JSON]:
-    """Null unless it was grouped by."""
-    named = {name: one.get(column) if column in by else None for name, column in COLUMNS.items() if name != "line_item"}
+    """Null unless it was grouped by, and where a call has none."""
+    named = {
+        name: (one.get(column) or None) if column in by else None
+        for name, column in COLUMNS.items()
+        if name != "line_item"
+    }
     return {"project_id": None, **named}
 
 

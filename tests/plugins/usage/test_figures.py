@@ -45,7 +45,7 @@ async def test_the_dashboard_tells_of_everybody_to_admins(run: Running) -> None:
     assert 0 < told["duration"]["p50"] <= told["duration"]["p90"] <= told["duration"]["p99"]
     assert 0 < told["first_token"]["p50"] <= told["duration"]["p99"] and told["avg_tokens_per_sec"] > 0
     shares = {one["model"]: (one["requests"], float(one["share"])) for one in told["by_model"]}
-    assert shares == {"demo:latest": (3, 0.5), "demo-thinking:latest": (2, 0.3333), "": (1, 0.1667)}
+    assert shares == {"demo:latest": (3, 0.5), "demo-thinking:latest": (2, 0.3333), None: (1, 0.1667)}
     assert (told["lost"], told["pending"], told["user"]) == (0, 0, None)
     assert (told["worker"], told["workers"]) == (0, 1)
 
@@ -78,6 +78,21 @@ async def test_by_model_by_endpoint_and_by_error(run: Running) -> None:
     assert (errors["errors"], errors["total_requests"]) == (2, 6)
     kinds = {one["error"]: one["requests"] for one in errors["kinds"]}
     assert kinds == {"upstream_server": 1, "model_not_found": 1}
+
+
+async def test_calls_whose_model_is_none_have_null_everywhere(run: Running) -> None:
+    since = run.server.services.clock.time() - 3600
+    told = [
+        (await get(run, "/api/metrics/models"))["models"],
+        (await get(run, "/api/metrics/dashboard"))["by_model"],
+        (await get(run, "/api/costs/summary"))["breakdown"],
+        (await get(run, "/api/costs/breakdown?by=model"))["rows"],
+        (await get(run, f"/v1/organization/usage/completions?start_time={since:.0f}&group_by=model"))["data"][-1][
+            "results"
+        ],
+    ]
+    names = [{one["model"] for one in rows} for rows in told]
+    assert None in names[0] and names == [names[0]] * len(told)
 
 
 @pytest.mark.parametrize(
