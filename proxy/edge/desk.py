@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from proxy.config import Requests
 from proxy.edge.attachments import Attachments
@@ -18,7 +19,7 @@ from proxy.edge.images import Images
 from proxy.edge.parts import Part, parts_of
 from proxy.edge.pouring import poured
 from proxy.errors import BadCall, WrongType
-from proxy.types import Caller, Image
+from proxy.types import JSON, Caller, Image
 from proxy.wire.openai_attached import Attached
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -58,7 +59,7 @@ class Counter:
         try:
             return kind.model_validate(body, strict=True)
         except ValidationError as error:
-            raise told(error) from None
+            raise told(error, body) from None
 
     async def text(self, request: web.BaseRequest, kind: str) -> str:
         if not request.content_type.endswith(kind):
@@ -101,24 +102,41 @@ class Counter:
         try:
             return kind.model_validate(given)
         except ValidationError as error:
-            raise told(error) from None
+            raise told(error, given) from None
 
 
 def is_list(annotation: object) -> bool:
     return get_origin(annotation) is tuple or any(get_origin(one) is tuple for one in get_args(annotation))
 
 
-def told(error: ValidationError) -> BadCall:
-    """Of several faults the first."""
-    first = error.errors()[0]
-    name = path_of(first["loc"])
+def told(error: ValidationError, body: JSON) -> BadCall:
+    """Of several faults the first; of a field that may be several things, what each of them would be."""
+    faults = error.errors()
+    first = faults[0]
+    place = place_of(first, body)
+    name = path_of(place)
     if first["type"] == "extra_forbidden":
         return BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter")
     if first["type"] == "missing":
         return BadCall(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
-    said = first["msg"].removeprefix("Value error, ")
+    alike = [first] if place == first["loc"] else [one for one in faults if place_of(one, body) == place]
+    said = " or ".join(one["msg"].removeprefix("Value error, ") for one in alike)
+    said = said.replace(" or Input should be ", " or ")
     message = f"Invalid '{name}': {said}." if name else f"Invalid request: {said}."
     return BadCall(message, param=name or None, code="invalid_value")
+
+
+def place_of(fault: ErrorDetails, body: JSON) -> tuple[str | int, ...]:
+    """Where a fault is in the body, without the kinds of a union, which pydantic puts behind the field's name."""
+    place = fault["loc"][:1]
+    there: Any = body.get(place[0]) if isinstance(body, dict) and place else None
+    for step in fault["loc"][1:]:
+        if isinstance(step, int) if isinstance(there, list) else isinstance(there, dict) and step in there:
+            there = there[step]
+        elif fault["type"] != "missing" or step != fault["loc"][-1]:
+            continue
+        place += (step,)
+    return place
 
 
 def path_of(place: Sequence[str | int]) -> str:

@@ -218,7 +218,8 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
     ("POST", "/documents", {"content": "x"}, "title"),
     ("POST", "/documents", {"title": "x"}, "content"),
     ("POST", "/documents", {"title": "x", "content": ""}, "content"),
-    ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": [1]}}, "metadata"),
+    ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": [1]}}, "metadata.a"),
+    ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": {"x": 1}}}, "metadata.a"),
     ("POST", "/documents", {"title": "x", "content": "x", "metadata": {"a": "x" * 600}}, "metadata"),
     ("POST", "/documents", {"title": "x", "content": "x", "wait": 100}, "wait"),
     ("POST", "/documents", {"title": "x", "content": "x", "collection": "none"}, "collection"),
@@ -242,7 +243,16 @@ async def test_what_is_wrong_is_named(start: Start, tmp_path: Path, monkeypatch:
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_characters=5000)) as run:
         for method, path, body, param in BAD:
             told = await ask(run, method, path, **body)
-            assert str(told["error"]["param"]).partition(".")[0] == param and told["error"]["message"]
+            assert told["error"]["param"] == param and told["error"]["message"]
+
+
+async def test_of_what_may_be_several_things_all_are_told(start: Start, tmp_path: Path) -> None:
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        told = await ask(run, "POST", "/documents", A, 400, title="x", content="x", metadata={"a": None})
+    message = (
+        "Invalid 'metadata.a': Input should be a valid string or a valid boolean or a valid integer or a valid number."
+    )
+    assert (told["error"]["param"], told["error"]["message"]) == ("metadata.a", message)
 
 
 async def test_pages_of_documents_follow_each_other(start: Start, database_url: str, tmp_path: Path) -> None:
