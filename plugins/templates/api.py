@@ -13,17 +13,16 @@ from plugins.templates.document import ModelName
 from plugins.templates.models import Answering
 from plugins.templates.shelves import Shelves, Wanted, summary
 from plugins.templates.template import Template
-from plugins.templates.wish import PREFIX, Wish, version_of
+from plugins.templates.wish import FIELD, PREFIX, Wish, version_of
 from proxy.config import Strict
+from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.types import JSON, Call, Chat, Message, Route
 from proxy.wire import openai_turns
-from proxy.wire.ids import timely_id
 
 PAGE: Final = 100
 MOST: Final = 200
 """Templates of one page."""
-REQUEST_ID: Final = "X-Request-Id"
 Said = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Applied = Callable[[Call, Wish], Awaitable[Call]]
 
@@ -106,20 +105,25 @@ class Api:
 
     async def render(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Render)
+        try:
+            return await (self.generated if asked.generate else self.filled)(request, asked)
+        except ProxyError as error:
+            error.renamed(error.param and error.param.removeprefix(f"{FIELD}."))
+            raise
+
+    async def generated(self, request: web.BaseRequest, asked: Render) -> web.StreamResponse:
+        told = [{"role": "user", "content": "-"}]  # the template's own come in its place
+        body = {"model": asked.model or f"{PREFIX}{asked.name}", "messages": told, "stream": asked.stream}
+        call = (await self.host.chat(request, body)).but(ask=Chat(()))
+        return await self.host.answer(request, await self.applied(call, asked.wish()))
+
+    async def filled(self, request: web.BaseRequest, asked: Render) -> web.StreamResponse:
         wish = asked.wish()
-        if asked.generate:
-            call = await self.applied(self.call(request, asked), wish)
-            return await self.host.answer(request, call)
         template = await self.shelves.find(wish.name, wish.version, self.caller(request), wish.param)
         chat = template.asked(Chat(()), wish.variables, self.most)
         models = self.host.desk.caller(request).models
         model = asked.model or await self.answering.named(template.document, models)
         return document({**rendered(template, chat), "model": model})
-
-    def call(self, request: web.BaseRequest, asked: Render) -> Call:
-        caller, id = self.host.desk.caller(request), self.host.desk.headers(request).get(REQUEST_ID)
-        made = Call(id or timely_id("req_"), "chat", asked.model or f"{PREFIX}{asked.name}", Chat(()), asked.stream)
-        return made.but(caller=caller.name, key=caller.key, models=caller.models, trail={REQUEST_ID: made.id})
 
 
 def shown(template: Template, caller: str) -> dict[str, JSON]:

@@ -17,6 +17,7 @@ from proxy.errors import ConfigError
 from tests.conftest import Running, Start
 from tests.plugins.usage.asking import rows, writer_of
 from tests.whole.asking import data_url, error_of, picture, schema, user, whole
+from tests.whole.test_gateway import upstream_headers
 
 OWN = """
 templates:
@@ -186,13 +187,23 @@ async def test_rendering_shows_what_would_be_asked_or_asks_it(run: Running) -> N
     assert (await response.text()).endswith("data: [DONE]\n\n")
     for body, param, status in (
         ({}, "name", 400),
-        ({"name": "greet"}, "template.variables", 400),
-        ({"name": "greet", "generate": True}, "template.variables", 400),
+        ({"name": "greet"}, "variables", 400),
+        ({"name": "greet", "generate": True}, "variables", 400),
         ({"name": "nope"}, "name", 404),
         ({"name": "greet", "version": -1}, "version", 400),
         ({"name": "greet", "generate": "yes"}, "generate", 400),
     ):
         assert (await error_of(await render(**body), status))["param"] == param
+
+
+async def test_what_is_rendered_and_asked_takes_the_headers_of_any_chat(run: Running) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    head = {"traceparent": trace, "Cache-Control": "no-store"}
+    body = {"name": "greet", "variables": {"who": "Ana"}, "generate": True}
+    response = await run.http.post(f"{run.url}/api/templates/render", json=body, headers=head)
+    assert response.headers["x-gemmapy-cache"] == "bypass"
+    seen = upstream_headers(run)
+    assert (seen["traceparent"], seen["x-request-id"]) == (trace, response.headers["x-request-id"])
 
 
 async def test_templates_are_listed_page_by_page(run: Running) -> None:
