@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from aiohttp import web
-from pydantic import BaseModel
 
+from proxy.forms import Form
 from proxy.types import Caller, Image
 from proxy.wire.openai_attached import Attached
-
-Form = TypeVar("Form", bound=BaseModel)
 
 
 class Part(Protocol):

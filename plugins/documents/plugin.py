@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from plugins.documents import prompt
 from plugins.documents.api import Documents as DocumentsApi
@@ -39,6 +39,7 @@ from plugins.documents.vectorstores.expiring import EVERY, Expiring
 from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
+from proxy.forms import checked
 from proxy.host import Chores, Host
 from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
@@ -258,9 +259,4 @@ def asked(given: JSON) -> Rag | None:
     if type(given) is not dict:
         message = f"Invalid '{FIELD}': it is true, false or an object of collections, top and filter."
         raise BadCall(message, param=FIELD, code="invalid_type")
-    try:
-        return Rag.model_validate(given, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, (FIELD, *first["loc"])))
-        raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
+    return checked(Rag, given, FIELD)

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import IO, Any, Final
 
 import orjson
-from pydantic import ValidationError
 
 from plugins.documents.forms import FileDocument
 from proxy.errors import BadCall, TooLarge
+from proxy.forms import checked
 from proxy.host import Part
 
 FORM: Final = "multipart/form-data"
@@ -32,12 +32,7 @@ class Form:
         if not self.name:
             raise BadCall("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
         given = {"title": PurePosixPath(self.name.replace("\\", "/")).name[:500], **self.fields}
-        try:
-            return FileDocument.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(map(str, first["loc"]))
-            raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
+        return checked(FileDocument, given, strict=False)
 
 
 async def received(parts: AsyncIterator[Part], file: IO[bytes], most: int) -> Form:

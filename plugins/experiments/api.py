@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from plugins.experiments.book import FILE, Experiment
 from plugins.experiments.definition import Definition, Name, Text
@@ -17,7 +17,7 @@ from plugins.experiments.results import results
 from plugins.experiments.store import Conflict
 from plugins.experiments.writer import Writer
 from proxy.config import Strict
-from proxy.errors import BadCall
+from proxy.forms import checked
 from proxy.host import Host
 from proxy.types import JSON, Route
 
@@ -74,7 +74,7 @@ class Api:
         yield Route("GET", f"{PATH}/{{id}}/results", self.results)
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        made = checked(dict((await self.host.desk.form(request, Body)).model_extra or {}))
+        made = checked(Create, (await self.host.desk.form(request, Body)).model_extra, strict=False)
         await self.known.read()
         if made.name in self.known.book.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
@@ -95,7 +95,7 @@ class Api:
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         body = dict((await self.host.desk.form(request, Body)).model_extra or {})
         was = changeable(await self.known.find(id))
-        made = checked({"name": was.name, **was.definition.told(), **body})
+        made = checked(Create, {"name": was.name, **was.definition.told(), **body}, strict=False)
         check_change(was, made)
         if made.name != was.name and made.name in self.known.book.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
@@ -145,20 +145,6 @@ class Api:
             name = {"Content-Disposition": f'attachment; filename="{found.name}.csv"'}
             return web.Response(text=whole.csv(), content_type="text/csv", charset="utf-8", headers=name)
         return document({**whole.told(), "lost": self.writer.lost})
-
-
-def checked(body: dict[str, Any]) -> Create:
-    """Raises BadCall naming the first field that is wrong."""
-    try:
-        return Create.model_validate(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"]).lstrip(".")[:200]
-        if first["type"] == "extra_forbidden":
-            raise BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter") from None
-        said = first["msg"].removeprefix("Value error, ")
-        message = f"Invalid '{name}': {said}." if name else f"Invalid experiment: {said}."
-        raise BadCall(message, param=name or None, code="invalid_value") from None
 
 
 def changeable(one: Experiment) -> Experiment:

@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from plugins.files import shapes
 from plugins.files.store import PIECE, File, Store, Wanted
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, TooLarge
+from proxy.forms import checked
 from proxy.host import Host, Part
 from proxy.types import Route
 
@@ -115,7 +116,7 @@ class Api:
     async def finish(self, caller: str, upload: Upload) -> File:
         if not upload.id:
             raise BadCall("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
-        said = said_of(upload.fields)
+        said = checked(Said, dict(upload.fields), strict=False)
         if (said.anchor is None) != (said.seconds is None):
             name = "anchor" if said.anchor is None else "seconds"
             message = f"Missing required parameter: 'expires_after[{name}]'."
@@ -163,21 +164,7 @@ def name_of(given: str | None) -> str:
 
 
 def purpose_of(fields: dict[str, str]) -> None:
-    said_of({"purpose": fields["purpose"]})
-
-
-def said_of(fields: dict[str, str]) -> Said:
-    try:
-        return Said.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])[:100]
-        if first["type"] == "missing":
-            message = f"Missing required parameter: '{name}'."
-            raise BadCall(message, param=name, code="missing_required_parameter") from None
-        if first["type"] == "extra_forbidden":
-            raise BadCall(f"Unknown parameter: '{name}'.", param=name, code="unknown_parameter") from None
-        raise BadCall(f"Invalid '{name}': {first['msg']}.", param=name, code="invalid_value") from None
+    checked(Said, {"purpose": fields["purpose"]}, strict=False)
 
 
 async def whole_pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import ValidationError
-
 from plugins.documents import prompt
 from plugins.documents.payer import Payer
 from plugins.documents.rewriting import Rewriter
@@ -15,6 +13,7 @@ from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
 from plugins.documents.vectorstores.forms import Tool
 from plugins.documents.vectorstores.searching import Result, Searching, Wanted, checked
+from proxy import forms
 from proxy.errors import BadCall
 from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Events, Handler, Reply, Searched
@@ -91,13 +90,7 @@ def tool_of(given: JSON) -> tuple[Tool, str]:
     """The tool, and where it stands in the request.  Raises BadCall."""
     told = dict(given) if isinstance(given, Mapping) else {}
     at = str(told.pop("at", FIELD))
-    try:
-        return Tool.model_validate(told, strict=True), at
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in (at, *first["loc"]))[1:]
-        message = f"Invalid '{name}': {first['msg'].removeprefix('Value error, ')}."
-        raise BadCall(message, param=name, code="invalid_value") from None
+    return forms.checked(Tool, told, at), at
 
 
 def shown(one: Result) -> dict[str, JSON]:

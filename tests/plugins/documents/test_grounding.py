@@ -163,7 +163,7 @@ WRONG = [
     ("yes", "rag"),
     ({"top": 0}, "rag.top"),
     ({"more": 1}, "rag.more"),
-    ({"collections": [1]}, "rag.collections.0"),
+    ({"collections": [1]}, "rag.collections[0]"),
 ]
 
 
