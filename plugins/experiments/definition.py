@@ -7,7 +7,16 @@ from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from proxy.config import Strict
 from proxy.errors import BadCall
@@ -155,12 +164,23 @@ class Definition(Strict):
     def _consistent(self) -> Definition:
         if len(orjson.dumps(self.told())) > LARGEST:
             raise ValueError(f"an experiment has at most {LARGEST} bytes")
-        names = [one.name for one in self.variants]
+        return self
+
+    @field_validator("variants")
+    @classmethod
+    def _distinct(cls, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        names = [one.name for one in variants]
         if len(set(names)) < len(names):
             raise ValueError("two variants have one name")
-        if self.guard is not None and self.sense(self.guard.metric) is None:
-            raise ValueError(f"guard: say under `better` whether {self.guard.metric!r} should be higher or lower")
-        return self
+        return variants
+
+    @field_validator("guard")
+    @classmethod
+    def _sensible(cls, guard: Guard | None, info: ValidationInfo) -> Guard | None:
+        better = info.data.get("better")  # which is not there if it is wrong itself
+        if guard is not None and better is not None and better.get(guard.metric, SENSES.get(guard.metric)) is None:
+            raise ValueError(f"say under `better` whether {guard.metric!r} should be higher or lower")
+        return guard
 
     @property
     def control(self) -> Variant:

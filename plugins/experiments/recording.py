@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 from sqlalchemy import select
 from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,9 +46,14 @@ class Result(Strict):
     def _one_way(self) -> Result:
         if self.request_id is not None and self.unit is not None:
             raise ValueError("send `request_id` or `unit`, not both")
-        if self.metric_name in SENSES:
-            raise ValueError(f"'{self.metric_name}' is counted by the server; call yours otherwise")
         return self
+
+    @field_validator("metric_name")
+    @classmethod
+    def _own(cls, name: str) -> str:
+        if name in SENSES:
+            raise ValueError(f"'{name}' is counted by the server; call yours otherwise")
+        return name
 
 
 @dataclass(frozen=True, slots=True)

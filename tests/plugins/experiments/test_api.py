@@ -126,13 +126,16 @@ async def test_what_is_wrong_names_its_field(start: Start, tmp_path: Path) -> No
             ({"name": "x", **TONE, "status": "active"}, "status"), (second(weight=-1), "variants[1].weight"),
             (second(tempo=1), "variants[1].tempo"), (second(parameters={"n": 2}), "variants[1].parameters"),
             ({"name": "x", "variants": 5}, "variants"), (second(system="a\0b"), "variants[1].system"),
+            (second(name="a"), "variants"), ({**second(), "guard": {"metric": "y", "worse_by": 1}}, "guard"),
         ):  # fmt: skip
             response = await run.http.post(f"{run.url}/api/experiments", json=body, headers=OPS)
-            assert (await error_of(response, 400))["param"] == param
+            error = await error_of(response, 400)
+            assert error["param"] == param
+            assert (error["code"] == "missing_required_parameter") == (param.partition("[")[0] not in body), error
         large = [{"name": f"v{number}", "system": "x" * 60_000} for number in range(5)]
         assert "bytes" in (await error_of(await ask(run, "POST", "", name="x", variants=large), 400))["message"]
-        wrong: list[tuple[dict[str, Any], str | None]] = [
-            ({"metric_name": "errors", "metric_value": 1}, None), ({"metric_name": "x"}, "metric_value"),
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"metric_name": "errors", "metric_value": 1}, "metric_name"), ({"metric_name": "x"}, "metric_value"),
             ({"metric_name": "x y", "metric_value": 1}, "metric_name"),
             ({"metric_name": "x", "metric_value": "1"}, "metric_value"),
             ({"metric_name": "x", "metric_value": 1e300}, "metric_value"),
