@@ -120,7 +120,9 @@ class Cache:
         return self.noted(call, reply, digest)
 
     def noted(self, call: Call, reply: Reply, digest: str) -> Reply:
-        facts = {"cache": "miss", **reply.facts, "cache-key": digest}
+        facts = {"cache": "miss", **reply.facts}
+        if digest:
+            facts["cache-key"] = digest
         self.stats.note(facts.get("model", call.model), facts["cache"])
         return Reply(reply.events, facts, reply.closers)
 

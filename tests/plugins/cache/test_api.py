@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -216,7 +217,9 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         assert await post(run, OPS, "clear") == {"deleted": 1}
 
 
-async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(run: Running) -> None:
+async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(
+    run: Running, caplog: pytest.LogCaptureFixture
+) -> None:
     asking = [
         ("chat/completions", {"model": "demo", "messages": user("hi")}),
         ("embeddings", {"model": "demo-embed", "input": "hi"}),
@@ -228,8 +231,11 @@ async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(run: Run
         assert [answer.headers["x-gemmapy-cache"] for answer in told] == ["miss", "hit"] and len(keys) == 1
         assert (await post(run, A, "invalidate", key=keys.pop(), confirm=True))["deleted"] == 1
     several = {"model": "demo-embed", "input": ["a", "b"]}
-    response = await run.http.post(f"{run.url}/v1/embeddings", json=several, headers=A)
+    with caplog.at_level(logging.INFO, "gemmapy.requests"):
+        response = await run.http.post(f"{run.url}/v1/embeddings", json=several, headers=A)
     assert response.status == 200 and "x-gemmapy-cache-key" not in response.headers
+    [told] = [record.told for record in caplog.records if hasattr(record, "told")]
+    assert told["cache"] == "miss" and "cache-key" not in told
 
 
 async def test_only_models_that_answered_are_counted(start: Start) -> None:
