@@ -24,6 +24,7 @@ from tests.bench import asks
 from tests.bench.parts import Length, Part, Served, interleaved, ratio
 from tests.bench.processes import Bench
 from tests.bench.report import Found
+from tests.bench.upstream import TOKENS
 from tests.servers import installed_postgres
 
 WHOLE: Final = "usage, limits, cache, fallback, retry"
@@ -54,15 +55,18 @@ PATHS: Final = (
 def chain(bench: Bench, length: Length) -> Iterator[Found]:
     """Every call is another one, so that the cache never hits."""
     with ExitStack() as stack:
-        chains = {
+        proxies = {
             "empty chain": bench.proxy(),
             "usage": bench.proxy("usage", more=kept_in(bench, "usage")),
             WHOLE: bench.proxy(WHOLE, more=kept_in(bench, "whole") + filled_in("{}")),
             RULED: bench.proxy(WHOLE, more=kept_in(bench, "ruled") + filled_in(f"{{limits: [{RULE}]}}")),
         }
-        servers = {name: Served(stack.enter_context(proxy), asks.openai()) for name, proxy in chains.items()}
-        samples = interleaved(bench, servers, length)
+        started = {name: stack.enter_context(proxy) for name, proxy in proxies.items()}
+        samples = interleaved(bench, {name: Served(one, asks.openai()) for name, one in started.items()}, length)
+        streams = {name: Served(started[name], asks.openai(stream=True)) for name in ("empty chain", WHOLE)}
+        streamed = interleaved(bench, streams, length)
     print(f"  {RULED}: {ratio(samples, RULED, 'empty chain'):.3f} of the empty chain")
+    print(f"  {WHOLE}, streams of {TOKENS} tokens: {ratio(streamed, WHOLE, 'empty chain'):.3f} of the empty chain")
     yield Found("usage / empty chain", ratio(samples, "usage", "empty chain"), "", 0.75, 0.85, least=True)
     yield Found(f"{WHOLE} / empty chain", ratio(samples, WHOLE, "empty chain"), "", 0.75, 0.85, least=True)
 
