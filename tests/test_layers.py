@@ -43,6 +43,7 @@ FLOORS = (
         "proxy.chain",
         "proxy.host",
         "proxy.records",
+        "proxy.page",
         "proxy.desk",
         "proxy.meter",
         "proxy.tries",
@@ -84,6 +85,7 @@ PLUGINS_MAY = {
     "proxy.config",
     "proxy.host",
     "proxy.records",
+    "proxy.page",
 }
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for top in ("proxy", "plugins") for path in (ROOT / top).rglob("*.py"))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Self
 
 from pydantic import PositiveInt
 
 from plugins.comparison.api import Api
 from plugins.comparison.keeping import EVERY, Keeping
-from plugins.comparison.page import Page
 from plugins.comparison.store import Most, Store
 from plugins.comparison.tables import FEATURE
 from proxy.config import Strict
 from proxy.host import Chores, Host
+from proxy.page import Page
 from proxy.types import Route
 
 MIB: Final = 1024 * 1024
@@ -46,7 +47,7 @@ class Comparison:
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()
-        yield from Page().routes()
+        yield from Page("/compare", Path(__file__).with_name("page.html")).routes()
 
     async def __aenter__(self) -> Self:
         self.chores.every(EVERY, self.keeping.tidy, "deleting old comparisons", calm=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from plugins.comparison.page import FILE, PARTS, digest
 from proxy.upstreams.demo import Said
 from tests.browser import CHROMIUM, Tab, browser
 from tests.conftest import Running, Start
@@ -23,23 +22,9 @@ def hostile(body: dict[str, Any]) -> Said | None:
     return Said(f"{body['model']}: {HOSTILE}") if body.get("messages") else None
 
 
-async def test_the_page_is_public_and_may_do_little(start: Start, tmp_path: Path) -> None:
+async def test_the_page_is_public_and_has_no_data(start: Start, tmp_path: Path) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run, run.http.get(f"{run.url}/compare") as page:
-        text = await page.text()
-        assert page.status == 200 and page.content_type == "text/html"
-        policy = page.headers["Content-Security-Policy"]
-        parts = dict(PARTS.findall(text))
-        assert f"script-src '{digest(parts['script'])}';" in policy and "unsafe" not in policy
-        assert policy.startswith("default-src 'none'") and "connect-src 'self'" in policy
-        assert page.headers["X-Content-Type-Options"] == "nosniff"
-        assert "mistral" not in text
-
-
-def test_the_page_takes_nothing_for_html_and_nothing_from_elsewhere() -> None:
-    text = FILE.read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|localStorage|eval\(", text)
-    assert not re.search(r"""https?://|<[^>]+\s(on\w+|style)=|javascript:|src=""", text)
-    assert text.count("<script") == text.count("<style") == 1
+        assert (page.status, page.content_type) == (200, "text/html") and "mistral" not in await page.text()
 
 
 async def opened(run: Running, tab: Tab, path: str, key: str) -> None:

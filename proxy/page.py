@@ -1,4 +1,4 @@
-"""The page on which models are compared: one file, without data, that asks the other endpoints."""
+"""A page of a feature's own: one HTML file, without data, whose script asks the feature's other endpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -14,23 +15,28 @@ from aiohttp import web
 
 from proxy.types import Route
 
-FILE: Final = Path(__file__).with_name("page.html")
 PARTS: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
+@dataclass(frozen=True, slots=True)
 class Page:
+    """file: with one script and one style of its own, and nothing from elsewhere."""
+
+    path: str
+    file: Path
+
     def routes(self) -> Iterable[Route]:
-        yield Route("GET", "/compare", self.show, "public")
+        yield Route("GET", self.path, self.show, "public")
 
     async def show(self, request: web.BaseRequest) -> web.StreamResponse:
-        body, headers = shown()
+        body, headers = shown(self.file)
         return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
 @cache
-def shown() -> tuple[bytes, dict[str, str]]:
+def shown(file: Path) -> tuple[bytes, dict[str, str]]:
     """The page, and what it may do: its own script and style, known by their digests, and calls to this server."""
-    text = FILE.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
     own = {kind: digest(code) for kind, code in PARTS.findall(text)}
     policy = (
         f"default-src 'none'; script-src '{own['script']}'; style-src '{own['style']}'; connect-src 'self'; "
