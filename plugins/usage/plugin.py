@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Self
 
 from pydantic import PositiveInt
@@ -26,6 +27,7 @@ from proxy.errors import Busy
 from proxy.host import Chores, Host
 from proxy.meter import metered
 from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
+from proxy.page import Page
 from proxy.types import Call, Handler, Reply, Route
 
 log = logging.getLogger(__name__)
@@ -101,5 +103,6 @@ class Usage:
             self.pricing,
             Organization(self.host),
             Export(self.host),
+            Page("/dashboard", Path(__file__).with_name("page.html")),
         ):
             yield from part.routes()
