@@ -34,14 +34,14 @@ def middle(number: int) -> float:
 
 def read(text: str) -> Counter[int]:
     found: Counter[int] = Counter()
-    for one in text.split():
-        number, _, count = one.partition(":")
-        found[int(number)] += int(count)
+    numbers = list(map(int, text.replace(":", " ").split()))
+    for number, count in zip(numbers[::2], numbers[1::2], strict=True):
+        found[number] += count
     return found
 
 
 def written(bins: Counter[int]) -> str:
-    return "".join(f"{number}:{count} " for number, count in sorted(bins.items()) if count)
+    return "".join([f"{number}:{count} " for number, count in sorted(bins.items()) if count])
 
 
 def percentile(bins: Counter[int], share: float) -> float | None:

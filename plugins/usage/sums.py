@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final
 
@@ -39,11 +40,17 @@ COLUMNS: Final = ("id", "own", "start", *DIMENSIONS, *ADDED)
 """All that a table of sums has."""
 
 
-class Of(Counter[str | tuple[str, int]]):
-    """What calls add to a sum: by column, and by (column, bin)."""
+@dataclass(slots=True)
+class Of:
+    """What calls add to a sum.  counts: by column; spread: of each distribution, by bin."""
 
-    def bins(self, column: str) -> Counter[int]:
-        return Counter({key[1]: count for key, count in self.items() if not isinstance(key, str) and key[0] == column})
+    counts: Counter[str] = field(default_factory=Counter)
+    spread: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in BINS})
+
+    def add(self, other: Of) -> None:
+        self.counts.update(other.counts)
+        for name, more in other.spread.items():
+            self.spread[name].update(more)
 
 
 def of_calls(rows: Sequence[CallRow]) -> Of:
@@ -53,7 +60,9 @@ def of_calls(rows: Sequence[CallRow]) -> Of:
     """
     column = dict(zip(CallRow._fields, zip(*rows, strict=True), strict=True))
     error, caches = rows[0].error, column["cache"]
-    found = Of(
+    found = Of()
+    counts = found.counts
+    counts.update(
         calls=len(rows),
         failed=len(rows) if error not in ("", LEFT) else 0,
         left_early=len(rows) if error == LEFT else 0,
@@ -67,9 +76,9 @@ def of_calls(rows: Sequence[CallRow]) -> Of:
         generated_tokens=sum(row.completion_tokens or 0 for row in rows if row.eval_ns),
     )
     for name in WHOLE:
-        found[name] = sum(filter(None, column[name]))
+        counts[name] = sum(filter(None, column[name]))
     for name in ("queue", "load", "prompt", "eval"):
-        found[f"{name}_us"] = sum([ns // 1000 for ns in column[f"{name}_ns"] if ns])
+        counts[f"{name}_us"] = sum([ns // 1000 for ns in column[f"{name}_ns"] if ns])
     if not error:
         add_times(found, column)
     return found
@@ -79,9 +88,8 @@ def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
     """Of calls that were answered: what is refused at once would make a server look quick."""
     for name, count in (("total", "answered"), ("first", "begun")):
         times = [ns // 1000 for ns in column[f"{name}_ns"] if ns is not None]
-        found[count], found[f"{name}_us"] = len(times), sum(times)
-        for number, calls in bins.counted(times).items():
-            found[f"{name}_bins", number] = calls
+        found.counts[count], found.counts[f"{name}_us"] = len(times), sum(times)
+        found.spread[f"{name}_bins"] = bins.counted(times)
 
 
 def kind_of(row: CallRow) -> Place:
@@ -99,7 +107,7 @@ def places(kind: Place, span: int) -> Iterator[Place]:
 
 def everywhere(kind: Place, added: Mapping[str, int]) -> Sums:
     """What calls of a kind add to every sum that they are part of."""
-    return {span: {place: Of(added) for place in places(kind, span)} for span in SUMS}
+    return {span: {place: Of(Counter(added)) for place in places(kind, span)} for span in SUMS}
 
 
 def summed(rows: Iterable[CallRow]) -> Sums:
@@ -111,7 +119,7 @@ def summed(rows: Iterable[CallRow]) -> Sums:
         added = of_calls(some)
         for span, found in sums.items():
             for place in places(kind, span):
-                found.setdefault(place, Of()).update(added)
+                found.setdefault(place, Of()).add(added)
     return sums
 
 
@@ -136,14 +144,13 @@ async def add_some(connection: AsyncConnection, table: Table, by_id: dict[str, t
     for one, had in known.items():
         _, added = by_id[one]
         for name in COUNTS:
-            added[name] += had[name]
+            added.counts[name] += had[name]
         for name in BINS:
-            for number, count in bins.read(had[name]).items():
-                added[name, number] += count
+            added.spread[name].update(bins.read(had[name]))
     await update_rows(connection, table, ADDED, [(*columns(by_id[one][1]), one) for one in known])
     fresh = [(one, *place, *columns(added)) for one, (place, added) in by_id.items() if one not in known]
     await insert_rows(connection, table, COLUMNS, fresh)
 
 
 def columns(one: Of) -> Sequence[Any]:
-    return *(min(one[name], MOST) for name in COUNTS), *(bins.written(one.bins(name)) for name in BINS)
+    return *(min(one.counts[name], MOST) for name in COUNTS), *(bins.written(one.spread[name]) for name in BINS)

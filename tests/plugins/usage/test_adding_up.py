@@ -69,12 +69,13 @@ def test_however_calls_are_batched_their_sums_are_the_same(calls: list[CallEnded
         for own in (0, 1):
             some = [one for place, one in places.items() if place[0] == own]
             dicts = [row._asdict() for row in made]
-            assert total(some, *COUNTED, *MONEY) == total(dicts, *COUNTED, *MONEY)
-            assert total(some, "calls", "failed") == [
+            counts = [one.counts for one in some]
+            assert total(counts, *COUNTED, *MONEY) == total(dicts, *COUNTED, *MONEY)
+            assert total(counts, "calls", "failed") == [
                 len(made), len([row for row in made if row.error == "upstream_cut"])
             ]  # fmt: skip
             answered = [row for row in made if not row.error]
-            counted = sum((one.bins("total_bins") for one in some), Counter[int]())
+            counted = sum((one.spread["total_bins"] for one in some), Counter[int]())
             assert counted == bins.counted(row.total_ns // 1000 for row in answered)
 
 
@@ -84,7 +85,7 @@ def batched(made: list[CallRow], chance: random.Random) -> sums.Sums:
         some, made = made[: (at := chance.randint(1, len(made)))], made[at:]
         for span, places in sums.summed(some).items():
             for place, added in places.items():
-                found[span].setdefault(place, sums.Of()).update(added)
+                found[span].setdefault(place, sums.Of()).add(added)
     return found
 
 
