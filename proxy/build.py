@@ -77,8 +77,7 @@ class Assembly:
             name: self.pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], services, shelf)
             for name, upstream in config.upstreams.items()
         }
-        cloudy = frozenset(name for name, one in config.upstreams.items() if one.allow_cloud or one.openai)
-        self.catalogue = Catalogue(settled, self.pools, cloudy, config.upstreams)
+        self.catalogue = Catalogue(settled, self.pools, config.upstreams)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)

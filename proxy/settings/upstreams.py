@@ -56,7 +56,8 @@ class Upstream(Strict):
     """Name of a store, best a Redis, through which several workers or servers tell each other of hosts that cool down
     after three failures in a row; unset lets each find out by itself."""
     allow_cloud: bool = False
-    """Whether names such as `gpt-oss:120b-cloud`, which Ollama forwards to ollama.com, may be asked for."""
+    """Whether models such as `gpt-oss:120b-cloud`, and copies of them, may be asked for, which Ollama forwards to
+    ollama.com."""
     embed_batch: PositiveInt = 64
     """Texts sent in one embeddings request; longer lists are split."""
     load_timeout: PositiveFloat = 600.0

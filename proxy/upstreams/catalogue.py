@@ -20,7 +20,7 @@ from proxy.types import JSON, Call, Chat, Reply
 from proxy.upstreams import choices
 from proxy.upstreams.access import Patterns, opens, unknown
 from proxy.wire.ollama_chat import Pins
-from proxy.wire.ollama_models import canonical, is_cloud
+from proxy.wire.ollama_models import canonical
 from proxy.wire.openai_items import check_outputs
 
 EVERY = "*"
@@ -79,14 +79,10 @@ class Settled:
 class Catalogue:
     """Every upstream's models under the operator's rules; also what plugins see as `host.models`."""
 
-    def __init__(
-        self, settled: Settled, servers: Mapping[str, Server], cloudy: frozenset[str], settings: Mapping[str, Upstream]
-    ) -> None:
+    def __init__(self, settled: Settled, servers: Mapping[str, Server], settings: Mapping[str, Upstream]) -> None:
         self.settled = settled
         self.settings = settings
         self.servers = servers
-        self.cloudy = cloudy
-        """Upstreams whose cloud models may be asked for."""
         self.stamped = lru_cache(MOST_HOMES)(self._stamp)
         self.homes: dict[str, tuple[float, Home]] = {}
 
@@ -147,8 +143,6 @@ class Catalogue:
         settled = self.settled.of(real)
         wanted = at or settled.upstream
         for upstream in [wanted] if wanted else self.servers:
-            if is_cloud(real) and upstream not in self.cloudy:
-                continue
             if info := await self.found(upstream, real, alone=wanted is not None):
                 return upstream, info
         raise unknown(name, asked.alias, "" if asked.alias or wanted else await self.nearest(name, patterns))
@@ -215,14 +209,13 @@ class Catalogue:
         answers."""
         lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
         there: dict[str, ModelInfo] = {}
-        for upstream, listed in zip(self.servers, lists, strict=True):
+        for listed in lists:
             if isinstance(listed, UpstreamError):
                 continue
             if isinstance(listed, BaseException):
                 raise listed
             for name, info in listed.items():
-                if upstream in self.cloudy or not is_cloud(name):
-                    there.setdefault(name, info)
+                there.setdefault(name, info)
         if not there and (failed := next((one for one in lists if isinstance(one, UpstreamError)), None)):
             raise failed
         allowed = [info for name, info in there.items() if self.settled.of(name).allowed]

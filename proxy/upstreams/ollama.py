@@ -64,8 +64,12 @@ class Ollama:
         self.listing.remote = self.loading.ollama = self.http
         self.loading.limit = self.settings.load_timeout
 
+    def is_here(self, info: ModelInfo | None) -> bool:
+        """Whether callers may ask for this model: what leaves this server's hosts only where the operator allows it."""
+        return info is not None and (self.settings.allow_cloud or not ollama_models.is_remote(info))
+
     async def models(self) -> Mapping[str, ModelInfo]:
-        return await self.listing.all()
+        return {name: info for name, info in (await self.listing.all()).items() if self.is_here(info)}
 
     async def running(self) -> list[JSON]:
         """What it has loaded, in its own words."""
@@ -80,10 +84,12 @@ class Ollama:
         return ollama_models.read_version(await self.http.ask_soon("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
-        return await self.listing.find(name)
+        found = await self.listing.find(name)
+        return found if self.is_here(found) else None
 
     def known(self, name: str) -> ModelInfo | None:
-        return self.listing.known.get(name)
+        found = self.listing.known.get(name)
+        return found if self.is_here(found) else None
 
     def warm(self, name: str) -> bool:
         return name in self.loading.loaded or name in self.loading.loads

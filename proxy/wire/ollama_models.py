@@ -29,6 +29,11 @@ def is_cloud(name: str) -> bool:
     return tag == "cloud" or tag.endswith("-cloud")
 
 
+def is_remote(info: ModelInfo) -> bool:
+    """Whether Ollama forwards a call for this model: a copy of a cloud model may have any name."""
+    return is_cloud(info.name) or bool(info.told.get("remote_host"))
+
+
 def read_tags(document: bytes) -> list[ModelInfo]:
     """The models of /api/tags, as listed.  Raises UpstreamError."""
     try:

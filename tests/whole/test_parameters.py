@@ -563,6 +563,14 @@ async def test_cloud_models_are_refused(start: Start, name: str) -> None:
     assert not run.ollama.calls["/api/chat"]
 
 
+async def test_a_copy_of_a_cloud_model_is_refused_by_whatever_name(start: Start) -> None:
+    copied = Model("mine:latest", frozenset({"completion"}), remote="https://ollama.com:443")
+    async with start(ollama=Simulator(models=(*CATALOGUE, copied))) as run, run.client() as client:
+        await error_of(await run.chat(model="mine"), 404)
+        assert "mine:latest" not in {model.id async for model in client.models.list()}
+    assert not run.ollama.calls["/api/chat"]
+
+
 async def test_an_alias_does_not_lead_to_the_cloud(start: Start) -> None:
     async with start(CHATS + "models: {mine: {alias: 'big:cloud'}}", Simulator(models=CLOUD)) as run:
         await error_of(await run.chat(model="mine"), 404)

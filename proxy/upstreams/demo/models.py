@@ -22,6 +22,8 @@ class Model:
     """Length of its embeddings."""
     digest: str = ""
     """64 hex digits; made from the name if not given."""
+    remote: str = ""
+    """The URL of the server that calls are forwarded to."""
 
     def __post_init__(self) -> None:
         if not self.digest:

@@ -93,6 +93,8 @@ def tagged(stored: Stored, old: bool) -> dict[str, Any]:
         "digest": model.digest,
         "details": about,
     }
+    if model.remote:
+        entry |= {"remote_model": model.name, "remote_host": model.remote}
     if old:
         return entry
     about |= {"context_length": model.context, "embedding_length": model.dimensions}

@@ -42,7 +42,7 @@ async def importer(ollamas: Sequence[Simulator], away: bool = False) -> AsyncIte
         pool = Pool("local", [Ollama(url, settings, services, settled.pins) for url in urls], settings, services)
         pool.open()
         stack.callback(pool.close)
-        catalogue = Catalogue(settled, {"local": pool}, frozenset(), {"local": settings})
+        catalogue = Catalogue(settled, {"local": pool}, {"local": settings})
         yield Importer(http, catalogue, {"local": pool}, "0123456789abcdef")
 
 
