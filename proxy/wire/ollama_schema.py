@@ -14,6 +14,7 @@ import orjson
 
 from proxy.errors import BadCall
 from proxy.types import JSON
+from proxy.wire.pointer import pointed
 
 KEPT: Final = frozenset(
     {"type", "description", "const", "enum", "anyOf", "oneOf", "allOf", "properties", "required", "items"}
@@ -179,14 +180,12 @@ class _Writer:
         return {**target, **beside}
 
     def target(self, ref: JSON) -> Mapping[str, JSON]:
-        found: JSON = self.root
-        if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+        if not isinstance(ref, str):
             raise self.lost(ref)
-        for step in ref.split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, Mapping) or step not in found:
-                raise self.lost(ref)
-            found = found[step]
+        try:
+            found = pointed(self.root, ref)
+        except LookupError:
+            raise self.lost(ref) from None
         if not isinstance(found, Mapping):
             raise self.lost(ref)
         if ref not in self.sizes:

@@ -7,6 +7,7 @@ from typing import Final
 
 from proxy.errors import BadCall
 from proxy.types import JSON
+from proxy.wire.pointer import pointed
 
 MOST_NODES: Final = 20_000
 """Nodes of a schema once its references are followed."""
@@ -56,16 +57,10 @@ class Weight:
     def target(self, ref: str) -> JSON:
         if not ref.startswith("#/"):
             raise self.refused(f"the reference {ref[:80]!r} does not point into the schema")
-        found: JSON = self.root
-        for step in ref[2:].split("/"):
-            step = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(found, list) and step.isdigit() and int(step) < len(found):
-                found = found[int(step)]
-            elif isinstance(found, Mapping) and step in found:
-                found = found[step]
-            else:
-                raise self.refused(f"the reference {ref[:80]!r} leads to nothing")
-        return found
+        try:
+            return pointed(self.root, ref)
+        except LookupError:
+            raise self.refused(f"the reference {ref[:80]!r} leads to nothing") from None
 
     def refused(self, why: str) -> BadCall:
         return BadCall(f"Invalid '{self.param}': {why}.", param=self.param, code="invalid_schema")

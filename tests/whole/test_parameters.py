@@ -198,6 +198,16 @@ async def test_an_answer_that_does_not_fit_is_an_error(start: Start, stream: boo
     assert error["code"] == "upstream_invalid_answer"
 
 
+async def test_a_schema_may_refer_to_one_of_several(start: Start) -> None:
+    """As generators do that write a shape once, where it stands first."""
+    name = {"anyOf": [{"type": "null"}, {"type": "string"}]}
+    schema = {"type": "object", "properties": {"a name": name, "name": {"$ref": "#/properties/a%20name/anyOf/1"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    async with start(ollama=Simulator(say=lambda body: Said('{"name": 1}'))) as run:
+        error = await error_of(await run.chat(response_format=wanted), 502)
+    assert error["code"] == "upstream_invalid_answer"
+
+
 async def test_an_answer_that_need_not_fit_is_passed_on(start: Start) -> None:
     async with start(ollama=Simulator(say=lambda body: Said('{"name": 1}'))) as run:
         document = await whole(await run.chat(response_format=city_format(strict=False)))
@@ -206,7 +216,13 @@ async def test_an_answer_that_need_not_fit_is_passed_on(start: Start) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"type": "objekt"}, {"$ref": "https://example.com/schema.json"}, {"type": "object", "properties": 3}],
+    [
+        {"type": "objekt"},
+        {"$ref": "https://example.com/schema.json"},
+        {"type": "object", "properties": 3},
+        {"anyOf": [{"type": "null"}], "allOf": [{"$ref": f"#/anyOf/{'9' * 5000}"}]},
+        {"anyOf": [{"type": "null"}], "allOf": [{"$ref": "#/anyOf/\u00b2"}]},
+    ],
 )
 async def test_a_schema_that_is_none_costs_nobody_a_token(start: Start, wrong: Json) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": wrong}}

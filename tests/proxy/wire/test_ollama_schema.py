@@ -148,6 +148,8 @@ def test_choices_at_the_root_are_said_since_ollama_does_not_keep_them_there() ->
         ("#/definitions/City", {"definitions": {"City": {"type": "string"}}}),
         ("#/properties/y", {"properties": {"x": {"$ref": "#/properties/y"}, "y": {"type": "string"}}}),
         ("#/$defs/a~1b~0c", {"$defs": {"a/b~c": {"type": "string"}}}),
+        ("#/$defs/An%20Address", {"$defs": {"An Address": {"type": "string"}}}),
+        ("#/$defs/any/anyOf/1", {"$defs": {"any": {"anyOf": [{"type": "null"}, {"type": "string"}]}}}),
         ("#/$defs/One", {"$defs": {"One": {"$ref": "#/$defs/Two"}, "Two": {"type": "string"}}}),
     ],
 )
@@ -186,10 +188,20 @@ def test_what_may_never_be_given_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "ref", ["#/$defs/Missing", "https://example.test/a.json", "other.json#/a", "#anchor", "", "#/properties/x/type", 5]
+    "ref",
+    [
+        "#/$defs/Missing",
+        "https://example.test/a.json",
+        "other.json#/a",
+        "#anchor",
+        "",
+        "#/properties/x/type",
+        "#/required/1",
+        5,
+    ],
 )
 def test_a_reference_that_leads_nowhere_is_refused(ref: JSON) -> None:
-    error = refused({"properties": {"x": {"type": "string"}, "y": {"$ref": ref}}})
+    error = refused({"properties": {"x": {"type": "string"}, "y": {"$ref": ref}}, "required": ["x"]})
     assert error.code == "invalid_schema" and "leads to nothing" in str(error)
 
 
