@@ -141,40 +141,66 @@ def count(value: JSON) -> int | None:
     return value
 
 
-class Calls:
-    """Calls of functions, put together from their pieces; each is given once, when it is whole."""
+class Begun:
+    """A call of a function, as far as it has come."""
 
     def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.index: int | None = None
         self.id = self.name = ""
         self.parts: list[str] = []
 
+    @property
+    def arguments(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.name) and is_object(self.arguments)
+
+    def called(self) -> ToolCalled:
+        return ToolCalled(self.id or new_id("call_"), self.name, self.arguments or "{}")
+
+
+class Calls:
+    """Calls of functions, put together from their pieces, which may come in turn; each is given once, when it is whole,
+    and in the order in which they began."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, Begun] = {}
+        self.last = 0
+
     def add(self, piece: Mapping[str, JSON], index: int | None) -> Iterator[ToolCalled]:
-        """The call before this one, if a new one begins: by its index, or, where there is none, by its id."""
-        id, function = piece.get("id") or "", piece.get("function") or {}
-        if index is None:
-            index = self.index or 0
-        if self.index is not None and (index != self.index or (id and self.id and id != self.id)):
+        """The calls before this one that are whole, if a new one begins: by its index, or, where that is the same for
+        all or there is none, by its id."""
+        id, function = text(piece.get("id") or ""), piece.get("function") or {}
+        name, arguments = text(function.get("name") or ""), function.get("arguments") or ""
+        words = orjson.dumps(arguments).decode() if isinstance(arguments, dict) else text(arguments)
+        self.last = self.last if index is None else index
+        one = self.open.get(self.last)
+        if one is not None and id and one.id and id != one.id:
             yield from self.end()
-        self.index, self.id = index, self.id or text(id)
-        self.name = self.name or text(function.get("name") or "")
-        arguments = function.get("arguments") or ""
-        self.parts.append(orjson.dumps(arguments).decode() if isinstance(arguments, dict) else text(arguments))
+            one = None
+        if one is None:
+            if not (id or name or words.strip()):  # nothing, of a call that was given
+                return
+            yield from self.whole()
+            one = self.open[self.last] = Begun()
+        one.id, one.name = one.id or id, one.name or name
+        one.parts.append(words)
+
+    def whole(self) -> Iterator[ToolCalled]:
+        for index, one in list(self.open.items()):
+            if not one.is_whole:
+                return
+            yield self.open.pop(index).called()
 
     def end(self, cut: bool = False) -> Iterator[ToolCalled]:
         """cut: the model was stopped, so that a call may be half of one, which is none."""
-        if self.index is None:
-            return
-        arguments = "".join(self.parts) or "{}"
-        name, id = self.name, self.id or new_id("call_")
-        self.begin()
-        if name and is_object(arguments):
-            yield ToolCalled(id, name, arguments)
-        elif not cut:
-            raise UpstreamError("The model called a function with what is no JSON object.", "invalid_answer")
+        found, self.open = self.open, {}
+        for one in found.values():
+            if one.is_whole or (one.name and not one.arguments):
+                yield one.called()
+            elif not cut:
+                raise UpstreamError("The model called a function with what is no JSON object.", "invalid_answer")
 
 
 def is_object(arguments: str) -> bool:

@@ -151,6 +151,13 @@ def test_the_four_lists_of_completions_become_logprobs() -> None:
          [ToolCalled("x", "f", '{"a":1}')]),
         ([calling(piece(0, "x", "f")), calling(piece(0, "", "", ""))], [ToolCalled("x", "f", "{}")]),
         ([calling(piece(0, "x", "f", {"a": 1}))], [ToolCalled("x", "f", '{"a":1}')]),
+        ([calling(piece(0, "x", "f", '{"a"'), piece(1, "y", "g", "{}")), calling(piece(0, arguments=":1}"))],  # in turn
+         [ToolCalled("x", "f", '{"a":1}'), ToolCalled("y", "g", "{}")]),
+        ([calling(piece(0, "x", "f", "{}"), piece(1, "y", "g", '{"a"')),
+          calling(piece(0, arguments=" "), piece(1, arguments=":1}"))],
+         [ToolCalled("x", "f", "{}"), ToolCalled("y", "g", '{"a":1}')]),
+        ([calling(piece(0, "x", "f")), calling(piece(1, "y", "g"))],
+         [ToolCalled("x", "f", "{}"), ToolCalled("y", "g", "{}")]),
     ],
 )  # fmt: skip
 def test_a_call_is_told_once_and_whole(given: list[bytes], expected: list[Event]) -> None:
