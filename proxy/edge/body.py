@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from proxy.config import Requests
 from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
@@ -119,7 +119,7 @@ def within(most: int, body: bytes) -> bytes:
 
 async def welcome(request: web.BaseRequest) -> None:
     """Tell a client that asks first that its body may come."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # nothing of an answer has been written yet
 

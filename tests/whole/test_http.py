@@ -246,6 +246,16 @@ async def test_a_client_that_waits_for_leave_to_send_gets_it(start: Start) -> No
     assert answer.startswith(b"HTTP/1.1 200") and b"100 Continue" not in answer
 
 
+async def test_a_client_of_an_old_version_is_told_nothing_before_its_answer(start: Start) -> None:
+    """It would take that for the answer."""
+    async with start() as run, connection(run) as (reader, writer):
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(written())}\r\n\r\n".encode())
+        writer.write(written())
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.0 200")
+
+
 async def test_the_stock_client_may_wait_for_leave_too(start: Start) -> None:
     async with start() as run:
         response = await run.http.post(run.url + CHAT, json=ASK, expect100=True)
