@@ -225,6 +225,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
         door = Door(
             assembly.guard(gateways, services),
             config.requests.max_bytes,
+            2 * config.streams.slow_reader,  # so that a slow client still reads why its stream ends
             gateways,
             Guide(config, router.routes),
             assembly.pools,

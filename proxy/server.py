@@ -208,7 +208,12 @@ async def serving(
 @asynccontextmanager
 async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> AsyncIterator[None]:
     front = Front(server.live, tell, server.readiness, server.services.place.server)
-    http = HttpServer(front, lambda: server.live.pipeline.value.max_bytes, server.unbelieved)
+    http = HttpServer(
+        front,
+        lambda: server.live.pipeline.value.max_bytes,
+        lambda: server.live.pipeline.value.patience,
+        server.unbelieved,
+    )
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:

@@ -35,6 +35,8 @@ class Door:
 
     guard: Guard
     max_bytes: int
+    patience: float
+    """Seconds in which a client must take something of what waits for it."""
     gateways: Gateways
     guide: Guide
     upstreams: Mapping[str, Pool]

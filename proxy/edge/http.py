@@ -27,7 +27,41 @@ OPTIONS: Final[dict[str, Any]] = {
 
 
 class Handler(web.RequestHandler):
-    """One connection.  What aiohttp's parser refuses is told in OpenAI's shape, too."""
+    """One connection.  What aiohttp's parser refuses is told in OpenAI's shape, too; and a client that takes nothing of
+    what was written to it is not waited for without end, whatever wrote it."""
+
+    def __init__(self, server: HttpServer) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
+        self.patience = server.patience
+        self.look: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.look_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.look_no_more()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.look_no_more()
+        super().connection_lost(exc)
+
+    def look_later(self) -> None:
+        if self.transport is not None:
+            left = self.transport.get_write_buffer_size()
+            self.look = asyncio.get_running_loop().call_later(self.patience(), self.looked, left)
+
+    def looked(self, left: int) -> None:
+        """left: bytes that the client had still to take when its time began."""
+        if self.transport is not None and self.transport.get_write_buffer_size() >= left:
+            self.transport.abort()
+        else:
+            self.look_later()
+
+    def look_no_more(self) -> None:
+        if self.look is not None:
+            self.look.cancel()
 
     def handle_error(
         self,
@@ -58,14 +92,18 @@ class HttpServer(web.Server):
         self,
         front: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         most: Callable[[], int],
+        patience: Callable[[], float],
         unbelieved: Callable[[Any], Collection[str]] = lambda _: (),
     ) -> None:
         """most: gives the bytes that a body may have at present.
+
+        patience: gives the seconds in which a client must take something of what waits for it.
 
         unbelieved: gives the headers, in lower case, that whoever has a connection may not send; it is asked with the
         connection, and nobody here gets to see them.
         """
         self.most = most
+        self.patience = patience
         self.unbelieved = unbelieved
         # A client that leaves before the first byte must be noticed.
         super().__init__(front, request_factory=self.request_of, handler_cancellation=True)
@@ -78,7 +116,7 @@ class HttpServer(web.Server):
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=self.most())
 
     def __call__(self) -> Handler:
-        return Handler(self, loop=asyncio.get_running_loop(), **OPTIONS)
+        return Handler(self)
 
 
 def without(message: Any, names: Collection[str]) -> Any:

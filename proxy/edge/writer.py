@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, Protocol
@@ -81,9 +81,9 @@ class Writer:
         return response
 
     async def delivered(self, request: web.BaseRequest, exchange: Exchange, response: Document) -> None:
-        """A large answer is waited for here, where a client that reads nothing is noticed."""
+        """A large answer is waited for here, where it is known whether its client has taken it."""
         try:
-            await self.patiently(request, response.prepare(request))
+            await response.prepare(request)
             exchange.status = response.status
         except ConnectionError:
             exchange.status = CLIENT_LEFT
@@ -122,7 +122,7 @@ class Writer:
             try:
                 await response.prepare(request)
                 while first:
-                    await self.patiently(request, response.write(first))
+                    await response.write(first)
                     first = await outlet.take()
                 await response.write_eof()
                 exchange.status = response.status
@@ -135,19 +135,6 @@ class Writer:
             if not pump.done():
                 pump.cancel()
                 await asyncio.wait([pump])
-
-    async def patiently(self, request: web.BaseRequest, writing: Awaitable[None]) -> None:
-        """Twice as patient as the outlet, so that a slow client still reads why its answer ends.
-
-        Raises ConnectionError for one that reads nothing at all.
-        """
-        try:
-            async with asyncio.timeout(2 * self.streams.slow_reader):
-                await writing
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionAbortedError("the client stopped reading") from None
 
     async def pump(self, request: web.BaseRequest, call: Call, style: Style, outlet: Outlet) -> None:
         """Run the call and put what it says into the outlet; upstream is never left waiting for a slow client."""

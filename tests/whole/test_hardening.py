@@ -6,11 +6,14 @@ import asyncio
 import io
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
 from proxy.live import Router
 from proxy.types import Route
@@ -242,6 +245,38 @@ async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
         async with asyncio.timeout(10):
             await run.server.live.idle()
         writer.transport.abort()
+
+
+async def test_a_client_that_takes_nothing_is_not_waited_for_whatever_it_asked(start: Start) -> None:
+    """Its connection, and what waits for it, would be there for ever."""
+    asks = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 600_000  # more than any buffer takes
+    async with start(BARE + "\nstreams: {slow_reader: 0.1}\n") as run, asyncio.timeout(30):
+        host, port = run.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.setblocking(False)
+            with pytest.raises(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(client, asks)
+
+
+async def test_a_client_that_takes_its_time_is_waited_for_as_long_as_it_takes_anything() -> None:
+    left, gone = [70_000, 69_000, 69_000, 1, 1, 1], asyncio.Event()
+
+    class Slow(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return left.pop(0)
+
+        def abort(self) -> None:
+            gone.set()
+
+    async def front(request: web.BaseRequest) -> web.StreamResponse:
+        raise AssertionError
+
+    connection = HttpServer(front, lambda: 0, lambda: 0.001)()
+    connection.transport = Slow()
+    connection.pause_writing()
+    async with asyncio.timeout(10):
+        await gone.wait()
+    assert left == []
 
 
 async def test_fields_inside_messages_and_tools_are_told_too(start: Start) -> None:
