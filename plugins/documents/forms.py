@@ -22,6 +22,13 @@ def cleaned(text: str) -> str:
     return clean
 
 
+def something(text: str) -> str:
+    """The same of what may not be empty."""
+    if not (clean := cleaned(text)):
+        raise ValueError("it has no character that can be kept")
+    return clean
+
+
 def _metadata(given: dict[str, Value]) -> dict[str, Value]:
     if len(given) > 16:
         raise ValueError("it has more than 16 entries")
@@ -39,13 +46,13 @@ def _tuple(given: object) -> object:
     return tuple(given) if isinstance(given, list) else given
 
 
-Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(cleaned)]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(something)]
 Source = Annotated[str, StringConstraints(max_length=2000), AfterValidator(cleaned)]
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(cleaned)]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(something)]
 Metadata = Annotated[dict[str, Value], AfterValidator(_metadata)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(cleaned)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(something)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple), Field(max_length=32)]
-Question = Annotated[str, StringConstraints(min_length=1, max_length=8000), AfterValidator(cleaned)]
+Question = Annotated[str, StringConstraints(min_length=1, max_length=8000), AfterValidator(something)]
 Top = Annotated[int, Field(ge=1, le=50)]
 Wait = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
