@@ -65,6 +65,11 @@ class Moments:
             return None
         return squares / (self.n * self.n) * self.units / (self.units - 1)
 
+    @property
+    def spread(self) -> float:
+        """The variance of as much of n as one; 0 where nothing is known of it."""
+        return (self.variance or 0.0) * self.n
+
 
 def widening(observations: float, alpha: float) -> float:
     """By how many standard errors a mean may be off, at all times together but for a chance of alpha.
@@ -92,13 +97,19 @@ def interval(moments: Moments, alpha: float = ALPHA) -> Interval | None:
 
 
 def difference(control: Moments, other: Moments, comparisons: int) -> Interval | None:
-    """Around the other's mean less the control's; alpha is shared out evenly among the comparisons (Bonferroni)."""
+    """Around the other's mean less the control's; alpha is shared out evenly among the comparisons (Bonferroni).
+
+    Where there is no difference both spread alike, so neither is taken to spread less than both do together.  What is
+    rare, a few of the smaller one have not shown yet: by their own spread they would be surer the less they have seen.
+    """
     if min(control.units, other.units) < FEWEST or control.mean is None or other.mean is None:
         return None
-    mine, theirs = control.variance, other.variance
-    if mine is None and theirs is None:
+    calls = control.n + other.n
+    together = (control.spread * control.n + other.spread * other.n) / calls
+    if not together:
         return None
-    half = sqrt((mine or 0.0) + (theirs or 0.0)) * widening(control.n + other.n, ALPHA / comparisons)
+    variance = sum(max(one.spread, together) / one.n for one in (control, other))
+    half = sqrt(variance) * widening(calls, ALPHA / comparisons)
     middle = other.mean - control.mean
     return middle - half, middle + half
 

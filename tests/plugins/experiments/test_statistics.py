@@ -83,6 +83,26 @@ def test_units_that_stay_while_their_calls_go_on_are_no_reason_for_alarm() -> No
     assert alarms <= ALPHA * RUNS
 
 
+@pytest.mark.parametrize("larger", [(9, 1), (1, 9)])
+@pytest.mark.parametrize("kind", ["rare", "skewed"])
+def test_what_few_units_have_not_shown_yet_is_no_difference(kind: str, larger: tuple[int, int]) -> None:
+    """A metric of callers' own, of nine times as many units of one variant: the others may all have had nothing yet."""
+    chance, alarms = np.random.default_rng(6), 0
+
+    def values(units: int) -> Floats:
+        rare: Floats = (chance.random(units) < 0.005).astype(np.float64)
+        return rare if kind == "rare" else chance.lognormal(0, 2.5, units)
+
+    for _ in range(RUNS):
+        both, alarmed = [values(one * 1000) for one in larger], False
+        for look in range(1, 11):
+            control, other = [one[: one.size * look // 10] for one in both]
+            seen = difference(moments(control, np.ones_like(control)), moments(other, np.ones_like(other)), 1)
+            alarmed |= seen is not None and not seen[0] <= 0 <= seen[1]
+        alarms += alarmed
+    assert alarms <= ALPHA * RUNS
+
+
 def test_a_real_difference_is_found() -> None:
     ever, last, _ = found(0.2, 0.3, calls=1, runs=40)
     assert ever >= last > 0.9
