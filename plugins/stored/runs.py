@@ -212,8 +212,11 @@ class Runs:
         if run is None:
             await self.store.ended(id, document, "")
             return
+        await self.end(run, why)
+
+    async def end(self, run: Run, why: ProxyError) -> None:
         async with run.turn:  # else those who read on would be told more than is kept
-            if await self.store.ended(id, run.response.failure(why), run.told(why)):
+            if await self.store.ended(run.id, run.response.failure(why), run.told(why)):
                 run.stop(why)
 
     async def watch(self) -> None:
@@ -253,7 +256,7 @@ class Runs:
         runs = list(self.shared.runs.values())
         for run in runs:
             with suppress(Busy):
-                await self.stop(run.id, {}, cut())
+                await self.end(run, cut())
             run.stop(cut())
         if tasks := [run.task for run in runs if run.task is not None]:
             await asyncio.wait(tasks)

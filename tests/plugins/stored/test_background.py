@@ -215,6 +215,27 @@ async def test_one_that_was_running_when_the_server_stopped_is_failed(start: Sta
             assert end["status"] == "failed" and "stopped" in end["error"]["message"]
 
 
+async def test_one_that_ends_while_a_server_stops_another_keeps_its_answer(
+    start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, url = Store.ended, f"sqlite:///{tmp_path}/x.db"
+    brief = Said(pieces=("word ",) * 50)
+    ollama = Simulator(say=lambda body: brief if body["messages"][-1]["content"] == "brief" else SLOW, delay=0.02)
+    async with start(config(url), ollama) as run:
+        made = [(await respond(run, background=True, input=text))["id"] for text in ("long", "long", "brief")]
+        ends = run.server.services.state["stored runs"].runs[made[2]].task
+
+        async def slowly(self: Store, id: str, *given: Any) -> bool:
+            if id == made[0]:
+                await asyncio.wait([ends])
+            return await real(self, id, *given)
+
+        monkeypatch.setattr(Store, "ended", slowly)
+    async with start(config(url)) as run:
+        kept = [(await ask(run, "GET", f"/v1/responses/{id}"))[1]["status"] for id in made]
+    assert kept == ["failed", "failed", "completed"]
+
+
 @pytest.mark.parametrize("order", [("stored", "usage", "limits"), ("limits", "usage", "stored")])
 async def test_what_one_took_that_the_server_cut_is_recorded_and_spent(
     start: Start, tmp_path: Any, order: tuple[str, ...]
