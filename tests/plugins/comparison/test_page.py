@@ -94,3 +94,33 @@ async def test_a_stream_that_broke_off_is_told_on_the_page(start: Start, tmp_pat
         await tab.js("(() => { window.fetch = async () => new Response(''); $('prompt').value = 'hi'; })()")
         await tab.js("$('go').click()")
         await tab.until("!$('go').disabled && $('status').textContent.includes('broke off')")
+
+
+HELD = """
+const real = window.fetch;
+window.fetch = async (path, options) => {
+  const response = await real(path, options);
+  if (path.endsWith("/rate")) await new Promise((given) => { window.release = given; });
+  return response;
+};
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+async def test_a_vote_that_takes_long_tells_nothing_of_the_next_answers(start: Start, tmp_path: Path) -> None:
+    (home := tmp_path / "browser").mkdir()
+    async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run, browser(home, run.http) as tab:
+        await opened(run, tab, "/compare", "a-key")
+        await choose(tab, "llama:latest", "mistral:latest")
+        await ask(tab, "the first?")
+        await tab.js(f"(() => {{ {HELD} }})()")
+        await tab.js("[...document.querySelectorAll('article button')].at(-1).click()")
+        await tab.until("window.release")
+        await tab.js("(() => { $('prompt').value = 'the next?'; $('go').click(); })()")
+        await tab.until("$('go').disabled === false && !$('verdict').hidden")
+        await tab.js("(async () => { window.release(); await new Promise((given) => setTimeout(given)); })()")
+        assert await tab.js(TITLES) == ["A", "B"]
+        assert await tab.js("document.querySelector('article[data-won=true]')") is None
+        newest, first = (await asks(run, "GET", "/api/comparisons"))["data"]
+        assert newest["vote"] is None and first["vote"]
