@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
@@ -205,6 +206,19 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
         assert await origin.ask(ROOT, 1) is not first
 
 
+@asynccontextmanager
+async def plain() -> AsyncIterator[int]:
+    """The port of a server that speaks no TLS."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"this is no TLS\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
 async def test_what_cannot_be_reached_says_why() -> None:
     with pytest.raises(Unreachable, match="connection refused"):
         await Origin("http://127.0.0.1:9").ask(ROOT, 1)
@@ -213,16 +227,24 @@ async def test_what_cannot_be_reached_says_why() -> None:
 
 
 async def test_a_server_without_tls_is_told_as_such() -> None:
-    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"this is no TLS\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with plain() as port:
         with pytest.raises(Unreachable, match="TLS failed: it speaks plain HTTP; use http://"):
             await Origin(f"https://127.0.0.1:{port}").ask(ROOT, 1)
+
+
+async def test_certificates_are_read_once_however_many_connections_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, make = [], ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        read.append(make())
+        return read[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    async with plain() as port:
+        for _ in range(3):
+            with pytest.raises(Unreachable):
+                await Origin(f"https://127.0.0.1:{port}").ask(ROOT, 1)
+    assert len(read) <= 1
 
 
 def test_each_address_of_a_name_may_have_refused() -> None:
