@@ -63,6 +63,11 @@ class Handler(web.RequestHandler):
         if self.look is not None:
             self.look.cancel()
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """What is wrong with the rest of a body that was answered before it came is its sender's fault."""
+        if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kw)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -10,6 +10,7 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.edge.body import UNREADABLE, welcome
 from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
@@ -31,8 +32,15 @@ def readable() -> Iterator[None]:
         yield
     except TimeoutError:
         raise TooSlow(f"Nothing of the form came for {PATIENCE:g} seconds.", code=UNREADABLE) from None
+    except HttpProcessingError as error:  # of the head of a part
+        raise unreadable(error.message) from None
     except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError, web.HTTPException) as error:
-        raise BadCall(f"The form cannot be read: {str(error)[:200]}.", code=UNREADABLE) from None
+        raise unreadable(str(error)) from None
+
+
+def unreadable(why: str) -> BadCall:
+    told = " ".join(why.split())[:200]
+    return BadCall(f"The form cannot be read: {told}.", code=UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,8 @@ class Part:
     async def pieces(self) -> AsyncIterator[bytes]:
         while True:
             with readable():
-                piece = await asyncio.wait_for(self.reader.read_chunk(CHUNK), PATIENCE)
+                async with asyncio.timeout(PATIENCE):
+                    piece = await self.reader.read_chunk(CHUNK)
             if not piece:
                 return
             yield piece
@@ -71,7 +80,8 @@ async def parts_of(request: web.BaseRequest) -> AsyncIterator[Part]:
         reader = await request.multipart()
     for _ in range(MOST):
         with readable():
-            part = await asyncio.wait_for(reader.next(), PATIENCE)
+            async with asyncio.timeout(PATIENCE):
+                part = await reader.next()
         if part is None:
             return
         if not isinstance(part, aiohttp.BodyPartReader):

@@ -731,6 +731,19 @@ async def test_a_client_that_left_has_its_line(start: Start, caplog: pytest.LogC
     assert [one["status"] for one in lines(caplog)] == [499]
 
 
+async def test_what_is_wrong_with_the_rest_of_a_body_is_its_senders_fault(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers must not be able to fill the log with faults."""
+    async with start() as run, connection(run) as (reader, writer), asyncio.timeout(10):
+        head = "POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1000\r\n\r\n"
+        writer.write(head.encode())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+        writer.write(b"this was never gzip")
+        await reader.read()
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
+
+
 async def test_a_fault_of_the_server_is_logged_with_its_id_and_not_shown(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:

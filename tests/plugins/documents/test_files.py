@@ -159,6 +159,7 @@ async def test_hostile_files_are_refused_and_do_no_harm(start: Start, tmp_path: 
 
 FORM = "multipart/form-data; boundary=x"
 SMALL = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+HEAD = b'--x\r\nContent-Disposition: form-data; name="a"\r\n'
 LONG = b'--x\r\nContent-Disposition: form-data; name="title"\r\n\r\n' + b"t" * 70_000 + b"\r\n"
 
 
@@ -169,6 +170,9 @@ FORMS = {
     "no parts": (b"--x--\r\n", FORM, 400),
     "many parts": (SMALL * 20 + b"--x--\r\n", FORM, 400),
     "a long part": (LONG + b"--x--\r\n", FORM, 413),
+    "a long header": (HEAD + b"X-A: " + b"a" * 20_000 + b"\r\n\r\n1\r\n--x--\r\n", FORM, 400),
+    "many headers": (HEAD + b"X-A: a\r\n" * 500 + b"\r\n1\r\n--x--\r\n", FORM, 400),
+    "a header that is none": (HEAD + b"nonsense\r\n\r\n1\r\n--x--\r\n", FORM, 400),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -126,6 +127,20 @@ async def broken(run: Running) -> None:
             assert (await response.json())["error"]["code"] in ("invalid_body", "missing_required_parameter")
     with pytest.raises(aiohttp.ClientError):
         await run.http.post(url, data=leaving(), headers=head)
+
+
+async def test_who_leaves_in_the_midst_of_a_file_has_left_and_nothing_has_failed(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with start(config(f"sqlite:///{tmp_path}/x.db")) as run, asyncio.timeout(20):
+        head = {**A, "Content-Type": "multipart/form-data; boundary=b"}
+        with pytest.raises(aiohttp.ClientError):
+            await run.http.post(f"{run.url}/v1/files", data=leaving(), headers=head)
+        while not (told := [one for one in caplog.records if one.name == "gemmapy.requests"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert [one.__dict__["told"]["status"] for one in told] == [499]
+    assert all(one.levelno < logging.ERROR for one in caplog.records)
 
 
 async def leaving() -> AsyncIterator[bytes]:
