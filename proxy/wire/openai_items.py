@@ -86,14 +86,18 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
             continue
         if kind == "function_call":
             turn.calls.append(ToolCall(one["call_id"], one["name"], one["arguments"]))
-        elif kind == "reasoning" or one.get("role") == "assistant":
+        elif kind == "reasoning":
             if turn.begun:
                 yield from turn.end()
                 turn = Turn()
-            if kind == "reasoning":
-                turn.thinking += [part["text"] for part in one["content"] or one["summary"]]
-            else:
-                turn.text = words(one["content"])
+            turn.thinking += [part["text"] for part in one["content"] or one["summary"]]
+        elif one.get("role") == "assistant":
+            # Behind calls, too: in a stream a message is done when nothing can be added to it any more, and some
+            # clients send items again in the order in which they were done.
+            if turn.text is not None:
+                yield from turn.end()
+                turn = Turn()
+            turn.text = words(one["content"])
         else:
             yield from turn.end()
             turn = Turn()

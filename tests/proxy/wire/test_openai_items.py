@@ -101,6 +101,15 @@ def test_what_a_model_said_at_once_is_one_message() -> None:
     )
 
 
+def test_results_follow_their_calls_in_whichever_order_what_was_said_at_once_comes_back() -> None:
+    said, other = {"role": "assistant", "content": "x"}, {"role": "assistant", "content": "y"}
+    assert messages(read(call(), said, result(), other)) == (
+        Message("assistant", "x", tool_calls=(ToolCall("c1", "f", "{}"),)),
+        Message("tool", "4", tool_call_id="c1"),
+        Message("assistant", "y"),
+    )
+
+
 def test_two_answers_in_a_row_stay_two() -> None:
     told = {"role": "assistant", "content": "x"}
     assert len(messages(read(told, told))) == 2 and len(messages(read(call(), thought(), call("c2")))) == 2
