@@ -50,7 +50,10 @@ class Loading:
                 await asyncio.shield(self.refreshing())
         if name not in self.loaded:
             progress(f"loading {info.name}")
-            await asyncio.shield(self.load(name, info, pins))
+            try:
+                await asyncio.shield(self.load(name, info, pins))
+            except ProxyError as error:  # which all who wait are given
+                raise error.copied() from error
             progress("waiting")
 
     def refreshing(self) -> asyncio.Task[None]:

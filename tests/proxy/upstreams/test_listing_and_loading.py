@@ -43,6 +43,22 @@ async def test_a_load_that_never_ends_is_given_up(start: Start) -> None:
         assert (failed.status, (await failed.json())["error"]["code"]) == (502, "upstream_load")
 
 
+async def test_what_is_told_one_of_those_who_waited_for_a_load_is_not_told_the_others(start: Start) -> None:
+    text = (
+        "upstreams: {local: {ollama: $OLLAMA, load_timeout: 0.3}}\nkeys: {alice: a-key, bob: b-key}\n"
+        "plugins: {limits: {limits: [{match: {caller: alice}, requests_per_minute: 7}]}}\nchains: {chat: [limits]}\n"
+    )
+    async with start(text, Simulator(load_time=30)) as run:
+        ask = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
+        alice, bob = [
+            run.http.post(f"{run.url}/v1/chat/completions", json=ask, headers={"Authorization": f"Bearer {key}"})
+            for key in ("a-key", "b-key")
+        ]
+        limited, free = await asyncio.gather(alice, bob)
+    assert limited.status == free.status == 502 and paths(run.ollama, "/api/chat") == 1
+    assert limited.headers["x-ratelimit-limit-requests"] == "7" and "x-ratelimit-limit-requests" not in free.headers
+
+
 async def test_an_embedding_model_is_loaded_by_an_empty_embedding(start: Start) -> None:
     async with start() as run:
         assert (await run.embed()).status == 200
