@@ -228,7 +228,7 @@ class Guard:
             raise Denied(f"The origin '{origin[:200]}' is not allowed; see `web.origins`.", code="origin_not_allowed")
 
     def welcome(self, origin: str) -> bool:
-        if origin in self.origins or "*" in self.origins:
+        if origin in self.origins or ("*" in self.origins and origin.isascii()):  # any, but not anything
             return True
         return self.subdomains is not None and self.subdomains.fullmatch(origin) is not None
 

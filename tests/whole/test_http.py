@@ -618,6 +618,13 @@ async def test_another_page_is_not_welcome(start: Start) -> None:
         assert preflight.status == 403 and not cors(preflight)
 
 
+async def test_what_is_no_origin_costs_nobody_an_answer(start: Start) -> None:
+    async with start(BOTH + 'keys: {alice: alice-canary-key}\nweb: {origins: ["*"]}\n') as run:
+        length, key = f"Content-Length: {len(written())}", "Authorization: Bearer alice-canary-key"
+        head, body = await raw(run, "Origin: \xff\xfe", length, key, body=written())
+    assert head.startswith(b"HTTP/1.1 200") and b"Allow-Origin" not in head and b'"choices"' in body
+
+
 async def test_a_page_may_read_an_error_and_its_id(start: Start) -> None:
     async with start(KEYED + ORIGINS) as run:
         response = await post(run, written(), Origin="https://app.example")
