@@ -240,7 +240,7 @@ class Plugin(Protocol):
     `defers` calls, `records` them, `chooses` what they are, `begins` them anew, `limits` them, `remembers` what was
     said, `changes` what is asked, `keeps` answers, or `tries` again.
     `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
-    `host.models.check` about.  `brings`: fields that bring messages.  `flags`: booleans.
+    `host.models.check` about.  `brings`: fields that bring messages, and those `prefixes` that do.  `flags`: booleans.
     `announces`: whether it tells of each try of every call that it is handed (`Attempt`), so that nobody further out
     need do it.
     `asks`: chains of its own endpoints' calls.  `measures`: whether it hears what calls took (`CallEnded`), so that it

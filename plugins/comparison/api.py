@@ -71,7 +71,7 @@ class Api:
         form, caller = await self.host.desk.form(request, Compare), self.host.desk.caller(request)
         check_route(caller)
         try:
-            call = await self.host.chat(request, form.body())
+            call = await self.read(request, form)
         except BadCall as error:
             raise form.nothing(error) from None
         asked = self.asked(form, call, caller)
@@ -83,6 +83,14 @@ class Api:
             async for _, told in happenings:
                 last = told
         return answer(last)
+
+    async def read(self, request: web.BaseRequest, form: Compare) -> Call:
+        """As it is asked of the first model.  Raises BadCall."""
+        body = form.body()
+        call = await self.host.chat(request, body)
+        for model in form.models[1:] if body["messages"] == [] else ():  # which may bring none, unlike the first
+            await self.host.chat(request, {**body, "model": model})
+        return call
 
     def asked(self, form: Compare, call: Call, caller: Caller) -> Asked:
         if not isinstance(call.ask, Chat):

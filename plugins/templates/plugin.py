@@ -35,7 +35,7 @@ class Templates:
 
     place = "begins"
     fields = frozenset({FIELD})
-    brings = frozenset({FIELD})
+    brings = frozenset({FIELD, PREFIX})
     prefixes = (PREFIX,)
 
     class Settings(Strict):

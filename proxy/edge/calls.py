@@ -30,7 +30,8 @@ class Own:
     """Of a chain, whom it admits, and the parts of a request that its plugins declared as theirs.
 
     admit: raises Denied where a caller's key does not open the chain, or the model.  fields: of the body; brings: those
-    that bring messages, so that the client's own may be empty; flags: those that are booleans.
+    that bring messages, so that the client's own may be empty, and how names of models begin that do; flags: those that
+    are booleans.
     """
 
     admit: Callable[[Call, Caller], None]

@@ -20,14 +20,14 @@ TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choi
 
 def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: Collection[str] = ()) -> Asked:
     """A request's body, checked.  `theirs`: the fields that the chain's plugins declared; `brings`: those of them with
-    which there need be no messages.
+    which there need be no messages, and how names of models begin, up to a colon, with which there need be none.
 
     Raises BadCall naming the first field that is wrong or not supported.
     """
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = Asked(limits)
-    brought = body.get("messages") == [] and any(body.get(name) is not None for name in brings)
+    brought = body.get("messages") == [] and any(_brings(one, body) for one in brings)
     if brought:
         body = {name: value for name, value in body.items() if name != "messages"}
     fields.read_fields(asked, body, FIELDS, theirs)
@@ -39,6 +39,11 @@ def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: 
             _alike(one, body[one], other, body[other])
     together(asked, "tool_choice" if body.get("function_call") is None else "function_call")
     return asked
+
+
+def _brings(one: str, body: JSON) -> bool:
+    model = body.get("model")
+    return body.get(one) is not None or (one.endswith(":") and type(model) is str and model.startswith(one))
 
 
 def _alike(one: str, first: JSON, other: str, second: JSON) -> None:

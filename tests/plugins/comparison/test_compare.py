@@ -357,6 +357,18 @@ async def test_templates_are_compared_like_models(start: Start, tmp_path: Any) -
         assert len(set(prompts)) == 2 and all("A long text." in one for one in prompts)
 
 
+async def test_templates_that_say_it_all_are_compared_without_a_question(start: Start, tmp_path: Any) -> None:
+    (tmp_path / "own.yaml").write_text("[{name: hello, template: Say hello.}, {name: bye, template: Say goodbye.}]")
+    text = config(f"sqlite:///{tmp_path}/x.db", "templates")
+    text = text.replace('"templates": {}', f'"templates": {{"model": "phi", "path": "{tmp_path}", "custom": false}}')
+    async with start(text, models()) as run:
+        told = await compare(run, models=["template:hello", "template:bye"], prompt=None)
+        assert [one["response"].rpartition("said ")[2] for one in told["results"]] == ["Say hello.", "Say goodbye."]
+        for chosen in (["template:hello", "llama"], ["llama", "template:hello"]):
+            response = await run.http.post(f"{run.url}{COMPARE}", headers=A, json={"models": chosen})
+            assert (await error_of(response, 400))["param"] == "prompt", "which the llama cannot do without"
+
+
 async def test_of_pictures_only_their_number_is_kept(start: Start, tmp_path: Any) -> None:
     seeing = frozenset({"completion", "vision"})
     ollama = Simulator(models=[Model(f"{name}:latest", seeing) for name in TWO])

@@ -155,6 +155,15 @@ async def test_without_a_template_messages_are_needed_and_nothing_changes(run: R
     assert (await error_of(response, 400))["code"] == "template_not_for_this"
 
 
+async def test_a_template_that_says_it_all_needs_no_messages(run: Running) -> None:
+    for model in ("template:fixed", "template:fixed@1"):
+        ((role, text),), _ = await said(run, model=model, messages=[])
+        assert role == "user" and text.startswith("Say the time.")
+    error = await error_of(await run.chat(model="template:greet", messages=[]), 400)
+    assert (error["param"], error["code"]) == ("template.variables", "invalid_template_variables")
+    assert (await error_of(await run.chat(model="experiment:fixed", messages=[]), 400))["code"] == "empty_array"
+
+
 async def test_ollamas_dialect_and_the_cache_know_templates(run: Running) -> None:
     body = {"model": "template:greet@1", "messages": user("Ana"), "stream": False}
     answer = await (await run.http.post(f"{run.url}/api/chat", json=body)).json()
