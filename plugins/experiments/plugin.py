@@ -20,7 +20,7 @@ from plugins.experiments.keeping import Keeping
 from plugins.experiments.known import LOOK, Known, missing
 from plugins.experiments.store import MOST, Store, from_file
 from plugins.experiments.tables import FEATURE
-from plugins.experiments.wish import FIELD, NAMES, TEMPLATE, Wish, changed, wish_of
+from plugins.experiments.wish import FIELD, NAMES, TEMPLATE, TEMPLATES, Wish, changed, wish_of
 from plugins.experiments.writer import Writer
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied, ProxyError
@@ -135,7 +135,7 @@ class Experiments:
 
     def check(self, made: Call) -> None:
         """Raises Denied."""
-        if not made.model.startswith(f"{TEMPLATE}:"):  # whose model is checked where it is known
+        if not made.model.startswith(TEMPLATES):  # whose model is checked where it is known
             self.host.models.check(made)
 
     def opens(self, call: Call, one: Experiment) -> bool:

@@ -9,13 +9,14 @@ from msgspec.structs import replace
 
 from plugins.experiments.definition import Variant
 from proxy.errors import BadCall
-from proxy.types import Ask, Call, Chat, Complete, Message
+from proxy.types import JSON, Ask, Call, Chat, Complete, Message
 from proxy.wire import read
 from proxy.wire.openai_fields import SAMPLING
 
 NAMES: Final = "experiment:"
 FIELD: Final = "experiment"
 TEMPLATE: Final = "template"
+TEMPLATES: Final = f"{TEMPLATE}:"
 OWN_MODEL: Final = "own_model"
 OWN_SYSTEM: Final = "own_system"
 """Tags: what the caller asked, in whose place a variant stands for this call.  Who remembers a caller's choices goes by
@@ -58,8 +59,19 @@ def changed(call: Call, variant: Variant) -> Call:
         own = extra.get(TEMPLATE)
         own = own if isinstance(own, dict) else {}
         extra[TEMPLATE] = {**own, **variant.template.model_dump()}
+    elif variant.model is not None and call.model.startswith(TEMPLATES):
+        extra[TEMPLATE] = named(call.model, extra.get(TEMPLATE))
     tags = {**call.tags, **owned(call, variant)}
     return call.but(model=model_of(call, variant), ask=asked(call.ask, variant), extra=extra, tags=tags)
+
+
+def named(model: str, own: JSON) -> JSON:
+    """A template that a call names as its model, beside another model.  own: what the call says of it besides."""
+    name, at, version = model.removeprefix(TEMPLATES).partition("@")
+    told: dict[str, JSON] = {"name": name, **({"version": version} if at else {})}
+    if isinstance(own, dict):
+        return {**own, **told}
+    return told if own is None or isinstance(own, str) else own
 
 
 def owned(call: Call, variant: Variant) -> dict[str, str]:
@@ -74,8 +86,8 @@ def owned(call: Call, variant: Variant) -> dict[str, str]:
 def model_of(call: Call, variant: Variant) -> str:
     if variant.model is not None:
         return variant.model
-    if variant.template is not None and call.model.startswith((NAMES, "template:")):
-        return f"template:{variant.template.name}"
+    if variant.template is not None and call.model.startswith((NAMES, TEMPLATES)):
+        return f"{TEMPLATES}{variant.template.name}"
     if call.model.startswith(NAMES):
         message = (
             f"The variant '{variant.name}' names no model: send one in 'model', and the experiment's name in "

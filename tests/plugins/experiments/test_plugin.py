@@ -94,6 +94,25 @@ async def test_a_variant_may_be_a_model_or_a_template(start: Start, url: str) ->
         assert all(one["calls"] == 0 for one in (await ok(run, "GET", "/way/results"))["variants"]), "forced"
 
 
+async def test_a_variants_model_answers_for_the_template_that_was_asked(start: Start, url: str) -> None:
+    text = config(url, {"way": {"variants": [{"name": "one"}, {"name": "two", "model": "demo-thinking"}]}})
+    async with start(text.replace('"templates": {}', '"templates": {"model": "demo"}')) as run:
+        seen = []
+        for name, model in (("one", "demo:latest"), ("two", "demo-thinking:latest")):
+            for field in ({"variables": {"words": 12}}, {"name": "shorten", "variables": {"words": 12}}):
+                told: dict[str, Any] = {"experiment": {"name": "way", "variant": name}, "template": field}
+                response = await chat(run, model="template:shorten@1", messages=user("A long text."), **told)
+                assert response.headers["x-gemmapy-template"] == "shorten@1"
+                assert response.headers["x-gemmapy-model"] == model
+                seen.append(run.ollama.seen[-1].body["messages"])
+        assert all(one == seen[0] for one in seen) and "Words at most: 12" in seen[0][-1]["content"]
+        for name in ("one", "two"):
+            plain: dict[str, Any] = {"experiment": {"name": "way", "variant": name}, "template": "shorten"}
+            assert (await chat(run, model="template:shorten", **plain)).headers["x-gemmapy-template"] == "shorten@1"
+            wrong: dict[str, Any] = {"experiment": {"name": "way", "variant": name}, "template": 5}
+            assert (await error_of(await chat(run, model="template:shorten", **wrong), 400))["param"] == "template"
+
+
 async def test_what_cannot_be_is_told(start: Start, url: str) -> None:
     cases: list[tuple[dict[str, Any], int, str | None, str]] = [
         ({"model": "experiment:none"}, 404, "experiment_not_found", "model"),
