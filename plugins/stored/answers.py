@@ -100,7 +100,11 @@ def said_in(events: str) -> tuple[list[Event], ProxyError | None]:
 
 def weight(columns: Mapping[str, Any]) -> int:
     """Roughly the bytes that a row takes."""
-    return sum(len(columns[name]) for name in ("head", "input", "output", "events") if name in columns)
+    return sum(octets(columns[name]) for name in ("head", "input", "output", "events") if name in columns)
+
+
+def octets(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def labels_of(metadata: JSON) -> Iterable[tuple[str, str]]:

@@ -21,6 +21,7 @@ from plugins.stored.answers import (
     clean,
     labels_of,
     micros,
+    octets,
     taken_apart,
     weight,
 )
@@ -94,7 +95,7 @@ class Store:
     async def change(self, id: str, document: Mapping[str, JSON], **columns: Any) -> bool:
         columns |= taken_apart(document)
         running = (ANSWERS.c.id == id) & ANSWERS.c.status.in_(RUNNING)
-        grown = ANSWERS.c.bytes + len(columns["output"]) + len(columns.get("events", ""))
+        grown = ANSWERS.c.bytes + octets(columns["output"]) + octets(columns.get("events", ""))
         return await self.whole(self.update(update(ANSWERS).where(running).values(**columns, bytes=grown)))
 
     async def update(self, statement: Update) -> bool:

@@ -75,6 +75,17 @@ async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, s
         assert await ids(host) == ["alice3", "alice4", "bob3", "bob4", "carol"]
 
 
+async def test_what_is_kept_of_a_caller_is_counted_in_bytes_whatever_its_letters(database_url: str) -> None:
+    async with opened(database_url) as (store, host):
+        for number in range(3):
+            await store.add("alice", response(f"{number}"), '"' + "好" * 500 + '"', NOW + number)
+        await store.add_queued("bob", response("bob", status="queued"), "[]", False)
+        await store.ended("bob", {**response("bob"), "output": ["好" * 1000]})
+        await store.add("bob", response("newer"), "[]", NOW + 1)
+        await Keeping(store, host, None, 100, 3000).tidy()
+        assert await ids(host) == ["2", "newer"]
+
+
 async def test_nobody_who_writes_waits_while_it_is_looked_for(database_url: str) -> None:
     """Looking costs seconds where there is much: no transaction that writes may be open meanwhile."""
     async with opened(database_url) as (store, host):
