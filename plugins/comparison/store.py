@@ -153,7 +153,8 @@ class Store(Records):
 
     async def rate(self, compared: Compared, place: int, rating: int) -> Compared:
         """Raises NotFound where it has gone."""
-        here = (RESULTS.c.comparison == compared.number) & (RESULTS.c.place == place)
+        whose = select(R.number).where(mine(compared.owner, compared.id))  # SQLite gives a number again
+        here = RESULTS.c.comparison.in_(whose) & (RESULTS.c.place == place)
         await self.change(compared, update(RESULTS).where(here).values(rating=rating))
         results = list(compared.results)
         results[place] = replace(results[place], rating=rating)

@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from plugins.comparison.keeping import DAY, PAGE, Keeping
 from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
+from proxy.errors import NotFound
 from tests.conftest import Running, Start
 from tests.plugins.comparison.asking import OPS, TWO, A, B, Json, api_of, asks, compare, config, models
 
@@ -143,6 +144,18 @@ async def test_what_goes_meanwhile_does_not_end_the_telling(start: Start, databa
             if len(told) == PAGE:
                 await store.drop("alice", ids[PAGE - 1])
         assert [one["comparison_id"] for one in told if isinstance(one, dict)] == ids
+
+
+async def test_what_is_rated_while_it_goes_is_not_anothers(start: Start, database_url: str) -> None:
+    """SQLite gives the number of what was deleted last to the next one."""
+    async with start(config(database_url), models()) as run:
+        store, id = api_of(run).store, (await compare(run))["comparison_id"]
+        mine = await store.one("alice", id)
+        await asks(run, "DELETE", f"{PATH}/{id}")
+        theirs = (await compare(run, B))["comparison_id"]
+        with pytest.raises(NotFound):
+            await store.rate(mine, 0, -1)
+        assert [one.rating for one in (await store.one("bob", theirs)).results] == [0, 0]
 
 
 async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:
