@@ -83,7 +83,10 @@ class Moves:
                 if (await connection.execute(query.with_for_update(read=True))).first() is None:
                     return
             row = {"place": one.next_place, "item": item.id, "version": item.version, "chunks": chunks}
-            await connection.execute(insert(COPIES).values(row))
+            made = self.database.insert(COPIES).values(row)  # one whose lease has ended may note the same just now
+            keys = [COPIES.c.place, COPIES.c.item]
+            new = {name: made.excluded[name] for name in ("version", "chunks")}
+            await connection.execute(made.on_conflict_do_update(index_elements=keys, set_=new))
 
     async def noted(self, one: Collection) -> dict[tuple[str, int], int]:
         """What should be there: chunks by document and version."""

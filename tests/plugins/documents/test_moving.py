@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from plugins.documents import api, moving, plugin, repair
 from plugins.documents.ledger import Ledger
 from plugins.documents.moving import Moves
+from plugins.documents.store import Item
+from plugins.documents.tables import ITEMS
 from proxy.stores.lance import Lance
 from proxy.stores.vectors import Row
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator
@@ -32,9 +35,11 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cls: type, name: str) -> None:
         self.reached, self.open = asyncio.Event(), asyncio.Event()
+        self.told: tuple[Any, ...] = ()
         real = getattr(cls, name)
 
         async def waiting(*told: Any) -> Any:
+            self.told = told
             self.reached.set()
             async with asyncio.timeout(30):
                 await self.open.wait()
@@ -82,6 +87,25 @@ async def test_a_collection_is_found_while_it_moves_and_all_of_it_after(
         assert told["results"][0]["content"] == RED and len(told["results"]) == 3
         assert {one["explain"]["vector_rank"] for one in told["results"]} == {1, 2, 3}
         assert (await move(run, status=200))["moving"] is None  # it is there already
+
+
+async def test_one_that_has_lost_its_lease_does_not_keep_the_next_from_noting_the_same(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, Moves, "swap")
+    async with start(config(database_url, tmp_path), ollama()) as run:
+        ids = await fill(run)
+        await move(run)
+        await gate.reached.wait()
+        moves, _, one = gate.told
+        async with moves.database.reading() as connection:
+            query = select(ITEMS).where(ITEMS.c.id == ids["Lanterns"])
+            item = Item(*(await connection.execute(query)).one())
+        for _ in range(5):
+            await moves.forget(one, [item.id])
+            await asyncio.gather(*(moves.note(one, item, chunks) for chunks in range(1, 9)))
+        assert (await moves.noted(one))[item.id, item.version] in range(1, 9)
+        gate.open.set()
 
 
 async def test_where_it_was_goes_when_nobody_can_be_searching_there(
