@@ -11,12 +11,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from proxy import rejected
-from proxy.asks import Chat, Complete, Embed
+from proxy.asks import Chat, Complete
 from proxy.errors import ProxyError, UpstreamError
+from proxy.estimates import LETTERS, letters
 from proxy.host import Host
 from proxy.news import KEPT, CallEnded, Rejected
 from proxy.readiness import STOPPED
-from proxy.rejected import LETTERS as LETTERS
 from proxy.rejected import NOTHING, Counts
 from proxy.streams import Owed, Replay
 from proxy.types import (
@@ -40,8 +40,6 @@ LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
 """Also the message with which is cancelled what takes too long."""
 BROKEN: Final = "internal_error"
-PICTURE: Final = 500
-"""Tokens that a picture takes, about."""
 WORKED: Final = ("timeout", "invalid_answer")
 """Failures after which a prompt has been read, or some of it."""
 
@@ -285,15 +283,3 @@ def choices(ask: Ask) -> int:
 def guess(guessed: list[str], name: str, about: float) -> int:
     guessed.append(name)
     return max(1, round(about)) if about else 0
-
-
-def letters(ask: Ask) -> int:
-    """Letters of what is asked, roughly what it is paid for."""
-    if isinstance(ask, Chat):
-        return sum(len(message.text) + LETTERS * PICTURE * len(message.images) for message in ask.messages)
-    if isinstance(ask, Complete):
-        beside = len(ask.system) + len(ask.suffix) + LETTERS * PICTURE * len(ask.images)
-        return sum(len(prompt) + beside for prompt in ask.prompts)
-    if isinstance(ask, Embed):
-        return sum(map(len, ask.inputs))
-    return 0

@@ -7,12 +7,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from proxy.estimates import LETTERS
 from proxy.news import Rejected
 from proxy.types import Event, Text, Thinking, ToolCalled, Usage
 from proxy.witness import Made
 
-LETTERS: Final = 4
-"""Letters that a token has, about, where nobody has counted."""
 NOTHING: Final = Usage(None, None)
 TIMES: Final = ("load_ns", "prompt_ns", "eval_ns")
 Counts = tuple[int | None, int | None, int | None, int | None]

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from plugins.limits.plan import Need
 from proxy.asks import Chat, Embed
+from proxy.estimates import LETTERS, letters
 from proxy.host import Host
-from proxy.meter import LETTERS, letters
 from proxy.news import CallEnded
 from proxy.types import Ask, Call
 

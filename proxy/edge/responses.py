@@ -20,7 +20,7 @@ from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.writer import Writer
 from proxy.errors import BadCall, NotFound, ProxyError
-from proxy.meter import LETTERS, letters
+from proxy.estimates import LETTERS, letters
 from proxy.types import JSON, Chat, Image, Receipt, Route
 from proxy.wire import openai_attached
 from proxy.wire.openai_items import Item, with_pictures
@@ -121,11 +121,7 @@ class Responses:
 
 def estimated(chat: Chat) -> int:
     """Tokens of a prompt, about."""
-    calls = sum(len(call.name + call.arguments) for one in chat.messages for call in one.tool_calls)
-    schemas: list[JSON] = [[one.name, one.description, one.parameters] for one in chat.tools]
-    schemas += [chat.format.schema] if chat.format is not None and chat.format.schema else []
-    told = letters(chat) + calls + sum(len(orjson.dumps(one, default=dict)) for one in schemas)
-    return -(-told // LETTERS) + EACH * len(chat.messages)
+    return -(-letters(chat) // LETTERS) + EACH * len(chat.messages)
 
 
 def links(chat: Chat) -> list[str]:

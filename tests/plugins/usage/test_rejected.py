@@ -103,7 +103,7 @@ async def test_a_forced_call_that_is_left_midway_costs_what_was_made_of_it(
         row = await left(run, held, 4, **CALLED)
     assert (row["error"], row["model"], row["attempts"]) == ("client_left", "demo:latest", 1)
     assert row["estimated"] == "prompt_tokens completion_tokens"
-    assert (row["prompt_tokens"], row["completion_tokens"], row["cost"]) == (10, 4, 18_000)
+    assert (row["prompt_tokens"], row["completion_tokens"], row["cost"]) == (21, 4, 29_000)
 
 
 async def test_what_a_model_thought_before_a_forced_call_is_told_apart(

@@ -1,0 +1,42 @@
+"""How many tokens a prompt has, about, where nobody has counted them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from proxy.asks import Ask, Chat, Complete, Embed, Message
+from proxy.types import JSON
+
+LETTERS: Final = 4
+"""Letters that a token has, about."""
+PICTURE: Final = 500
+"""Tokens that a picture takes, about."""
+
+
+def letters(ask: Ask) -> int:
+    """Letters of what is asked, roughly what it is paid for, functions and schemas included."""
+    if isinstance(ask, Chat):
+        said = sum(_said(message) for message in ask.messages)
+        return said if not ask.tools and ask.format is None else said + _shaped(ask)
+    if isinstance(ask, Complete):
+        beside = len(ask.system) + len(ask.suffix) + LETTERS * PICTURE * len(ask.images)
+        return sum(len(prompt) + beside for prompt in ask.prompts)
+    if isinstance(ask, Embed):
+        return sum(map(len, ask.inputs))
+    return 0
+
+
+def _said(message: Message) -> int:
+    said = len(message.text) + LETTERS * PICTURE * len(message.images)
+    if message.tool_calls:
+        said += sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    return said
+
+
+def _shaped(chat: Chat) -> int:
+    shapes: list[JSON] = [[one.name, one.description, one.parameters] for one in chat.tools]
+    if chat.format is not None and chat.format.schema:
+        shapes.append(chat.format.schema)
+    return sum(len(orjson.dumps(one, default=dict)) for one in shapes)
