@@ -210,9 +210,10 @@ class Document(Strict):
         values, problems = variables.fill(self.variables, self.example)
         if problems:
             return [f"example: {one}" for one in problems]
+        page = text.Page(EXAMPLE)
         try:
             for turn in self.messages:
-                text.render(text.parse(turn.content), values, EXAMPLE)
+                text.render(text.parse(turn.content), values, page)
         except text.TooLong:
             return ["example: it becomes too long"]
         return []

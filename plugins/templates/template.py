@@ -77,17 +77,16 @@ class Template:
 
         most: letters of them all.  Raises BadCall.
         """
-        made, left = [], most
+        made, page = [], text.Page(most)
         for turn, nodes in zip(self.document.messages, self.parsed, strict=True):
             try:
-                said = text.render(nodes, values, left)
+                said = text.render(nodes, values, page)
             except text.TooLong:
                 message = (
                     f"The template '{self.label}' would become longer than {most} letters, or of more than "
                     f"{text.STEPS} pieces."
                 )
                 raise BadCall(message, param="template.variables", code="template_too_long") from None
-            left -= len(said)
             if said.strip():
                 made.append(Message(turn.role, said.rstrip("\n")))
         return tuple(made)

@@ -21,7 +21,7 @@ NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEEPEST: Final = 8
 """Sections inside each other."""
 STEPS: Final = 200_000
-"""Pieces that are written at most, whatever their length; some 50 ms, in which nobody else is served."""
+"""Pieces of all messages at most, whatever their length; some 50 ms, in which nobody else is served."""
 
 Item: TypeAlias = str | int | float | bool
 Value: TypeAlias = Item | Sequence[Item] | None
@@ -189,12 +189,17 @@ class Page:
             raise TooLong
         self.parts.append(text)
 
+    def torn(self) -> str:
+        """All that is written; what comes is written to an empty one, with the room that is left."""
+        text = "".join(self.parts)
+        self.parts.clear()
+        return text
 
-def render(nodes: Nodes, values: Mapping[str, Value], most: int) -> str:
-    """The text with the values in it, which are never read as templates.  Raises TooLong beyond `most` letters."""
-    page = Page(most)
+
+def render(nodes: Nodes, values: Mapping[str, Value], page: Page) -> str:
+    """The text with the values in it, which are never read as templates.  Raises TooLong where the page is full."""
     write(nodes, values, (None, 0), page)
-    return "".join(page.parts)
+    return page.torn()
 
 
 def write(nodes: Nodes, values: Mapping[str, Value], at: tuple[Value, int], page: Page) -> None:

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.templates.text import Malformed, TooLong, Value, parse, render
+from plugins.templates.document import Document
+from plugins.templates.template import Template
+from plugins.templates.text import Malformed, Page, TooLong, Value, parse, render
+from proxy.errors import BadCall
 
 VALUES: dict[str, Value] = {
     "name": "Ana", "n": 0, "yes": True, "no": False, "none": None, "empty": "", "list": ("a", "b"), "bare": (),
@@ -49,7 +52,7 @@ VALUES: dict[str, Value] = {
     ],
 )
 def test_what_it_gives(text: str, expected: str) -> None:
-    assert render(parse(text), VALUES, 1000) == expected
+    assert render(parse(text), VALUES, Page(1000)) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ def test_what_it_refuses(text: str, says: str) -> None:
 @settings(max_examples=100, deadline=None)
 def test_a_value_comes_out_as_it_went_in(before: str, value: str) -> None:
     text = before.replace("{{", "{ {").replace("\\", "/") + "|{{v}}|"
-    assert render(parse(text), {"v": value}, 10_000) == text.removesuffix("{{v}}|") + value + "|"
+    assert render(parse(text), {"v": value}, Page(10_000)) == text.removesuffix("{{v}}|") + value + "|"
 
 
 @given(st.text(alphabet="{}#^/!.\\ \nab", max_size=60))
@@ -93,15 +96,15 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         nodes = parse(text)
     except Malformed:
         return
-    render(nodes, {"a": ("x", "y"), "b": "z"}, 10_000)
+    render(nodes, {"a": ("x", "y"), "b": "z"}, Page(10_000))
 
 
 def test_what_grows_stops_before_it_takes_the_memory() -> None:
     many = ("x",) * 300_000
     for text in ("{{#l}}{{big}}{{/l}}", "{{#l}}" + "{{none}}" * 1000 + "{{/l}}", "{{#l}}{{/l}}"):
         with pytest.raises(TooLong):
-            render(parse(text), {"l": many, "big": "y" * 100_000, "none": None}, 50_000)
-    assert len(render(parse("{{big}}"), {"big": "y" * 1000}, 1000)) == 1000
+            render(parse(text), {"l": many, "big": "y" * 100_000, "none": None}, Page(50_000))
+    assert len(render(parse("{{big}}"), {"big": "y" * 1000}, Page(1000))) == 1000
 
 
 @pytest.mark.parametrize("piece", ["\\{{", "{{a}} ", "{{#a}}{{/a}}", " \t", "\n {{! c }} \n", "{{!{{ }}", "\\\\"])
@@ -114,3 +117,13 @@ def test_reading_takes_time_in_proportion(piece: str) -> None:
 
     small, large = min(seconds(1_000) for _ in range(3)), min(seconds(10_000) for _ in range(3))
     assert large < 60 * small + 0.05, "ten times the text may take ten times as long, not a hundred"
+
+
+def test_all_messages_of_a_template_have_one_bound() -> None:
+    """Each by itself would be within it, and all of them keep everybody else waiting for many times as long."""
+    said = [{"content": "{{#l}}{{/l}}x"}] * 3
+    template = Template(Document.model_validate({"name": "t", "variables": {"l": {"type": "list"}}, "messages": said}))
+    assert [one.text for one in template.messages({"l": [""] * 10_000}, 100)] == ["x"] * 3
+    for items, most in ((80_000, 100), (10, 2)):
+        with pytest.raises(BadCall, match="would become longer"):
+            template.messages({"l": [""] * items}, most)
