@@ -45,6 +45,8 @@ class Run:
         self.spelled = receipt.spelled
         self.response = Response(receipt.head, receipt.complete)
         self.events: list[Event] = []
+        self.ending = False
+        """Its end is being written: from then on it is nobody's to cancel, whatever its row says."""
         self.over = False
         self.error: ProxyError | None = None
         self.wrong: ProxyError | None = None
@@ -196,7 +198,7 @@ class Runs:
             run.end(error)
 
     async def ended(self, run: Run, document: Document, error: ProxyError | None = None) -> None:
-        events = run.told(error)
+        events, run.ending = run.told(error), True
         for wait in AGAIN:
             with suppress(Busy):
                 await self.store.ended(run.id, document, events)
@@ -235,7 +237,7 @@ class Runs:
         runs = {id: run for id, run in self.shared.runs.items() if run.task is not None}
         wanted = await self.store.beat(runs) if runs else set()
         for id in runs.keys() - wanted:
-            if not runs[id].over:
+            if not (runs[id].ending or runs[id].over):
                 runs[id].stop(cancelled())
 
     def open(self) -> None:

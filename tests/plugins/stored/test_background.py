@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from plugins.stored.runs import Runs
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS
 from proxy.upstreams.demo import Fault, Said, Simulator
@@ -305,6 +306,31 @@ async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelle
         monkeypatch.setattr(Store, "add_queued", adding)
         made = await respond(run, background=True, max_output_tokens=3, input="quick")
         assert (await ended(run, made["id"]))["status"] == "incomplete"
+
+
+async def test_one_that_has_just_ended_is_not_taken_for_cancelled(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may be there before whoever wrote it knows."""
+    look, done, looks = Runs.look, Store.ended, asyncio.Queue[None]()
+
+    async def looking(self: Runs) -> None:
+        await look(self)
+        looks.put_nowait(None)
+
+    async def ending(self: Store, *given: Any) -> bool:
+        ended = await done(self, *given)
+        for _ in range(looks.qsize() + 2):
+            await looks.get()
+        return ended
+
+    monkeypatch.setattr("plugins.stored.runs.BEAT", 0.01)
+    monkeypatch.setattr(Runs, "look", looking)
+    monkeypatch.setattr(Store, "ended", ending)
+    async with start(config(database_url)) as run:
+        events = await events_of(await streaming(run, background=True))
+        kept = await ended(run, events[0]["response"]["id"])
+    assert kept["status"] == "completed" and told(events)["status"] == "completed"
 
 
 async def test_a_server_goes_on_giving_signs_of_life_after_a_fault(
