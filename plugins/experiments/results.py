@@ -76,7 +76,7 @@ class Results:
         told = verdict(against, enough, definition.sense(metric))
         relative = None
         if control.mean and mine.mean is not None:
-            relative = mine.mean / control.mean - 1
+            relative = (mine.mean - control.mean) / abs(control.mean)  # up is up of negative ones, too
         return Compared(mine, interval(mine), against, told, relative)
 
     @property

@@ -20,7 +20,9 @@ from plugins.experiments.definition import Definition, InFile
 from plugins.experiments.guarding import Guarding
 from plugins.experiments.keeping import GONE, Keeping
 from plugins.experiments.known import Known
-from plugins.experiments.results import SHARED, UNFAIR, results
+from plugins.experiments.measured import Measured
+from plugins.experiments.results import SHARED, UNFAIR, Results, results
+from plugins.experiments.statistics import Moments
 from plugins.experiments.store import Store, from_file
 from plugins.experiments.tables import BATCHES, CALLS, EXPERIMENTS, FEATURE, UNITS
 from plugins.experiments.writer import LATE, Writer
@@ -242,6 +244,17 @@ async def test_what_the_database_adds_up_is_right(writer: Writer) -> None:
     assert found.xn == pytest.approx(sum(x * n for x, n in units))
     assert found.xx == pytest.approx(sum(x * x for x, _ in units))
     assert found.nn == sum(n * n for _, n in units)
+
+
+@pytest.mark.parametrize(("control", "other", "told"), [(-2.0, -1.0, 0.5), (2.0, 1.0, -0.5), (-1.0, 1.0, 2.0)])
+def test_what_is_higher_is_so_in_relation_too(control: float, other: float, told: float) -> None:
+    both = {
+        name: Measured(200, 0, 200, {"score": Moments(200, 200 * mean, 200.0, 1e4, 200 * mean, 200.0)})
+        for name, mean in (("a", control), ("b", other))
+    }
+    found = Results(one := experiment(), both).compared(one.definition.variants[1], "score")
+    assert found.relative == pytest.approx(told) and found.against is not None
+    assert (sum(found.against) > 0) == (told > 0)
 
 
 async def test_what_is_old_goes(writer: Writer) -> None:
