@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.stored.answers import LOST, Kept, micros
-from plugins.stored.store import Store
+from plugins.stored.store import LIGHT, Store
 from plugins.stored.tables import ANSWERS
 from proxy.host import Host
 from proxy.types import Moment
@@ -54,7 +54,7 @@ class Keeping:
     async def fail_lost(self) -> None:
         stale = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
         async with self.host.database.reading() as connection:
-            rows = (await connection.execute(select(ANSWERS).where(stale).limit(CHUNK))).mappings().all()
+            rows = (await connection.execute(select(*LIGHT).where(stale).limit(CHUNK))).mappings().all()
         for row in rows:
             await fail(self.store, Kept.of({**row}))
 

@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select, update
 
-from plugins.stored.answers import Document
+from plugins.stored import keeping
+from plugins.stored.answers import Document, Kept
 from plugins.stored.keeping import DAY, Keeping
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS, FEATURE
@@ -109,6 +110,21 @@ async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(dat
         assert (found["dead"].status, found["alive"].status) == ("failed", "queued")
         assert not await store.ended("dead", response("dead"))
         assert await store.ended("alive", response("alive"))
+
+
+async def test_of_what_is_failed_nothing_large_is_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that died there may be a hundred, of which each may have been asked megabytes."""
+    read: list[Kept] = []
+
+    async def fail(store: Store, kept: Kept) -> None:
+        read.append(kept)
+
+    monkeypatch.setattr(keeping, "fail", fail)
+    async with opened(database_url) as (store, host):
+        await store.add_queued("alice", response("dead", status="queued"), '[{"n": "large"}]', True)
+        cast(Watch, host.clock).move(40)
+        await Keeping(store, host, None, 100, 10**9).tidy()
+    assert [(one.id, one.input, one.events) for one in read] == [("dead", [], "")]
 
 
 async def test_a_line_of_responses_has_its_items_in_order_and_an_end(
