@@ -131,8 +131,8 @@ class Compared:
 
     @property
     def hidden(self) -> bool:
-        """Whether its caller must not know yet which model said what."""
-        return self.blind and self.vote is None
+        """Whether its caller must not know yet which model said what.  Of what is not kept there will be no vote."""
+        return self.blind and self.vote is None and self.kept
 
     def names(self) -> list[str]:
         """By place, what the answers are called."""

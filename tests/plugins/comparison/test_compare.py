@@ -279,6 +279,8 @@ async def test_a_database_that_is_away_costs_no_answers(
         monkeypatch.setattr(Store, "add", away)
         told = await compare(run, judge={"model": "judge"})
         assert told["kept"] is False and [one["success"] for one in told["results"]] == [True, True]
+        told = await compare(run, blind=True)
+        assert sorted(one["model"] for one in told["results"]) == TWO, "there will be no vote that tells them"
         monkeypatch.setattr(Store, "ready", away)
         before = len(asked(run.ollama))
         assert (await compare(run, status=503))["error"]["code"] == "database_unavailable"
