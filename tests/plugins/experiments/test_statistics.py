@@ -17,7 +17,6 @@ from plugins.experiments.statistics import (
     interval,
     mismatch,
     verdict,
-    widening,
 )
 
 Floats = NDArray[np.float64]
@@ -55,8 +54,8 @@ def found(control: float, other: float, calls: float, runs: int = RUNS) -> tuple
             seen = difference(mine, theirs, 1)
             last[run] = seen is not None and not seen[0] <= 0 <= seen[1]
             if seen is not None:
-                ordinary = 1.96 * (seen[1] - seen[0]) / 2 / widening(mine.n + theirs.n, ALPHA)
-                naive[run] |= abs(sum(seen) / 2) > ordinary
+                error = ((mine.variance or 0) + (theirs.variance or 0)) ** 0.5
+                naive[run] |= abs(sum(seen) / 2) > 1.96 * error
         ever |= last
     return float(ever.mean()), float(last.mean()), float(naive.mean())
 
