@@ -21,6 +21,8 @@ OWN_MODEL: Final = "own_model"
 OWN_SYSTEM: Final = "own_system"
 """Tags: what the caller asked, in whose place a variant stands for this call.  Who remembers a caller's choices goes by
 them, since a variant's would outlive the experiment."""
+VARIANTS_TEMPLATE: Final = "variants_template"
+"""Tag: the template of a variant, whose messages are not the caller's choice either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def owned(call: Call, variant: Variant) -> dict[str, str]:
     own = {}
     if variant.model is not None:
         own[OWN_MODEL] = call.model
+    if variant.template is not None:
+        own[VARIANTS_TEMPLATE] = variant.template.name
     if variant.is_for_chats and isinstance(call.ask, Chat):
         own[OWN_SYSTEM] = "\n\n".join(one.text for one in call.ask.messages if one.role == "system")
     return own

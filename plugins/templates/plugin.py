@@ -16,6 +16,7 @@ from plugins.templates.feature import FEATURE
 from plugins.templates.library import Files, Library
 from plugins.templates.models import Answering, Listing
 from plugins.templates.shelves import Shelves
+from plugins.templates.template import led
 from plugins.templates.uses import Uses
 from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
 from proxy.config import Strict
@@ -25,6 +26,9 @@ from proxy.models import ModelInfo
 from proxy.types import Call, Caller, Chat, Endpoints, Handler, Reply, Route
 
 FACT: Final = "template"
+OWN_SYSTEM: Final = "own_system"
+VARIANTS_TEMPLATE: Final = "variants_template"
+"""Tags of an experiment's call: the caller's own system message, and the template that is not the caller's choice."""
 
 
 class Templates:
@@ -128,7 +132,11 @@ class Templates:
         model = named or await self.answering.needed(template, call.models)
         self.shelves.uses.note(template)
         extra = {name: value for name, value in call.extra.items() if name != FIELD}
-        return call.but(ask=ask, model=model, extra=extra, tags={**call.tags, FACT: template.label})
+        tags = {**call.tags, FACT: template.label}
+        if OWN_SYSTEM in tags and VARIANTS_TEMPLATE not in tags:
+            leads = (one for one in ask.messages[: led(ask.messages)] if one not in call.ask.messages)
+            tags[OWN_SYSTEM] = "\n\n".join(filter(None, (*(one.text for one in leads), tags[OWN_SYSTEM])))
+        return call.but(ask=ask, model=model, extra=extra, tags=tags)
 
     async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
         return await self.listing.offered(caller, listed)

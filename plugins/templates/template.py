@@ -92,7 +92,7 @@ class Template:
         return tuple(made)
 
     def asked(self, chat: Chat, given: Mapping[str, JSON], most: int) -> Chat:
-        """The template's messages, and after them the caller's.  Raises BadCall."""
+        """The template's messages, and after them the caller's; all instructions come first.  Raises BadCall."""
         wanted = self.document.input
         own, pictures = chat.messages, None
         if wanted is not None and given.get(wanted) is None:
@@ -109,11 +109,23 @@ class Template:
             raise BadCall(message, param="template.variables", code=INVALID)
         return replace(
             chat,
-            messages=(*said, *own),
+            messages=joined(said, own, led(chat.messages)),
             options={**self.options, **chat.options},
             format=chat.format or self.format(values),
             question=chat.question or question_of(chat.messages) or filled_in(given, wanted) or question_of(said),
         )
+
+
+def joined(said: tuple[Message, ...], own: tuple[Message, ...], mine: int) -> tuple[Message, ...]:
+    """mine: how many of the caller's are instructions.  They join the template's: behind its question they would be a
+    part of what is said, which models follow less, and conversations keep."""
+    outset = led(said)
+    return (*said[:outset], *own[:mine], *said[outset:], *own[mine:])
+
+
+def led(messages: tuple[Message, ...]) -> int:
+    """How many messages of the system stand first."""
+    return next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
 
 
 def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...]:

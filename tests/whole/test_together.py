@@ -19,11 +19,20 @@ KEYS = "keys: {alice: a-key, bob: b-key}\n"
 LIGHT = "The lantern of Porthgwarra was lit in 1891. Its keeper was Mabel Quill, who painted it green."
 QUESTION = "When was the lantern of Porthgwarra lit?"
 
+TONE = {
+    "status": "draft",
+    "variants": [
+        {"name": "plain"},
+        {"name": "kind", "system": "Be kind."},
+        {"name": "other", "template": "moderate"},
+    ],
+}
+
 
 def config(folder: Path) -> str:
     plugins = {
         **{name: {} for name in CHAIN.split(", ")},
-        "experiments": {"experiments": {"same": {"variants": [{"name": "one"}, {"name": "other"}]}}},
+        "experiments": {"experiments": {"same": {"variants": [{"name": "one"}, {"name": "other"}]}, "tone": TONE}},
         "templates": {"model": "demo"},
         "limits": {"limits": [{"per": "caller", "at_once": 10, "tokens_per_day": 1_000_000}]},
         "documents": {"embed": "demo-embed"},
@@ -133,6 +142,30 @@ async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_i
     kept = await get(run, "/api/conversations/c2")
     assert "\0" not in kept["title"]
     assert LIGHT.startswith(kept["title"].removesuffix("…")) and kept["messages"][0]["content"] != LIGHT
+
+
+async def test_a_conversation_keeps_a_templates_instructions_and_those_for_one_call_not(
+    run: Running, alice: openai.AsyncOpenAI
+) -> None:
+    said: Any = [{"role": "system", "content": "Rhyme."}, {"role": "user", "content": LIGHT}]
+
+    async def kept(id: str, arm: str) -> tuple[str, list[str]]:
+        extra = {"conversation": id, "experiment": {"name": "tone", "variant": arm}}
+        await alice.chat.completions.create(model="template:summarize", messages=said, extra_body=extra)
+        talk = await get(run, f"/api/conversations/{id}")
+        return talk["system_prompt"], [one["role"] for one in talk["messages"]]
+
+    own, turns = await kept("c1", "plain")
+    assert own.endswith("\n\nRhyme.") and turns == ["user", "assistant"]
+    assert await kept("c2", "kind") == (own, turns)
+    told = asked(run.ollama)[-1]["messages"]
+    assert [one["role"] for one in told] == ["system", "user"] and told[0]["content"].endswith("\n\nBe kind.")
+    assert await kept("c3", "other") == ("Rhyme.", turns), "this template was not the caller's choice"
+    prompt: Any = {"id": "summarize", "variables": {"text": LIGHT}}
+    talk = await alice.conversations.create()
+    await alice.responses.create(prompt=prompt, instructions="Rhyme.", input="Go.", conversation=talk.id)
+    roles = [getattr(one, "role", None) async for one in alice.conversations.items.list(talk.id, order="asc")]
+    assert roles == ["user", "user", "assistant"], "a response's instructions are for it alone"
 
 
 async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:

@@ -91,6 +91,15 @@ async def test_the_callers_messages_follow_and_its_options_win(run: Running) -> 
     assert seen["format"]["required"] == ["time"]
 
 
+async def test_the_callers_instructions_stand_before_what_is_asked(run: Running) -> None:
+    rhyme = [{"role": "system", "content": "Rhyme."}]
+    messages, _ = await said(run, model="template:greet@1", messages=[*rhyme, *user("Ana"), *rhyme])
+    instructions = [("system", "Be kind."), ("system", "Rhyme.")]
+    assert messages == [*instructions, ("user", "Greet Ana 1 times."), ("system", "Rhyme.")]
+    messages, _ = await said(run, model="template:greet", messages=[*rhyme, *user("Ana")])
+    assert messages == [("system", "Rhyme."), ("user", "Hail Ana!")]
+
+
 async def test_the_first_message_fills_the_input_and_later_turns_follow(run: Running) -> None:
     turns = [*user("Ana"), {"role": "assistant", "content": "Hello!"}, *user("Again.")]
     messages, _ = await said(run, model="template:greet", messages=turns)
