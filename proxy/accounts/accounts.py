@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from proxy.accounts import keys
+from proxy.accounts.secret import OtherSecret
 from proxy.accounts.store import ROOT, Store
 from proxy.accounts.tables import TABLES
 from proxy.accounts.uses import Uses
@@ -54,20 +55,27 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
         return f"accounts {told}"
 
     async def __aenter__(self) -> Accounts:
-        """Once the tables are there.  Raises ConfigError if the database has gone again."""
-        if self.state.secret is None:
-            try:
+        """Once the tables are there.
+
+        Raises ConfigError if the database has gone again, or has keys of another secret.
+        """
+        try:
+            if self.state.secret is None:
                 self.state.secret = await self.begun()
-            except Busy as error:
-                raise ConfigError([error.why]) from error
+            else:
+                with suppress(Busy):
+                    await self.store.settle(self.state.secret)
+        except (Busy, OtherSecret) as error:
+            raise ConfigError([error.why]) from error
         with suppress(Busy):  # which must not keep a new configuration from serving
             for name in await self.store.names(sorted(self.names)):
                 log.warning("keys.%s: a user in the database has this name, too; they count as one caller", name)
         return self
 
     async def begun(self) -> bytes:
-        """The secret of the keys, once there is an admin who has one.  Raises DatabaseAway."""
+        """The secret of the keys, once there is an admin who has one.  Raises DatabaseAway and OtherSecret."""
         secret = await secret_of(self.settings, self.store)
+        await self.store.settle(secret)
         if self.settings.bootstrap and not self.rooted:
             root = ROOT if ROOT not in self.names else f"{ROOT}-first"
             if (key := await self.store.bootstrap(secret, root)) is not None:

@@ -27,6 +27,14 @@ def hash_of(key: str, secret: bytes) -> str:
     return hmac.digest(secret, key.encode(errors="surrogateescape"), "sha256").hex()
 
 
+def mark_of(secret: bytes) -> str:
+    """By which it is noticed that a secret is another one.
+
+    Four hexadecimal digits of an HMAC: whoever has them cannot make sure of a secret that is guessed.
+    """
+    return hmac.digest(secret, b"gemmapy-proxy accounts.secret", "sha256")[:2].hex()
+
+
 def could_be(token: str) -> bool:
     """Whether it is worth looking for in the database."""
     return token.startswith(BEGIN) and len(token) <= LONGEST

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -12,14 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from proxy.accounts import keys
 from proxy.accounts.records import Found, Key, Role, User, Wanted
-from proxy.accounts.tables import KEYS, SECRETS, USERS
+from proxy.accounts.secret import agree, agreed, locked, own_secret, works
+from proxy.accounts.tables import KEYS, USERS
 from proxy.clock import Clock
 from proxy.errors import BadCall, NotFound
 from proxy.sql.database import Database
 from proxy.types import Caller
 from proxy.wire.ids import new_id
 
-LOCK: Final = zlib.crc32(b"gemmapy-proxy accounts")
 ROOT: Final = "admin"
 """The user that owns the first admin key."""
 Row: TypeAlias = RowMapping | Mapping[str, Any]
@@ -42,34 +40,26 @@ class Store:
 
     # --- the server's secret, and its first key --------------------------------------------------------
 
-    async def locked(self, connection: AsyncConnection) -> None:
-        """Of several processes that start at once the others wait here; in SQLite they do already."""
-        if self.database.dialect == "postgresql":
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-
     async def secret(self) -> bytes:
-        """The one that the database keeps, made by whoever asks first."""
-        named = select(SECRETS.c.value).where(SECRETS.c.name == "keys")
+        """The one that the database keeps."""
         async with self.database.writing() as connection:
-            await self.locked(connection)
-            value = (await connection.execute(named)).scalar()
-            if value is None:
-                value = secrets.token_hex(32)
-                await connection.execute(insert(SECRETS).values(name="keys", value=value))
-        return bytes.fromhex(value)
+            return await own_secret(connection)
+
+    async def settle(self, secret: bytes) -> None:
+        """A server serves with this one.  Raises OtherSecret."""
+        async with self.database.reading() as connection:  # a server that starts must not hold up those that write
+            if await agreed(connection, secret):
+                return
+        async with self.database.writing() as connection:
+            await locked(connection)
+            await agree(connection, secret, self.now(), serving=True)
 
     async def bootstrap(self, secret: bytes, root: str = ROOT) -> str | None:
         """An admin key for the user of this name, if nobody has one that works."""
         async with self.database.writing() as connection:
-            await self.locked(connection)
-            works = and_(
-                KEYS.c.role == "admin",
-                USERS.c.role == "admin",
-                USERS.c.disabled.is_(None),
-                KEYS.c.revoked.is_(None),
-                or_(KEYS.c.expires.is_(None), KEYS.c.expires > self.now()),
-            )
-            if (await connection.execute(LISTED.where(works).limit(1))).first() is not None:
+            await locked(connection)
+            admins = and_(KEYS.c.role == "admin", USERS.c.role == "admin", USERS.c.disabled.is_(None))
+            if (await connection.execute(LISTED.where(admins, works(self.now())).limit(1))).first() is not None:
                 return None
             user = await self.ensured(connection, root, "admin")
             await self.end_keys(connection, user)
@@ -90,10 +80,10 @@ class Store:
     async def create(self, wanted: Wanted, secret: bytes, *, with_user: bool = False) -> tuple[str, Key]:
         """A new key, which is nowhere else, and what is kept of it.
 
-        with_user: its user is made too where there is none.  Raises NotFound or BadCall.
+        with_user: its user is made too where there is none.  Raises NotFound, BadCall or OtherSecret.
         """
         async with self.database.writing() as connection:
-            await self.locked(connection)
+            await locked(connection)
             if with_user:
                 user = await self.ensured(connection, wanted.user, wanted.role)
             else:
@@ -105,6 +95,7 @@ class Store:
 
     async def made(self, connection: AsyncConnection, wanted: Wanted, user: User, secret: bytes) -> tuple[str, Key]:
         key, now = keys.new_key(), self.now()
+        await agree(connection, secret, now, serving=False)
         row = {
             "id": new_id("key_"),
             "name": wanted.name,
@@ -145,6 +136,13 @@ class Store:
             await connection.execute(update(KEYS).where(open_).values(revoked=self.now()))
             return await self.one_key(connection, id)
 
+    async def revoke_all(self) -> int:
+        """Every key, also those that work only with another secret; how many there were."""
+        async with self.database.writing() as connection:
+            await locked(connection)  # nobody makes one meanwhile
+            every = update(KEYS).where(KEYS.c.revoked.is_(None)).values(revoked=self.now())
+            return (await connection.execute(every)).rowcount
+
     async def find(self, hashes: Sequence[str]) -> Mapping[str, Found]:
         """By its hash what each key opens; those that there are not are left out."""
         wanted = LISTED.add_columns(USERS.c.role.label("most"), USERS.c.disabled).where(KEYS.c.hash.in_(hashes))
@@ -167,7 +165,7 @@ class Store:
     async def add_user(self, name: str, role: str, metadata: Mapping[str, str]) -> User:
         """Raises BadCall if there is one of this name."""
         async with self.database.writing() as connection:
-            await self.locked(connection)
+            await locked(connection)
             if (await connection.execute(select(USERS.c.id).where(USERS.c.name == name))).first() is not None:
                 raise BadCall(f"There is a user '{name}' already.", param="name", code="name_taken")
             return await self.new_user(connection, name, role, metadata)
@@ -217,7 +215,7 @@ class Store:
     async def remove_user(self, who: str) -> User:
         """With all its keys.  Raises NotFound."""
         async with self.database.writing() as connection:
-            await self.locked(connection)  # nobody makes it a key meanwhile
+            await locked(connection)  # nobody makes it a key meanwhile
             user = await self.one_user(connection, who)
             await connection.execute(delete(KEYS).where(KEYS.c.user_id == user.id))
             await connection.execute(delete(USERS).where(USERS.c.id == user.id))

@@ -48,8 +48,10 @@ def add(commands: Any) -> None:
     one.add_argument("--user", help="only this user's")
     finish(one, list_all)
 
-    one = command(verbs, "revoke", "revoke a key for good")
-    one.add_argument("id", metavar="ID", help="as `keys list` shows it: key_…")
+    one = command(verbs, "revoke", "revoke a key, or all of them, for good")
+    which = one.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", metavar="ID", help="as `keys list` shows it: key_…")
+    which.add_argument("--all", action="store_true", help="every key, as before `accounts.secret` becomes another one")
     finish(one, revoke)
 
 
@@ -141,7 +143,7 @@ async def list_all(store: Store, config: Config, told: argparse.Namespace) -> No
 
 
 async def revoke(store: Store, config: Config, told: argparse.Namespace) -> None:
-    print(line(await store.revoke(told.id)))
+    print(f"{await store.revoke_all()} keys revoked" if told.all else line(await store.revoke(told.id)))
 
 
 def line(key: Key) -> str:

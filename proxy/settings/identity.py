@@ -54,8 +54,8 @@ class Accounts(Strict):
     """Users and API keys in the database, made with `gemmapy-proxy keys` or under `/api/admin/keys`."""
 
     secret: Secret | None = None
-    """What stored keys are hashed with, best from the environment; another one makes every key invalid.  Unset, one is
-    made and kept in the database."""
+    """What stored keys are hashed with, best from the environment; another one is refused until all keys have ended.
+    Unset, one is made and kept in the database."""
     bootstrap: bool = True
     """Whether an admin key is made at start, and printed once to standard error, where no admin has one, here, under
     `keys:` or in the environment as `GEMMAPY_ADMIN_KEY`."""

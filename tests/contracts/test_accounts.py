@@ -10,13 +10,14 @@ import pytest
 
 from proxy.accounts import keys
 from proxy.accounts.records import SECOND, Found, Key, Wanted
+from proxy.accounts.secret import OtherSecret
 from proxy.accounts.store import Store
-from proxy.accounts.tables import METADATA, TABLES
+from proxy.accounts.tables import METADATA, SECRETS, TABLES
 from proxy.errors import BadCall, NotFound
 from proxy.sql.database import Database
 from tests.clocks import Watch
 
-SECRET = b"a secret of the tests"
+SECRET, OTHER = b"a secret of the tests", b"another secret"
 ALICE = Wanted("alice", "laptop", "user", ("gemma*",), ("chat",), {"team": "blue"})
 
 
@@ -207,3 +208,66 @@ async def test_what_was_closed_with_an_admin_stays_closed_when_there_is_a_first_
     for key, ended in ((leaked, True), (low, "disabled" in closed)):
         told = await found(store, key)
         assert told is not None and bool(told.refusal) is ended
+
+
+async def test_keys_that_work_were_all_made_with_one_secret(store: Store) -> None:
+    key, kept = await created(store)
+    for asked in (store.create(ALICE, OTHER), store.bootstrap(OTHER), store.settle(OTHER)):
+        with pytest.raises(OtherSecret, match=r"1 of them still work.*keys revoke --all"):
+            await asked
+    await store.settle(SECRET)
+    assert [one.id for one in await store.keys(9, None, None)] == [kept.id] and await found(store, key) is not None
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired", "removed"])
+async def test_once_no_key_works_there_may_be_another_secret(store: Store, how: str) -> None:
+    await created(store, replace(ALICE, expires=store.now() + SECOND))
+    if how == "revoked":
+        assert await store.revoke_all() == 1 and await store.revoke_all() == 0
+    elif how == "removed":
+        await store.remove_user("alice")
+    else:
+        watch(store).move(2)
+    await store.settle(OTHER)
+    assert await store.bootstrap(OTHER) is not None
+    with pytest.raises(OtherSecret):
+        await created(store)
+
+
+async def test_keys_of_before_there_was_a_mark_are_believed_to_be_the_servers(store: Store) -> None:
+    await created(store)
+    async with store.database.writing() as connection:
+        await connection.execute(SECRETS.delete())
+    await store.create(ALICE, OTHER)  # of a command nobody knows
+    await store.settle(SECRET)
+    with pytest.raises(OtherSecret):
+        await store.create(ALICE, OTHER)
+    await created(store)
+
+
+async def test_of_servers_that_start_at_once_with_several_secrets_one_is_right(new_database_url: str) -> None:
+    several = [opened(new_database_url) for _ in range(6)]
+    stores = await asyncio.gather(*(one.__aenter__() for one in several))
+    try:
+
+        async def begun(store: Store, secret: bytes) -> bytes:
+            await store.settle(secret)
+            await store.create(Wanted("root", role="admin"), secret, with_user=True)
+            return secret
+
+        begins = (begun(one, SECRET if at % 2 else OTHER) for at, one in enumerate(stores))
+        told = await asyncio.gather(*begins, return_exceptions=True)
+        secrets = [one for one in told if isinstance(one, bytes)]
+        assert len(secrets) == 3 == len(await stores[0].keys(9, None, None)) and len(set(secrets)) == 1
+        assert {type(one) for one in told} == {bytes, OtherSecret}
+    finally:
+        for one in several:
+            await one.__aexit__()
+
+
+async def test_what_is_kept_of_a_secret_does_not_tell_it(store: Store) -> None:
+    await store.settle(SECRET)
+    async with store.database.reading() as connection:
+        (mark,) = (await connection.execute(SECRETS.select())).all()
+    assert len(mark.value) == 4, "thousands of secrets have it, too"
+    assert mark.value not in (keys.hash_of("", SECRET)[:4], SECRET.hex()[:4])

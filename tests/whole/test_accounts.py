@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,8 @@ import openai
 import pytest
 
 from proxy.accounts import uses, verified
+from proxy.cli import main
+from proxy.errors import ConfigError
 from proxy.types import Caller
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
@@ -451,9 +454,38 @@ async def test_accounts_can_be_turned_on_by_a_reload_and_keys_live_on_over_one(s
         assert (await status(run, key), await status(run, "a-key")) == (200, 401)
         assert await run.server.reload()
         assert await status(run, key) == 200
-        run.configure(yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}"))
+
+
+async def test_another_secret_is_refused_until_no_key_works_any_more(start: Start, light: str, tmp_path: Path) -> None:
+    other = yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
+    (file := tmp_path / "other.yaml").write_text(f"upstreams: {{demo: {{demo: {{}}}}}}\n{other}")
+    async with start(yaml(light)) as run:
+        key = (await Admin(run).key_for("alice"))["key"]
+        run.configure(other)
+        assert not await run.server.reload()
+        assert await status(run, key) == 200, "the former configuration serves on"
+    with pytest.raises(ConfigError, match=r"accounts.secret.*still work.*keys revoke --all"):
+        async with start(other):
+            pass
+    assert await asyncio.to_thread(main, ["keys", "revoke", "--all", "--config", str(file)]) == 0
+    async with start(other) as run:
+        new = (await Admin(run).key_for("bob"))["key"]
+        assert (await status(run, key), await status(run, new)) == (401, 200)
+        run.configure(yaml(light))
+        assert not await run.server.reload()
+
+
+async def test_a_reload_does_not_go_back_to_a_secret_whose_keys_have_ended(start: Start, light: str) -> None:
+    other = yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
+    async with start(yaml(light)) as run:
+        made = await Admin(run).key_for("alice")
+        await Admin(run).told("DELETE", f"keys/{made['id']}")
+        run.configure(other)
         assert await run.server.reload()
-        assert await status(run, key) == 401
+        new = (await Admin(run).key_for("bob"))["key"]
+        run.configure(yaml(light))
+        assert not await run.server.reload()
+        assert await status(run, new) == 200
 
 
 async def test_a_name_that_keys_in_the_file_have_too_is_told(

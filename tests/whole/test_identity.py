@@ -290,6 +290,19 @@ async def test_keys_are_made_listed_and_revoked_from_the_command_line(
     async with start(re.sub(r"(listen|upstreams):.*\n", "", file.read_text())) as run:
         assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(key))).status == 200
     assert "revoked=" in await said("revoke", id)
+    await said("create", "--user", "bob")
+    assert await said("revoke", "--all") == "1 keys revoked\n"
+
+
+def test_a_key_that_would_open_nothing_at_the_server_is_not_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for secret, status in (("the-secret-of-16-letters", 0), ("another-secret-of-16", 1)):
+        file = config_file(tmp_path, more=f"accounts: {{secret: {secret}}}\n")
+        assert main(["keys", "create", "--user", "alice", "--config", str(file)]) == status
+    told = capsys.readouterr()
+    assert len(FOUND.findall(told.out)) == 1
+    assert "`accounts.secret` is not the one" in told.err and "keys revoke --all" in told.err
 
 
 @pytest.mark.parametrize(
@@ -300,6 +313,8 @@ async def test_keys_are_made_listed_and_revoked_from_the_command_line(
         (("create", "--user", "x", "--expires", "soon"), "is no time such as"),
         (("create", "--user", "x", "--models", ""), "--models: String should have at least 1 character"),
         (("create", "--user", "x", "--name", "n" * 129), "--name: String should have at most 128 characters"),
+        (("revoke",), "one of the arguments ID --all is required"),
+        (("revoke", "key_1", "--all"), "not allowed with argument"),
         (("revoke", "key_nowhere"), "There is no key 'key_nowhere'"),
     ],
 )
