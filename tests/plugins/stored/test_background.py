@@ -273,7 +273,9 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         dead = await respond(run, background=True, input="dead")
         await begun(run, dead["id"])
         database = other.server.services.state["database"]
-        run.server.services.state["stored runs"].watch.cancel()
+        watch = run.server.services.state["stored runs"].watch
+        watch.cancel()
+        await asyncio.wait([watch])  # it may just be giving a sign of life
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
