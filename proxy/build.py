@@ -204,7 +204,7 @@ class Assembly:
             *writes,
             *Health(services.readiness, self.catalogue.alive).routes(),
             *Hosts(self.pools).routes(),
-            *Me(self.holdings, self.desk).routes(),
+            *Me(self.holdings, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from proxy.host import Desk
 from proxy.types import Route
 
 log = logging.getLogger(__name__)
+LATE = 1.0
+"""Seconds after which other processes have written what was over before: twice what their records wait."""
 CHUNK = 64 * 1024
 """Bytes that are gathered before they are written."""
 HEADERS = {"Content-Type": "application/json", "Content-Disposition": 'attachment; filename="data.json"'}
@@ -28,8 +31,11 @@ class Whose(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Me:
+    """several: whether other processes may have something of a caller's that they have not written yet."""
+
     holdings: Sequence[Holding]
     desk: Desk
+    several: bool
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/me/data", self.tell, "user")
@@ -59,6 +65,8 @@ class Me:
     async def forget(self, request: web.BaseRequest) -> web.StreamResponse:
         """Raises Busy where something cannot be deleted now; what was deleted before stays so."""
         user = self.whose(request)
+        if self.several:
+            await asyncio.sleep(LATE)  # else it would come back with their next batch
         deleted = {holding.name: await holding.forget(user) for holding in self.holdings}
         return web.Response(body=orjson.dumps({"user": user, "deleted": deleted}), content_type="application/json")
 

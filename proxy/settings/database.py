@@ -30,3 +30,8 @@ class Database(Strict):
     """Connections that each process opens at most."""
     timeout: PositiveFloat = 10.0
     """Seconds to wait for a connection, or for another process that writes to the same file."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may keep their records there, too."""
+        return self.url.get_secret_value().startswith("postgresql:")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from plugins.conversations.keeping import DAY, Keeping
 from tests.conftest import Start
 from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, store_of
@@ -38,6 +40,15 @@ async def test_all_that_is_a_callers_is_told_and_deleted_and_nothing_else(start:
         assert len((await asks(run, "GET", "/api/me/data", B))["data"]["cache"]) == 2
         await asks(run, "DELETE", "/api/me/data?user=bob", OPS)
         assert (await asks(run, "GET", "/api/conversations", B))["data"] == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_what_another_process_has_not_written_yet_does_not_come_back(start: Start, database_url: str) -> None:
+    async with start(config(database_url, CHAIN), echo()) as run, start(config(database_url, CHAIN), echo()) as other:
+        await say(other, "apple")
+        assert (await asks(run, "DELETE", "/api/me/data"))["deleted"] == {"usage": 1, "conversations": 1, "cache": 0}
+        await written(other, 0)
+        assert (await asks(run, "GET", "/api/me/data"))["data"]["usage"] == []
 
 
 async def test_old_conversations_go(start: Start, tmp_path: Any) -> None:
