@@ -15,17 +15,21 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
 
 NOT_STARTED = 127
 DEATHS_SIGNAL = 1
 """Linux's PR_SET_PDEATHSIG."""
 
 
-def dies_with_its_parent() -> None:
+def dies_with(parent: int) -> None:
     """Should this program be killed, the command is, too."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(DEATHS_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed already
+            os._exit(NOT_STARTED)
 
 
 def tell(group: int, number: int) -> None:
@@ -33,32 +37,36 @@ def tell(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def end(child: subprocess.Popen[bytes], grace: float) -> None:
-    """Its group is asked to end, and made to."""
+def end(child: subprocess.Popen[bytes], grace: float, told: SimpleQueue[None]) -> None:
+    """Once it is told, the child's group is asked to end, and made to."""
+    told.get()
     tell(child.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         child.wait(grace)
     tell(child.pid, signal.SIGKILL)
 
 
-def watch(child: subprocess.Popen[bytes], grace: float) -> None:
+def watch(told: SimpleQueue[None]) -> None:
     """Until the server has nothing more to do with it."""
     while os.read(0, 1024):
         pass
-    end(child, grace)
+    told.put(None)
 
 
 def main(grace: float, command: list[str]) -> int:
+    told = SimpleQueue[None]()
+    # Before there is a child: its children would live on if this ended by the signal.
+    signal.signal(signal.SIGTERM, lambda *_: told.put(None))
     try:
         child = subprocess.Popen(  # noqa: S603 -- it is the operator's
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=dies_with_its_parent
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(dies_with, os.getpid())
         )
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return NOT_STARTED
     # Beside the main thread, which holds a lock of the child's while it waits for it.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, args=(child, grace), daemon=True).start())
-    threading.Thread(target=watch, args=(child, grace), daemon=True).start()
+    threading.Thread(target=end, args=(child, grace, told), daemon=True).start()
+    threading.Thread(target=watch, args=(told,), daemon=True).start()
     status = child.wait()
     tell(child.pid, signal.SIGKILL)  # whatever it has left behind
     return status if status >= 0 else 128 - status

@@ -1,0 +1,51 @@
+"""Between a server and its trainer stands a guard that leaves nothing behind, whenever it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from plugins.finetuning.guard import NOT_STARTED
+from plugins.finetuning.trainer import GUARD
+from tests.plugins.finetuning.asking import TRAINER
+from tests.plugins.finetuning.test_jobs import until_dead, until_true
+
+ALONE = {**os.environ, "PYTHONPATH": str(GUARD.parent)}
+FIRST_INSTANT = """
+import os, signal, subprocess, sys, time
+import guard
+
+class Popen(subprocess.Popen):
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        while not os.path.exists(sys.argv[1]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+subprocess.Popen = Popen
+os._exit(guard.main(0.2, sys.argv[2:]))
+"""
+
+
+async def test_told_to_end_in_its_first_instant_it_ends_the_trainer_and_all_its_children(tmp_path: Path) -> None:
+    note, job = tmp_path / "note", tmp_path / "job.json"
+    job.write_text('{"output": ""}')
+    command = (sys.executable, "-c", FIRST_INSTANT, str(note), sys.executable, str(TRAINER), f"hang:{note}", str(job))
+    out = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=out, env=ALONE)
+    await until_true(note.exists)
+    async with asyncio.timeout(30):
+        assert await process.wait() == 128 + signal.SIGTERM
+    await until_dead(json.loads(note.read_text()))
+
+
+async def test_a_trainer_does_not_begin_whose_guard_was_killed_before_it_could_be_bound_to_it() -> None:
+    code = "import guard, sys; guard.dies_with(int(sys.argv[1])); print('begun')"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, "1234567", stdout=asyncio.subprocess.PIPE, env=ALONE
+    )
+    assert (await process.communicate())[0] == b"" and process.returncode == NOT_STARTED
