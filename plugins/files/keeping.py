@@ -44,9 +44,9 @@ class Holding:
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
         """Of each file what is known, and then its bytes in pieces: no more than one of them is in memory."""
-        wanted = Wanted(limit=SOME)
-        while True:
-            page, more = await self.store.page(caller, wanted)
+        last, more = None, True
+        while more:
+            page, more = await self.store.beyond(caller, Wanted(limit=SOME), last)
             for file in page:
                 yield head(file)
                 number = 0
@@ -54,9 +54,7 @@ class Holding:
                     async for piece in self.store.pieces(caller, file.id):
                         yield {"id": file.id, "piece": number, "base64": base64.b64encode(piece).decode()}
                         number += 1
-            if not more:
-                return
-            wanted = Wanted(limit=SOME, after=page[-1].id)
+            last = page[-1] if page else None
 
     async def forget(self, caller: str) -> int:
         """How many files there were."""

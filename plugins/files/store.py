@@ -151,12 +151,16 @@ class Store:
 
     async def page(self, owner: str, wanted: Wanted) -> tuple[list[File], bool]:
         """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        last = None if wanted.after is None else await self.one(owner, wanted.after, "after")
+        return await self.beyond(owner, wanted, last)
+
+    async def beyond(self, owner: str, wanted: Wanted, last: File | None) -> tuple[list[File], bool]:
+        """The same, behind one that may have gone meanwhile."""
         query = select(FILES).where(self.mine(owner))
         if wanted.purpose is not None:
             query = query.where(FILES.c.purpose == wanted.purpose)
         at, id, rising = FILES.c.at, FILES.c.id, wanted.order == "asc"
-        if wanted.after is not None:
-            last = await self.one(owner, wanted.after, "after")
+        if last is not None:
             beyond = at > last.at if rising else at < last.at
             query = query.where(beyond | ((at == last.at) & (id > last.id if rising else id < last.id)))
         query = query.order_by(at, id) if rising else query.order_by(at.desc(), id.desc())

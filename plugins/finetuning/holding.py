@@ -28,9 +28,9 @@ class Holding:
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
         """Of each job what is known, and what happened to it, the newest first."""
-        after, more = None, True
+        last, more = None, True
         while more:
-            jobs, more = await self.store.page(caller, Wanted(after, CHUNK, {}))
+            jobs, more = await self.store.beyond(caller, Wanted(None, CHUNK, {}), last)
             for job in jobs:
                 checkpoints, _ = await self.events.checkpoints(job, None, 100)
                 yield {
@@ -38,7 +38,7 @@ class Holding:
                     "events": [shapes.event(one) async for one in self.happened(job)],
                     "checkpoints": [shapes.checkpoint(one) for one in checkpoints],
                 }
-            after = jobs[-1].id if jobs else None
+            last = jobs[-1] if jobs else None
 
     async def happened(self, job: Job) -> AsyncIterator[Event]:
         after, more = None, True

@@ -102,9 +102,13 @@ class Store:
 
     async def page(self, owner: str, wanted: Wanted) -> tuple[list[Job], bool]:
         """The newest first, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        last = None if wanted.after is None else await self.one(owner, wanted.after)
+        return await self.beyond(owner, wanted, last)
+
+    async def beyond(self, owner: str, wanted: Wanted, last: Job | None) -> tuple[list[Job], bool]:
+        """The same, behind one that may have gone meanwhile."""
         query = select(JOBS).where(JOBS.c.owner == owner)
-        if wanted.after is not None:
-            last = await self.one(owner, wanted.after)
+        if last is not None:
             query = query.where((JOBS.c.at < last.at) | ((JOBS.c.at == last.at) & (JOBS.c.id < last.id)))
         # Of one caller there are not so many that metadata would need an index.
         query = query.order_by(JOBS.c.at.desc(), JOBS.c.id.desc())

@@ -226,6 +226,19 @@ async def test_all_of_a_callers_is_told_and_deleted(start: Start, database_url: 
         assert await rows(store_of(run)) == (1, 1) and (await ask(run, "GET", "/v1/files"))["data"] == []
 
 
+async def test_a_file_that_goes_while_it_is_told_keeps_no_other_from_being_told(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SOME", 1)
+    async with start(config(database_url)) as run:
+        files = [await send(run, form(b"x", purpose="user_data")) for _ in range(3)]
+        told = keeping.Holding(store := store_of(run)).told("alice")
+        first = await anext(told)
+        await store.drop(first["id"])
+        left = [one["id"] async for one in told if "filename" in one]
+        assert sorted([first["id"], *left]) == sorted(one["id"] for one in files)
+
+
 async def test_a_file_that_goes_while_it_arrives_is_not_there(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         store = store_of(run)

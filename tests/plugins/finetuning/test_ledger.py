@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from plugins.finetuning import holding, runner, shapes
 from plugins.finetuning import ledger as ledgers
-from plugins.finetuning import runner, shapes
 from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
 from plugins.finetuning.store import Job, Store
@@ -138,6 +138,19 @@ async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytes
     await store.deleted(job)
     await store.add({**JOB, "id": "e"})
     assert {job.id for job in await store.owned("alice", 10)} == {"c", "d", "e"}
+
+
+async def test_a_job_that_goes_while_it_is_told_keeps_no_other_from_being_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "CHUNK", 1)
+    for id in "abc":
+        await store.add({**JOB, "id": id, "metadata": "{}"})
+    runner: Any = None  # neither this nor a host is asked
+    told = holding.Holding(store, Events(store), runner, runner).told("alice")
+    first = await anext(told)
+    assert first["id"] == "c" and await store.remove("alice", ["c"]) == 1
+    assert [one["id"] async for one in told] == ["b", "a"]
 
 
 async def test_a_trainer_that_has_steps_without_end_can_be_told_of(store: Store) -> None:
