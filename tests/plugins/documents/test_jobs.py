@@ -340,6 +340,37 @@ async def test_what_is_sent_again_stays_though_its_cancelled_try_is_cleared_away
         assert await titles(run, WHO) == ["Lanterns"]
 
 
+async def test_what_is_cancelled_is_cleared_away_however_long_that_takes(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, progress, ollama = Lance.remove, Ledger.progress, Simulator(faults=[STALL])
+    clearing, beaten, ready, cleared = (asyncio.Event() for _ in range(4))
+
+    async def removed(self: Lance, *given: Any) -> None:
+        clearing.set()
+        await ready.wait()
+        await remove(self, *given)
+        cleared.set()
+
+    async def noted(self: Ledger, *given: Any) -> bool:
+        if not (mine := await progress(self, *given)):
+            beaten.set()
+        return mine
+
+    monkeypatch.setattr(runner, "LEASE", 0.03)
+    monkeypatch.setattr(Lance, "remove", removed)
+    monkeypatch.setattr(Ledger, "progress", noted)
+    async with start(config(database_url, tmp_path), ollama) as run, asyncio.timeout(40):
+        told = await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+        await ask(run, "DELETE", f"/jobs/{told['job_id']}", A, 200)
+        await clearing.wait()
+        beaten.clear()
+        await beaten.wait()
+        ready.set()
+        await cleared.wait()
+
+
 async def test_what_has_failed_is_tried_again_when_it_is_put_again(
     start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
