@@ -11,6 +11,8 @@ from pathlib import Path
 from time import time
 from typing import Final
 
+from sqlalchemy import select
+
 from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
@@ -21,6 +23,7 @@ from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host, surely
+from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
@@ -34,6 +37,8 @@ KEPT: Final = 86_400
 PATIENCE: Final = 4 * GRACE
 """Seconds that the end of a server waits for its trainers."""
 PREFIX: Final = "ftjob-"
+ASIDE: Final = "going-"
+"""How folders begin that are going."""
 VALIDATING: Final = "validating_files"
 
 
@@ -134,16 +139,21 @@ class Runner:
     async def clean(self, ids: Iterable[str]) -> None:
         """Their folders go, but those that somebody may still need."""
         for id in ids:
-            folder = self.work.folder / id
+            folder, aside = self.work.folder / id, self.work.folder / new_id(ASIDE)
             with suppress(Busy):
-                if await asyncio.to_thread(folder.exists) and not await self.needed(id):
-                    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                if await asyncio.to_thread(folder.exists):
+                    await self.put_aside(id, folder, aside)
+                    await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
-    async def needed(self, id: str) -> bool:
-        job = await self.ledger.store.first(JOBS.c.id == id)
-        if job is None:
-            return False
-        done = await asyncio.to_thread((self.work.folder / id / TRAINED).exists)
+    async def put_aside(self, id: str, folder: Path, aside: Path) -> None:
+        """Unless it is needed.  Until it has its other name nobody takes the job up, who would then lose a new one."""
+        async with self.ledger.database.writing() as connection:
+            row = (await connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update())).first()
+            if row is None or not await self.needed(Job(*row), folder):
+                await asyncio.to_thread(renamed, folder, aside)
+
+    async def needed(self, job: Job, folder: Path) -> bool:
+        done = await asyncio.to_thread((folder / TRAINED).exists)
         if job.status in OPEN:  # whoever holds it may be another process of this server
             return bool(job.holder) or done
         return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)
@@ -170,8 +180,15 @@ class Runner:
             await asyncio.wait(tasks, timeout=PATIENCE)
 
 
+def renamed(folder: Path, aside: Path) -> None:
+    with suppress(OSError):  # what else had it may have been as quick
+        folder.rename(aside)
+
+
 def swept(folder: Path) -> list[str]:
-    """The names of what jobs have left there; files that were being read a day ago go at once."""
+    """The names of what jobs have left there; what was going, and files that were read a day ago, goes at once."""
+    for one in folder.glob(f"{ASIDE}*"):
+        shutil.rmtree(one, ignore_errors=True)
     for one in folder.glob(f"{READ}*"):
         with suppress(FileNotFoundError):  # another process may have read it to its end
             if one.stat().st_mtime < time() - KEPT:

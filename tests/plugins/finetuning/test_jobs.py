@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -414,6 +415,32 @@ async def test_a_folder_stays_while_any_process_holds_its_job(start: Start, tmp_
         assert [one.name for one in (tmp_path / "tuning").iterdir()] == [job["id"]]
         runner.shared.training = tasks
         await call(run, "POST", f"{JOBS}/{job['id']}/cancel")
+
+
+async def test_a_folder_that_goes_is_no_longer_the_jobs_that_another_process_takes_up(
+    start: Start, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, remove = tmp_path / "tuning" / "ftjob-1", shutil.rmtree
+
+    def taken_up(path: Path, **more: Any) -> None:
+        """The new folder of who takes the job up just then."""
+        folder.mkdir(exist_ok=True)
+        (folder / "job.json").touch()
+        remove(path, **more)
+
+    async with start(config(database_url, tmp_path)) as run:
+        runner = runner_of(run)
+        row = {"id": "ftjob-1", "owner": "alice", "model": "demo", "trainer": "of another server", "hyper": "{}"}
+        await runner.ledger.store.add(row)
+        folder.mkdir(parents=True)
+        (folder / "old").touch()
+        monkeypatch.setattr(shutil, "rmtree", taken_up)
+        await runner.clean(["ftjob-1"])
+        monkeypatch.undo()
+        assert [one.name for one in folder.iterdir()] == ["job.json"]
+        (folder.parent / "going-1").mkdir()  # by one that was killed
+        await runner.tidy()
+        assert [one.name for one in folder.parent.iterdir()] == []
 
 
 async def test_without_files_there_is_nothing_to_train_on(start: Start, tmp_path: Path) -> None:
