@@ -115,7 +115,7 @@ class Api:
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         job = await self.runner.ledger.cancel(self.owner(request), id)
-        self.runner.stop(id)
+        self.runner.cancelled(job)
         return shapes.answer(shapes.job(job, self.store.micros()))
 
     async def happened(self, request: web.BaseRequest, id: str) -> web.StreamResponse:

@@ -59,13 +59,13 @@ class Holding:
         """Nothing is left of it but its row.  False: it has ended meanwhile, and may have a model now."""
         if job.status in OPEN:
             try:
-                await self.runner.ledger.cancel(caller, job.id)
+                job = await self.runner.ledger.cancel(caller, job.id)
             except BadCall:
                 return False
             except NotFound:
                 pass
             self.runner.stop(job.id)
-        elif job.status == "succeeded" and not job.gone:
+        if job.starts and not job.gone:  # what did not succeed may have been brought to a host, too
             await self.unmade(job.tuned, job.model)
         return True
 

@@ -134,6 +134,12 @@ class Runner:
             self.shared.stopped.add(id)
             task.cancel()
 
+    def cancelled(self, job: Job) -> None:
+        """It is stopped, and what a server that has ended may have brought to a host goes."""
+        self.stop(job.id)
+        if job.starts:
+            self.host.background.start(self.work.unmade(job), f"deleting {job.tuned}")
+
     # --- what is left of them ------------------------------------------------------------------------
 
     async def clean(self, ids: Iterable[str]) -> None:

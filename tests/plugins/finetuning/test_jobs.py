@@ -259,6 +259,33 @@ async def test_a_job_that_is_cancelled_when_its_model_is_made_leaves_none(
         assert not [one for one in run.ollama.shelf.all() if one.name.model.startswith("ft-")]
 
 
+@pytest.mark.parametrize("path", [f"{JOBS}/ID/cancel", "/api/me/data"], ids=["cancelled", "forgotten"])
+async def test_a_job_that_waits_again_after_its_model_was_made_leaves_none_when_it_goes(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    made, ollama = asyncio.Event(), Simulator()
+
+    async def results(self: work.Work, job: Job) -> str:
+        made.set()
+        await asyncio.sleep(30)
+        return ""
+
+    def models() -> list[str]:
+        return [one.name.model for one in ollama.shelf.all() if one.name.model.startswith("ft-")]
+
+    monkeypatch.setattr(work.Work, "results", results)
+    settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path)
+    async with start(settings, ollama) as run:
+        id = (await tune(run))["id"]
+        async with asyncio.timeout(30):
+            await made.wait()
+    assert models()
+    async with start(settings.replace('"small"', '"another"'), ollama) as run:
+        assert (await call(run, "GET", f"{JOBS}/{id}"))["status"] == "queued"
+        await call(run, "POST" if "ID" in path else "DELETE", path.replace("ID", id))
+        await until_true(lambda: not models())
+
+
 async def test_a_reload_leaves_a_training_alone(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
