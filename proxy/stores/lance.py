@@ -70,6 +70,8 @@ class Lance:
         self.place = place
         self.connection: lancedb.AsyncConnection | None = None
         self.opened: OrderedDict[str, lancedb.AsyncTable] = OrderedDict()
+        self.prepared: set[str] = set()
+        """Tables that are known to have their indices."""
         self.turns = asyncio.Semaphore(AT_ONCE)
         self.making = asyncio.Lock()
 
@@ -111,16 +113,20 @@ class Lance:
     async def made(self, name: str, dimensions: int, alone: Alone) -> lancedb.AsyncTable:
         """With its indices, so that rows only have to be taken into them."""
         async with self.making:
-            if (table := await self.table(name)) is not None:
+            if (table := await self.table(name)) is not None and name in self.prepared:
                 return table
             async with alone(name):
                 with told():  # the lock would take some of it for a failure of its own
-                    return await self.create(name, dimensions) if (made := await self.table(name)) is None else made
+                    return await self.create(name, dimensions)
 
     async def create(self, name: str, dimensions: int) -> lancedb.AsyncTable:
-        created = await (await self.connected()).create_table(name, schema=schema(dimensions), exist_ok=True)
-        await settled(lambda: prepare(created))
-        return self.keep(name, created)
+        """Of one that is there only what is missing: whoever made it may have been cut off."""
+        if (table := await self.table(name)) is None:
+            connection = await self.connected()
+            table = self.keep(name, await connection.create_table(name, schema=schema(dimensions), exist_ok=True))
+        await settled(lambda: prepare(table))
+        self.prepared.add(name)
+        return table
 
     @afresh
     async def add(
@@ -209,6 +215,7 @@ class Lance:
 
     async def drop(self, table: str) -> None:
         self.opened.pop(checked(table), None)
+        self.prepared.discard(table)
         with told():
             await (await self.connected()).drop_table(table, ignore_missing=True)
 

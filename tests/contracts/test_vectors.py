@@ -131,6 +131,25 @@ async def test_names_are_names_and_no_commands(store: Vectors, name: str) -> Non
         await store.counts(name)
 
 
+async def test_a_table_whose_maker_was_cut_off_gets_its_indices(
+    store: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def cut_off(table: object) -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lance, "prepare", cut_off)
+        making = asyncio.ensure_future(fill(store))
+        await begun.wait()
+        making.cancel()
+        await asyncio.wait([making])
+    await fill(store)
+    assert documents(await store.matching("t", "which quarries?", 3)) == ["doc_quarry"]
+
+
 async def test_a_large_table_is_indexed_and_finds_the_same(store: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance, "INDEXED", 1000)
     chance = np.random.default_rng(1)
