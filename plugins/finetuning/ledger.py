@@ -57,7 +57,7 @@ class Ledger:
     async def taken(self, job: Job) -> Job | None:
         told: dict[str, Any] = {"holder": self.holder.name, "server": self.server, "until": self.store.micros(LEASE)}
         if job.status != "validating_files":
-            told |= {"status": "running", "began": job.began or self.store.micros()}
+            told |= {"status": "running"}
         same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
         async with self.database.writing() as connection:
             if job.status != "validating_files":

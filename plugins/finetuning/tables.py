@@ -36,7 +36,8 @@ model: as it was asked for.  tuned: what its model is called, from the start.  g
 hyper, metadata: JSON objects.  results: ids of files, with spaces between.
 code, error, param: why it failed.
 holder: the process that does it, `until` when; server: that process and its siblings.
-starts: how often its training was begun.  tokens: of its examples; trained: of all epochs.  done, total: steps.
+starts: how often its training was begun; began: when it was the last time.  done, total: steps of that.
+tokens: of its examples; trained: of all epochs.
 """
 
 EVENTS: Final = Table(

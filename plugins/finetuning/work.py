@@ -122,7 +122,7 @@ class Work:
             "suffix": job.suffix or None,
         }
         await asyncio.to_thread((folder / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
-        if not await self.ledger.tell(job, starts=job.starts + 1):
+        if not await self.ledger.tell(job, starts=job.starts + 1, began=self.ledger.store.micros()):
             raise Overtaken
         again = "Training begins again, because the server ended in the middle of it."
         await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")

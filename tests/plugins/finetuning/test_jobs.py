@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from sqlalchemy import update
 
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
 from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Job, Store
+from plugins.finetuning.tables import JOBS as JOBS_TABLE
 from proxy.errors import Busy, UpstreamError
 from proxy.types import JSON
 from proxy.upstreams.demo import Fault, Simulator, running
@@ -394,6 +397,23 @@ async def test_a_training_that_two_servers_did_not_live_to_end_has_failed(start:
         job = await until(run, id, ["failed"])  # for a moment it runs
         assert job["error"]["code"] == "server_ended"
         assert any("begins again" in one for one in await events(run, id))
+
+
+async def test_a_training_that_begins_again_is_expected_to_end_by_its_own_pace(start: Start, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
+    async with start(settings) as run:
+        id = (await tune(run))["id"]
+        await noted(note)
+        async with runner_of(run).ledger.database.writing() as connection:
+            await connection.execute(update(JOBS_TABLE).values(began=1))  # long ago
+    note.unlink()
+    async with start(settings) as run:
+        await noted(note)
+        async with asyncio.timeout(30):
+            while not (job := await call(run, "GET", f"{JOBS}/{id}"))["progress"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert job["estimated_finish"] < time.time() + 3600
 
 
 async def test_a_whole_model_is_brought_as_it_is(start: Start, tmp_path: Path) -> None:
