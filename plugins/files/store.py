@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from plugins.files.tables import FILES, PIECES
 from proxy.errors import BadCall, NotFound, TooLarge
 from proxy.filing import Cabinet, Filed
 from proxy.host import Clock
 from proxy.sql.database import Database
+from proxy.sql.turns import turn
 from proxy.wire.ids import new_id
 
 PIECE: Final = 1024 * 1024
@@ -75,7 +74,7 @@ class Store:
         """The id of a file without bytes, which nobody sees until it is whole.  Raises BadCall beyond the most."""
         now, id = self.now(), id or new_id("file-")
         async with self.database.writing() as connection:
-            await alone(connection, owner)
+            await turn(connection, f"files of {owner}")
             count = select(func.count()).where((FILES.c.owner == owner) & (FILES.c.status != "gone"))
             if (await connection.execute(count)).scalar_one() >= self.bounds.files:
                 message = f"You have {self.bounds.files} files, which is the most; delete some."
@@ -88,7 +87,7 @@ class Store:
         """The next piece.  Raises TooLarge where the file, or all of the owner's files, would have too many bytes,
         and NotFound where it was taken away meanwhile."""
         async with self.database.writing() as connection:
-            await alone(connection, owner)
+            await turn(connection, f"files of {owner}")
             own = (FILES.c.owner == owner) & (FILES.c.status != "gone")
             sizes = select(func.coalesce(func.sum(FILES.c.bytes), 0)).where(own)
             room = self.bounds.bytes - int((await connection.execute(sizes)).scalar_one())
@@ -218,13 +217,6 @@ class Store:
         async with self.database.reading() as connection:
             rows = await connection.execute(select(FILES).where(where).order_by(FILES.c.changed).limit(limit))
             return [File(*row) for row in rows]
-
-
-async def alone(connection: AsyncConnection, owner: str) -> None:
-    """Until the transaction ends nobody else counts what this owner has; SQLite has one writer anyway."""
-    if connection.dialect.name == "postgresql":
-        lock = zlib.crc32(f"gemmapy-proxy files {owner}".encode())
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
 
 
 def not_found(id: str, param: str = "file_id") -> NotFound:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, text, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.finetuning.events import Events, said
@@ -14,11 +13,11 @@ from plugins.finetuning.store import OPEN, Job, Store
 from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall
 from proxy.sql.holder import Holder
+from proxy.sql.turns import turn
 
 LEASE: Final = 30.0
 """Seconds after which a job is another's that nobody has told anything of."""
 SOME: Final = 20
-LOCK: Final = zlib.crc32(b"gemmapy-proxy finetuning")
 
 
 class Ledger:
@@ -61,7 +60,7 @@ class Ledger:
         same = (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == job.holder)
         async with self.database.writing() as connection:
             if job.status != "validating_files":
-                await alone(connection)
+                await turn(connection, "training")
                 if await self.busy(connection, job.id) >= self.at_once:
                     return None
             changed = update(JOBS).where(same & (JOBS.c.until == job.until)).values(**told).returning(*JOBS.c)
@@ -111,9 +110,3 @@ class Ledger:
         if row is None:
             raise BadCall(f"The job '{id[:100]}' is over: it has {job.status}.", param="id", code="job_over")
         return Job(*row)
-
-
-async def alone(connection: AsyncConnection) -> None:
-    """Until the transaction ends no other process begins a training; SQLite has one writer anyway."""
-    if connection.dialect.name == "postgresql":
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
