@@ -95,7 +95,8 @@ class Api:
     def asked(self, form: Compare, call: Call, caller: Caller) -> Asked:
         if not isinstance(call.ask, Chat):
             raise BadCall("Only chats are compared.", code="invalid_value")
-        kept = asked_of(call.ask)
+        chat = form.led(call.ask)
+        kept = asked_of(chat)
         if len(orjson.dumps(kept)) > self.store.most.bytes:
             message = f"What is to be compared has more than {self.store.most.bytes} bytes."
             raise TooLarge(message, param="messages" if form.prompt is None else "prompt", code="too_large_to_store")
@@ -103,8 +104,8 @@ class Api:
         if form.blind:
             models.sort(key=lambda _: self.host.clock.uniform(0, 1))
         id = timely_id(PREFIX)
-        calls = calls_of(call, id, models, [timely_id("req_") for _ in models])
-        prompt = clean(call.ask.question)
+        calls = calls_of(call.but(ask=chat), id, models, [timely_id("req_") for _ in models])
+        prompt = clean(chat.question)
         compared = Compared(id, caller.name, self.store.now(), prompt, kept, form.blind)
         return Asked(compared, calls, form.judge, caller)
 

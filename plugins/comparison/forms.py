@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
+from msgspec.structs import replace
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from plugins.comparison.results import LETTERS, WORDS, Compared, clean
 from proxy.config import Strict
 from proxy.errors import BadCall
-from proxy.types import JSON, Chat
+from proxy.types import JSON, Chat, Message
 
 MOST: Final = len(LETTERS)
 """Models of one comparison."""
@@ -80,11 +81,11 @@ class Compare(BaseModel):
                 message = "'prompt' and 'messages' are two ways to ask; send only one of them."
                 raise BadCall(message, param="prompt", code="invalid_parameter_combination")
             given = [{"role": "user", "content": self.prompt}]
-        elif given is None:
-            given = []
-        if self.system and isinstance(given, list):
-            return [{"role": "system", "content": self.system}, *given]
-        return given
+        return [] if given is None else given
+
+    def led(self, chat: Chat) -> Chat:
+        """With the system message, which is not one of the `messages` that errors count."""
+        return replace(chat, messages=(Message("system", self.system), *chat.messages)) if self.system else chat
 
     def nothing(self, error: BadCall) -> BadCall:
         """What is wrong with the messages, where there are none at all."""
