@@ -87,6 +87,11 @@ class Chat(Struct, frozen=True, weakref=True):
     question: str = ""
 
 
+def pictured_at(messages: Sequence[Message]) -> str | None:
+    """The field that has the first pictures, as a request with these messages calls it."""
+    return next((f"messages[{index}].content" for index, one in enumerate(messages) if one.images), None)
+
+
 def last_words(messages: Sequence[Message]) -> str:
     """Of the user; "" where they said nothing."""
     return next((one.text for one in reversed(messages) if one.role == "user"), "")

@@ -24,6 +24,7 @@ from plugins.conversations.tables import FEATURE
 from plugins.conversations.talks import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
+from proxy.asks import pictured_at
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError
 from proxy.host import Chores, Host
@@ -124,7 +125,7 @@ class Conversations:
                 return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
             except BadCall as error:
                 if error.code != TOO_LONG:
-                    raise
+                    raise blamed(error, ask) from None
                 less = await self.told(turn, call, ask, told.letters)
                 if less.letters >= told.letters:
                     raise
@@ -197,6 +198,18 @@ def brought_by(call: Call, system: str | None) -> str | None:
     """What its caller brought of the system prompt: what an experiment has put in its place is for this call only."""
     own = call.tags.get(OWN_SYSTEM)
     return system if own is None else own.replace("\0", "") or None
+
+
+def blamed(error: BadCall, ask: Chat) -> BadCall:
+    """What is wrong with pictures, with the field that has them: their place among all that was said is not it."""
+    if error.code != "model_not_capable" or not (error.param or "").startswith("messages"):
+        return error
+    at = pictured_at(ask.messages)
+    error = error.copied()
+    if at is None:
+        error.args = (f"{str(error).rstrip('.')}, and there are some in the conversation.",)
+    error.param = at or FIELD
+    return error
 
 
 def both(one: str, other: str) -> str:

@@ -19,6 +19,7 @@ from plugins.templates.shelves import Shelves
 from plugins.templates.template import led
 from plugins.templates.uses import Uses
 from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
+from proxy.asks import pictured_at
 from proxy.config import Strict
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host
@@ -108,7 +109,7 @@ class Templates:
             await self.shelves.counting.close()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        wish = wish_of(call)
+        wish, asked = wish_of(call), call.ask
         if wish is not None:
             call = await self.applied(call, wish)
         label = call.tags.get(FACT)
@@ -119,6 +120,8 @@ class Templates:
             reply = await call_next(call)
         except ProxyError as error:
             error.facts[FACT] = label
+            if error.param and error.param.startswith("messages["):  # those of the template stand before the caller's
+                error.renamed(pictured_at(asked.messages) if isinstance(asked, Chat) else None)
             raise
         return reply.noting(**{FACT: label})
 

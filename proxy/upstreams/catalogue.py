@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 import orjson
 
+from proxy.asks import pictured_at
 from proxy.config import Model, Upstream
 from proxy.errors import BadCall, Denied, NotFound, UpstreamError
 from proxy.models import ModelInfo
@@ -280,7 +281,6 @@ async def in_time(asking: Awaitable[str]) -> str:
 
 def check_images(asked: str, chat: Chat) -> None:
     """Ollama would only notice when the model is loaded, or not at all."""
-    for index, message in enumerate(chat.messages):
-        if message.images:
-            at = f"messages[{index}].content"
-            raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
+    at = pictured_at(chat.messages)
+    if at is not None:
+        raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")

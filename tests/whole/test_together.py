@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.conftest import Running, Start
-from tests.whole.asking import asked
+from tests.whole.asking import asked, data_url, error_of, picture, user
 
 CHAIN = "stored, usage, experiments, templates, limits, conversations, documents, cache, fallback, retry"
 A = {"Authorization": "Bearer a-key"}
@@ -166,6 +166,24 @@ async def test_a_conversation_keeps_a_templates_instructions_and_those_for_one_c
     await alice.responses.create(prompt=prompt, instructions="Rhyme.", input="Go.", conversation=talk.id)
     roles = [getattr(one, "role", None) async for one in alice.conversations.items.list(talk.id, order="asc")]
     assert roles == ["user", "user", "assistant"], "a response's instructions are for it alone"
+
+
+async def test_a_picture_that_is_not_seen_is_named_as_its_sender_sent_it(run: Running) -> None:
+    async def refused(**body: Any) -> tuple[str, str]:
+        told = {"model": "demo", "conversation": "c1", "messages": picture(data_url()), **body}
+        error = await error_of(await run.http.post(f"{run.url}/v1/chat/completions", json=told, headers=A), 400)
+        assert error["code"] == "model_not_capable"
+        return error["param"], error["message"]
+
+    await get(run, "/v1/chat/completions", method="POST", model="demo", conversation="c1", messages=user("Hello!"))
+    for more in ({}, {"template": "summarize"}):
+        assert (await refused(**more))[0] == "messages[0].content"
+    await get(
+        run, "/v1/chat/completions", method="POST",
+        model="demo-vision", conversation="c1", messages=picture(data_url()),
+    )  # fmt: skip
+    param, message = await refused(messages=user("And what else?"))
+    assert param == "conversation" and message.endswith("and there are some in the conversation.")
 
 
 async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:
