@@ -39,6 +39,18 @@ async def filled(run: Running) -> list[dict[str, Any]]:
     return await written(run, 4)
 
 
+async def test_what_a_caller_spent_who_is_forgotten_stays_in_everybodys_sum(start: Start, database_url: str) -> None:
+    async with start(config(database_url)) as run:
+        await filled(run)
+        before = await get(run, "/api/admin/costs/all")
+        async with run.http.delete(f"{run.url}/api/me/data", headers=B) as response:
+            assert response.status == 200
+        whole, everybody = [await get(run, f"/api{path}") for path in ("/costs/summary", "/admin/costs/all")]
+    assert [one["user"] for one in everybody["users"]] == ["alice"] != [one["user"] for one in before["users"]]
+    assert everybody["total_cost"] == whole["total_cost"] == before["total_cost"]
+    assert everybody["total_requests"] == whole["total_requests"] == 4
+
+
 async def test_the_summary_is_the_sum_of_its_calls(start: Start, database_url: str) -> None:
     async with start(config(database_url)) as run:
         found = await filled(run)
