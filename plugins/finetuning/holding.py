@@ -73,7 +73,7 @@ class Holding:
         """A model learned what its owner wants forgotten.  Raises Busy while a host is away."""
         try:
             await self.host.imports.remove(name, base)
-        except NotFound:
+        except (NotFound, BadCall):  # no upstream has it, or none whose models could be deleted
             pass
         except ProxyError as error:
             raise Busy(f"The model '{name}' cannot be deleted yet: {error}", code="upstream_away", wait=5.0) from error

@@ -399,6 +399,16 @@ async def test_a_training_that_two_servers_did_not_live_to_end_has_failed(start:
         assert any("begins again" in one for one in await events(run, id))
 
 
+async def test_a_job_is_forgotten_though_its_base_has_moved_to_where_nothing_can_be_deleted(
+    start: Start, tmp_path: Path
+) -> None:
+    settings, ollama = config(f"sqlite:///{tmp_path}/x.db", tmp_path, "fail"), Simulator()
+    async with start(settings, ollama) as run:
+        assert (await until(run, (await tune(run))["id"]))["status"] == "failed"
+    async with start() as far, start(f"{settings}upstreams: {{far: {{openai: '{far.url}/v1'}}}}\n") as run:
+        assert (await call(run, "DELETE", "/api/me/data"))["deleted"]["fine_tuning"] == 1
+
+
 async def test_a_training_that_begins_again_is_expected_to_end_by_its_own_pace(start: Start, tmp_path: Path) -> None:
     note = tmp_path / "note"
     settings = config(f"sqlite:///{tmp_path}/x.db", tmp_path, f"hang:{note}")
