@@ -23,9 +23,9 @@ class OtherSecret(ProxyError):
 
     def __init__(self, working: int) -> None:
         super().__init__(
-            f"`accounts.secret` is not the one that the database's keys were made with, and {working} of them still "
-            "work. Give the former secret, as the server has it. To begin with another one, first end all keys: "
-            "`gemmapy-proxy keys revoke --all`",
+            "`accounts.secret` is not the one that the database's keys were made with, which would open nothing "
+            f"(still working: {working}). Give the former secret, as the server has it. To begin with another one, "
+            "first end all keys: `gemmapy-proxy keys revoke --all`",
             code="other_secret",
         )
 

@@ -143,7 +143,7 @@ async def list_all(store: Store, config: Config, told: argparse.Namespace) -> No
 
 
 async def revoke(store: Store, config: Config, told: argparse.Namespace) -> None:
-    print(f"{await store.revoke_all()} keys revoked" if told.all else line(await store.revoke(told.id)))
+    print(f"keys revoked: {await store.revoke_all()}" if told.all else line(await store.revoke(told.id)))
 
 
 def line(key: Key) -> str:

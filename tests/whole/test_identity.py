@@ -291,7 +291,7 @@ async def test_keys_are_made_listed_and_revoked_from_the_command_line(
         assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(key))).status == 200
     assert "revoked=" in await said("revoke", id)
     await said("create", "--user", "bob")
-    assert await said("revoke", "--all") == "1 keys revoked\n"
+    assert await said("revoke", "--all") == "keys revoked: 1\n"
 
 
 def test_a_key_that_would_open_nothing_at_the_server_is_not_made(
