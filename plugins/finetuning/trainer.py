@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -72,15 +73,18 @@ class Training:
 
     async def run(self, job: Path) -> None:
         """Returns when it has ended well.  Raises Failed; whatever ends this ends the process and its children."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(GUARD), str(GRACE), *self.trainer.command, str(job)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.folder,
-            env=self.environment(),
-            start_new_session=True,
-        )
+        with opened(self.folder) as lock:
+            locked(lock)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(GUARD), str(GRACE), *self.trainer.command, str(job)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=self.folder,
+                env=self.environment(),
+                start_new_session=True,
+                pass_fds=[lock],
+            )
         said = Said(self.hear)
         readers = [
             asyncio.ensure_future(reading(stream, take))
@@ -143,6 +147,36 @@ class Said:
 
     def complain(self, data: bytes) -> None:
         self.tail = (self.tail + data)[-TAIL:]
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """Raises OSError."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def locked(file: int) -> bool:
+    """False where another one has the lock, which stays for as long as any process has its file open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # there are file systems without locks
+        return True
+    return True
+
+
+async def left(folder: Path) -> None:
+    """Nobody trains there any more: the trainer of a server that was killed goes on until its guard has ended it."""
+    loop = asyncio.get_running_loop()
+    over = loop.time() + 2 * GRACE
+    with suppress(FileNotFoundError), opened(folder) as file:
+        while not locked(file) and loop.time() < over:  # noqa: ASYNC110  (nobody tells)
+            await asyncio.sleep(LOOK)
 
 
 async def reading(stream: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:

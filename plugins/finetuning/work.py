@@ -25,7 +25,7 @@ from plugins.finetuning.reading import Datasets
 from plugins.finetuning.shared import Shared
 from plugins.finetuning.store import Job
 from plugins.finetuning.tables import JOBS
-from plugins.finetuning.trainer import Failed, Trainer, Training
+from plugins.finetuning.trainer import Failed, Trainer, Training, left
 from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.imports import Imports, NewModel
@@ -107,7 +107,7 @@ class Work:
     async def begin(self, job: Job, folder: Path) -> None:
         if not await self.ledger.tell(job, done=0):
             raise Overtaken
-        await asyncio.to_thread(made_anew, folder)
+        await made_anew(folder)
         await self.files(job, folder)
         told = {
             "job": job.id,
@@ -228,7 +228,12 @@ class Work:
         yield written.getvalue().encode()
 
 
-def made_anew(folder: Path) -> None:
+async def made_anew(folder: Path) -> None:
+    await left(folder)  # else what is trained there still would go on in the new one, and beside what is to begin
+    await asyncio.to_thread(emptied, folder)
+
+
+def emptied(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(0o700, parents=True)
     (folder / "output").mkdir(0o700)

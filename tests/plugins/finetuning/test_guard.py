@@ -11,8 +11,9 @@ from pathlib import Path
 
 from plugins.finetuning.guard import NOT_STARTED
 from plugins.finetuning.trainer import GUARD
+from plugins.finetuning.work import made_anew
 from tests.plugins.finetuning.asking import TRAINER
-from tests.plugins.finetuning.test_jobs import until_dead, until_true
+from tests.plugins.finetuning.test_jobs import alive, noted, until_dead, until_true
 
 ALONE = {**os.environ, "PYTHONPATH": str(GUARD.parent)}
 FIRST_INSTANT = """
@@ -49,3 +50,34 @@ async def test_a_trainer_does_not_begin_whose_guard_was_killed_before_it_could_b
         sys.executable, "-c", code, "1234567", stdout=asyncio.subprocess.PIPE, env=ALONE
     )
     assert (await process.communicate())[0] == b"" and process.returncode == NOT_STARTED
+
+
+TRAINING = """
+import asyncio, sys
+from pathlib import Path
+from plugins.finetuning import trainer
+
+async def rest():
+    pass
+
+trainer.GRACE = 0.5
+folder, *command = sys.argv[1:]
+training = trainer.Training(trainer.Trainer(command=command), Path(folder), 10**9, lambda line: None, rest)
+asyncio.run(training.run(Path(folder) / "job.json"))
+"""
+
+
+async def test_where_a_killed_server_had_a_model_trained_nobody_begins_before_its_trainer_has_ended(
+    tmp_path: Path,
+) -> None:
+    note, folder = tmp_path / "note", tmp_path / "tuning"
+    folder.mkdir()
+    (folder / "job.json").write_text('{"output": ""}')
+    command = (sys.executable, "-c", TRAINING, str(folder), sys.executable, str(TRAINER), f"stubborn:{note}")
+    process = await asyncio.create_subprocess_exec(*command)
+    processes = await noted(note)
+    process.kill()
+    await process.wait()
+    await made_anew(folder)
+    assert not alive(processes[0]) and [one.name for one in folder.iterdir()] == ["output"]
+    await until_dead(processes)

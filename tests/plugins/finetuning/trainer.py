@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -38,6 +39,12 @@ GRANDCHILD = f"{STUBBORN}time.sleep(600)"
 CHILD = (
     f"{STUBBORN}p = subprocess.Popen([sys.executable, '-c', {GRANDCHILD!r}]); print(p.pid, flush=True); time.sleep(600)"
 )
+
+
+def stubborn(note: Path) -> None:
+    """It does not end either when it is asked to."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hang(note)
 
 
 def hang(note: Path) -> None:
@@ -77,8 +84,8 @@ def main(how: str, job: dict[str, Any]) -> None:
         "chatter": chatter,
         "environment": lambda: say(message=json.dumps(dict(os.environ))),
     }
-    if how.startswith("hang"):
-        hang(Path(how.partition(":")[2]))
+    if how.startswith(("hang", "stubborn")):
+        (hang if how.startswith("hang") else stubborn)(Path(how.partition(":")[2]))
     before.get(how, lambda: None)()
     train(job)
     if how in ("gguf", "fill"):
