@@ -100,7 +100,6 @@ class Ledger:
 
     async def cancel(self, owner: str, id: str) -> Job:
         """Whoever does it sees that it is not to be done any more.  Raises NotFound, and BadCall once it is over."""
-        job = await self.store.one(owner, id)
         told = {"status": "cancelled", "ended": self.store.micros(), "holder": "", "until": 0}
         mine = (JOBS.c.id == id) & (JOBS.c.owner == owner) & JOBS.c.status.in_(OPEN)
         async with self.database.writing(lasting=True) as connection:
@@ -108,5 +107,6 @@ class Ledger:
             if (row := (await connection.execute(changed)).first()) is not None:
                 await self.events.write(connection, id, [said("The job was cancelled.")])
         if row is None:
-            raise BadCall(f"The job '{id[:100]}' is over: it has {job.status}.", param="id", code="job_over")
+            status = (await self.store.one(owner, id)).status
+            raise BadCall(f"The job '{id[:100]}' is over: its status is '{status}'.", param="id", code="job_over")
         return Job(*row)

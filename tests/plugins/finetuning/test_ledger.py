@@ -17,7 +17,7 @@ from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, Ledger
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import FEATURE
-from proxy.errors import BadCall
+from proxy.errors import BadCall, NotFound
 from proxy.sql.database import Database
 from tests.clocks import Watch
 
@@ -105,8 +105,10 @@ async def test_a_cancelled_job_is_nobodys(store: Store) -> None:
     assert job is not None
     await ledger(store, "p9").cancel("alice", "a")
     assert not await first.tell(job) and not await first.release(job, "queued")
-    with pytest.raises(BadCall):
+    with pytest.raises(BadCall, match="its status is 'cancelled'"):
         await ledger(store, "p9").cancel("alice", "a")
+    with pytest.raises(NotFound):
+        await ledger(store, "p9").cancel("bob", "a")
 
 
 async def test_a_caller_has_only_so_many_jobs_that_are_not_over(store: Store) -> None:
