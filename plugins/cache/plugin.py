@@ -234,7 +234,7 @@ class Cache:
         """The question, where like ones may be answered alike and no answer to it is under way."""
         if self.semantic is None or not wishes.reads or where in self.flights:
             return None
-        return await self.semantic.near(call, stamp, tenant)
+        return await self.semantic.near(where, call, stamp, tenant)
 
     async def like(self, near: Near, wishes: Wishes, call: Call, call_next: Handler) -> Reply | None:
         """The answer to a question that means the same, if there is one that is wanted."""

@@ -26,7 +26,7 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the process knows.  Pairs are digests of a question, all around it, and the place of the answer."""
+    """What the process knows.  Pairs are digests of the places of two answers, and of all around their questions."""
 
     given: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
     """By caller and id of the call."""

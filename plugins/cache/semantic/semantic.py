@@ -60,15 +60,16 @@ class Settings(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A question, and all that must be the same around it."""
+    """A question, and all that must be the same around it.  where: the place of its own answer."""
 
     sphere: str
     question: str
     vector: Vector
+    where: str
 
     def pair(self, where: str) -> str:
-        """With the answer that is there."""
-        return key.key_of(key.told_of([self.question, where], "", self.sphere))
+        """With the question whose answer is there; the same as that one's with this."""
+        return key.key_of(key.told_of(sorted((self.where, where)), "", self.sphere))
 
 
 @dataclass(slots=True)
@@ -108,13 +109,13 @@ class Semantic:
         self.state = host.kept("cache semantic", State)
         self.pairs = Pairs(self.state.pairs, store, tenant)
 
-    async def near(self, call: Call, stamp: str, tenant: str) -> Near | None:
-        """The question of a call that may be like another; None for what never may."""
+    async def near(self, where: str, call: Call, stamp: str, tenant: str) -> Near | None:
+        """The question of a call that may be like another; None for what never may.  where: the place of its answer."""
         sphere = sphere_of(call, f"{stamp} {self.settings.model}", tenant)
         if sphere is None or not isinstance(call.ask, Chat):
             return None
         vector = await self.vector(call.ask.question, call)
-        return None if vector is None else Near(sphere, call.ask.question, vector)
+        return None if vector is None else Near(sphere, call.ask.question, vector, where)
 
     async def found(self, near: Near, caller: str) -> list[tuple[str, float]]:
         """Where answers to like questions are, the nearest first, and the cosines."""

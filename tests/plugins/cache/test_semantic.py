@@ -175,6 +175,10 @@ async def test_a_bad_answer_is_not_given_to_the_question_again(start: Start, tmp
         assert await asked(run, FRANCE) == ("miss", None), "the answer is gone"
         assert await asked(run, AGAIN) == ("miss", None), "and its like is no more one"
         assert (await stats(run))["vetoed"] == 1
+        async with run.http.post(f"{run.url}/api/cache/clear", headers=ALICE) as cleared:
+            assert cleared.status == 200, await cleared.text()
+        assert await asked(run, AGAIN) == ("miss", None)
+        assert await asked(run, FRANCE) == ("miss", None), "nor the other way round"
 
 
 @pytest.mark.parametrize("other", ["Paris", "Nowhere, and nobody ever heard of it", "London"])
