@@ -10,7 +10,7 @@ from typing import Final
 from msgspec.structs import replace
 from pydantic import PositiveInt
 
-from plugins.conversations.messages import Said
+from plugins.conversations.messages import Said, beside
 from plugins.conversations.resent import apart
 from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.talks import Talk
@@ -25,6 +25,8 @@ LETTERS: Final = 3.0
 """Letters that a token has, about, before one was measured; and how few and how many are believed."""
 FEWEST: Final = 1.0
 MOST: Final = 5.0
+USUAL: Final = 200
+"""Tokens that a prompt must have for what was measured in it to count as much as that."""
 BEFORE: Final = "Summary of what was said before:\n\n"
 
 
@@ -102,7 +104,8 @@ class Memory:
         if talk.first > 1 and self.summarise is not None:
             async with self.store.database.reading() as connection:
                 summary = await self.store.summary(connection, talk)
-        outset = len(new.system) + (0 if summary is None else len(summary.text))
+        assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
+        outset = len(new.system) + (0 if summary is None else len(summary.text)) + beside(call.ask)
         start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
             return Kept(shown, talk.messages - len(shown), summary, failed=self.lacks(summary, talk.first))
@@ -160,10 +163,9 @@ class Memory:
 
 
 def letters_a_token(talk: Talk) -> float:
-    """As measured in its last prompt."""
-    if not talk.read_tokens:
-        return LETTERS
-    return min(max(talk.read_letters / talk.read_tokens, FEWEST), MOST)
+    """As measured in its last prompt.  What there is around a few words says little of many."""
+    measured = (talk.read_letters + LETTERS * USUAL) / (talk.read_tokens + USUAL)
+    return min(max(measured, FEWEST), MOST)
 
 
 def headed(ask: Chat, system: str, kept: Kept, new: Sequence[Message]) -> Chat:

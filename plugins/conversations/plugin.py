@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from plugins.conversations.api import Api
 from plugins.conversations.keeping import EVERY, Keeping
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
-from plugins.conversations.messages import Said, cleaned, letters
+from plugins.conversations.messages import Said, beside, cleaned, letters
 from plugins.conversations.openai import OpenAI
 from plugins.conversations.output import Output
 from plugins.conversations.recording import Recording
@@ -191,7 +191,7 @@ class Told:
 
     @property
     def letters(self) -> int:
-        return letters(self.ask.messages)
+        return letters(self.ask.messages) + beside(self.ask)
 
 
 def brought_by(call: Call, system: str | None) -> str | None:

@@ -140,6 +140,11 @@ class Recording:
         return self.call.ask.question.replace("\0", "") if isinstance(self.call.ask, Chat) else ""
 
     @property
+    def rests_on_passages(self) -> bool:
+        sources = self.answer.choice(0).sources
+        return sources is not None and bool(sources.passages)
+
+    @property
     def status(self) -> Status:
         if self.whole:
             return "complete"
@@ -160,9 +165,9 @@ class Recording:
             changed |= {
                 "prompt_tokens": TALKS.c.prompt_tokens + usage.prompt_tokens,
                 "completion_tokens": TALKS.c.completion_tokens + (usage.completion_tokens or 0),
-                "read_letters": self.sent,
-                "read_tokens": usage.prompt_tokens,
             }
+            if not self.rests_on_passages:  # which are in the prompt that its upstream has counted
+                changed |= {"read_letters": self.sent, "read_tokens": usage.prompt_tokens}
         return changed
 
 

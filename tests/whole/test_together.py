@@ -199,6 +199,9 @@ async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running
     assert [("Mabel Quill" in one) for one in asked_by_user] == [False, True], "only the last has passages"
     kept = await get(run, "/api/conversations/c1")
     assert [one["content"] for one in kept["messages"] if one["role"] == "user"] == [QUESTION] * 2
+    long: Any = [{"role": "user", "content": "understanding " * 450}]
+    await alice.chat.completions.create(model="demo", messages=long, extra_body={"conversation": "c1"})
+    assert len(asked(run.ollama)[-1]["messages"]) == 5, "passages make none of the rest seem longer than it is"
 
 
 async def test_a_stream_tells_text_and_sources_through_everything(run: Running, alice: openai.AsyncOpenAI) -> None:

@@ -112,6 +112,19 @@ async def test_the_window_follows_the_pinned_context(start: Start, tmp_path: Any
     assert talk.first > 1 and max(sizes) < 412 * 5 and max(sizes) > 500
 
 
+@pytest.mark.parametrize("described", ["", "It tells the weather of towns. " * 60])
+async def test_what_stands_around_a_few_words_does_not_make_the_next_ones_longer(
+    start: Start, tmp_path: Any, described: str
+) -> None:
+    function = {"name": "weather", "description": described, "parameters": {"type": "object"}}
+    more: Json = {"tools": [{"type": "function", "function": function}]} if described else {}
+    room = f"models: {{demo: {{num_ctx: {2048 if described else 1024}}}}}\n"
+    async with start(config(f"sqlite:///{tmp_path}/x.db", more=room), echo()) as run:
+        for text in ("I am Ada", "understanding " * (150 if described else 100)):
+            await say(run, text, **more)
+        assert told(run)[-1][0]["content"] == "I am Ada" and (await talk_of(run)).first == 1
+
+
 async def test_a_prompt_that_is_too_long_for_its_model_is_made_shorter(start: Start, database_url: str) -> None:
     """The model was trained for more than Ollama loads it with, which nobody knows before it is loaded."""
     async with start(config(database_url), echo()) as run:
