@@ -19,7 +19,7 @@ def letters(ask: Ask) -> int:
     """Letters of what is asked, roughly what it is paid for, functions and schemas included."""
     if isinstance(ask, Chat):
         said = sum(_said(message) for message in ask.messages)
-        return said if not ask.tools and ask.format is None else said + _shaped(ask)
+        return said + letters_beside(ask)
     if isinstance(ask, Complete):
         beside = len(ask.system) + len(ask.suffix) + LETTERS * PICTURE * len(ask.images)
         return sum(len(prompt) + beside for prompt in ask.prompts)
@@ -35,7 +35,10 @@ def _said(message: Message) -> int:
     return said
 
 
-def _shaped(chat: Chat) -> int:
+def letters_beside(chat: Chat) -> int:
+    """Letters of what the model is told beside the messages: functions, and the schema of the answer."""
+    if not chat.tools and chat.format is None:  # as most
+        return 0
     shapes: list[JSON] = [[one.name, one.description, one.parameters] for one in chat.tools]
     if chat.format is not None and chat.format.schema:
         shapes.append(chat.format.schema)

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec.structs import replace
 from pydantic import PositiveInt
 
-from plugins.conversations.messages import Said, beside
+from plugins.conversations.messages import Said
 from plugins.conversations.resent import apart
 from plugins.conversations.store import Cut, Store, Summary
 from plugins.conversations.talks import Talk
@@ -18,6 +18,7 @@ from plugins.conversations.window import Room, kept_from, kept_last
 from plugins.conversations.writing import CONTEXT, Writing
 from proxy.config import Strict
 from proxy.errors import ProxyError
+from proxy.estimates import letters_beside
 from proxy.types import Call, Chat, Message
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Memory:
             async with self.store.database.reading() as connection:
                 summary = await self.store.summary(connection, talk)
         assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
-        outset = len(new.system) + (0 if summary is None else len(summary.text)) + beside(call.ask)
+        outset = len(new.system) + (0 if summary is None else len(summary.text)) + letters_beside(call.ask)
         start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
             return Kept(shown, talk.messages - len(shown), summary, failed=self.lacks(summary, talk.first))

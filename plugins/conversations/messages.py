@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from proxy.streams import Choice
-from proxy.types import JSON, Chat, Image, Message, Role, ToolCall, Usage
+from proxy.types import JSON, Image, Message, Role, ToolCall, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.openai_answer import tool_call
 from proxy.wire.openai_turns import content_of
@@ -169,13 +169,6 @@ def letters(messages: Sequence[Message]) -> int:
         len(one.text) + len(one.thinking) + PICTURE * len(one.images) + sum(len(c.arguments) for c in one.tool_calls)
         for one in messages
     )
-
-
-def beside(ask: Chat) -> int:
-    """Letters of what a prompt has beside its messages: tools, and the schema of the answer."""
-    tools = sum(len(one.name) + len(one.description) + len(orjson.dumps(one.parameters)) for one in ask.tools)
-    schema = None if ask.format is None else ask.format.schema
-    return tools + (0 if schema is None else len(orjson.dumps(schema)))
 
 
 PICTURE: Final = 2000

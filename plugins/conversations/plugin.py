@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from plugins.conversations.api import Api
 from plugins.conversations.keeping import EVERY, Keeping
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
-from plugins.conversations.messages import Said, beside, cleaned, letters
+from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
 from plugins.conversations.output import Output
 from plugins.conversations.recording import Recording
@@ -27,6 +27,7 @@ from plugins.conversations.writing import Writing
 from proxy.asks import pictured_at
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError
+from proxy.estimates import letters_beside
 from proxy.host import Chores, Host
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
@@ -191,7 +192,7 @@ class Told:
 
     @property
     def letters(self) -> int:
-        return letters(self.ask.messages) + beside(self.ask)
+        return letters(self.ask.messages) + letters_beside(self.ask)
 
 
 def brought_by(call: Call, system: str | None) -> str | None:
