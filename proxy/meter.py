@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Final
@@ -102,8 +102,7 @@ class Tally(Heard, eq=False, kw_only=True):
         self.first = self.host.clock.monotonic()
         self.facts = reply.facts
         if type(reply.events) is Replay:
-            for event in reply.events.left():
-                self.add(event)
+            self.add_all(reply.events.left())
             self.whole = bool(self.finish)
             self.end(None)
             return reply
@@ -112,12 +111,26 @@ class Tally(Heard, eq=False, kw_only=True):
     async def counted(self, events: Events) -> Events:
         try:
             async for event in events:
-                self.add(event)
+                if type(event) is Text:  # as nearly all are
+                    self.pieces += 1
+                    self.said += len(event.text)
+                else:
+                    self.add(event)
                 yield event
             self.whole = True
         except Exception as error:
             self.end(error)
             raise
+
+    def add_all(self, events: Sequence[Event]) -> None:
+        said: list[str] = []
+        for event in events:
+            if type(event) is Text:  # as nearly all are
+                said.append(event.text)
+            else:
+                self.add(event)
+        self.pieces += len(said)
+        self.said += sum(map(len, said))
 
     def add(self, event: Event) -> None:
         if isinstance(event, Text):

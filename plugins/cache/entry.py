@@ -115,13 +115,9 @@ def is_of(facts: Mapping[str, str], stamp: str) -> bool:
 
 def complete(events: Iterable[Event], length: bool) -> bool:
     """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
-    finished, good = False, WITH_LENGTH if length else GOOD
-    for event in events:  # for every answer that is kept; a set of the reasons would take twice as long
-        if isinstance(event, Finish):
-            if event.reason not in good:
-                return False
-            finished = True
-    return finished
+    good = WITH_LENGTH if length else GOOD
+    ends = [event.reason in good for event in events if type(event) is Finish]
+    return bool(ends) and all(ends)
 
 
 def usage_of(events: Iterable[Event]) -> Usage | None:

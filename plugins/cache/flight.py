@@ -34,7 +34,6 @@ class Flight(Struct, eq=False):
     events: list[Event] = []
     facts: Mapping[str, str] = {}
     error: Exception | None = None
-    begun: bool = False
     over: bool = False
     whole: bool = False
     """Whether it was asked for a whole answer, whose texts have no pieces."""
@@ -77,7 +76,7 @@ class Flight(Struct, eq=False):
             self.error = UpstreamError("The generation was broken off.", "cut")
             raise
         finally:
-            self.begun = self.over = True
+            self.over = True
             self.wake()
             background.over()
             self.ended(self)
@@ -86,8 +85,8 @@ class Flight(Struct, eq=False):
         try:
             async for event in reply.events:
                 self.events.append(event)
-                self.begun = True
-                self.wake()
+                if self.waiting:
+                    self.wake()
         finally:
             await reply.aclose()
 
@@ -96,11 +95,10 @@ class Flight(Struct, eq=False):
             tell(text)
 
     def wake(self) -> None:
-        if self.waiting:
-            waiting, self.waiting = self.waiting, []
-            for one in waiting:
-                if not one.done():
-                    one.set_result(None)
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
     def news(self) -> asyncio.Future[None]:
         """Done when more is known."""
@@ -127,7 +125,7 @@ class Flight(Struct, eq=False):
 
     async def heard(self, call: Call, reader: object) -> Reply:
         try:
-            while not self.begun:
+            while not (self.events or self.over):
                 await self.news()
             if self.error is not None and not self.events:
                 raise own(self.error)

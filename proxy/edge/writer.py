@@ -17,8 +17,8 @@ from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
 from proxy.edge.outlet import Outlet
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Frames
-from proxy.streams import Answer, collect
-from proxy.types import Call, Event, Handler, Usage
+from proxy.streams import Answer, Replay, collect
+from proxy.types import Call, Event, Events, Handler, Usage
 from proxy.wire.openai_answer import fingerprint
 from proxy.wire.openai_errors import SseStyle
 
@@ -144,10 +144,7 @@ class Writer:
             try:
                 exchange.answered(reply.facts)
                 chunks = style.chunks(fingerprint(reply.facts))
-                async for event in reply.events:
-                    outlet.put(chunks.write(event))
-                    if outlet.full:
-                        await outlet.until_room()
+                await written(reply.events, chunks, outlet)
                 outlet.put(chunks.end())
                 exchange.usage = chunks.usage
             finally:
@@ -176,6 +173,19 @@ class Writer:
     def failed(self, request: web.BaseRequest, error: ProxyError, style: Style | SseStyle, outlet: Outlet) -> None:
         exchange_of(request).error = error.code or error.kind
         outlet.fail(error, style.failed(error))
+
+
+async def written(events: Events, chunks: Chunks, outlet: Outlet) -> None:
+    if type(events) is Replay:  # half of its time would be waiting for what is there
+        for event in events.rest:
+            outlet.put(chunks.write(event))
+            if outlet.full:
+                await outlet.until_room()
+        return
+    async for event in events:
+        outlet.put(chunks.write(event))
+        if outlet.full:
+            await outlet.until_room()
 
 
 async def in_time(send: Handler, call: Call, exchange: Exchange) -> Answer:
