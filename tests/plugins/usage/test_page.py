@@ -18,6 +18,9 @@ CARDS = """
 Object.fromEntries([...document.querySelectorAll("#figures div")].map(
     one => [...one.children].slice(0, 2).map(part => part.textContent)))
 """
+LONG = """
+(one => [one.rows.length, one.caption.textContent])(table(["a"], Array.from({length: 101}, () => ["x"])))
+"""
 OWN = "[$('whose').hidden, $('of-users').hidden, $('status').textContent.endsWith('your own calls')]"
 
 
@@ -83,6 +86,7 @@ async def test_the_page_shows_what_the_endpoints_tell(start: Start, tmp_path: Pa
         for what in await tab.js("[...$('what').options].map(one => one.value)"):
             titled = json.dumps(f"{what} over time")
             await chosen(tab, "what", what, f"document.querySelector('#chart > svg').ariaLabel === {titled}")
+        assert await tab.js(LONG) == [1 + 100, "The first 100 of 101"]
         assert await tab.js("document.title") == "Dashboard"
         assert [one for one in tab.troubles if "401" not in one] == [], tab.troubles
 
