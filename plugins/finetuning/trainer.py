@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from pydantic import Field, PositiveFloat
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import surely
+from proxy.sql.lockfile import taken
 
 GUARD: Final = Path(__file__).parent / "guard.py"
 GRACE: Final = 10.0
@@ -162,12 +162,9 @@ def opened(folder: Path) -> Iterator[int]:
 def locked(file: int) -> bool:
     """False where another one has the lock, which stays for as long as any process has its file open."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return taken(file)
     except OSError:  # there are file systems without locks
         return True
-    return True
 
 
 async def left(folder: Path) -> None:
