@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,46 +75,34 @@ class Training:
         """Returns when it has ended well.  Raises Failed; whatever ends this ends the process and its children."""
         with opened(self.folder) as lock:
             locked(lock)
-            process = await asyncio.create_subprocess_exec(
+            process, said = await asyncio.get_running_loop().subprocess_exec(
+                lambda: Said(self.hear),
                 *(sys.executable, "-I", "-S", str(GUARD), str(GRACE), *self.trainer.command, str(job)),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
                 cwd=self.folder,
                 env=self.environment(),
                 start_new_session=True,
                 pass_fds=[lock],
             )
-        said = Said(self.hear)
-        readers = [
-            asyncio.ensure_future(reading(stream, take))
-            for stream, take in ((process.stdout, said.take), (process.stderr, said.complain))
-            if stream is not None
-        ]
         try:
-            await self.watched(process, readers)
-            await asyncio.wait(readers, timeout=DRAIN)
+            await self.watched(said)
+            await within(DRAIN, said.silent)
         finally:
-            await surely(ended(process))
-            for one in readers:
-                one.cancel()
-        if process.returncode:
-            raise failed(process.returncode, said.tail)
+            await surely(end(process, said))
+        if status := process.get_returncode():
+            raise failed(status, said.tail)
 
     def environment(self) -> dict[str, str]:
         own = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         return {**own, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", **self.trainer.env}
 
-    async def watched(self, process: asyncio.subprocess.Process, readers: Sequence[asyncio.Future[None]]) -> None:
-        """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with a reader."""
+    async def watched(self, said: Said) -> None:
+        """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with its words."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
-        while process.returncode is None:
-            await asyncio.sleep(LOOK)
+        while not await within(LOOK, said.ended):
             await self.rest()
-            for one in readers:
-                if one.done():
-                    one.result()  # without who reads, it would wait for that
+            if said.problem is not None:
+                raise said.problem
             if loop.time() > over:
                 raise Failed(f"The training took more than {self.trainer.timeout:g} seconds.", code="training_timeout")
             if loop.time() - measured > MEASURE:
@@ -127,14 +115,30 @@ class Training:
             raise Failed(f"The training wrote more than {self.most} bytes.", code="training_too_large")
 
 
-class Said:
+class Said(asyncio.SubprocessProtocol):
     """What a trainer has said, cut into lines."""
 
     def __init__(self, hear: Callable[[bytes], None]) -> None:
         self.hear = hear
+        self.ended = asyncio.Event()
+        self.silent = asyncio.Event()
+        """It has ended, and so has all that could speak for it."""
+        self.problem: Exception | None = None
         self.rest = b""
         self.skipping = False
         self.tail = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        try:
+            (self.take if fd == 1 else self.complain)(data)
+        except Exception as error:
+            self.problem = self.problem or error
+
+    def process_exited(self) -> None:
+        self.ended.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.silent.set()
 
     def take(self, data: bytes) -> None:
         *lines, self.rest = (self.rest + data).split(b"\n")
@@ -176,22 +180,22 @@ async def left(folder: Path) -> None:
             await asyncio.sleep(LOOK)
 
 
-async def reading(stream: asyncio.StreamReader, take: Callable[[bytes], None]) -> None:
-    while data := await stream.read(LONGEST):
-        take(data)
+async def within(seconds: float, event: asyncio.Event) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
-async def ended(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
     """It has ended, and its children with it: the guard sees to that when nobody holds its input any more."""
-    if process.stdin is not None:
-        process.stdin.close()
-    loop = asyncio.get_running_loop()
-    over = loop.time() + 2 * GRACE
-    while process.returncode is None and loop.time() < over + GRACE:
-        if loop.time() > over:
-            with suppress(ProcessLookupError):
-                process.kill()
-        await asyncio.sleep(0.02)
+    if (pipe := process.get_pipe_transport(0)) is not None:
+        pipe.close()
+    if not await within(2 * GRACE, said.ended):
+        with suppress(ProcessLookupError):
+            process.kill()
+        await within(GRACE, said.ended)
+    process.close()  # also pipes that are held open by what it has left behind
 
 
 def failed(status: int, tail: bytes) -> Failed:

@@ -9,8 +9,11 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
+from plugins.finetuning import trainer
 from plugins.finetuning.guard import NOT_STARTED
-from plugins.finetuning.trainer import GUARD
+from plugins.finetuning.trainer import GUARD, Trainer, Training
 from plugins.finetuning.work import made_anew
 from tests.plugins.finetuning.asking import TRAINER
 from tests.plugins.finetuning.test_jobs import alive, noted, until_dead, until_true
@@ -81,3 +84,25 @@ async def test_where_a_killed_server_had_a_model_trained_nobody_begins_before_it
     await made_anew(folder)
     assert not alive(processes[0]) and [one.name for one in folder.iterdir()] == ["output"]
     await until_dead(processes)
+
+
+LEAVING = """
+import subprocess, sys
+print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, start_new_session=True).pid, flush=True)
+"""
+
+
+async def test_what_a_trainer_leaves_behind_holds_nothing_of_the_server_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bytes] = []
+
+    async def rest() -> None:
+        pass
+
+    monkeypatch.setattr(trainer, "DRAIN", 0.01)
+    before = set(os.listdir("/proc/self/fd"))
+    one = Trainer(command=(sys.executable, "-c", LEAVING))
+    await Training(one, tmp_path, 10**9, heard.append, rest).run(tmp_path / "job.json")
+    await until_true(lambda: set(os.listdir("/proc/self/fd")) <= before)
+    os.kill(int(heard[0]), signal.SIGKILL)

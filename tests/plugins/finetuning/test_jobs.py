@@ -171,7 +171,7 @@ FAILING: list[tuple[str, dict[str, Any], str, str]] = [
     ("nothing", {}, "unfit_adapter", "has not written adapter_config.json"),
     ("nothing", {"output": "gguf"}, "unfit_adapter", "0 GGUF files"),
     ("well", {"command": ["/no/such/program"]}, "training_failed", "No such file or directory"),
-    ("well", {"timeout": 0.01}, "training_timeout", "0.01 seconds"),
+    ("idle", {"timeout": 0.01}, "training_timeout", "0.01 seconds"),
     ("fill", {}, "training_too_large", "1000000 bytes"),
 ]
 

@@ -82,6 +82,7 @@ def main(how: str, job: dict[str, Any]) -> None:
     before: dict[str, Callable[[], None]] = {
         "fail": fail,
         "chatter": chatter,
+        "idle": lambda: time.sleep(600),
         "environment": lambda: say(message=json.dumps(dict(os.environ))),
     }
     if how.startswith(("hang", "stubborn")):
