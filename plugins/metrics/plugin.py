@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiohttp import web
 
 from plugins.metrics.registry import Registry, registry_of
 from proxy.config import Strict
+from proxy.errors import ConfigError
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.news import Attempt, CallEnded, FellBack
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from plugins.metrics.instruments import Instruments
+
+log = logging.getLogger(__name__)
+SAY: Final = 60.0
+"""Seconds between two lines in the log of what is not counted."""
 
 
 class Metrics:
@@ -39,14 +45,30 @@ class Metrics:
         self.host = host
         self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
         self.instruments = host.kept("metrics", self.made)
-        host.on(CallEnded, lambda one: self.instruments.ended(one, host.models.provider(one.upstream)))
-        host.on(Attempt, self.instruments.attempted)
-        host.on(FellBack, self.instruments.fell_back)
+        self.said = float("-inf")
+        host.on(CallEnded, lambda one: self.count(self.instruments.ended, one, host.models.provider(one.upstream)))
+        host.on(Attempt, lambda one: self.count(self.instruments.attempted, one))
+        host.on(FellBack, lambda one: self.count(self.instruments.fell_back, one))
 
     def made(self) -> Instruments:
         from plugins.metrics.instruments import Instruments  # which imports what the registry has prepared
 
-        return Instruments(self.registry.own)
+        try:
+            return Instruments(self.registry.own)
+        except OSError as error:
+            raise ConfigError([f"`metrics` {self.no_room(error)}; TMPDIR may name another"]) from error
+
+    def no_room(self, error: OSError) -> str:
+        return f"cannot count in files in {self.host.services.place.folder}: {error.strerror}"
+
+    def count(self, count: Callable[..., None], *given: object) -> None:
+        """Several workers count in files: what there is no room for is told now and then, and not counted."""
+        try:
+            count(*given)
+        except OSError as error:
+            if (now := self.host.clock.monotonic()) - self.said >= SAY:
+                self.said = now
+                log.warning("some calls are missing in the metrics, which %s", self.no_room(error))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         running = self.instruments.running.labels(call.route)

@@ -51,7 +51,10 @@ class Several:
         os.environ[FOLDER] = place.folder  # which the library looks for when it is imported
         from prometheus_client import values
 
+        from plugins.metrics.files import Filled  # which imports the library
+
         # The library has no types here, nor below.
+        values.MmapedDict = Filled  # type: ignore[attr-defined]
         values.ValueClass = values.MultiProcessValue(lambda: place.index)  # type: ignore[no-untyped-call]
 
     def all(self) -> CollectorRegistry:
