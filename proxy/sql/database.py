@@ -9,7 +9,7 @@ import os
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
@@ -84,7 +84,7 @@ class Database:
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
         # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
-        self.turn = asyncio.Lock() if self.dialect == "sqlite" else nullcontext()
+        self.turn = asyncio.Lock()
 
     def opened(self, connections: int) -> AsyncEngine:
         driver: URL = self.url.set(drivername=DRIVERS[self.dialect])
@@ -143,10 +143,26 @@ class Database:
         lasting: it stays even if the machine loses its power a moment later, which of SQLite costs a wait for the disk.
         """
         with self.watched():
-            async with self.turn, self.engine.connect() as connection:
+            async with self.in_turn(), self.engine.connect() as connection:
                 await connection.execution_options(**{WRITES: True, LASTS: lasting})
                 async with connection.begin():
                     yield connection
+
+    @asynccontextmanager
+    async def in_turn(self) -> AsyncIterator[None]:
+        """No longer than for another process: behind many who all wait in vain it would be for ever."""
+        if self.dialect != "sqlite":
+            yield
+            return
+        try:
+            async with asyncio.timeout(self.timeout):
+                await self.turn.acquire()
+        except TimeoutError:
+            raise TimeoutError(f"others that write have not come to an end within {self.timeout:g} seconds") from None
+        try:
+            yield
+        finally:
+            self.turn.release()
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:

@@ -170,6 +170,19 @@ async def test_one_who_leaves_while_it_waits_locks_nothing(tmp_path: Path) -> No
         await one.aclose()
 
 
+async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/test.db", 3, 0.02)
+    await database.migrate(NOTES)
+    async with database.writing():
+        async with asyncio.timeout(5):
+            with pytest.raises(DatabaseAway) as told:
+                await add(database, 1)
+        assert "others that write" in told.value.why
+    await add(database, 1)
+    assert await count(database) == 1
+    await database.aclose()
+
+
 async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> None:
     one, two = (Database(f"sqlite:///{tmp_path}/records.db", 1, 1) for _ in range(2))
     await one.migrate(NOTES)
