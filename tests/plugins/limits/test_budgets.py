@@ -220,8 +220,13 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
                 yield connection
             raise DatabaseAway("gone")
 
-        counter = "caller|ann|tokens_per_day|2026-01-01"
+        def away() -> Any:
+            raise DatabaseAway("gone")
+
+        counter = "caller|ann|tokens_per_day|2020-01-01"
         book.add(counter, 5)
+        setattr(database, "writing", away)  # noqa: B010
+        assert await book.flush() == {} and await book.spent([counter]) == {counter: 5}
         setattr(database, "writing", unconfirmed)  # noqa: B010  (the type checker holds that nobody else does this)
         assert await book.flush() == {}
         book.add(counter, 2)
@@ -231,6 +236,19 @@ async def test_what_was_written_though_nobody_said_so_counts_once(database_url: 
         assert await written(database) == 7
         book.add(counter, 1)
         assert await book.flush() == {counter: 8}
+        await database.aclose()
+
+
+async def test_what_was_spent_of_budgets_that_are_long_over_is_forgotten(tmp_path: Path) -> None:
+    async with services() as lent:
+        database = Database(f"sqlite:///{tmp_path / 'records.db'}", 2, 10)
+        await database.migrate(FEATURE)
+        book = Ledger(lambda: database, lent)
+        for year, amount in (("2020", 5), ("9999", 3)):
+            book.add(f"caller|ann|tokens_per_day|{year}-01-01", amount)
+        await book.flush()
+        await book.sweep()
+        assert await written(database) == 3
         await database.aclose()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -14,10 +15,14 @@ import pytest
 from redis.asyncio import Redis
 
 from plugins.limits import plugin
+from plugins.limits.counting import Counting
 from plugins.limits.ledger import Ledger
+from proxy.host import Place
 from proxy.stores import breaker
-from proxy.stores.counters import redis
+from proxy.stores.counters import Claim, Verdict, redis
+from proxy.stores.keyvalue import StoreError
 from proxy.upstreams.demo import Fault, Simulator
+from tests.clocks import Watch
 from tests.conftest import Running, Start
 from tests.plugins.limits.asking import chat, limits, statuses, told, until_used, used
 from tests.servers import RedisServer, redis_server
@@ -222,3 +227,34 @@ async def test_a_database_that_hangs_costs_no_call_its_place(
                 assert (await chat(run))[0] == 429
         finally:
             gone.set()
+
+
+class Gone:
+    """A store that is away."""
+
+    def __init__(self) -> None:
+        self.lifted: dict[str, int] = {}
+
+    async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
+        raise StoreError("gone")
+
+    async def lift(self, totals: Mapping[str, int]) -> None:
+        self.lifted |= totals
+
+
+class Ninety:
+    """Records by which so much was spent of every budget."""
+
+    async def spent(self, counters: Collection[str]) -> Mapping[str, int]:
+        return dict.fromkeys(counters, 90)
+
+
+async def test_who_counts_alone_has_a_share_of_limits_and_what_the_records_leave_of_budgets() -> None:
+    host: Any = SimpleNamespace(clock=Watch(), services=SimpleNamespace(place=Place(count=2)))
+    gone: Any = Gone()
+    counting = Counting(gone, Ninety(), host, refuses=False)
+    minute, day = Claim("minute", 4, 1, 60.0), Claim("day", 110, 4, life=60.0, spent=None)
+    verdicts = [(await counting.take([minute, day], f"{one}"))[0] for one in range(3)]
+    assert [(one.full, one.used[1]) for one in verdicts] == [(-1, 94), (-1, 98), (0, 98)]
+    await counting.lift({"day": 100})  # other processes have spent, too
+    assert (await counting.take([day], "later"))[0].full == 0 and gone.lifted == {"day": 100}
