@@ -21,8 +21,7 @@ class Budget:
         self.at = clock.monotonic()
 
     def earn(self, share: float) -> None:
-        if self.left < RESERVE:
-            self.left += share
+        self.left += share
 
     def spend(self) -> bool:
         """Whether another try may be made; it is then taken."""

@@ -108,3 +108,17 @@ async def test_one_attempt_means_none_further() -> None:
     upstream: Handler = Upstream(down())
     with pytest.raises(UpstreamError):
         await retry(Ticking(), attempts=1)(CALL, upstream)
+
+
+async def test_an_outage_is_not_multiplied_by_the_number_of_callers() -> None:
+    clock = Ticking()
+    one = retry(clock, budget=0.5)
+    made = one.budget.spend
+    assert [made() for _ in range(11)] == [True] * 10 + [False]
+    clock.now += 2
+    assert [made() for _ in range(3)] == [True, True, False]
+    for _ in range(4):
+        await one(CALL, Upstream())
+    assert [made() for _ in range(3)] == [True, True, False]
+    clock.now += 3600
+    assert sum(made() for _ in range(200)) == 100
