@@ -16,6 +16,7 @@ import pytest
 from proxy.accounts import uses, verified
 from proxy.cli import main
 from proxy.errors import ConfigError
+from proxy.sql.database import Database, DatabaseAway
 from proxy.types import Caller
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, BARE, HI, Running, Start
@@ -502,3 +503,20 @@ async def test_stock_clients_say_that_a_key_is_wrong(start: Start, light: str) -
     async with start(yaml(light)) as run, run.client(api_key="sk-gemmapy-wrong") as client:
         with pytest.raises(openai.AuthenticationError, match="not one of this server's"):
             await client.models.list()
+
+
+async def test_what_an_admin_has_ended_stays_so_while_the_database_is_away(
+    start: Start, light: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Database) -> Any:
+        raise DatabaseAway("gone")
+
+    async with start(yaml(light)) as run:
+        admin = Admin(run)
+        ended, other, bobs = [await admin.key_for(user) for user in ("alice", "alice", "bob")]
+        for made in (ended, other, bobs):
+            assert await status(run, made["key"]) == 200
+        await admin.told("DELETE", f"keys/{ended['id']}")
+        await admin.told("PUT", "users/bob", {"disabled": True})
+        monkeypatch.setattr(Database, "reading", gone)
+        assert [await status(run, made["key"]) for made in (other, ended, bobs)] == [200, 503, 503]
