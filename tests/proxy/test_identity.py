@@ -81,6 +81,8 @@ def test_public_routes_need_no_key() -> None:
 
 def test_without_keys_everybody_on_this_machine_is_admin_and_nobody_elsewhere() -> None:
     assert admitted(Guard(config()), request(), "admin").name == "anonymous"
+    with pytest.raises(Denied):
+        Guard(config()).admit(request(), "admin", "192.168.1.2")
     public = Guard(config("listen: {host: 0.0.0.0}\n"))
     assert admitted(public, request(), "user").name == "anonymous"
     with pytest.raises(Denied):
