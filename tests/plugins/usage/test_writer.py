@@ -9,15 +9,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain, count
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import insert, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage import sums
 from plugins.usage import writer as module
+from plugins.usage.keeping import Keeping
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import BATCHES, CALLS, FEATURE, SUMS
 from plugins.usage.writer import Batch, Writer
@@ -286,4 +289,16 @@ async def test_a_postgresql_that_is_killed_under_load_costs_no_call_and_no_row(
         await until(lambda: not writer_of(run).pending)
     database = Database(url, 1, 10)
     assert {one["call"] for one in await rows(database, CALLS)} == set(done)
+    await database.aclose()
+
+
+async def test_which_batches_were_written_is_known_for_a_day(tmp_path: Path) -> None:
+    database, clock = Database(f"sqlite:///{tmp_path / 'records.db'}", 1, 10), Clock()
+    await database.migrate(FEATURE)
+    async with database.writing() as connection:
+        times = {"old": 0, "new": int(clock.time() * 1e6)}
+        await connection.execute(insert(BATCHES), [{"id": id, "at": at} for id, at in times.items()])
+    await Keeping(None, database, clock).tidy()
+    async with database.reading() as connection:
+        assert list((await connection.execute(select(BATCHES.c.id))).scalars()) == ["new"]
     await database.aclose()
