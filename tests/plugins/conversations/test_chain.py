@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from plugins.conversations.messages import same
 from proxy import config as configuration
 from proxy import registry
 from proxy.errors import ConfigError
+from proxy.types import Image, Message
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Start
 from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, talk_of, texts
@@ -253,3 +255,8 @@ async def test_what_an_experiment_changes_is_for_its_calls_and_not_for_their_con
         bodies = asked(run.ollama)
     assert [body["model"] for body in bodies] == ["demo-thinking:latest"] * 2 + ["demo:latest"]
     assert [body["messages"][0]["content"] for body in bodies] == ["be kind", "be kind", "be brief"]
+
+
+def test_the_same_words_about_another_picture_are_another_message() -> None:
+    one, other = (Message("user", "What is it?", images=(Image(picture),)) for picture in ("YQ==", "Yg=="))
+    assert same(one, one) and not same(one, other)
