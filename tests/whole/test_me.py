@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from plugins.conversations.keeping import DAY, Keeping
+from proxy.edge import me
 from tests.conftest import Start
 from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, store_of
 from tests.plugins.usage.asking import written
@@ -43,7 +44,10 @@ async def test_all_that_is_a_callers_is_told_and_deleted_and_nothing_else(start:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_what_another_process_has_not_written_yet_does_not_come_back(start: Start, database_url: str) -> None:
+async def test_what_another_process_has_not_written_yet_does_not_come_back(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(me, "LATE", 1.0)
     async with start(config(database_url, CHAIN), echo()) as run, start(config(database_url, CHAIN), echo()) as other:
         await say(other, "apple")
         assert (await asks(run, "DELETE", "/api/me/data"))["deleted"] == {"usage": 1, "conversations": 1, "cache": 0}
