@@ -16,6 +16,10 @@ LONGEST: Final = 64 * 1024 * 1024
 """Bytes of a line at most, and so about those of a configuration."""
 
 
+BEAT: Final = 5.0
+"""Seconds after which a worker says again that it is well."""
+
+
 class Start(Strict):
     """The first order.  `listen` and `log` are the server's, whatever the text has said since."""
 
@@ -71,6 +75,12 @@ class Alive(Strict):
     upstreams: dict[str, dict[str, str]]
 
 
+class Well(Strict):
+    """Its event loop goes round: said every few seconds by one that is ready."""
+
+    word: Literal["well"] = "well"
+
+
 class Reloaded(Strict):
     """The new text is in use, unless there were problems."""
 
@@ -86,7 +96,7 @@ class Calls(Strict):
 
 
 Order = Start | Reload | Stop | Hurry
-Word = Failed | Ready | Alive | Reloaded | Calls
+Word = Failed | Ready | Alive | Well | Reloaded | Calls
 ORDERS: Final[TypeAdapter[Order]] = TypeAdapter(Annotated[Order, Field(discriminator="order")])
 WORDS: Final[TypeAdapter[Word]] = TypeAdapter(Annotated[Word, Field(discriminator="word")])
 Said = TypeVar("Said")

@@ -15,6 +15,7 @@ from typing import Final
 from proxy.dealer import Dealer
 from proxy.host import Place
 from proxy.orders import (
+    BEAT,
     LONGEST,
     WORDS,
     Alive,
@@ -43,6 +44,8 @@ MARGIN: Final = 5.0
 
 RELOADED: Final = 60.0
 """Seconds that a worker may take to build a configuration."""
+SILENT: Final = 6
+"""Looks after each other at which a worker that is ready has said nothing, after which it hangs."""
 
 
 def pause_before_restart(last: float, lived: float) -> float:
@@ -72,7 +75,8 @@ class Life:
         self.upstreams: asyncio.Future[dict[str, dict[str, str]]] = asyncio.get_running_loop().create_future()
         self.reloaded: asyncio.Future[tuple[str, ...]] | None = None
         self.ready = self.leaving = False
-        self.calls = 0
+        self.calls = self.silent = 0
+        self.looking: asyncio.TimerHandle | None = None
         self.settled, self.counted, self.idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         """Whether it was seen to get ready or to fail, has told of its calls, and has none."""
 
@@ -111,13 +115,27 @@ class Life:
         if self.control is not None:
             self.control.write(line(order))
 
+    def look(self) -> None:
+        """Ends a worker that hangs.  Looks are counted and not time: the supervisor may have slept itself."""
+        self.silent += 1
+        if self.silent > SILENT:
+            log.error("worker %s has said nothing for %g seconds: it is ended", self.place.index, SILENT * BEAT)
+            self.kill()
+        elif not self.leaving:
+            self.look_later()
+
+    def look_later(self) -> None:
+        self.looking = asyncio.get_running_loop().call_later(BEAT, self.look)
+
     def hear(self, word: Word, channel: socket.socket) -> None:
+        self.silent = 0
         match word:
             case Ready():
                 log.info("worker %s is ready (process %s)", self.place.index, self.process and self.process.pid)
                 self.ready = True
                 self.settled.set()
                 self.dealer.join(channel)
+                self.look_later()
             case Alive(upstreams=upstreams) if not self.upstreams.done():
                 self.upstreams.set_result(upstreams)
             case Failed(problems=problems):
@@ -166,6 +184,8 @@ class Life:
         for event in (self.settled, self.counted, self.idle):
             event.set()
         self.upstreams.cancel()
+        if self.looking is not None:
+            self.looking.cancel()
         if self.reloaded is not None and not self.reloaded.done():
             self.reloaded.set_result(())
         if self.control is not None:

@@ -19,6 +19,7 @@ from proxy.config import Config
 from proxy.dealer import BATCH, PAUSE, REFUSED, TAKEN
 from proxy.errors import ConfigError
 from proxy.orders import (
+    BEAT,
     LONGEST,
     ORDERS,
     Alive,
@@ -30,6 +31,7 @@ from proxy.orders import (
     Reloaded,
     Start,
     Stop,
+    Well,
     Word,
     heard,
     line,
@@ -139,6 +141,11 @@ class Worker:
         self.say(Alive(upstreams={name: dict(hosts) for name, hosts in (await server.hosts()).items()}))
         await server.doubt()
 
+    async def say_it_is_well(self) -> None:
+        while not self.stop.is_set():
+            self.say(Well())
+            await asyncio.sleep(BEAT)
+
     async def say_when_idle(self, server: Server) -> None:
         await server.live.idle()
         self.say(Calls(count=0))
@@ -151,6 +158,7 @@ class Worker:
             background = server.services.background
             background.start(self.obey(server), "obeying")
             self.say(Ready())
+            background.start(self.say_it_is_well(), "telling that it is well")
             background.start(self.say_who_is_alive(server), "asking the upstreams")
             settle_down()
             await self.stop.wait()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
-from proxy.seat import ending, pause_before_restart
+from proxy import seat
+from proxy.dealer import Dealer
+from proxy.host import Place
+from proxy.orders import Ready, Well
+from proxy.seat import Life, ending, pause_before_restart
 
 
 def test_restarts_wait_twice_as_long_each_time_up_to_half_a_minute() -> None:
@@ -27,3 +32,30 @@ def test_a_worker_that_lived_long_is_replaced_soon(lived: float, pause: float) -
 )
 def test_how_a_worker_ended_is_told_in_words(status: int, told: str) -> None:
     assert ending(status) == told
+
+
+class Process:
+    pid = 1
+    returncode = None
+    killed = False
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+async def test_a_worker_that_says_nothing_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seat, "BEAT", 1e9)  # the test looks itself
+    life, process = Life(Place(), Dealer([])), Process()
+    life.process = process  # type: ignore[assignment]  # no more is asked of it
+    channel, other = socket.socketpair()
+    with channel, other:
+        life.hear(Ready(), channel)
+        for _ in range(3):
+            for _ in range(seat.SILENT):
+                life.look()
+            assert not process.killed
+            life.hear(Well(), channel)
+        for _ in range(seat.SILENT + 1):
+            life.look()
+        assert process.killed
+        life.over()
