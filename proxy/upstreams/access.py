@@ -17,10 +17,8 @@ SERVED: Final = {"template": "templates", "experiment": "experiments"}
 
 
 @lru_cache(4096)
-def opens(patterns: Patterns, name: str) -> bool:
+def opens(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a pattern fits a model's name, with its tag, or without it where that is `latest`."""
-    if patterns is None:
-        return True
     whole = canonical(name)
     spelled = (whole, whole.removesuffix(":latest"))
     return any(fnmatchcase(one, pattern.lower()) for pattern in patterns for one in spelled)
