@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Table, event, exc, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import Busy, ConfigError
@@ -30,9 +30,10 @@ WRITES: Final = "writes"
 LASTS: Final = "lasts"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
-AWAY: Final = ("08", "25006", "40", "53", "57P")
-"""How the SQLSTATE of what passes begins: connections, a standby that takes no writes yet, transactions in each other's
-way, resources, starting and stopping."""
+NO_WRITES: Final = "25006"
+AWAY: Final = ("08", NO_WRITES, "25P03", "25P04", "40", "53", "55P03", "57")
+"""How the SQLSTATE of what passes begins: connections, a standby that takes no writes yet, transactions that took too
+long or are in each other's way, resources, a lock or a statement that took too long, starting and stopping."""
 STATEMENT: Final = 30.0
 """Seconds that one statement may take at PostgreSQL."""
 
@@ -96,7 +97,9 @@ class Database:
             event.listen(engine.sync_engine, "begin", begin)
             return engine
         patience = {"timeout": self.timeout, "command_timeout": STATEMENT, "connection_class": noting(self.made)}
-        return create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+        engine = create_async_engine(driver, connect_args=patience, pool_pre_ping=True, **sizes)
+        event.listen(engine.sync_engine, "handle_error", leave)
+        return engine
 
     def lite(self) -> Any:
         from proxy.sql.lite import Connection as Lite
@@ -260,6 +263,12 @@ def set_up(connection: Any, _: object) -> None:
     with suppress(connection.dbapi.OperationalError):
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
+
+
+def leave(told: ExceptionContext) -> None:
+    """A session keeps the `default_transaction_read_only` that it began with: only a new one learns of another."""
+    if getattr(getattr(told.original_exception, "orig", told.original_exception), "sqlstate", None) == NO_WRITES:
+        told.is_disconnect = True
 
 
 def begin(connection: Connection) -> None:

@@ -248,7 +248,10 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: Postgr
     await database.aclose()
 
 
-@pytest.mark.parametrize(("state", "away"), [("57P03", True), ("53300", True), ("08006", True), ("23514", False)])
+AWAY = ("57P03", "53300", "08006", "57014", "55P03", "25P03")
+
+
+@pytest.mark.parametrize(("state", "away"), [*((one, True) for one in AWAY), ("23514", False)])
 async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is_away(
     postgres: PostgresServer, state: str, away: bool
 ) -> None:
@@ -258,6 +261,19 @@ async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is
     with pytest.raises(DatabaseAway if away else DBAPIError):
         async with database.reading() as connection:
             await connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '{state}'; END $$"))
+    await database.aclose()
+
+
+async def test_a_session_that_may_not_write_is_left_for_one_that_may(postgres: PostgresServer) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(await postgres.create(f"test_{uuid.uuid4().hex}"), 1, 5)
+    async with database.reading() as connection:  # the only one that there is
+        await connection.execute(text("SET default_transaction_read_only = on"))
+    with pytest.raises(DatabaseAway):
+        await database.migrate(NOTES)
+    await database.migrate(NOTES)
+    await add(database, 1)
     await database.aclose()
 
 
