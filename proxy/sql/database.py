@@ -222,8 +222,9 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.touch()
-            elif not (path.is_file() and os.access(path, os.W_OK)):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            for one in (path, path.parent):  # beside the file SQLite keeps its log
+                if not (os.access(one, os.W_OK) and path.is_file()):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one))
         except OSError as error:
             why = f"{error.filename}: {error.strerror}; say `database: {{url: …}}`, or leave out what keeps records"
             raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error

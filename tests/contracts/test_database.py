@@ -286,6 +286,17 @@ async def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> 
         await database.aclose()
 
 
+async def test_a_folder_that_cannot_be_written_is_told_although_the_file_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "records.db").touch()
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write anywhere
+    database = Database(f"sqlite:///{tmp_path}/records.db", 1, 1)
+    with pytest.raises(ConfigError, match=f"cannot be written: {tmp_path}: Permission denied"):
+        await database.migrate(NOTES)
+    await database.aclose()
+
+
 async def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Not a database, but long enough to be looked at as one. " * 20)
     database = Database(f"sqlite:///{tmp_path}/notes.txt", 1, 1)
