@@ -115,13 +115,14 @@ def add_serve(one: argparse.ArgumentParser) -> None:
 
 
 def serve(told: argparse.Namespace) -> int:
-    from proxy import logs, reading, server, supervisor
+    from proxy import logs, port, reading, server, supervisor
 
     path = path_of(told)
     said = reading.Told(told.host, told.port, told.demo, told.insecure)
     read = reading.reader(path, said)
     config, source = read()
     logs.set_up(config.log)
+    port.allow_files()
     notes = [f"  note: {doubt}" for doubt in doubts(config, source)]
 
     async def started(running: Running) -> None:

@@ -1,10 +1,17 @@
 """A port that loses nothing of what it has let in."""
 
 import asyncio
+import logging
+import resource
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
+log = logging.getLogger(__name__)
+FILES: Final = 65_536
+"""Open files, connections among them, that a process asks the system for."""
+FEW: Final = 4096
 TURNS: Final = 3
 """Of an event loop, from accepting a connection to telling its protocol: one for a task of asyncio's, one for the
 transport's call, one to come after both."""
@@ -30,3 +37,15 @@ class Port(web.TCPSite):
 async def settled() -> None:
     for _ in range(TURNS):
         await asyncio.sleep(0)
+
+
+def allow_files() -> None:
+    """As many as the system grants: what comes beyond uvloop closes, unanswered and without a word."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if resource.RLIM_INFINITY != soft < most:
+        with suppress(ValueError, OSError):  # macOS has a limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if resource.RLIM_INFINITY != soft < FEW:
+        log.warning("only %s files may be open (`ulimit -n`): connections beyond that are not answered", soft)

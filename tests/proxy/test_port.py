@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import socket
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from proxy.port import Port
+from proxy.port import Port, allow_files
 
 ASK = b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
@@ -60,3 +61,14 @@ def test_what_is_let_in_and_asks_nothing_is_closed() -> None:
     for turns in range(6):
         asyncio.run(silent(turns))
     gc.collect()
+
+
+@pytest.mark.parametrize(("had", "granted", "got", "told"), [(1024, 20_000, 20_000, 0), (64, 1024, 1024, 1)])
+def test_as_many_files_may_be_open_as_the_system_grants(
+    had: int, granted: int, got: int, told: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (had, granted))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    allow_files()
+    assert asked == [(got, granted)] and len(caplog.records) == told
