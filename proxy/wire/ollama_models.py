@@ -23,6 +23,7 @@ def canonical(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
+@lru_cache(4096)
 def is_cloud(name: str) -> bool:
     """Whether Ollama would forward a call for this name to ollama.com."""
     tag = name.lower().rpartition("/")[2].partition(":")[2]
