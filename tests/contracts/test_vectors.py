@@ -209,7 +209,7 @@ async def test_several_processes_that_make_one_table_lose_nothing_of_each_other(
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_what_tending_a_table_takes_of_memory_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", TENDED], capture_output=True, text=True, check=True)
-    assert 0 < int(done.stdout) < 50  # and 80 where nothing is given back
+    assert 0 < int(done.stdout) < 45  # and 65 where nothing is given back
 
 
 TENDED = """
@@ -222,7 +222,7 @@ from proxy.stores.vectors import Row
 async def main():
     with tempfile.TemporaryDirectory() as folder:
         store, chance, begun = Lance(folder), np.random.default_rng(1), 0
-        for at in range(0, 30_000, 1000):
+        for at in range(0, 20_000, 1000):
             vectors = chance.standard_normal((1000, 384), dtype=np.float32)
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             texts = (" ".join(f"word{number * 7919 % 100_000}" for number in range(n * 50, n * 50 + 50))
@@ -240,7 +240,7 @@ def memory():
 
 asyncio.run(main())
 """
-"""Prints by how many megabytes a process has grown when it has added to a table and tended it, three times."""
+"""Prints by how many megabytes a process has grown when it has added to a table and tended it, twice."""
 
 
 def test_it_is_imported_by_nobody_who_does_not_use_it() -> None:

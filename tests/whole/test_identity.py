@@ -82,6 +82,7 @@ async def ask(run: Running, route: Route, headers: Mapping[str, str]) -> int:
         return response.status
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # which routes there are is the same with another
 async def test_every_route_is_closed_to_whoever_it_is_not_for(
     start: Start, tmp_path: Path, keys_file: Path, database_url: str
 ) -> None:
