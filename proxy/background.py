@@ -130,11 +130,12 @@ async def now_and_then(
         await rest(seconds, over)
 
 
-async def rest(seconds: float, over: asyncio.Event) -> None:
-    """So long, unless it is over before."""
+async def rest(seconds: float, over: asyncio.Event) -> bool:
+    """So long, unless it is over before.  Whether it is."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await over.wait()
+    return over.is_set()
 
 
 async def surely(work: Coroutine[Any, Any, object]) -> None:

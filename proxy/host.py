@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.background import Background as Background
 from proxy.background import Chores as Chores
+from proxy.background import rest as rest
 from proxy.background import surely as surely
 from proxy.clock import Clock as Clock
 from proxy.desk import Desk as Desk

@@ -14,8 +14,6 @@ from proxy.settings import Listen, Log, Strict
 
 LONGEST: Final = 64 * 1024 * 1024
 """Bytes of a line at most, and so about those of a configuration."""
-
-
 BEAT: Final = 5.0
 """Seconds after which a worker says again that it is well."""
 

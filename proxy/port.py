@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 FILES: Final = 65_536
 """Open files, connections among them, that a process asks the system for."""
 FEW: Final = 4096
+"""Of them, fewer than which are told of."""
 TURNS: Final = 3
 """Of an event loop, from accepting a connection to telling its protocol: one for a task of asyncio's, one for the
 transport's call, one to come after both."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from proxy.background import rest
 from proxy.dealer import Dealer
 from proxy.host import Place
 from proxy.orders import (
@@ -220,10 +221,8 @@ class Seat:
                 return
             pause = pause_before_restart(pause, loop.time() - began)
             log.error("worker %s %s; another one starts in %g s", self.place.index, how, pause)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self.leaving.wait()
-                    return
+            if await rest(pause, self.leaving):
+                return
             self.life = Life(self.place, self.dealer)
 
     async def held(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -22,7 +21,7 @@ from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound, ProxyError
-from proxy.host import Host
+from proxy.host import Host, rest
 from proxy.stores.vectors import Vectors
 from proxy.types import Route
 
@@ -127,14 +126,9 @@ class Documents:
         now = asyncio.get_running_loop().time
         until = now() + seconds
         while item.status == "pending" and (left := until - now()) > 0:
-            await self.stirred(min(left, LOOK))
+            await rest(min(left, LOOK), self.runner.ledger.changed)
             item = await self.store.item(item.id) or item._replace(status="failed", error="removed")
         return item
-
-    async def stirred(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.runner.ledger.changed.wait()
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         page, caller = self.host.desk.query(request, Page), self.caller(request)
@@ -220,7 +214,7 @@ class Documents:
                 last, quiet = event, 0.0
             if job.status not in OPEN:
                 return
-            await self.stirred(LOOK)
+            await rest(LOOK, self.runner.ledger.changed)
             quiet += LOOK
             try:
                 job = await self.runner.ledger.one(job.owner, job.id) or job._replace(status="cancelled")

@@ -14,7 +14,7 @@ from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
 from plugins.documents.vectorstores.origins import GONE
 from proxy.errors import Busy, NotFound, ProxyError
-from proxy.host import Host, surely
+from proxy.host import Host, rest, surely
 from proxy.sql.database import DatabaseAway
 from proxy.stores.vectors import VectorsAway
 
@@ -53,9 +53,7 @@ class Runner:
                 log.warning("documents wait: %s", error)
             except Exception:  # it would be the end of all that is still to come
                 log.exception("documents could not be taken up")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
-                    await self.wake.wait()
+            await rest(EVERY, self.wake)
             self.wake.clear()
 
     async def claimed(self) -> Job | None:

@@ -22,7 +22,7 @@ from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
-from proxy.host import Host, surely
+from proxy.host import Host, rest, surely
 from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,7 @@ class Runner:
                 log.warning("fine-tuning waits: %s", error)
             except Exception:
                 log.exception("jobs of fine-tuning could not be taken")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY):
-                    await self.wake.wait()
+            await rest(EVERY, self.wake)
             self.wake.clear()
 
     async def claimed(self) -> Job | None:

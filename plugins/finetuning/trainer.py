@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat
 
 from proxy.config import Strict
 from proxy.errors import ProxyError
-from proxy.host import surely
+from proxy.host import rest, surely
 from proxy.sql.lockfile import taken
 
 GUARD: Final = Path(__file__).parent / "guard.py"
@@ -85,9 +85,10 @@ class Training:
             )
         try:
             await self.watched(said)
-            await within(DRAIN, said.silent)
+            await rest(DRAIN, said.silent)
         finally:
             await surely(end(process, said))
+        said.check()
         if status := process.get_returncode():
             raise failed(status, said.tail)
 
@@ -99,10 +100,9 @@ class Training:
         """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with its words."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
-        while not await within(LOOK, said.ended):
+        while not await rest(LOOK, said.ended):
             await self.rest()
-            if said.problem is not None:
-                raise said.problem
+            said.check()
             if loop.time() > over:
                 raise Failed(f"The training took more than {self.trainer.timeout:g} seconds.", code="training_timeout")
             if loop.time() - measured > MEASURE:
@@ -133,6 +133,11 @@ class Said(asyncio.SubprocessProtocol):
             (self.take if fd == 1 else self.complain)(data)
         except Exception as error:
             self.problem = self.problem or error
+
+    def check(self) -> None:
+        """Raises what went wrong with hearing it."""
+        if self.problem is not None:
+            raise self.problem
 
     def process_exited(self) -> None:
         self.ended.set()
@@ -180,21 +185,14 @@ async def left(folder: Path) -> None:
             await asyncio.sleep(LOOK)
 
 
-async def within(seconds: float, event: asyncio.Event) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
-
-
 async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
     """It has ended, and its children with it: the guard sees to that when nobody holds its input any more."""
     if (pipe := process.get_pipe_transport(0)) is not None:
         pipe.close()
-    if not await within(2 * GRACE, said.ended):
+    if not await rest(2 * GRACE, said.ended):
         with suppress(ProcessLookupError):
             process.kill()
-        await within(GRACE, said.ended)
+        await rest(GRACE, said.ended)
     process.close()  # also pipes that are held open by what it has left behind
 
 

@@ -20,7 +20,7 @@ from plugins.limits.rules import Rule
 from plugins.limits.told import rates, refused
 from proxy.config import Strict
 from proxy.errors import ProxyError, TooMany
-from proxy.host import Host
+from proxy.host import Host, rest
 from proxy.meter import metered
 from proxy.news import KEPT, CallEnded
 from proxy.sql.feature import Feature
@@ -172,9 +172,7 @@ class Limits:
 
     async def tick(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TICK):
-                    await self.stopping.wait()
+            await rest(TICK, self.stopping)
             try:
                 await work()
             except Exception:  # a fault of one time must not end all others

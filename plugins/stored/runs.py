@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from plugins.stored.answers import RESPONSE, Document, events_of
 from plugins.stored.store import Store
 from proxy.errors import Busy, NotFound, ProxyError
-from proxy.host import Host
+from proxy.host import Host, rest
 from proxy.streams import replay
 from proxy.types import Call, Event, Events, Handler, Receipt, Reply, unheard
 from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
@@ -77,9 +77,7 @@ class Run:
 
     async def refused(self) -> ProxyError | None:
         """What is wrong with the call, if that is known soon."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
-                await self.found.wait()
+        await rest(PATIENCE, self.found)
         return self.wrong
 
     def tell(self) -> None:

@@ -17,7 +17,7 @@ from plugins.usage.rows import AttemptRow, CallRow, Names, Smooth, attempt_row, 
 from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.errors import Busy
-from proxy.host import Clock
+from proxy.host import Clock, rest
 from proxy.news import Attempt, CallEnded
 from proxy.sql.backlog import EVERY, Backlog
 from proxy.sql.database import Database
@@ -83,11 +83,7 @@ class Writer(Backlog):
         if seconds > EVERY:
             await asyncio.sleep(seconds)
             return
-        try:
-            async with asyncio.timeout(seconds):
-                await self.full.wait()
-        except TimeoutError:
-            pass
+        await rest(seconds, self.full)
 
     async def flush(self) -> None:
         async with self.turn:

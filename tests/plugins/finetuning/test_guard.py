@@ -92,17 +92,26 @@ print(subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, start_new_se
 """
 
 
+async def nothing() -> None:
+    pass
+
+
 async def test_what_a_trainer_leaves_behind_holds_nothing_of_the_server_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[bytes] = []
-
-    async def rest() -> None:
-        pass
-
     monkeypatch.setattr(trainer, "DRAIN", 0.01)
     before = set(os.listdir("/proc/self/fd"))
     one = Trainer(command=(sys.executable, "-c", LEAVING))
-    await Training(one, tmp_path, 10**9, heard.append, rest).run(tmp_path / "job.json")
+    await Training(one, tmp_path, 10**9, heard.append, nothing).run(tmp_path / "job.json")
     await until_true(lambda: set(os.listdir("/proc/self/fd")) <= before)
     os.kill(int(heard[0]), signal.SIGKILL)
+
+
+async def test_what_goes_wrong_with_its_last_words_is_told(tmp_path: Path) -> None:
+    def hear(line: bytes) -> None:
+        raise ValueError(line)
+
+    one = Trainer(command=(sys.executable, "-c", "print(1)"))
+    with pytest.raises(ValueError, match="1"):
+        await Training(one, tmp_path, 10**9, hear, nothing).run(tmp_path / "job.json")
