@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import SEEK_END
 from pathlib import Path
 from threading import Event
 from typing import Final
@@ -62,25 +63,37 @@ class Datasets:
         file = await self.file(owner, id, param)
         over = Event()
         async with self.turns:
-            with ExitStack() as opened:
-                await asyncio.to_thread(self.folder.mkdir, 0o700, parents=True, exist_ok=True)
-                spool = Path(opened.enter_context(tempfile.TemporaryDirectory(dir=self.folder, prefix=PREFIX))) / "file"
+            await asyncio.to_thread(self.folder.mkdir, 0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=PREFIX) as place:
+                spool = Path(place) / "file"
                 await self.fetch(owner, id, spool)
                 least = self.least if least is None else least
-                sink = None if target is None else opened.enter_context(await asyncio.to_thread(target.open, "wb"))
                 reading = asyncio.ensure_future(
-                    asyncio.to_thread(read_file, spool, file.name, least, sink, over.is_set)
+                    asyncio.to_thread(read_into, target, spool, file.name, least, over.is_set)
                 )
                 try:
                     return await asyncio.shield(reading)
                 finally:
                     over.set()
-                    await surely(asyncio.wait([reading]))  # it holds the files
+                    await surely(asyncio.wait([reading]))  # it has the files open
 
     async def fetch(self, owner: str, id: str, path: Path) -> None:
-        file = await asyncio.to_thread(path.open, "wb")
-        try:
-            async for piece in self.keeper.pieces(owner, id):
-                await asyncio.to_thread(file.write, piece)
-        finally:
-            await asyncio.to_thread(file.close)
+        await asyncio.to_thread(path.touch)
+        async for piece in self.keeper.pieces(owner, id):
+            await asyncio.to_thread(append, path, piece)
+
+
+# Each file is opened and closed in one thread: whoever waits for one that is opened may be cut off, and nobody has it.
+
+
+def append(path: Path, piece: bytes) -> None:
+    with path.open("r+b") as file:  # which makes none anew that is gone
+        file.seek(0, SEEK_END)
+        file.write(piece)
+
+
+def read_into(target: Path | None, spool: Path, name: str, least: int, over: Callable[[], bool]) -> Report:
+    if target is None:
+        return read_file(spool, name, least, None, over)
+    with target.open("wb") as sink:
+        return read_file(spool, name, least, sink, over)
