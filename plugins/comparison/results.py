@@ -49,6 +49,7 @@ class Result:
     error: str = ""
     cache_key: str = ""
     rating: int = 0
+    sources: Sequence[Mapping[str, JSON]] = ()
 
     def per_second(self) -> float | None:
         """Tokens of the answer by the time that the upstream says they took; None where it does not say."""
@@ -58,11 +59,10 @@ class Result:
 
     def told(self, name: str, hidden: bool, whole: bool = True) -> dict[str, JSON]:
         """name: what it is called.  hidden: whether nothing may tell its model.  whole: with the words of it."""
-        words = {"response": self.response, **({"thinking": self.thinking} if self.thinking else {})} if whole else {}
         error = {"code": self.error_code, "message": "The model failed." if hidden else self.error}
         return {
             "model": name,
-            **words,
+            **(self.words() if whole else {}),
             **({"cut": True} if self.cut and whole else {}),
             "duration": round(self.duration_ns / 1e9, 3),
             "success": self.success,
@@ -78,6 +78,11 @@ class Result:
             "rating": RATINGS[self.rating],
             **({} if self.success else {"error": error}),
         }
+
+    def words(self) -> dict[str, JSON]:
+        """What was said, and the passages of documents that it rests on."""
+        more = {"thinking": self.thinking, "sources": list(self.sources)}
+        return {"response": self.response, **{name: told for name, told in more.items() if told}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,7 @@ class Heard:
             error_code="" if told is None else told[0],
             error="" if told is None else told[1],
             cache_key=ended.cache_key,
+            sources=() if choice.sources is None else choice.sources.passages,
         )
 
 

@@ -16,10 +16,11 @@ from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
 from proxy.errors import NotFound
 from proxy.host import Host
 from proxy.records import Records
+from proxy.types import JSON
 
 R: Final = ROUNDS.c
 KEPT: Final = tuple(one.name for one in fields(Result))
-SHORT: Final = tuple(name for name in KEPT if name not in ("response", "thinking"))
+SHORT: Final = tuple(name for name in KEPT if name not in ("response", "thinking", "sources"))
 """Columns without the words of answers."""
 BEGINNING: Final = 2000
 """Letters of a question that lists tell."""
@@ -185,12 +186,13 @@ class Store(Records):
 
 
 def row_of(one: Result) -> dict[str, Any]:
-    whole = {name: getattr(one, name) for name in KEPT}
+    whole = {name: getattr(one, name) for name in KEPT} | {"sources": text_of(one.sources)}
     return whole | {name: int(whole[name]) for name in ("success", "cached", "cut")}
 
 
 def result_of(row: Mapping[str, Any]) -> Result:
     told = {name: row[name] for name in KEPT if name in row}
+    told["sources"] = tuple(orjson.loads(told.get("sources") or "[]"))
     return Result(**told | {name: bool(told[name]) for name in ("success", "cached", "cut")})
 
 
@@ -206,12 +208,16 @@ def compared_of(row: Mapping[str, Any], results: Sequence[Result], judgements: S
     return Compared(**told, results=results, judgements=judgements)
 
 
+def text_of(sources: Sequence[Mapping[str, JSON]]) -> str:
+    return orjson.dumps(sources).decode() if sources else ""
+
+
 def size_of(one: Result) -> int:
-    return len(one.response.encode()) + len(one.thinking.encode())
+    return sum(len(text.encode()) for text in (one.response, one.thinking, text_of(one.sources)))
 
 
 def fitted(results: Sequence[Result], most: int) -> list[Result]:
-    """Where all are too long together each keeps the same share, of its answer before its thinking."""
+    """Where all are too long together each keeps the same share, of its answer before its thinking and its sources."""
     if sum(map(size_of, results)) <= most:
         return list(results)
     share = most // len(results)
@@ -221,4 +227,5 @@ def fitted(results: Sequence[Result], most: int) -> list[Result]:
 def shortened(one: Result, most: int) -> Result:
     response = one.response.encode()[:most].decode(errors="ignore")
     thinking = one.thinking.encode()[: most - len(response.encode())].decode(errors="ignore")
-    return replace(one, response=response, thinking=thinking, cut=True)
+    words = replace(one, response=response, thinking=thinking, cut=True)
+    return words if size_of(words) <= most else replace(words, sources=())

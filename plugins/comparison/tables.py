@@ -54,9 +54,10 @@ RESULTS: Final = Table(
     small("cut", nullable=False, server_default="0"),
     *map(text, ("currency", "finish", "request", "error_code", "error", "cache_key")),
     small("rating", nullable=False, server_default="0"),
+    text("sources"),
 )
 """One row an answer.  named: the one form of the model's name.  letters: of the answer, all of it.
-cut: whether less of it is kept."""
+cut: whether less of it is kept.  sources: a JSON list of the passages that it rests on; empty where there are none."""
 
 JUDGEMENTS: Final = Table(
     "comparison_judgements",

@@ -1,0 +1,10 @@
+"""Answers keep the passages of documents that they rest on."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "two", "one"
+
+
+def upgrade() -> None:
+    op.add_column("comparison_results", sa.Column("sources", sa.Text, nullable=False, server_default=""))
