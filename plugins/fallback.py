@@ -32,14 +32,14 @@ ITS_OWN: Final = frozenset({"model_not_found", "model_not_capable", "context_len
 
 
 class Other(Strict):
-    """One fallback, with conditions of its own."""
+    """One fallback, with its own conditions."""
 
     model: str | None = None
-    """The model that is asked instead; unset is the same one."""
+    """The model to use instead; if unset, the same one."""
     upstream: str | None = None
-    """The upstream that is asked, whichever lists the model first."""
+    """The upstream to use; if unset, the one that serves the model."""
     on: tuple[Condition, ...] | None = None
-    """Failures of the one before, in which this one is asked; unset are those of the plugin."""
+    """Failures of the previous one after which this one is tried; if unset, those of the plugin."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Other:
@@ -98,7 +98,7 @@ class Waiting:
 
 
 class Fallback:
-    """Asks another model, or the same at another upstream, when a call fails before its first event.
+    """Uses another model, or the same at another upstream, when a call fails before its first event.
 
     After the first event nothing is switched.  Embeddings only fall back to the same model elsewhere: another one's
     vectors would not be comparable.
@@ -108,15 +108,16 @@ class Fallback:
 
     class Settings(Strict):
         models: dict[str, tuple[Link, ...]] = {}  # noqa: RUF012  (pydantic copies defaults)
-        """By model, what is asked in its place, in that order: a model's name, or `{model, upstream, on}`.  What is
-        said of a model holds for its aliases, too, unless they are listed themselves."""
+        """Replacements by model, in order: a model's name, or `{model, upstream, on}`.  A model's replacements hold for
+        its aliases, too, unless these are listed themselves."""
         default: tuple[Link, ...] = ()
         """The same for every model that is not listed."""
         on: tuple[Condition, ...] = USUAL
-        """Failures in which the next one is asked.  `context_length` sends what does not fit to a model with a larger
-        window; `model_not_found` asks for another where the model is not there."""
+        """Failures after which the next one is tried.  `context_length` sends prompts that do not fit to a model with a
+        larger window; `model_not_found` uses another model if the model does not exist."""
         first_token: PositiveFloat | None = None
-        """Seconds that a stream may take to begin while there is another to ask: `first_token_timeout`."""
+        """Seconds that a stream may take to begin while there is another model to try; after that it fails with
+        `first_token_timeout`."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

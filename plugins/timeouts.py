@@ -23,8 +23,8 @@ class Timeouts:
         connect: PositiveFloat | None = 5.0
         """Seconds that the upstream may take to accept the connection."""
         first_event: PositiveFloat | None = 300.0
-        """Seconds until a stream begins, with the loading of a cold model.  A whole answer has no first event
-        before its last one, so that only `total` limits it."""
+        """Seconds until a stream begins, including the loading of a cold model.  A whole answer has no first event
+        before its last one, so only `total` limits it."""
         between_events: PositiveFloat | None = 60.0
         """Seconds that a stream may pause."""
         total: PositiveFloat | None = 1800.0

@@ -41,9 +41,9 @@ UNKNOWN: Final[tuple[float, str | None]] = (float("-inf"), None)
 
 
 class Cache:
-    """Keeps answers, and gives them again to whoever asks exactly the same; equal calls at once share one generation.
+    """Caches answers and gives them again when exactly the same is asked; equal calls at once share one generation.
 
-    Only complete answers are kept, never errors, streams that broke off, or answers of a fallback model.
+    Only complete answers are cached, never errors, streams that broke off, or answers of a fallback model.
     """
 
     place = "keeps"
@@ -52,21 +52,21 @@ class Cache:
 
     class Settings(Strict):
         store: str = "memory"
-        """A store under `stores:`; `memory` is there without being named."""
+        """A store under `stores:`; `memory` is always available."""
         ttl: PositiveFloat = 3600.0
-        """Seconds that an answer is kept, unless the request says otherwise."""
+        """Seconds for which an answer is cached, unless the request says otherwise."""
         max_ttl: PositiveFloat = 86_400.0
-        """Seconds that a request may ask for at most."""
+        """The most seconds that a request may ask for."""
         max_entry_bytes: PositiveInt = 1024 * 1024
-        """Bytes of the largest answer that is kept."""
+        """Maximum bytes of a cached answer."""
         share: Literal["caller", "global"] = "caller"
-        """Who gets an answer again: only the caller that it was given to, or everybody."""
+        """Who gets a cached answer: only the caller to whom it was first given, or everybody."""
         sampled: Literal["cache", "skip"] = "cache"
-        """Whether answers are kept that the caller left to chance (no `seed`, and a `temperature` that is not 0)."""
+        """Whether random answers are cached: those to calls with no `seed` and a `temperature` that is not 0."""
         keep_length: bool = False
-        """Whether answers are kept that ended because of their limit of tokens."""
+        """Whether answers are cached that ended at their token limit."""
         semantic: SemanticSettings | None = None
-        """Gives answers also to questions that mean the same in other words; unset is off."""
+        """Also answers questions that mean the same in other words; unset is off."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

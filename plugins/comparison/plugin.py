@@ -21,21 +21,21 @@ MIB: Final = 1024 * 1024
 
 
 class Comparison:
-    """Asks several models at once, side by side, with figures, votes, judges and a ranking; it stands in no chain."""
+    """Asks several models the same, side by side, with figures, votes, judges and a ranking; it goes into no chain."""
 
     tables = FEATURE
 
     class Settings(Strict):
         at_once: PositiveInt = 2
-        """Models of one comparison that are asked at a time, and verdicts of its judge: more on one GPU push each other
-        out of its memory, several hosts can do more."""
+        """Models of one comparison that are asked at the same time, and verdicts of its judge.  More on one GPU evict
+        each other from its memory; several hosts can do more."""
         keep_days: PositiveInt | None = 365
-        """Days that a comparison is kept.  Unset keeps them until they are deleted."""
+        """Days for which a comparison is stored.  If unset, until it is deleted."""
         max_comparisons: PositiveInt = 10_000
-        """Comparisons that are kept of one caller; the oldest go first."""
+        """Comparisons that are stored per caller; the oldest are deleted first."""
         max_bytes: PositiveInt = 4 * MIB
-        """Bytes of one question, and of all its answers that are kept; a longer question is refused, of longer
-        answers less is kept."""
+        """Bytes of one question, and of all its answers together, that are stored; a longer question is refused, longer
+        answers are stored shortened."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host

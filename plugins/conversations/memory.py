@@ -32,22 +32,22 @@ BEFORE: Final = "Summary of what was said before:\n\n"
 
 
 class Window(Strict):
-    """How much of a conversation a model is told.  Once it is more, it is cut to half of that."""
+    """How much of a conversation a model is given.  When it gets longer, it is cut to half of that."""
 
     tokens: PositiveInt | None = None
-    """Tokens of a prompt, estimated by what the last one took; unset is three quarters of the model's context (its
-    `num_ctx`, else what it is loaded with, else what it was trained for), and less where `max_tokens` leaves less."""
+    """Tokens of a prompt, estimated from the last one; if unset, three quarters of the model's context (its `num_ctx`,
+    or else what it is loaded with, or else what it was trained for), and less if `max_tokens` leaves less."""
     turns: PositiveInt | None = None
-    """Exchanges: a user's question and all that follows it; unset is as many as fit."""
+    """Exchanges: a user's question and all that follows it; if unset, as many as fit."""
 
 
 class Summarise(Strict):
-    """What is left out is summarised by a model, through the chain `internal`."""
+    """Has a model summarise what is left out, through the chain `internal`."""
 
     model: str | None = None
-    """Which; unset is the model of the call."""
+    """The model; if unset, the model of the call."""
     keep: PositiveInt | None = None
-    """Exchanges that are told word by word, at most; unset is as many as fit half of the window."""
+    """The most exchanges that are given in full; if unset, as many as fit half of the window."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,9 @@ PATIENCE: Final = 5.0
 
 
 class Conversations:
-    """Remembers conversations: a call that names one brings only what is new, and the answer is kept there.
+    """Remembers conversations: a call that names one sends only its new messages, and the answer is added to it.
 
-    Stands outside of what adds to a call for once, such as documents, and of what keeps answers.
+    Goes before plugins that add something to a single call, such as documents, and before those that cache answers.
     """
 
     place = "remembers"
@@ -55,26 +55,27 @@ class Conversations:
 
     class Settings(Strict):
         unknown: Literal["create", "refuse"] = "create"
-        """What happens to a call that names a conversation that its caller has not: it begins one, or is a 404."""
+        """What happens to a call that names a conversation that its caller does not have: it begins one, or is a
+        404."""
         wait: PositiveFloat = 30.0
-        """Seconds that a call waits for another one of the same conversation to end; then it is a 409."""
+        """Seconds for which a call waits for another one of the same conversation to end; then it is a 409."""
         waiting: NonNegativeInt = 100
         """Calls that may wait for one conversation in each process; a further one is a 409 at once."""
         cut: Literal["keep", "drop"] = "keep"
-        """Whether an exchange is kept whose answer was cut, or left by its client; it is then marked as such."""
+        """Whether an exchange is stored whose answer was cut short, or whose client left; it is then marked as such."""
         window: Window = Window()
-        """How much of a conversation a model is told."""
+        """How much of a conversation a model is given."""
         summarise: Summarise | None = None
-        """Set, what no longer fits is summarised by a model; unset it is left out."""
+        """Has what no longer fits summarised by a model; if unset, it is left out."""
         title_model: str | None = None
-        """A model that gives new conversations their titles, through the chain `internal`; unset takes the beginning of
-        the first message."""
+        """A model that gives new conversations their titles, through the chain `internal`; if unset, the beginning of
+        the first message is used."""
         keep_days: PositiveInt | None = None
-        """Days after which a conversation goes that nobody has gone on with; unset keeps it until it is deleted."""
+        """Days after which a conversation that was not continued is deleted; if unset, never."""
         max_conversations: PositiveInt = 10_000
         """Conversations that a caller may have."""
         max_messages: PositiveInt = 10_000
-        """Messages that one may have."""
+        """Messages that a conversation may have."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

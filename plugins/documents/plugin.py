@@ -68,7 +68,7 @@ class Rag(Strict):
 
 
 class Documents:
-    """Keeps documents and searches them, and puts what fits a question before the model that is asked it.
+    """Stores and searches documents, and adds passages that match a question to its prompt.
 
     Needs `pip install 'gemmapy-proxy[documents]'`.
     """
@@ -79,47 +79,48 @@ class Documents:
 
     class Settings(Strict):
         store: str = "texts"
-        """A store of texts under `stores:`; `texts` is there without being named, in `data/lance`."""
+        """A `lancedb` store under `stores:`; `texts` is always available, in `data/lance`."""
         embed: Annotated[str, Field(min_length=1)] = "nomic-embed-text"
-        """The model that embeds the texts of new collections; a collection keeps the one that it was made with."""
+        """The embedding model of new collections; a collection keeps the one with which it was made."""
         chain: Annotated[str, Field(min_length=1)] = "embeddings"
-        """The chain that texts go through to be embedded."""
+        """The chain for embedding calls."""
         chunk: Annotated[int, Field(ge=200, le=8000)] = 1000
-        """Characters of a chunk at most; of documents that are added from then on."""
+        """Maximum characters of a chunk, for documents that are added from then on."""
         top: Annotated[int, Field(ge=1, le=50)] = 4
-        """Passages put before a question, unless the call says how many."""
+        """Passages added to a question, unless the call says how many."""
         words: Share | None = None
-        """How much the words of a text count in a search, from 0 to 1; the rest is the likeness of its vector.  Unset,
-        each question settles it: by how much of it the texts have, and by how well the model tells texts apart."""
+        """How much words count in a search, from 0 to 1; the rest is the similarity of vectors.  If unset, this is
+        decided for each question: by how much of it the texts contain, and by how well the model distinguishes
+        texts."""
         fusion: Fusion = "scores"
-        """How the two orders become one: by their scores, or by their ranks, which a weak model spoils."""
+        """How the two result lists are mixed: by their scores, or by their ranks, which is worse with a weak model."""
         rerank: str | None = None
-        """A model that reads what was found and grades it for the final order, through the chain `internal`."""
+        """A model that reads and grades the results for the final order, through the chain `internal`."""
         rerank_top: Annotated[int, Field(ge=2, le=50)] = 12
-        """Passages that it reads, the best before."""
+        """How many of the best passages it reads."""
         rerank_timeout: PositiveFloat = 20.0
-        """Seconds that it may take; the order stays as it was then."""
+        """Seconds that it may take; after that the order stays as it was."""
         closer: Annotated[int, Field(ge=0, le=50)] = 0
-        """Of the best passages, how many are looked at closer: piece by piece, each of which is embedded for it, unless
-        that is kept; a dozen finds clearly more with a good model.  0 is none."""
+        """How many of the best passages are examined more closely, by embedding each of their pieces (cached like all
+        embeddings); with a good model, a dozen improves results clearly. 0 turns this off."""
         min_similarity: Annotated[float, Field(ge=-1, le=1)] = 0.2
-        """Cosine from which on a passage is put before a question.  It is the model's own: look at `explain`."""
+        """Cosine from which a passage is added to a question.  Good values depend on the model: look at `explain`."""
         min_text: Annotated[float, Field(ge=0)] = 3.0
-        """Or its text score (BM25) from which on it is, however unlike its vector; what reaches neither is not."""
+        """Text score (BM25) from which it is added whatever its cosine; passages that reach neither are not added."""
         budget: PositiveInt = 2000
-        """Tokens, estimated, that the passages of one question may have together."""
+        """Estimated tokens that all passages for one question may have together."""
         rewrite: str | None = None
-        """A model that writes a question so that it can be searched for without its conversation, through the chain
-        `internal`; unset searches for it as it was asked."""
+        """A model that rewrites a question so that it can be searched for without its conversation, through the chain
+        `internal`; if unset, the question is searched for as it is."""
         always: bool = False
-        """Whether chats are searched for that do not say `rag`."""
+        """Whether chats without `rag` use documents, too."""
         prompt: Annotated[str, AfterValidator(_template)] = prompt.TEMPLATE
-        """What becomes of the question: `{passages}`, `{question}`, and `{fence}`, with which the lines around passages
-        begin."""
+        """The text that replaces the question, with `{passages}`, `{question}`, and `{fence}`, with which the lines
+        around passages begin."""
         jobs: PositiveInt = 2
-        """Documents that each process takes in at once."""
+        """Documents that each process indexes at the same time."""
         embeds: PositiveInt = 4
-        """Calls for embeddings that each process has under way at once, for documents and questions together."""
+        """Concurrent embedding calls of each process, for documents and questions together."""
         max_documents: PositiveInt = 100_000
         """Documents of one caller."""
         max_collections: PositiveInt = 100
@@ -129,9 +130,9 @@ class Documents:
         max_file_bytes: PositiveInt = 128 * MIB
         """Bytes of a file."""
         read_timeout: PositiveFloat = 30.0
-        """Seconds that a file may take to be made text."""
+        """Seconds that converting a file to text may take."""
         read_memory: PositiveInt = 1024 * MIB
-        """Bytes of memory that the process may take that does it."""
+        """Bytes of memory that the process doing so may use."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         if missing := [name for name in NEEDED if find_spec(name) is None]:

@@ -90,29 +90,30 @@ Patterns = Annotated[
 
 
 class Template(Strict):
-    """A prompt template that a variant puts in place of the caller's."""
+    """A prompt template that a variant uses in place of the caller's."""
 
     name: Text
     """What it is called."""
     version: int | Text | None = None
-    """A number or an alias; unset is the newest."""
+    """A number or an alias; if unset, the newest."""
 
 
 class Variant(Strict):
-    """One way of answering; what it does not name stays as it was asked."""
+    """A variant; what it does not name stays as in the call."""
 
     name: Name
-    """What it is called in headers, records and results."""
+    """Its name in headers, records and results."""
     weight: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Its share, beside the others' weights."""
+    """Its share, relative to the other variants' weights."""
     model: Annotated[Text, AfterValidator(_model)] | None = None
     """The model that answers."""
     template: Annotated[Template | None, BeforeValidator(_named)] = None
-    """The prompt template, by its name or as `{name, version}`; chats only, and `templates` must stand further in."""
+    """The prompt template, as a name or `{name, version}`; for chats only, and `templates` must come later in the
+    chain."""
     system: Annotated[str, StringConstraints(max_length=65_536, pattern=r"^[^\x00]*$")] | None = None
-    """What stands in place of the caller's system message; chats only."""
+    """Replaces the caller's system message; for chats only."""
     parameters: Annotated[dict[str, Any], AfterValidator(_parameters)] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """Sampling options, such as `temperature` and `max_tokens`; they go before the caller's own."""
+    """Sampling options, such as `temperature` and `max_tokens`; they override the caller's own."""
 
     @property
     def is_for_chats(self) -> bool:
@@ -120,23 +121,23 @@ class Variant(Strict):
 
 
 class Match(Strict):
-    """Calls of which all that is said here is so; each is a pattern such as `gemma*`, or a list of which one fits."""
+    """Calls that match all of these; each is a pattern such as `gemma*`, or a list of which one must match."""
 
     models: Patterns = ()
     """Models, as the call names them."""
     routes: Patterns = ()
-    """Chains; unset is every one but `internal`."""
+    """Chains; if unset, all but `internal`."""
     callers: Patterns = ()
     """Names of callers."""
 
 
 class Guard(Strict):
-    """Stops a variant that is surely worse than the control; its units get the control from then on."""
+    """Stops a variant that is certainly worse than the control; its units get the control from then on."""
 
     metric: Name = "errors"
     """What is looked at."""
     worse_by: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """By how much, in the metric's own unit: 0.05 of `errors` is five calls in a hundred."""
+    """By how much it must be worse, in the metric's own unit: 0.05 of `errors` is five calls in a hundred."""
 
 
 class Definition(Strict):
@@ -145,20 +146,20 @@ class Definition(Strict):
     description: Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")] = ""
     """What it is for."""
     variants: Annotated[tuple[Variant, ...], BeforeValidator(_list), Field(min_length=2, max_length=10)]
-    """Ways of answering; the first is the control, which all others are compared with, and may change nothing."""
+    """The variants; the first is the control, with which all others are compared, and may change nothing."""
     match: Match = Match()
     """Which calls take part; a call that names the experiment does anyway."""
     unit: Unit = "user"
-    """Who always gets the same variant: the `user` (or `safety_identifier`) that the caller names, the `caller`, the
+    """What always gets the same variant: the `user` (or `safety_identifier`) of the call, the `caller`, the
     `conversation`, or each `request` by itself."""
     traffic: Annotated[float, Field(ge=0, le=1)] = 1.0
     """The share of units that take part."""
     salt: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")] = ""
-    """Another one deals units out anew; unset is the name."""
+    """A different one reassigns all units; if unset, the experiment's name."""
     better: Annotated[dict[Name, Sense], Field(max_length=30)] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """By metric, whether `higher` or `lower` is better, where that is not known."""
+    """For each metric of your own, whether `higher` or `lower` is better."""
     guard: Guard | None = None
-    """Set, variants that do harm are stopped."""
+    """Stops variants that do harm."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Definition:
@@ -213,4 +214,4 @@ class InFile(Definition):
     """An experiment in the configuration."""
 
     status: Status = "active"
-    """`active`, or `draft`, `paused` or `stopped`, in which no call takes part."""
+    """In all states but `active` no call takes part."""

@@ -42,10 +42,10 @@ PATIENCE: Final = 5.0
 
 
 class Experiments:
-    """Splits calls over variants of models, templates, system prompts and parameters, the same one for the same user,
-    and tells what is better, right whenever it is looked at.
+    """Splits calls among variants of models, templates, system prompts and parameters, the same one for the same user.
 
-    Stands before what counts by model, and before what puts anything into a prompt.
+    Its analysis of which is better is valid however often one looks.  Goes before plugins that count by model, and
+    before those that add to a prompt.
     """
 
     place = "chooses"
@@ -55,15 +55,16 @@ class Experiments:
 
     class Settings(Strict):
         experiments: dict[Name, InFile] = {}  # noqa: RUF012  (pydantic copies defaults)
-        """Experiments by name, kept with the configuration; admins make others over HTTP."""
+        """Experiments by name; admins can make others over HTTP."""
         pending: PositiveInt = 100_000
-        """Calls that each process keeps while the database is away; what comes beyond is not counted, and told."""
+        """Calls that each process keeps while the database is away; further ones are not counted, which the log and the
+        results say."""
         max_units: PositiveInt = 100_000
-        """Users, callers or conversations that have figures of their own in an experiment; further ones share rows."""
+        """Users, callers or conversations with their own figures in an experiment; further ones share rows."""
         rate_days: PositiveInt = 7
-        """Days for which a rating or a result finds the call that it is of."""
+        """Days within which a rating or a result can still be assigned to its call."""
         rate_calls: PositiveInt = 1_000_000
-        """Calls that are kept for that, the newest."""
+        """How many of the newest calls are kept for that."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

@@ -24,7 +24,7 @@ PATIENCE: Final = 5.0
 
 
 class Files:
-    """Keeps files in the database and serves OpenAI's endpoints for them; it stands in no chain."""
+    """Stores files in the database and serves OpenAI's endpoints for them; it goes into no chain."""
 
     tables = FEATURE
 

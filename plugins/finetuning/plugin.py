@@ -29,27 +29,27 @@ Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class FineTuning:
-    """OpenAI's fine-tuning jobs; it stands in no chain, and needs `files` beside it."""
+    """OpenAI's fine-tuning jobs; it goes into no chain, and needs the plugin `files`."""
 
     tables = FEATURE
 
     class Settings(Strict):
         trainers: dict[Name, Trainer] = Field(default_factory=dict)
-        """The programs that train, by names of the operator's own; the first that is for a model trains it."""
+        """The programs that train, by names of your choice; the first one with a matching pattern trains a model."""
         who: Literal["admin", "user"] = "admin"
-        """Who may have models trained: it costs a GPU."""
+        """Who may start jobs, which occupy a GPU."""
         folder: str = "data/finetuning"
-        """Where each job has a private folder while it is being done."""
+        """Where each job has a private folder while it runs."""
         at_once: PositiveInt = 1
-        """Trainings that this server does at once, all of its processes together."""
+        """Concurrent trainings of this server, all of its processes together."""
         max_jobs: PositiveInt = 10
-        """Jobs of one caller that are not over."""
+        """Unfinished jobs of one caller."""
         min_examples: PositiveInt = 10
         """Examples that a training file must have."""
         max_file_bytes: PositiveInt = 512 * MIB
         """Bytes of a dataset."""
         max_folder_bytes: PositiveInt = 100 * 1024 * MIB
-        """Bytes of a job's folder, checkpoints and all, beyond which its training is ended."""
+        """Bytes of a job's folder, including checkpoints; beyond that its training is ended."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host

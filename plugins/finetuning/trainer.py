@@ -41,14 +41,14 @@ class Trainer(Strict):
     """One way to train."""
 
     command: Annotated[tuple[Word, ...], Field(min_length=1)]
-    """The program and its arguments, which no shell sees; the path of `job.json` is put after them."""
+    """The program and its arguments, run without a shell; the path of `job.json` is added as the last one."""
     models: tuple[Word, ...] = ("*",)
-    """Patterns of the models that it trains, as the shell has them; the first trainer with one that fits does."""
+    """Patterns of the models that it trains, as in a shell; the first trainer with a matching one is used."""
     output: Output = "peft"
-    """What it leaves in its output folder: `peft` is `adapter_config.json` with `adapter_model.safetensors`,
+    """What it writes to its output folder: `peft` is `adapter_config.json` with `adapter_model.safetensors`,
     `gguf_adapter` one GGUF file with an adapter, `gguf` one with a whole model."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Variables of its environment, besides PATH, HOME and the locale; it sees no others of the server's."""
+    """Its environment variables, besides PATH, HOME and the locale; it gets no others from the server."""
     timeout: PositiveFloat = 86_400.0
     """Seconds that a training may take."""
 

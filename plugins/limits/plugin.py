@@ -41,8 +41,8 @@ FRESH: Final = 10_000
 
 
 class Limits:
-    """Refuses calls beyond what their caller, key or model may: requests and tokens per minute, calls at once, and
-    budgets of tokens and money per day and month."""
+    """Limits calls by caller, key, model or route: requests and tokens per minute, calls at once, and budgets of tokens
+    and money per day and month."""
 
     place = "limits"
     measures = True
@@ -50,16 +50,15 @@ class Limits:
 
     class Settings(Strict):
         store: str | None = None
-        """A `redis` store under `stores:`, whose counts all processes share; unset counts in this process, which must
-        then be the only one."""
+        """A `redis` store under `stores:`, whose counts all processes share; if unset, calls are counted in this
+        process, which must then be the only one."""
         away: Literal["allow", "refuse"] = "allow"
-        """What becomes of calls while the store is away: each process counts by itself, up to its share of the limits;
+        """What happens to calls while the store is away: each process counts by itself, up to its share of the limits;
         or they are refused with 503."""
         answer_tokens: PositiveInt = 512
-        """Tokens that are reserved for an answer that the call itself does not limit; when it is over, what it took
-        counts."""
+        """Tokens reserved for an answer if the call does not limit it; after the call, what it used counts."""
         limits: tuple[Rule, ...] = ()
-        """The rules.  Every one that fits a call must let it through."""
+        """The rules.  Every one that matches a call must allow it."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host

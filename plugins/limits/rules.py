@@ -36,21 +36,21 @@ Money = Annotated[Decimal, Field(gt=0, le=MOST // BILLION, decimal_places=9)]
 
 
 class Which(Strict):
-    """Calls of which everything that is said here is so: a name or a pattern such as `gemma*`, or a list of them of
-    which one fits."""
+    """Calls that match all of these; each is a name or a pattern such as `gemma*`, or a list of which one must
+    match."""
 
     caller: Patterns = ()
     """Names of callers."""
     key: Patterns = ()
-    """Ids of API keys; a call without a key has none, which `*` fits."""
+    """Ids of API keys; a call without a key matches only `*`."""
     model: Patterns = ()
-    """Models, by the name that an alias leads to."""
+    """Models, by name, with aliases resolved."""
     route: Patterns = ()
     """Chains: `chat`, `completions`, `embeddings`."""
 
 
 class Rule(Strict):
-    """Limits of the same calls.  Every rule that fits a call must let it through."""
+    """Limits for some calls.  Every rule that matches a call must allow it."""
 
     per: Annotated[
         tuple[Per, ...],
@@ -65,16 +65,16 @@ class Rule(Strict):
             }
         ),
     ] = ("caller",)
-    """Who or what has a count of its own: `caller`, `key`, `model`, `route` or a list of these, such as
-    `[caller, model]`; `all` is one count for everything.  A call without a key counts as its caller's."""
+    """What is counted separately: `caller`, `key`, `model`, `route` or a list of these, such as `[caller, model]`;
+    `all` is one count for everything.  A call without a key counts as its caller's."""
     match: Which = Which()
-    """Which calls are counted; every call unless said."""
+    """Which calls are counted; all if unset."""
     unless: Which = Which()
-    """Which of them are not."""
+    """Which of them are not counted."""
     requests_per_minute: Count | None = None
-    """Requests within any 60 seconds.  Kept answers count, calls that are refused here do not."""
+    """Requests within any 60 seconds.  Cached answers count, calls that are refused here do not."""
     tokens_per_minute: Count | None = None
-    """Tokens of prompts and answers within any 60 seconds.  Kept answers count nothing."""
+    """Tokens of prompts and answers within any 60 seconds.  Cached answers count as none."""
     at_once: Count | None = None
     """Calls under way at the same time."""
     tokens_per_day: Count | None = None
@@ -83,7 +83,7 @@ class Rule(Strict):
     """Tokens in a month of UTC."""
     money_per_day: Money | None = None
     """Money in a day of UTC, in the currency of the prices: a number, or a text such as `"2.50"`.  Calls without a
-    price count nothing."""
+    price count as nothing."""
     money_per_month: Money | None = None
     """The same in a month of UTC."""
 

@@ -29,9 +29,9 @@ SAY: Final = 60.0
 
 
 class Metrics:
-    """Counts and times of every call, at `GET /metrics` in the form that Prometheus reads.
+    """Counts and times every call, and serves the result to Prometheus at `GET /metrics`.
 
-    Stand it outermost, so that nothing that happens to a call is missed.
+    Put it first in the chain, so that nothing that happens to a call is missed.
     """
 
     measures = True

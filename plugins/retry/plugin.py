@@ -1,4 +1,4 @@
-"""Ask again when an upstream fails before its first event."""
+"""Tries again when an upstream fails before its first event."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Retry:
 
     class Settings(Strict):
         attempts: PositiveInt = 3
-        """How often a call is tried in all."""
+        """Maximum tries of a call, including the first."""
         wait: NonNegativeFloat = 0.5
-        """Seconds of the first wait at most; each further one may be twice as long.  The wait itself is drawn
-        evenly from nothing to that (full jitter), so that many callers do not come back at once."""
+        """Maximum seconds of the first wait; for each further one, twice as long.  The actual wait is random between
+        zero and that (full jitter), so that many callers do not come back at once."""
         max_wait: NonNegativeFloat = 30.0
-        """Seconds that no wait exceeds, unless the upstream asked for longer; then the error is given at once."""
+        """Maximum seconds of any wait.  If the upstream asks for a longer one, the error is returned at once."""
         on: tuple[Cause, ...] = ("connect", "overloaded", "load", "server", "cut", "invalid_answer")
-        """Which failures are worth another try.  Not listed: `timeout`, which would double the wait of the
-        caller, and `memory`, which does not heal by asking again.  A fault of the request never is."""
+        """Failures after which a call is tried again.  Not included by default: `timeout`, which would double the
+        caller's wait, and `memory`, which another try does not cure.  Faults of the request are never tried again."""
         budget: NonNegativeFloat = 0.2
-        """Further tries for each call, over all calls of the process: in an outage the upstream is asked a fifth
-        more often, and not three times.  One a second is always allowed, and up to a hundred are saved up."""
+        """Retries per call, over all calls of the process: in an outage the upstream gets a fifth more calls, and not
+        three times as many.  One a second is always allowed, and up to a hundred are saved up."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

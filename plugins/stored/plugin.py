@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class Stored:
-    """Keeps responses and, where they ask for it, chat completions, and serves OpenAI's endpoints for them.
+    """Keeps responses and, if they have `store: true`, chat completions, and serves OpenAI's endpoints for them.
 
-    Stands outermost: what it makes in the background goes through the rest of the chain like any call.
+    Goes first in its chain: what it generates in the background goes through the rest of the chain like any call.
     """
 
     place = "defers"
@@ -43,17 +43,18 @@ class Stored:
 
     class Settings(Strict):
         keep_days: PositiveInt | None = 30
-        """Days that an answer is kept after the last response that goes on from it. Unset keeps them for ever."""
+        """Days for which an answer is kept after the last response that continues it.  If unset, forever."""
         entries: PositiveInt = 10_000
-        """Answers that are kept of one caller; the oldest go first."""
+        """Answers kept per caller; the oldest are deleted first."""
         caller_bytes: PositiveInt = 1024 * 1024 * 1024
-        """Bytes that are kept of one caller; the oldest go first."""
+        """Bytes kept per caller; the oldest answers are deleted first."""
         max_bytes: PositiveInt = 32 * 1024 * 1024
-        """Bytes that one call to be kept may ask; a larger one is refused, and told to send `store: false`."""
+        """Bytes of the request of a call that is to be kept; a larger one is refused, with the advice to send `store:
+        false`."""
         background: PositiveInt = 4
-        """Responses that each process makes in the background at once."""
+        """Background responses that each process generates at once."""
         waiting: PositiveInt = 100
-        """Responses that may wait for that in each process; more are refused."""
+        """Background responses that may wait in each process; more are refused."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

@@ -35,7 +35,7 @@ VARIANTS_TEMPLATE: Final = "variants_template"
 class Templates:
     """Prompts with names: a call that names one gets its messages, model and parameters, filled with checked variables.
 
-    There is a library; folders of files and callers' own come beside it.
+    They come from the packaged library, from a folder of files, and from callers.
     """
 
     place = "begins"
@@ -45,24 +45,24 @@ class Templates:
 
     class Settings(Strict):
         model: str | None = None
-        """The model of templates that name none, where the caller names none either; `*` is the first by
-        name that is there and can chat."""
+        """The model for templates without one, if the caller names none either; `*` is the first by name that is
+        available and can chat."""
         listed: tuple[str, ...] = ()
-        """Which templates stand in the lists of models as `template:NAME`, by patterns of their names, such as
-        `extract_*`: of the library, the folder and the caller's own those that a message alone fills."""
+        """Templates that appear in the lists of models as `template:NAME`, by patterns of their names, such as
+        `extract_*`: those of the library, the folder and the caller's own that need nothing but a message."""
         library: bool = True
-        """Whether the templates of this package are there."""
+        """Whether the packaged templates are available."""
         path: str | None = None
-        """A folder of YAML files with templates of the operator's own, read with the configuration; a name that the
-        library has, too, then leads here."""
+        """A folder of YAML files with your own templates, read with the configuration; they take precedence over
+        templates of the library with the same name."""
         max_length: PositiveInt = 1_000_000
-        """Letters that the messages of a template may become."""
+        """Maximum characters of a template's rendered messages."""
         custom: bool = True
-        """Whether callers may keep templates of their own, in the `database`."""
+        """Whether callers may store their own templates, in the `database`."""
         max_templates: PositiveInt = 200
-        """Templates that one caller may keep."""
+        """Templates that one caller may store."""
         max_versions: PositiveInt = 100
-        """Versions of one template that are kept; none is ever changed."""
+        """Versions of one template; none is ever changed."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

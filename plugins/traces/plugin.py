@@ -22,26 +22,26 @@ if TYPE_CHECKING:  # an extra
 
 
 class Traces:
-    """One span a call, with children for its plugins and attempts, sent by OTLP over HTTP.
+    """Sends a span for each call, with children for its plugins and attempts, by OTLP over HTTP.
 
-    Stand it outermost, so that nothing that happens to a call is missed.
+    Put it first in the chain, so that nothing that happens to a call is missed.
     """
 
     class Settings(Strict):
         endpoint: str = Field("http://127.0.0.1:4318/v1/traces", pattern="^https?://")
-        """Where spans are posted, by OTLP over HTTP."""
+        """Where spans are sent, by OTLP over HTTP."""
         headers: dict[str, SecretStr] = Field(default_factory=dict)
-        """Headers of these posts, such as a key."""
+        """Headers of these requests, such as a key."""
         service: str = "gemmapy-proxy"
         """The name of this server in traces."""
         sample: float = Field(1.0, ge=0, le=1)
-        """The part of calls that is traced, where the client does not say so in `traceparent`."""
+        """Share of calls that are traced if the client does not decide in `traceparent`."""
         contents: bool = False
-        """Whether spans hold the words of questions and answers, up to some 4,000 letters of each message."""
+        """Whether spans contain the text of questions and answers, up to some 4,000 characters of each message."""
         queue: PositiveInt = 4096
         """Spans that wait to be sent; further ones are dropped."""
         timeout: PositiveFloat = 5.0
-        """Seconds that a post may take; a server that stops waits as long for the last one."""
+        """Seconds that a request may take; a stopping server waits as long for the last one."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter") is None:

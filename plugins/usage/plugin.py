@@ -40,10 +40,10 @@ PATIENCE: Final = 5.0
 
 
 class Usage:
-    """Keeps a record of every call and of what it took and cost, and tells figures of them.
+    """Records every call with its times, tokens and cost, and shows figures of them.
 
-    Stands outermost, so that what inner plugins refuse is recorded, too.  Records are written in the background, at
-    most half a second after a call has ended; no call waits for the database.
+    Goes first in the chain, so that calls which later plugins refuse are recorded, too.  Records are written in the
+    background, at most half a second after a call has ended; no call waits for the database.
     """
 
     place = "records"
@@ -52,9 +52,10 @@ class Usage:
 
     class Settings(Strict):
         pending: PositiveInt = 100_000
-        """Records that each process keeps while the database is away; what comes beyond is lost, counted and told."""
+        """Records that each process keeps while the database is away; further ones are lost, which the log and the
+        dashboard say."""
         keep_days: PositiveInt | None = 90
-        """Days that records of single calls are kept; sums by the day stay.  Unset keeps them for ever."""
+        """Days for which records of single calls are kept; daily sums stay.  If unset, forever."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings

@@ -49,29 +49,29 @@ class Config(Strict):
     models: dict[str, Model] = Field({}, examples=[{"gpt-4o-mini": {"alias": "llama3.2:3b"}}])
     """Aliases, pins and permissions, by model name."""
     keys: dict[str, SecretOrKey] = Field({}, examples=[{"alice": "${ALICE_KEY}"}])
-    """Bearer keys by the caller's name: a secret, or `{key, role}`.  Without any, nor `accounts`, `jwt` or
-    `identity_header`: only loopback, everybody is admin."""
+    """Bearer keys by the caller's name: a secret, or `{key, role}`.  Without keys, `accounts`, `jwt` and
+    `identity_header` the server listens on loopback only, and everybody is an admin."""
     accounts: Accounts | None = None
     """Users and API keys in the database; `{}` turns them on."""
     jwt: Jwt | None = None
-    """Callers that an identity provider vouches for."""
+    """Callers authenticated by an identity provider."""
     identity_header: IdentityHeader | None = None
     """Callers that a trusted gateway names."""
     stores: dict[str, Store] = Field({}, examples=[{"shared": {"redis": "redis://127.0.0.1:6379/0"}}])
-    """Named places where plugins keep things."""
+    """Named stores for data of plugins."""
     database: Database = Field(Database(), examples=[{"url": "sqlite:///data/gemmapy.db"}])
-    """Where records are kept."""
+    """The database for users, keys, records and other permanent data."""
     costs: Costs = Costs()
     """What calls cost."""
     writes: str | None = None
     """Name of the `ollama` upstream whose models admins may pull, create, copy, push and delete through Ollama's own
-    endpoints; unset switches these off."""
+    endpoints; if unset, these are off."""
     params: Literal["lenient", "strict"] = "lenient"
-    """`lenient` tells in `x-gemmapy-params` what was emulated, changed or ignored; `strict` refuses it."""
+    """`lenient` reports in `x-gemmapy-params` what was emulated, changed or ignored; `strict` refuses it."""
     requests: Requests = Requests()
-    """What is taken from callers."""
+    """Limits of requests."""
     streams: Streams = Streams()
-    """How answers flow to clients."""
+    """How answers are streamed to clients."""
     web: Web = Web()
     """Who may call from a browser."""
     log: Log = Log()
@@ -81,5 +81,5 @@ class Config(Strict):
     chains: dict[Literal["chat", "completions", "embeddings", "internal"], tuple[PluginName, ...]] = Field(
         examples=[{"chat": [], "embeddings": []}]
     )
-    """Plugins by route, from the client inwards.  A route without a chain is switched off.  `internal` is for calls
-    that plugins make themselves."""
+    """Plugins by route, in order from the client to the model.  A route without a chain is off.  `internal` is for
+    calls that plugins make themselves."""

@@ -30,15 +30,15 @@ class Rate(Strict):
     """A price from a day on, for a million tokens."""
 
     input: Money = Decimal(0)
-    """A million tokens of prompts."""
+    """Price of a million tokens of prompts."""
     output: Money = Decimal(0)
-    """A million tokens of answers, thinking included."""
+    """Price of a million tokens of answers, including thinking."""
     cached: Money | None = None
-    """A million prompt tokens that the upstream had in its cache; unset is the same as `input`."""
+    """Price of a million prompt tokens that were in the upstream's cache; if unset, the same as `input`."""
     currency: Currency | None = None
-    """Unset is the list's."""
+    """Currency, if not that of the list."""
     like: str = ""
-    """In `cloud`: name of the service that it is the price of."""
+    """In `cloud`: name of the service with this price."""
 
 
 class Dated(Rate):
@@ -61,38 +61,38 @@ Rates = Annotated[
 
 
 class Prices(Strict):
-    """Prices by model: a pattern such as `gemma*`, of which the longest that fits counts."""
+    """Prices by model name or pattern, such as `gemma*`; the longest matching pattern counts."""
 
     models: dict[Pattern, Rates] = {}
-    """What a call costs, by pattern of the model's name; a price, or a list with `valid_from`."""
+    """Your own prices, by pattern of the model's name: one price, or a list with `valid_from`."""
     cloud: dict[Pattern, Rates] = {}
-    """What the same would cost at a cloud service, told beside it."""
+    """Prices of a cloud service, for comparison."""
 
 
 class Watts(Strict):
-    """What one upstream's host draws."""
+    """Power of an upstream's host."""
 
     busy: Money
-    """Watts while a model reads and writes."""
+    """Watts while a model reads a prompt or generates."""
     idle: Money = Decimal(0)
-    """Watts while one is loaded."""
+    """Watts while a model is being loaded."""
 
 
 class Power(Strict):
-    """What calls draw, by the times that Ollama tells."""
+    """Energy that calls use, computed from the times that Ollama reports."""
 
     per_kwh: Money | None = None
     """Price of a kilowatt-hour."""
     watts: dict[str, Watts] = {}
-    """By upstream's name."""
+    """Power of each upstream's host, by upstream."""
 
 
 class Costs(Strict):
     """What calls cost; models without a price cost null."""
 
     currency: Currency = "USD"
-    """Of every price that does not name its own, and of energy.  Currencies are never added up or converted."""
+    """Currency of energy and of every price that does not name another.  Currencies are never added up or converted."""
     prices: str | Prices = Prices()
-    """A file of prices, by its path from this one, or the prices."""
+    """Path of a file of prices, relative to this one, or the prices themselves."""
     energy: Power = Power()
-    """What calls draw."""
+    """Energy that calls use."""

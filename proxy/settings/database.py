@@ -22,12 +22,13 @@ def _database_url(url: SecretStr) -> SecretStr:
 
 
 class Database(Strict):
-    """Where records are kept: users, keys, usage; opened only if something needs it.  A restart changes these."""
+    """The database for users, keys, records and other permanent data; opened only if something needs it.  Changes
+    require a restart."""
 
     url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr("sqlite:///data/gemmapy.db")
-    """`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME`, best from the environment."""
+    """`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME`, preferably from the environment."""
     connections: PositiveInt = 5
-    """Connections that each process opens at most."""
+    """Maximum connections of each process."""
     timeout: PositiveFloat = 10.0
     """Seconds to wait for a connection, or for another process that writes to the same file."""
 

@@ -54,38 +54,38 @@ class Accounts(Strict):
     """Users and API keys in the database, made with `gemmapy-proxy keys` or under `/api/admin/keys`."""
 
     secret: Secret | None = None
-    """What stored keys are hashed with, best from the environment; another one is refused until all keys have ended.
-    Unset, one is made and kept in the database."""
+    """Secret for hashing the stored keys, preferably from the environment.  A different secret is refused until all
+    keys have been revoked or have expired.  If unset, one is generated and kept in the database."""
     bootstrap: bool = True
-    """Whether an admin key is made at start, and printed once to standard error, where no admin has one, here, under
+    """Whether an admin key is created at start, and printed once to standard error, if no admin has a key here, under
     `keys:` or in the environment as `GEMMAPY_ADMIN_KEY`."""
 
 
 class Jwt(Strict):
-    """Callers that an identity provider vouches for with a JSON web token, sent as the bearer key."""
+    """Callers authenticated by an identity provider with a JSON web token, sent in place of a key."""
 
     jwks: Annotated[Text, AfterValidator(_place)]
     """The provider's public keys: a file, or the URL of its JWKS."""
     issuer: Text
-    """What the claim `iss` must be."""
+    """Required value of the claim `iss`."""
     audience: Annotated[Texts, Field(min_length=1)]
-    """What the claim `aud` must hold: one of these."""
+    """Accepted values of the claim `aud`: it must contain one of these."""
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
-    """Signatures that are believed."""
+    """Accepted signature algorithms."""
     leeway: Annotated[NonNegativeFloat, Field(le=300)] = 30.0
-    """Seconds by which clocks may differ."""
+    """Tolerated clock difference in seconds."""
     user: Text = "sub"
-    """The claim that names the caller; dots lead into it, such as `profile.email`."""
+    """The claim with the caller's name; dots address nested claims, as in `profile.email`."""
     role: Text | None = None
     """The claim with the caller's roles, a text or a list, such as `realm_access.roles`."""
     admin: Texts = ()
     """Roles that make an admin; every other caller is a user."""
     cache: PositiveFloat = 60.0
-    """Seconds for which a token is believed without being checked again, at most until it expires."""
+    """Seconds for which a verified token is trusted without another check, at most until it expires."""
 
 
 class IdentityHeader(Strict):
-    """Callers that a gateway names in a header; it is believed from `listen.trusted_proxies` only."""
+    """Callers that a gateway names in a header, which is trusted from `listen.trusted_proxies` only."""
 
     user: HeaderName = "X-Forwarded-User"
     """The header with the caller's name."""

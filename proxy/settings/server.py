@@ -13,33 +13,34 @@ ChainName = Literal["chat", "completions", "embeddings"]
 
 
 class Listen(Strict):
-    """Where the server listens; a restart changes these."""
+    """Where the server listens.  Changes require a restart."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address to bind.  Any but a loopback address wants `keys`, `accounts`, `jwt` or `identity_header`."""
+    """Address to bind.  Any other than a loopback address requires `keys`, `accounts`, `jwt` or `identity_header`."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    """TCP port; 0 takes a free one."""
+    """TCP port; 0 chooses a free one."""
     drain: NonNegativeFloat = 30.0
     """Seconds that running calls may take to finish when the server stops."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    """Processes that answer; more than one run under a supervisor, which restarts those that die."""
+    """Worker processes; more than one run under a supervisor, which restarts those that die."""
     base_path: BasePath = ""
     """Path under which a gateway serves this server, such as `/llm`, if the gateway leaves it in the URL."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Addresses and networks of gateways, whose `X-Forwarded-For` and `-Proto`, and `identity_header`, are believed."""
+    """Addresses and networks of gateways whose `X-Forwarded-For`, `X-Forwarded-Proto` and `identity_header` are
+    trusted."""
 
 
 class Key(Strict):
     """A bearer key with a role."""
 
     key: SecretStr
-    """The secret, best from the environment: `"${ALICE_KEY}"`."""
+    """The secret, preferably from the environment: `"${ALICE_KEY}"`."""
     role: Literal["user", "admin"] = "user"
-    """What it opens: `user` the chains, `admin` everything."""
+    """What it allows: `user` the chains, `admin` everything."""
     models: tuple[str, ...] | None = None
-    """Patterns of the models that it opens, such as `gemma*`; unset is every one."""
+    """Patterns of the models that it allows, such as `gemma*`; if unset, all."""
     routes: tuple[ChainName, ...] | None = None
-    """Chains that it opens; unset is every one."""
+    """Chains that it allows; if unset, all."""
 
 
 def _form(given: object) -> str:
@@ -53,7 +54,7 @@ SecretOrKey = Annotated[
 
 
 class Requests(Strict):
-    """What is taken from callers."""
+    """Limits of requests."""
 
     max_bytes: PositiveInt = 32 * MIB
     """Bytes of a request's body, after decompression; more is a 413."""
@@ -66,18 +67,19 @@ class Requests(Strict):
     max_inputs: PositiveInt = 2048
     """Texts in one embeddings request."""
     image_hosts: tuple[str, ...] = ()
-    """Hosts from which http(s) images are fetched; empty refuses them.  Private addresses never are."""
+    """Hosts from which http(s) images are fetched; if empty, these are refused.  Private addresses are never
+    fetched."""
     max_image_bytes: PositiveInt = 20 * MIB
     """Bytes of one image, decoded."""
 
 
 class Streams(Strict):
-    """How answers flow to clients."""
+    """How answers are streamed to clients."""
 
     heartbeat: NonNegativeFloat = 10.0
-    """Seconds without a byte after which a waiting stream gets a comment line; 0 is never."""
+    """Seconds without data after which a waiting stream gets a comment line; 0 turns this off."""
     buffer_bytes: PositiveInt = MIB
-    """Bytes kept for a client that reads more slowly than the model writes."""
+    """Bytes buffered for a client that reads more slowly than the model writes."""
     slow_reader: PositiveFloat = 30.0
     """Seconds that the buffer may stay full before the call is ended with an error."""
 
@@ -87,15 +89,15 @@ class Web(Strict):
 
     origins: tuple[Origin, ...] = ()
     """Origins that get CORS headers, such as `https://app.example.com`, or `https://*.example.com` for every subdomain
-    of it, but not itself; `*` is any.  Empty: CORS is off."""
+    but not the domain itself; `*` is any.  If empty, CORS is off."""
     hosts: tuple[str, ...] = ()
-    """Host names accepted besides loopback ones while no keys are configured."""
+    """Host names accepted in addition to loopback ones while no keys are configured."""
 
 
 class Log(Strict):
-    """What the server writes to standard error; a restart changes these."""
+    """What the server writes to standard error.  Changes require a restart."""
 
     format: Literal["plain", "json"] = "plain"
-    """A line for people, or a JSON object a line."""
+    """Plain text, or one JSON object per line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least that is written; request lines are `info`, but those of probes that went well `debug`."""
+    """Lowest level that is written.  Request lines are `info`; those of successful probes `debug`."""

@@ -31,7 +31,7 @@ class Disk(Strict):
     """A store in one SQLite file, which survives a restart and is shared by all workers."""
 
     path: str = "data/store.db"
-    """The file; it and its directory are made when they are missing."""
+    """The file; it and its directory are created if they are missing."""
     max_bytes: PositiveInt = 1024 * MIB
     """Bytes of everything in it; what was used longest ago makes room.  The file may be a quarter larger."""
 
@@ -44,15 +44,14 @@ class Store(Strict):
     disk: Disk | None = None
     """A store in one SQLite file."""
     redis: Annotated[SecretStr, AfterValidator(_redis_url)] | None = None
-    """URL of a Redis, best from the environment: `redis://`, `rediss://` for TLS (`?ssl_ca_certs=FILE` where its
-    authority is one of your own), `redis+cluster://` or `rediss+cluster://` for a cluster.  Redis bounds itself: give
-    it `maxmemory` and an `lru` or `lfu` policy."""
+    """URL of a Redis, preferably from the environment: `redis://`, `rediss://` for TLS (`?ssl_ca_certs=FILE` for your
+    own certificate authority), `redis+cluster://` or `rediss+cluster://` for a cluster.  Redis limits its own size:
+    give it `maxmemory` and an `lru` or `lfu` policy."""
     lancedb: Annotated[str, Field(min_length=1)] | None = None
     """Texts and their vectors, for `documents`: a directory, or object storage by its URL (`s3://…`, `gs://…`, `az://…`),
     whose credentials are read from the environment."""
     timeout: PositiveFloat = 0.05
-    """Seconds that one operation of a Redis may take.  After five failures in a row it is left alone for five
-    seconds."""
+    """Seconds that one operation of a Redis may take.  After five failures in a row it is not used for five seconds."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Store:

@@ -22,12 +22,13 @@ class Line(Strict):
     """Where calls wait while every host of an upstream is busy; callers take turns."""
 
     most: PositiveInt = 256
-    """Calls that may wait; a further one is a 429, or the last one of the caller who has more of them than its own."""
+    """Calls that may wait.  If there are more, the new one gets a 429, or else the last one of the caller with the most
+    waiting calls, if the new one's caller has fewer."""
     wait: PositiveFloat = 60.0
     """Seconds that a call may wait; then it is a 429."""
     group: NonNegativeFloat = 10.0
-    """Seconds for which calls of a model that a host has loaded may go before one for which it would have to load
-    another, so that two models do not put each other out with every call; 0 is never."""
+    """Seconds for which calls of a model that a host has loaded may overtake one for which it would have to load
+    another, so that two models do not evict each other with every call; 0 turns this off."""
 
 
 EXTRAS = Literal["top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "num_keep"]
@@ -38,32 +39,32 @@ class Upstream(Strict):
     """Where models live: exactly one of `ollama`, `openai` and `demo`."""
 
     ollama: OllamaUrls | None = None
-    """URL of an Ollama server; or a list of them, which are then one pool of equal hosts."""
+    """URL of an Ollama server, or a list of them, which form a pool of equal hosts."""
     openai: OpenAIUrls | None = None
-    """Base URL, with its `/v1`, of any server that speaks OpenAI's API; or a list of them."""
+    """Base URL, including `/v1`, of a server with OpenAI's API, or a list of them."""
     demo: Demo | None = None
     """A simulated Ollama inside this process, for trying things out."""
     key: BearerKey | None = None
-    """Bearer key for an `openai` upstream, best from the environment: `"${OPENAI_API_KEY}"`."""
+    """Bearer key for an `openai` upstream, preferably from the environment: `"${OPENAI_API_KEY}"`."""
     options: tuple[EXTRAS, ...] = ()
-    """Sampling options beyond OpenAI's that an `openai` upstream understands; others are ignored and told."""
+    """Sampling options beyond OpenAI's that an `openai` upstream understands; others are ignored and reported."""
     slots: PositiveInt | None = None
-    """Calls that each host works on at once; more wait in line.  Unset hands every call on at once, to wait inside of
-    Ollama, however many they are."""
+    """Concurrent calls per host; more wait in line.  If unset, all calls are sent on at once and wait inside Ollama,
+    however many there are."""
     line: Line = Line()
     """Where calls wait while every host is busy."""
     share: str | None = None
-    """Name of a store, best a Redis, through which several workers or servers tell each other of hosts that cool down
-    after three failures in a row; unset lets each find out by itself."""
+    """Name of a store, preferably a Redis, through which several workers or servers inform each other of hosts that
+    cool down after three failures in a row; if unset, each finds out by itself."""
     allow_cloud: bool = False
-    """Whether models such as `gpt-oss:120b-cloud`, and copies of them, may be asked for, which Ollama forwards to
-    ollama.com."""
+    """Whether models that Ollama forwards to ollama.com, such as `gpt-oss:120b-cloud`, and copies of them, may be
+    used."""
     embed_batch: PositiveInt = 64
     """Texts sent in one embeddings request; longer lists are split."""
     load_timeout: PositiveFloat = 600.0
     """Seconds that a cold model may take to load."""
     max_answer_bytes: PositiveInt = 64 * MIB
-    """Bytes that one line or one whole answer of the upstream may have."""
+    """Maximum bytes of one line or one whole answer of the upstream."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Upstream:
@@ -93,18 +94,19 @@ class Upstream(Strict):
 
 
 class Model(Strict):
-    """What the operator fixes for a model.  The name `*` stands for every model that is not listed."""
+    """Settings for a model.  The name `*` stands for every model that is not listed."""
 
     alias: str | None = None
-    """Another model's name: calls for this one go there."""
+    """Name of the model that is used for calls to this one."""
     upstream: str | None = None
-    """Name of the upstream where it lives; unset takes the first that lists it."""
+    """Name of the upstream that serves it; if unset, the first that lists it."""
     allowed: bool = True
-    """Whether callers may ask for it."""
+    """Whether callers may use it."""
     keep_alive: KeepAlive | None = None
-    """How long Ollama keeps it loaded after a call: seconds, or a duration such as `10m`; negative is for ever."""
+    """How long Ollama keeps it loaded after a call: seconds, or a duration such as `10m`; a negative value means
+    forever."""
     num_ctx: Annotated[int, Field(ge=4)] | None = None
-    """Tokens of context that it is loaded with."""
+    """Context window with which it is loaded, in tokens."""
     shift: bool = False
     """Whether Ollama may drop the older half of the context when it overflows while answering."""
     num_batch: PositiveInt | None = None

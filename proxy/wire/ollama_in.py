@@ -201,22 +201,22 @@ def _dimensions(asked: Asked, value: JSON, at: str) -> None:
 
 COMMON: Mapping[str, Field] = {
     "model": Field("honoured", fields.read_model, "Name or alias of a model."),
-    "options": Field("honoured", fields.read_options, "Sampling options; load-time ones are the operator's."),
-    "keep_alive": Field("ignored", _keep_alive, "The operator's."),
+    "options": Field("honoured", fields.read_options, "Sampling options; load-time ones are set by the operator."),
+    "keep_alive": Field("ignored", _keep_alive, "Set by the operator."),
     "truncate": Field("ignored", _truncate, "Nothing is ever truncated: an overflow is a 400."),
 }
 GENERATED: Mapping[str, Field] = {
     **COMMON,
-    "stream": Field("honoured", fields.read_stream, "True unless said."),
+    "stream": Field("honoured", fields.read_stream, "True by default."),
     "format": Field("honoured", _format, "`json` or a JSON schema."),
     "think": Field("honoured", _think, "A boolean or a level."),
-    "logprobs": Field("honoured", _logprobs, "Of the words of the answer."),
+    "logprobs": Field("honoured", _logprobs, "Of the answer's tokens."),
     "top_logprobs": Field("honoured", fields.read_top_logprobs, "0 to 20."),
-    "shift": Field("ignored", fields.read_ignored, "The operator's."),
+    "shift": Field("ignored", fields.read_ignored, "Set by the operator."),
 }
 CHAT: Mapping[str, Field] = {
     **GENERATED,
-    "messages": Field("honoured", _messages, "None at all loads the model."),
+    "messages": Field("honoured", _messages, "An empty list loads the model."),
     "tools": Field("honoured", fields.read_tools, "Functions."),
 }
 GENERATE: Mapping[str, Field] = {
@@ -224,9 +224,9 @@ GENERATE: Mapping[str, Field] = {
     "prompt": Field("honoured", _prompt, "An empty one loads the model."),
     "suffix": Field("honoured", _suffix, "For models that can insert."),
     "system": Field("honoured", _system, "In place of the model's own."),
-    "raw": Field("honoured", _raw, "The prompt is given to the model as it is."),
+    "raw": Field("honoured", _raw, "The prompt is given to the model unchanged."),
     "images": Field("honoured", _images, "PNG, JPEG or WebP in base64."),
-    "template": Field("refused", _template, "Templates are the operator's; an empty one asks for none."),
+    "template": Field("refused", _template, "Templates are set by the operator; an empty one is accepted."),
     "context": Field("ignored", fields.read_ignored, "Deprecated by Ollama; send the turns to `/api/chat`."),
 }
 EMBED: Mapping[str, Field] = {

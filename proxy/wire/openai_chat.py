@@ -76,26 +76,28 @@ FIELDS: Mapping[str, Field] = {
     "messages": Field(
         "honoured",
         fields.read_messages,
-        "`developer` is `system`; text and image parts stay one message, text first; `file` parts are read as "
-        "text, with the plugin `documents`; tools may give images, "
-        "too; several of the assistant's that stand last are one.",
+        "`developer` is treated as `system`; text and image parts stay one message, text first; `file` parts are "
+        "converted to text by the plugin `documents`; tool messages may have images, too; several assistant messages "
+        "at the end are merged.",
     ),
     "stream": Field("honoured", fields.read_stream, "Server-sent events."),
-    "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored and told."),
+    "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored."),
     "max_tokens": Field("honoured", fields.read_option("max_tokens"), "At least 1."),
     "max_completion_tokens": Field("honoured", fields.read_option("max_tokens"), "The same as `max_tokens`."),
-    "temperature": Field("honoured", fields.read_option("temperature"), "0 to 2; the model's own default when absent."),
-    "top_p": Field("honoured", fields.read_option("top_p"), "0 to 1; the model's own default when absent."),
+    "temperature": Field("honoured", fields.read_option("temperature"), "0 to 2; the model's own default if absent."),
+    "top_p": Field("honoured", fields.read_option("top_p"), "0 to 1; the model's own default if absent."),
     "presence_penalty": Field("honoured", fields.read_option("presence_penalty"), "-2 to 2."),
     "frequency_penalty": Field("honoured", fields.read_option("frequency_penalty"), "-2 to 2."),
-    "seed": Field("honoured", fields.read_option("seed"), "Makes a call repeatable as far as the model's server is."),
+    "seed": Field(
+        "honoured", fields.read_option("seed"), "Makes a call repeatable, as far as the model's server allows."
+    ),
     "stop": Field("honoured", fields.read_option("stop"), f"A string, or up to {fields.MOST_STOPS} of them."),
     "n": Field(
         "emulated",
         fields.read_n,
-        "That many calls at once, with `seed`, `seed + 1`, …; bounded by `requests.max_choices`.",
+        "That many calls at once, with `seed`, `seed + 1`, …; limited by `requests.max_choices`.",
     ),
-    "logprobs": Field("honoured", fields.read_logprobs, "Of the words of the answer."),
+    "logprobs": Field("honoured", fields.read_logprobs, "Of the answer's tokens."),
     "top_logprobs": Field("honoured", fields.read_top_logprobs, "0 to 20, with `logprobs`."),
     "response_format": Field(
         "honoured",
@@ -113,21 +115,21 @@ FIELDS: Mapping[str, Field] = {
         "`auto` is native; `none` hides the tools; `required` and named ones are enforced by a schema.",
     ),
     "parallel_tool_calls": Field("emulated", fields.read_parallel, "`false` keeps the first call."),
-    "functions": Field("honoured", fields.read_functions, "Deprecated by OpenAI; answered in the deprecated shape."),
+    "functions": Field("honoured", fields.read_functions, "Deprecated by OpenAI; answered in the deprecated format."),
     "function_call": Field("emulated", fields.read_function_call, "Deprecated by OpenAI; as `tool_choice`."),
     "reasoning_effort": Field(
         "honoured",
         fields.read_effort,
-        "`none` is off; `minimal` becomes low and `xhigh` becomes max; ignored and told where the model cannot think.",
+        "`none` is off; `minimal` becomes low and `xhigh` becomes max; ignored if the model cannot think.",
     ),
     "options": Field(
         "honoured",
         fields.read_options,
-        "Ollama's sampling options; load-time ones are the operator's, ignored and told.",
+        "Ollama's sampling options; load-time ones are set by the operator and ignored.",
     ),
     "user": Field("carried", fields.read_carried_text, "For the records."),
     "metadata": Field(
-        "carried", fields.read_metadata, "Up to 16 pairs of strings, of 64 and 512 letters, for the records."
+        "carried", fields.read_metadata, "Up to 16 pairs of strings, of 64 and 512 characters, for the records."
     ),
     "store": Field("carried", fields.read_carried_flag, "For plugins that keep answers."),
     "service_tier": Field("carried", fields.read_carried_text, "For the records."),
@@ -137,10 +139,10 @@ FIELDS: Mapping[str, Field] = {
     "prompt_cache_retention": Field("carried", fields.read_carried_text, "For the records."),
     "verbosity": Field("ignored", fields.read_ignored, "Local models have no such control."),
     "keep_alive": Field(
-        "ignored", fields.read_ignored, "How long a model stays loaded is the operator's, in `models:`."
+        "ignored", fields.read_ignored, "The operator sets in `models:` how long a model stays loaded."
     ),
     "logit_bias": Field("refused", fields.read_refused, "Ollama has none."),
-    "audio": Field("refused", fields.read_refused, "Local models speak in text."),
+    "audio": Field("refused", fields.read_refused, "Local models produce text only."),
     "modalities": Field("refused", fields.read_refused, 'Anything but `["text"]`.'),
     "moderation": Field("refused", fields.read_refused, "There is no moderation service to ask."),
     "prediction": Field("refused", fields.read_refused, "Ollama has none."),

@@ -99,7 +99,7 @@ FIELDS: Mapping[str, Field] = {
     "prompt": Field(
         "honoured",
         read_prompt,
-        "A string, a list of strings, a list of tokens or of such lists (cl100k_base); given to the model as it is.",
+        "A string, a list of strings, a list of tokens or of such lists (cl100k_base); given to the model unchanged.",
     ),
     "suffix": Field("honoured", read_suffix, "For models that can insert; others are a 400."),
     "max_tokens": Field("honoured", fields.read_option("max_tokens"), f"At least 1; {MAX_TOKENS} when absent."),
@@ -109,15 +109,17 @@ FIELDS: Mapping[str, Field] = {
     "frequency_penalty": Field("honoured", fields.read_option("frequency_penalty"), "-2 to 2."),
     "seed": Field("honoured", fields.read_option("seed"), "As for chats."),
     "stop": Field("honoured", fields.read_option("stop"), f"A string, or up to {fields.MOST_STOPS} of them."),
-    "n": Field("emulated", fields.read_n, "That many calls a prompt; bounded by `requests.max_choices`."),
-    "best_of": Field("emulated", read_best_of, "The likeliest of that many, by the mean logprob of their tokens."),
+    "n": Field("emulated", fields.read_n, "That many calls for each prompt; limited by `requests.max_choices`."),
+    "best_of": Field(
+        "emulated", read_best_of, "The likeliest of that many answers, by the mean logprob of their tokens."
+    ),
     "echo": Field("honoured", read_echo, "The prompt before the answer."),
-    "logprobs": Field("honoured", read_logprobs, "0 to 20 alternatives a token, in the shape of completions."),
+    "logprobs": Field("honoured", read_logprobs, "0 to 20 alternatives per token, in the format of completions."),
     "stream": Field("honoured", fields.read_stream, "Server-sent events."),
-    "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored and told."),
+    "stream_options": Field("honoured", fields.read_stream_options, "`include_usage`; others are ignored."),
     "options": Field("honoured", fields.read_options, "Ollama's sampling options, as for chats."),
     "user": Field("carried", fields.read_carried_text, "For the records."),
-    "keep_alive": Field("ignored", fields.read_ignored, "The operator's."),
+    "keep_alive": Field("ignored", fields.read_ignored, "Set by the operator."),
     "logit_bias": Field("refused", fields.read_refused, "Ollama has none."),
 }
 

@@ -39,7 +39,7 @@ FIELDS = {
     "model": "Name or alias of an embedding model.",
     "input": "A string, a list of strings, a list of tokens or a list of such lists (cl100k_base).",
     "encoding_format": "`float` or `base64`, little-endian float32.",
-    "dimensions": "Fewer than the model's own; the vector is cut and brought to unit length again.",
+    "dimensions": "Fewer than the model's own; the vector is cut and scaled to unit length again.",
     "user": "For the records.",
 }
 

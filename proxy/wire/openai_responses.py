@@ -68,36 +68,42 @@ def _settle_store(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
 
 CARRIED: Final = own.echoed(fields.read_carried_text)
 FIELDS: Final[Mapping[str, Field]] = {
-    "model": Field("honoured", fields.read_model, "Name or alias of a model; with `prompt` its template's."),
+    "model": Field(
+        "honoured", fields.read_model, "Name or alias of a model; with `prompt`, the template's model if absent."
+    ),
     "input": Field(
         "honoured",
         own.read_input,
         "A text, or items: `message`, `function_call`, `function_call_output`, `reasoning`, `file_search_call`, "
-        "`item_reference` with the plugin `stored`; others are a 400. `input_file` parts are read as text, with the "
-        "plugin `documents`; a picture, which a function may give, too, may be the `file_id` of a file of the "
+        "`item_reference` with the plugin `stored`; others are a 400. `input_file` parts are converted to text by "
+        "the plugin `documents`; a picture, also one in a function's output, may be the `file_id` of a file of the "
         "plugin `files`.",
     ),
     "instructions": Field("honoured", own.echoed(own.read_instructions), "A system message before everything else."),
     "previous_response_id": Field(
-        "honoured", own.echoed(own.read_previous), "All items of that response and of those before it; plugin `stored`."
+        "honoured",
+        own.echoed(own.read_previous),
+        "Puts all items of that response, and of those before it, before the input; plugin `stored`.",
     ),
     "conversation": Field("honoured", own.read_conversation, "An id, or an object with it; plugin `conversations`."),
     "prompt": Field("honoured", own.read_prompt, "`id`, `version`, `variables` of a template; plugin `templates`."),
-    "store": Field("honoured", own.read_store, "True unless said; without the plugin `stored` nothing is kept."),
-    "background": Field("honoured", own.read_background, "The answer is fetched later; plugin `stored`."),
+    "store": Field("honoured", own.read_store, "True by default; without the plugin `stored` nothing is kept."),
+    "background": Field(
+        "honoured", own.read_background, "The answer is generated in the background and fetched later; plugin `stored`."
+    ),
     "stream": Field("honoured", fields.read_stream, "Server-sent events."),
     "stream_options": Field("ignored", own.read_stream_options, "Nothing is padded."),
     "include": Field(
         "honoured",
         own.read_include,
-        "`message.output_text.logprobs`, `file_search_call.results`; pictures are always listed; others are of tools "
-        "that are not here.",
+        "`message.output_text.logprobs`, `file_search_call.results`; pictures are always listed; other "
+        "values are for tools that do not exist here.",
     ),
     "max_output_tokens": Field(
-        "honoured", own.echoed(own.read_max_tokens), "At least 1; one that is reached is `incomplete`."
+        "honoured", own.echoed(own.read_max_tokens), "At least 1; a response that reaches it is `incomplete`."
     ),
     "max_tool_calls": Field(
-        "carried", own.echoed(own.read_max_tool_calls), "Counts OpenAI's own tools, of which none is here."
+        "carried", own.echoed(own.read_max_tool_calls), "Limits OpenAI's own tools, of which there are none here."
     ),
     "temperature": Field("honoured", own.echoed(fields.read_option("temperature")), "0 to 2."),
     "top_p": Field("honoured", own.echoed(fields.read_option("top_p")), "0 to 1."),
@@ -105,7 +111,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "reasoning": Field(
         "honoured",
         own.read_reasoning,
-        "`effort` as `reasoning_effort` of chats; with `summary` the whole reasoning is given as a summary.",
+        "`effort` as `reasoning_effort` in chats; with `summary` the whole reasoning is given as a summary.",
     ),
     "text": Field(
         "honoured", own.read_text, "`format`: `text`, `json_object` or `json_schema`, checked unless `strict` is false."
@@ -114,17 +120,19 @@ FIELDS: Final[Mapping[str, Field]] = {
         "honoured",
         own.read_tools,
         "Functions, and `file_search` by the plugin `documents`; others are a 400 that names them. `strict` is false "
-        "unless said.",
+        "by default.",
     ),
-    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As of chats; and `file_search`."),
+    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As in chats, and `file_search`."),
     "parallel_tool_calls": Field("emulated", own.echoed(fields.read_parallel), "`false` keeps the first call."),
     "truncation": Field(
         "emulated",
         own.echoed(own.read_truncation),
-        "`auto` leaves out the oldest exchanges; plugin `stored`, else it is ignored: what does not fit is a 400.",
+        "`auto` leaves out the oldest exchanges; plugin `stored`, otherwise ignored: too long an input is a 400.",
     ),
-    "metadata": Field("carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings, of 64 and 512 letters."),
-    "options": Field("honoured", fields.read_options, "Ollama's sampling options, as of chats."),
+    "metadata": Field(
+        "carried", own.echoed(fields.read_metadata), "Up to 16 pairs of strings, of 64 and 512 characters."
+    ),
+    "options": Field("honoured", fields.read_options, "Ollama's sampling options, as in chats."),
     "user": Field("carried", CARRIED, "For the records."),
     "safety_identifier": Field("carried", CARRIED, "For the records."),
     "service_tier": Field("carried", fields.read_carried_text, "For the records."),

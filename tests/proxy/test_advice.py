@@ -40,19 +40,22 @@ def test_a_value_of_the_wrong_kind_is_told_the_right_one_without_telling_a_secre
 
 def test_a_number_that_is_none_is_told_with_what_it_is_of() -> None:
     (ttl, attempts) = problems(f"{CHAINS}plugins: {{cache: {{ttl: 1h}}, retry: {{attempts: 1.5}}}}\n")
-    assert "cache.ttl: this should be a number, not '1h' (Seconds that an answer is kept" in ttl
-    assert "retry.attempts: this should be a whole number, not 1.5 (How often a call is tried" in attempts
+    assert "cache.ttl: this should be a number, not '1h' (Seconds for which an answer is cached" in ttl
+    assert "retry.attempts: this should be a whole number, not 1.5 (Maximum tries of a call" in attempts
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("plugins: {cache: {ttl: true}}", "cache.ttl: this should be a number, not true or false (Seconds that an"),
+        ("plugins: {cache: {ttl: true}}", "cache.ttl: this should be a number, not true or false (Seconds for which"),
         (
             "plugins: {retry: {attempts: false}}",
-            "retry.attempts: this should be a whole number, not true or false (How",
+            "retry.attempts: this should be a whole number, not true or false (Max",
         ),
-        ("upstreams: {a: {demo: {}, slots: true}}", "a.slots: this should be a whole number, not true or false (Calls"),
+        (
+            "upstreams: {a: {demo: {}, slots: true}}",
+            "a.slots: this should be a whole number, not true or false (Concurrent",
+        ),
         ("costs: {energy: {watts: {a: {busy: true}}}}", "a.busy: this should be a number, not true or false"),
         ("models: {a: {keep_alive: true}}", "a.keep_alive: this should be a number, not true or false"),
         ("listen: {port: true}", "listen.port: this should be a whole number, not true or false (TCP port)"),

@@ -264,7 +264,7 @@ async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     assert (status, out) == (1, "")
     assert err.splitlines() == [
         f"{file}:2: plugins.retry.attempts: this should be a whole number, not 'none' "
-        "(How often a call is tried in all)",
+        "(Maximum tries of a call, including the first)",
         f"{file}:3: chains.chat.0: 'retyr' is not under plugins; did you mean 'retry'?",
     ]
 

@@ -46,14 +46,15 @@ BLANK: Final = "\0"
 
 
 class Settings(Strict):
-    """Gives answers again to questions that mean the same in other words.  Never safe: read docs/caching.md first."""
+    """Answers questions that mean the same in other words from the cache.  Never entirely safe: read docs/caching.md
+    first."""
 
     model: str = Field(min_length=1)
-    """The model that makes vectors of questions; it is asked through the chain `internal`."""
+    """The embedding model for questions; it is called through the chain `internal`."""
     threshold: float = Field(0.98, ge=0.9, le=1)
-    """Cosine from which on two questions may mean the same."""
+    """Cosine from which two questions may mean the same."""
     audit: float = Field(0.05, ge=0, le=1)
-    """The part of these answers that is generated anew afterwards, to measure how many were wrong."""
+    """The share of these hits for which an answer is generated afterwards, to measure how many were wrong."""
     questions: PositiveInt = 20_000
     """Questions that each process remembers; a vector of 768 numbers takes 3 KB."""
 
