@@ -103,8 +103,8 @@ class Connection(asyncio.Protocol):
     # --- what the parser calls -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self.complete:  # more than one answer to one request
-            self.reusable = False
+        if self.complete:  # another answer to the same request, of which nothing may be taken for a part of the first
+            raise Broken("spoke when it was not asked")  # ends the parsing; what was answered before it stays
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()

@@ -161,6 +161,14 @@ async def test_words_after_the_end_cost_the_connection() -> None:
         assert await whole(await origin.ask(ROOT, 1)) == b"hi"
 
 
+async def test_another_answer_to_the_same_request_is_no_part_of_the_first() -> None:
+    other = b"HTTP/1.1 500 Surprise\r\nRetry-After: 9\r\nContent-Length: 3\r\n\r\nbad"
+    async with serving(saying(FINE + other)) as (origin, _):
+        answer = await origin.ask(ROOT, 1)
+        assert (await whole(answer), answer.status, answer.wait_for) == (b"hi", 200, None)
+        assert not origin.idle
+
+
 async def test_a_slow_reader_leaves_the_rest_to_the_network() -> None:
     size = 20_000_000
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
