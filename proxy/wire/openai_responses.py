@@ -42,8 +42,10 @@ def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> A
 
 
 def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
-    if not asked.model and "template" in asked.extra:
-        asked.model = f"template:{asked.extra['template']['name']}"
+    template = asked.extra.get("template")  # of `prompt`, or the plugin's own field, which nobody has checked yet
+    name = template.get("name") if type(template) is dict else template
+    if not asked.model and type(name) is str:
+        asked.model = f"template:{name}"
     if not asked.model:
         read.filled(read.needed(body, "model", "model"), "model")
     if body.get(KEPT) is not None and body.get("conversation") is not None:

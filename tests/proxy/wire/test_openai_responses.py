@@ -86,6 +86,18 @@ def test_what_plugins_serve_is_handed_to_them() -> None:
     assert head["conversation"] == {"id": "conv_1"} and head["prompt"]["version"] == "2" and head["store"]
 
 
+@pytest.mark.parametrize("template", [{"name": "p"}, "p"])
+def test_a_template_names_the_model_in_whichever_form_it_comes(template: JSON) -> None:
+    assert read_response({"input": "hi", "template": template}, LIMITS, THEIRS).model == "template:p"
+
+
+@pytest.mark.parametrize("template", [True, 1, [], {}, {"name": 1}, {"variables": {}}])
+def test_a_template_that_names_nothing_is_no_model(template: JSON) -> None:
+    with pytest.raises(BadCall) as caught:
+        read_response({"input": "hi", "template": template}, LIMITS, THEIRS)
+    assert caught.value.param == "model"
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
