@@ -30,7 +30,7 @@ class Database(Strict):
     connections: PositiveInt = 5
     """Maximum connections of each process."""
     timeout: PositiveFloat = 10.0
-    """Seconds to wait for a connection, or for another process that writes to the same file."""
+    """Seconds to wait for a connection that answers, or for others that write to the same file: once, not for each."""
 
     @property
     def is_shared(self) -> bool:

@@ -16,28 +16,22 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Table, event, exc, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import Busy, ConfigError
 from proxy.sql.feature import Feature
 from proxy.sql.lockfile import held
+from proxy.sql.postgres import STATEMENT, leave, noting, passes
 
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 INSERT: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 log = logging.getLogger(__name__)
 WRITES: Final = "writes"
 LASTS: Final = "lasts"
+UNTIL: Final = "until"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
 logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
-NO_WRITES: Final = "25006"
-AWAY: Final = ("08", NO_WRITES, "25P03", "25P04", "40", "53", "55P03", "57")
-"""How the SQLSTATE of what passes begins: connections, a standby that takes no writes yet, transactions that took too
-long or are in each other's way, resources, a lock or a statement that took too long, starting and stopping."""
-STATEMENT: Final = 30.0
-"""Seconds that one statement may take at PostgreSQL."""
-
-
 SAY: Final = 60.0
 """Seconds between two lines in the log while a database is away."""
 
@@ -55,11 +49,6 @@ class DatabaseAway(Busy):
     @property
     def why(self) -> str:
         return self.whole
-
-
-def passes(error: exc.DBAPIError) -> bool:
-    """Whether PostgreSQL says that it starts, stops or is full, for which SQLAlchemy has no class of its own."""
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith(AWAY)
 
 
 def first_line(error: BaseException) -> str:
@@ -136,7 +125,9 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection to look with.  Each look sees one state of everything, and in SQLite they all see the same."""
         with self.watched():
-            async with self.reader.connect() as connection:
+            async with AsyncExitStack() as stack:
+                async with self.reached(time.monotonic() + self.timeout):
+                    connection = await stack.enter_async_context(self.reader.connect())
                 yield connection
 
     @asynccontextmanager
@@ -145,20 +136,36 @@ class Database:
 
         lasting: it stays even if the machine loses its power a moment later, which of SQLite costs a wait for the disk.
         """
+        until = time.monotonic() + self.timeout
         with self.watched():
-            async with self.in_turn(), self.engine.connect() as connection:
-                await connection.execution_options(**{WRITES: True, LASTS: lasting})
-                async with connection.begin():
-                    yield connection
+            async with self.in_turn(until), AsyncExitStack() as stack:
+                async with self.reached(until):
+                    connection = await stack.enter_async_context(self.engine.connect())
+                    await connection.execution_options(**{WRITES: True, LASTS: lasting, UNTIL: until})
+                    if self.dialect != "sqlite":
+                        await stack.enter_async_context(connection.begin())
+                if self.dialect == "sqlite":  # its thread waits for the lock, and knows until when
+                    await stack.enter_async_context(connection.begin())
+                yield connection
 
     @asynccontextmanager
-    async def in_turn(self) -> AsyncIterator[None]:
+    async def reached(self, until: float) -> AsyncIterator[None]:
+        """All that comes before the first statement.  Whether a connection still lives is asked by statements, too, and
+        one whose server has fallen silent would take as long as the longest of them may."""
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                yield
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"no answer within {self.timeout:g} seconds") from error
+
+    @asynccontextmanager
+    async def in_turn(self, until: float) -> AsyncIterator[None]:
         """No longer than for another process: behind many who all wait in vain it would be for ever."""
         if self.dialect != "sqlite":
             yield
             return
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(until - time.monotonic()):
                 await self.turn.acquire()
         except TimeoutError:
             raise TimeoutError(f"others that write have not come to an end within {self.timeout:g} seconds") from None
@@ -238,23 +245,6 @@ class Database:
             await asyncio.gather(*(one.ended(self.timeout) for one in left))
 
 
-def noting(made: WeakSet[Any]) -> type:
-    """The class of connections to PostgreSQL that are known from the first moment.
-
-    Whoever waits for one may be cut off just when it is there, and then nobody has it.
-    """
-    import asyncpg
-
-    class Noted(asyncpg.Connection):  # type: ignore[misc]  # it has no types
-        __slots__ = ()
-
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
-            made.add(self)
-
-    return Noted
-
-
 def set_up(connection: Any, _: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, and DDL is part of them
     cursor = connection.cursor()
@@ -266,12 +256,6 @@ def set_up(connection: Any, _: object) -> None:
     cursor.close()
 
 
-def leave(told: ExceptionContext) -> None:
-    """A session keeps the `default_transaction_read_only` that it began with: only a new one learns of another."""
-    if getattr(getattr(told.original_exception, "orig", told.original_exception), "sqlstate", None) == NO_WRITES:
-        told.is_disconnect = True
-
-
 def begin(connection: Connection) -> None:
     # A transaction that reads first and then writes would fail where another one wrote in between.
     options = connection.get_execution_options()
@@ -279,6 +263,9 @@ def begin(connection: Connection) -> None:
     if writes and connection.info.get(LASTS, False) != options.get(LASTS, False):
         connection.info[LASTS] = options[LASTS]
         connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options[LASTS] else 'NORMAL'}")
+    if writes:
+        lite: Any = connection.connection.driver_connection
+        lite.until = options[UNTIL]
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

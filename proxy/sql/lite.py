@@ -29,6 +29,8 @@ class Connection(aiosqlite.Connection):
         # Statements run in the one thread only; cursors are made and forgotten outside.
         super().__init__(lambda: sqlite3.connect(path, timeout=patience, check_same_thread=False), 64)
         self.patience = patience
+        self.until = float("inf")
+        """On the monotonic clock: until when it waits for the lock of a transaction that may write."""
         self.used = False
         """Whether anything was sent to the thread since the last transaction ended, be it done yet or not."""
         self._thread.daemon = True
@@ -107,7 +109,7 @@ class Cursor:
 
     def executed(self, statement: str, values: Any) -> None:
         if statement == WRITE:
-            return locked(self.cursor, self.connection.patience)
+            return locked(self.cursor, self.connection.until, self.connection.patience)
         self.cursor.execute(statement, values)
         self.rows = self.cursor.fetchall() if self.cursor.description else ()
 
@@ -133,16 +135,18 @@ class Cursor:
         return self.cursor.lastrowid
 
 
-def locked(cursor: sqlite3.Cursor, patience: float) -> None:
-    """Begins a transaction that may write.  Raises OperationalError after so many seconds."""
+def locked(cursor: sqlite3.Cursor, until: float, patience: float) -> None:
+    """Begins a transaction that may write.  patience: seconds that later statements wait.
+
+    Raises OperationalError once it is late.
+    """
     cursor.execute("PRAGMA busy_timeout = 0").fetchall()  # it says what it was, and is not over until that is heard
-    end = time.monotonic() + patience
     try:
         while True:
             try:
                 cursor.execute(WRITE)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
                 time.sleep(LOOK)
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -99,7 +101,7 @@ async def test_one_process_at_a_time_is_alone(database: Database, new_database_u
 
 
 async def test_others_write_while_one_is_alone(database: Database, new_database_url: str) -> None:
-    other = Database(new_database_url, 3, 0.1)
+    other = Database(new_database_url, 3, 2)
     try:
         async with asyncio.timeout(5), database.alone("table"):
             await add(database, 1)
@@ -171,7 +173,7 @@ async def test_one_who_leaves_while_it_waits_locks_nothing(tmp_path: Path) -> No
 
 
 async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/test.db", 3, 0.02)
+    database = Database(f"sqlite:///{tmp_path}/test.db", 3, 0.2)
     await database.migrate(NOTES)
     async with database.writing():
         async with asyncio.timeout(5):
@@ -181,6 +183,22 @@ async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Pat
     await add(database, 1)
     assert await count(database) == 1
     await database.aclose()
+
+
+async def test_one_who_waits_in_line_and_then_for_another_process_waits_no_longer_than_for_either(
+    tmp_path: Path,
+) -> None:
+    here, there = (Database(f"sqlite:///{tmp_path}/records.db", 1, patience) for patience in (0.4, 10))
+    await here.migrate(NOTES)
+    async with there.writing():
+        await here.turn.acquire()
+        asyncio.get_running_loop().call_later(0.35, here.turn.release)
+        began = time.monotonic()
+        with pytest.raises(DatabaseAway):
+            await add(here, 1)
+        assert time.monotonic() - began < 0.6
+    for one in (here, there):
+        await one.aclose()
 
 
 async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> None:
@@ -246,6 +264,44 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: Postgr
             except DatabaseAway:
                 await asyncio.sleep(0.05)
     await database.aclose()
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_who_meets_a_server_that_has_fallen_silent_is_told_so_soon(
+    postgres: PostgresServer, writes: bool
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(await postgres.create(f"silent_{uuid.uuid4().hex}"), 1, 2)
+    await database.migrate(NOTES)
+    async with database.reading() as connection:
+        backend = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):  # as long as a statement may take is three times that
+            with pytest.raises(DatabaseAway, match="does not answer"):
+                await (add(database, 1) if writes else count(database))
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert await count(database) == 0
+    await database.aclose()
+
+
+async def test_closing_does_not_wait_for_a_server_that_has_fallen_silent(
+    postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    if postgres.process is None:
+        await postgres.start()
+    database = Database(postgres.url(), 1, 5)
+    async with database.reading() as connection:
+        backend = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            await database.aclose()
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert not caplog.records
 
 
 AWAY = ("57P03", "53300", "08006", "57014", "55P03", "25P03")
