@@ -89,7 +89,7 @@ class Assembly:
         host = self.lent(services, shelf)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings, self.adopting = host.holdings, host.adopting
+        self.holdings, self.adopting, self.seen = host.holdings, host.adopting, host.seen
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
@@ -202,7 +202,7 @@ class Assembly:
             *ollama.routes(),
             *Prompt(self.config, self.writer, own, limits).routes(),
             *writes,
-            *Health(services.readiness, self.catalogue.alive).routes(),
+            *Health(services.readiness, self.catalogue.alive, self.seen).routes(),
             *Hosts(self.pools).routes(),
             *Me(self.holdings, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
         ]

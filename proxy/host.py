@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -26,6 +26,7 @@ from proxy.models import ModelInfo
 from proxy.news import CallEnded, Cost
 from proxy.prices import Book
 from proxy.readiness import Readiness
+from proxy.seen import Seen as Seen
 from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
     from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
+DATABASE: Final = "database"
+"""What the only one of a process is kept as, once something needs it."""
 Kept = TypeVar("Kept")
 Happening = TypeVar("Happening")
 
@@ -244,6 +247,13 @@ class Host:
             raise ConfigError(
                 [f"no store of texts is called {name!r}; declare it under `stores`, or name one of: {there}"]
             ) from None
+
+    def seen(self) -> dict[str, Seen]:
+        """How the database and the stores in use that may be away were last seen by this process."""
+        found = self.shelf.seen()
+        if (opened := self.services.state.get(DATABASE)) is not None:
+            found[DATABASE] = opened.seen
+        return found
 
     def counters(self, name: str | None) -> Counters:
         """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proxy.config import Config, Demo
-from proxy.host import Desk, Services
+from proxy.host import DATABASE, Desk, Services
 from proxy.identity import has_admin
 from proxy.settings import Database as DatabaseSettings
 from proxy.types import Route
@@ -49,7 +49,7 @@ def database_of(settings: DatabaseSettings, services: Services) -> Database:
         services.opened.push_async_callback(made.aclose)
         return made
 
-    return services.kept("database", opened)
+    return services.kept(DATABASE, opened)
 
 
 async def demo_url(services: Services, name: str, demo: Demo) -> str:

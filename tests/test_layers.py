@@ -28,6 +28,7 @@ FLOORS = (
         "proxy.port",
         "proxy.advice",
         "proxy.readiness",
+        "proxy.seen",
         "proxy",
     ),
     (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import nan
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from proxy import __version__
+from proxy.host import Seen
 from proxy.news import BROKEN_OFF, Attempt, CallEnded, FellBack
 
 MOST: Final = 100
@@ -68,6 +71,15 @@ class Instruments:
         )
         for route in (*OPERATIONS, "internal"):  # one whose seat this worker takes may have died with calls under way
             self.running.labels(route).set(0)
+        self.store_up = Gauge(
+            "gemmapy_store_up",
+            "Whether it answered when it was last asked.",
+            ("store",),
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.looked: dict[str, tuple[Seen, int]] = {}
+        """How each store was when it was last looked at here."""
         if registry is not None:
             Info("gemmapy_build", "This server.", registry=registry).info({"version": __version__})
 
@@ -115,6 +127,17 @@ class Instruments:
 
     def fell_back(self, one: FellBack) -> None:
         self.fallbacks.labels(self.known(one.model)).inc()
+
+    def stand(self, stores: Mapping[str, Seen]) -> None:
+        """Only what was asked since: of several workers the one that asked last is right."""
+        asked = {name: seen for name, seen in stores.items() if seen.times}
+        for name, seen in asked.items():
+            if self.looked.get(name) != (seen, seen.times):
+                self.looked[name] = seen, seen.times
+                self.store_up.labels(name).set(seen.up)
+        for name in self.looked.keys() - asked.keys():  # a reload has taken it away, or put another in its place
+            self.store_up.labels(name).set(nan)
+            del self.looked[name]
 
     def model(self, one: CallEnded) -> str:
         """Only what an upstream has answered for becomes a value: callers may ask for anything."""

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
 from plugins.metrics.registry import Registry, registry_of
 from proxy.config import Strict
 from proxy.errors import ConfigError
-from proxy.host import Host
+from proxy.host import Chores, Host
 from proxy.meter import metered
 from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from plugins.metrics.instruments import Instruments
 
 log = logging.getLogger(__name__)
+LOOK: Final = 1.0
+"""Seconds between two looks of a worker at how its stores stand, which another one's answer tells."""
 SAY: Final = 60.0
 """Seconds between two lines in the log of what is not counted."""
 
@@ -45,10 +47,22 @@ class Metrics:
         self.host = host
         self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
         self.instruments = host.kept("metrics", self.made)
+        self.chores = Chores(host.background)
         self.said = float("-inf")
         host.on(CallEnded, lambda one: self.count(self.instruments.ended, one, host.models.provider(one.upstream)))
         host.on(Attempt, lambda one: self.count(self.instruments.attempted, one))
         host.on(FellBack, lambda one: self.count(self.instruments.fell_back, one))
+
+    async def __aenter__(self) -> Self:
+        if self.host.workers > 1:
+            self.chores.every(LOOK, self.look, "metrics of stores")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.chores.end()
+
+    async def look(self) -> None:
+        self.count(self.instruments.stand, self.host.seen())
 
     def made(self) -> Instruments:
         from plugins.metrics.instruments import Instruments  # which imports what the registry has prepared
@@ -84,6 +98,7 @@ class Metrics:
         yield Route("GET", "/metrics", self.answer, self.settings.who)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        await self.look()
         written, kind = await asyncio.to_thread(partial(text_of, self.registry.all(), request.headers.get("Accept")))
         return web.Response(body=written, headers={"Content-Type": kind})
 

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from proxy.readiness import Readiness
+from proxy.seen import Seen
 from proxy.types import Route
 
 FRESH = 1.0
@@ -20,6 +21,7 @@ FRESH = 1.0
 class Health:
     readiness: Readiness
     alive: Callable[[], Awaitable[Mapping[str, str]]]
+    seen: Callable[[], Mapping[str, Seen]]
     asked: float = float("-inf")
     told: Mapping[str, str] = field(default_factory=dict)
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -33,12 +35,16 @@ class Health:
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
 
     async def readyz(self, request: web.BaseRequest) -> web.StreamResponse:
-        """200 when an upstream answers; 503 when none does, or when the server is stopping."""
+        """200 when an upstream answers; 503 when none does, or when the server is stopping.
+
+        Of stores that are away it only tells: every server would find the same one away, and much goes on without.
+        """
         told = {} if self.readiness.stopping else await self.upstreams()
         upstreams = {name: "unreachable" if why else "ok" for name, why in told.items()}
         ready = "ok" in upstreams.values() and not self.readiness.stopping
+        away = [name for name, seen in self.seen().items() if not seen.up]
         status = "stopping" if self.readiness.stopping else "ok" if ready else "no upstream answers"
-        body = orjson.dumps({"status": status, "upstreams": upstreams})
+        body = orjson.dumps({"status": status, "upstreams": upstreams, "away": away})
         return web.Response(body=body, content_type="application/json", status=200 if ready else 503)
 
     async def upstreams(self) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from proxy.errors import Busy, ConfigError
+from proxy.seen import Seen
 from proxy.sql.feature import Feature
 from proxy.sql.lockfile import held
 from proxy.sql.postgres import STATEMENT, leave, noting, passes
@@ -71,6 +72,7 @@ class Database:
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self.reader = self.engine.execution_options(**alone)
         self.said = float("-inf")
+        self.seen = Seen()
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
         # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
@@ -102,6 +104,7 @@ class Database:
         """What says that the database is away, as DatabaseAway; what says that a statement is wrong stays so."""
         try:
             yield
+            self.seen.note(up=True)
         except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
             raise self.gone("does not answer", error) from error
         except exc.DBAPIError as error:
@@ -115,6 +118,7 @@ class Database:
 
     def gone(self, how: str, error: BaseException) -> DatabaseAway:
         """Told in the log, since whoever asked is not told where the database is."""
+        self.seen.note(up=False)
         why = f"The database {self.name} {how}: {first_line(error)}"
         if (now := time.monotonic()) - self.said >= SAY:
             self.said = now

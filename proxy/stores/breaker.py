@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeVar
 
 from proxy.clock import Clock
+from proxy.seen import Seen
 from proxy.stores.keyvalue import StoreError
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,21 @@ SAY: Final = 60.0
 
 
 class Breaker:
-    """name: what the log calls the store.  patience: seconds that one operation may take.  room: entered by each."""
+    """name: what the log calls the store.  patience: seconds that one operation may take.  room: entered by each.
+
+    seen: of the store, which may have several of these.
+    """
 
     def __init__(
-        self, name: str, patience: float, clock: Clock, room: AbstractAsyncContextManager[object] | None = None
+        self,
+        name: str,
+        patience: float,
+        clock: Clock,
+        seen: Seen,
+        room: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self.name = name
+        self.seen = seen
         self.room = room or nullcontext()
         self.patience = patience
         self.clock = clock
@@ -56,6 +66,7 @@ class Breaker:
             raise self.failed(str(error) or type(error).__name__) from error
         finally:
             forget(work)
+        self.seen.note(up=True)
         if self.failures:
             if self.failures >= FAILURES:
                 log.info("%s answers again", self.name)
@@ -63,6 +74,7 @@ class Breaker:
         return result
 
     def failed(self, why: str) -> StoreError:
+        self.seen.note(up=False)
         self.failures += 1
         now = self.clock.monotonic()
         self.until = now + REST

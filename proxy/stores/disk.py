@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from proxy.clock import Clock
+from proxy.seen import Seen
 from proxy.stores.breaker import Breaker
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
@@ -57,7 +58,8 @@ class Disk:
         self.file = 0
         """The inode of what is opened: other processes may put another file in its place."""
         self.closed = False
-        self.breaker = Breaker(path, PATIENCE, clock)
+        self.seen = Seen()
+        self.breaker = Breaker(path, PATIENCE, clock, self.seen)
         self.touched: dict[str, float] = {}
         """When keys were last read; written together with the next value."""
 

@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from proxy.clock import Clock
+from proxy.seen import Seen
 from proxy.stores.breaker import Breaker
 from proxy.stores.counters.redis import InRedis
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
@@ -47,9 +48,11 @@ class RedisStore:
         place = urlsplit(url)
         self.room = asyncio.Semaphore(CONNECTIONS)
         """redis-py's cluster has no pool that waits: whoever finds all connections to a node taken would fail."""
-        self.breaker = Breaker(f"Redis at {place.hostname}:{place.port or 6379}", patience, clock, self.room)
+        self.seen = Seen()
+        name = f"Redis at {place.hostname}:{place.port or 6379}"
+        self.breaker = Breaker(name, patience, clock, self.seen, self.room)
         # Looking through everything takes long; it must not count against those who read.
-        self.slow = Breaker(f"{self.breaker.name}, looked through", SLOWLY * patience, clock, self.room)
+        self.slow = Breaker(f"{name}, looked through", SLOWLY * patience, clock, self.seen, self.room)
         # One try: another would be paid for by whoever waits.  No limit of the client's own: with one it waits through
         # asyncio's wait_for, which in Python 3.11 loses the breaker's.
         retry = Retry(NoBackoff(), 0)
@@ -162,7 +165,7 @@ class RedisStore:
         """Its own breaker: a limit is worth more patience than a cache's answer."""
         if self.counting is None:
             name, patience = f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience
-            breaker = Breaker(name, patience, self.clock, self.room)
+            breaker = Breaker(name, patience, self.clock, self.seen, self.room)
             self.counting = InRedis(self.told, breaker, self.clock)
         return self.counting
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
+from proxy.seen import Seen
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.vectors import Vectors
 
 
 class Closing(Protocol):
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Outside(Protocol):
+    """A store that may be away."""
+
+    seen: Seen
 
 
 @dataclass(slots=True)
@@ -68,6 +76,11 @@ class Shelf:
             self.taken.add(kind.name)
             self.opened[kind.name].users += 1
         return self.opened[kind.name].store
+
+    def seen(self) -> dict[str, Seen]:
+        """How those in use that may be away were last seen, by their names."""
+        taken = {name: self.opened[kind.name].store for name, kind in self.kinds.items() if kind.name in self.taken}
+        return {name: store.seen for name, store in taken.items() if isinstance(store, Outside)}
 
     async def aclose(self) -> None:
         """Give back what was taken; what nobody else has is closed."""

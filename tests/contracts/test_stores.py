@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from redis.asyncio.connection import SSLConnection
 
 from proxy.clock import Clock
+from proxy.seen import Seen
 from proxy.stores import breaker
 from proxy.stores.keyvalue import New, StoreError
 from proxy.stores.redis import SPACE, RedisStore
@@ -200,7 +201,7 @@ async def test_a_redis_behind_tls_is_believed_by_its_certificate(tmp_path: Path)
 
 async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: Path) -> None:
     watch = Watch()
-    guard = breaker.Breaker("it", 0.05, watch)
+    guard = breaker.Breaker("it", 0.05, watch, Seen())
     hung = asyncio.Event()
     for _ in range(breaker.FAILURES):
         with pytest.raises(StoreError):
@@ -216,7 +217,7 @@ async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: P
 
 async def test_a_failure_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
-    guard = breaker.Breaker("it", 0.01, watch)
+    guard = breaker.Breaker("it", 0.01, watch, Seen())
 
     async def fails() -> None:
         raise ConnectionResetError("gone")

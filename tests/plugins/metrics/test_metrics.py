@@ -6,7 +6,10 @@ import asyncio
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
+from math import isnan
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Running, Start
+from tests.servers import redis_server
 from tests.whole.asking import error_of, streamed
 from tests.whole.commands import Serving, served
 
@@ -155,3 +159,62 @@ async def test_several_workers_count_together_and_one_that_dies_takes_nothing_al
             found = await scraped(serving.url)
             assert total(found, "gemmapy_calls_total") == 30
             assert total(found, "gemmapy_calls_in_flight") == 0
+
+
+def standing(found: Samples) -> dict[str, float]:
+    return {dict(labels)["store"]: value for (name, labels), value in found.items() if name == "gemmapy_store_up"}
+
+
+KEPT = (
+    "database: {{url: 'sqlite:///{folder}/records.db', timeout: 0.2}}\nstores: {{shared: {{redis: '{redis}'}}}}\n"
+    "plugins: {{metrics: {{}}, conversations: {{}}, cache: {{store: shared}}}}\n"
+    "chains: {{chat: [metrics, conversations, cache]}}\n"
+)
+
+
+async def test_a_store_that_is_away_is_told_and_so_is_its_coming_back(start: Start, tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as redis:
+        config = KEPT.format(folder=tmp_path, redis=redis.url)
+        async with start(config) as run:
+
+            async def away() -> list[str]:
+                ready = await run.http.get(f"{run.url}/readyz")
+                assert ready.status == 200
+                return list((await ready.json())["away"])
+
+            assert (await run.chat(conversation="a")).status == 200
+            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1} and await away() == []
+            redis.kill()
+            with closing(sqlite3.connect(tmp_path / "records.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                assert (await run.chat(conversation="a")).status == 503
+            assert (await run.chat(seed=2)).status == 200
+            assert standing(await scraped_of(run)) == {"database": 0, "shared": 0}
+            assert sorted(await away()) == ["database", "shared"]
+            await redis.start()
+            assert (await run.chat(conversation="a", seed=3)).status == 200
+            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1} and await away() == []
+            run.configure(config.replace("shared", "renamed"))
+            await run.server.reload()
+            assert isnan(standing(await scraped_of(run))["shared"])
+
+
+async def test_of_several_workers_the_one_that_asked_a_store_last_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    async with redis_server(tmp_path) as redis:
+        stores = f"stores: {{shared: {{redis: '{redis.url}'}}}}\n"
+        path.write_text(
+            stores
+            + WORKERS.replace("{metrics: {}}", "{metrics: {}, cache: {store: shared}}").replace("s]", "s, cache]")
+        )
+        async with served("serve", "--config", str(path)) as serving:
+            for up in (1, 0, 1):
+                if not up:
+                    redis.kill()
+                elif redis.process is None:
+                    await redis.start()
+                async with asyncio.timeout(60):
+                    for _ in range(3):  # whichever worker is asked
+                        while standing(await scraped(serving.url)) != {"shared": up}:
+                            await asked(serving, 2)
+                            await asyncio.sleep(0.2)

@@ -15,6 +15,7 @@ from proxy import top
 from proxy.config import packaged
 from proxy.errors import ConfigError
 from proxy.news import Attempt, CallEnded, Cost, FellBack
+from proxy.seen import Seen
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Start
 from tests.plugins.metrics.test_metrics import CHAIN, CONFIG, samples
@@ -34,6 +35,8 @@ async def every(start: Start) -> str:
         more = {"cost": Cost("USD", 5, 7), "error": "x", "queue_ns": 5, "tags": {"experiment": "tone=kind"}}
         tell.ended(CallEnded(**{**fields(CALL), **more}), "ollama")
         tell.attempted(Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1))
+        (seen := Seen()).note(up=False)
+        tell.stand({"database": seen})
         tell.fell_back(FellBack("1", "ann", "demo", "demo:latest", "x"))
         return await (await run.http.get(f"{run.url}/metrics")).text()
 
