@@ -24,6 +24,9 @@ CHUNK: Final = 500
 """Rows that go at once."""
 FOUND: Final = 20 * CHUNK
 """Rows that are looked for at once."""
+SILENT: Final = 5.0
+"""Seconds without another sign of life after which one that is old counts as the last.  A clock that was set forward,
+or is another machine's, makes those of living processes old, too."""
 LOCK: Final = zlib.crc32(b"gemmapy-proxy stored")
 
 
@@ -52,11 +55,19 @@ class Keeping:
         await self.remove(ANSWERS.c.id.in_(select(ranked.c.id).where(over)), true())
 
     async def fail_lost(self) -> None:
-        stale = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
+        if not (before := await self.stale()):
+            return
+        await self.host.clock.sleep(SILENT)
+        for kept in await self.stale():
+            if any((one.id, one.beat) == (kept.id, kept.beat) for one in before):
+                await fail(self.store, kept)
+
+    async def stale(self) -> list[Kept]:
+        """Those whose last sign of life is old by the clock."""
+        old = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
         async with self.host.database.reading() as connection:
-            rows = (await connection.execute(select(*LIGHT).where(stale).limit(CHUNK))).mappings().all()
-        for row in rows:
-            await fail(self.store, Kept.of({**row}))
+            rows = (await connection.execute(select(*LIGHT).where(old).limit(CHUNK))).mappings().all()
+        return [Kept.of({**row}) for row in rows]
 
     async def remove(self, which: ColumnElement[bool], still: ColumnElement[bool] | None = None) -> int:
         """Looked for without holding up who writes, then deleted in bits; how many there were.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -261,6 +262,7 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.BEAT", 0.1)
+    monkeypatch.setattr("plugins.stored.keeping.SILENT", 0.5)
     async with start(config(database_url), slow()) as run, start(config(database_url)) as other:
         made = await respond(run, background=True)
         await begun(run, made["id"])
@@ -279,6 +281,19 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).where(ANSWERS.c.id == dead["id"]).values(beat=1))
         assert (await ask(other, "GET", f"/v1/responses/{dead['id']}"))[1]["status"] == "failed"
+
+
+async def test_one_that_lives_is_not_failed_by_a_process_whose_clock_is_ahead(
+    start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plugins.stored.runs.BEAT", 0.05)
+    monkeypatch.setattr("plugins.stored.keeping.SILENT", 1.0)
+    async with start(config(database_url), slow()) as run, start(config(database_url)) as other:
+        made = await respond(run, background=True)
+        await begun(run, made["id"])
+        other.server.services.clock.time = lambda: time.time() + 3600
+        assert (await ask(other, "GET", f"/v1/responses/{made['id']}"))[1]["status"] == "in_progress"
+        assert (await ask(other, "POST", f"/v1/responses/{made['id']}/cancel"))[1]["status"] == "cancelled"
 
 
 async def test_what_is_written_down_while_its_server_looks_for_what_was_cancelled_is_made(

@@ -112,6 +112,24 @@ async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(dat
         assert await store.ended("alive", response("alive"))
 
 
+async def test_what_gives_a_sign_of_life_though_it_was_old_by_the_clock_is_alive(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database_url) as (store, host):
+        clock = cast(Watch, host.clock)
+        for id in ("dead", "alive"):
+            await store.add_queued("alice", response(id, status="queued"), "[]", False)
+        clock.move(3600)  # it was set
+
+        async def sleep(seconds: float) -> None:
+            await store.beat(["alive"])
+
+        monkeypatch.setattr(clock, "sleep", sleep)
+        await Keeping(store, host, None, 100, 10**9).tidy()
+        found = [(await store.get("alice", "response", id)).status for id in ("dead", "alive")]
+        assert found == ["failed", "queued"]
+
+
 async def test_of_what_is_failed_nothing_large_is_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a server that died there may be a hundred, of which each may have been asked megabytes."""
     read: list[Kept] = []
