@@ -12,10 +12,12 @@ from plugins.documents.places import abandon, held
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.holder import Holder
+from proxy.sql.holder import Holder, Silence
 
 LEASE: Final = 30.0
 """Seconds after which a job is another's that nobody has told anything of."""
+SILENT: Final = LEASE / 2
+"""Seconds for which it has then told nothing indeed, whatever the clock says: longer than between two signs of life."""
 KEPT: Final = 7 * 86_400
 """Seconds that a job is remembered after its end."""
 SOME: Final = 20
@@ -50,6 +52,7 @@ class Ledger:
         """Set, and another one in its place, whenever a job of this process has got on."""
         self.holder = Holder(server)
         self.name = self.holder.name
+        self.silence = Silence(clock, SILENT)
 
     def tell(self) -> None:
         self.changed.set()
@@ -80,8 +83,9 @@ class Ledger:
         async with self.database.reading() as connection:
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:
-            free_now = job.status == "queued" or job.until < now or self.holder.dead(job.holder)
-            if free_now and await self.taken(job):
+            nobodys = job.status == "queued" or job.holder == self.name or self.holder.dead(job.holder)
+            over = job.until < now and self.silence.lasts(job.id, job.until)
+            if (nobodys or over) and await self.taken(job):
                 return job
         return None
 

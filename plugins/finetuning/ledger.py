@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.finetuning.events import Events, said
 from plugins.finetuning.store import OPEN, Job, Store
 from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall
-from proxy.sql.holder import Holder
+from proxy.sql.holder import Holder, Silence
 from proxy.sql.turns import turn
 
 LEASE: Final = 30.0
 """Seconds after which a job is another's that nobody has told anything of."""
+SILENT: Final = 6.0
+"""Seconds for which it has then told nothing indeed, whatever the clock says: as long as three signs of life take."""
 SOME: Final = 20
 
 
@@ -29,6 +31,7 @@ class Ledger:
         self.server = server
         self.at_once = at_once
         self.holder = Holder(server)
+        self.silence = Silence(store.clock, SILENT)
 
     async def claim(self, status: str, trainers: Collection[str], but: Collection[str] = ()) -> Job | None:
         """The oldest that waits to be looked at or trained, or whose process has died; it is this process's now.
@@ -49,7 +52,8 @@ class Ledger:
             query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:
-            if (taken := await self.taken(job)) is not None:
+            free_now = job.holder in ("", self.holder.name, *dead) or self.silence.lasts(job.id, job.until)
+            if free_now and (taken := await self.taken(job)) is not None:
                 return taken
         return None
 
@@ -70,8 +74,9 @@ class Ledger:
     async def busy(self, connection: AsyncConnection, but: str = "") -> int:
         """How many trainings this server does.  but: one that does not count."""
         under_way = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.id != but)
-        query = select(func.count()).where(under_way & (JOBS.c.until >= self.store.micros()))
-        return int((await connection.execute(query)).scalar_one())
+        held = (await connection.execute(select(JOBS.c.holder, JOBS.c.until).where(under_way))).all()
+        now = self.store.micros()  # which a clock that is set forward makes later than all of them
+        return sum(one.until >= now or not self.holder.dead(one.holder) for one in held)
 
     def mine(self, job: Job) -> ColumnElement[bool]:
         return (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == self.holder.name)

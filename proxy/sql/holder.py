@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import OrderedDict
+from typing import Final
+
+from proxy.clock import Clock
+
+MOST: Final = 1000
+"""Leases that are remembered."""
 
 
 class Holder:
@@ -27,4 +34,27 @@ class Holder:
             return True
         except PermissionError:
             return False
+        return False
+
+
+class Silence:
+    """For how long leases that have ended by the clock were not renewed, as far as this process has seen.
+
+    A clock that was set forward, or is another machine's, ends those of living processes, too.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock = clock
+        self.seconds = seconds
+        self.seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def lasts(self, job: str, until: int) -> bool:
+        """Whether its lease ended at the same time when it was looked at so many seconds ago."""
+        now = self.clock.monotonic()
+        if (known := self.seen.get(job)) is not None and known[0] == until:
+            return now - known[1] >= self.seconds
+        self.seen[job] = until, now
+        self.seen.move_to_end(job)
+        if len(self.seen) > MOST:
+            self.seen.popitem(last=False)
         return False

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from plugins.documents import ingest, runner, tending
-from plugins.documents.ledger import LEASE, Job, Ledger
+from plugins.documents.ledger import LEASE, SILENT, Job, Ledger
 from plugins.documents.repair import Repair
 from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
@@ -512,3 +512,18 @@ async def whole(http: aiohttp.ClientSession, url: str, name: str) -> None:
 async def complete(index: Lance, stats: Any) -> bool:
     counts = await index.counts(stats["collections"][0]["id"])
     return (sum(counts.values()), len(counts)) == (stats["chunks"], stats["documents"])
+
+
+async def test_a_process_whose_clock_is_ahead_takes_no_job_from_one_that_lives(
+    start: Start, database_url: str, tmp_path: Path
+) -> None:
+    ollama = Simulator(faults=[STALL])
+    async with start(config(database_url, tmp_path), ollama) as run:
+        await ask(run, "POST", "/documents", A, 202, title="Lanterns", content=TEXTS["Lanterns"], wait=0)
+        await ollama.until(lambda: ollama.calls["/api/embed"] > 0)
+        watch = Watch(time.time() + 3600)
+        ahead = Ledger(run.server.services.state["database"], watch, "another")
+        ahead.holder.here = "elsewhere:"
+        assert await ahead.claim() is None
+        watch.move(SILENT)
+        assert await ahead.claim() is not None, "nobody has said anything of it meanwhile"

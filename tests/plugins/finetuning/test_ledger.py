@@ -14,7 +14,7 @@ import pytest
 from plugins.finetuning import holding, runner, shapes
 from plugins.finetuning import ledger as ledgers
 from plugins.finetuning.events import Events
-from plugins.finetuning.ledger import LEASE, Ledger
+from plugins.finetuning.ledger import LEASE, SILENT, Ledger
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import FEATURE
 from proxy.errors import BadCall, NotFound
@@ -69,10 +69,23 @@ async def test_a_job_whose_process_is_silent_is_anothers_and_no_longer_its_own(s
     assert job is not None and await first.tell(job, starts=1)
     assert isinstance(store.clock, Watch)
     store.clock.move(LEASE + 1)
+    assert await claimed(second) is None, "it may be the clock that has moved"
+    store.clock.move(SILENT)
     taken = await second.claim("queued", ["small"])
     assert isinstance(taken, Job) and (taken.id, taken.starts) == ("a", 1)
     assert not await first.tell(job) and not await first.end(job, "succeeded", "Done.")
     assert await second.end(taken, "succeeded", "Done.") and await claimed(first) is None
+
+
+async def test_a_clock_that_is_set_forward_takes_no_job_from_a_process_that_lives(store: Store) -> None:
+    await queued(store, "a", "b")
+    first, second = ledger(store, "p1"), ledger(store, "p2")
+    job = await first.claim("queued", ["small"])
+    assert job is not None and isinstance(store.clock, Watch)
+    for _ in range(3):
+        store.clock.move(LEASE + 1)
+        assert await claimed(second) is None, "nor is there room for another training beside it"
+        assert await first.tell(job)
 
 
 async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None:
