@@ -180,9 +180,15 @@ class Connection(asyncio.Protocol):
                 self.transport.resume_reading()
         return data
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether all of the request has been: one that was answered before may never be read to its end, and whoever
+        came next on this connection would wait behind it."""
+        return self.transport is not None and not self.transport.get_write_buffer_size()
+
     def close(self) -> None:
-        """End the exchange; the connection serves again if its answer was read whole."""
-        if self.reusable and not self.parts and not self.broken:
+        """End the exchange; the connection serves again if its request was sent and its answer read, both whole."""
+        if self.reusable and not self.parts and not self.broken and self.is_sent:
             self.origin.keep(self)
         else:
             self.fail("was closed")

@@ -169,6 +169,17 @@ async def test_another_answer_to_the_same_request_is_no_part_of_the_first() -> N
         assert not origin.idle
 
 
+async def test_nobody_waits_behind_a_request_that_was_answered_before_all_of_it_was_sent() -> None:
+    async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(FINE)
+        await asyncio.Event().wait()  # what else is sent is never read
+
+    async with serving(hasty) as (origin, _):
+        assert await whole(await origin.ask(ROOT + bytes(20_000_000), 1)) == b"hi"
+        assert not origin.idle
+        assert await whole(await origin.ask(ROOT, 1)) == b"hi"
+
+
 async def test_a_slow_reader_leaves_the_rest_to_the_network() -> None:
     size = 20_000_000
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
