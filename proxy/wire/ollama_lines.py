@@ -8,6 +8,7 @@ from proxy.errors import UpstreamError
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
 from proxy.wire import ollama_errors
 from proxy.wire.ids import new_id
+from proxy.wire.told import count, number, text
 
 
 class Lines:
@@ -24,13 +25,6 @@ class Lines:
         if len(self.rest) > self.most or any(len(line) > self.most for line in lines):
             raise UpstreamError(f"Ollama sent a line of more than {self.most} bytes.", "server")
         return lines
-
-
-def text(value: JSON) -> str:
-    """Raises TypeError for what is none, which makes a line unreadable."""
-    if type(value) is not str:
-        raise TypeError
-    return value
 
 
 class ChatReader:
@@ -73,7 +67,7 @@ class ChatReader:
             events.append(Thinking(text(thought)))
             self.held = ()  # what began the thought
         # Ollama marks no logprob as a thought's; those that come with a thought are not the answer's.
-        told = () if thought else tuple({**one} for one in data.get("logprobs") or ())
+        told = () if thought else tuple(map(logprob, data.get("logprobs") or ()))
         events += self.spoken(text(message.get("content") or ""), told, data["done"])
         events += [self.calling(call["function"]) for call in message.get("tool_calls") or ()]
         return events
@@ -96,12 +90,12 @@ class ChatReader:
     def ended(self, data: dict[str, JSON]) -> list[Event]:
         self.done = True
         usage = Usage(
-            data.get("prompt_eval_count"),
-            data.get("eval_count"),
-            data.get("prompt_eval_cached_count"),
-            data.get("load_duration", 0),
-            data.get("prompt_eval_duration", 0),
-            data.get("eval_duration", 0),
+            count(data.get("prompt_eval_count")),
+            count(data.get("eval_count")),
+            count(data.get("prompt_eval_cached_count")),
+            count(data.get("load_duration")) or 0,
+            count(data.get("prompt_eval_duration")) or 0,
+            count(data.get("eval_duration")) or 0,
         )
         reason = "length" if data.get("done_reason") == "length" else "stop"
         return [usage, Finish("tool_calls" if self.called and reason == "stop" else reason)]
@@ -116,17 +110,29 @@ class ChatReader:
         return UpstreamError("Ollama sent a line that is not one of its answers.", "server")
 
 
+def logprob(one: dict[str, JSON]) -> dict[str, JSON]:
+    """As it was told.  Raises KeyError or TypeError where it is none."""
+    for told in (one, *(one.get("top_logprobs") or ())):
+        text(told["token"])
+        number(told["logprob"])
+    return {**one}
+
+
 def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
     """One /api/embed document: `wanted` rows of unit length, and what they took.  Raises UpstreamError."""
     import numpy as np
 
     try:
         data = orjson.loads(document)
-        values = np.asarray(data["embeddings"], dtype=np.float32)
+        with np.errstate(over="ignore"):  # it is seen below
+            values = np.asarray(data["embeddings"], dtype=np.float32)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise UpstreamError("Ollama sent embeddings that cannot be read.", "server") from None
     found = len(values) if values.ndim == 2 else 0
     if found != wanted:
         raise UpstreamError(f"Ollama sent {found} embeddings for {wanted} inputs.", "server")
-    usage = Usage(data.get("prompt_eval_count"), 0, load_ns=data.get("load_duration", 0))
-    return Vectors(values), usage
+    if not np.isfinite(values).all():
+        raise UpstreamError("Ollama sent embeddings that are no numbers.", "server")
+    return Vectors(values), Usage(
+        count(data.get("prompt_eval_count")), 0, load_ns=count(data.get("load_duration")) or 0
+    )

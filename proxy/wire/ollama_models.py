@@ -12,6 +12,7 @@ import orjson
 from proxy.errors import UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON
+from proxy.wire.told import count, text
 
 LIBRARY = "registry.ollama.ai/library/"
 
@@ -44,14 +45,14 @@ def read_tags(document: bytes) -> list[ModelInfo]:
 
 
 def _listed(one: dict[str, JSON]) -> ModelInfo:
-    name, details = one["name"], one.get("details") or {}
+    name, details = text(one["name"]), one.get("details") or {}
     capabilities = one.get("capabilities")
     return ModelInfo(
         name,
-        one.get("digest", ""),
-        None if capabilities is None else frozenset(capabilities),
-        details.get("context_length"),
-        _seconds(one.get("modified_at", "")),
+        text(one.get("digest") or ""),
+        None if capabilities is None else frozenset(map(text, capabilities)),
+        count(details.get("context_length")),
+        _seconds(text(one.get("modified_at") or "")),
         name.rpartition("/")[0].rpartition("/")[2] or "library",
         one,
     )
@@ -70,9 +71,9 @@ def with_show(info: ModelInfo, document: bytes) -> ModelInfo:
     try:
         data = orjson.loads(document)
         facts = data.get("model_info") or {}
-        context = facts.get(f"{facts.get('general.architecture', '')}.context_length")
+        context = count(facts.get(f"{facts.get('general.architecture', '')}.context_length"))
         listed = data.get("capabilities")
-        capabilities = info.capabilities if listed is None else frozenset(listed)
+        capabilities = info.capabilities if listed is None else frozenset(map(text, listed))
     except (orjson.JSONDecodeError, AttributeError, TypeError):
         raise UpstreamError("Ollama described a model in a way that cannot be read.", "server") from None
     return replace(
@@ -93,7 +94,7 @@ def read_version(document: bytes) -> str:
 def loaded_entries(document: bytes) -> list[dict[str, JSON]]:
     """The entries of /api/ps.  Raises UpstreamError."""
     try:
-        return list(orjson.loads(document)["models"] or ())
+        return [{**one} for one in orjson.loads(document)["models"] or ()]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None
 
@@ -105,6 +106,6 @@ def read_loaded(document: bytes) -> dict[str, int | None]:
     """
     try:
         models: Iterable[dict[str, JSON]] = orjson.loads(document)["models"] or ()
-        return {canonical(one["name"]): one.get("context_length") or None for one in models}
+        return {canonical(one["name"]): count(one.get("context_length")) or None for one in models}
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise UpstreamError("Ollama sent a list of loaded models that cannot be read.", "server") from None

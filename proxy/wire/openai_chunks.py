@@ -11,6 +11,7 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
 from proxy.wire import openai_refusals
 from proxy.wire.ids import new_id
+from proxy.wire.told import count, number, text
 
 BROKEN = ("abort", "error", "cancelled")
 """Why a server says that it ended an answer which it did not end well."""
@@ -109,19 +110,17 @@ class AnswerReader:
         return {**spelled(token, logprob), "top_logprobs": [spelled(*one) for one in best]}
 
 
-def text(value: JSON) -> str:
-    """Raises TypeError for what is none, which makes a chunk unreadable."""
-    if type(value) is not str:
-        raise TypeError
-    return value
-
-
 def entry(one: Mapping[str, JSON]) -> dict[str, JSON]:
-    return {"token": one["token"], "logprob": one["logprob"], "bytes": one.get("bytes")}
+    return {"token": text(one["token"]), "logprob": likely(one["logprob"]), "bytes": one.get("bytes")}
 
 
 def spelled(token: str, logprob: float | None) -> dict[str, JSON]:
-    return {"token": token, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(token.encode())}
+    return {"token": token, "logprob": likely(logprob), "bytes": list(token.encode())}
+
+
+def likely(logprob: JSON) -> float:
+    """null is what JSON makes of minus infinity."""
+    return -9999.0 if logprob is None else number(logprob)
 
 
 def usage_of(told: Mapping[str, JSON]) -> Usage:
@@ -132,13 +131,6 @@ def usage_of(told: Mapping[str, JSON]) -> Usage:
         count(asked.get("cached_tokens")),
         thinking_tokens=count(made.get("reasoning_tokens")),
     )
-
-
-def count(value: JSON) -> int | None:
-    """Raises TypeError for what is none."""
-    if value is not None and type(value) is not int:
-        raise TypeError
-    return value
 
 
 class Begun:
@@ -222,7 +214,7 @@ def vectors_of(document: bytes, wanted: int, dimensions: int | None = None) -> t
         data = orjson.loads(document)
         rows = sorted(data["data"], key=lambda row: row["index"])
         values = np.asarray([row["embedding"] for row in rows], dtype=np.float32)
-        usage = Usage((data.get("usage") or {}).get("prompt_tokens"), 0)
+        usage = Usage(count((data.get("usage") or {}).get("prompt_tokens")), 0)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
         raise UpstreamError("The upstream sent embeddings that cannot be read.", "server") from None
     found = len(values) if values.ndim == 2 else 0

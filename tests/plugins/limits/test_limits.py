@@ -33,6 +33,15 @@ async def test_a_refusal_names_the_limit_and_when_to_come_again(start: Start) ->
     assert "x-should-retry" not in headers
 
 
+async def test_an_upstream_that_counts_nonsense_keeps_nobodys_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nonsense = [("prompt_eval_count", "many"), ("eval_count", -1), ("eval_duration", [])]
+    monkeypatch.setattr("proxy.upstreams.demo.generation.Run._metrics", lambda *_: iter(nonsense))
+    async with start(limits("{at_once: 1}")) as run:
+        assert await statuses(run, 3) == [200] * 3
+
+
 async def test_every_answer_tells_what_is_left(start: Start) -> None:
     rules = ("{requests_per_minute: 10, tokens_per_minute: 10000}", "{per: all, requests_per_minute: 5}")
     async with start(limits(*rules)) as run:

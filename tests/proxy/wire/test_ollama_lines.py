@@ -62,6 +62,10 @@ def bare(event: Event) -> Event:
             line("", {**END, "load_duration": 1, "prompt_eval_duration": 2, "eval_duration": 3}),
             [Usage(26, 14, None, 1, 2, 3), Finish("stop")],
         ),
+        (
+            line("", {**END, "prompt_eval_count": "26", "eval_count": -1, "eval_duration": 2**60, "load_duration": []}),
+            [Usage(None, None), Finish("stop")],
+        ),
         (line("", END, tool_calls=[call()]), [ToolCalled("", "f", "{}"), Usage(26, 14), Finish("tool_calls")]),
         (
             line("", {**END, "done_reason": "length"}, tool_calls=[call()]),
@@ -124,6 +128,8 @@ def test_an_answer_is_done_only_after_its_last_line() -> None:
         b'{"message":{"tool_calls":[5]},"done":false}',
         b'{"message":{"tool_calls":[{"function":{}}]},"done":false}',
         b'{"message":{"content":"\xff"},"done":false}',
+        b'{"message":{"content":"a"},"done":false,"logprobs":[{"token":"a"}]}',
+        b'{"message":{"content":"a"},"done":false,"logprobs":[{"token":"a","logprob":"x"}]}',
         b"<html>",
     ],
 )
@@ -219,6 +225,7 @@ def test_embeddings_are_rows_of_float32_and_what_they_took() -> None:
         b'{"embeddings":[[1,2],[3]]}',
         b'{"embeddings":[["a"]]}',
         b'{"embeddings":[[[1]]]}',
+        b'{"embeddings":[[1e300]]}',
     ],
 )
 def test_embeddings_that_are_not_what_was_asked_for_are_an_error_of_the_upstream(document: bytes) -> None:

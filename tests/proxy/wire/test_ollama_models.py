@@ -9,7 +9,7 @@ from openai.types import Model
 from proxy.errors import UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON
-from proxy.wire.ollama_models import canonical, is_cloud, read_loaded, read_tags, with_show
+from proxy.wire.ollama_models import canonical, is_cloud, loaded_entries, read_loaded, read_tags, with_show
 from proxy.wire.openai_models import write_model, write_models
 
 TAG: JSON = {
@@ -110,7 +110,25 @@ def test_lists_that_cannot_be_read_are_an_error_of_the_upstream(document: bytes)
             read(document)
 
 
-@pytest.mark.parametrize("document", [b"{", b"[]", b"null", b'{"model_info":[1]}', b'{"capabilities":5}'])
+@pytest.mark.parametrize("wrong", [{"digest": [1]}, {"capabilities": [[]]}, {"modified_at": 5}, {"name": None}])
+def test_an_entry_of_another_kind_is_an_error_of_the_upstream(wrong: JSON) -> None:
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        tags({**TAG, **wrong})
+
+
+def test_a_context_that_is_no_number_is_not_known() -> None:
+    assert tags({**TAG, "details": {"context_length": "long"}})[0].context is None
+    assert with_show(ModelInfo("m"), orjson.dumps({"model_info": {".context_length": []}})).context is None
+    assert read_loaded(b'{"models":[{"name":"m","context_length":"4096"}]}') == {"m:latest": None}
+
+
+@pytest.mark.parametrize("document", [b"null", b'{"models":["demo"]}', b'{"models":[null]}'])
+def test_what_is_loaded_is_told_by_objects(document: bytes) -> None:
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        loaded_entries(document)
+
+
+@pytest.mark.parametrize("document", [b"{", b"[]", b"null", b'{"model_info":[1]}', b'{"capabilities":[5]}'])
 def test_a_description_that_cannot_be_read_is_an_error_of_the_upstream(document: bytes) -> None:
     with pytest.raises(UpstreamError, match="cannot be read"):
         with_show(ModelInfo("m"), document)

@@ -100,6 +100,13 @@ def test_usage_comes_after_the_finish_and_is_told_once() -> None:
     assert events(choice(content="a"), used(), choice("stop"), used(prompt_tokens_details=None))[-1] == Usage(5, 2)
 
 
+@pytest.mark.parametrize("nonsense", ["5", -1, 2**60, 1.5, [], True])
+def test_what_is_no_count_is_not_told_and_costs_nobody_the_answer(nonsense: JSON) -> None:
+    told = used(prompt_tokens=nonsense, completion_tokens_details={"reasoning_tokens": nonsense})
+    assert events(STOP, told) == [Finish("stop"), Usage(None, 2)]
+    assert vectors_of(rows([1.0], usage={"prompt_tokens": nonsense}), 1)[1] == Usage(None, 0)
+
+
 @pytest.mark.parametrize("beside", [{}, {"choices": None}, {"choices": []}])
 def test_usage_may_come_without_a_choice(beside: dict[str, JSON]) -> None:
     alone = orjson.dumps({**beside, "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
@@ -117,6 +124,17 @@ def test_more_alternatives_than_asked_for_are_left_out() -> None:
         **PROB,
         "top_logprobs": [{"token": one, "logprob": -1.0, "bytes": None} for one in "ab"],
     }
+
+
+def test_a_token_without_any_chance_is_told_as_a_number() -> None:
+    [text, _] = events(choice("stop", content="a", logprobs={"content": [{**PROB, "logprob": None}]}))
+    assert isinstance(text, Text) and text.logprobs[0]["logprob"] == -9999.0
+
+
+@pytest.mark.parametrize("wrong", [{"logprob": "x"}, {"token": 1}, {"top_logprobs": [{"token": "a"}]}])
+def test_logprobs_that_are_none_are_an_error_of_the_upstream(wrong: dict[str, JSON]) -> None:
+    with pytest.raises(UpstreamError, match="not one of its answers"):
+        events(choice("stop", content="a", logprobs={"content": [{**PROB, **wrong}]}), top=1)
 
 
 def test_the_four_lists_of_completions_become_logprobs() -> None:
