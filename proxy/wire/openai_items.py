@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 
 from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, ToolCall
+from proxy.wire import openai_namespaces as namespaces
 from proxy.wire.ids import new_id
 from proxy.wire.openai_turns import data_url
 
@@ -85,7 +86,8 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
         if kind == "file_search_call":  # what was found is searched for again, where that is wanted again
             continue
         if kind == "function_call":
-            turn.calls.append(ToolCall(one["call_id"], one["name"], one["arguments"]))
+            name = namespaces.joined(one.get("namespace"), one["name"])
+            turn.calls.append(ToolCall(one["call_id"], name, one["arguments"]))
         elif kind == "reasoning":
             if turn.begun:
                 yield from turn.end()
@@ -216,8 +218,9 @@ def reasoning(id: str, text: str, summed: bool = False, status: str = "completed
             "status": status}  # fmt: skip
 
 
-def called(id: str, call: ToolCall, status: str = "completed") -> Item:
+def called(id: str, call: ToolCall, status: str = "completed", namespace: str = "") -> Item:
+    spaced = {"namespace": namespace} if namespace else {}
     return {
-        "id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name,
+        "id": id, "type": "function_call", "status": status, "call_id": call.id, "name": call.name, **spaced,
         "arguments": call.arguments,
     }  # fmt: skip

@@ -155,9 +155,11 @@ def _detail(given: Item, at: str) -> str:
 
 
 def _function_call(given: Item, at: str, limits: Limits) -> Item:
+    spaced = {"namespace": _needed(given, "namespace", at)} if given.get("namespace") is not None else {}
     return {
         "call_id": _needed(given, "call_id", at),
         "name": _needed(given, "name", at),
+        **spaced,
         "arguments": read.object_text(read.needed(given, "arguments", f"{at}.arguments"), f"{at}.arguments"),
     }
 

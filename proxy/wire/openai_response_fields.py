@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 from proxy.errors import BadCall
-from proxy.types import JSON, Format, Tool, ToolChoice
+from proxy.types import JSON, Format
 from proxy.wire import openai_fields as fields
 from proxy.wire import openai_file_search as file_search
-from proxy.wire import openai_items_in, openai_messages, read
+from proxy.wire import openai_items_in, read
 from proxy.wire.ids import new_id
 from proxy.wire.openai_fields import Asked, Read, formatted
 from proxy.wire.openai_items import RESPONSE, Item, told_parts
@@ -77,7 +77,7 @@ class AskedResponse(Asked):
         return param
 
 
-def _response(asked: Asked) -> AskedResponse:
+def response(asked: Asked) -> AskedResponse:
     """The readers below are only in this module's table."""
     if not isinstance(asked, AskedResponse):
         raise TypeError("a field of responses in another dialect")
@@ -96,13 +96,13 @@ def echoed(reader: Read) -> Read:
 
     def read_and_echo(asked: Asked, value: JSON, at: str) -> None:
         reader(asked, value, at)
-        _response(asked).echo[at] = value
+        response(asked).echo[at] = value
 
     return read_and_echo
 
 
 def read_input(asked: Asked, value: JSON, at: str) -> None:
-    mine = _response(asked)
+    mine = response(asked)
     kept = KEPT in mine.theirs  # else there is nothing that an item could refer to
     mine.items = openai_items_in.items(value, at, asked.limits, mine.id if kept else "")
     parts = (part for one in mine.items for part in told_parts(one))
@@ -111,7 +111,7 @@ def read_input(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_instructions(asked: Asked, value: JSON, at: str) -> None:
-    _response(asked).instructions = read.text(value, at)
+    response(asked).instructions = read.text(value, at)
 
 
 def read_max_tokens(asked: Asked, value: JSON, at: str) -> None:
@@ -123,12 +123,12 @@ def read_max_tool_calls(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_previous(asked: Asked, value: JSON, at: str) -> None:
-    _owned(_response(asked), at)
+    _owned(response(asked), at)
     asked.extra[at] = read.filled(value, at)
 
 
 def read_conversation(asked: Asked, value: JSON, at: str) -> None:
-    mine = _response(asked)
+    mine = response(asked)
     _owned(mine, at)
     given = value
     if type(value) is not str:
@@ -138,7 +138,7 @@ def read_conversation(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_prompt(asked: Asked, value: JSON, at: str) -> None:
-    mine = _response(asked)
+    mine = response(asked)
     _owned(mine, at)
     given = read.mapping(value, at)
     read.not_deep(given, at, asked.limits.max_depth)
@@ -151,11 +151,11 @@ def read_prompt(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_store(asked: Asked, value: JSON, at: str) -> None:
-    _response(asked).store = read.flag(value, at)
+    response(asked).store = read.flag(value, at)
 
 
 def read_background(asked: Asked, value: JSON, at: str) -> None:
-    mine = _response(asked)
+    mine = response(asked)
     mine.background = read.flag(value, at)
     if mine.background:
         _owned(mine, at)
@@ -175,7 +175,7 @@ def read_include(asked: Asked, value: JSON, at: str) -> None:
         if name == INCLUDED[0]:
             asked.logprobs = True
         elif name == file_search.RESULTS:
-            _response(asked).search.included = True
+            response(asked).search.included = True
         elif name in ABSENT:
             asked.notes[f"{at}.{name}"] = "ignored"
 
@@ -186,7 +186,7 @@ def read_top_logprobs(asked: Asked, value: JSON, at: str) -> None:
 
 
 def read_reasoning(asked: Asked, value: JSON, at: str) -> None:
-    given, mine = read.mapping(value, at), _response(asked)
+    given, mine = read.mapping(value, at), response(asked)
     if (effort := given.get("effort")) is not None:
         fields.read_effort(asked, effort, f"{at}.effort")
     summary = given.get("summary") or given.get("generate_summary")
@@ -207,7 +207,7 @@ def read_text(asked: Asked, value: JSON, at: str) -> None:
     if (verbosity := given.get("verbosity")) is not None:
         read.one_of(verbosity, f"{at}.verbosity", ("low", "medium", "high"))
     asked.notes |= {f"{at}.{name}": "ignored" for name in given if name != "format" and given[name] is not None}
-    _response(asked).echo[at] = {"format": form or {"type": "text"}}
+    response(asked).echo[at] = {"format": form or {"type": "text"}}
 
 
 def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
@@ -220,69 +220,9 @@ def _format(asked: Asked, given: dict[str, JSON], at: str) -> None:
         asked.format = formatted(given, schema, at, asked.limits)
 
 
-def read_tools(asked: Asked, value: JSON, at: str) -> None:
-    found, mine, echo = dict[str, Tool](), _response(asked), list[JSON]()
-    for index, one in enumerate(openai_messages.bounded(value, at)):
-        name = f"{at}[{index}]"
-        kind = read.filled(read.needed(read.mapping(one, name), "type", f"{name}.type"), f"{name}.type")
-        if kind == file_search.KIND:
-            echo.append(mine.search.add(one, name, mine.theirs, asked.limits.max_depth))
-            continue
-        if kind != "function":
-            message = (
-                f"Tools of type '{kind[:80]}' are not supported: there are functions and '{file_search.KIND}' here."
-            )
-            raise BadCall(message, param=f"{name}.type", code="unsupported_tool")
-        found[name] = openai_messages.function(one, name, asked.limits)
-        echo.append(told_of(found[name]))
-        unheard = [key for key in one if key not in openai_messages.FUNCTION and key != "type" and one[key] is not None]
-        asked.notes |= dict.fromkeys((f"{at}.{key}" for key in unheard), "ignored")
-    asked.tools = openai_messages.distinct(found)
-    mine.echo[at] = echo
-
-
-def told_of(one: Tool) -> JSON:
-    """A function as the response repeats it."""
-    return {"type": "function", "name": one.name, "description": one.description or None,
-            "parameters": one.parameters or None, "strict": one.strict}  # fmt: skip
-
-
-def read_tool_choice(asked: Asked, value: JSON, at: str) -> None:
-    if type(value) is str:
-        asked.tool_choice = ToolChoice(read.one_of(value, at, ("none", "auto", "required")))
-        return
-    kinds = ("function", "allowed_tools", file_search.KIND)
-    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", kinds)
-    search = _response(asked).search
-    search.chosen, search.place = kind == file_search.KIND, f"{at}.type"
-    if search.chosen:
-        return
-    if kind == "function":
-        asked.tool_choice = ToolChoice("required", (_named(value, at),))
-        return
-    mode = read.one_of(value.get("mode"), f"{at}.mode", ("auto", "required"))
-    listed = read.array(read.needed(value, "tools", f"{at}.tools"), f"{at}.tools")
-    if not listed:
-        raise BadCall(f"Invalid '{at}': no tool is allowed.", param=f"{at}.tools", code="empty_array")
-    names = [_allowed(one, f"{at}.tools[{index}]") for index, one in enumerate(listed)]
-    search.chosen, search.place = file_search.KIND in names, f"{at}.tools"
-    functions = tuple(name.removeprefix("function ") for name in names if name != file_search.KIND)
-    how: Literal["auto", "required"] = "required" if mode == "required" else "auto"
-    asked.tool_choice = ToolChoice(how, functions) if functions else ToolChoice("none")
-
-
-def _allowed(value: JSON, at: str) -> str:
-    kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("function", file_search.KIND))
-    return file_search.KIND if kind == file_search.KIND else f"function {_named(value, at)}"
-
-
-def _named(value: JSON, at: str) -> str:
-    return read.filled(read.needed(read.mapping(value, at), "name", f"{at}.name"), f"{at}.name")
-
-
 def read_truncation(asked: Asked, value: JSON, at: str) -> None:
     if read.one_of(value, at, ("auto", "disabled")) == "auto":
-        asked.notes[at] = "emulated" if KEPT in _response(asked).theirs else "ignored"
+        asked.notes[at] = "emulated" if KEPT in response(asked).theirs else "ignored"
 
 
 def read_stream_options(asked: Asked, value: JSON, at: str) -> None:

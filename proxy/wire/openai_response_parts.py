@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -13,6 +13,8 @@ from proxy.wire.openai_items import Item
 
 TOLD: Final = ("token", "logprob", "top_logprobs")
 """What a stream says of a token."""
+Parted: TypeAlias = Mapping[str, tuple[str, str]]
+"""By the name that the model knows of a function, its namespace and its name there."""
 
 
 class Frames:
@@ -122,13 +124,14 @@ class Thought:
         return said + self.frames.done(self.index, self.item(status))
 
 
-def called(frames: Frames, id: str, index: int, event: ToolCalled) -> tuple[Item, bytes]:
+def called(frames: Frames, id: str, index: int, event: ToolCalled, parted: Parted) -> tuple[Item, bytes]:
     """A call of a function, which models make at once, and the events that tell of it."""
-    item = openai_items.called(id, ToolCall(event.id, event.name, event.arguments))
+    namespace, name = parted.get(event.name, ("", event.name))
+    item = openai_items.called(id, ToolCall(event.id, name, event.arguments), namespace=namespace)
     place, kind = {"item_id": id, "output_index": index}, "response.function_call_arguments"
     said = frames.added(index, {**item, "arguments": ""})
     said += frames.event(f"{kind}.delta", **place, delta=event.arguments)
-    said += frames.event(f"{kind}.done", **place, name=event.name, arguments=event.arguments)
+    said += frames.event(f"{kind}.done", **place, name=name, arguments=event.arguments)
     return item, said + frames.done(index, item)
 
 

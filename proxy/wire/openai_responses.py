@@ -14,6 +14,7 @@ from proxy.types import JSON, Message
 from proxy.wire import openai_fields as fields
 from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_response_fields as own
+from proxy.wire import openai_response_tools as tools
 from proxy.wire import read
 from proxy.wire.openai_chat import together
 from proxy.wire.openai_fields import Field
@@ -120,11 +121,11 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "tools": Field(
         "honoured",
-        own.read_tools,
-        "Functions, and `file_search` by the plugin `documents`; others are a 400 that names them. `strict` is false "
-        "by default.",
+        tools.read_tools,
+        "Functions, also in a `namespace`, and `file_search` by the plugin `documents`; others are a 400 that names "
+        "them. `strict` is false by default.",
     ),
-    "tool_choice": Field("emulated", own.echoed(own.read_tool_choice), "As in chats, and `file_search`."),
+    "tool_choice": Field("emulated", own.echoed(tools.read_tool_choice), "As in chats, and `file_search`."),
     "parallel_tool_calls": Field("emulated", own.echoed(fields.read_parallel), "`false` keeps the first call."),
     "truncation": Field(
         "emulated",

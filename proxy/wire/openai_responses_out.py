@@ -18,6 +18,7 @@ from proxy.types import JSON, Event, Finish, Moment, Searched, Sources, Text, Th
 from proxy.wire import openai_file_search as file_search
 from proxy.wire.openai_errors import SseStyle, clean
 from proxy.wire.openai_items import Item, placed
+from proxy.wire.openai_namespaces import parted
 from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
 
 RATE: Final = 429
@@ -71,6 +72,7 @@ class Response:
         self.complete = complete
         self.summed = bool((head.get("reasoning") or {}).get("summary"))
         self.later = bool(head.get("background"))
+        self.parted = parted(head.get("tools") or ())
         self.running = False
         self.frames = Frames()
         self.output: dict[int, Item] = {}
@@ -210,7 +212,7 @@ class Response:
 
     def call(self, event: ToolCalled) -> bytes:
         id, index = self.place("fc_")
-        self.output[index], told = called(self.frames, id, index, event)
+        self.output[index], told = called(self.frames, id, index, event, self.parted)
         return told
 
     def searched(self, event: Searched) -> bytes:

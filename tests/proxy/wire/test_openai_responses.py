@@ -41,6 +41,10 @@ BODIES: Final[list[JSON]] = [
      "previous_response_id": "resp_1", "background": True, "store": True},
     {"input": "hi", "conversation": {"id": "conv_1"}, "prompt": {"id": "p", "version": "2", "variables": {"a": "b"}},
      "instructions": "be kind", "max_output_tokens": 5, "truncation": "auto", "mine": 1},
+    {"model": "m", "input": [{"type": "function_call", "call_id": "c1", "namespace": "a", "name": "b",
+                              "arguments": "{}"}],
+     "tools": [{"type": "namespace", "name": "a", "description": "A's", "tools": [
+         {"type": "function", "name": "b", "parameters": WEATHER}]}]},
 ]  # fmt: skip
 
 
