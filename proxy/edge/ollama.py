@@ -142,8 +142,8 @@ class Ollama:
         return document({"version": await self.catalogue.version()})
 
     async def hello(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What clients look for to see whether anybody is there."""
-        return web.Response(text="GemmaPy Proxy is running")
+        """Ollama's own words: many clients compare them to see whether one is there."""
+        return web.Response(text="Ollama is running")
 
 
 def document(value: JSON) -> web.Response:

@@ -243,6 +243,11 @@ async def test_heads_are_answered_where_ollama_does(start: Start) -> None:
             assert answer.status == 200 and await answer.read() == b""
 
 
+async def test_clients_that_look_for_an_ollama_find_its_own_words(start: Start) -> None:
+    async with start() as run:
+        assert await (await run.http.get(f"{run.url}/")).text() == "Ollama is running"
+
+
 async def test_as_many_texts_are_embedded_at_once_as_the_operator_allows(start: Start) -> None:
     async with start("requests: {max_inputs: 2}\nchains: {embeddings: []}\n") as run, client(run) as native:
         assert len((await native.embed("demo-embed", ["a", "b"])).embeddings) == 2
