@@ -102,7 +102,8 @@ FIELDS: Mapping[str, Field] = {
     "response_format": Field(
         "honoured",
         fields.read_response_format,
-        "JSON is also asked for in the prompt, with its schema; the answer is checked unless `strict` is false.",
+        "JSON is also asked for in the prompt, with its schema; the answer is checked unless `strict` is false. A "
+        "`json_object` may have its schema beside it, as `schema` or `value`.",
     ),
     "tools": Field(
         "honoured",

@@ -31,6 +31,8 @@ SAMPLING: Mapping[str, Callable[[JSON, str], JSON]] = {
 OLLAMA_NAMES = {**{name: name for name in SAMPLING if name != "max_tokens"}, "num_predict": "max_tokens"}
 MOST_STOPS = 64
 """Editors that complete code send dozens of them."""
+BESIDE = ("schema", "value")
+"""Where the schema of a `json_object` is for llama.cpp, Together and Fireworks, and for Hugging Face's clients."""
 ENDLESS = (-1, -2)
 """What Ollama's clients send as `num_predict` where the answer may be as long as the model likes."""
 
@@ -172,7 +174,14 @@ def read_top_logprobs(asked: Asked, value: JSON, at: str) -> None:
 
 def read_response_format(asked: Asked, value: JSON, at: str) -> None:
     kind = read.one_of(read.mapping(value, at).get("type"), f"{at}.type", ("text", "json_object", "json_schema"))
-    if kind == "json_object":
+    beside = next((name for name in BESIDE if kind == "json_object" and value.get(name) is not None), "")
+    known = ("type", "json_schema", beside)
+    asked.notes |= {f"{at}.{name}": "ignored" for name in value if name not in known and value[name] is not None}
+    if beside:
+        schema = read.mapping(value[beside], f"{at}.{beside}")
+        read.not_deep(schema, f"{at}.{beside}", asked.limits.max_depth)
+        asked.format = Format(schema)
+    elif kind == "json_object":
         asked.format = Format()
     elif kind == "json_schema":
         given = read.mapping(read.needed(value, "json_schema", f"{at}.json_schema"), f"{at}.json_schema")

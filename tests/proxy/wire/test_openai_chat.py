@@ -171,6 +171,19 @@ def test_a_json_schema_is_ollamas_format_and_is_shown_to_the_model() -> None:
     assert '"required":["city"]' in body["messages"][0]["content"]
 
 
+@pytest.mark.parametrize("name", ["schema", "value"])
+def test_a_json_object_may_have_its_schema_beside_it(name: str) -> None:
+    assert asked(response_format={"type": "json_object", name: WEATHER}).format == Format(WEATHER)
+    without = asked(response_format={"type": "json_object", name: None})
+    assert without.format == Format() and not without.notes
+
+
+def test_what_a_response_format_says_besides_is_told() -> None:
+    given = {"type": "json_object", "schema": WEATHER, "grammar": "x"}
+    assert asked(response_format=given).notes["response_format.grammar"] == "ignored"
+    assert asked(response_format={"type": "text", "schema": WEATHER}).notes["response_format.schema"] == "ignored"
+
+
 def test_what_a_response_format_is_for_is_shown_to_the_model() -> None:
     given = {"name": "w", "description": "the town's weather", "schema": WEATHER}
     body = sent(response_format={"type": "json_schema", "json_schema": given})
@@ -193,6 +206,8 @@ def test_the_text_format_is_no_format() -> None:
         ({}, "response_format.type"),
         ({"type": "grammar"}, "response_format.type"),
         ({"type": "json_schema"}, "response_format.json_schema"),
+        ({"type": "json_object", "schema": []}, "response_format.schema"),
+        ({"type": "json_object", "value": nested(65)}, "response_format.value"),
         ({"type": "json_schema", "json_schema": {"schema": []}}, "response_format.json_schema.schema"),
         ({"type": "json_schema", "json_schema": {"schema": False}}, "response_format.json_schema.schema"),
         ({"type": "json_schema", "json_schema": {"schema": nested(65)}}, "response_format.json_schema.schema"),
