@@ -14,15 +14,18 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httptools
+from aiohappyeyeballs import start_connection
 
 from proxy.wire import patience
 
 IDLE: Final = 30.0
 """Seconds that an unused connection is kept."""
+NEXT: Final = 0.25
+"""Seconds after which the next address of a name is tried beside one that does not answer (RFC 8305)."""
 MOST_IDLE: Final = 100
 MOST_HEAD: Final = 65_536
 """Bytes that the head of an answer may have."""
@@ -202,6 +205,9 @@ class Origin:
         parts = urlsplit(url)
         self.host, self.tls = parts.hostname or "", trusted() if parts.scheme == "https" else None
         self.port = parts.port or (443 if self.tls else 80)
+        named = self.host.replace(".", "").strip("0123456789") and ":" not in self.host
+        self.address: dict[str, Any] = {} if named else {"host": self.host, "port": self.port}
+        """Where it is, if its URL says so: then there is no name to be looked up."""
         self.path = parts.path
         self.name = parts.netloc
         self.headers = ""
@@ -232,13 +238,21 @@ class Origin:
         try:
             async with asyncio.timeout(limit):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self), self.host, self.port, ssl=self.tls
+                    lambda: Connection(self), ssl=self.tls, **(self.address or await self.reached())
                 )
         except TimeoutError as error:
             raise Unreachable(f"it accepted no connection within {limit:g} seconds") from error
         except OSError as error:
             raise Unreachable(reason_of(error)) from error
         return connection
+
+    async def reached(self) -> dict[str, Any]:
+        """A socket that is connected to whichever address of the name answers first; uvloop cannot do it by itself."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        made = await start_connection(found, happy_eyeballs_delay=NEXT, loop=loop)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return {"sock": made, "server_hostname": self.host if self.tls else None}
 
     def kept(self) -> Connection | None:
         """The connection that was used last, if it is not too old."""

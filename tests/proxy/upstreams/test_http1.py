@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
+from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -243,6 +246,40 @@ async def test_what_cannot_be_reached_says_why() -> None:
         await Origin("http://127.0.0.1:9").ask(ROOT, 1)
     with pytest.raises(Unreachable, match="name is not known"):
         await Origin("http://no-such-host.invalid").ask(ROOT, 5)
+
+
+@contextmanager
+def swallowing(port: int) -> Iterator[None]:
+    """At this port 127.0.0.2 answers nothing: so many wait to be accepted that the next one's packets are dropped."""
+    with ExitStack() as opened:
+        hole = opened.enter_context(socket.socket())
+        hole.bind(("127.0.0.2", port))
+        hole.listen(0)
+        for _ in range(4):
+            one = opened.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.2", port))
+        yield
+
+
+@pytest.mark.parametrize("kind", [asyncio.SelectorEventLoop, uvloop.Loop])
+def test_a_name_of_which_the_first_address_answers_nothing_is_reached_at_the_next(kind: Any) -> None:
+    class Naming(kind):  # type: ignore[misc]  # either kind of loop, with a name of its own
+        async def getaddrinfo(self, name: str, port: int, **more: Any) -> Any:
+            if name != "ollama.example":
+                return await super().getaddrinfo(name, port, **more)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in ("127.0.0.2", "127.0.0.1")]
+
+    async def reached() -> int:
+        async with serving(saying(FINE)) as (origin, _):
+            with swallowing(origin.port):
+                named = Origin(f"http://ollama.example:{origin.port}")
+                connection = await named.ask(ROOT, 5)
+                connection.fail("was enough")
+                return connection.status
+
+    with asyncio.Runner(loop_factory=Naming) as runner:
+        assert runner.run(reached()) == 200
 
 
 async def test_a_server_without_tls_is_told_as_such() -> None:
