@@ -33,7 +33,7 @@ class Record:
         """Unix seconds at which the newest bucket is full."""
 
     def counts(self, pair: Pair) -> Counter[str]:
-        if (now := self.time()) >= self.until:
+        if not self.until - BUCKET <= (now := self.time()) < self.until:  # a clock may be set back
             self.begin(int(now) // BUCKET)
         if (found := self.newest.get(pair)) is not None:
             return found
@@ -65,10 +65,11 @@ class Record:
         self.counts((one.model, ""))["fallbacks"] += 1
 
     def told(self, hours: float) -> dict[str, JSON]:
-        since = (self.clock.time() - hours * 3600) / BUCKET
+        now = self.clock.time() / BUCKET
+        since = now - hours * 3600 / BUCKET
         pairs: dict[Pair, Counter[str]] = {}
         for when, bucket in self.buckets.items():
-            for pair, counts in bucket.items() if when >= since - 1 else ():
+            for pair, counts in bucket.items() if since - 1 <= when <= now else ():
                 pairs.setdefault(pair, Counter()).update(counts)
         whole: Counter[str] = Counter()
         for counts in pairs.values():

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 
 from plugins.retry import Retry
+from plugins.retry.record import Record
 from proxy.background import Background
 from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
 from proxy.host import Clock, Host, Services, nowhere
+from proxy.news import Attempt
 from proxy.streams import collect, replay
 from proxy.types import Call, Chat, Deadline, Finish, Handler, Message, Reply, Text
+from tests.clocks import Watch
 
 CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", "hi"),)))
 
@@ -122,3 +125,15 @@ async def test_an_outage_is_not_multiplied_by_the_number_of_callers() -> None:
     assert [made() for _ in range(3)] == [True, True, False]
     clock.now += 3600
     assert sum(made() for _ in range(200)) == 100
+
+
+def test_a_clock_that_was_ahead_for_a_while_does_not_spoil_the_figures() -> None:
+    watch = Watch()
+    record = Record(watch)
+    fine = Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1)
+    for jump in (30 * 86_400, -30 * 86_400, 7200):
+        record.attempted(fine)
+        watch.move(jump)
+    record.attempted(fine)
+    assert record.told(1)["attempts"] == 1, "what was two hours ago counts no more"
+    assert record.told(24)["attempts"] == 3, "nor what is said to come"
