@@ -287,5 +287,5 @@ def blamed(error: ProxyError, trail: Trail) -> ProxyError:
         error.facts["attempts"] = str(trail.attempts)
         error.args = (f"{error} Tried: {trail.told()}.",)
         error.again = False
-        log.warning("nothing could answer: %s", trail.told())
+        log.warning("no model could answer: %s", trail.told())
     return error

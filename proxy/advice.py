@@ -148,7 +148,7 @@ def _other_name(model: type[BaseModel], place: Place) -> str:
         return near
     inside = next((found for one in models for found in _inside(one, name)), "")
     if inside:
-        return f" here; it belongs into `{inside}`"
+        return f" here; it belongs in `{inside}`"
     return f"; there are {', '.join(dict.fromkeys(names))}" if names else ""
 
 

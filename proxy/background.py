@@ -83,7 +83,10 @@ class Background:
                         task.cancel()
                     await asyncio.wait(running)
         except TimeoutError:
-            log.error("these do not end, and are left: %s", ", ".join(sorted(task.get_name() for task in self.tasks)))
+            log.error(
+                "background tasks did not end in time and are abandoned: %s",
+                ", ".join(sorted(task.get_name() for task in self.tasks)),
+            )
 
 
 class Chores:
@@ -126,7 +129,7 @@ async def now_and_then(
         except Busy:
             pass
         except Exception:
-            log.exception("what is done now and then failed")
+            log.exception("a periodic task failed")
         await rest(seconds, over)
 
 

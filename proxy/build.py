@@ -171,7 +171,7 @@ class Assembly:
                 if first != name:
                     message = (
                         f"'{first}' and '{name}' would both answer {route.method} {route.path}: there can be only one "
-                        "plugin of this kind, which may stand in several chains"
+                        "plugin of this kind, which may be in several chains"
                     )
                     raise ConfigError([self.source.problem(("plugins", name), message)])
                 yield route

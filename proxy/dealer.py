@@ -127,7 +127,7 @@ class Dealer:
     def complain(self, error: OSError) -> None:
         if self.loop.time() > self.silent:
             self.silent = self.loop.time() + SILENCE
-            log.warning("connections cannot be accepted now, and wait: %s", error.strerror)
+            log.warning("no connections can be accepted at the moment; they wait: %s", error.strerror)
 
     def pause(self) -> None:
         """Leave connections to the system's queue until a worker has room."""

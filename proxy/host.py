@@ -136,7 +136,7 @@ class Bus:
             try:
                 listener(event)
             except Exception:  # one's fault is neither the call's nor the other listeners'
-                log.exception("%s could not be told", type(event).__name__)
+                log.exception("a listener for %s failed", type(event).__name__)
 
 
 Price: TypeAlias = Callable[[CallEnded], Cost | None]
@@ -263,10 +263,12 @@ class Host:
         if name is not None:
             store = self.keyvalue(name)
             if not isinstance(store, Shared):
-                raise ConfigError([f"the store {name!r} cannot count; take one of the kind `redis`"])
+                raise ConfigError([f"the store {name!r} cannot keep counts; use one of the kind `redis`"])
             return store.counters()
         if self.workers > 1:
-            raise ConfigError([f"{self.workers} workers would each count alone; name a `store` of the kind `redis`"])
+            raise ConfigError(
+                [f"{self.workers} workers would each count separately; set a `store` of the kind `redis`"]
+            )
         return self.kept("counters", lambda: InMemory(self.clock))
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:

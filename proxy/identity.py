@@ -96,7 +96,7 @@ def root_key(config: Config, env: Mapping[str, str] = os.environ) -> str | None:
     """The key that the environment gives to an admin of the accounts.  Raises ConfigError for one too short."""
     key = env.get(ROOT_KEY, "").strip() if config.accounts is not None else ""
     if key and len(key) < SHORTEST:
-        raise ConfigError([f"{ROOT_KEY} has less than {SHORTEST} characters"])
+        raise ConfigError([f"{ROOT_KEY} has fewer than {SHORTEST} characters"])
     return key or None
 
 
@@ -118,7 +118,7 @@ def has_admin(config: Config) -> bool:
 def way_in(request: web.BaseRequest) -> str:
     """How a key is sent, to one who sent none where it is looked for."""
     if request.headers.get(hdrs.AUTHORIZATION, "").strip():
-        return "'Authorization' is to be 'Bearer KEY'."
+        return "'Authorization' must be 'Bearer KEY'."
     astray = [f"the header '{name}'" for name in MISPLACED if name in request.headers]
     astray += ["the URL"] if IN_URLS & request.query.keys() else []
     return "send it as 'Authorization: Bearer KEY'" + (f", not in {astray[0]}." if astray else ".")
@@ -198,7 +198,7 @@ class Guard:
         for verifier in self.verifiers:
             if verifier.owns(token):
                 return verifier.verify(token, digest)
-        raise Unauthenticated("The API key is not one of this server's.", code="invalid_api_key")
+        raise Unauthenticated("The API key is not valid on this server.", code="invalid_api_key")
 
     def told(self, request: web.BaseRequest, header: IdentityHeader) -> Caller | None:
         """Whom a trusted gateway names; None where it names nobody, or is none.  Raises Unauthenticated."""
@@ -222,7 +222,7 @@ class Guard:
             return
         host, here = host_of(request.headers.get(hdrs.HOST, ""))
         if not here and host not in self.hosts:
-            raise Denied(f"The host '{host[:200]}' is not this server's; see `web.hosts`.", code="host_not_allowed")
+            raise Denied(f"The host '{host[:200]}' is not allowed; see `web.hosts`.", code="host_not_allowed")
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and not self.welcome(origin) and not host_of(origin.partition("//")[2])[1]:
             raise Denied(f"The origin '{origin[:200]}' is not allowed; see `web.origins`.", code="origin_not_allowed")
@@ -257,4 +257,4 @@ def entitled(caller: Caller, who: Who) -> Caller:
 def check_route(caller: Caller, route: str) -> None:
     """route: the name of a chain.  Raises Denied for one that the caller's key does not open."""
     if caller.routes is not None and route not in caller.routes:
-        raise Denied(f"This key does not open the route '{route}'.", code="route_not_allowed")
+        raise Denied(f"This API key does not allow the route '{route}'.", code="route_not_allowed")

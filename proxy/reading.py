@@ -56,12 +56,12 @@ def held(read: Read, first: Config, insecure: bool) -> Read:
     def again() -> tuple[Config, Source]:
         config, source = read()
         if config.listen != first.listen:
-            log.warning("`listen` changes with a restart only")
+            log.warning("a change of `listen` requires a restart")
             config = config.model_copy(update={"listen": first.listen})
             if problems := configuration.contradictions(config, source):
                 raise ConfigError(problems)
         if config.database != first.database:
-            log.warning("`database` changes with a restart only")
+            log.warning("a change of `database` requires a restart")
             config = config.model_copy(update={"database": first.database})
         check_exposure(config, source, insecure)
         return config, source

@@ -15,31 +15,31 @@ from proxy.host import Host
 from proxy.yamlfile import Source
 
 GROUP = "gemmapy_proxy.plugins"
-DEFERS: Final = ("makes answers in the background", "which is part of that")
+DEFERS: Final = ("generates answers in the background", "which is part of that")
 MISPLACED: Final = {
     **{
         ("defers", other): DEFERS
         for other in ("records", "chooses", "begins", "limits", "remembers", "changes", "keeps", "tries")
     },
-    ("records", "chooses"): ("records calls", "whose choices it would not hear of"),
+    ("records", "chooses"): ("records calls", "whose choices it would not see"),
     **{
-        ("chooses", other): ("chooses what a call is", "which goes by that")
+        ("chooses", other): ("chooses what a call is", "which depends on that")
         for other in ("begins", "limits", "remembers", "changes", "keeps", "tries")
     },
-    ("records", "limits"): ("records calls", "whose refusals it would not hear of"),
-    ("records", "keeps"): ("records calls", "whose answers it would not hear of"),
-    ("records", "tries"): ("records calls", "whose answers it would not hear of"),
-    ("begins", "limits"): ("says what is asked and of which model", "which counts by model"),
-    ("begins", "changes"): ("says what is asked and of which model", "which changes it"),
-    ("begins", "keeps"): ("says what is asked and of which model", "which keeps answers"),
-    ("begins", "tries"): ("says what is asked and of which model", "which tries again"),
-    ("begins", "remembers"): ("says what is asked and of which model", "which remembers what was said"),
-    ("remembers", "changes"): ("remembers what callers say", "which does more with it"),
-    ("remembers", "keeps"): ("remembers what callers say", "which keeps answers"),
-    ("remembers", "tries"): ("remembers what callers say", "which tries again"),
+    ("records", "limits"): ("records calls", "whose refusals it would not see"),
+    ("records", "keeps"): ("records calls", "whose answers it would not see"),
+    ("records", "tries"): ("records calls", "whose answers it would not see"),
+    ("begins", "limits"): ("sets the messages and the model", "which counts by model"),
+    ("begins", "changes"): ("sets the messages and the model", "which changes them"),
+    ("begins", "keeps"): ("sets the messages and the model", "which keeps answers"),
+    ("begins", "tries"): ("sets the messages and the model", "which tries again"),
+    ("begins", "remembers"): ("sets the messages and the model", "which stores them"),
+    ("remembers", "changes"): ("stores what callers say", "which changes it"),
+    ("remembers", "keeps"): ("stores what callers say", "which keeps answers"),
+    ("remembers", "tries"): ("stores what callers say", "which tries again"),
     ("limits", "keeps"): ("counts calls", "which keeps answers"),
     ("limits", "tries"): ("counts calls", "which tries again"),
-    ("changes", "keeps"): ("changes what is asked", "which keeps answers"),
+    ("changes", "keeps"): ("changes the request", "which keeps answers"),
     ("keeps", "tries"): ("keeps answers", "which tries again"),
 }
 """What must not stand further in than what, by their places, and why."""
@@ -92,8 +92,8 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
 
 
 def in_order(plugins: Iterable[Any]) -> list[Any]:
-    """As they begin; they end the other way round: first who makes answers in the background, last who measures calls
-    and hears of those, too, that end with the others."""
+    """As they begin; they end the other way round: first who generates answers in the background, last who measures
+    calls and hears of those, too, that end with the others."""
     return sorted(plugins, key=lambda one: (getattr(one, "place", "") == "defers") - getattr(one, "measures", False))
 
 
@@ -143,7 +143,7 @@ def missing(route: str, names: list[Any], found: Mapping[str, Any], source: Sour
     """Plugins whose endpoints ask through this chain, which they are not in."""
     for name, cls in found.items():
         if route in getattr(cls, "asks", ()) and name not in names:
-            text = f"{name!r} must stand in this chain: its own endpoints ask through it"
+            text = f"{name!r} must be in this chain: its own endpoints send calls through it"
             yield source.problem(("chains", route), text)
 
 
@@ -157,9 +157,9 @@ def chain_problems(
         if name not in plugins:
             yield source.problem(place, f"{name!r} is not under plugins{meant(name, plugins)}")
         elif name in found and not sits(found[name]):
-            yield source.problem(place, f"{name!r} cannot sit in a chain; it works by standing under `plugins`")
+            yield source.problem(place, f"{name!r} cannot be in a chain; it only needs to be listed under `plugins`")
         elif name in names[:index]:
-            yield source.problem(place, f"{name!r} stands in this chain twice")
+            yield source.problem(place, f"{name!r} is in this chain twice")
         elif name in found:
             yield from (source.problem(place, text) for text in out_of_place(name, names[:index], found))
 
@@ -192,14 +192,13 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
     for other in (one for one in before if isinstance(one, str)):  # what else is there is told where it stands
         if reasons := MISPLACED.get((mine, getattr(found.get(other), "place", ""))):
             does, why = reasons
-            yield f"{name!r} {does} and must stand before {other!r}, {why}"
+            yield f"{name!r} {does} and must come before {other!r}, {why}"
 
 
 def told(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         if (error.name or "").partition(".")[0] in ("plugins", "proxy"):
-            return (
-                f"no module is called {error.name!r}: `plugins` and `proxy` are this server's own, name yours otherwise"
-            )
+            owned = "`plugins` and `proxy` are the server's own packages, so choose another name"
+            return f"no module is called {error.name!r}: {owned}"
         return f"no module is called {error.name!r}: is it installed, or on PYTHONPATH?"
     return str(error) if isinstance(error, LookupError) else f"{type(error).__name__}: {error}"

@@ -120,7 +120,7 @@ class Life:
         """Ends a worker that hangs.  Looks are counted and not time: the supervisor may have slept itself."""
         self.silent += 1
         if self.silent > SILENT:
-            log.error("worker %s has said nothing for %g seconds: it is ended", self.place.index, SILENT * BEAT)
+            log.error("worker %s has not responded for %g seconds and is killed", self.place.index, SILENT * BEAT)
             self.kill()
         elif not self.leaving:
             self.look_later()
@@ -164,7 +164,7 @@ class Life:
                 return await self.reloaded
         except TimeoutError:  # its successor starts with the new text, or with the old one if that stays
             log.error(
-                "worker %s did not read the configuration within %g seconds: it is ended", self.place.index, RELOADED
+                "worker %s did not load the configuration within %g seconds and is killed", self.place.index, RELOADED
             )
             self.kill()
             return ()

@@ -133,7 +133,7 @@ async def renewed(renew: Renew) -> bool:
     except Exception:  # a plugin's fault must not end reloading
         log.exception("the configuration is unchanged")
         return False
-    log.info("the configuration was read again")
+    log.info("the configuration was reloaded")
     return True
 
 
@@ -230,7 +230,7 @@ async def drained(server: Server, entrance: Entrance, front: Front) -> None:
     server.readiness.stopping = True
     await entrance.close(server)
     if server.live.calls and not await server.quiet(server.config.listen.drain):
-        log.warning("calls that have not finished are cut")
+        log.warning("calls that have not finished are ended now")
         front.cut()
 
 

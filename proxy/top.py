@@ -107,7 +107,7 @@ def looked(url: str, key: str) -> Look:
     try:
         families = list(text_string_to_metric_families(text))
     except ValueError as error:
-        raise ConfigError([f"{url}/metrics holds no metrics: another server answers there"]) from error
+        raise ConfigError([f"{url}/metrics returns no metrics: is another server running there?"]) from error
     series = {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
     return Look(time.monotonic(), series)
 
@@ -128,7 +128,7 @@ def page(url: str, key: str) -> str:
 
 def refused(status: int, url: str) -> str:
     if status in (401, 403):
-        return f"{url}/metrics is only for admins: say --key KEY, or set GEMMAPY_KEY"
+        return f"{url}/metrics is only for admins: pass --key KEY, or set GEMMAPY_KEY"
     if status == 404:
         return f"{url} has no /metrics: its configuration needs the plugin `metrics`"
     return f"{url}/metrics answered with status {status}"

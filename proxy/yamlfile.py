@@ -117,7 +117,7 @@ class Source:
         for key, _ in pairs:
             if key.value in seen:
                 line = key.start_mark.line + 1
-                self.problems.append(f"{self.name}:{line}: {key.value}: this key stands here twice")
+                self.problems.append(f"{self.name}:{line}: {key.value}: this key occurs twice")
             seen.add(str(key.value))
 
     def _syntax(self, error: yaml.MarkedYAMLError, text: str) -> str:

@@ -62,7 +62,7 @@ class Invalidate(Strict):
     @model_validator(mode="after")
     def _something(self) -> Invalidate:
         if (self.key, self.model, self.caller, self.older_than, self.text) == (None,) * 5:
-            raise ValueError("say which entries: key, model, caller, older_than or text; or use clear")
+            raise ValueError("select entries by key, model, caller, older_than or text; to remove all, use clear")
         return self
 
 
@@ -107,7 +107,7 @@ class Api:
         caller = self.host.desk.caller(request)
         if caller.is_admin:
             if named is not None and self.common:
-                message = "Callers share their entries here (share: global); none are one caller's."
+                message = "Callers share all entries (share: global): they cannot be selected by caller."
                 raise BadCall(message, param="caller", code="invalid_value")
             return f"cache:{key.VERSION}:" if named is None else key.prefix_of("cache", named)
         if named is not None and named != caller.name:
@@ -193,7 +193,7 @@ async def available(written: Callable[[], Awaitable[None]]) -> AsyncIterator[Non
     try:
         yield
     except StoreError as error:
-        raise Busy(f"The cache's store cannot be used now: {error}.", code="store_unavailable") from error
+        raise Busy(f"The cache's store cannot be used at the moment: {error}.", code="store_unavailable") from error
 
 
 def same_model(one: str, other: str) -> bool:

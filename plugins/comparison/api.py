@@ -98,7 +98,7 @@ class Api:
         chat = form.led(call.ask)
         kept = asked_of(chat)
         if len(orjson.dumps(kept)) > self.store.most.bytes:
-            message = f"What is to be compared has more than {self.store.most.bytes} bytes."
+            message = f"The question has more than {self.store.most.bytes} bytes."
             raise TooLarge(message, param="messages" if form.prompt is None else "prompt", code="too_large_to_store")
         models = list(form.models)
         if form.blind:
@@ -213,7 +213,7 @@ class Api:
 def check_route(caller: Caller) -> None:
     """Raises Denied where the key does not open what models are asked through."""
     if caller.routes is not None and ROUTE not in caller.routes:
-        raise Denied(f"This key does not open the route '{ROUTE}'.", code="route_not_allowed")
+        raise Denied(f"This API key does not allow the route '{ROUTE}'.", code="route_not_allowed")
 
 
 def answer(told_of: JSON) -> web.Response:

@@ -29,7 +29,7 @@ def _filled(text: str) -> str:
 
 def _distinct(models: list[str]) -> list[str]:
     if len(set(models)) < len(models):
-        raise ValueError("a model stands in it twice")
+        raise ValueError("it contains a model twice")
     return models
 
 
@@ -66,7 +66,7 @@ class Compare(BaseModel):
                 message = f"'{name}' is not supported here: answers are compared as text."
                 raise BadCall(message, param=name, code="unsupported_parameter")
         if given.get("conversation") is not None:
-            message = "'conversation' is not supported here: send what was said as 'messages'."
+            message = "'conversation' is not supported here: send the earlier messages in 'messages'."
             raise BadCall(message, param="conversation", code="unsupported_parameter")
         if given.get("n") not in (None, 1):
             raise BadCall("'n' must be 1: every model answers once.", param="n", code="invalid_value")
@@ -78,7 +78,7 @@ class Compare(BaseModel):
     def messages(self, given: JSON) -> JSON:
         if self.prompt is not None:
             if given is not None:
-                message = "'prompt' and 'messages' are two ways to ask; send only one of them."
+                message = "'prompt' and 'messages' both contain the question; send only one of them."
                 raise BadCall(message, param="prompt", code="invalid_parameter_combination")
             given = [{"role": "user", "content": self.prompt}]
         return [] if given is None else given

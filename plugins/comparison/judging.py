@@ -74,7 +74,7 @@ class Judging:
         last if the model could judge none."""
         answered = [place for place, one in enumerate(compared.results) if one.success]
         if len(answered) < 2:
-            message = "There are not two answers to judge."
+            message = "There are fewer than two answers to judge."
             raise BadCall(message, param="id", code="nothing_to_judge")
         pairs, gate = list(combinations(answered, 2)), asyncio.Semaphore(self.at_once)
         bench = Bench(self.host, compared, judge, caller, gate)

@@ -72,7 +72,7 @@ class Add(BaseModel):
             return [message(alone, "")]
         if alone:
             name = next(iter(alone))
-            message_ = f"'{name}' belongs into one of the 'messages'."
+            message_ = f"'{name}' belongs in one of the 'messages'."
             raise BadCall(message_, param=name[:100], code="invalid_parameter_combination")
         return read_messages(self.messages)
 
@@ -96,9 +96,13 @@ class Generate(BaseModel):
         given = self.model_extra or {}
         for name in ("messages", "conversation"):
             if name in given:
-                raise BadCall(f"'{name}' is the conversation's own here.", param=name, code="unknown_parameter")
+                raise BadCall(
+                    f"'{name}' cannot be sent here: it comes from the conversation.",
+                    param=name,
+                    code="unknown_parameter",
+                )
         if given.get("store"):
-            message_ = "'store' is not supported here: the conversation keeps what is said."
+            message_ = "'store' is not supported here: a conversation is always stored."
             raise BadCall(message_, param="store", code="unsupported_parameter")
         if not given.get("model") and not model:
             raise BadCall("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
@@ -133,7 +137,7 @@ class Query(Strict):
     @model_validator(mode="after")
     def _words(self) -> Query:
         if not any(letter.isalnum() for letter in self.q):
-            raise ValueError("`q` has no word in it")
+            raise ValueError("`q` contains no word")
         return self
 
 
@@ -175,5 +179,5 @@ async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages"
 def check_letters(messages: Iterable[Message], at: str) -> None:
     """Raises BadCall where one request would add too much."""
     if sum(len(one.text) for one in messages) > MOST_LETTERS:
-        message = f"Invalid '{at}': more than {MOST_LETTERS} letters in one request; add them by several."
+        message = f"Invalid '{at}': more than {MOST_LETTERS} characters in one request; use several requests."
         raise BadCall(message, param=at, code="input_too_large")

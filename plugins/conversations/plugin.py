@@ -98,9 +98,11 @@ class Conversations:
         if not isinstance(call.ask, Chat):
             raise BadCall("Conversations are for chats only.", param=FIELD, code="conversation_not_for_this")
         if call.ask.n > 1:
-            raise BadCall("A conversation goes on in one way: 'n' must be 1.", param="n", code="invalid_value")
+            raise BadCall(
+                "A conversation has one answer to each question: 'n' must be 1.", param="n", code="invalid_value"
+            )
         if call.receipt is not None and call.receipt.head.get(PREVIOUS):
-            message = f"'{PREVIOUS}' and a conversation both say what came before; send only one of them."
+            message = f"'{PREVIOUS}' and a conversation both supply the earlier messages; send only one of them."
             raise BadCall(message, param=PREVIOUS, code="invalid_parameter_combination")
         turn = await self.taking.turn(call.caller, id)
         recording = Recording(self.store, turn, call, self.settings.cut == "keep", output=Output.of(call))

@@ -92,7 +92,7 @@ class Recording:
         try:
             await self.kept()
         except ProxyError as error:  # the answer has failed in any case, and of what its client knows
-            log.warning("a cut answer in the conversation %s is not kept: %s", self.turn.talk.id, error)
+            log.warning("an incomplete answer in the conversation %s could not be stored: %s", self.turn.talk.id, error)
 
     async def give_back(self) -> None:
         talk = self.turn.talk

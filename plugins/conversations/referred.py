@@ -28,7 +28,7 @@ async def items_of(store: Store, owner: str, ids: Collection[str]) -> dict[str, 
     size = func.sum(func.length(MESSAGES.c.text) + func.length(MESSAGES.c.body) + func.length(MESSAGES.c["items"]))
     async with store.database.reading() as connection:
         if ((await connection.execute(select(size).where(which))).scalar() or 0) > MOST:
-            message = f"The items that are referred to are of messages with more than {MOST} letters."
+            message = f"The items that are referred to belong to messages with more than {MOST} characters."
             raise BadCall(message, param="input", code="input_too_large")
         rows = (await connection.execute(select(MESSAGES).where(which))).mappings().all()
     parts = (one for row in rows for one in parts_of(said_of({**row})))

@@ -74,7 +74,7 @@ class Store(Records):
         """Raises BadCall where the owner has as many as may be."""
         count = select(func.count()).select_from(TALKS).where(TALKS.c.owner == owner)
         if (await connection.execute(count)).scalar_one() >= self.most.talks:
-            raise full(f"You have {self.most.talks} conversations, and may not have more; delete some.")
+            raise full(f"You have {self.most.talks} conversations, which is the maximum; delete some.")
 
     async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
         """False if it is there already."""

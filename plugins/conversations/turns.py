@@ -197,7 +197,7 @@ async def renewing(turns: Turns, store: Store, clock: Clock) -> None:
         try:
             await renewed(turns, store)
         except Busy as error:  # the database may be back before the turns are over
-            log.warning("turns in conversations cannot be prolonged: %s", error)
+            log.warning("leases of conversations cannot be renewed: %s", error)
 
 
 async def renewed(turns: Turns, store: Store) -> None:

@@ -135,7 +135,9 @@ class Collections:
                 await turn(connection, f"collections of {owner}")
                 mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
                 if (await connection.execute(mine)).scalar_one() >= self.most:
-                    raise BadCall(f"You have {self.most} collections, which is the most.", code="too_many_collections")
+                    raise BadCall(
+                        f"You have {self.most} collections, which is the maximum.", code="too_many_collections"
+                    )
                 row = {field: getattr(one, field) for field in Collection.__slots__}
                 await connection.execute(insert(COLLECTIONS).values(**{**row, "everyone": int(one.everyone)}))
                 await share(connection, one.id, sharing.readers)

@@ -83,7 +83,7 @@ class Embedder:
             raise UpstreamError(f"The model '{model}' gave no vectors.", "invalid_answer")
         vectors = np.asarray(answer.vectors.values, dtype=np.float32)
         if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
-            raise UpstreamError(f"The model '{model}' gave a vector without a direction.", "invalid_answer")
+            raise UpstreamError(f"The model '{model}' gave a vector of zeros.", "invalid_answer")
         return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -94,7 +94,7 @@ class Reader:
             if process.returncode == UNREADABLE:
                 raise unread(last_words(said))
             if process.returncode:
-                raise unread("it is broken, or takes too much to be read")
+                raise unread("it is damaged, or takes too much memory to read")
 
 
 def last_words(said: IO[bytes]) -> str:
@@ -118,10 +118,10 @@ def kind_of(name: str, start: bytes) -> str:
     kind = KINDS.get(ending, "")
     if not kind:
         known = ", ".join(sorted(KINDS))
-        message = f"Files of the kind '{ending[:20]}' are not read; those that are: {known}."
+        message = f"Files of the kind '{ending[:20]}' are not supported; supported are: {known}."
         raise BadCall(message, param="file", code="unsupported_file")
     if kind in MARKS.values():
-        raise unread(f"it is no {kind}, whatever its name says")
+        raise unread(f"it is not a {kind} file, although its name says so")
     return kind
 
 

@@ -53,7 +53,7 @@ def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[
         kind = read.one_of(given["type"], f"{name}.type", FOUND)
         return compared(kind, given["key"], read.needed(given, "value", f"{name}.value"), name)
     if not given or len(given) > MOST:
-        raise BadCall(f"Invalid '{name}': it says nothing, or too much.", param=name, code="invalid_value")
+        raise BadCall(f"Invalid '{name}': it must have from 1 to {MOST} entries.", param=name, code="invalid_value")
     return and_(*(compared("eq", key, value, f"{name}.{key[:64]}") for key, value in given.items()))
 
 

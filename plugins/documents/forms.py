@@ -18,14 +18,14 @@ def cleaned(text: str) -> str:
     try:
         clean.encode()
     except UnicodeEncodeError:
-        raise ValueError("it is no Unicode text") from None
+        raise ValueError("it is not valid Unicode text") from None
     return clean
 
 
 def something(text: str) -> str:
     """The same of what may not be empty."""
     if not (clean := cleaned(text)):
-        raise ValueError("it has no character that can be kept")
+        raise ValueError("it contains no usable character")
     return clean
 
 

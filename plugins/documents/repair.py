@@ -40,7 +40,7 @@ class Repair:
             if (one := await self.collections.by_id(id)) is not None:
                 again += await self.collection(one)
         if again:
-            log.warning("%s documents are taken into the index again: they were not in it as they should be", again)
+            log.warning("%s documents are indexed again: they were missing or incomplete in the index", again)
         return again
 
     async def sweep(self) -> None:

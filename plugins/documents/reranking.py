@@ -82,5 +82,5 @@ def schema_of(count: int) -> dict[str, JSON]:
 
 
 def told(reason: str) -> str:
-    log.warning("passages were not put in order by the model: %s", reason)
+    log.warning("the model could not rerank the passages: %s", reason)
     return reason[:300]

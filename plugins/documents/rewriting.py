@@ -56,6 +56,6 @@ class Rewriter:
         try:
             answer = await collect(await self.host.send(own))
         except ProxyError as error:
-            log.warning("a question was not written anew, and is searched for as it was asked: %s", error)
+            log.warning("a question could not be rewritten, and is searched for as it is: %s", error)
             return question
         return answer.choice(0).text.strip()[:LONGEST] or question

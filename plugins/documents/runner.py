@@ -52,7 +52,7 @@ class Runner:
             except Busy as error:
                 log.warning("documents wait: %s", error)
             except Exception:  # it would be the end of all that is still to come
-                log.exception("documents could not be taken up")
+                log.exception("documents to be indexed could not be fetched")
             await rest(EVERY, self.wake)
             self.wake.clear()
 
@@ -84,9 +84,9 @@ class Runner:
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
-            log.warning("a document was not taken in: %s", error)
+            log.warning("a document could not be indexed: %s", error)
         except Exception:
-            log.exception("%s could not be taken in", job.item or job.collection)
+            log.exception("%s could not be indexed", job.item or job.collection)
             with suppress(Busy):
                 await self.failed(job, "The server failed to take it in.")
         finally:
@@ -116,7 +116,7 @@ class Runner:
         """Once, however many documents wait for the same, and however often they are tried."""
         if error.why != self.said:
             self.said = error.why
-            log.warning("%s waits for another try, as others may: %s", job.item or job.collection, error.why)
+            log.warning("%s will be tried again, as may others: %s", job.item or job.collection, error.why)
 
     async def once(self, job: Job) -> bool:
         collection = await self.ingest.collections.by_id(job.collection)

@@ -191,7 +191,7 @@ class Search:
             return several, False
         own = [one for one in several if one.owner == wish.caller]
         if len(own) > WIDEST:
-            message = f"You have more than {WIDEST} collections with documents: say which of them in '{field}'."
+            message = f"You have more than {WIDEST} collections with documents: name some of them in '{field}'."
             raise BadCall(message, param=field, code="too_many_collections")
         return own, True
 
@@ -204,7 +204,9 @@ class Search:
             query = select(ITEMS.c.id).where(fits).limit(FILTERED + 1)
             ids = list((await connection.execute(query)).scalars())
         if len(ids) > FILTERED:
-            message = f"Invalid '{field}': more than {FILTERED} documents fit it; give them a collection."
+            message = (
+                f"Invalid '{field}': more than {FILTERED} documents match it; put them into a collection of their own."
+            )
             raise BadCall(message, param=field, code="filter_too_wide")
         return ids
 
@@ -241,7 +243,7 @@ class Search:
     ) -> Found:
         """some: chunks that either way of searching brings."""
         if len(question) != collection.dimensions:
-            message = f"The model '{collection.model}' does not embed as it did when '{collection.name}' was made."
+            message = f"The model '{collection.model}' gives other vectors than when '{collection.name}' was made."
             raise BadCall(message, param="collections", code="dimensions_changed")
         near, worded = await asyncio.gather(
             self.index.nearest(collection.place, question, some, among),

@@ -105,9 +105,9 @@ class Searches:
     async def find(self, request: web.BaseRequest) -> web.StreamResponse:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)
         if not form.query.strip():
-            raise BadCall("Invalid 'query': there is nothing in it.", param="query", code="empty_string")
+            raise BadCall("Invalid 'query': it is empty.", param="query", code="empty_string")
         if form.rerank and self.search.reranker.model is None:
-            message = "Invalid 'rerank': no model is set that does it."
+            message = "Invalid 'rerank': no model is configured for it."
             raise BadCall(message, param="rerank", code="invalid_value")
         given = (form.collections, form.filter, form.merge, form.words, form.fusion, form.rerank is not False)
         payer = Payer(caller.name, caller.key)
@@ -137,7 +137,7 @@ class Searches:
         try:
             call = await self.host.chat(request, chat_of(form))
             if "rag" not in call.extra:  # which the chain's plugins would have declared as theirs
-                raise NotFound("The plugin of documents stands in no chain 'chat'.", code="route_off")
+                raise NotFound("The plugin `documents` is not in the chain 'chat'.", code="route_off")
             if form.stream:
                 return await self.host.answer(request, call)
             self.host.admit(call, caller)

@@ -110,7 +110,7 @@ class Store:
         await turn(connection, f"documents of {payer.name}")
         count = select(func.count()).select_from(ITEMS).where(ITEMS.c.owner == payer.name)
         if (await connection.execute(count)).scalar_one() >= self.most:
-            raise BadCall(f"You have {self.most} documents, which is the most.", code="too_many_documents")
+            raise BadCall(f"You have {self.most} documents, which is the maximum.", code="too_many_documents")
         now = self.now()
         item = Item(
             new_id("doc_"),

@@ -66,6 +66,6 @@ class Tender:
         try:
             await self.index.tend(table)
         except VectorsAway as error:  # another process may be at it; the next addition brings it up again
-            log.info("the index of %s was not tended: %s", table, error)
+            log.info("maintenance of the index of %s failed: %s", table, error)
         except Exception:  # it is no reason to leave all others as they are, too
             log.exception("the index of %s was not tended", table)

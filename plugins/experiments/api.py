@@ -150,7 +150,7 @@ class Api:
 def changeable(one: Experiment) -> Experiment:
     """Raises Conflict for one that the configuration has."""
     if one.source == FILE:
-        message = f"The experiment '{one.name}' stands in the configuration file; change it there."
+        message = f"The experiment '{one.name}' is defined in the configuration file; change it there."
         raise Conflict(message, code="experiment_in_file")
     return one
 
@@ -166,7 +166,7 @@ def check_change(was: Experiment, made: Create) -> None:
         if was.status == "stopped" and name != "description":
             raise fixed(name, "it is stopped, which is final")
         if name in FIXED:
-            raise fixed(name, "it has begun, and what was counted would be of two experiments; make another one")
+            raise fixed(name, "it has begun, and its figures would mix two experiments; make another one")
         if name == "traffic" and was.status == "active":
             raise fixed(name, "it is active, and units that come and go meanwhile would bias it; pause it first")
 

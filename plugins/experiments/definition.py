@@ -55,7 +55,7 @@ def check_name(name: str) -> str:
 
 def _model(name: str) -> str:
     if name.startswith(("experiment:", "template:")):
-        raise ValueError("a variant names a model here, and a template under `template`")
+        raise ValueError("`model` is the name of a model; a template belongs under `template`")
     return name
 
 
@@ -71,7 +71,7 @@ def _parameters(given: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError for what a chat would not take."""
     for name, value in given.items():
         if name not in SAMPLING:
-            raise ValueError(f"{name[:80]!r} is none of {', '.join(SAMPLING)}")
+            raise ValueError(f"{name[:80]!r} is not one of {', '.join(SAMPLING)}")
         try:
             SAMPLING[name](value, name)
         except (BadCall, KeyError) as error:
@@ -172,7 +172,7 @@ class Definition(Strict):
     def _distinct(cls, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
         names = [one.name for one in variants]
         if len(set(names)) < len(names):
-            raise ValueError("two variants have one name")
+            raise ValueError("two variants have the same name")
         return variants
 
     @field_validator("guard")
@@ -180,7 +180,7 @@ class Definition(Strict):
     def _sensible(cls, guard: Guard | None, info: ValidationInfo) -> Guard | None:
         better = info.data.get("better")  # which is not there if it is wrong itself
         if guard is not None and better is not None and better.get(guard.metric, SENSES.get(guard.metric)) is None:
-            raise ValueError(f"say under `better` whether {guard.metric!r} should be higher or lower")
+            raise ValueError(f"set under `better` whether {guard.metric!r} should be higher or lower")
         return guard
 
     @property

@@ -169,7 +169,7 @@ class Experiments:
     def tell_once(self, label: str) -> None:
         if label not in self.odd and len(self.odd) < MOST:
             self.odd.add(label)
-            log.error("%s names a template, and no plugin `templates` stands further in", label)
+            log.error("%s names a template, but the plugin `templates` does not follow in the chain", label)
 
     def ended(self, ended: CallEnded) -> None:
         if self.held and (assigned := self.held.pop(ended.meter, None)) is not None:

@@ -52,7 +52,7 @@ class Result(Strict):
     @classmethod
     def _own(cls, name: str) -> str:
         if name in SENSES:
-            raise ValueError(f"'{name}' is counted by the server; call yours otherwise")
+            raise ValueError(f"'{name}' is counted by the server; choose another name")
         return name
 
 

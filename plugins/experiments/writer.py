@@ -90,7 +90,7 @@ class Writer(Backlog):
         except Busy:
             raise
         except Exception:  # what no database takes must not keep the rest from it
-            log.exception("what %s calls came to cannot be written", len(batch.calls))
+            log.exception("the results of %s calls cannot be written", len(batch.calls))
             self.lose(len(batch.calls))
 
     async def put(self, batch: Batch) -> None:

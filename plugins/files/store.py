@@ -77,7 +77,7 @@ class Store:
             await turn(connection, f"files of {owner}")
             count = select(func.count()).where((FILES.c.owner == owner) & (FILES.c.status != "gone"))
             if (await connection.execute(count)).scalar_one() >= self.bounds.files:
-                message = f"You have {self.bounds.files} files, which is the most; delete some."
+                message = f"You have {self.bounds.files} files, which is the maximum; delete some."
                 raise BadCall(message, param="file", code="too_many_files")
             row = {"id": id, "owner": owner, "name": name, "status": "receiving", "at": now, "changed": now}
             await connection.execute(insert(FILES).values(row))
@@ -92,7 +92,7 @@ class Store:
             sizes = select(func.coalesce(func.sum(FILES.c.bytes), 0)).where(own)
             room = self.bounds.bytes - int((await connection.execute(sizes)).scalar_one())
             if len(piece) > room:
-                message = f"Your files may have {self.bounds.bytes} bytes together, and with this one have more."
+                message = f"Your files may have {self.bounds.bytes} bytes together, which this one would exceed."
                 raise TooLarge(message, param="file", code="storage_full")
             grown = {"bytes": FILES.c.bytes + len(piece), "pieces": number + 1, "changed": self.now()}
             arriving = own & (FILES.c.id == id) & (FILES.c.status == "receiving")

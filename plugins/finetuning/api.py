@@ -101,7 +101,7 @@ class Api:
                 if info.can("completion") is False:
                     break
                 return name
-        message = f"The model '{model[:200]}' cannot be fine-tuned: no trainer of this server is for it."
+        message = f"The model '{model[:200]}' cannot be fine-tuned: no trainer of this server supports it."
         raise BadCall(message, param="model", code="model_not_tunable")
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -65,7 +65,7 @@ class Collecting:
         first = await anext(pieces, None)
         if first is None:
             left = f"; {self.left_out} that fit are no examples" if self.left_out else ""
-            raise BadCall(f"None of your stored chat completions can be learned from{left}.", code="no_examples")
+            raise BadCall(f"None of your stored chat completions can be used for training{left}.", code="no_examples")
         name = f"{wish.name.removesuffix('.jsonl')}.jsonl"  # by its ending a file is read
         file = await self.datasets.keeper.keep(owner, name, PURPOSE, chained(first, pieces))
         return {

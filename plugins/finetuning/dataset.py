@@ -126,7 +126,7 @@ def reading(line: bytes) -> Callable[[], Example]:
         try:
             found: JSON = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise BadCall(f"It is no JSON: {error}.", code="invalid_json") from None
+            raise BadCall(f"It is not JSON: {error}.", code="invalid_json") from None
         return example(found)
 
     return read
@@ -190,7 +190,7 @@ def blocks(path: Path, over: Callable[[], bool]) -> Found:
 def spoken(block: list[str]) -> Callable[[], Example]:
     """block: nothing where it was too long to be kept."""
     if not block:
-        return refusing(f"The conversation is longer than {LONGEST} letters: empty lines end one.")
+        return refusing(f"The conversation is longer than {LONGEST} characters: separate conversations by empty lines.")
 
     def read() -> Example:
         said: list[tuple[str, list[str]]] = []
@@ -216,7 +216,7 @@ def guarded(file: TextIO, over: Callable[[], bool]) -> Iterator[str]:
             if number % ASK == 0 and over():
                 return
             if len(line) == LONGEST or "\0" in line:
-                raise BadCall(f"It has NUL bytes, or a line of more than {LONGEST} letters.", code="invalid_value")
+                raise BadCall(f"It has NUL bytes, or a line of more than {LONGEST} characters.", code="invalid_value")
             yield line
     except UnicodeDecodeError:
         raise BadCall("It is not UTF-8.", code="invalid_encoding") from None

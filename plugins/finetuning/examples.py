@@ -77,7 +77,7 @@ def check(said: Sequence[Message], given: Sequence[Mapping[str, JSON]]) -> None:
         if strange := next((name for name in raw if name not in openai_messages.MESSAGE and name != WEIGHT), None):
             raise BadCall(f"Unknown field: '{at}.{strange[:100]}'.", param=at, code="unknown_parameter")
         if one.images:
-            raise wrong(f"{at}.content", "only texts can be learned here, no pictures")
+            raise wrong(f"{at}.content", "only text can be used for training, no pictures")
         weigh(one, raw.get(WEIGHT), f"{at}.{WEIGHT}")
         if one.role == "tool" and one.tool_call_id not in called:
             raise wrong(f"{at}.tool_call_id", "no message before it calls this tool")

@@ -113,5 +113,5 @@ class Ledger:
                 await self.events.write(connection, id, [said("The job was cancelled.")])
         if row is None:
             status = (await self.store.one(owner, id)).status
-            raise BadCall(f"The job '{id[:100]}' is over: its status is '{status}'.", param="id", code="job_over")
+            raise BadCall(f"The job '{id[:100]}' has ended: its status is '{status}'.", param="id", code="job_over")
         return Job(*row)

@@ -63,7 +63,7 @@ class Runner:
             except Busy as error:
                 log.warning("fine-tuning waits: %s", error)
             except Exception:
-                log.exception("jobs of fine-tuning could not be taken")
+                log.exception("fine-tuning jobs could not be fetched")
             await rest(EVERY, self.wake)
             self.wake.clear()
 
@@ -102,7 +102,7 @@ class Runner:
                 await surely(self.work.unmade(job))
             raise
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
-            log.warning("%s was left: %s", job.id, error)
+            log.warning("%s is abandoned, and continues when its lease has ended: %s", job.id, error)
         except ProxyError as error:
             await self.failed(job, error)
         except Exception:

@@ -81,7 +81,7 @@ class Store:
             job = Job(*(await connection.execute(made.returning(*JOBS.c))).one())
             count = select(func.count()).where(mine & JOBS.c.status.in_(OPEN))
             if (await connection.execute(count)).scalar_one() > self.most_open:
-                message = f"You have {self.most_open} jobs that are not over, which is the most."
+                message = f"You have {self.most_open} unfinished jobs, which is the maximum."
                 raise BadCall(message, code="too_many_jobs")
             over = mine & JOBS.c.status.not_in(OPEN) & ((JOBS.c.status != "succeeded") | (JOBS.c.gone != 0))
             old = select(JOBS.c.id).where(over).order_by(JOBS.c.at.desc(), JOBS.c.id.desc()).offset(MOST).limit(MOST)

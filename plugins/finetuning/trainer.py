@@ -198,7 +198,7 @@ async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
 
 def failed(status: int, tail: bytes) -> Failed:
     words = tail.decode("utf-8", "replace").replace("\0", "").strip()[-1500:]
-    said = f": {words}" if words else ", without a word on standard error."
+    said = f": {words}" if words else ", and wrote nothing to standard error."
     return Failed(f"The trainer ended with status {status}{said}", code="training_failed")
 
 

@@ -148,7 +148,7 @@ class Work:
             for one in marks:
                 await self.events.mark(job.id, one.name, one.step, one.metrics)
         except Busy as error:  # a database that is away for a moment does not end hours of work
-            log.warning("what the trainer of %s said is lost: %s", job.id, error)
+            log.warning("output of the trainer of %s is lost: %s", job.id, error)
 
     # --- its model -----------------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class Work:
         except Unfit as error:
             raise Failed(str(error), code="unfit_adapter") from error
         except OSError as error:
-            raise Failed(f"The trainer has left no adapter: {error.strerror}.", code="unfit_adapter") from error
+            raise Failed(f"The trainer wrote no adapter: {error.strerror}.", code="unfit_adapter") from error
         await self.events.say(job.id, f"An adapter over {layers} layers was made GGUF.")
         return target
 
@@ -243,14 +243,14 @@ def only(output: Path) -> Path:
     """Raises Failed."""
     several = list(output.glob("*.gguf"))
     if len(several) != 1:
-        raise Failed(f"The trainer has left {len(several)} GGUF files instead of one.", code="unfit_adapter")
+        raise Failed(f"The trainer wrote {len(several)} GGUF files instead of one.", code="unfit_adapter")
     with several[0].open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise Failed("What the trainer has left is no GGUF.", code="unfit_adapter")
+            raise Failed("The trainer's output is not a GGUF file.", code="unfit_adapter")
     return several[0]
 
 
 def kept(job: Job, folder: Path, error: ProxyError) -> Failed:
     """Hours of work are not thrown away at once because of what somebody may put right."""
-    log.warning("the model of %s was not taken; for a day its result is in %s", job.id, folder)
+    log.warning("the model of %s could not be created; the training's result stays in %s for a day", job.id, folder)
     return Failed(str(error), code="import_failed")

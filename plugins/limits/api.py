@@ -57,7 +57,9 @@ class Api:
             ids = sorted(one for one in found if one > page.after)
             data = await asyncio.gather(*(self.entry(caller, one, found[one]) for one in ids[: page.limit]))
         except StoreError as error:
-            raise Busy(f"Limits cannot be looked up now: {error}.", code="store_unavailable", wait=5.0) from error
+            raise Busy(
+                f"Limits cannot be looked up at the moment: {error}.", code="store_unavailable", wait=5.0
+            ) from error
         last = data[-1]["id"] if data else None
         body = {"object": "list", "data": data, "has_more": len(ids) > page.limit, "last": last}
         return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -52,7 +52,7 @@ class Counting:
             return await self.taken(self.counters, claims, lease)
         except StoreError as error:
             if self.refuses:
-                raise away(f"Limits cannot be counted now: {error}.") from error
+                raise away(f"Limits cannot be checked at the moment: {error}.") from error
             return await self.taken(self.by_itself(error), [self.share(one) for one in claims], lease)
 
     async def taken(self, counters: Counters, claims: Sequence[Claim], lease: str) -> Taken:
@@ -67,7 +67,7 @@ class Counting:
         spent = await self.records.spent([one.key for one in claims if one.spent is None]) if self.records else {}
         if spent is None:
             if self.refuses:
-                raise away("It is not known what was spent of budgets: the database does not answer.")
+                raise away("The spending of budgets is not known: the database does not answer.")
             spent = {}
         return [one if one.spent is not None else beginning(one, spent.get(one.key, 0)) for one in claims]
 

@@ -93,7 +93,7 @@ class Ledger:
                 await asyncio.sleep(REST)
                 await self.flush()
         except asyncio.CancelledError:
-            log.error("what was spent of %s budgets is not written down: the server stops", len(self.pending))
+            log.error("the spending of %s budgets was not recorded before the server stopped", len(self.pending))
             raise
 
     def next_batch(self) -> Mapping[str, int]:

@@ -175,7 +175,7 @@ class Limits:
             try:
                 await work()
             except Exception:  # a fault of one time must not end all others
-                log.exception("what calls have taken could not be kept")
+                log.exception("the usage of calls could not be recorded")
 
     async def written(self) -> None:
         totals = {}

@@ -90,13 +90,13 @@ class Rule(Strict):
     @model_validator(mode="after")
     def _one_thing(self) -> Rule:
         if len(set(self.per)) != len(self.per):
-            raise ValueError("`per` names something twice")
+            raise ValueError("`per` contains a duplicate")
         if "all" in self.per and len(self.per) > 1:
-            raise ValueError("`per: all` is one count for everything, and goes with nothing else")
+            raise ValueError("`per: all` is one count for everything, and cannot be combined with others")
         if not any(True for _ in self.limits()):
-            raise ValueError(f"a rule limits something: {', '.join(one.name for one in QUANTITIES)}")
+            raise ValueError(f"a rule needs at least one limit: {', '.join(one.name for one in QUANTITIES)}")
         if self.unless != Which() and all(patterns in ((), ("*",)) for _, patterns in self.unless):
-            raise ValueError("`unless` fits every call, so that none is counted")
+            raise ValueError("`unless` matches every call, so none would be counted")
         return self
 
     def limits(self) -> Iterator[tuple[Quantity, int]]:

@@ -68,7 +68,7 @@ def spent(one: Counted, verdict: Verdict, calendar: Calendar) -> TooMany:
     amount = money(one.most) if quantity.unit == "money" else str(one.most)
     budget = f"The budget of {amount} {quantity.words} {one.whom}"
     if verdict.wait is not None:
-        message = f"{budget} does not suffice for this call beside those under way; try again when they are over."
+        message = f"{budget} is not enough for this call together with those under way; try again when they have ended."
         return TooMany(message, code="too_many_at_once", wait=SOON)
     left = one.most - verdict.used[verdict.full]
     why = "is used up" if left <= 0 else "does not suffice for this call"

@@ -65,7 +65,7 @@ class Cut:
 
     def told(self) -> JSON:
         if self.some is None:
-            message = f"Invalid 'after': nothing here is called '{(self.page.after or '')[:100]}'."
+            message = f"Invalid 'after': there is no '{(self.page.after or '')[:100]}'."
             raise BadCall(message, param="after")
         return listed(self.some[: self.page.limit], self.full)
 

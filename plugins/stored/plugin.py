@@ -105,7 +105,9 @@ class Stored:
     def weighed(self, receipt: Receipt) -> str:
         input = orjson.dumps(receipt.input)
         if len(input) > self.settings.max_bytes:
-            message = f"What is to be kept has more than {self.settings.max_bytes} bytes; send 'store': false."
+            message = (
+                f"The request is too large to be stored, over {self.settings.max_bytes} bytes; send 'store': false."
+            )
             raise TooLarge(message, param="store", code="too_large_to_store")
         return input.decode()
 

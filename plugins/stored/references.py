@@ -38,7 +38,7 @@ async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[
 
 def unknown(id: str, at: str) -> NotFound:
     message = (
-        f"Item with id '{id[:100]}' not found: it is of nothing that is kept for you. "
+        f"Item with id '{id[:100]}' not found: it belongs to nothing that is stored for you. "
         "Send the item itself, or keep responses with 'store': true."
     )
     return NotFound(message, param=at, code="item_not_found")

@@ -81,7 +81,7 @@ class Responses:
         if asked.stream:
             return await self.stream(request, await self.found(request, id, "events"), asked.starting_after)
         if asked.starting_after is not None:
-            raise BadCall("'starting_after' wants 'stream' to be true.", param="starting_after")
+            raise BadCall("'starting_after' requires 'stream' to be true.", param="starting_after")
         return document((await self.found(request, id)).document)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -95,7 +95,7 @@ class Responses:
         """One that has ended stays as it is."""
         kept = await self.found(request, id)
         if not kept.head.get("background"):
-            message = "Only a response in the background can be cancelled; leave the stream of any other."
+            message = "Only a background response can be cancelled; to end any other, close its stream."
             raise BadCall(message, param="id", code="not_in_background")
         if kept.running:
             await self.stop(kept)

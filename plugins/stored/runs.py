@@ -138,7 +138,7 @@ class Runs:
         Raises Busy, and what is wrong with the call unless it waits in line first.
         """
         if len(self.shared.runs) >= self.room:
-            message = f"{self.room} responses are being made or in line in the background; try again later."
+            message = f"{self.room} background responses are being generated or waiting; try again later."
             raise Busy(message, code="background_full", wait=5.0)
         run = Run(call.but(deadline=None, progress=unheard), receipt)
         self.shared.runs[run.id] = run
@@ -228,7 +228,7 @@ class Runs:
             except Busy:
                 continue
             except Exception:  # without these signs all that is made here would be taken for lost
-                log.exception("responses in the background could not be looked at")
+                log.exception("background responses could not be checked")
 
     async def look(self) -> None:
         # One without a task may have no row yet, and is nobody's to cancel.

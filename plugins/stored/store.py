@@ -239,7 +239,7 @@ def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:
         message = f"The response '{id[:100]}' is not complete yet, and cannot be continued."
         raise BadCall(message, param=CONTINUED, code="response_not_complete")
     if len(found) > MOST_TURNS or sum(row["bytes"] for row in found) > MOST_BYTES:
-        message = f"The response '{id[:100]}' continues too much: more than {MOST_TURNS} others, or {MOST_BYTES} bytes."
+        message = f"The response '{id[:100]}' continues too many others: more than {MOST_TURNS}, or {MOST_BYTES} bytes."
         raise BadCall(message, param=CONTINUED, code="previous_response_too_long")
     if found[0]["parent"]:
         raise unknown_previous(found[0]["parent"])

@@ -114,7 +114,7 @@ def change_of(body: Mapping[str, JSON]) -> Change:
 def checked(body: Mapping[str, JSON]) -> Document:
     """Raises BadCall that tells everything that is wrong."""
     if "version" in body:
-        raise BadCall("Versions are counted by the server.", param="version", code="invalid_value")
+        raise BadCall("The server numbers the versions: leave 'version' out.", param="version", code="invalid_value")
     try:
         return Document.model_validate(body)
     except ValidationError as error:

@@ -63,7 +63,7 @@ def check_alias(alias: str) -> str:
 def check_model(model: str) -> str:
     """Raises ValueError for another template."""
     if model.startswith("template:"):
-        raise ValueError("a template asks a model, not another template")
+        raise ValueError("`model` is the name of a model, not of another template")
     return model
 
 
@@ -166,7 +166,7 @@ class Document(Strict):
     def _parameters(self) -> Iterator[str]:
         for name, value in self.parameters.items():
             if name not in SAMPLING:
-                yield f"parameters.{name[:80]} is none of {', '.join(SAMPLING)}"
+                yield f"parameters.{name[:80]} is not one of {', '.join(SAMPLING)}"
                 continue
             try:
                 SAMPLING[name](value, f"parameters.{name}")
@@ -191,7 +191,7 @@ class Document(Strict):
         elif node.name != text.ITEM and node.name not in self.variables:
             yield f"'{node.name}' is not under variables"
         elif isinstance(node, text.Section) and self._repeats(node) and any(map(self._repeats, around)):
-            yield f"the section '{node.name}' of a list stands inside another list's"
+            yield f"the section '{node.name}' of a list is nested in another list's"
 
     def _repeats(self, section: text.Section) -> bool:
         variable = self.variables.get(section.name)

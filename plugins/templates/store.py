@@ -202,7 +202,7 @@ def template_of(id: str, owner: str, text: str) -> Template:
     try:
         return Template(Document.model_validate(orjson.loads(text), context=KNOWN), id, owner)
     except ValidationError:
-        message = f"The template '{id}' was written for another version of this server; write it anew."
+        message = f"The template '{id}' was written by another version of this server; send it again."
         raise BadCall(message, param="template.name", code="invalid_template") from None
 
 

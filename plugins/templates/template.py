@@ -83,7 +83,7 @@ class Template:
                 said = text.render(nodes, values, page)
             except text.TooLong:
                 message = (
-                    f"The template '{self.label}' would become longer than {most} letters, or of more than "
+                    f"The template '{self.label}' would become longer than {most} characters, or have more than "
                     f"{text.STEPS} pieces."
                 )
                 raise BadCall(message, param="template.variables", code="template_too_long") from None
@@ -105,7 +105,7 @@ class Template:
         if pictures is not None and pictures.images:
             said = with_images(said, pictures)
         if not said and not own:
-            message = f"The template '{self.label}' says nothing with these variables, and there are no messages."
+            message = f"The template '{self.label}' is empty with these variables, and there are no messages."
             raise BadCall(message, param="template.variables", code=INVALID)
         return replace(
             chat,

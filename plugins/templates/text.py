@@ -86,9 +86,9 @@ def parse(text: str) -> Nodes:
 
 def open_(stack: list[Unclosed], tag: Tag, line: int) -> None:
     if any(one.name == tag.name for one in stack):
-        raise Malformed(f"line {line}: the section '{tag.name}' stands inside itself")
+        raise Malformed(f"line {line}: the section '{tag.name}' is nested in itself")
     if len(stack) > DEEPEST:
-        raise Malformed(f"line {line}: more than {DEEPEST} sections inside each other")
+        raise Malformed(f"line {line}: more than {DEEPEST} nested sections")
     stack.append(Unclosed(tag.name, tag.sign == "^", line))
 
 
@@ -102,7 +102,7 @@ def close(stack: list[Unclosed], name: str, line: int) -> None:
 
 def put(stack: list[Unclosed], name: str, line: int) -> None:
     if name == ITEM and not any(one.name and not one.inverted for one in stack):
-        raise Malformed(f"line {line}: {{{{.}}}} is the item of a section, and there is none around it")
+        raise Malformed(f"line {line}: {{{{.}}}} is the item of a list's section, but there is no section around it")
     stack[-1].nodes.append(Put(name))
 
 
@@ -148,7 +148,7 @@ def tag_of(inside: str, line: int) -> Tag | None:
     sign, name = (inside[0], inside[1:].strip()) if inside[:1] in ("#", "^", "/") else ("", inside)
     if not NAME.fullmatch(name) and (sign or name not in (ITEM, NUMBER)):
         shown = inside[:40]
-        raise Malformed(f"line {line}: '{{{{{shown}}}}}' is no tag: a name is up to 64 letters, digits and '_'")
+        raise Malformed(f"line {line}: '{{{{{shown}}}}}' is not a tag: a name is up to 64 letters, digits and '_'")
     return Tag(sign, name)
 
 

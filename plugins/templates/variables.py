@@ -119,9 +119,9 @@ def texted(variable: Variable, given: JSON) -> str:
     if not isinstance(given, str):
         raise Wrong(f"must be a string, but is {read.kind_of(given)}")
     if variable.min_length is not None and len(given) < variable.min_length:
-        raise Wrong(f"must have at least {variable.min_length} letters, but has {len(given)}")
+        raise Wrong(f"must have at least {variable.min_length} characters, but has {len(given)}")
     if variable.max_length is not None and len(given) > variable.max_length:
-        raise Wrong(f"must have at most {variable.max_length} letters, but has {len(given)}")
+        raise Wrong(f"must have at most {variable.max_length} characters, but has {len(given)}")
     return given
 
 

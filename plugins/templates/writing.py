@@ -76,7 +76,7 @@ class Writing:
         await alone(connection, caller)
         count = select(func.count()).select_from(CUSTOM).where(T.owner == caller)
         if (await connection.execute(count)).scalar_one() >= self.limits.templates:
-            message = f"You have {self.limits.templates} templates, and may have no more; delete one first."
+            message = f"You have {self.limits.templates} templates, which is the maximum; delete one first."
             raise BadCall(message, code="too_many_templates")
         id, now = new_id(PREFIX), self.store.now()
         row = {
@@ -122,7 +122,9 @@ class Writing:
     async def versioned(self, connection: AsyncConnection, found: Found, document: Document) -> int:
         """The number of the newest version, which is a new one unless it says what the last one did."""
         if document.name != found.name:
-            raise BadCall(f"This template is called '{found.name}', and stays so.", param="name", code="invalid_value")
+            raise BadCall(
+                f"A template cannot be renamed: this one is called '{found.name}'.", param="name", code="invalid_value"
+            )
         number = found.latest + 1
         told = document.model_copy(update={"version": number, "aliases": ()}).told()
         query = select(V.document).where(V.template == found.id, V.version == found.latest)

@@ -98,7 +98,7 @@ def is_within(place: Place, outer: Place) -> bool:
 
 def _documents(text: str) -> Iterator[tuple[yaml.Node, JSON]]:
     if len(text) > LARGEST:
-        raise ValueError(f"longer than {LARGEST} letters")
+        raise ValueError(f"longer than {LARGEST} characters")
     _check(text)
     loader, left = Loader(text), MOST
     try:
@@ -119,7 +119,7 @@ def _check(text: str) -> None:
     for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.AliasEvent):
             at = event.start_mark.line + 1 if event.start_mark else 1
-            raise ValueError(f"line {at}: references (*{event.anchor}) are not read here")
+            raise ValueError(f"line {at}: references (*{event.anchor}) are not supported")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} levels deep")
@@ -130,7 +130,7 @@ def _no_doubles(node: yaml.Node) -> None:
         seen = set()
         for key, value in node.value:
             if isinstance(key.value, str) and key.value in seen:
-                raise ValueError(f"line {key.start_mark.line + 1}: {key.value[:100]}: this key stands here twice")
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value[:100]}: this key occurs twice")
             seen.add(str(key.value))
             _no_doubles(value)
     elif isinstance(node, yaml.SequenceNode):

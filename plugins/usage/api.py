@@ -43,7 +43,7 @@ class Series(WithUser):
     @model_validator(mode="after")
     def _bounded(self) -> Series:
         if self.days is not None and self.days > MOST[self.bucket]:
-            raise ValueError(f"{self.bucket}s are told of up to {MOST[self.bucket]} days")
+            raise ValueError(f"{self.bucket}s are available for up to {MOST[self.bucket]} days")
         return self
 
     def window(self, now: float, caller: str | None) -> Window:

@@ -38,7 +38,7 @@ class Period(WithUser):
         if self.to is not None and self.since is None:
             raise ValueError("`to` needs `from`")
         if self.since is not None and self.period is not None:
-            raise ValueError("say `period`, or `from` and `to`")
+            raise ValueError("send `period`, or `from` and `to`")
         if self.since and self.to and not 0 <= (self.to - self.since).days < MOST:
             raise ValueError(f"`to` is `from` or a later day, and not {MOST} days later")
         return self

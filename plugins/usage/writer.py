@@ -103,7 +103,7 @@ class Writer(Backlog):
             try:
                 yield self.row(self.waiting.popleft())
             except Exception:  # one that no row can be made of must not keep the others from being written
-                log.exception("what ended cannot be recorded")
+                log.exception("ended calls cannot be recorded")
                 self.lose(1)
 
     async def write(self, batch: Batch) -> int:

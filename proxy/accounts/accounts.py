@@ -69,7 +69,7 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
             raise ConfigError([error.why]) from error
         with suppress(Busy):  # which must not keep a new configuration from serving
             for name in await self.store.names(sorted(self.names)):
-                log.warning("keys.%s: a user in the database has this name, too; they count as one caller", name)
+                log.warning("keys.%s: a user in the database has this name, too; both count as one caller", name)
         return self
 
     async def begun(self) -> bytes:

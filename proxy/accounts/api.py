@@ -42,7 +42,7 @@ def check_name(name: str) -> str:
 def check_label(text: str) -> str:
     """Raises ValueError for what would tear a line of a list."""
     if not text.isprintable():
-        raise ValueError("this is for people to read, and may hold no control characters")
+        raise ValueError("it must not contain control characters")
     return text
 
 
@@ -71,7 +71,7 @@ class NewKey(Strict):
     @model_validator(mode="after")
     def _once(self) -> NewKey:
         if self.expires_at is not None and self.expires_in is not None:
-            raise ValueError("say either expires_at or expires_in")
+            raise ValueError("send either expires_at or expires_in")
         return self
 
     def wanted(self, now: float) -> Wanted:
@@ -181,7 +181,9 @@ def query(request: web.BaseRequest, known: Sequence[str]) -> Mapping[str, str]:
         if name not in known:
             raise BadCall(f"Unknown parameter: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
         if not SANE.fullmatch(request.query[name]):
-            raise BadCall(f"Invalid '{name}': it can be no such thing.", param=name, code="invalid_value")
+            raise BadCall(
+                f"Invalid '{name}': it contains characters that are not allowed.", param=name, code="invalid_value"
+            )
     return request.query
 
 

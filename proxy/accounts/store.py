@@ -89,7 +89,7 @@ class Store:
             else:
                 user = await self.one_user(connection, wanted.user)
             if wanted.role == "admin" != user.role:
-                message = f"'{user.name}' is a user, and so is its key; make it an admin first."
+                message = f"'{user.name}' has the role 'user', so its key cannot be an admin's; make it an admin first."
                 raise BadCall(message, param="role", code="invalid_value")
             return await self.made(connection, wanted, user, secret)
 

@@ -30,7 +30,7 @@ BATCH: Final = 500
 
 Find: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, Found]]]
 """Gives what keys open, by their hashes.  Raises Busy while it cannot be told."""
-UNKNOWN: Final = "is not one of this server's"
+UNKNOWN: Final = "is not valid on this server"
 Kept = TypeVar("Kept")
 
 
@@ -186,4 +186,4 @@ def put(there: OrderedDict[bytes, Kept], digest: bytes, outcome: Kept) -> None:
 
 
 def unavailable() -> Busy:
-    return Busy("The database that knows the API keys does not answer.", code="database_unavailable", wait=5.0)
+    return Busy("The database with the API keys does not answer.", code="database_unavailable", wait=5.0)

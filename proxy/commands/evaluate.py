@@ -192,7 +192,7 @@ async def searched(
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConfigError([f"{url}: {error or type(error).__name__}"]) from None
         except (ValueError, LookupError, TypeError):
-            raise ConfigError([f"{url}: no such answer as a search has; is it the proxy?"]) from None
+            raise ConfigError([f"{url}: the response is not that of a search; is this the proxy?"]) from None
     progress, bar = shown
     progress.advance(bar)
     return answer

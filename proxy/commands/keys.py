@@ -64,7 +64,7 @@ def life(text: str) -> int:
     """Seconds of `30d`, `12h`, `90m` or `2w`."""
     found = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 90m, 12h, 30d or 2w")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90m, 12h, 30d or 2w")
     return int(found[1]) * UNITS[found[2]]
 
 
@@ -82,7 +82,7 @@ async def with_store(work: Work, told: argparse.Namespace) -> None:
 
     config, _ = reader(path_of(told), Told())()
     if config.accounts is None:
-        raise ConfigError([f"{path_of(told)} has no `accounts:`, so keys in the database would open nothing"])
+        raise ConfigError([f"{path_of(told)} has no `accounts:`, so keys in the database would not work"])
     async with opened(config) as store:
         await work(store, config, told)
 

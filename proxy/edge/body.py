@@ -94,7 +94,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     await welcome(request)
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
     if encoding not in ENCODINGS:
-        raise WrongType(f"The content encoding '{encoding[:40]}' is not read here.", code="unsupported_encoding")
+        raise WrongType(f"The content encoding '{encoding[:40]}' is not supported.", code="unsupported_encoding")
     try:
         if request.content.is_eof():  # it came with the head, as nearly all do
             return within(most, request.content.read_nowait())

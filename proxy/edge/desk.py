@@ -86,7 +86,7 @@ class Counter:
         for name, value in request.query.items():
             if "\0" in value:  # which not every database takes
                 raise BadCall(
-                    f"Invalid '{name[:200]}': it can be no such thing.", param=name[:200], code="invalid_value"
+                    f"Invalid '{name[:200]}': it contains a NUL character.", param=name[:200], code="invalid_value"
                 )
         for written in dict.fromkeys(request.query):
             name = written.removesuffix("[]")

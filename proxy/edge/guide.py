@@ -40,9 +40,9 @@ INSTEAD: Final[Mapping[str, str]] = {
     "realtime": f"{CHAT} with 'stream': true",
     "batches": f"{CHAT} once a question",
     "moderations": f"{CHAT} with a model that judges",
-    "files": "the plugin `files` opens it",
+    "files": "the plugin `files` must be in the configuration",
     "uploads": "POST /v1/files takes a file at once",
-    "vector_stores": "the plugin `documents` opens it",
+    "vector_stores": "the plugin `documents` must be in the configuration",
     "images": "models here see images, in POST /v1/chat/completions, but make none",
     "audio": "models here read and write text",
     "fine_tuning": "the plugin `finetuning` opens its jobs, which can be cancelled but not paused",
@@ -101,7 +101,7 @@ class Guide:
         """What has the path, where nothing of it is there."""
         for start, name in OURS.items():
             if f"{bare}/".startswith(f"{start}/") and not any(one.startswith(self.base + start) for one in self.there):
-                return f"the plugin `{name}` opens it"
+                return f"the plugin `{name}` must be in the configuration"
         return ""
 
     def meant(self, bare: str) -> str:

@@ -79,7 +79,7 @@ class Handler(web.RequestHandler):
             log.error("a request failed outside its handler", exc_info=exc)
             error = ProxyError("The server failed to answer.", code="internal_error")
         elif isinstance(exc, ContentEncodingError):
-            error = WrongType("The content encoding of the body is not read here.", code="unsupported_encoding")
+            error = WrongType("The content encoding of the body is not supported.", code="unsupported_encoding")
         elif isinstance(exc, LineTooLong):
             told = f"The URL, or a header such as a token, is longer than the {LONGEST} bytes that are read here."
             error = HeadTooLarge(told, code="head_too_large")

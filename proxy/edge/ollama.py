@@ -86,7 +86,7 @@ class Ollama:
         """empty: only the loading of a model is asked for, which is answered with one document."""
         check_notes(asked.notes, self.config.params)
         if empty and asked.unload:
-            raise Denied("How long a model stays loaded is the operator's; see `models:` in the configuration.")
+            raise Denied("The operator sets how long a model stays loaded, under `models:` in the configuration.")
         call = call_of(request, route, asked, ask, asked.stream and not empty, self.own[route])
         style = NativeStyle(asked.model, "chat" if route == "chat" else "generate")
         exchange_of(request).spelled = ollama_in.spelled

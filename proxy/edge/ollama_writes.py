@@ -63,13 +63,13 @@ class OllamaWrites:
             return next(iter(hosts.values()))
         if named in hosts:
             return hosts[named]
-        raise BadCall(f"Name the host that is meant in the header {HOST}: {', '.join(hosts)}.")
+        raise BadCall(f"The upstream has several hosts: name one in the header {HOST}: {', '.join(hosts)}.")
 
     async def relayed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         url = self.host(request)
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             # It would go on inflated, under the length of what was sent.
-            raise WrongType("A compressed body is not handed on.", code="unsupported_encoding")
+            raise WrongType("A compressed body is not accepted here.", code="unsupported_encoding")
         await welcome(request)
         headers = dict(trail(request))
         for name in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
@@ -82,7 +82,7 @@ class OllamaWrites:
                 request.method, url + path, data=body, headers=headers, timeout=patience, allow_redirects=False
             )
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise UpstreamError(f"{url} cannot be asked: {error}.", "connect") from error
+            raise UpstreamError(f"{url} cannot be reached: {error}.", "connect") from error
         async with answer:
             try:
                 return await self.copied(request, answer)

@@ -69,7 +69,7 @@ class Responses:
         body = await read_json(request, self.config.requests)
         for name in UNSEEN if type(body) is dict else ():
             if body.get(name) is not None:
-                message = f"What '{name}' stands for is not counted: send the items themselves."
+                message = f"'{name}' is not supported here, since its contents are not counted: send the items."
                 raise BadCall(message, param=name, code="unsupported_parameter")
         named = {**body, "model": body.get("model") or "any"} if type(body) is dict else body
         asked = read_response(named, self.limits, self.own["chat"].fields)

@@ -28,7 +28,7 @@ from proxy.settings.upstreams import Upstream as Upstream
 
 def _plugin_name(given: object) -> object:
     if not isinstance(given, str):
-        raise ValueError("a chain has names of plugins; their settings stand under `plugins:`")
+        raise ValueError("a chain lists names of plugins; their settings belong under `plugins:`")
     return given
 
 

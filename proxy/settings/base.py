@@ -96,9 +96,9 @@ def _http_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not an http:// or https:// URL")
     if parts.username or parts.query or parts.fragment:
-        raise ValueError("a URL here has no user, query or fragment")
+        raise ValueError("a URL here must have no user, query or fragment")
     if not (url.isascii() and url.isprintable()) or " " in url:  # it goes into the head of every request
-        raise ValueError(f"{url!r} has letters that no URL has; a name outside ASCII is written as xn--…")
+        raise ValueError(f"{url!r} contains characters that a URL cannot have; write a name outside ASCII as xn--…")
     check_port(parts)
     return url.rstrip("/")
 
@@ -108,7 +108,7 @@ def _ollama_paths(urls: tuple[str, ...]) -> tuple[str, ...]:
         if (end := url.rpartition("/")[2]) in ("v1", "api"):
             base = url.removesuffix(f"/{end}")
             kind = "; /v1 belongs to `openai` URLs" if end == "v1" else ""
-            raise ValueError(f"{url!r}: an `ollama` URL is what stands before Ollama's own /api: {base}{kind}")
+            raise ValueError(f"{url!r}: an `ollama` URL ends before Ollama's own /api: {base}{kind}")
     return urls
 
 
@@ -119,7 +119,7 @@ def _openai_paths(urls: tuple[str, ...]) -> tuple[str, ...]:
     for url in urls:
         if endpoint := next((one for one in ENDPOINTS if url.endswith(one)), None):
             base = url.removesuffix(endpoint)
-            raise ValueError(f"{url!r}: a base URL is what stands before the endpoints: {base}")
+            raise ValueError(f"{url!r}: a base URL ends before the endpoints' paths: {base}")
     return urls
 
 

@@ -15,7 +15,7 @@ SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 def _redis_url(url: SecretStr) -> SecretStr:
     parts = urlsplit(url.get_secret_value())
     if parts.scheme not in SCHEMES or not parts.hostname:
-        raise ValueError(f"this is no URL with one of the schemes {', '.join(SCHEMES)}")
+        raise ValueError(f"this is not a URL with one of the schemes {', '.join(SCHEMES)}")
     check_port(parts)
     return url
 

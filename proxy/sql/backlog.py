@@ -49,7 +49,7 @@ class Backlog(ABC):
         at, lost = self.said
         if (now := self.clock.monotonic()) - at >= SAY:
             count = self.lost - lost
-            log.error("%s %s are lost: there is no room for them, or no database takes them", count, self.what)
+            log.error("%s %s are lost: the database has been away for too long, or refuses them", count, self.what)
             self.said = now, self.lost
 
     async def run(self) -> None:
@@ -60,11 +60,11 @@ class Backlog(ABC):
             try:
                 await self.flush()
                 if pause != EVERY:
-                    log.info("%s are written again", self.what)
+                    log.info("%s can be written again", self.what)
                 pause = EVERY
             except Busy as error:
                 if pause == EVERY:
-                    log.warning("%s wait (%s so far): %s", self.what, self.pending, error)
+                    log.warning("%s wait for the database (%s so far): %s", self.what, self.pending, error)
                 pause = min(LONGEST, pause * 2)
             except Exception:
                 log.exception("%s cannot be written", self.what)

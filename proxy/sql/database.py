@@ -172,7 +172,7 @@ class Database:
             async with asyncio.timeout(until - time.monotonic()):
                 await self.turn.acquire()
         except TimeoutError:
-            raise TimeoutError(f"others that write have not come to an end within {self.timeout:g} seconds") from None
+            raise TimeoutError(f"other processes that write did not finish within {self.timeout:g} seconds") from None
         try:
             yield
         finally:
@@ -237,7 +237,7 @@ class Database:
                 if not (os.access(one, os.W_OK) and path.is_file()):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one))
         except OSError as error:
-            why = f"{error.filename}: {error.strerror}; say `database: {{url: …}}`, or leave out what keeps records"
+            why = f"{error.filename}: {error.strerror}; set `database: {{url: …}}`, or do without a database"
             raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error
 
     async def aclose(self) -> None:

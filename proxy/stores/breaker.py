@@ -54,7 +54,7 @@ class Breaker:
         """Raises StoreError for whatever goes wrong, and at once while the store is left alone."""
         if self.open:
             forget(work)
-            raise StoreError(f"{self.name} is left alone after {self.failures} failures")
+            raise StoreError(f"{self.name} is not used for a moment, after {self.failures} failures in a row")
         if self.failures >= FAILURES:
             self.until = self.clock.monotonic() + REST  # this one tries it, the others go on without
         try:
@@ -80,7 +80,7 @@ class Breaker:
         self.until = now + REST
         if now - self.said >= SAY:
             self.said = now
-            log.warning("%s fails, and calls go on without it: %s", self.name, why)
+            log.warning("%s fails; calls go on without it: %s", self.name, why)
         return StoreError(f"{self.name}: {why}")
 
 

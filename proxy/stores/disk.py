@@ -106,7 +106,7 @@ class Disk:
 
     def put_aside(self, error: sqlite3.DatabaseError) -> None:
         aside = self.path.with_suffix(".unreadable")
-        log.warning("%s is no store of ours (%s): it is put aside as %s", self.path, error, aside)
+        log.warning("%s is not a store of this program (%s): it was renamed to %s", self.path, error, aside)
         self.path.replace(aside)
         for rest in ("-wal", "-shm"):
             self.path.with_name(self.path.name + rest).unlink(missing_ok=True)

@@ -261,7 +261,7 @@ def arrow(rows: Sequence[Row], vectors: NDArray[np.float32]) -> pa.Table:
     import pyarrow as pa
 
     if not np.isfinite(vectors).all():  # one of them would make searches find nothing, and not say so
-        raise ValueError("a vector has a coordinate that is no number")
+        raise ValueError("a vector contains a value that is not a number")
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
     columns: list[Any] = [*zip(*rows, strict=True), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
     return pa.table(columns, schema=schema(vectors.shape[1]))

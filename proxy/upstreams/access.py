@@ -38,5 +38,5 @@ def hint(name: str, near: str) -> str:
     if near:
         return f"Did you mean '{near}'?"
     if colon and begins in SERVED:
-        return f"'{begins}:NAME' is served by the plugin `{SERVED[begins]}`, in the chains that it stands in."
-    return f"{LISTED} those that are there."
+        return f"'{begins}:NAME' is served by the plugin `{SERVED[begins]}`, in the chains that contain it."
+    return f"{LISTED} those that are available."

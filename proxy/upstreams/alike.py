@@ -30,7 +30,7 @@ def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
 
     values = np.concatenate([vectors.values for vectors, _ in batches])
     if ask.dimensions is not None and values.shape[1] != ask.dimensions:
-        message = f"Invalid 'dimensions': this model gives {values.shape[1]}."
+        message = f"Invalid 'dimensions': this model's vectors have {values.shape[1]}."
         raise BadCall(message, param="dimensions", code="invalid_value")
     counts = [usage.prompt_tokens for _, usage in batches]
     known = [count for count in counts if count is not None]

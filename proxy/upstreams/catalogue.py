@@ -110,7 +110,7 @@ class Catalogue:
     def check(self, call: Call) -> None:
         """Raises Denied for a model that the caller's key does not open."""
         if call.models is not None and not self.opens(call.models, call.model):
-            message = f"This key does not open the model '{call.model[:200]}'."
+            message = f"This API key does not allow the model '{call.model[:200]}'."
             raise Denied(message, param="model", code="model_not_allowed")
 
     def opens(self, patterns: Patterns, name: str) -> bool:
@@ -283,4 +283,4 @@ def check_images(asked: str, chat: Chat) -> None:
     """Ollama would only notice when the model is loaded, or not at all."""
     at = pictured_at(chat.messages)
     if at is not None:
-        raise BadCall(f"The model '{asked}' does not see images.", param=at, code="model_not_capable")
+        raise BadCall(f"The model '{asked}' does not support images.", param=at, code="model_not_capable")

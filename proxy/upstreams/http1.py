@@ -285,7 +285,7 @@ def reason_of(error: OSError) -> str:
         plain = error.reason == "WRONG_VERSION_NUMBER"
         return f"TLS failed: {'it speaks plain HTTP; use http://' if plain else error.reason or error}"
     if isinstance(error, socket.gaierror):  # whose numbers are not the system's
-        return "its name is not known"
+        return "its host name is not known"
     if error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()
     # A name with several addresses, such as `localhost`, failed at each of them, and asyncio tells it in one string.

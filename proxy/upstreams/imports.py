@@ -52,7 +52,7 @@ class Importer:
         upstream, info = await self.catalogue.home(base)
         pool = self.pools[upstream]
         if not all(isinstance(host, Ollama) for host in pool.members.values()):
-            message = f"The model '{base[:200]}' is no Ollama's: no model can be brought to its upstream."
+            message = f"The model '{base[:200]}' is not on an Ollama: no model can be added to its upstream."
             raise BadCall(message, param="model", code="model_not_tunable")
         return pool, info.name
 
@@ -84,7 +84,7 @@ class Importer:
         except (orjson.JSONDecodeError, AttributeError):
             found = None
         if not isinstance(found, dict):
-            raise UpstreamError(f"The host of '{base[:200]}' does not tell of its weights.", "invalid_answer")
+            raise UpstreamError(f"The host of '{base[:200]}' does not report its weights.", "invalid_answer")
         return found
 
     async def create(self, model: NewModel, told: Telling) -> Sequence[str]:
@@ -231,7 +231,7 @@ async def lines_of(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, JS
         *lines, rest = (rest + part).split(b"\n")
         count += len(lines)
         if len(rest) > LONGEST or count > MOST_LINES:
-            raise UpstreamError(f"{answer.url.host} sent lines without end.", "invalid_answer")
+            raise UpstreamError(f"{answer.url.host} sent a line that is too long.", "invalid_answer")
         for line in filter(None, lines):
             yield object_of(line)
     if rest.strip():

@@ -166,7 +166,7 @@ class Line:
     def refuse(self, one: Waiting, most: int) -> None:
         self.gone(one)
         if not one.ready.done():  # else it is leaving
-            message = f"All hosts are busy, and {most} already wait."
+            message = f"All hosts are busy, and {most} calls are already waiting."
             one.ready.set_exception(TooMany(message, code="queue_full", wait=self.foretold()))
 
     async def waited(self, one: Waiting, patience: float) -> Standing:

@@ -68,7 +68,7 @@ class Watch:
 
     def take_out(self, one: Standing, error: UpstreamError) -> None:
         if not self.alone and not one.out:
-            log.warning("%s is asked no more until it answers: %s", one.url, error)
+            log.warning("%s gets no calls until it answers again: %s", one.url, error)
             one.out = True
             self.heard()
             self.start_probe(one)

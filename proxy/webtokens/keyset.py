@@ -151,12 +151,12 @@ def public_keys(document: bytes, allowed: frozenset[str]) -> tuple[PublicKey, ..
     try:
         listed = orjson.loads(document)["keys"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise ValueError("this is no JSON Web Key Set") from None
+        raise ValueError("this is not a JSON Web Key Set") from None
     if not isinstance(listed, list):
-        raise ValueError("this is no JSON Web Key Set")
+        raise ValueError("this is not a JSON Web Key Set")
     keys = [key for one in listed[:MOST] if isinstance(one, dict) and (key := public_key(one, allowed)) is not None]
     if not keys:
-        raise ValueError(f"it holds no public key for {', '.join(sorted(allowed))}")
+        raise ValueError(f"it contains no public key for {', '.join(sorted(allowed))}")
     return tuple(keys)
 
 

@@ -72,13 +72,13 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         """Raises Unauthenticated, or KeysAway."""
         algorithm, id = head_of(token)
         if algorithm not in self.settings.algorithms:
-            raise refused("is signed in a way that is not accepted here")
+            raise refused("is signed with an algorithm that is not accepted")
         keys = await self.keys.fitting(algorithm, id)
         claims = self.claims(token, algorithm, keys)
         if claims is None and keys and await self.keys.renewed():  # perhaps under the same id, or under none
             claims = self.claims(token, algorithm, await self.keys.fitting(algorithm, id))
         if claims is None:
-            raise refused("is signed by nobody who is known here")
+            raise refused("is signed with an unknown key")
         caller = self.caller(claims)
         self.keep(digest, caller, int(claims["exp"]))
         return caller
@@ -112,7 +112,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
     def caller(self, claims: Mapping[str, JSON]) -> Caller:
         name = claim(claims, self.settings.user)
         if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
-            raise refused(f"names no caller in '{self.settings.user}'")
+            raise refused(f"has no caller's name in the claim '{self.settings.user}'")
         roles = words_of(claim(claims, self.settings.role)) if self.settings.role else frozenset()
         return Caller(name, "admin" if roles & self.admins else "user")
 
@@ -134,7 +134,7 @@ def head_of(token: str) -> tuple[str, str | None]:
     except (PyJWTError, ValueError, RecursionError):
         raise refused("cannot be read") from None
     if "crit" in head:
-        raise refused("wants what is not understood here")
+        raise refused("requires an extension that is not supported")
     algorithm, id = head.get("alg"), head.get("kid")
     return str(algorithm), id if isinstance(id, str) else None
 

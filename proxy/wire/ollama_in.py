@@ -174,7 +174,9 @@ def _system(asked: Asked, value: JSON, at: str) -> None:
 
 def _template(asked: Asked, value: JSON, at: str) -> None:
     if read.text(value, at):  # Ollama's own command line always sends one, mostly empty
-        raise BadCall(f"'{at}' is not supported: templates are the operator's.", param=at, code="unsupported_parameter")
+        raise BadCall(
+            f"'{at}' is not supported: templates are set by the operator.", param=at, code="unsupported_parameter"
+        )
 
 
 def _raw(asked: Asked, value: JSON, at: str) -> None:

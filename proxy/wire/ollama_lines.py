@@ -107,7 +107,7 @@ class ChatReader:
             data = None
         if isinstance(data, dict) and data.get("error"):
             return ollama_errors.of_text(200, ollama_errors.unwrapped(data), self.model)
-        return UpstreamError("Ollama sent a line that is not one of its answers.", "server")
+        return UpstreamError("Ollama sent a line that is not a valid answer.", "server")
 
 
 def logprob(one: dict[str, JSON]) -> dict[str, JSON]:

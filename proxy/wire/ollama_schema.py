@@ -195,10 +195,10 @@ class _Writer:
 
     def of_kind(self, value: JSON, kind: type, what: str) -> Any:
         if not isinstance(value, kind):
-            message = f"Invalid '{self.at}': {what} is not what JSON schema wants there."
+            message = f"Invalid '{self.at}': {what} is not valid at this place of a JSON schema."
             raise BadCall(message, param=self.at, code="invalid_schema")
         return value
 
     def lost(self, ref: JSON) -> BadCall:
-        message = f"Invalid '{self.at}': the reference {str(ref)[:80]!r} leads to nothing in this schema."
+        message = f"Invalid '{self.at}': the reference {str(ref)[:80]!r} does not exist in this schema."
         return BadCall(message, param=self.at, code="invalid_schema")

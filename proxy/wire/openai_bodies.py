@@ -99,7 +99,7 @@ def chat(model: str, ask: Chat, stream: bool, extras: Collection[str]) -> Plan:
 def completion(model: str, ask: Complete, stream: bool, extras: Collection[str]) -> Plan:
     """A raw prompt; nobody is told of a system message or of images there."""
     if ask.images:
-        message = "'images' want a chat: a prompt that the model reads as it is has no place for them."
+        message = "'images' are supported in chats only: a raw prompt cannot contain them."
         raise BadCall(message, param="images", code="unsupported_parameter")
     notes: dict[str, str] = {}
     body = begun(model, stream) | sampled(ask.options, "max_tokens", extras, notes)

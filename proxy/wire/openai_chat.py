@@ -48,14 +48,14 @@ def _brings(one: str, body: JSON) -> bool:
 
 def _alike(one: str, first: JSON, other: str, second: JSON) -> None:
     if type(first) not in (int, str) or first != second:
-        message = f"'{one}' and '{other}' are two names of one thing; send only one of them."
+        message = f"'{one}' and '{other}' are two names for the same thing; send only one of them."
         raise BadCall(message, param=other, code="invalid_parameter_combination")
 
 
 def together(asked: Asked, choice: str) -> None:
     """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
     if asked.top_logprobs and not asked.logprobs:
-        raise BadCall("'top_logprobs' wants 'logprobs' to be true.", param="top_logprobs")
+        raise BadCall("'top_logprobs' requires 'logprobs' to be true.", param="top_logprobs")
     for name, native in fields.OLLAMA_NAMES.items() if asked.native else ():
         if native in asked.native and asked.options.get(native, asked.native[native]) != asked.native[native]:
             asked.notes[f"options.{name}"] = "ignored"

@@ -50,7 +50,7 @@ class AnswerReader:
             choices = (data.get("choices") or ()) if usage else data["choices"]  # some tell it alone, without a list
             return [event for choice in choices for event in self.of(choice)]
         except (ValueError, KeyError, TypeError, AttributeError):  # JSON that is none is a ValueError
-            raise UpstreamError("The upstream sent what is not one of its answers.", "server") from None
+            raise UpstreamError("The upstream sent something that is not a valid answer.", "server") from None
 
     def failure(self, payload: bytes) -> ProxyError:
         return self.error_of(200, payload, self.model)
@@ -85,7 +85,7 @@ class AnswerReader:
 
     def finish(self, reason: str, refused: bool) -> Iterator[Event]:
         if reason in BROKEN:
-            raise UpstreamError(f"The upstream gave the answer up: {reason}.", "cut")
+            raise UpstreamError(f"The upstream aborted the answer: {reason}.", "cut")
         yield from self.calls.end(cut=reason == "length")
         self.finished = True
         if self.called and reason in ("stop", "function_call"):  # as some servers end a call that was forced
@@ -192,7 +192,9 @@ class Calls:
             if one.is_whole or (one.name and not one.arguments):
                 yield one.called()
             elif not cut:
-                raise UpstreamError("The model called a function with what is no JSON object.", "invalid_answer")
+                raise UpstreamError(
+                    "The model called a function with arguments that are not a JSON object.", "invalid_answer"
+                )
 
 
 def is_object(arguments: str) -> bool:
@@ -223,5 +225,5 @@ def vectors_of(document: bytes, wanted: int, dimensions: int | None = None) -> t
     values = values[:, :dimensions]
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not np.isfinite(lengths).all():
-        raise UpstreamError("The upstream sent embeddings that are no numbers.", "server")
+        raise UpstreamError("The upstream sent embeddings that are not numbers.", "server")
     return Vectors(np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)), usage

@@ -62,7 +62,7 @@ def read_completion(body: JSON, limits: Limits, theirs: Collection[str] = ()) ->
     if asked.best_of > asked.n and asked.stream:
         raise BadCall("The best of several answers cannot be streamed.", param="best_of", code="invalid_value")
     if asked.echo and asked.logprobs:
-        message = "'echo' with 'logprobs' is not supported: Ollama tells no logprobs of a prompt."
+        message = "'echo' with 'logprobs' is not supported: Ollama gives no logprobs for a prompt."
         raise BadCall(message, param="echo", code="unsupported_parameter")
     return asked
 

@@ -269,7 +269,7 @@ def read_metadata(asked: Asked, value: JSON, at: str) -> None:
     for key, one in given.items():
         name = f"{at}.{key[:64]}"
         if len(key) > 64 or len(read.text(one, name)) > 512:
-            message = f"Invalid '{name}': a name has 64 letters at most, and a value 512."
+            message = f"Invalid '{name}': names may have up to 64 characters, and values up to 512."
             raise BadCall(message, param=name, code="string_above_max_length")
     asked.about[at] = given
 
@@ -292,7 +292,7 @@ ASKS_NOTHING: Mapping[str, Sequence[JSON]] = {"logit_bias": ({},), "modalities":
 def read_refused(asked: Asked, value: JSON, at: str) -> None:
     if value not in ASKS_NOTHING.get(at, ()):
         raise BadCall(
-            f"'{at}' is not supported: local models have no such thing.",
+            f"'{at}' is not supported: local models do not offer this.",
             param=at,
             code="unsupported_parameter",
         )

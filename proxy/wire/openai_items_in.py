@@ -140,7 +140,7 @@ def _annotation(value: JSON, at: str) -> Item:
 
 def _image(given: Item, at: str, role: str, limits: Limits) -> Item:
     if role != "user":
-        raise BadCall(f"Invalid '{at}': images are a user's to send.", param=at, code="invalid_value")
+        raise BadCall(f"Invalid '{at}': only user messages may have images.", param=at, code="invalid_value")
     if given.get("file_id") is not None:
         message = f"'{at}.file_id' is not supported: pictures are sent as 'image_url'."
         raise BadCall(message, param=f"{at}.file_id", code="unsupported_parameter")

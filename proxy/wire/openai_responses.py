@@ -50,7 +50,7 @@ def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
     if not asked.model:
         read.filled(read.needed(body, "model", "model"), "model")
     if body.get(KEPT) is not None and body.get("conversation") is not None:
-        message = f"'{KEPT}' and 'conversation' both say what came before; send only one of them."
+        message = f"'{KEPT}' and 'conversation' both supply the earlier messages; send only one of them."
         raise BadCall(message, param="conversation", code="invalid_parameter_combination")
     if not asked.items and not any(body.get(name) is not None for name in (KEPT, "conversation", "prompt")):
         read.needed(body, "input", "input")
@@ -60,7 +60,7 @@ def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
 def _settle_store(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
     """A response is kept unless it says otherwise, where somebody keeps any."""
     if asked.background and not asked.store:
-        message = "A response in the background is fetched later: 'background' wants 'store' to be true."
+        message = "A response in the background is fetched later: 'background' requires 'store' to be true."
         raise BadCall(message, param="store", code="invalid_parameter_combination")
     if asked.store and KEPT not in asked.theirs:
         asked.store = False

@@ -60,7 +60,7 @@ class Weight:
         try:
             return pointed(self.root, ref)
         except LookupError:
-            raise self.refused(f"the reference {ref[:80]!r} leads to nothing") from None
+            raise self.refused(f"the reference {ref[:80]!r} does not exist") from None
 
     def refused(self, why: str) -> BadCall:
         return BadCall(f"Invalid '{self.param}': {why}.", param=self.param, code="invalid_schema")

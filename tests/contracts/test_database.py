@@ -179,7 +179,7 @@ async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Pat
         async with asyncio.timeout(5):
             with pytest.raises(DatabaseAway) as told:
                 await add(database, 1)
-        assert "others that write" in told.value.why
+        assert "other processes that write" in told.value.why
     await add(database, 1)
     assert await count(database) == 1
     await database.aclose()

@@ -39,7 +39,7 @@ async def test_a_file_that_is_no_store_is_put_aside(tmp_path: Path, caplog: pyte
     assert (await store.get(["a"]))[0] is not None
     await store.aclose()
     assert path.with_suffix(".unreadable").read_bytes().startswith(b"this is no database")
-    assert "put aside" in caplog.text
+    assert "was renamed" in caplog.text
 
 
 async def test_a_file_that_is_broken_inside_is_put_aside_once_that_shows(
@@ -59,7 +59,7 @@ async def test_a_file_that_is_broken_inside_is_put_aside_once_that_shows(
             await one.get([f"{number}" for number in range(500)])
         await one.set([New(f"{id(one)}", b"1", 60)])
     assert None not in await store.get([f"{id(store)}", f"{id(other)}"])
-    assert len([text for text in caplog.messages if "put aside" in text]) == 1
+    assert len([text for text in caplog.messages if "was renamed" in text]) == 1
     await store.aclose()
     await other.aclose()
 

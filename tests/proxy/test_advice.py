@@ -75,12 +75,12 @@ def test_a_number_may_come_from_the_environment_in_quotes_or_not(ttl: str) -> No
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("port: 80", "port: there is no such setting here; it belongs into `listen: {port: …}`"),
-        ("ollama: x", "ollama: there is no such setting here; it belongs into `upstreams: {NAME: {ollama: …}}`"),
-        ("costs: {models: {}}", "costs.models: there is no such setting here; it belongs into `prices: {models: …}`"),
+        ("port: 80", "port: there is no such setting here; it belongs in `listen: {port: …}`"),
+        ("ollama: x", "ollama: there is no such setting here; it belongs in `upstreams: {NAME: {ollama: …}}`"),
+        ("costs: {models: {}}", "costs.models: there is no such setting here; it belongs in `prices: {models: …}`"),
         (
             "plugins: {limits: {requests_per_minute: 6}}",
-            "there is no such setting here; it belongs into `limits: [{requests_per_minute: …}]`",
+            "there is no such setting here; it belongs in `limits: [{requests_per_minute: …}]`",
         ),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_may_also_be_a_text_is_not_told_so_beside_what_is_wrong_in_it() -> 
 
 def test_settings_of_a_plugin_in_its_chain_are_told_where_they_belong() -> None:
     assert problems("chains: {chat: [{cache: {ttl: 10}}]}") == [
-        "proxy.yaml:1: chains.chat.0: a chain has names of plugins; their settings stand under `plugins:`"
+        "proxy.yaml:1: chains.chat.0: a chain lists names of plugins; their settings belong under `plugins:`"
     ]
 
 
@@ -112,7 +112,7 @@ def test_a_plugin_that_is_misspelled_in_a_chain_alone_is_known() -> None:
 
 def test_a_plugin_that_no_chain_can_have_says_how_it_works() -> None:
     (problem,) = problems("plugins: {comparison: {}}\nchains: {chat: [comparison]}")
-    assert problem.endswith("'comparison' cannot sit in a chain; it works by standing under `plugins`")
+    assert problem.endswith("'comparison' cannot be in a chain; it only needs to be listed under `plugins`")
 
 
 def test_what_is_hardly_meant_is_told_and_done() -> None:

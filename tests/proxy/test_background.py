@@ -134,7 +134,9 @@ async def test_what_does_not_end_is_told_and_left_and_what_does_is_waited_for(ca
     await asyncio.sleep(0)
     await background.aclose(patience=0.1)
     assert cleared
-    assert [record.getMessage() for record in caplog.records] == ["these do not end, and are left: a stubborn one"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "background tasks did not end in time and are abandoned: a stubborn one"
+    ]
     over.set()
     await task
     await background.aclose()

@@ -44,9 +44,9 @@ async def test_no_fault_of_one_time_ends_the_writing(
     task.cancel()
     told = [(record.levelno, record.getMessage()) for record in caplog.records]
     assert told == [
-        (logging.WARNING, "marks wait (3 so far): away"),
+        (logging.WARNING, "marks wait for the database (3 so far): away"),
         (logging.ERROR, "marks cannot be written"),
-        (logging.INFO, "marks are written again"),
+        (logging.INFO, "marks can be written again"),
     ]
 
 

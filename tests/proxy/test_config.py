@@ -66,11 +66,11 @@ def test_a_port_that_is_none_is_a_problem_of_the_file(place: str, port: str) -> 
 @pytest.mark.parametrize(
     ("kind", "url", "told"),
     [
-        ("ollama", "http://h:1/v1", "an `ollama` URL is what stands before Ollama's own /api: http://h:1; /v1 belongs"),
-        ("ollama", "http://h:1/x/api/", "an `ollama` URL is what stands before Ollama's own /api: http://h:1/x"),
-        ("openai", "http://h/v1/models", "a base URL is what stands before the endpoints: http://h/v1"),
-        ("openai", "http://h/v1/chat/completions", "a base URL is what stands before the endpoints: http://h/v1"),
-        ("openai", "http://h/v1/completions", "a base URL is what stands before the endpoints: http://h/v1"),
+        ("ollama", "http://h:1/v1", "an `ollama` URL ends before Ollama's own /api: http://h:1; /v1 belongs"),
+        ("ollama", "http://h:1/x/api/", "an `ollama` URL ends before Ollama's own /api: http://h:1/x"),
+        ("openai", "http://h/v1/models", "a base URL ends before the endpoints' paths: http://h/v1"),
+        ("openai", "http://h/v1/chat/completions", "a base URL ends before the endpoints' paths: http://h/v1"),
+        ("openai", "http://h/v1/completions", "a base URL ends before the endpoints' paths: http://h/v1"),
     ],
 )
 def test_a_url_of_the_wrong_kind_is_told_the_right_one(kind: str, url: str, told: str) -> None:
@@ -90,7 +90,9 @@ def test_a_url_may_have_a_path_of_its_own(kind: str, url: str) -> None:
 def test_a_url_with_letters_that_no_url_has_is_a_problem_of_the_file(url: str) -> None:
     for kind in ("ollama", "openai"):
         (problem,) = problems(f'{CHAINS}upstreams: {{a: {{{kind}: "{url}"}}}}\n')
-        assert problem.startswith(f"proxy.yaml:2: upstreams.a.{kind}: ") and "letters that no URL has" in problem
+        assert (
+            problem.startswith(f"proxy.yaml:2: upstreams.a.{kind}: ") and "characters that a URL cannot have" in problem
+        )
 
 
 def test_a_text_that_is_no_yaml_is_told_with_its_line() -> None:
@@ -105,9 +107,7 @@ def test_a_file_that_is_no_mapping_is_refused(text: str) -> None:
 
 
 def test_a_key_that_stands_twice_is_not_silently_dropped() -> None:
-    assert problems(f"{CHAINS}params: strict\nparams: lenient\n") == [
-        "proxy.yaml:3: params: this key stands here twice"
-    ]
+    assert problems(f"{CHAINS}params: strict\nparams: lenient\n") == ["proxy.yaml:3: params: this key occurs twice"]
 
 
 def test_environment_variables_fill_scalars_and_cannot_add_structure() -> None:
@@ -200,7 +200,7 @@ def test_an_unknown_chain_is_told_by_its_name() -> None:
 @pytest.mark.parametrize("odd", ["{cache: {ttl: 5}}", "[cache]", "5", "null"])
 def test_what_is_no_name_in_a_chain_is_told_where_settings_stand(odd: str) -> None:
     found = problems(f"plugins: {{retry: {{}}, cache: {{}}}}\nchains: {{chat: [{odd}, cache, retry]}}")
-    advice = "a chain has names of plugins; their settings stand under `plugins:`"
+    advice = "a chain lists names of plugins; their settings belong under `plugins:`"
     assert found[-1] == f"proxy.yaml:2: chains.chat.0: {advice}"
     assert all(one.startswith("proxy.yaml:2: chains.chat.0: ") for one in found)
 
@@ -228,7 +228,7 @@ def test_a_variable_that_is_missing_is_one_problem() -> None:
 @pytest.mark.parametrize("module", ["plugins.mine", "proxy.mine"])
 def test_a_module_that_ours_hide_is_told_as_that(module: str) -> None:
     (problem,) = problems(f"plugins: {{a: {{use: '{module}:Mine'}}}}\n{CHAINS}")
-    assert problem.endswith("`plugins` and `proxy` are this server's own, name yours otherwise")
+    assert problem.endswith("`plugins` and `proxy` are the server's own packages, so choose another name")
 
 
 def test_unset_variables_are_all_told_with_their_lines() -> None:

@@ -57,8 +57,8 @@ def test_anything_but_a_whole_key_is_refused(header: str) -> None:
     ("path", "headers", "told"),
     [
         ("/", {}, "send it as 'Authorization: Bearer KEY'."),
-        ("/", {"Authorization": "a-key"}, "'Authorization' is to be 'Bearer KEY'."),
-        ("/", {"Authorization": "Basic a-key"}, "'Authorization' is to be 'Bearer KEY'."),
+        ("/", {"Authorization": "a-key"}, "'Authorization' must be 'Bearer KEY'."),
+        ("/", {"Authorization": "Basic a-key"}, "'Authorization' must be 'Bearer KEY'."),
         ("/", {"api-key": "a-key"}, "send it as 'Authorization: Bearer KEY', not in the header 'api-key'."),
         ("/", {"X-Api-Key": "a-key"}, "send it as 'Authorization: Bearer KEY', not in the header 'x-api-key'."),
         ("/?api_key=a-key", {}, "send it as 'Authorization: Bearer KEY', not in the URL."),

@@ -123,7 +123,7 @@ async def test_plugins_in_wrong_places_are_refused_with_their_lines(start: Start
         async with start(text):
             pass
     assert caught.value.problems == [
-        "proxy.yaml:4: chains.chat.1: 'retry' stands in this chain twice",
+        "proxy.yaml:4: chains.chat.1: 'retry' is in this chain twice",
         "proxy.yaml:5: chains.embeddings.0: 'retyr' is not under plugins; did you mean 'retry'?",
     ]
 

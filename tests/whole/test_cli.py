@@ -187,7 +187,7 @@ async def test_a_changed_file_and_a_hangup_are_read_again(tmp_path: Path) -> Non
     file.write_text(DEMO)
     async with served("serve", "--config", str(file)) as serving, aiohttp.ClientSession() as http:
         file.write_text(DEMO.replace("chat: []", "embeddings: []"))
-        await serving.until("was read again")
+        await serving.until("was reloaded")
         assert (await http.post(f"{serving.url}/v1/chat/completions", json=ASK)).status == 404
         file.write_text(DEMO.replace("chat: []", "chat: [nothing]"))
         await serving.until(r"c\.yaml:3: chains\.chat\.0: 'nothing' is not under plugins")

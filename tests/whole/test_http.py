@@ -365,8 +365,8 @@ async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
         ("/v1/threads/t_1/runs", "not served here; use POST /v1/chat/completions"),
         ("/v1/audio/speech", "models here read and write text"),
         ("/v1", "Unknown request URL: POST /v1"),
-        ("/api/rag/documents", "the plugin `documents` opens it"),
-        ("/metrics", "the plugin `metrics` opens it"),
+        ("/api/rag/documents", "the plugin `documents` must be in the configuration"),
+        ("/metrics", "the plugin `metrics` must be in the configuration"),
     ],
 )
 @pytest.mark.parametrize("base", ["", "/llm"])
@@ -444,10 +444,10 @@ async def test_a_model_is_found_by_its_path(start: Start, id: str) -> None:
     [
         ("demoo", "access to it.  Did you mean 'demo'?"),
         ("gpt-4o-mnii", "access to it.  Did you mean 'gpt-4o-mini'?"),
-        ("demo-embd", "access to it.  GET /v1/models lists those that are there."),
-        ("hidden", "access to it.  GET /v1/models lists those that are there."),
-        ("xyzzy", "access to it.  GET /v1/models lists those that are there."),
-        ("template:summarize", "is served by the plugin `templates`, in the chains that it stands in."),
+        ("demo-embd", "access to it.  GET /v1/models lists those that are available."),
+        ("hidden", "access to it.  GET /v1/models lists those that are available."),
+        ("xyzzy", "access to it.  GET /v1/models lists those that are available."),
+        ("template:summarize", "is served by the plugin `templates`, in the chains that contain it."),
     ],
 )
 async def test_an_unknown_model_is_told_the_nearest_that_the_caller_may_use(

@@ -311,7 +311,7 @@ def test_a_key_that_would_open_nothing_at_the_server_is_not_made(
     [
         (("create", "--user", "a b"), "cannot be a name"),
         (("create", "--user", "bob"), "under `keys:`"),
-        (("create", "--user", "x", "--expires", "soon"), "is no time such as"),
+        (("create", "--user", "x", "--expires", "soon"), "is not a duration such as"),
         (("create", "--user", "x", "--models", ""), "--models: String should have at least 1 character"),
         (("create", "--user", "x", "--name", "n" * 129), "--name: String should have at most 128 characters"),
         (("revoke",), "one of the arguments ID --all is required"),
@@ -339,6 +339,6 @@ async def test_an_admin_key_of_the_environment_that_is_too_short_is_refused(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMMAPY_ADMIN_KEY", "short")
-    with pytest.raises(ConfigError, match="GEMMAPY_ADMIN_KEY has less than 16"):
+    with pytest.raises(ConfigError, match="GEMMAPY_ADMIN_KEY has fewer than 16"):
         async with start(f"{BARE}\naccounts: {{}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"):
             pass

@@ -222,9 +222,11 @@ async def test_who_asks_for_a_model_that_is_not_there_is_pointed_to_the_list_of_
     async with start() as run:
         told = await run.http.post(f"{run.url}/api/{path}", json=body)
         assert told.status == 404
-        assert (await told.json())["error"].endswith("have access to it.  GET /api/tags lists those that are there.")
+        assert (await told.json())["error"].endswith(
+            "have access to it.  GET /api/tags lists those that are available."
+        )
         other = await (await run.chat(model="nothing-like-it")).json()
-        assert other["error"]["message"].endswith("  GET /v1/models lists those that are there.")
+        assert other["error"]["message"].endswith("  GET /v1/models lists those that are available.")
 
 
 async def test_as_many_stop_sequences_as_editors_send_are_taken(start: Start) -> None:

@@ -459,8 +459,8 @@ async def test_a_completion_that_comes_whole_is_streamed(start: Start) -> None:
     [
         (b'{"error": {"message": "engine died", "code": 500}}', 502, "engine died"),
         (b'{"object": "error", "message": "engine busy", "code": 503}', 503, "engine busy"),
-        (b"<html>please log in</html>", 502, "The upstream sent what is not one of its answers."),
-        (b'{"choices": [{"message": {"content": "ha', 502, "The upstream sent what is not one of its answers."),
+        (b"<html>please log in</html>", 502, "The upstream sent something that is not a valid answer."),
+        (b'{"choices": [{"message": {"content": "ha', 502, "The upstream sent something that is not a valid answer."),
     ],
 )
 async def test_an_error_instead_of_a_stream_is_told_with_its_words_and_status(

@@ -198,7 +198,7 @@ async def test_workers_leave_signals_to_their_supervisor(shared: Serving) -> Non
             os.kill(pid, number)
     assert await ask_each(shared) == {200: 4}
     await shared.until("worker=")
-    assert "another one starts" not in shared.banner and "read again" not in shared.banner
+    assert "another one starts" not in shared.banner and "reloaded" not in shared.banner
 
 
 async def test_workers_share_the_slots_of_a_host_out(file: Path) -> None:
@@ -239,7 +239,7 @@ async def test_a_new_worker_has_the_last_good_configuration(file: Path) -> None:
     async with two(file) as serving:
         put(file, NO_CHAT)
         serving.process.send_signal(signal.SIGHUP)
-        await serving.until("was read again")
+        await serving.until("was reloaded")
         put(file, "chains: {")
         serving.process.send_signal(signal.SIGHUP)
         await serving.until("the configuration is unchanged")
@@ -259,10 +259,10 @@ async def test_a_hangup_changes_all_workers_or_none_and_a_problem_is_told_once(f
         assert await ask_each(serving) == {200: 4}
         put(file, NO_CHAT.replace("drain: 5", "drain: 6").replace(*three))
         serving.process.send_signal(signal.SIGHUP)
-        await serving.until("was read again")
+        await serving.until("was reloaded")
         assert await ask_each(serving) == {404: 4}
         written = await stopped(serving)
-        for once in ("'nothing' is not under plugins", "is unchanged", "`listen` changes", "was read again"):
+        for once in ("'nothing' is not under plugins", "is unchanged", "change of `listen`", "was reloaded"):
             # A file that is looked at just before the hangup is read twice; no worker tells a problem, let alone each.
             assert 1 <= written.count(once) < 3, once
 
@@ -313,7 +313,7 @@ async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
         await serving.until("stopping once the calls under way")
         serving.process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(serving.process.wait(), PATIENCE) == 0
-        assert "calls that have not finished are cut" in await serving.rest()
+        assert "calls that have not finished are ended now" in await serving.rest()
 
 
 async def test_workers_finish_and_end_when_their_supervisor_is_killed(file: Path) -> None:
@@ -333,6 +333,6 @@ async def test_reloading_under_load_loses_no_call(file: Path) -> None:
             for number in range(3):
                 put(file, f"{TWO}params: {'strict' if number % 2 else 'lenient'}\n")
                 serving.process.send_signal(signal.SIGHUP)
-                await serving.until("was read again")
+                await serving.until("was reloaded")
         assert [client.failed for client in clients] == [[] for _ in clients]
         assert all(len(client.asked) > 1 for client in clients)

@@ -171,7 +171,7 @@ class Semantic:
         self.state.failed += 1
         if (now := self.host.clock.monotonic()) - self.state.told >= OFTEN:
             self.state.told = now
-            log.warning("No vectors for the semantic cache, which is done without: %s", why)
+            log.warning("the semantic cache is skipped, because there are no vectors: %s", why)
 
     def audits(self) -> bool:
         """Whether this hit is one of those that are looked into."""

@@ -126,7 +126,7 @@ class VectorStores:
         form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)
         if blank := [index for index, one in enumerate(form.query) if not one.strip()]:
             param = f"query[{blank[0]}]"
-            raise BadCall(f"Invalid '{param}': there is nothing in it.", param=param, code="empty_string")
+            raise BadCall(f"Invalid '{param}': it is empty.", param=param, code="empty_string")
         filters = checked(form.filters, "filters")
         stores = await self.searching.stores(caller.name, [id], "vector_store_id")
         queries = list(form.query)

@@ -64,7 +64,7 @@ class Chunking(Strict):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.type == "static") != (self.static is not None):
-            raise ValueError("'static' says how where the type is 'static', and only there")
+            raise ValueError("'static' is required if the type is 'static', and not allowed otherwise")
         return self
 
     @property
@@ -148,7 +148,7 @@ class Hybrid(Strict):
     @model_validator(mode="after")
     def _any(self) -> Self:
         if not self.embedding_weight + self.text_weight > 0:
-            raise ValueError("one of the weights is more than 0")
+            raise ValueError("one of the weights must be more than 0")
         return self
 
 

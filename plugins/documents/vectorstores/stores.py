@@ -110,7 +110,7 @@ class Stores:
         await turn(connection, f"collections of {owner}")
         mine = select(func.count()).where((COLLECTIONS.c.owner == owner) & (COLLECTIONS.c.gone == 0))
         if (await connection.execute(mine)).scalar_one() >= most:
-            raise BadCall(f"You have {most} collections, which is the most.", code="too_many_collections")
+            raise BadCall(f"You have {most} collections, which is the maximum.", code="too_many_collections")
 
     def chosen(self) -> Select[Any]:
         beside = [STORES.c[name] for name in ("title", "metadata", "days", "active", "expired")]

@@ -105,7 +105,9 @@ class Base:
             number("block_count", "num_hidden_layers"),
         )
         if architecture in PERMUTED and not heads:
-            raise Unfit("Nobody tells how many attention heads the base has: write its config.json beside the adapter.")
+            raise Unfit(
+                "The number of the base's attention heads is not known: write its config.json next to the adapter."
+            )
         return made
 
 
@@ -114,9 +116,9 @@ def convert(folder: Path, base: Base, target: Path, name: str) -> int:
     config, weights = Config.read(folder), Tensors(folder / WEIGHTS)
     places = {place_of(one, base.architecture): one for one in weights.places}
     if len(places) != len(weights.places):
-        raise Unfit(f"{WEIGHTS}: it holds a layer twice.")
+        raise Unfit(f"{WEIGHTS}: it contains a layer twice.")
     if not places:
-        raise Unfit(f"{WEIGHTS}: there is nothing in it.")
+        raise Unfit(f"{WEIGHTS}: it is empty.")
     facts: dict[str, str | float] = {
         "general.architecture": base.architecture,
         "general.type": "adapter",

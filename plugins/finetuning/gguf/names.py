@@ -56,8 +56,8 @@ def place_of(name: str, architecture: str) -> Place:
     if layers is None:
         known = ", ".join(ARCHITECTURES)
         raise Unfit(
-            f"Adapters of the architecture '{architecture[:50]}' are not made GGUF here, only of {known}.  Let the "
-            "trainer write a GGUF by itself."
+            f"Adapters of the architecture '{architecture[:50]}' cannot be converted to GGUF, only those of {known}.  "
+            "Have the trainer write a GGUF itself."
         )
     found = NAME.fullmatch(name)
     if found is None or found[2] not in layers:

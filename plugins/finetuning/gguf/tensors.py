@@ -79,9 +79,7 @@ class Tensors:
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         found = raw if raw.dtype == np.float16 else raw.astype(np.float32)
         if not np.isfinite(found).all():
-            raise Unfit(
-                f"The tensor '{name[:200]}' holds numbers that are infinite or none: the training has diverged."
-            )
+            raise Unfit(f"The tensor '{name[:200]}' contains infinities or NaN: the training has diverged.")
         return found
 
 

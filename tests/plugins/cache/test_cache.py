@@ -712,17 +712,17 @@ async def test_only_a_kept_answer_is_wanted_also_where_none_is_kept(start: Start
 
 
 async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Start) -> None:
-    with pytest.raises(ConfigError, match="'cache' keeps answers and must stand before 'retry'"):
+    with pytest.raises(ConfigError, match="'cache' keeps answers and must come before 'retry'"):
         async with start(cache(chain="retry, cache")):
             pass
     text = "plugins: {cache: {}, loud: {use: 'tests.plugins.cache.test_cache:Loud'}}\nchains: {chat: [cache, loud]}\n"
-    with pytest.raises(ConfigError, match="'loud' changes what is asked and must stand before 'cache'"):
+    with pytest.raises(ConfigError, match="'loud' changes the request and must come before 'cache'"):
         async with start(text):
             pass
 
 
 OUTSIDE = {"conversations", "documents", "experiments", "limits", "stored", "templates", "usage"}
-"""What says who asks, or changes what is asked, and what must hear of every answer."""
+"""What says who asks, or changes the request, and what must hear of every answer."""
 INSIDE = {"fallback", "retry"}
 ANYWHERE = {"cache", "metrics", "timeouts", "traces"}
 
@@ -743,7 +743,7 @@ async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) 
 
 
 class Loud:
-    """A plugin that says that it changes what is asked."""
+    """A plugin that says that it changes the request."""
 
     place = "changes"
 

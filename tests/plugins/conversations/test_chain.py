@@ -187,13 +187,15 @@ async def test_only_chats_have_conversations(start: Start, tmp_path: Any) -> Non
 
 def test_a_chain_in_which_an_answer_would_be_kept_without_its_conversation_is_refused() -> None:
     text = config("sqlite:///x.db", "cache, conversations") + "upstreams: {a: {demo: {}}}\n"
-    with pytest.raises(ConfigError, match="'conversations' remembers what callers say and must stand before 'cache'"):
+    with pytest.raises(ConfigError, match="'conversations' stores what callers say and must come before 'cache'"):
         configuration.read("proxy.yaml", text, registry.problems_of, {})
 
 
 def test_a_chain_in_which_generate_would_forget_is_refused() -> None:
     text = config("sqlite:///x.db").replace('"chat": ["conversations"]', '"chat": []')
-    with pytest.raises(ConfigError, match="'conversations' must stand in this chain: its own endpoints ask through it"):
+    with pytest.raises(
+        ConfigError, match="'conversations' must be in this chain: its own endpoints send calls through it"
+    ):
         configuration.read("proxy.yaml", text + "upstreams: {a: {demo: {}}}\n", registry.problems_of, {})
 
 

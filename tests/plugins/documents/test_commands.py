@@ -23,7 +23,7 @@ async def test_files_are_added_and_their_index_is_made_anew(tmp_path: Path) -> N
     async with served("serve", "--config", str(file)) as server:
         to = ("--url", server.url, "--key", "a-key")
         status, out, _ = await command("documents", "add", *to, str(folder))
-        assert status == 1 and "c.exe: Files of the kind '.exe' are not read" in out and "2 of 3 files" in out
+        assert status == 1 and "c.exe: Files of the kind '.exe' are not supported" in out and "2 of 3 files" in out
         status, out, _ = await command("documents", "reindex", "--config", str(file))
         assert (status, out.split(" ")[0]) == (0, "2")
         status, out, _ = await command("documents", "add", *to, str(folder / "a.md"), str(folder / "inner"))

@@ -106,9 +106,9 @@ async def test_where_the_model_fails_the_order_stays_and_that_is_told(
 
 
 ORDERS = [
-    ("documents, conversations", "'conversations' remembers what callers say and must stand before 'documents'"),
-    ("documents, templates", "'templates' says what is asked and of which model and must stand before 'documents'"),
-    ("cache, documents", "'documents' changes what is asked and must stand before 'cache'"),
+    ("documents, conversations", "'conversations' stores what callers say and must come before 'documents'"),
+    ("documents, templates", "'templates' sets the messages and the model and must come before 'documents'"),
+    ("cache, documents", "'documents' changes the request and must come before 'cache'"),
     ("documents, limits", ""),
     ("retry, documents", ""),
 ]

@@ -177,7 +177,7 @@ async def test_a_template_that_nobody_puts_in_is_told(start: Start, url: str, ca
     async with start(config(url, {"way": {"variants": variants}}, "experiments")) as run:
         for _ in range(2):
             assert arm(await chat(run, experiment={"name": "way", "variant": "b"})) == "way=b"
-        assert sum("no plugin `templates`" in record.message for record in caplog.records) == 1
+        assert sum("the plugin `templates` does not follow" in record.message for record in caplog.records) == 1
 
 
 async def test_a_comparisons_calls_take_part_by_name_only(start: Start, url: str) -> None:
@@ -283,15 +283,15 @@ async def test_streams_count_when_they_are_over(start: Start, url: str) -> None:
     ("told", "words"),
     [
         ({"variants": [{"name": "a"}]}, "at least 2 items"),
-        ({"variants": [{"name": "a"}, {"name": "a"}]}, "two variants have one name"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "two variants have the same name"),
         ({"variants": [{"name": "a"}, {"name": "b", "weight": 0}]}, "greater than or equal to 1"),
-        ({"variants": [{"name": "a"}, {"name": "b", "parameters": {"heat": 1}}]}, "'heat' is none of"),
+        ({"variants": [{"name": "a"}, {"name": "b", "parameters": {"heat": 1}}]}, "'heat' is not one of"),
         ({"variants": [{"name": "a"}, {"name": "b", "parameters": {"temperature": 9}}]}, "temperature"),
         ({"variants": [{"name": "a"}, {"name": "B"}]}, "cannot be a name"),
         ({"variants": [{"name": "a"}, {"name": "b", "model": "template:x"}]}, "under `template`"),
         ({**TONE, "unit": "planet"}, "'user'"),
         ({**TONE, "traffic": 2}, "less than or equal to 1"),
-        ({**TONE, "guard": {"metric": "tickets", "worse_by": 1}}, "say under `better`"),
+        ({**TONE, "guard": {"metric": "tickets", "worse_by": 1}}, "set under `better`"),
         ({**TONE, "color": 1}, "no such setting"),
     ],
 )
@@ -303,7 +303,7 @@ def test_the_check_refuses_what_is_wrong(told: dict[str, Any], words: str) -> No
 
 @pytest.mark.parametrize("chain", ["templates, experiments", "experiments, usage", "limits, experiments"])
 def test_the_check_holds_the_order(chain: str) -> None:
-    with pytest.raises(ConfigError, match="must stand before"):
+    with pytest.raises(ConfigError, match="must come before"):
         configuration.read("proxy.yaml", config("sqlite:///x.db", {}, chain), registry.problems_of, {})
 
 

@@ -95,7 +95,7 @@ def test_what_is_wrong_with_a_line_is_said(tmp_path: Path, given: Any, why: str)
 )
 def test_lines_that_are_no_json(tmp_path: Path, line: bytes) -> None:
     report, _ = read(tmp_path, line + b"\n" + lines([example(1)]))
-    assert (report.examples, report.problems[0].line) == (1, 1) and "no JSON" in report.problems[0].message
+    assert (report.examples, report.problems[0].line) == (1, 1) and "not JSON" in report.problems[0].message
 
 
 def test_a_line_without_end_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

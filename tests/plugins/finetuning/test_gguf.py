@@ -226,7 +226,7 @@ STRANGE: list[tuple[dict[str, Array], Base, str]] = [
     ({**weights(), **SEEING}, BASE, "no place"),
     ({name: one for name, one in weights().items() if "q_proj.lora_B" not in name}, BASE, "no counterpart"),
     ({**weights(), name_of("mlp.up_proj", "A").replace("A.", "A.default."): SQUARE}, BASE, "twice"),
-    ({}, BASE, "nothing in it"),
+    ({}, BASE, "it is empty"),
     (weights(), Base("llama", HEADS, HEADS_KV, 4096, 32), "another model"),
     (weights(blocks=4), BASE, "another model"),
     (weights(), Base("llama", 5, 5, WIDTH), "5 heads"),

@@ -145,7 +145,7 @@ async def test_a_budget_that_calls_under_way_have_reserved_is_not_used_up(
         await until_used(run, "tokens_per_day", 901)
         status, body, headers = await chat(run, max_tokens=500)
         assert (status, body["error"]["code"], headers["retry-after"]) == (429, "too_many_at_once", "1")
-        assert "x-should-retry" not in headers and "beside those under way" in body["error"]["message"]
+        assert "x-should-retry" not in headers and "together with those under way" in body["error"]["message"]
         go.set()
         assert (await first)[0] == 200
         async with asyncio.timeout(30):
@@ -345,7 +345,7 @@ async def test_a_server_that_stops_without_its_database_says_what_is_not_written
     async with start(config(f"sqlite:///{tmp_path / 'records.db'}", "{tokens_per_day: 1000000}")) as run:
         monkeypatch.setattr(Database, "writing", gone)
         await spend(run)
-    assert "what was spent of 1 budgets is not written down: the server stops" in caplog.text
+    assert "the spending of 1 budgets was not recorded before the server stopped" in caplog.text
 
 
 async def test_where_budgets_must_be_known_calls_are_refused_until_they_are(

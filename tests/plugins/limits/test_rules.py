@@ -25,15 +25,15 @@ def check(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("rule", "why"),
     [
-        ("{}", "a rule limits something: money_per_month, "),
+        ("{}", "a rule needs at least one limit: money_per_month, "),
         ("{at_once: 0}", "at_once: Input should be greater than 0"),
         ("{per: nobody, at_once: 1}", "per: Input should be 'caller', 'key', 'model', 'route' or 'all'"),
         ("{per: [], at_once: 1}", "per: "),
-        ("{per: [all, caller], at_once: 1}", "goes with nothing else"),
-        ("{per: [caller, caller], at_once: 1}", "names something twice"),
+        ("{per: [all, caller], at_once: 1}", "cannot be combined"),
+        ("{per: [caller, caller], at_once: 1}", "contains a duplicate"),
         ("{match: {user: x}, at_once: 1}", "match.user: "),
         ("{match: {caller: ''}, at_once: 1}", "match.caller: "),
-        ("{unless: {caller: '*'}, at_once: 1}", "`unless` fits every call"),
+        ("{unless: {caller: '*'}, at_once: 1}", "`unless` matches every call"),
         ("{money_per_day: -1}", "money_per_day: Input should be greater than 0"),
         ("{money_per_day: a}", "money_per_day: "),
         ("{money_per_day: .inf}", "money_per_day: "),
@@ -51,9 +51,9 @@ def test_a_wrong_rule_is_told_with_its_line(rule: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("chain", "why"),
     [
-        ("cache, limits", "'limits' counts calls and must stand before 'cache', which keeps answers"),
-        ("retry, limits", "'limits' counts calls and must stand before 'retry', which tries again"),
-        ("limits, usage", "'usage' records calls and must stand before 'limits', whose refusals it would not hear of"),
+        ("cache, limits", "'limits' counts calls and must come before 'cache', which keeps answers"),
+        ("retry, limits", "'limits' counts calls and must come before 'retry', which tries again"),
+        ("limits, usage", "'usage' records calls and must come before 'limits', whose refusals it would not see"),
     ],
 )
 def test_its_place_in_a_chain_is_checked(chain: str, why: str) -> None:
@@ -68,7 +68,7 @@ def test_its_place_in_a_chain_is_checked(chain: str, why: str) -> None:
             "listen: {port: 0, workers: 2}\nplugins:\n  limits: {limits: [{at_once: 1}]}\n",
             ":3: plugins.limits: 2 workers",
         ),
-        ("plugins:\n  limits: {store: memory}\n", ":2: plugins.limits: the store 'memory' cannot count"),
+        ("plugins:\n  limits: {store: memory}\n", ":2: plugins.limits: the store 'memory' cannot keep counts"),
         ("plugins:\n  limits: {store: x}\n", ":2: plugins.limits: no store is called 'x'"),
         (
             "plugins:\n  limits: {limits: [{at_once: 1}, {at_once: 3, requests_per_minute: 4}]}\n",

@@ -89,7 +89,7 @@ async def test_what_is_in_the_way_of_it_is_said(start: Start, text: str, told: s
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n<b>Some app</b> {other} page", "holds no metrics"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n<b>Some app</b> {other} page", "returns no metrics"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\xff", "cannot be asked"),
         (b"SSH-2.0-OpenSSH\r\n", "cannot be asked"),
     ],

@@ -182,7 +182,7 @@ async def test_pictures_come_back_with_what_was_before(start: Start, tmp_path: A
 
 
 async def test_it_stands_before_what_takes_part_in_making_an_answer(start: Start, tmp_path: Any) -> None:
-    with pytest.raises(ConfigError, match="'stored' makes answers in the background and must stand before 'usage'"):
+    with pytest.raises(ConfigError, match="'stored' generates answers in the background and must come before 'usage'"):
         async with start(config(f"sqlite:///{tmp_path}/x.db", chain="usage, stored")):
             pass
 

@@ -148,7 +148,7 @@ WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     ({"name": "summarize"}, "name", "is taken"),
     ({"name": "Summarize"}, "name", "cannot be a name"),
     ({"name": None}, "name", "valid string"),
-    ({"version": 3}, "version", "counted by the server"),
+    ({"version": 3}, "version", "server numbers the versions"),
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": "x"}, "messages", "valid tuple"),
     ({"messages": [{"role": "user", "content": "{{when}}"}]}, None, "'when' is not under variables"),
@@ -247,7 +247,7 @@ async def test_what_goes_out_as_yaml_comes_in_again(run: Running) -> None:
         ("application/yaml", b"\xff", 400, "UTF-8"),
         ("application/yaml", "a: &a [1]\nb: *a", 400, "references"),
         ("application/yaml", "- {name: n1, template: x}\n- {name: summarize, template: x}", 400, "is taken"),
-        ("application/yaml", "- {name: n1, template: x}\n- {name: n2, template: x}", 400, "may have no more"),
+        ("application/yaml", "- {name: n1, template: x}\n- {name: n2, template: x}", 400, "which is the maximum"),
         ("application/json", "{}", 415, "application/yaml"),
     ):
         headers = {**B, "Content-Type": kind}

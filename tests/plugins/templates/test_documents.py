@@ -54,8 +54,8 @@ def test_a_variable_takes(variable: Any, given: JSON, value: object) -> None:
         ({}, True, "must be a string, but is a boolean"),
         ({}, {"type": "input_image"}, "must be a string, but is an object"),
         ({"type": "list", "min_items": 2}, ["x"], "must have at least 2 items, but has 1"),
-        ({"min_length": 2}, "x", "must have at least 2 letters, but has 1"),
-        ({"max_length": 2}, "xxx", "must have at most 2 letters, but has 3"),
+        ({"min_length": 2}, "x", "must have at least 2 characters, but has 1"),
+        ({"max_length": 2}, "xxx", "must have at most 2 characters, but has 3"),
         ({"type": "integer"}, True, "must be an integer, but is a boolean"),
         ({"type": "integer"}, 3.5, "must be an integer, but is a number"),
         ({"type": "integer"}, "3.5", "must be an integer, but is a string"),
@@ -105,7 +105,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ({"template": "{{a"}, "messages[0]: line 1"),
         ({"messages": []}, "at least 1 item"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "'system', 'user' or 'assistant'"),
-        ({"parameters": {"heat": 1}}, "parameters.heat is none of temperature"),
+        ({"parameters": {"heat": 1}}, "parameters.heat is not one of temperature"),
         ({"parameters": {"temperature": 9}}, "above the maximum"),
         ({"schema": {"type": 3}}, "schema"),
         ({"schema": {"$ref": "https://example.com/x"}}, "does not point into the schema"),
@@ -117,11 +117,11 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
         ({"variables": {"a b": {}}}, "should match pattern"),
         ({"example": {"b": 1}}, "example: 'a' is missing"),
         ({"colour": 1}, "Extra inputs"),
-        ({"model": "template:t"}, "a template asks a model"),
+        ({"model": "template:t"}, "`model` is the name of a model"),
         ({"template": "x" * 70_000}, "at most 65536 bytes"),
         (
             {"template": "{{#a}}{{#b}}{{/b}}{{/a}}", "variables": {"a": {"type": "list"}, "b": {"type": "list"}}},
-            "of a list stands inside another list's",
+            "of a list is nested in another list's",
         ),
     ],
 )
@@ -138,15 +138,15 @@ def test_a_wrong_template_is_refused(fields: dict[str, Any], says: str) -> None:
         ("name: t\ntemplate: x\ncolour: red\n", "f.yaml:3: colour: there is no such field"),
         ("name: t\n", "f.yaml:1: messages: this field is required"),
         ("templates:\n- name: t\n  template: x\n- name: T\n  template: x\n", "f.yaml:4: name: 'T' cannot be a name"),
-        ("name: t\nname: u\n", "line 2: name: this key stands here twice"),
+        ("name: t\nname: u\n", "line 2: name: this key occurs twice"),
         ("name: [", "f.yaml:2: not YAML"),
-        ("a: &a [x, x]\nb: *a\n", "line 2: references (*a) are not read"),
+        ("a: &a [x, x]\nb: *a\n", "line 2: references (*a) are not supported"),
         ("[" * 100, "nested more than 64 levels"),
         ("name: t\ntemplate: x\nvariables:\n  a: {type: number, minimum: lots}\n", "f.yaml:4: variables.a.minimum"),
         ("name: !!python/object/apply:os.system [x]", "f.yaml:1: not YAML"),
         ("- 3\n", "f.yaml:1: the template"),
         ("- {name: t, template: x}\n" * 1001, "more than 1000 templates"),
-        ("x" * (4 * 1024 * 1024 + 1), "longer than 4194304 letters"),
+        ("x" * (4 * 1024 * 1024 + 1), "longer than 4194304 characters"),
     ],
 )
 def test_a_wrong_file_is_told_with_its_line(text: str, says: str) -> None:
@@ -324,5 +324,5 @@ def test_items_are_numbered_within_their_list() -> None:
     for text in ("{{@number}}", "{{#x}}{{@number}}{{/x}}", "{{^l}}{{@number}}{{/l}}"):
         with pytest.raises(ValueError, match="there is no section of a list around it"):
             document(text, variables=variables)
-    with pytest.raises(ValueError, match="is no tag"):
+    with pytest.raises(ValueError, match="is not a tag"):
         document("{{#l}}{{#@number}}{{/@number}}{{/l}}", variables=variables)

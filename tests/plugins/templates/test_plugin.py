@@ -318,8 +318,8 @@ async def test_the_record_of_a_call_names_its_template(start: Start, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("plugins: {templates: {}, cache: {}}\nchains: {chat: [cache, templates]}\n", "must stand before 'cache'"),
-        ("plugins: {templates: {}, retry: {}}\nchains: {chat: [retry, templates]}\n", "must stand before 'retry'"),
+        ("plugins: {templates: {}, cache: {}}\nchains: {chat: [cache, templates]}\n", "must come before 'cache'"),
+        ("plugins: {templates: {}, retry: {}}\nchains: {chat: [retry, templates]}\n", "must come before 'retry'"),
         ("plugins: {templates: {pathh: x}}\nchains: {chat: []}\n", "did you mean 'path'?"),
     ],
 )

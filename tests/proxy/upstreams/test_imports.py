@@ -148,7 +148,7 @@ async def test_upstreams_that_take_no_models(adapter: NewModel) -> None:
     async with importer([Simulator()]) as imports:
         members: dict[str, Any] = imports.pools["local"].members
         members["http://vllm"] = object()
-        with pytest.raises(BadCall, match="no Ollama's"):
+        with pytest.raises(BadCall, match="not on an Ollama"):
             await imports.create(adapter, Told())
 
 

@@ -85,8 +85,8 @@ async def test_a_token_names_its_caller() -> None:
         ({"iss": None}, "has no claim 'iss'"),
         ({"aud": "another"}, "is meant for another audience"),
         ({"aud": None}, "has no claim 'aud'"),
-        ({"sub": None}, "names no caller in 'sub'"),
-        ({"sub": 17}, "names no caller in 'sub'"),
+        ({"sub": None}, "has no caller's name in the claim 'sub'"),
+        ({"sub": 17}, "has no caller's name in the claim 'sub'"),
         ({"exp": "soon"}, "cannot be read"),
         ({"exp": float("inf")}, "cannot be read"),
     ],
@@ -105,7 +105,7 @@ async def test_claims_that_name_nobody_may_be_anything(other: dict[str, Any]) ->
 @pytest.mark.parametrize("name", ["", "a" * 300, "a\nb", "a\x00"])
 async def test_a_name_that_could_not_be_told_apart_is_refused(name: str) -> None:
     async with tokens(ONE, user="name") as made:
-        assert "names no caller" in await verdict(made, token(name=name))
+        assert "has no caller" in await verdict(made, token(name=name))
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ async def test_a_changed_token_is_refused() -> None:
     head, body, signature = token().split(".")
     other = part(claims(sub="root")).decode()
     async with tokens(ONE) as made:
-        assert "signed by nobody" in await verdict(made, f"{head}.{other}.{signature}")
-        assert "signed by nobody" in await verdict(made, f"{head}.{body}.{signature[:-8]}AAAAAAAA")
+        assert "signed with an unknown key" in await verdict(made, f"{head}.{other}.{signature}")
+        assert "signed with an unknown key" in await verdict(made, f"{head}.{body}.{signature[:-8]}AAAAAAAA")
 
 
 @pytest.mark.parametrize("head", [b"[" * 9000, b"{}", b"[]", b"1", b"\xff", b'{"alg":"RS256","crit":["x"]}'])
@@ -227,7 +227,7 @@ async def test_keys_come_from_a_url_and_are_asked_for_again_when_a_new_one_is_na
         assert await verdict(made, token()) == "alice user"
         there.keys.append(public(rsa_key(1), kid="new"))
         for _ in range(3):
-            assert "signed by nobody" in await verdict(made, token(rsa_key(1), kid="new"))
+            assert "signed with an unknown key" in await verdict(made, token(rsa_key(1), kid="new"))
         assert there.asked == 1
         monkeypatch.setattr(keyset, "SELDOM", 0.0)
         assert await verdict(made, token(rsa_key(1), kid="new")) == "alice user"
@@ -242,7 +242,7 @@ async def test_keys_are_asked_for_again_when_another_has_signed_under_the_same_i
         assert await verdict(made, token()) == "alice user"
         there.keys = [public(rsa_key(1), kid="one")]
         for _ in range(3):
-            assert "signed by nobody" in await verdict(made, token(rsa_key(1), kid=kid))
+            assert "signed with an unknown key" in await verdict(made, token(rsa_key(1), kid=kid))
         assert there.asked == 1
         monkeypatch.setattr(keyset, "SELDOM", 0.0)
         assert await verdict(made, token(rsa_key(1), kid=kid)) == "alice user"
@@ -256,7 +256,7 @@ async def test_while_the_provider_is_away_its_last_keys_serve(monkeypatch: pytes
         for trouble in ({"status": 500}, {"body": b"nonsense"}, {"body": b'{"keys": []}'}):
             for name, value in trouble.items():
                 setattr(there, name, value)
-            assert "signed by nobody" in await verdict(made, token(kid="new"))
+            assert "signed with an unknown key" in await verdict(made, token(kid="new"))
             assert await verdict(made, token()) == "alice user"
         assert there.asked == 4
 

@@ -134,7 +134,7 @@ def test_an_answer_is_done_only_after_its_last_line() -> None:
     ],
 )
 def test_what_is_no_line_of_ollamas_is_an_error_of_the_upstream(given: bytes) -> None:
-    with pytest.raises(UpstreamError, match="not one of its answers") as caught:
+    with pytest.raises(UpstreamError, match="not a valid answer") as caught:
         ChatReader("m").read(given)
     assert caught.value.cause == "server"
 

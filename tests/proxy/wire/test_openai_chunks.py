@@ -231,7 +231,7 @@ def test_an_answer_that_was_given_up_has_failed(reason: str) -> None:
      b'{"choices":[{"delta":{"content":"\xff"}}]}', b'{"choices":[],"usage":5}'],
 )  # fmt: skip
 def test_what_is_no_answer_is_an_error_of_the_upstream(given: bytes) -> None:
-    with pytest.raises(UpstreamError, match="not one of its answers") as caught:
+    with pytest.raises(UpstreamError, match="not a valid answer") as caught:
         AnswerReader("m").read(given)
     assert caught.value.cause == "server"
 
