@@ -192,8 +192,10 @@ async def test_a_store_that_is_away_is_told_and_so_is_its_coming_back(start: Sta
             assert standing(await scraped_of(run)) == {"database": 0, "shared": 0}
             assert sorted(await away()) == ["database", "shared"]
             await redis.start()
-            assert (await run.chat(conversation="a", seed=3)).status == 200
-            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1} and await away() == []
+            async with asyncio.timeout(20):
+                while await away():  # a busy machine may take longer for one operation than the store may
+                    assert (await run.chat(conversation="a", seed=3)).status == 200
+            assert standing(await scraped_of(run)) == {"database": 1, "shared": 1}
             run.configure(config.replace("shared", "renamed"))
             await run.server.reload()
             assert isnan(standing(await scraped_of(run))["shared"])

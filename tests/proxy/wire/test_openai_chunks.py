@@ -133,7 +133,7 @@ def test_a_token_without_any_chance_is_told_as_a_number() -> None:
 
 @pytest.mark.parametrize("wrong", [{"logprob": "x"}, {"token": 1}, {"top_logprobs": [{"token": "a"}]}])
 def test_logprobs_that_are_none_are_an_error_of_the_upstream(wrong: dict[str, JSON]) -> None:
-    with pytest.raises(UpstreamError, match="not one of its answers"):
+    with pytest.raises(UpstreamError, match="not a valid answer"):
         events(choice("stop", content="a", logprobs={"content": [{**PROB, **wrong}]}), top=1)
 
 
