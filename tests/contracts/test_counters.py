@@ -366,6 +366,22 @@ async def test_a_clock_that_was_set_back_blocks_nobody(opener: Opener, servers: 
     await granted(one, window(10))
 
 
+@shared
+async def test_what_dead_processes_held_comes_free_though_the_clock_was_set_back(opener: Opener, move: Move) -> None:
+    """By a month: but who lives, and renews it, keeps it."""
+    await granted(opener(), level(4))
+    living, looking = opener(), opener()
+    await granted(living, level(3))
+    await move(-30 * 86_400)
+    assert await used(looking, level()) == [7]
+    assert isinstance(living, InRedis)
+    living.renewed = float("-inf")
+    await move(20)
+    await living.renew()
+    await move(20)
+    assert await used(looking, level()) == [3]
+
+
 # --- those in memory ---------------------------------------------------------------------------------
 
 

@@ -57,6 +57,10 @@ local function look_at_level(one)
       redis.call('ZREM', one.leases, member)
     end
     if #over > 0 then redis.call('HSET', one.key, 'held', one.held) end
+    -- the clock was set back: what dead processes held would be held until then; who lives renews it
+    local most = string.format('%.0f', now + life)
+    local late = redis.call('ZRANGEBYSCORE', one.leases, '(' .. most, '+inf', 'LIMIT', 0, 1000)
+    for _, member in ipairs(late) do redis.call('ZADD', one.leases, most, member) end
   end
   one.used = one.spent and one.spent + one.held
 end
