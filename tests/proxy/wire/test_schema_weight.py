@@ -1,0 +1,93 @@
+"""That no schema makes checking an answer take for ever, however its references lead back."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import BadCall
+from proxy.types import JSON
+from proxy.wire.schema_weight import Weight
+
+A, B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
+Links = list[tuple[bool, int]]
+"""Of one schema, to which ones it refers, and whether that is for what is inside of a value."""
+
+
+def chain(depth: int) -> JSON:
+    value: JSON = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+def test_it_does_not_matter_in_which_order_references_are_met() -> None:
+    definitions = {"A": {"allOf": [B, B, B, B]}, "B": {"properties": {"x": A}}}
+    for schema in ({"$ref": "#/$defs/A", "$defs": definitions}, {"$defs": definitions, "$ref": "#/$defs/A"}):
+        weight = Weight(schema, "p")
+        assert weight.loops == 4 and weight.allows(chain(5)) and not weight.allows(chain(12))
+
+
+def test_what_is_used_in_several_places_is_no_more_work_than_in_one() -> None:
+    definitions = {"A": {"properties": {"x": A}}, "B": {"items": B}}
+    weight = Weight({"$defs": definitions, "properties": {"a": A, "b": A, "c": B, "d": B}}, "p")
+    assert weight.loops == 1 and weight.allows(chain(500))
+
+
+def test_many_values_are_more_work_than_one() -> None:
+    weight = Weight({"items": {"$ref": "#"}, "properties": {"x": {"$ref": "#"}}}, "p")
+    assert weight.allows(chain(12)) and not weight.allows([chain(12)] * 200)
+
+
+def test_a_long_chain_of_references_is_refused() -> None:
+    links = {f"d{number}": {"not": {"$ref": f"#/$defs/d{number + 1}"}} for number in range(3000)}
+    with pytest.raises(BadCall, match="too large"):
+        Weight({"$ref": "#/$defs/d0", "$defs": links}, "p")
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> list[Links]:
+    """A few that refer to each other; for a value itself only to later ones, or there would be no end."""
+    count = draw(st.integers(1, 5))
+    each = [
+        st.lists(
+            st.tuples(st.just(True), st.integers(0, count - 1))
+            | (st.tuples(st.just(False), st.integers(here + 1, count - 1)) if here + 1 < count else st.nothing()),
+            max_size=4,
+        )
+        for here in range(count)
+    ]
+    return [draw(one) for one in each]
+
+
+def written(several: list[Links], first: bool) -> dict[str, JSON]:
+    definitions = {
+        f"d{here}": {"allOf": [{"items": ref(to)} if inside else ref(to) for inside, to in links]}
+        for here, links in enumerate(several)
+    }
+    return {"$ref": "#/$defs/d0", "$defs": definitions} if first else {"$defs": definitions, "$ref": "#/$defs/d0"}
+
+
+def ref(to: int) -> JSON:
+    return {"$ref": f"#/$defs/d{to}"}
+
+
+@settings(max_examples=300, deadline=None)
+@given(several=schemas(), first=st.booleans())
+def test_no_value_is_looked_at_more_often_than_was_thought(several: list[Links], first: bool) -> None:
+    try:
+        weight = Weight(written(several, first), "p")
+    except BadCall:
+        return
+
+    @cache
+    def looks(here: int, depth: int) -> int:
+        """How often schemas are applied to the innermost of so many lists inside each other."""
+        inner = (looks(to, depth - inside) for inside, to in several[here] if depth or not inside)
+        return (not depth) + sum(inner)
+
+    for depth in range(8):
+        assert looks(0, depth) <= weight.nodes * max(1, weight.loops) ** depth
