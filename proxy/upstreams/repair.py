@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -17,6 +17,10 @@ from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
 from proxy.witness import Made
 
+BACKTRACKS: Final = 10_000
+"""How often one regular expression may go back in one text, which takes half a millisecond.  With the library's own
+million a schema of forty of them would keep everybody else waiting for seconds; most need none at all."""
+
 
 class Fit:
     """Whether JSON fits a schema.  Raises BadCall at once if it is no schema; never fetches a reference."""
@@ -26,7 +30,10 @@ class Fit:
         import jsonschema_rs  # its start-up is paid by the first call that brings a schema
 
         try:
-            self.validator: Any = jsonschema_rs.validator_for(dict(schema), retriever=_not_fetched)
+            patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
+            self.validator: Any = jsonschema_rs.validator_for(
+                dict(schema), retriever=_not_fetched, pattern_options=patterns
+            )
         except (jsonschema_rs.ValidationError, ValueError) as error:
             reason = str(error).splitlines()[0][:300]
             raise BadCall(f"Invalid '{param}': {reason}", param=param, code="invalid_schema") from None

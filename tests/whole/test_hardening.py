@@ -14,10 +14,11 @@ import pytest
 from aiohttp import web
 
 from proxy.edge.http import HttpServer
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, UpstreamError
 from proxy.live import Router
 from proxy.types import Route
 from proxy.upstreams.demo import Said, Simulator
+from proxy.upstreams.repair import Fit
 from tests.conftest import ASK, BARE, Start
 from tests.whole.asking import PNG, data_url, error_of
 
@@ -59,6 +60,15 @@ async def test_an_ordinary_recursive_schema_is_checked(start: Start) -> None:
     tree = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     async with start() as run:
         assert (await run.chat(response_format=shaped(tree))).status == 200
+
+
+def test_a_regular_expression_goes_back_only_so_far() -> None:
+    ordinary = Fit({"pattern": r"^(?=.*\d)(?=.*[a-z])(?!.*secret).{8,}$"}, "p")
+    ordinary.check("a1" * 10_000, "it")
+    with pytest.raises(UpstreamError, match="does not fit"):
+        ordinary.check("a1 secret", "it")
+    with pytest.raises(UpstreamError, match="backtracking"):
+        Fit({"pattern": r"(\w+) \1"}, "p").check("ab cd " * 2000 + "x x", "it")
 
 
 async def test_words_that_hold_references_cannot_grow_without_bound(start: Start) -> None:
