@@ -1,4 +1,4 @@
-"""What is said of a setting that is wrong: what was found, what is expected, and what to write instead."""
+"""Error messages for wrong settings: what was found, what is expected, and what to write instead."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ KINDS: Final = (
     (dict, "a mapping"),
 )
 SHOWN: Final = 40
-"""Letters of a wrong value that are told."""
+"""Characters of a wrong value that are shown."""
 
 
 def told(model: type[BaseModel], data: Any, errors: Sequence[ErrorDetails]) -> Iterator[tuple[Place, str]]:
-    """Where in `data`, of which `model` said the errors, and what is wrong there."""
+    """For pydantic's errors about `data`: the place of each, and a message that says what is wrong there."""
     for error in errors:
         if not _of_another_branch(error, errors):
             place = _place(data, error["loc"])
@@ -62,7 +62,7 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def docstrings(cls: type) -> dict[str, str]:
-    """What stands below the fields of a class, by their names.  It parses the class's source."""
+    """The docstrings of a class's fields, by name; found by parsing its source."""
     try:
         (found,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError):  # an installation without sources
@@ -76,7 +76,7 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def _of_another_branch(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
-    """Whether it says that a mapping is no text, where what is wrong inside of the mapping is told, too."""
+    """Whether it says that a mapping should be a text, while another error says what is wrong inside the mapping."""
     if error["type"] != "string_type" or not isinstance(error["input"], dict):
         return False
     around = error["loc"][:-1]
@@ -84,7 +84,7 @@ def _of_another_branch(error: ErrorDetails, errors: Sequence[ErrorDetails]) -> b
 
 
 def _words(error: ErrorDetails) -> str:
-    """pydantic's words, where they are not about Python."""
+    """What is wrong: pydantic's message, or one of our own where pydantic's is about Python types."""
     kind, given = error["type"], error["input"]
     if kind == "extra_forbidden":
         return UNKNOWN
@@ -92,7 +92,7 @@ def _words(error: ErrorDetails) -> str:
         return "this setting is required"
     if kind not in EXPECTED:
         return error["msg"].removeprefix("Value error, ")
-    # Only where a number is wanted is the value itself told: elsewhere it may be a secret.
+    # The value itself is shown only where a number is expected; elsewhere it may be a secret.
     tells = EXPECTED[kind] in NUMBERS and isinstance(given, str | float)
     return f"this should be {EXPECTED[kind]}, not {repr(given)[:SHOWN] if tells else _kind(given)}"
 
@@ -102,7 +102,7 @@ def _kind(given: Any) -> str:
 
 
 def _place(data: Any, steps: Place) -> Place:
-    """Where in the file: without pydantic's own names for keys, and for the branches that a value may take."""
+    """pydantic's location as a place in the file, without the steps that pydantic adds for keys and for unions."""
     place: Place = ()
     for index, step in enumerate(steps):
         inside = step in data if isinstance(data, dict) else isinstance(data, list) and isinstance(step, int)
@@ -113,7 +113,7 @@ def _place(data: Any, steps: Place) -> Place:
 
 
 def _advice(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
-    """What to write instead, where that can be known."""
+    """What to write instead, "" if that is unknown."""
     match error["type"]:
         case "missing":
             written = _example(model, place)
@@ -128,7 +128,7 @@ def _advice(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
 
 
 def _form(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
-    """How a value of the kind that is expected looks."""
+    """What a value of the expected kind looks like."""
     match EXPECTED.get(error["type"]):
         case "a whole number" | "a number":
             return _meaning(model, place)
@@ -140,7 +140,7 @@ def _form(model: type[BaseModel], place: Place, error: ErrorDetails) -> str:
 
 
 def _other_name(model: type[BaseModel], place: Place) -> str:
-    """The setting that an unknown one is nearly, the place where there is one of its name, or all that there are."""
+    """For an unknown setting: one with a similar name, or the place where one of this name belongs, or all names."""
     name = str(place[-1])
     models = list(_models(model, place[:-1]))
     names = [known for one in models for known in one.model_fields]
@@ -153,7 +153,7 @@ def _other_name(model: type[BaseModel], place: Place) -> str:
 
 
 def _inside(model: type[BaseModel], name: str, depth: int = 3) -> Iterator[str]:
-    """How a setting of this name is written that is further in."""
+    """How a nested setting of this name is written; `depth` limits how far the search goes."""
     for field, info in model.model_fields.items():
         for before, one, after in _members(info.annotation):
             if name in one.model_fields:
@@ -163,7 +163,7 @@ def _inside(model: type[BaseModel], name: str, depth: int = 3) -> Iterator[str]:
 
 
 def _members(annotation: Any) -> Iterator[tuple[str, type[BaseModel], str]]:
-    """The kinds of settings that a field has, with what is written before and after one of them."""
+    """The settings classes in a field's type, with what must be written before and after one of them."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield "", annotation, ""
@@ -177,7 +177,7 @@ def _members(annotation: Any) -> Iterator[tuple[str, type[BaseModel], str]]:
 
 
 def _meaning(model: type[BaseModel], place: Place) -> str:
-    """What the setting is, since its unit is there."""
+    """The first sentence of the setting's docstring, because it names the unit."""
     for one in _models(model, place[:-1]):
         for cls in one.__mro__[: one.__mro__.index(BaseModel)]:
             if said := docstrings(cls).get(str(place[-1])):
@@ -192,7 +192,7 @@ def _as_list(given: Any) -> str:
 
 
 def _as_mapping(model: type[BaseModel], place: Place) -> str:
-    """An example, of the setting or of one around it; else what may stand in it."""
+    """An example of the setting or of one around it; else the names of the settings in it."""
     for end in range(len(place), 0, -1):
         if written := _example(model, place[:end]):
             return f", such as `{written}`"
@@ -213,7 +213,7 @@ def _field(model: type[BaseModel], place: Place) -> FieldInfo | None:
 
 
 def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
-    """The kinds of settings that may stand at a place."""
+    """The settings classes that are possible at a place."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not place:
@@ -222,7 +222,7 @@ def _models(annotation: Any, place: Place) -> Iterator[type[BaseModel]]:
             yield from _models(field.annotation, place[1:])
     elif origin is dict:
         yield from _models(inner[1], place[1:])
-    elif origin is tuple:  # of which one may also stand there by itself
+    elif origin is tuple:  # a single item may also be written without a list
         yield from _models(inner[0], place[1:] if isinstance(next(iter(place), 0), int) else place)
     else:
         for one in inner:

@@ -1,4 +1,4 @@
-"""What may be asked of a model, in no dialect."""
+"""What can be asked of a model, in a form that is independent of any API dialect."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Level: TypeAlias = Literal["low", "medium", "high", "max"]
 
 
 class Image(Struct, frozen=True):
-    """A picture in a message: standard base64 without a `data:` prefix, or, until the edge fetched it, a URL."""
+    """A picture in a message: standard base64 without a `data:` prefix, or a URL until the edge has fetched it."""
 
     base64: str
     url: str = ""
 
 
 class ToolCall(Struct, frozen=True):
-    """A model's wish to call a function.  `arguments` is the text of a JSON object."""
+    """A function call that a model requested.  `arguments` is a JSON object as text."""
 
     id: str
     name: str
@@ -30,7 +30,7 @@ class ToolCall(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """One turn.  `name` is the function's in a `tool` message, else the participant's."""
+    """One message of a chat.  `name` is that of the function in a `tool` message, else that of the participant."""
 
     role: Role
     text: str = ""
@@ -51,28 +51,28 @@ class Tool(Struct, frozen=True):
 
 
 class ToolChoice(Struct, frozen=True):
-    """How the tools may be used; `names` restricts them, empty means all of them."""
+    """How the model may use the tools.  `names` restricts it to some of them; empty means all."""
 
     mode: Literal["none", "auto", "required"] = "auto"
     names: tuple[str, ...] = ()
 
 
 class Format(Struct, frozen=True):
-    """The answer is JSON; where `schema` is given it must fit it, which is checked where `strict`."""
+    """The answer must be JSON that matches `schema`, if there is one; this is checked only if `strict`."""
 
     schema: Mapping[str, JSON] | None = None
     strict: bool = True
 
 
 class Chat(Struct, frozen=True, weakref=True):
-    """What is asked of a chat model, in no dialect.
+    """A chat request, independent of any dialect.
 
-    options: only those that the caller gave: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
-        max_tokens (None for no bound, not even the model's own), presence_penalty, frequency_penalty,
+    options: only those that the caller set: temperature, top_p, top_k, min_p, typical_p, seed, stop (list),
+        max_tokens (None means no limit, not even the model's own), presence_penalty, frequency_penalty,
         repeat_penalty, repeat_last_n, num_keep.
     think: None leaves it to the model.
-    logprobs: None for none, else how many alternatives a token, 0..20.
-    question: the client's own last words, whatever plugins put around them.
+    logprobs: None for none, else the number of alternatives per token, 0..20.
+    question: the text of the client's last user message, without what plugins have added to it.
     """
 
     messages: tuple[Message, ...]
@@ -88,20 +88,20 @@ class Chat(Struct, frozen=True, weakref=True):
 
 
 def pictured_at(messages: Sequence[Message]) -> str | None:
-    """The field that has the first pictures, as a request with these messages calls it."""
+    """The request field that contains the first pictures, such as `messages[0].content`; None if there are none."""
     return next((f"messages[{index}].content" for index, one in enumerate(messages) if one.images), None)
 
 
 def last_words(messages: Sequence[Message]) -> str:
-    """Of the user; "" where they said nothing."""
+    """The text of the last user message, "" if there is none."""
     return next((one.text for one in reversed(messages) if one.role == "user"), "")
 
 
 class Complete(Struct, frozen=True, kw_only=True):
-    """Texts that want to be continued; each prompt gets `n` choices, the best of `best_of`.
+    """A text completion request; each prompt gets `n` choices, the best of `best_of`.
 
-    raw: the prompt is what the model reads; else it becomes a user message in the model's own template.
-    suffix: what must come after the answer; only models that can `insert` know what to do with it.
+    raw: whether the model reads the prompt as it is; else it becomes a user message in the model's own template.
+    suffix: text that follows the answer; only models with the capability `insert` can use it.
     """
 
     prompts: tuple[str, ...]
@@ -118,7 +118,7 @@ class Complete(Struct, frozen=True, kw_only=True):
 
 
 class Embed(Struct, frozen=True, kw_only=True):
-    """Texts that want vectors; `dimensions` None leaves the model's own."""
+    """An embedding request; `dimensions` None means the model's own."""
 
     inputs: tuple[str, ...]
     dimensions: int | None = None
@@ -132,18 +132,17 @@ def as_it_is(param: str | None) -> str | None:
 
 
 def untold() -> None:
-    """Where nobody asks."""
+    """The default of `Receipt.right`: does nothing."""
 
 
 class Receipt(Struct, frozen=True):
-    """What a call was in its client's own dialect, for those who keep it; no model reads it.
+    """What is needed to store an answer in its client's dialect.  Models do not see it.
 
-    head: the document of the answer before anything was answered: id, object, when it was asked for, and what it
-        repeats of the request.
-    input: what was asked, as the client will read it again: items, or messages.
-    complete: when the answer was, so that who writes it and who keeps it say the same.
-    spelled: what the client called a field that an inner one's name stands for.
-    right: told when nothing was found wrong with the call, and a model is about to be asked.
+    head: the answer's document before it has content: id, object, creation time, and the repeated request fields.
+    input: the request's items or messages, as the client can read them later.
+    complete: when the answer was complete, so that the sent and the stored document have the same time.
+    spelled: translates an internal field name to the one in the client's request.
+    right: called when all checks have passed and the call is about to go to a model.
     """
 
     head: Mapping[str, JSON]

@@ -1,4 +1,4 @@
-"""Tasks that outlive the request that began them: owned, bounded, and ended with the server."""
+"""Tasks that outlive the request that began them: owned, limited in number, and ended with the server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from proxy.errors import Busy, ProxyError
 
 log = logging.getLogger(__name__)
 LONGEST: Final = 60.0
-"""Seconds that the end of a server waits for tasks which it has told to end."""
+"""Seconds that a shutdown waits for cancelled tasks to end."""
 CALM: Final = 30.0
-"""Seconds after which a server is no longer busy with its start."""
+"""Seconds by which chores that are not urgent are delayed when the server starts."""
 Result = TypeVar("Result")
 
 
 class Background:
-    """Owns detached tasks.  A failure that nobody awaits is logged, and is no other task's business."""
+    """Owns detached tasks.  Their failures are logged and do not affect other tasks."""
 
     def __init__(self, most: int = 10_000) -> None:
         self.most = most
@@ -36,9 +36,9 @@ class Background:
         return task
 
     def begin(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-        """The same for work that never fails and says when it is `over`; it spares the loop two turns a task.
+        """As `start`, two turns of the event loop cheaper, for work that never raises and calls `over` at its end.
 
-        With Python 3.12 or later it has gone to where it has to wait before this returns.
+        With Python 3.12 or later, the work has run up to its first wait when this returns.
         """
         if sys.version_info < (3, 12):
             return self.start(work, name)
@@ -49,7 +49,7 @@ class Background:
         return task
 
     def over(self) -> None:
-        """The current task has come to its end."""
+        """To be called by the current task at its end, if `begin` started it."""
         self.tasks.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
 
     def _room(self, work: Coroutine[Any, Any, Result], name: str) -> None:
@@ -66,7 +66,7 @@ class Background:
             if self.failing:
                 self.failing.pop(task.get_name(), None)
         elif isinstance(error, ProxyError):
-            if self.failing.get(task.get_name()) != str(error):  # an outage is told once, not at every try
+            if self.failing.get(task.get_name()) != str(error):  # an outage is logged once, not at every try
                 log.warning("%s: %s", task.get_name(), error)
             self.failing[task.get_name()] = str(error)
             while len(self.failing) > self.most:
@@ -75,7 +75,7 @@ class Background:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     async def aclose(self, patience: float = LONGEST) -> None:
-        """Cancel what still runs and wait for its end: so many seconds at most, after which what goes on is told."""
+        """Cancel all tasks and wait for their end, `patience` seconds at most; those that then still run are logged."""
         try:
             async with asyncio.timeout(patience):
                 while running := list(self.tasks):
@@ -90,7 +90,7 @@ class Background:
 
 
 class Chores:
-    """What one part of a server does now and then, from its start to its end."""
+    """The periodic tasks of one part of the server."""
 
     def __init__(self, background: Background) -> None:
         self.background = background
@@ -98,13 +98,13 @@ class Chores:
         self.tasks: list[asyncio.Task[None]] = []
 
     def every(self, seconds: float, work: Callable[[], Awaitable[object]], name: str, calm: bool = False) -> None:
-        """calm: it is not urgent, and does not begin while a server starts."""
+        """Do `work` now and then every so many seconds.  calm: it is not urgent, so its first run is delayed."""
         self.tasks.append(self.background.start(now_and_then(work, seconds, self.over, calm), name))
 
     async def end(self, patience: float = 5.0) -> None:
-        """What is being done comes to its end, within so many seconds.
+        """Stop all chores; a run in progress has `patience` seconds to finish and is then cancelled.
 
-        It is not cancelled before: what a database's connection was doing then would go on in its thread.
+        It is not cancelled at once, because a statement of a database would continue in its thread.
         """
         self.over.set()
         if self.tasks:
@@ -116,10 +116,10 @@ class Chores:
 async def now_and_then(
     work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event, calm: bool = False
 ) -> None:
-    """Do this at once and every so many seconds, until it is over and never stopping in the middle.
+    """Do `work` at once and then every so many seconds until `over` is set, which does not interrupt a run.
 
-    calm: it is not urgent, and does not begin while a server starts.
-    That something is away is told by whoever asks it; any other fault is logged, and ends that one time only.
+    calm: it is not urgent, so the first run is delayed.
+    Busy is ignored, because what raises it logs the outage; any other error is logged and ends only that run.
     """
     if calm:
         await rest(min(CALM, seconds), over)
@@ -134,7 +134,7 @@ async def now_and_then(
 
 
 async def rest(seconds: float, over: asyncio.Event) -> bool:
-    """So long, unless it is over before.  Whether it is."""
+    """Sleep, but wake early if `over` is set.  Gives whether it is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await over.wait()
@@ -142,7 +142,7 @@ async def rest(seconds: float, over: asyncio.Event) -> bool:
 
 
 async def surely(work: Coroutine[Any, Any, object]) -> None:
-    """To its end, however often whoever waits for it is cancelled meanwhile."""
+    """Run `work` to its end, even if the waiting task is cancelled meanwhile; the cancellation is raised afterwards."""
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():
         try:
@@ -154,7 +154,7 @@ async def surely(work: Coroutine[Any, Any, object]) -> None:
 
 
 async def either(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:
-    """Whether the first of two that are waited for has ended, when one has or after so many seconds."""
+    """Wait until one of the two has ended, `patience` seconds at most.  Gives whether `wanted` has."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     try:
         await asyncio.wait(waits, timeout=patience, return_when=asyncio.FIRST_COMPLETED)

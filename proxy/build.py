@@ -1,4 +1,4 @@
-"""One configuration and the services in, one running pipeline out."""
+"""Builds a running pipeline from a configuration and the services; the composition root."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from proxy.sql.database import Database
 
 PATIENCE: Final = 30.0
-"""Seconds that a database may take to come up when a server starts with it."""
+"""Seconds to wait for a database that is still starting."""
 
 
 class Assembly:
-    """The parts of one pipeline, put together but with nothing entered or listening yet."""
+    """The parts of one pipeline, connected with each other but not yet opened."""
 
     def __init__(
         self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]], shelf: Shelf
@@ -96,7 +96,7 @@ class Assembly:
             self.admission.note(route, plugins.values())
 
     def lent(self, services: Services, shelf: Shelf) -> Host:
-        """What plugins are lent."""
+        """The Host that plugins are given."""
         prices = book_of(self.config.costs, self.config.upstreams, self.source)
         return Host(
             services,
@@ -130,8 +130,8 @@ class Assembly:
         return Pool(name, hosts, settings, services, sharing)
 
     def send(self, call: Call) -> Awaitable[Reply]:
-        """Through the chain of the call's route.  Raises NotFound where there is none, and Denied for a model that the
-        caller's key does not open: before any plugin can answer."""
+        """Send the call through the chain of its route.  Raises NotFound if there is none, and Denied, before any
+        plugin can answer, for a model that the caller's key may not use."""
         self.admission.model(call)
         if chain := self.chains.get(call.route):
             return chain(call)
@@ -145,12 +145,12 @@ class Assembly:
         self.admission.caller(call, caller)
 
     def features(self) -> list[Feature]:
-        """Of whom there are tables."""
+        """The features that have tables in the database."""
         own = [] if self.accounts is None else [self.accounts.tables]
         return own + [plugin.tables for plugin in self.plugins.values() if hasattr(plugin, "tables")]
 
     def own(self) -> dict[str, Own]:
-        """By chain, what its plugins declared as theirs."""
+        """By chain, the request fields and headers that its plugins declared as theirs."""
         return {
             route: Own(
                 self.admit,
@@ -163,7 +163,7 @@ class Assembly:
         }
 
     def mounted(self) -> Iterator[Route]:
-        """The endpoints of plugins.  Raises ConfigError for two plugins with the same ones."""
+        """The endpoints of plugins.  Raises ConfigError if two plugins have the same one."""
         owners: dict[tuple[str, str], str] = {}
         for name, plugin in self.plugins.items():
             for route in plugin.routes() if isinstance(plugin, Endpoints) else ():
@@ -177,7 +177,7 @@ class Assembly:
                 yield route
 
     def shown(self) -> Shown:
-        """What plugins of chats answer under names of their own is listed with the models."""
+        """Lists models, including the names under which plugins of the chain `chat` answer."""
         plugins = [self.plugins[name] for name in self.config.chains.get("chat", ())]
         return Shown(self.catalogue, [one for one in plugins if isinstance(one, Offers)])
 
@@ -212,7 +212,7 @@ class Assembly:
 
 
 async def build(config: Config, source: Source, services: Services) -> Pipeline[Door]:
-    """Raises ConfigError, with everything it opened closed again, if the configuration is wrong."""
+    """If the configuration is wrong, closes everything it has opened and raises ConfigError."""
     urls = {
         name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
         for name, upstream in config.upstreams.items()
@@ -243,7 +243,7 @@ def shelf_of(config: Config, services: Services) -> Shelf:
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
-    """Everything that `build` checks, with nothing started.  Raises ConfigError."""
+    """Check everything that `build` checks, without opening anything.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls, shelf_of(config, services))
     assembly.router(services)
@@ -251,7 +251,7 @@ def check(config: Config, source: Source, services: Services) -> Assembly:
 
 
 async def migrate(config: Config, source: Source, services: Services) -> list[str]:
-    """Brings every table in use up to date, and gives the names of the features.  Raises ConfigError."""
+    """Bring every table in use up to date; gives the names of the features.  Raises ConfigError."""
     assembly = check(config, source, services)
     await migrated(assembly)
     return [feature.name for feature in assembly.features()]
@@ -268,7 +268,7 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
         for plugin in in_order(assembly.plugins.values()):
             if isinstance(plugin, AbstractAsyncContextManager):
                 await stack.enter_async_context(plugin)
-        for pool in assembly.pools.values():  # last: those who wait go by it at once, and it may not come to be
+        for pool in assembly.pools.values():  # last, because waiting calls use it at once and the above may fail
             pool.open()
             stack.callback(pool.close)
         for adopt in assembly.adopting:
@@ -277,23 +277,23 @@ async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
 
 
 async def migrated(assembly: Assembly) -> None:
-    """The tables of every feature in use brought up to date.  Raises ConfigError if the database stays away."""
+    """Bring the tables of every feature in use up to date.  Raises ConfigError if the database stays unavailable."""
     for feature in assembly.features():
         try:
             async with asyncio.timeout(PATIENCE):
                 await patiently(assembly.database(), feature)
-        except (Busy, TimeoutError) as error:  # DatabaseAway, which only those who keep records need import
+        except (Busy, TimeoutError) as error:  # Busy: a DatabaseAway, which is not imported without a database
             name = assembly.database().name
             told = error.why if isinstance(error, Busy) else f"the database {name} does not answer"
             raise ConfigError([f"{told}; start it, or name another one: `database: {{url: …}}`"]) from error
 
 
 async def patiently(database: Database, feature: Feature) -> None:
-    """A database that starts together with its server is waited for."""
+    """Migrate, and try again while the database is unavailable, as it may be starting together with this server."""
     from proxy.sql.database import DatabaseAway
 
     while True:
         try:
             return await database.migrate(feature)
-        except DatabaseAway:  # of which the log tells
+        except DatabaseAway:  # already logged
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""Time and chance, in one place so that tests can bring their own."""
+"""Time and randomness, in one place so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import inf
 
 
 class Deadline:
-    """Until when somebody waits for an answer, in monotonic seconds of the event loop.
+    """When an answer is no longer needed, in monotonic seconds of the event loop.
 
-    Whoever hands a call on may set an earlier one of its own, within the `outer` one.
+    A plugin may give the call that it hands on an earlier deadline of its own, inside the `outer` one.
     """
 
     __slots__ = ("outer", "own")
@@ -22,16 +22,16 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """It may be later than it was, when others have come to wait for the same answer."""
+        """It can become later, because other calls may join to wait for the same answer."""
         return self.own if self.outer is None else min(self.own, self.outer.at)
 
     def put_off(self, other: Deadline | None) -> None:
-        """Somebody else waits, too, and as long as this; None is for ever."""
+        """Extend it for another call that waits for the same answer until `other`; None means without limit."""
         self.own = inf if other is None else max(self.own, other.at)
 
 
 class Moment:
-    """When something happened that several tell of: the first who asks settles it.  seconds: Unix seconds."""
+    """A point in time that several parts report alike: the first that calls it sets it to now.  In Unix seconds."""
 
     __slots__ = ("seconds",)
 
@@ -45,12 +45,12 @@ class Moment:
 
 
 class Clock:
-    """Time and chance, so that tests can bring their own."""
+    """Time and randomness; tests replace it."""
 
     monotonic = staticmethod(time.monotonic)
     """Seconds of the clock that event loops use; compare with `Call.deadline.at`."""
     time = staticmethod(time.time)
-    """Unix seconds.  Not methods that call these: every call asks several times."""
+    """Unix seconds.  Both are the functions themselves, not methods around them, because every call uses them often."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

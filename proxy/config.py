@@ -1,4 +1,4 @@
-"""YAML in, a checked Config out; or one ConfigError listing every problem with its line."""
+"""Reads a YAML file into a checked Config; otherwise one ConfigError lists every problem with its line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ More = Callable[[Source], list[str]]
 
 
 def load(path: Path, more: More, env: Mapping[str, str] = os.environ) -> tuple[Config, Source]:
-    """Raises ConfigError with everything that is wrong in the file, or if it cannot be read."""
+    """Read a file.  Raises ConfigError with all problems in it, or if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -41,7 +41,10 @@ def load(path: Path, more: More, env: Mapping[str, str] = os.environ) -> tuple[C
 
 
 def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Config, Source]:
-    """more: finds the problems that are not this module's to know, such as those of plugins."""
+    """Read a text.  more: finds further problems that this module does not know, such as those of plugins.
+
+    Raises ConfigError with all problems.
+    """
     source = Source(name, text, env)
     config, problems = None, list(source.problems)
     try:
@@ -51,7 +54,7 @@ def read(name: str, text: str, more: More, env: Mapping[str, str]) -> tuple[Conf
         problems += error.problems
     others = more(source)
     problems = [*(one for one in problems if not _told_better(one, others)), *others]
-    # What follows from an unset variable is not told beside it.
+    # A problem on the same line as an unset variable is only a consequence of it.
     unset = {line for lines in source.unset.values() for line in lines}
     problems = source.problems + [one for one in problems if one not in source.problems and _line(one) not in unset]
     if config is None or problems:
@@ -64,13 +67,13 @@ def _line(problem: str) -> int:
 
 
 def _told_better(problem: str, others: list[str]) -> bool:
-    """Whether it is of a setting that there is not, of which others know what it is."""
+    """Whether it is about an unknown setting for which the other problems have a better message."""
     place, unknown, _ = problem.partition(UNKNOWN)
     return bool(unknown) and any(one.startswith(place) for one in others)
 
 
 def contradictions(config: Config, source: Source) -> list[str]:
-    """What one part of the file says of another that is not so."""
+    """Problems in how parts of the file refer to each other."""
     return [
         *_upstreams_problems(config, source),
         *_models_problems(config, source),
@@ -80,7 +83,7 @@ def contradictions(config: Config, source: Source) -> list[str]:
 
 
 def doubts(config: Config) -> Iterator[str]:
-    """What is hardly meant, though it can be done."""
+    """Warnings about what is allowed but probably not intended."""
     yield from _upstreams_doubts(config)
     for name, given in config.keys.items():
         if len((given.key if isinstance(given, Key) else given).get_secret_value()) < SHORTEST:
@@ -150,14 +153,14 @@ def _header_problems(config: Config, source: Source) -> Iterator[str]:
 
 
 def packaged(name: str) -> Path:
-    """A file of `config/`: inside the installed package, or beside it in a checkout."""
+    """The path of a file of `config/`: inside the installed package, or next to it in a checkout."""
     here = Path(__file__).parent
     inside = here / "packaged" / name
     return inside if inside.exists() else here.parent / "config" / name
 
 
 def default_path(env: Mapping[str, str] = os.environ) -> Path:
-    """The file used when none is named: GEMMAPY_CONFIG, ./config/proxy.yaml, then the packaged one."""
+    """The file to use if none is given: $GEMMAPY_CONFIG, then ./config/proxy.yaml, then the packaged one."""
     if named := env.get("GEMMAPY_CONFIG"):
         return Path(named)
     here = Path("config/proxy.yaml")

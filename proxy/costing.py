@@ -1,4 +1,4 @@
-"""The prices that a configuration names, as a book."""
+"""The prices in a configuration, as a price book."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Place = tuple[str | int, ...]
 
 
 def book_of(costs: Costs, upstreams: Mapping[str, object], source: Source) -> Book:
-    """Raises ConfigError, for what is wrong in a file of prices, too."""
+    """The price book.  Raises ConfigError, also for problems in a separate file of prices."""
     prices = costs.prices if isinstance(costs.prices, Prices) else read(costs.prices, source)
     if strangers := set(costs.energy.watts) - set(upstreams):
         place = ("costs", "energy", "watts")

@@ -1,8 +1,8 @@
-"""Accepts connections, and deals them out to the workers in turn.
+"""Accepts connections and distributes them among the workers in turn.
 
-One process owns the port, so that every worker gets its equal part even of a few connections that are kept alive, and
-a connection that waits to be accepted does not die with a worker.  A connection is a byte with a file descriptor on a
-socket pair; the worker answers each with a byte.  Until then it is kept here too, and another worker gets it if the
+One process owns the port, so that even a few keep-alive connections are spread evenly, and a connection that waits to
+be accepted does not die with a worker.  Each connection is sent as one byte with a file descriptor over a socket pair,
+and the worker acknowledges it with one byte.  Until then it stays open here too, so that another worker gets it if the
 first one dies.
 """
 
@@ -21,31 +21,31 @@ log = logging.getLogger(__name__)
 TAKEN: Final = b"+"
 REFUSED: Final = b"-"
 WINDOW: Final = 32
-"""Connections that a worker may leave unanswered before others get the next ones."""
+"""Connections that a worker may have unacknowledged before it is sent no more."""
 BATCH: Final = 64
-"""Connections accepted before others of the loop's readers have their turn."""
+"""Connections accepted at once before the event loop's other readers have their turn."""
 NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""Such as the IPv6 address of `localhost` on a machine without IPv6."""
+"""Errors of an address that this machine does not have, such as the IPv6 one of `localhost` without IPv6."""
 SILENCE: Final = 10.0
-"""Seconds in which the same complaint is not made again."""
+"""Minimum seconds between two equal warnings."""
 PAUSE: Final = 0.5
-"""Seconds until the next try where nothing else tells that one may succeed."""
+"""Seconds until the next try if no event indicates that one may succeed."""
 
 
 class Taker:
-    """A worker's end of its line, and the connections that it has not yet said to have."""
+    """The channel to a worker, and the connections that were sent to it but are not yet acknowledged."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
         self.unsure: deque[socket.socket] = deque()
 
     def offer(self, connection: socket.socket) -> bool:
-        """Whether it was sent."""
+        """Send a connection to the worker; gives whether that was possible."""
         if len(self.unsure) >= WINDOW:
             return False
         try:
             socket.send_fds(self.channel, [TAKEN], [connection.fileno()])
-        except OSError:  # it died, or the system keeps no more descriptors on their way: another worker, then
+        except OSError:  # it died, or too many descriptors are in flight: another worker gets the connection
             return False
         self.unsure.append(connection)
         return True
@@ -57,14 +57,14 @@ class Dealer:
         self.loop = asyncio.get_running_loop()
         self.listening = list(listening)
         self.takers: list[Taker] = []
-        """The one that was dealt to last comes last."""
+        """The one that got the last connection comes last."""
         self.waiting: deque[socket.socket] = deque()
         self.accepting = False
         self.silent = 0.0
         self.later: asyncio.TimerHandle | None = None
 
     def join(self, channel: socket.socket) -> None:
-        """From now on this worker takes its turns, until it hangs up."""
+        """Send connections to this worker too, until it closes its channel."""
         taker = Taker(channel)
         self.takers.append(taker)
         self.loop.add_reader(channel, self.answered, taker)
@@ -100,7 +100,7 @@ class Dealer:
         return any(len(taker.unsure) < WINDOW for taker in self.takers)
 
     def deal(self, connection: socket.socket) -> bool:
-        """Whether a worker was sent it: the one whose turn it is among those that owe the fewest answers."""
+        """Send it to the next of the workers with the fewest unacknowledged connections; gives whether one got it."""
         for taker in sorted(self.takers, key=lambda taker: len(taker.unsure)):
             if taker.offer(connection):
                 self.takers.remove(taker)
@@ -130,7 +130,7 @@ class Dealer:
             log.warning("no connections can be accepted at the moment; they wait: %s", error.strerror)
 
     def pause(self) -> None:
-        """Leave connections to the system's queue until a worker has room."""
+        """Stop accepting, so that connections wait in the system's queue until a worker has room."""
         if self.accepting:
             self.accepting = False
             for listening in self.listening:
@@ -139,7 +139,7 @@ class Dealer:
             self.later = self.loop.call_later(PAUSE, self.resume)
 
     def resume(self) -> None:
-        """Deal out what waits here, then accept again."""
+        """Distribute the connections that wait here, then accept again."""
         if self.later is not None:
             self.later.cancel()
             self.later = None
@@ -153,7 +153,7 @@ class Dealer:
                 self.loop.add_reader(listening, self.accept, listening)
 
     def close(self) -> None:
-        """Close the port; the workers get what they were sent, then the end of their lines."""
+        """Close the port; the workers still receive the connections that were accepted, then the end of the channel."""
         self.pause()
         for listening in self.listening:
             listening.close()
@@ -163,12 +163,12 @@ class Dealer:
             self.hang_up(taker)
 
     def hang_up(self, taker: Taker) -> None:
-        """There will be no more for it."""
+        """Signal to a worker that it gets no more connections."""
         with suppress(OSError):
             taker.channel.shutdown(socket.SHUT_WR)
 
     def abandon(self) -> None:
-        """Nobody is left to take what waits."""
+        """Close the connections that still wait, because no worker is left."""
         if self.later is not None:
             self.later.cancel()
         for connection in self.waiting:
@@ -177,9 +177,9 @@ class Dealer:
 
 
 async def bound(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets on every address of the host, and on no other process's.  Raises OSError.
+    """Listening sockets on every address of the host.  Raises OSError, also if another process uses the port.
 
-    With port 0 all of them get the same free one.
+    With port 0, all of them get the same free port.
     """
     found = await asyncio.get_running_loop().getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,4 +1,4 @@
-"""What a request to an endpoint of a plugin's own says, as the edge reads it."""
+"""Reading requests to plugins' own endpoints; the edge implements it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.wire.openai_attached import Attached
 
 
 class Part(Protocol):
-    """Of a form: a field, or a file where `filename` is not None.  It is read once, before the next part."""
+    """A part of a form: a file if `filename` is not None, else a field.  Read it only once, before the next part."""
 
     @property
     def name(self) -> str: ...
@@ -22,46 +22,46 @@ class Part(Protocol):
     def filename(self) -> str | None: ...
 
     def pieces(self) -> AsyncIterator[bytes]:
-        """As they arrive.  Raises BadCall or TooSlow."""
+        """The content, as it arrives.  Raises BadCall or TooSlow."""
 
     async def text(self) -> str:
-        """Of a field.  Raises also TooLarge."""
+        """The content of a field.  Raises BadCall, TooSlow or TooLarge."""
 
 
 class Desk(Protocol):
-    """What the edge tells of a request to a plugin's own endpoint."""
+    """Reads requests to a plugin's own endpoints, and writes their answers."""
 
     def link(self, path: str) -> str:
-        """The path of an endpoint of this server as its clients reach it."""
+        """The path of an endpoint of this server as clients see it, with the base path."""
 
     def caller(self, request: web.BaseRequest) -> Caller: ...
 
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """The JSON body as a model; none at all is an empty one.  Raises BadCall naming a field."""
+        """The JSON body as a pydantic model; no body counts as `{}`.  Raises BadCall, which names the wrong field."""
 
     async def text(self, request: web.BaseRequest, kind: str) -> str:
-        """The body as it is.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
+        """The body as text.  kind: the end of its content type, such as `yaml`.  Raises BadCall or WrongType."""
 
     def parts(self, request: web.BaseRequest) -> AsyncIterator[Part]:
-        """Of a `multipart/form-data` body, whose size is not bounded.  Raises BadCall, WrongType or TooSlow."""
+        """The parts of a `multipart/form-data` body of unlimited size.  Raises BadCall, WrongType or TooSlow."""
 
     async def pictures(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
-        """What a body links to, by its links, as far as the operator lets it be fetched.  Raises BadCall.
+        """Fetch the pictures behind links, by link.  Raises BadCall, also for hosts that the operator does not allow.
 
-        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
+        wanted: by link, the name of its field.  whole: the name of the field that contains all links.
         """
 
     async def files(self, request: web.BaseRequest, several: Sequence[Attached]) -> None:
-        """Puts what these files of the caller's say where a body names them.  Raises BadCall or NotFound."""
+        """Replace references to the caller's files in a body by their content.  Raises BadCall or NotFound."""
 
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
-        """What every answer to this request carries; an endpoint that streams sends it by itself."""
+        """The headers of every answer to this request; an endpoint that streams must send them itself."""
 
     async def poured(
         self, request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        """An answer that is written piece by piece.  What fails before the first one, which may be empty, is raised;
-        what fails later breaks the connection, as does a client that takes nothing for a minute."""
+        """Write an answer piece by piece.  An error before the first piece, which may be empty, is raised; a later one
+        breaks the connection, and so does a client that reads nothing for a minute."""
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """What the URL asks for, as a model; a field that is a tuple may be named several times.  Raises BadCall."""
+        """The URL's query as a pydantic model; a field that is a tuple may occur several times.  Raises BadCall."""

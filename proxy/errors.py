@@ -1,4 +1,4 @@
-"""What can go wrong, in the words the client will read."""
+"""The kinds of failure, with their HTTP status; clients see the messages."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class ProxyError(Exception):
         self.wait = wait
         """Seconds after which another try makes sense; becomes `Retry-After`."""
         self.again: bool | None = None
-        """Whether the client shall try again; becomes `x-should-retry`.  None leaves it to the client."""
+        """Whether the client should try again; becomes `x-should-retry`.  None leaves it to the client."""
         self.facts: dict[str, str] = {}
-        """What plugins tell of a call that failed, as they do of one that did not: `x-gemmapy-…` headers."""
+        """What plugins report about the failed call, like `Reply.facts`: `x-gemmapy-…` headers."""
 
     def renamed(self, param: str | None) -> None:
-        """The field that is wrong has this name in the client's own request."""
+        """Use the wrong field's name in the client's own request, also in the message."""
         if self.param and param and param != self.param:
             self.args = (str(self).replace(f"'{self.param}'", f"'{param}'"),)
         self.param = param
 
     @property
     def why(self) -> str:
-        """What went wrong, for those who run the server: its clients may be told less."""
+        """The message for the server's operator; clients may be told less."""
         return str(self)
 
     def copied(self) -> Self:
-        """The same failure for another call: what is told of it for one must not be told of it for all."""
+        """The same failure for another call, so that facts added for one call do not appear in the others."""
         made = type(self).__new__(type(self), *self.args)
         made.__dict__.update(self.__dict__)
         made.facts = dict(self.facts)
@@ -58,13 +58,13 @@ class TooSlow(BadCall):
 
 
 class WrongType(BadCall):
-    """The body's content type is not one that is read here."""
+    """The body's content type is not supported."""
 
     status = 415
 
 
 class HeadTooLarge(BadCall):
-    """A header, or the URL, is longer than is read here."""
+    """A header, or the URL, is too long."""
 
     status = 431
 
@@ -114,7 +114,7 @@ class UpstreamError(ProxyError):
 
 
 class TooOld(ProxyError):
-    """The upstream cannot do what the call needs; no other try can either."""
+    """The upstream's version does not support what the call needs, so another try is useless."""
 
     status = 502
 
@@ -124,7 +124,7 @@ class TooOld(ProxyError):
 
 
 class Looped(ProxyError):
-    """The call has been here before: an upstream leads back to this server."""
+    """The call has passed this server before: an upstream leads back to it."""
 
     status = 508
 
@@ -134,7 +134,7 @@ class Looped(ProxyError):
 
 
 class ReaderTooSlow(ProxyError):
-    """The client took its answer so slowly that the upstream would have been blocked."""
+    """The client read its answer so slowly that the upstream would have been blocked."""
 
 
 class ConfigError(Exception):

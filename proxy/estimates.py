@@ -1,4 +1,4 @@
-"""How many tokens a prompt has, about, where nobody has counted them."""
+"""Estimates of how many tokens a prompt has, if the upstream did not count them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from proxy.asks import Ask, Chat, Complete, Embed, Message
 from proxy.types import JSON
 
 LETTERS: Final = 4
-"""Letters that a token has, about."""
+"""Characters per token, approximately."""
 PICTURE: Final = 500
-"""Tokens that a picture takes, about."""
+"""Tokens per picture, approximately."""
 
 
 def letters(ask: Ask) -> int:
-    """Letters of what is asked, roughly what it is paid for, functions and schemas included."""
+    """Approximate number of characters that the model reads for a request, functions and schemas included."""
     if isinstance(ask, Chat):
         said = sum(_said(message) for message in ask.messages)
         return said + letters_beside(ask)
@@ -36,8 +36,8 @@ def _said(message: Message) -> int:
 
 
 def letters_beside(chat: Chat) -> int:
-    """Letters of what the model is told beside the messages: functions, and the schema of the answer."""
-    if not chat.tools and chat.format is None:  # as most
+    """Characters of what the model reads beside the messages: functions, and the schema of the answer."""
+    if not chat.tools and chat.format is None:  # most chats
         return 0
     shapes: list[JSON] = [[one.name, one.description, one.parameters] for one in chat.tools]
     if chat.format is not None and chat.format.schema:

@@ -1,4 +1,4 @@
-"""What stands around text that nobody here has said: data, and no instructions."""
+"""Marks around text from others, which show the model that it is data and not instructions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Sequence
 
 
 def fence_of(texts: Sequence[str]) -> str:
-    """Made from what it encloses, so that whoever wrote that cannot have known it."""
+    """The mark for these texts: made of their digest, so the author of a text could not have included it."""
     digest = hashlib.sha256("\0".join(texts).encode("utf-8", "replace")).hexdigest()
     return f"#{digest[:16]}"

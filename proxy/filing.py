@@ -1,4 +1,4 @@
-"""Files of callers' own: kept by one feature, read by others that know nothing of it."""
+"""Interface to callers' files: one feature keeps them, and others use them without importing it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from msgspec import Struct
 
 
 class Filed(Struct, frozen=True):
-    """What is known of a file without reading it.
+    """A file's metadata.
 
-    name: as its owner gave it; nothing is ever opened by it.  expires: microseconds since 1970, from which on it is not
-    there; None is never.
+    name: given by its owner, and never used as a path.  expires: microseconds since 1970; None means never.
     """
 
     id: str
@@ -24,39 +23,40 @@ class Filed(Struct, frozen=True):
 
 
 class Keeper(Protocol):
-    """Every method sees only what is this caller's, and raises Busy while it cannot tell."""
+    """Keeps files.  Every method sees only this caller's, and raises Busy while the files are unavailable."""
 
     async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
-        """Those of these files that are there, by id."""
+        """Those of these files that exist, by id."""
 
     def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
-        """The bytes of a file, of which no more than a MiB is in memory.  Raises NotFound, also midway."""
+        """The bytes of a file, with at most one MiB in memory.  Raises NotFound, also midway."""
 
     async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
-        """A file that is made for a caller, in pieces of a MiB at most.  It counts as one that was uploaded.
+        """Store a file for a caller as if they had uploaded it, from pieces of at most one MiB.
 
-        id: of a file that is made once: if it is there already, it is that one.  "" gives it one of its own.
-        Raises BadCall or TooLarge beyond what the caller may have, and leaves nothing then.
+        id: makes this idempotent: if a file with this id exists, that one is returned.  "" makes a new id.
+        Raises BadCall or TooLarge, with nothing stored, if it exceeds what the caller may have.
         """
 
 
 Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
-"""Is told a caller and the id of a file that is about to go, and awaited before it does."""
+"""Is called with a caller and the id of a file, and awaited, before the file is deleted."""
 
 
 class Teller(Protocol):
     async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
-        """A file as a model is told it.  most: letters that it may have.
+        """A file's text, as a model is shown it, of at most `most` characters.
 
-        Raises BadCall for what cannot be read, and what reading the pieces raises.
+        Raises BadCall if the file cannot be read, and what reading the pieces raises.
         """
 
 
 @dataclass(slots=True)
 class Cabinet:
-    """keeper: None where no feature keeps files.  teller: None where none makes text of them.
+    """What features offer for files.
 
-    removing: who made something of files that goes with them.
+    keeper: stores them; None if no feature does.  teller: extracts their text; None if no feature does.
+    removing: called before a file is deleted, by features that derived something from it.
     """
 
     keeper: Keeper | None = None

@@ -1,4 +1,4 @@
-"""What a request says, as a model; what is wrong with it, as OpenAI would say it."""
+"""Requests checked by a pydantic model, with errors in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from proxy.types import JSON
 
 Form = TypeVar("Form", bound=BaseModel)
 LONGEST: Final = 200
-"""Letters of a field's name in an error: it may be the client's own."""
+"""Maximum characters of a field's name in an error, because clients can send any name."""
 
 
 def checked(kind: type[Form], given: JSON, at: str = "", *, strict: bool = True) -> Form:
-    """Raises BadCall naming the first field that is wrong.
+    """`given` as a model.  Raises BadCall, which names the first field that is wrong.
 
-    at: the field of the request that `given` came in, if it is not all of it.  strict: False takes text for a number,
+    at: the request field that contains `given`, "" if it is the whole request.  strict: False accepts text for numbers,
     as in a URL.
     """
     try:
@@ -29,7 +29,7 @@ def checked(kind: type[Form], given: JSON, at: str = "", *, strict: bool = True)
 
 
 def told(error: ValidationError, given: JSON, at: str) -> BadCall:
-    """Of several faults the first; of a field that may be several things, what each of them would be."""
+    """The error for the first fault; if the field's type is a union, it names what each of its types expects."""
     faults = error.errors()
     first = faults[0]
     place = place_of(first, given)
@@ -46,7 +46,7 @@ def told(error: ValidationError, given: JSON, at: str) -> BadCall:
 
 
 def place_of(fault: ErrorDetails, given: JSON) -> tuple[str | int, ...]:
-    """Where a fault is in what was given, without the kinds of a union, which pydantic puts behind the field's name."""
+    """The place of a fault in what was given, without the union types that pydantic adds after the field's name."""
     place = fault["loc"][:1]
     there: Any = given.get(place[0]) if isinstance(given, dict) and place else None
     for step in fault["loc"][1:]:

@@ -1,4 +1,4 @@
-"""What features keep of callers' own, so that these can have it told, and have it gone."""
+"""Callers' data that features keep: how it is shown to its owners, deleted, and referred to."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Protocol, TypeAlias
 from proxy.asks import JSON
 
 Finding: TypeAlias = Callable[[str, Collection[str]], Awaitable[Mapping[str, dict[str, JSON]]]]
-"""Those of these items, in OpenAI's shape, that a feature keeps as this caller's, by id: calls that another feature
-serves refer to them.  Raises Busy, and BadCall where they are too much."""
+"""Finds the items with these ids that belong to this caller, so that calls of other features can refer to them.
+Gives them by id, in OpenAI's shape; unknown ids are missing.  Raises Busy, and BadCall if they are too large."""
 
 
 class Holding(Protocol):
-    """One kind of things that a feature keeps for callers; it may hold any number of them.
+    """One kind of callers' data that a feature keeps, any number of items.
 
-    Both methods may raise Busy while they cannot tell or delete; whoever asked asks again.
+    Both methods may raise Busy while the data is unavailable; they can then be called again.
     """
 
     @property
     def name(self) -> str:
-        """Under which they are told."""
+        """The name under which the items are shown."""
 
     def told(self, caller: str) -> AsyncIterator[JSON]:
-        """All that is this caller's, one by one, as JSON without secrets; nothing of anybody else's."""
+        """All items of this caller, and of no other, one by one, as JSON without secrets."""
 
     async def forget(self, caller: str) -> int:
-        """Delete all of it, for good; how many things that were."""
+        """Delete all items of this caller for good; gives how many there were."""

@@ -1,4 +1,4 @@
-"""What the pipeline lends to its plugins."""
+"""What a plugin is given: the Host, with the Services of the process and access to the pipeline."""
 
 from __future__ import annotations
 
@@ -35,59 +35,59 @@ from proxy.stores.vectors import Vectors
 from proxy.types import JSON, Call, Caller, Handler, Reply
 from proxy.wire.ids import new_id
 
-if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep records
+if TYPE_CHECKING:  # SQLAlchemy is imported only if there is a database
     from proxy.sql.database import Database
 
 log = logging.getLogger(__name__)
 DATABASE: Final = "database"
-"""What the only one of a process is kept as, once something needs it."""
+"""The name in `Services.state` of the process's only database, which is opened when first needed."""
 Kept = TypeVar("Kept")
 Happening = TypeVar("Happening")
 
 
 class Models(Protocol):
-    """What the upstreams know of their models."""
+    """The models of all upstreams."""
 
     def check(self, call: Call) -> None:
-        """Raises Denied for a model that the caller's key does not open.  Whoever answers by itself asks this first."""
+        """Raises Denied if the caller's key may not use the model.  Call it before you answer without an upstream."""
 
     async def info(self, name: str, patterns: tuple[str, ...] | None = None) -> ModelInfo | None:
-        """The model behind a name or an alias; None if no upstream lists it, or if these patterns do not open it."""
+        """The model behind a name or an alias; None if no upstream lists it, or if these patterns do not allow it."""
 
     async def stamp(self, name: str) -> str | None:
-        """Differs when the same question may be answered otherwise: by the upstream, the model's name and digest, and
-        what the operator pinned.  None if no upstream lists it."""
+        """A text that changes whenever the same question may get another answer; for cache keys.  It is made of the
+        upstream, the model's name and digest, and the operator's pinned options.  None if no upstream lists it."""
 
     def named(self, name: str) -> str:
-        """The model that a name or an alias stands for, whether or not any upstream lists it; one form of its name."""
+        """The normalised name of the model behind a name or an alias, whether or not any upstream lists it."""
 
     async def window(self, name: str) -> int | None:
-        """Tokens that a prompt and its answer share, for the model behind a name or an alias, as far as is known.
+        """The context window, in tokens, of the model behind a name or an alias; None if it is unknown.
 
-        As the operator pinned them, else as the host says that has it loaded, else what it was trained for, and never
-        more than that; Ollama may load it with less.  None if nothing is known.
+        It is what the operator pinned, else what a host that has loaded the model reports, else what the model was
+        trained for, which is also the maximum.  Ollama may load the model with less.
         """
 
     def upstreams(self) -> Collection[str]:
         """Their names."""
 
     def provider(self, upstream: str) -> str:
-        """Whose API an upstream speaks, `ollama` or `openai`.  upstream: the name of it, or of one of its hosts; of any
-        other, as "" of what reached none, it is the first one's."""
+        """Whose API an upstream speaks, `ollama` or `openai`.  upstream: its name, or that of one of its hosts; any
+        other, such as "" for a call that reached none, means the first upstream."""
 
     def real(self, name: str) -> str:
-        """The name that an alias stands for; of any other name itself."""
+        """The name that an alias stands for; any other name is returned unchanged."""
 
     async def all(self, patterns: tuple[str, ...] | None = None) -> list[ModelInfo]:
-        """Every model that callers may ask for and that these patterns open, aliases included."""
+        """Every model that callers may use and that these patterns allow, aliases included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of a server's processes this one is.
+    """Which of the server's processes this one is.
 
-    server: an id that all of them share.  folder: one that they share, as long as the server runs; "" where it has one
-    process only.
+    server: an id that all of them share.  folder: a directory that they share while the server runs; "" if there is
+    only one process.
     """
 
     server: str = field(default_factory=lambda: new_id(""))
@@ -96,13 +96,13 @@ class Place:
     folder: str = ""
 
     def share(self, whole: int) -> int:
-        """This process's part of what the whole server may have; the parts add up to it."""
+        """This process's share of a limit for the whole server; the shares of all processes add up to `whole`."""
         return whole // self.count + (self.index < whole % self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Opened once, shared by every pipeline that is built; outlives reloads."""
+    """What is opened once per process, shared by all pipelines, and survives reloads."""
 
     http: aiohttp.ClientSession
     background: Background
@@ -113,7 +113,7 @@ class Services:
     state: dict[str, Any] = field(default_factory=dict)
 
     def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
-        """State that survives a reload: what an earlier pipeline kept under this name, else `make()`."""
+        """State that survives reloads: what is already kept under this name, else the result of `make()`."""
         if name not in self.state:
             self.state[name] = make()
         kept: Kept = self.state[name]
@@ -121,12 +121,12 @@ class Services:
 
 
 class Bus:
-    """What one feature tells any other without knowing it; lives as long as its pipeline."""
+    """Delivers events between features that do not know each other; lives as long as its pipeline."""
 
     def __init__(self) -> None:
         self.listeners: dict[type, list[Callable[[Any], None]]] = {}
         self.recorded: set[str] = set()
-        """Names of facts that are kept as tags in the records of calls."""
+        """Names of facts that are stored as tags in the records of calls."""
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.listeners.setdefault(kind, []).append(listener)
@@ -135,7 +135,7 @@ class Bus:
         for listener in self.listeners.get(type(event), ()):
             try:
                 listener(event)
-            except Exception:  # one's fault is neither the call's nor the other listeners'
+            except Exception:  # a faulty listener must not break the call or other listeners
                 log.exception("a listener for %s failed", type(event).__name__)
 
 
@@ -143,7 +143,7 @@ Price: TypeAlias = Callable[[CallEnded], Cost | None]
 
 
 def unpriced(ended: CallEnded) -> Cost | None:
-    """Where nothing has a price."""
+    """The default of `Host.price`: there are no prices."""
     return None
 
 
@@ -158,7 +158,7 @@ def nobody_admitted(call: Call, caller: Caller) -> None:
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
 Chatted = Callable[[web.BaseRequest, Mapping[str, JSON]], Awaitable[Call]]
 Frames = Callable[[Callable[[str], None]], AsyncGenerator[bytes, None]]
-"""Server-sent events, made with a way to say what they wait for."""
+"""Makes server-sent events; is given a function that shows the client what they wait for."""
 Streamer = Callable[[web.BaseRequest, Frames], Awaitable[web.StreamResponse]]
 
 
@@ -168,12 +168,12 @@ def no_edge(*_: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The services, and ways into the pipeline that the plugin is part of.
+    """The services, and access to the pipeline that the plugin is part of.
 
-    send: a call of the plugin's own; with route `internal` no plugin meets its own call.
-    answer: writes the answer to a call as the edge does, streaming where the call streams.
-    models: what the upstreams know of a model.
-    desk: who asks at an endpoint of the plugin's own, and what for.
+    send: sends a call of the plugin's own; with the route `internal` it does not come back to the plugin itself.
+    answer: writes the answer to a call as the edge does, as a stream if the call streams.
+    models: the models of all upstreams.
+    desk: reads requests to the plugin's own endpoints.
     """
 
     services: Services
@@ -184,44 +184,44 @@ class Host:
     shelf: Shelf
     bus: Bus = field(default_factory=Bus)
     price: Price = unpriced
-    """What a call cost."""
+    """Computes what a call cost."""
     prices: Book = field(default_factory=Book)
-    """Where `price` looks; a feature that keeps prices puts them there."""
+    """The prices that `price` uses; a feature that stores prices puts them there."""
     open_database: Callable[[], Database] = no_database
     workers: int = 1
-    """Processes that answer."""
+    """Number of worker processes."""
     holdings: list[Holding] = field(default_factory=list)
-    """What features keep of callers' own."""
+    """Callers' data that features keep; see `holds`."""
     finders: list[Finding] = field(default_factory=list)
-    """Who finds what is referred to: known once all plugins are built."""
+    """Find stored items that calls refer to; complete once all plugins are built."""
     adopting: list[Callable[[], None]] = field(default_factory=list)
-    """What is done once nothing can refuse this configuration any more."""
+    """Functions to call once this configuration is certain to be used; see `once_adopted`."""
     admit: Callable[[Call, Caller], None] = nobody_admitted
-    """Before a call of a caller's own is sent: raises Denied where their key does not open its chain or model."""
+    """Raises Denied if the caller's key may not use the call's chain or model; to be called before `send`."""
     cabinet: Cabinet = field(default_factory=Cabinet)
-    """Callers' files, where a feature keeps them: known once all plugins are built."""
+    """Access to callers' files, if a feature keeps them; complete once all plugins are built."""
     imports: Imports = field(default_factory=NoImports)
-    """New models on their way to upstreams."""
+    """Brings new models to upstreams."""
     chat: Chatted = no_edge
-    """What a body asks of the chain `chat`, read as `POST /v1/chat/completions` reads it; before it is sent, `admit` is
-    asked.  Raises BadCall and Denied."""
+    """Makes a Call for the chain `chat` of a body, read as `POST /v1/chat/completions` reads it.  Check it with `admit`
+    before you send it.  Raises BadCall and Denied."""
     stream: Streamer = no_edge
-    """Writes events of an endpoint's own as the edge writes an answer's: none to a client that does not read, and the
-    first failure with its own status."""
+    """Writes an endpoint's own events as the edge writes an answer's: it stops for a client that does not read, and a
+    failure before the first event has its own HTTP status."""
     clock: Clock = field(init=False)
     background: Background = field(init=False)
     announce: Callable[[object], None] = field(init=False)
-    """Tells an event to all who listen to its kind."""
+    """Delivers an event to all listeners for its type."""
 
     def __post_init__(self) -> None:
-        # Asked for several times in every call, so that they are no properties.
+        # Attributes rather than properties, because every call reads them several times.
         object.__setattr__(self, "clock", self.services.clock)
         object.__setattr__(self, "background", self.services.background)
         object.__setattr__(self, "announce", self.bus.announce)
 
     @property
     def database(self) -> Database:
-        """Where records are kept.  A plugin that declares `tables`, a Feature, finds them there once it is entered."""
+        """The database.  If a plugin declares `tables` (a Feature), they exist when the plugin is entered."""
         return self.open_database()
 
     @property
@@ -229,7 +229,7 @@ class Host:
         return self.services.http
 
     def keyvalue(self, name: str) -> KeyValue:
-        """A store under `stores:` in the configuration, or `memory`.  Raises ConfigError."""
+        """A key-value store under `stores:` in the configuration, or `memory`.  Raises ConfigError."""
         try:
             return self.shelf.keyvalue(name)
         except Unknown:
@@ -239,7 +239,7 @@ class Host:
             ) from None
 
     def vectors(self, name: str) -> Vectors:
-        """A store of texts under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
+        """A vector store under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
         try:
             return self.shelf.vectors(name)
         except Unknown:
@@ -249,16 +249,16 @@ class Host:
             ) from None
 
     def seen(self) -> dict[str, Seen]:
-        """How the database and the stores in use that may be away were last seen by this process."""
+        """Whether the database and the external stores in use answered this process when last asked, by name."""
         found = self.shelf.seen()
         if (opened := self.services.state.get(DATABASE)) is not None:
             found[DATABASE] = opened.seen
         return found
 
     def counters(self, name: str | None) -> Counters:
-        """Those in a `redis` store under `stores:`, which all processes share; None is those of the only process.
+        """Counters in a `redis` store under `stores:`, shared by all processes; with None, in this process's memory.
 
-        Raises ConfigError.
+        Raises ConfigError, also for None if there are several workers.
         """
         if name is not None:
             store = self.keyvalue(name)
@@ -275,25 +275,26 @@ class Host:
         return self.services.kept(name, make)
 
     def holds(self, holding: Holding) -> None:
-        """A plugin says what it keeps of callers' own, so that `/api/me/data` tells and deletes it."""
+        """Register callers' data that a plugin keeps, so that `/api/me/data` can show and delete it."""
         self.holdings.append(holding)
 
     def finds(self, finder: Finding) -> None:
-        """A plugin says how the items that it keeps are found, so that calls may refer to them."""
+        """Register how the items that a plugin stores are found, so that calls may refer to them."""
         self.finders.append(finder)
 
     def once_adopted(self, do: Callable[[], None]) -> None:
-        """What is `kept` may serve an older configuration: it is set as this one says only when this one serves."""
+        """Call `do` when this configuration comes into use.  Until then the older one still uses what is `kept`, so
+        changes to that must wait."""
         self.adopting.append(do)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)
 
     def record(self, fact: str) -> None:
-        """This fact of replies and errors is kept as a tag in the records of calls, which are made further out."""
+        """Store this fact of replies and errors as a tag in the records of calls."""
         self.bus.recorded.add(fact)
 
 
 async def nowhere(call: Call) -> Reply:
-    """A `send` for plugins that are built only to be checked."""
+    """A `send` for plugins that are built only to be checked; always raises."""
     raise LookupError("this pipeline is not running")

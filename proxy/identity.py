@@ -1,4 +1,4 @@
-"""Who is calling, and what that opens.  Denies what no rule allows."""
+"""Who is calling, and what they may use.  Denies by default."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ HERE: Final = Caller("anonymous", "admin")
 ELSEWHERE: Final = Caller("anonymous", "user")
 FORWARDED_FOR: Final = "X-Forwarded-For"
 FORWARDED: Final = (FORWARDED_FOR, "Forwarded", "X-Real-IP", "Via")
-"""Headers of gateways; whoever comes through one is not known to sit at this machine."""
+"""Headers that gateways add; a request with one of them may come from another machine."""
 ROOT_KEY: Final = "GEMMAPY_ADMIN_KEY"
-"""The environment's variable with an admin's key, where there are accounts."""
+"""The environment variable with an admin's key; only read if there are accounts."""
 LONGEST_NAME: Final = 256
 MISPLACED: Final = ("api-key", "x-api-key", "openai-api-key")
-"""Headers in which other servers look for a key."""
+"""Headers in which other servers expect a key."""
 IN_URLS: Final = frozenset({"key", "api_key", "api-key", "apikey", "token"})
-"""Names under which some clients put it into the URL."""
+"""Query parameters in which some clients send a key."""
 RANK: Mapping[Who, int] = {"public": 0, "user": 1, "admin": 2}
 
 
 @lru_cache(4096)
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address, perhaps in brackets, can only mean this machine."""
+    """Whether a host name or address (an IPv6 one possibly in brackets) can only mean this machine."""
     host = host.strip("[]").rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -51,7 +51,7 @@ def is_loopback(host: str) -> bool:
 
 @lru_cache(256)
 def host_of(header: str) -> tuple[str, bool]:
-    """The name in a Host header, and whether it is this machine's."""
+    """The host name in a Host header, and whether it is a loopback name."""
     try:
         host = urlsplit(f"//{header}").hostname or ""
     except ValueError:
@@ -60,26 +60,26 @@ def host_of(header: str) -> tuple[str, bool]:
 
 
 class Verifier(Protocol):
-    """Knows callers by tokens that stand in no file: API keys of the database, or web tokens."""
+    """Finds the callers of one kind of tokens that are not in the configuration: API keys in the database, or JWTs."""
 
     def owns(self, token: str) -> bool:
-        """Whether a token looks like one of its kind."""
+        """Whether a token looks like one of this kind."""
 
     def recall(self, digest: bytes) -> Caller | None:
-        """The caller of a token that was verified a moment ago.  digest: stands for the token in this process."""
+        """The caller of a token that was verified recently.  digest: of the token, as `Guard.digest` makes it."""
 
     async def verify(self, token: str, digest: bytes) -> Caller:
-        """Raises Unauthenticated, or Busy while nobody can say."""
+        """The caller of a token.  Raises Unauthenticated, or Busy while this cannot be checked."""
 
 
 def is_guarded(config: Config) -> bool:
-    """Whether callers have to say who they are."""
+    """Whether callers must authenticate."""
     ways = (config.accounts, config.jwt, config.identity_header)
     return bool(config.keys) or any(way is not None for way in ways)
 
 
 def check_exposure(config: Config, source: Source, insecure: bool) -> None:
-    """Raises ConfigError if anybody on the network could use the server without a key."""
+    """Raises ConfigError if anybody on the network could use the server without authentication."""
     host = config.listen.host
     if is_guarded(config) or insecure or is_loopback(host):
         return
@@ -88,12 +88,12 @@ def check_exposure(config: Config, source: Source, insecure: bool) -> None:
         "use it.  Add `keys:`, `accounts:`, `jwt:` or `identity_header:`, listen on 127.0.0.1, or pass --insecure."
     )
     listen = source.data.get("listen")
-    of_the_file = isinstance(listen, dict) and listen.get("host") == host  # else it is the command line's
+    of_the_file = isinstance(listen, dict) and listen.get("host") == host  # else it is from the command line
     raise ConfigError([source.problem(("listen", "host"), problem) if of_the_file else problem])
 
 
 def root_key(config: Config, env: Mapping[str, str] = os.environ) -> str | None:
-    """The key that the environment gives to an admin of the accounts.  Raises ConfigError for one too short."""
+    """The admin's key in the environment, if there are accounts.  Raises ConfigError if it is too short."""
     key = env.get(ROOT_KEY, "").strip() if config.accounts is not None else ""
     if key and len(key) < SHORTEST:
         raise ConfigError([f"{ROOT_KEY} has fewer than {SHORTEST} characters"])
@@ -101,7 +101,7 @@ def root_key(config: Config, env: Mapping[str, str] = os.environ) -> str | None:
 
 
 def given_keys(config: Config) -> Iterator[tuple[str, Caller]]:
-    """Those of the file, and the one of the environment."""
+    """Every key of the file and of the environment, with its caller."""
     for name, given in config.keys.items():
         one = given if isinstance(given, Key) else Key(key=given)
         routes = None if one.routes is None else frozenset[str](one.routes)
@@ -116,7 +116,7 @@ def has_admin(config: Config) -> bool:
 
 
 def way_in(request: web.BaseRequest) -> str:
-    """How a key is sent, to one who sent none where it is looked for."""
+    """For an error message: how to send a key, and where this request has wrongly put one."""
     if request.headers.get(hdrs.AUTHORIZATION, "").strip():
         return "'Authorization' must be 'Bearer KEY'."
     astray = [f"the header '{name}'" for name in MISPLACED if name in request.headers]
@@ -129,14 +129,14 @@ def nobody_trusted(address: str) -> bool:
 
 
 def subdomains(origins: Iterable[str]) -> re.Pattern[str] | None:
-    """Fits every origin that a `*.` among these stands for: at least one more name before all that follows."""
+    """A pattern for the origins with `*.`, which stands for one or more subdomains; None if there are none."""
     found = [one.partition("*.") for one in origins if "*." in one]
     every = "|".join(f"{re.escape(scheme)}([a-z0-9_-]+\\.)+{re.escape(rest)}" for scheme, _, rest in found)
     return re.compile(every) if every else None
 
 
 class Guard:
-    """Knows who may come in, by one configuration."""
+    """Authenticates requests according to one configuration."""
 
     def __init__(
         self,
@@ -145,8 +145,8 @@ class Guard:
         trusts: Callable[[str], bool] = nobody_trusted,
         secret: bytes | None = None,
     ) -> None:
-        """trusts: whether an address is a gateway's, whose word counts.  secret: what digests are made with."""
-        # Looked up by a digest under a secret of this process, so that timing tells nothing of a key.
+        """trusts: whether an address is that of a trusted gateway.  secret: the HMAC key of digests."""
+        # Keys are looked up by a digest keyed with a secret of this process, so that timing reveals nothing about them.
         self.secret = secret or secrets.token_bytes(32)
         self.callers = {self.digest(key): caller for key, caller in given_keys(config)}
         self.verifiers = verifiers
@@ -162,9 +162,10 @@ class Guard:
         return hmac.digest(self.secret, token.encode(errors="surrogateescape"), "sha256")
 
     def admit(self, request: web.BaseRequest, who: Who, client: str) -> Caller | Awaitable[Caller]:
-        """At once, or after a look into the database or at a token.
+        """The caller, or an awaitable of it if the database or a token must be checked first.
 
-        client: the address that the request came from.  Raises Unauthenticated, Denied, or Busy.
+        who: the role that is needed.  client: the address that the request came from.
+        Raises Unauthenticated, Denied, or Busy.
         """
         if who == "public":
             return NOBODY
@@ -177,7 +178,8 @@ class Guard:
         return entitled(await identified, who)
 
     def keyless(self, request: web.BaseRequest, client: str) -> Caller:
-        """While there are no keys, whoever sits at this machine is its admin; what a gateway hands on is not."""
+        """The caller if no authentication is configured: an admin if the request comes from this machine itself, and
+        not through a gateway."""
         forwarded = any(name in request.headers for name in FORWARDED)
         here = self.local and is_loopback(client) and not forwarded
         return HERE if here else ELSEWHERE
@@ -201,22 +203,22 @@ class Guard:
         raise Unauthenticated("The API key is not valid on this server.", code="invalid_api_key")
 
     def told(self, request: web.BaseRequest, header: IdentityHeader) -> Caller | None:
-        """Whom a trusted gateway names; None where it names nobody, or is none.  Raises Unauthenticated."""
+        """The caller that a trusted gateway names in the identity header, or None.  Raises Unauthenticated."""
         names = request.headers.getall(header.user, ())
         name = "".join(names).strip()
         if not name or not self.trusts(request.remote or ""):
             return None
         roles = request.headers.getall(header.role, ()) if header.role else ()
-        # Where a gateway adds its header to the client's own, nobody could tell them apart.
+        # A gateway may have added its header to one that the client sent, and they cannot be told apart.
         if len(names) > 1 or len(roles) > 1 or len(name) > LONGEST_NAME or not name.isprintable():
             raise Unauthenticated(f"The header {header.user} names no caller.", code="invalid_identity")
         is_admin = name in header.admins or "admin" in roles
         return Caller(name, "admin" if is_admin else "user")
 
     def check_site(self, request: web.BaseRequest) -> None:
-        """Without keys, a page in a browser on this machine must not get in by a name that it made up.
+        """Without keys, protect against web pages in a browser on this machine, also by DNS rebinding.
 
-        Raises Denied for a Host that is not this machine's, and for an Origin that is not allowed.
+        Raises Denied for a Host that is neither a loopback name nor allowed, and for an Origin that is not allowed.
         """
         if not self.local:
             return
@@ -228,13 +230,13 @@ class Guard:
             raise Denied(f"The origin '{origin[:200]}' is not allowed; see `web.origins`.", code="origin_not_allowed")
 
     def welcome(self, origin: str) -> bool:
-        if origin in self.origins or ("*" in self.origins and origin.isascii()):  # any, but not anything
+        if origin in self.origins or ("*" in self.origins and origin.isascii()):  # ASCII, as a header repeats it
             return True
         return self.subdomains is not None and self.subdomains.fullmatch(origin) is not None
 
     def cors(self, request: web.BaseRequest) -> dict[str, str]:
-        """The headers that let a page of an allowed origin read the answer; what is kept of it on its way is kept for
-        one origin, whichever asks first."""
+        """The CORS headers that let a page of an allowed origin read the answer; `Vary` keeps caches from giving an
+        answer for one origin to another."""
         if not self.origins and self.subdomains is None:
             return {}
         origin = request.headers.get(hdrs.ORIGIN)
@@ -248,13 +250,13 @@ class Guard:
 
 
 def entitled(caller: Caller, who: Who) -> Caller:
-    """Raises Denied for one whose role does not open this."""
+    """The caller.  Raises Denied if its role is below the one that is needed."""
     if RANK[caller.role] < RANK[who]:
         raise Denied(f"This needs a key with the role '{who}'.", code="insufficient_permissions")
     return caller
 
 
 def check_route(caller: Caller, route: str) -> None:
-    """route: the name of a chain.  Raises Denied for one that the caller's key does not open."""
+    """Raises Denied if the caller's key may not use this chain.  route: its name."""
     if caller.routes is not None and route not in caller.routes:
         raise Denied(f"This API key does not allow the route '{route}'.", code="route_not_allowed")

@@ -1,4 +1,4 @@
-"""How a feature brings a new model to the hosts that have the one it was made of, without knowing any host."""
+"""How a feature brings a new model to the hosts that have its base model, without knowing the hosts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from proxy.errors import NotFound
 
 
 class NewModel(Struct, frozen=True):
-    """name: what it will be called.  base: the model, of whatever name or alias, whose upstream it goes to.
+    """name: of the new model.  base: name or alias of the model that it was made of, and to whose hosts it goes.
 
-    path: a GGUF file.  adapter: whether that changes the base, which is needed with it then, or is a model by itself.
+    path: a GGUF file.  adapter: whether the file is an adapter for the base, and not a complete model.
     """
 
     name: str
@@ -25,31 +25,32 @@ class NewModel(Struct, frozen=True):
 
 
 Telling: TypeAlias = Callable[[str], Awaitable[None]]
-"""Is told in words how far it is, a host's own ones among them."""
+"""Is called with progress messages, also those of the hosts themselves."""
 
 
 class Imports(Protocol):
-    """Every method raises NotFound where no upstream has the base, BadCall where its upstream takes no models, and
+    """Every method raises NotFound if no upstream has the base, BadCall if its upstream does not accept new models, and
     UpstreamError."""
 
     async def check(self, base: str, adapter: bool) -> None:
-        """Whether a model of this kind could be brought there, which costs its hosts nothing.  Raises BadCall."""
+        """Raises BadCall if the base's hosts do not accept a model of this kind.  The check costs them nothing."""
 
     async def facts(self, base: str) -> Mapping[str, JSON]:
-        """What its host tells of a model's weights, by the names of GGUF, such as `general.architecture`."""
+        """What a host reports about a model's weights, by their GGUF names, such as `general.architecture`."""
 
     async def create(self, model: NewModel, told: Telling) -> Sequence[str]:
-        """At every host that has the base, or at none where one refuses it; what there is to say of the other hosts.
+        """Create the model at every host that has the base, or at none if one refuses it.
 
+        Gives messages about the hosts that do not have the base or cannot be reached.
         The UpstreamError of a refusal has the cause `server`.
         """
 
     async def remove(self, name: str, base: str) -> None:
-        """From every host that has it."""
+        """Delete the model from every host that has it."""
 
 
 class NoImports:
-    """Where there are no upstreams."""
+    """Used if there are no upstreams."""
 
     async def check(self, base: str, adapter: bool) -> None:
         raise unknown(base)

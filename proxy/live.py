@@ -17,16 +17,19 @@ from proxy.errors import ConfigError, NotFound, WrongMethod
 from proxy.types import Route
 
 PROBES = frozenset({"/healthz", "/readyz"})
-"""Asked by what runs the server, which knows nothing of a gateway's paths."""
+"""Paths of health probes.  Orchestrators request them directly, without the base path of a gateway."""
 
 Handle = Callable[..., Awaitable[web.StreamResponse]]
 
 
 class Router:
-    """Finds the route of a path: exact ones by one look-up, `{names}` through aiohttp's dispatcher."""
+    """Finds the route of a path: constant paths by one look-up, those with `{names}` by aiohttp's dispatcher."""
 
     def __init__(self, routes: Iterable[Route], base: str = "") -> None:
-        """base: the path that stands before that of every route; those for probes answer without it, too."""
+        """base: the prefix of every route's path; health probes are also answered without it.
+
+        Raises ConfigError if two routes have the same method and path.
+        """
         given = tuple(routes)
         bare = [route for route in given if route.path in PROBES] if base else []
         bare += [replace(route, path=base) for route in given if route.path == "/"] if base else []
@@ -40,7 +43,7 @@ class Router:
             raise ConfigError([f"two endpoints are mounted at {method} {path}" for method, path in doubled])
         for route in self.routes:
             if "{" in route.path:
-                handle = partial(route.handle)  # its own for each route, even where two share a function
+                handle = partial(route.handle)  # a new object for each route, because two may share a function
                 self.patterns.add_route(route.method, route.path, handle)
                 self.by_handler[handle] = route
             else:
@@ -51,7 +54,7 @@ class Router:
         if route := self.exact.get((request.method, request.path)):
             return route, {}
         match = await self.patterns.resolve(request)  # type: ignore[arg-type]  # needs no more than a BaseRequest
-        if any("\0" in value for value in match.values()):  # which not every database takes
+        if any("\0" in value for value in match.values()):  # not every database accepts this character
             raise NotFound("There is no such thing.", code="not_found")
         if match.http_exception is None:
             return self.by_handler[match.handler], match
@@ -69,7 +72,10 @@ Value = TypeVar("Value")
 
 
 class Pipeline(Generic[Value]):
-    """One configuration, built: its routes, its value for the edge, and everything it opened.  Never changes."""
+    """A built configuration: its routes, a value for the edge, and everything it opened.
+
+    A reload replaces it as a whole.  `with pipeline:` counts a call that runs in it.
+    """
 
     def __init__(self, router: Router, value: Value, opened: AsyncExitStack) -> None:
         self.router = router
@@ -98,7 +104,7 @@ class Pipeline(Generic[Value]):
 
 
 class Live(Generic[Value]):
-    """Holds whichever pipeline is newest; calls that began in an older one end there."""
+    """Holds the newest pipeline; calls that began in an older one finish there."""
 
     def __init__(self, pipeline: Pipeline[Value], background: Background) -> None:
         self.pipeline = pipeline
@@ -113,11 +119,11 @@ class Live(Generic[Value]):
 
     @property
     def calls(self) -> int:
-        """Calls that run now, in whichever pipeline."""
+        """The number of running calls, in all pipelines."""
         return self.pipeline.calls + sum(one.calls for one in self.retiring)
 
     async def idle(self) -> None:
-        """Return when no call runs."""
+        """Wait until no call is running."""
         while self.calls:
             for one in (self.pipeline, *self.retiring):
                 await one.idle.wait()

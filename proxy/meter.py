@@ -1,4 +1,4 @@
-"""What a call took: measured once, at whichever part of a chain asks for it first, and announced when it is over."""
+"""Measures what a call takes: once, at the outermost plugin that asks for it; announced at the call's end."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from proxy.witness import Heard, Made
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
-"""Also the message with which is cancelled what takes too long."""
+"""Also the message with which a task is cancelled that takes too long."""
 BROKEN: Final = "internal_error"
 WORKED: Final = ("timeout", "invalid_answer")
-"""Failures after which a prompt has been read, or some of it."""
+"""Causes of failure at which the upstream has read the prompt, or part of it."""
 
 
 async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
-    """Hand the call on; every CallEnded is announced exactly once, however many plugins of its chain ask for it."""
+    """Hand the call on and measure it; its CallEnded is announced exactly once, however many plugins call this."""
     if call.meter and call.meter.rpartition(" ")[0] == call.route:
         return await call_next(call)
     tally = Tally.of(call, host)
@@ -58,12 +58,12 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
 
 
 def refused(call: Call, error: ProxyError, host: Host) -> None:
-    """Tell of a call that is not let into its chain."""
+    """Announce the end of a call that was refused before it entered its chain."""
     Tally.of(call, host).end(error)
 
 
 class Tally(Heard, eq=False, kw_only=True):
-    """Grows with the events of one answer.  at: Unix seconds; began, first: monotonic ones."""
+    """The measurement of one call, updated with each event.  at: Unix seconds; began, first: monotonic seconds."""
 
     call: Call
     host: Host
@@ -77,20 +77,20 @@ class Tally(Heard, eq=False, kw_only=True):
     thought: int = 0
     said: int = 0
     pieces: int = 0
-    """Letters of thinking and of the rest, and events that brought them, which are tokens, about."""
+    """thought, said: characters of reasoning and of the rest; pieces: their events, about one per token."""
     finished: int = 0
-    """Choices that are complete."""
+    """Number of complete choices."""
     whole: bool = False
     """Whether the answer was read to its end."""
     over: bool = False
     owed: bool = False
-    """Whether it pays for what it began to read as another's."""
+    """Whether this call pays for a generation that it joined as another call's; see `Owed`."""
     worked: bool = False
-    """Whether that upstream has worked for it, though nothing came of it."""
+    """Whether an upstream has worked on the call, although no event arrived."""
 
     @classmethod
     def of(cls, call: Call, host: Host) -> Tally:
-        """One that begins now."""
+        """A measurement that begins now."""
         clock = host.clock
         meter = f"{call.route} {next(NUMBERS)}"
         return cls(call=call, host=host, meter=meter, at=clock.time(), began=clock.monotonic())
@@ -111,7 +111,7 @@ class Tally(Heard, eq=False, kw_only=True):
     async def counted(self, events: Events) -> Events:
         try:
             async for event in events:
-                if type(event) is Text:  # as nearly all are
+                if type(event) is Text:  # the fast path for nearly all events
                     self.pieces += 1
                     self.said += len(event.text)
                 else:
@@ -125,7 +125,7 @@ class Tally(Heard, eq=False, kw_only=True):
     def add_all(self, events: Sequence[Event]) -> None:
         said: list[str] = []
         for event in events:
-            if type(event) is Text:  # as nearly all are
+            if type(event) is Text:  # the fast path for nearly all events
                 said.append(event.text)
             else:
                 self.add(event)
@@ -148,13 +148,13 @@ class Tally(Heard, eq=False, kw_only=True):
         elif isinstance(event, ToolCalled):
             called = len(event.name) + len(event.arguments)
             self.said += called
-            self.pieces += max(1, round(called / LETTERS))  # it comes in one piece, of many tokens
+            self.pieces += max(1, round(called / LETTERS))  # one event, but many tokens
         elif isinstance(event, Vectors):
             self.finish = "stop"
             self.finished += 1
 
     def end(self, error: BaseException | None) -> None:
-        """Only the first end counts."""
+        """Announce the CallEnded.  Only the first call of this has an effect."""
         if self.over:
             return
         self.over = True
@@ -166,7 +166,7 @@ class Tally(Heard, eq=False, kw_only=True):
         self.host.announce(self.ended(code, self.failures + self.asking or tries))
 
     def failing(self, error: BaseException) -> str:
-        """The code of what it failed with, of which it learns what there is to learn."""
+        """The error code of the failure, whose facts are added to the measurement."""
         if isinstance(error, ProxyError):
             self.facts = {**self.facts, **error.facts}
         if self.first is None:
@@ -178,7 +178,7 @@ class Tally(Heard, eq=False, kw_only=True):
         return BROKEN
 
     def ended(self, error: str, tries: int) -> CallEnded:
-        """tries: how often an upstream was asked, where nobody tells."""
+        """tries: how often an upstream was asked, if no fact says so."""
         now, call, fact = self.host.clock.monotonic(), self.call, self.facts.get
         cache = "miss" if self.owed else "shared" if self.spares else fact("cache", "")
         kept = cache in KEPT
@@ -219,7 +219,7 @@ class Tally(Heard, eq=False, kw_only=True):
         return ended if cost is None else replace(ended, cost=cost)
 
     def took(self) -> tuple[Usage, Counts, tuple[str, ...], tuple[Rejected, ...]]:
-        """The times of all answers, their tokens, the names of those that are estimated, and what was not given."""
+        """Times and tokens, undelivered answers included, the names of estimated ones, and the undelivered answers."""
         usage = self.usage or NOTHING
         if self.last is not None:
             self.see_through(self.last)
@@ -231,7 +231,7 @@ class Tally(Heard, eq=False, kw_only=True):
         return rejected.with_times(usage, lost), tokens, estimated, lost
 
     def tags(self) -> Mapping[str, str]:
-        """Those of the call, and the facts of plugins further in that asked for them to be kept."""
+        """The call's tags, and the facts that plugins registered with `Host.record`."""
         tags, recorded, facts = self.call.tags, self.host.bus.recorded, self.facts
         if not tags and not recorded:
             return tags
@@ -239,17 +239,17 @@ class Tally(Heard, eq=False, kw_only=True):
         return {**tags, **told}
 
     def see_through(self, made: Made) -> None:
-        """What was still held back when nobody waited for it any more was made, too."""
+        """Count also what was generated but still held back when the client stopped reading."""
         if made.given:
             self.pieces, self.said = max(self.pieces, made.pieces), max(self.said, made.said)
 
     def tokens(self, usage: Usage) -> tuple[Counts, tuple[str, ...]]:
-        """In, out, cached and thought, of the answer that was given; and the names of those that are estimated."""
+        """Prompt, completion, cached and thinking tokens of the delivered answer; the names of the estimated ones."""
         prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
-        if prompt is not None and completion is not None and not self.thought:  # as nearly always
+        if prompt is not None and completion is not None and not self.thought:  # nearly always
             return (prompt, completion, usage.cached_tokens, thinking or 0), ()
         guessed: list[str] = []
-        if prompt is None and (self.first is not None or (self.worked and not self.all_lost)):  # else it took none
+        if prompt is None and (self.first is not None or (self.worked and not self.all_lost)):  # else none was read
             prompt = guess(guessed, "prompt_tokens", letters(self.call.ask) / LETTERS)
         if self.first is not None:
             if completion is None:
@@ -262,32 +262,32 @@ class Tally(Heard, eq=False, kw_only=True):
 
 
 def broken_off(error: BaseException, call: Call, host: Host) -> str:
-    """Why a call was cancelled.  One that was given up at a limit of time is told so to its caller."""
+    """The error code of a cancelled call: that of a timeout if its time was up, else as `unread`."""
     deadline = call.deadline
     late = deadline is not None and host.clock.monotonic() >= deadline.at
     return LATE if late or LATE in error.args else unread(host)
 
 
 def unread(host: Host) -> str:
-    """Why nobody reads on: a server that has stopped waiting breaks off what its clients would have read."""
+    """The error code if nobody reads on: the client left, unless this server is shutting down and cut the call."""
     return STOPPED if host.services.readiness.cut else LEFT
 
 
 def was_asked(error: BaseException) -> bool:
-    """Whether a call that failed before anything came has been to an upstream."""
+    """Whether a call that failed before its first event had been sent to an upstream."""
     return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))
 
 
 def was_at_work(error: BaseException, asking: bool) -> bool:
-    """Whether an upstream that was asked has worked on it: what was given up, by whomever, it had begun; what it
-    refused, or broke off before anything came, perhaps not.  asking: whether the last try had not failed yet."""
+    """Whether the upstream had begun to work on a call that failed: assumed for timeouts and cancelled calls, not for
+    those that it refused or broke off without an event.  asking: whether the last try had not failed yet."""
     if isinstance(error, UpstreamError):
         return error.cause in WORKED
     return asking and not isinstance(error, ProxyError)
 
 
 def choices(ask: Ask) -> int:
-    """How many answers are wanted."""
+    """How many choices are requested."""
     if isinstance(ask, Chat):
         return ask.n
     return ask.n * len(ask.prompts) if isinstance(ask, Complete) else 1

@@ -1,4 +1,4 @@
-"""What is known of a model."""
+"""What is known about a model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What an upstream knows of a model.
+    """What an upstream reports about a model.
 
-    digest: changes when the weights do; "" where unknown.
-    capabilities: of completion, embedding, tools, vision, thinking, insert; None where unknown.
-    context: tokens that it was trained for; None where unknown.
+    digest: changes when the weights do; "" if unknown.
+    capabilities: of completion, embedding, tools, vision, thinking, insert; None if unknown.
+    context: tokens that it was trained for; None if unknown.
     created: Unix seconds.
     """
 
@@ -27,7 +27,7 @@ class ModelInfo:
     created: int = 0
     owner: str = "library"
     told: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """The upstream's own entry in its list."""
+    """The model's entry in the upstream's own list."""
 
     def can(self, capability: str) -> bool | None:
         return None if self.capabilities is None else capability in self.capabilities
@@ -35,7 +35,7 @@ class ModelInfo:
 
 @runtime_checkable
 class Offers(Protocol):
-    """Answers under names of its own, beside those of the upstreams' models."""
+    """A plugin that answers under additional model names."""
 
     async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
-        """By names that stand in lists of models, the model behind each.  listed: those that the caller may ask."""
+        """The additional names to list, with the model behind each.  listed: the models that the caller may use."""

@@ -1,4 +1,4 @@
-"""What features tell each other without knowing each other, through `host.announce` and `host.on`."""
+"""Events by which features inform each other without importing each other, through `host.announce` and `host.on`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from proxy.asks import JSON
 from proxy.readiness import STOPPED
 
 BROKEN_OFF: Final = ("client_left", STOPPED)
-"""Codes of what nobody waited for any more."""
+"""Error codes of calls that were abandoned, which is not a fault of the upstream."""
 
 
 class Attempt(Struct, frozen=True, gc=False):
     """One try of a call has ended.
 
-    model, upstream: which were asked; upstream "" where it is not known, as of a try that failed.
-    number: counts from 1 over the tries of one model.  error: its code, "" where it went well; one of BROKEN_OFF where
-        it was, for no fault of the upstream.
-    meter: the call's `meter`, "" where nobody measures it.
+    model, upstream: which were asked; upstream is "" if unknown, as for some failed tries.
+    number: counts the tries of one model, from 1.
+    error: its code, "" on success, one of BROKEN_OFF if the try was abandoned.
+    meter: the call's `meter`, "" if it is not measured.
     """
 
     call: str
@@ -37,9 +37,9 @@ class Attempt(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class FellBack:
-    """A call went on to another model or upstream.
+    """A call was passed to another model or upstream after a failure.
 
-    error: the code of what the one before failed with.  meter: as of an Attempt.
+    error: the code of that failure.  meter: as in an Attempt.
     """
 
     call: str
@@ -51,13 +51,13 @@ class FellBack:
 
 
 class Cost(Struct, frozen=True, gc=False):
-    """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None is unknown.
+    """What a call cost.  Money in billionths of the currency's unit, so that sums are exact; None means unknown.
 
     currency: such as `USD`.
-    amount: by the price of its model; 0 where the answer was kept.  prompt: what of it the prompt took.
-    saved: what it would have cost, had the answer not been kept.
-    cloud: what the same would cost at the cloud service it is compared with.
-    energy_mj: electrical energy in thousandths of a joule, by the times that the upstream told.
+    amount: by the price of its model; 0 for a cached answer.  prompt: the prompt's part of it.
+    saved: what was saved by the cache.
+    cloud: what the same would cost at the cloud service that it is compared with.
+    energy_mj: electrical energy in thousandths of a joule, from the times that the upstream reported.
     power: what this energy costs.
     """
 
@@ -71,10 +71,9 @@ class Cost(Struct, frozen=True, gc=False):
 
 
 class Rejected(Struct, frozen=True, gc=False):
-    """What an answer took of which nothing was given: it was not what was asked for, or broken off before that was
-    known.  All of it as of a CallEnded.
+    """Tokens and times of an answer that was not delivered: it failed a check, or was broken off before the check.
 
-    model, upstream: which made it; upstream "" where that is not known.
+    The fields are as in CallEnded.  model, upstream: which generated it; upstream is "" if unknown.
     """
 
     model: str
@@ -89,27 +88,27 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 KEPT: Final = ("hit", "shared")
-"""What a cache says of a call that had its answer without a generation of its own."""
+"""Values of `CallEnded.cache` for answers that needed no generation of their own."""
 
 
 class CallEnded(Struct, frozen=True, gc=False):
-    """A call is over: answered, failed, cut or left by its client.  Times in ns, `at` in seconds since 1970.
+    """A call is over: answered, failed, or abandoned.  Times in ns, `at` in seconds since 1970.
 
-    asked, model: the model that was asked for and the one that answered; model and upstream are "" where none did.
-    prompt_tokens, completion_tokens, cached_tokens, thinking_tokens: None where nothing is known, not even roughly.
-    estimated: names of those that the upstream did not tell.
-    queue_ns: in line for a host; load_ns, prompt_ns, eval_ns: as the upstream told; attempts: how often it was asked.
-        All of these are 0 where the answer was kept, or shared with the call that took them.
-    kept_tokens: of the prompt's, those of embeddings that were kept, which are read by nobody and cost nothing.
-    first_ns: until the first event, None where none came.
+    asked, model: the model that was asked for and the one that answered; model and upstream are "" if none did.
+    prompt_tokens, completion_tokens, cached_tokens, thinking_tokens: None if unknown and not even estimated.
+    estimated: names of those counts that the upstream did not report.
+    queue_ns: waiting for a host; load_ns, prompt_ns, eval_ns: as the upstream reported; attempts: how often it was
+        asked.  All of these are 0 for an answer from the cache, or shared with another call's generation.
+    kept_tokens: prompt tokens of embeddings that came from the cache; they are part of prompt_tokens and cost nothing.
+    first_ns: until the first event, None if there was none.
     cache: `hit`, `miss`, `shared`, `bypass`, or "" without a cache.
-    finish: `stop`, `length`, `tool_calls`, "" where the answer is not complete.
-    cache_key: under which the cache keeps the answer, or would.
-    error: code of what it failed with, `client_left` where nobody waited for the answer, `server_stopped` where this
-        server did not, else "".
+    finish: `stop`, `length`, `tool_calls`, "" if the answer is not complete.
+    cache_key: the answer's key in the cache, even if the answer was not stored.
+    error: code of the failure; `client_left` if the client did not wait for the answer, `server_stopped` if this server
+        did not; else "".
     about, tags: as on the call.
-    meter: the call's own, as inner plugins see it; no other call has it.
-    rejected: answers that are not given; what they took is in all the counts and times.
+    meter: the call's own, as inner plugins see it; unique.
+    rejected: answers that were not delivered; the counts and times include theirs.
     """
 
     id: str
@@ -148,7 +147,7 @@ class CallEnded(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A caller has said what an answer is worth.  cache_key: of the call, "" where there was no cache."""
+    """A caller has rated an answer.  cache_key: of the call, "" without a cache."""
 
     call: str
     caller: str
@@ -158,9 +157,9 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class AttemptsAsked:
-    """Somebody wants to tell of past tries.  Who keeps records of them adds a way to read those to `told`.
+    """A request for statistics of past tries.  A feature that records tries appends a function to `told`.
 
-    hours: how far back.  Each of `told` gives what `/api/retry/stats` answers; it may raise Busy.
+    hours: how far back.  Each function gives the answer of `/api/retry/stats`; it may raise Busy.
     """
 
     hours: float

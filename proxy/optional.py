@@ -1,4 +1,4 @@
-"""Parts that are imported only where a configuration asks for them: a start does not pay for the others."""
+"""Parts that are imported only if the configuration needs them, which makes the start faster."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def accounts_api(accounts: Accounts, desk: Desk) -> Iterable[Route]:
 def tokens_of(config: Config, services: Services) -> Tokens | None:
     if config.jwt is None:
         return None
-    from proxy.webtokens.tokens import Tokens  # only those who use them pay for cryptography
+    from proxy.webtokens.tokens import Tokens  # imports cryptography, which takes time
 
     return Tokens(config.jwt, services)
 
 
 def database_of(settings: DatabaseSettings, services: Services) -> Database:
-    """Opened once a process; connects when it is first used."""
+    """The database, opened once per process; it connects when it is first used."""
 
     def opened() -> Database:
-        from proxy.sql.database import Database  # only those who keep records pay for SQLAlchemy
+        from proxy.sql.database import Database  # imports SQLAlchemy, which takes time
 
         made = Database(settings.url.get_secret_value(), settings.connections, settings.timeout)
         services.opened.push_async_callback(made.aclose)
@@ -53,8 +53,8 @@ def database_of(settings: DatabaseSettings, services: Services) -> Database:
 
 
 async def demo_url(services: Services, name: str, demo: Demo) -> str:
-    """The address of a simulated Ollama, started on a free loopback port and kept over reloads."""
-    from proxy.upstreams.demo import Simulator, running  # only those who want a demo pay for it
+    """The URL of a simulated Ollama, started on a free loopback port; it survives reloads."""
+    from proxy.upstreams.demo import Simulator, running  # takes time to import
 
     key = f"demo {name} {demo.delay} {demo.load_time}"
     if key not in services.state:

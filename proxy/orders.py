@@ -1,4 +1,4 @@
-"""What a supervisor and its workers say to each other: JSON objects, a line each, over a socket pair."""
+"""Messages between a supervisor and its workers: JSON objects, one per line, over a socket pair."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from proxy.host import Place
 from proxy.settings import Listen, Log, Strict
 
 LONGEST: Final = 64 * 1024 * 1024
-"""Bytes of a line at most, and so about those of a configuration."""
+"""Maximum bytes of a line, and therefore roughly of a configuration."""
 BEAT: Final = 5.0
-"""Seconds after which a worker says again that it is well."""
+"""Seconds between the heartbeats of a worker."""
 
 
 class Start(Strict):
-    """The first order.  `listen` and `log` are the server's, whatever the text has said since."""
+    """The first order.  `listen` and `log` are those with which the server started, whatever `text` says."""
 
     order: Literal["start"] = "start"
     name: str
-    """The configuration file's, for what is said of it."""
+    """The configuration file's, for messages about it."""
     text: str
-    """The last that was found right, with `${…}` as it stands in the file."""
+    """The last valid configuration, with `${…}` not yet replaced."""
     listen: Listen
     log: Log
     demo: bool
@@ -35,59 +35,59 @@ class Start(Strict):
 
 
 class Reload(Strict):
-    """Take this text instead."""
+    """Use this configuration instead."""
 
     order: Literal["reload"] = "reload"
     text: str
 
 
 class Stop(Strict):
-    """Say that you are not ready, finish the calls under way, and end."""
+    """Report that you are not ready, finish the running calls, and exit."""
 
     order: Literal["stop"] = "stop"
 
 
 class Hurry(Strict):
-    """Do not wait for the calls under way."""
+    """Do not wait for the running calls."""
 
     order: Literal["hurry"] = "hurry"
 
 
 class Failed(Strict):
-    """A worker's last word if it cannot start with its configuration."""
+    """A worker cannot start with its configuration, and exits."""
 
     word: Literal["failed"] = "failed"
     problems: tuple[str, ...]
 
 
 class Ready(Strict):
-    """Connections may come."""
+    """The worker can take connections."""
 
     word: Literal["ready"] = "ready"
 
 
 class Alive(Strict):
-    """Upstream -> host -> "" if it answered at the start, else why not."""
+    """Which hosts answered at the start: upstream -> host -> "" if it did, else why not."""
 
     word: Literal["alive"] = "alive"
     upstreams: dict[str, dict[str, str]]
 
 
 class Well(Strict):
-    """Its event loop goes round: said every few seconds by one that is ready."""
+    """The heartbeat that a ready worker sends every BEAT seconds: its event loop is running."""
 
     word: Literal["well"] = "well"
 
 
 class Reloaded(Strict):
-    """The new text is in use, unless there were problems."""
+    """The new configuration is in use, unless there are problems."""
 
     word: Literal["reloaded"] = "reloaded"
     problems: tuple[str, ...] = ()
 
 
 class Calls(Strict):
-    """How many run: told once it is not ready any more, and again when there are none."""
+    """How many calls are running: sent once the worker is no longer ready, and again when there are none."""
 
     word: Literal["calls"] = "calls"
     count: int
@@ -105,7 +105,7 @@ def line(said: Order | Word) -> bytes:
 
 
 async def heard(stream: asyncio.StreamReader, kind: TypeAdapter[Said]) -> AsyncIterator[Said]:
-    """What the other side says until it ends, however it does."""
+    """The other side's messages, until the connection ends in whatever way."""
     with suppress(ConnectionError):
         async for said in stream:
             yield kind.validate_json(said)

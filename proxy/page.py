@@ -1,4 +1,4 @@
-"""A page of a feature's own: one HTML file, without data, whose script asks the feature's other endpoints."""
+"""A feature's web page: one HTML file, without data, whose script calls the feature's other endpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """file: with one script and one style of its own, and nothing from elsewhere."""
+    """file: contains exactly one script and one style, and loads nothing."""
 
     path: str
     file: Path
@@ -35,7 +35,7 @@ class Page:
 
 @cache
 def shown(file: Path) -> tuple[bytes, dict[str, str]]:
-    """The page, and what it may do: its own script and style, known by their digests, and calls to this server."""
+    """The page and its headers.  Its policy allows its own script and style, by digest, and calls to this server."""
     text = file.read_text(encoding="utf-8")
     own = {kind: digest(code) for kind, code in PARTS.findall(text)}
     policy = (

@@ -1,4 +1,4 @@
-"""A port that loses nothing of what it has let in."""
+"""A listening port that answers every connection it has accepted, even while closing; the limit of open files."""
 
 import asyncio
 import logging
@@ -10,24 +10,24 @@ from aiohttp import web
 
 log = logging.getLogger(__name__)
 FILES: Final = 65_536
-"""Open files, connections among them, that a process asks the system for."""
+"""The limit of open files, connections included, that a process requests from the system."""
 FEW: Final = 4096
-"""Of them, fewer than which are told of."""
+"""A limit below this is logged."""
 TURNS: Final = 3
-"""Of an event loop, from accepting a connection to telling its protocol: one for a task of asyncio's, one for the
-transport's call, one to come after both."""
+"""Turns of the event loop between accepting a connection and its `connection_made`: one for asyncio's task, one for the
+transport's callback, and one to run after both."""
 
 
 class Port(web.TCPSite):
-    """Leads to a runner's server.
+    """The port of a runner's server.  Once it has stopped, the server knows every connection that was accepted.
 
-    When it stops, all that was let in is known to the server: asyncio drops, open and unanswered, what it has accepted
-    in the last turn before `Server.close`, and what came in the turn before that is too late for aiohttp's `cleanup`.
+    asyncio alone forgets connections accepted in the last turn before `Server.close`, which stay open and unanswered,
+    and those of the turn before reach aiohttp too late for its `cleanup`.
     """
 
     async def stop(self) -> None:
-        await settled()  # what waits in the system's queue is let in
-        if isinstance(self._server, asyncio.Server):  # uvloop's is another, and has no such gap
+        await settled()  # accepts what waits in the system's queue
+        if isinstance(self._server, asyncio.Server):  # uvloop has a class of its own, without this problem
             loop = asyncio.get_running_loop()
             for listening in self._server.sockets:
                 loop.remove_reader(listening.fileno())
@@ -41,11 +41,12 @@ async def settled() -> None:
 
 
 def allow_files() -> None:
-    """As many as the system grants: what comes beyond uvloop closes, unanswered and without a word."""
+    """Raise the limit of open files as far as the system allows: uvloop closes further connections unanswered, and does
+    not log it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if resource.RLIM_INFINITY != soft < most:
-        with suppress(ValueError, OSError):  # macOS has a limit besides
+        with suppress(ValueError, OSError):  # macOS has a second, lower limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             soft = most
     if resource.RLIM_INFINITY != soft < FEW:

@@ -17,20 +17,20 @@ MILLION: Final = 10**6
 KWH: Final = 3_600_000_000
 """Thousandths of a joule in a kilowatt-hour."""
 COUNTED: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "load_ns", "prompt_ns", "eval_ns")
-"""What an answer is paid by."""
+"""Fields of CallEnded from which the cost of an answer is computed."""
 MOST: Final = 1000
-"""Models whose prices are remembered as found."""
+"""Models whose tariffs are cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """A price from a day on.  Money in billionths of the currency's unit, for a million tokens.
+    """A price that is valid from a day on.  Money in billionths of the currency's unit, per million tokens.
 
-    pattern: of models' names, with `*` and `?`.
-    since: unix seconds.
-    cached: of prompt tokens that the upstream had in its cache; None is the same as `input`.
-    ended: from then on the pattern has no price.
-    like: name of the service that it is the price of.
+    pattern: for names of models, with `*` and `?`.
+    since: Unix seconds.
+    cached: for prompt tokens that the upstream had in its cache; None means the same as `input`.
+    ended: whether the pattern has no price from then on.
+    like: name of the service whose price it is.
     """
 
     pattern: str
@@ -43,7 +43,7 @@ class Tariff:
     like: str = ""
 
     def of(self, prompt: int, cached: int, completion: int) -> tuple[int, int]:
-        """Billionths for so many tokens, and for the prompt's part of them.  cached: how many of `prompt` were."""
+        """The price of these tokens, and the prompt's part of it, in billionths.  cached: is included in `prompt`."""
         known = self.input if self.cached is None else self.cached
         asked = (prompt - cached) * self.input + cached * known
         return rounded(asked + completion * self.output, MILLION), rounded(asked, MILLION)
@@ -51,9 +51,10 @@ class Tariff:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What upstreams draw.  watts: by upstream's name, thousandths of a watt while idle and while busy.
+    """The electrical power of upstreams, and its price.
 
-    per_kwh: billionths of the currency's unit.
+    watts: by the upstream's name, thousandths of a watt while idle and while busy.
+    per_kwh: billionths of the currency's unit; None if unknown.
     """
 
     currency: str = "USD"
@@ -65,7 +66,10 @@ class Energy:
         return known.get(upstream) or known.get(upstream.partition("/")[0])
 
     def drawn(self, ended: CallEnded) -> int | None:
-        """Thousandths of a joule: at the idle rate while it loads, at the busy one while it reads and writes."""
+        """Thousandths of a joule: idle power while the model loads, busy power while it reads and generates.
+
+        None if the upstream's power is not configured.
+        """
         if ended.cache in KEPT:
             return 0
         watts = self.of(ended.upstream)
@@ -75,14 +79,14 @@ class Energy:
 
 
 class Prices:
-    """Of one kind: those asked for, or those of a cloud."""
+    """The tariffs of one kind: for own models, or of cloud services to compare with."""
 
     def __init__(self, tariffs: Iterable[Tariff]) -> None:
         self.tariffs = sorted(tariffs, key=lambda one: (len(one.pattern), one.since), reverse=True)
         self.found: dict[str, list[Tariff]] = {}
 
     def of(self, model: str, at: float) -> Tariff | None:
-        """By the longest pattern that fits, and of its prices the one that holds at that time."""
+        """The tariff of the longest matching pattern that is valid at that time; None if there is none."""
         if (fitting := self.found.get(model)) is None:
             if len(self.found) >= MOST:
                 self.found.clear()
@@ -92,7 +96,7 @@ class Prices:
 
 
 class Book:
-    """Every price there is.  `put` replaces those that were set while the server ran."""
+    """All prices: those of the configuration, and those set at run time, which `put` replaces."""
 
     def __init__(
         self, models: Iterable[Tariff] = (), cloud: Iterable[Tariff] = (), energy: Energy | None = None
@@ -107,16 +111,17 @@ class Book:
         self.empty = not (self.models.tariffs or self.cloud.tariffs or self.energy.watts)
 
     def cost(self, ended: CallEnded) -> Cost | None:
-        """None where nothing has a price.  What is in another currency than the model's price is not told.
+        """The cost of a call; None if there are no prices at all.
 
-        Answers that were not given are paid by the prices of the models that made them.
+        Amounts in another currency than the model's price are left out.  Undelivered answers cost what the models that
+        generated them cost.
         """
         if self.empty:
             return None
         return together([self.alone(one) for one in answers(ended)]) if ended.rejected else self.alone(ended)
 
     def alone(self, ended: CallEnded) -> Cost:
-        """Of one answer."""
+        """The cost of one answer."""
         kept = ended.cache in KEPT
         amount, prompt, saved, currency = self.asked(ended)
         energy = self.energy.drawn(ended)
@@ -132,7 +137,7 @@ class Book:
         )
 
     def asked(self, ended: CallEnded) -> tuple[int | None, int | None, int, str]:
-        """Of the call, of its prompt, and of what was kept of that."""
+        """The price of the call, of its prompt, and of the cached embeddings that were saved; the currency."""
         tariff = self.models.of(ended.model, ended.at)
         if tariff is not None:
             prompt, cached, completion = tokens(ended)
@@ -143,13 +148,13 @@ class Book:
         return *((0, 0) if nothing else (None, None)), 0, self.energy.currency
 
     def compared(self, ended: CallEnded, currency: str) -> int | None:
-        """What the tokens that were asked for would cost there, kept answers included."""
+        """What the call's tokens would cost at the cloud service, even if the answer came from the cache."""
         tariff = self.cloud.of(ended.model, ended.at)
         return None if tariff is None or tariff.currency != currency else tariff.of(*tokens(ended))[0]
 
 
 def answers(ended: CallEnded) -> list[CallEnded]:
-    """Each answer of a call as a call of its own: the one that was given, if any was, and those that were not."""
+    """Each answer of a call as a call of its own: the delivered one, if there is one, and the undelivered ones."""
     took = {name: sum(getattr(one, name) for one in ended.rejected) for name in COUNTED}
     rest = {name: max(0, (getattr(ended, name) or 0) - took[name]) for name in COUNTED}
     given = [replace(ended, rejected=(), **rest)] if any(rest.values()) else []
@@ -162,7 +167,7 @@ def alone(ended: CallEnded, one: Rejected) -> CallEnded:
 
 
 def together(costs: Sequence[Cost]) -> Cost:
-    """As far as it is known, in the currency of the first that has a price; what is in another one is not told."""
+    """The sum of costs, in the currency of the first that has a price; amounts in other currencies are left out."""
     currency = next((one.currency for one in costs if one.amount is not None), costs[0].currency)
     same = [one for one in costs if one.currency == currency]
     return Cost(
@@ -187,19 +192,19 @@ def tokens(ended: CallEnded) -> tuple[int, int, int]:
 
 
 def fits(model: str, pattern: str) -> bool:
-    """Whatever the case; Ollama's names may leave out `:latest`."""
+    """Whether a model's name matches a pattern, ignoring case; the pattern may leave out `:latest`."""
     model, pattern = model.lower(), pattern.lower()
     return fnmatchcase(model, pattern) or fnmatchcase(model.removesuffix(":latest"), pattern)
 
 
 def rounded(numerator: int, denominator: int) -> int:
-    """Of the two nearest whole numbers the nearer one; the even one where neither is."""
+    """The quotient, rounded to the nearest whole number, half to even."""
     whole, rest = divmod(numerator, denominator)
     return whole + (2 * rest > denominator or (2 * rest == denominator and whole % 2 == 1))
 
 
 def money(billionths: int | None) -> orjson.Fragment | None:
-    """As a number, such as 0.000105; what reads it as a decimal loses nothing."""
+    """As a JSON number, such as 0.000105; exact for clients that read it as a decimal."""
     return None if billionths is None else orjson.Fragment(spelled(billionths))
 
 

@@ -1,4 +1,4 @@
-"""Whether this process takes calls, and whether it still waits for those it has."""
+"""Whether this process accepts calls, and whether it still waits for those that are running."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 STOPPED: Final = "server_stopped"
-"""The code of a call that a server did not wait for."""
+"""The error code of a call that the server did not wait for when it stopped."""
 
 
 @dataclass(slots=True)
 class Readiness:
-    """Outlives reloads: a server that stops says so before it closes its port."""
+    """The state of a shutdown.  A stopping server reports that it is not ready before it closes its port."""
 
     stopping: bool = False
     cut: bool = False
-    """Whether calls are not waited for any more: who then loses an answer has not left."""
+    """Whether running calls are no longer waited for, so that a lost answer does not mean that the client left."""

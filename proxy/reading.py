@@ -1,4 +1,4 @@
-"""The configuration file: read, with the command line's word over it, and watched for changes."""
+"""Reads the configuration file, applies what the command line overrides, and watches for changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Read = Callable[[], tuple[Config, Source]]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the command line says; it wins over the file.  insecure: a public address needs no keys."""
+    """What the command line sets; it overrides the file.  insecure: a public address is allowed without keys."""
 
     host: str | None = None
     port: int | None = None
@@ -40,7 +40,7 @@ class Told:
 
 
 def reader(path: Path, told: Told) -> Read:
-    """Reads the file; what the command line says of it wins."""
+    """A function that reads the file and applies what the command line overrides."""
 
     def read() -> tuple[Config, Source]:
         config, source = configuration.load(path, registry.problems_of)
@@ -50,8 +50,11 @@ def reader(path: Path, told: Told) -> Read:
 
 
 def held(read: Read, first: Config, insecure: bool) -> Read:
-    """Reads what a reload may change.  `listen` stays what it was: who may come in depends on the real address; and so
-    does `database`, where records of calls under way are still to be written."""
+    """A function that reads the file for a reload, which cannot change `listen` and `database`.
+
+    `listen` stays, because access rules depend on the real address; `database`, because running calls still write their
+    records to it.
+    """
 
     def again() -> tuple[Config, Source]:
         config, source = read()
@@ -70,7 +73,7 @@ def held(read: Read, first: Config, insecure: bool) -> Read:
 
 
 PLACES = {"ollama": None, "openai": None, "key": None, "options": ()}
-"""What an upstream has that a simulated one has not."""
+"""The settings of an upstream that a simulated one does not have, with their empty values."""
 
 
 def with_demo(config: Config) -> Config:
@@ -83,7 +86,7 @@ def with_demo(config: Config) -> Config:
 
 
 class Watch:
-    """Sets `again` when the file is to be read again: after a hangup, or because it changed."""
+    """Sets `again` when the file should be read again: after a SIGHUP, or because it has changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +94,7 @@ class Watch:
         self.again = asyncio.Event()
 
     def hangup(self) -> None:
-        self.seen = mark(self.path)  # what is read now is not read a second time for having changed
+        self.seen = mark(self.path)  # so that a change that is read now does not cause a second reload
         self.again.set()
 
     async def looking(self) -> None:
@@ -101,7 +104,8 @@ class Watch:
                 self.again.set()
 
     def changed(self) -> bool:
-        """Since the last look, by its time and size; editors that write a new file in its place are seen too."""
+        """Whether time, size or inode of the file have changed since the last look; the inode shows editors that
+        replace the file."""
         before, self.seen = self.seen, mark(self.path)
         return self.seen not in (before, None)
 

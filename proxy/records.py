@@ -1,4 +1,4 @@
-"""What every feature's rows have in common that keeps some."""
+"""What the database rows of all features have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from proxy.sql.database import Database
 
 
 class Records:
-    """Reads and writes the rows of a feature."""
+    """The parent of classes that read and write the rows of a feature."""
 
     __slots__ = ()
     host: Host
@@ -17,5 +17,5 @@ class Records:
         return self.host.database
 
     def now(self) -> int:
-        """Microseconds since 1970, as rows have them."""
+        """Microseconds since 1970, the unit of times in rows."""
         return int(self.host.clock.time() * 1e6)

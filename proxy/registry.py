@@ -1,4 +1,4 @@
-"""From the names in the YAML to living plugins."""
+"""Finds, checks and builds the plugins that a configuration names."""
 
 from __future__ import annotations
 
@@ -42,20 +42,21 @@ MISPLACED: Final = {
     ("changes", "keeps"): ("changes the request", "which keeps answers"),
     ("keeps", "tries"): ("keeps answers", "which tries again"),
 }
-"""What must not stand further in than what, by their places, and why."""
+"""Wrong orders in a chain: (place of a plugin, place of one that comes before it), with what the first does and why it
+must be further out."""
 
 
 @cache
 def known() -> Mapping[str, Any]:
-    """Every plugin that an installed package offers, by name, not yet imported.
+    """The entry points of all installed plugins, by name, not yet imported.
 
-    Looked for once a process: all installed packages must be read for it.
+    Cached, because finding them means reading the metadata of all installed packages.
     """
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def find(use: str) -> Any:
-    """The class that an entry point name, or a `package.module:Class` path, stands for.
+    """The plugin class with this entry point name or `package.module:Class` path.
 
     Raises LookupError, ImportError or AttributeError.
     """
@@ -70,14 +71,14 @@ def find(use: str) -> Any:
 
 
 def uses(config: Config, plugin: str) -> bool:
-    """Whether it declares this plugin, under whatever name."""
+    """Whether the configuration declares this plugin, under any name."""
     return any(
         find(str((declared or {}).get("use", name))) is find(plugin) for name, declared in config.plugins.items()
     )
 
 
 def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
-    """Every plugin the configuration declares; or one ConfigError with all that is wrong."""
+    """Every plugin that the configuration declares.  Raises one ConfigError with all problems."""
     plugins: dict[str, Any] = {}
     problems: list[str] = []
     for name, declared in config.plugins.items():
@@ -92,8 +93,8 @@ def build_plugins(config: Config, source: Source, host: Host) -> dict[str, Any]:
 
 
 def in_order(plugins: Iterable[Any]) -> list[Any]:
-    """As they begin; they end the other way round: first who generates answers in the background, last who measures
-    calls and hears of those, too, that end with the others."""
+    """The order in which plugins are entered; they are exited in reverse.  Those that measure calls come first, so that
+    they still see the calls that end when others exit; those that generate answers in the background come last."""
     return sorted(plugins, key=lambda one: (getattr(one, "place", "") == "defers") - getattr(one, "measures", False))
 
 
@@ -109,7 +110,7 @@ def described(name: str, declared: Mapping[str, Any], source: Source) -> tuple[A
 
 
 def built(cls: Any, settings: Any, host: Host, name: str, source: Source) -> Any:
-    """Raises ConfigError: whatever a plugin's constructor raises is a problem of the file."""
+    """The plugin.  Whatever its constructor raises becomes a ConfigError, as a problem of the file."""
     try:
         return cls(settings, host)
     except ConfigError as error:
@@ -119,13 +120,13 @@ def built(cls: Any, settings: Any, host: Host, name: str, source: Source) -> Any
 
 
 def problems_of(source: Source) -> list[str]:
-    """What is wrong with the plugins and chains of a file, whatever else is wrong with it.  Builds nothing."""
+    """The problems of the plugins and chains of a file, even if other parts of it are wrong.  Builds nothing."""
     data = source.data if isinstance(source.data, dict) else {}
     plugins, chains = data.get("plugins") or {}, data.get("chains") or {}
     astray = [name for name in data if name not in Config.model_fields and name in known()]
     problems = [source.problem((name,), f"`{name}` is a plugin: put it under `plugins:`") for name in astray]
     if not isinstance(plugins, dict) or not isinstance(chains, dict):
-        return problems  # the rest is told by the check of the whole
+        return problems  # the check of the whole file reports the wrong type
     found: dict[str, Any] = {}
     for name, declared in plugins.items():
         try:
@@ -140,7 +141,7 @@ def problems_of(source: Source) -> list[str]:
 
 
 def missing(route: str, names: list[Any], found: Mapping[str, Any], source: Source) -> Iterable[str]:
-    """Plugins whose endpoints ask through this chain, which they are not in."""
+    """Problems with plugins that are not in this chain although their endpoints send calls through it."""
     for name, cls in found.items():
         if route in getattr(cls, "asks", ()) and name not in names:
             text = f"{name!r} must be in this chain: its own endpoints send calls through it"
@@ -153,7 +154,7 @@ def chain_problems(
     for index, name in enumerate(names):
         place = ("chains", route, index)
         if not isinstance(name, str):
-            continue  # told by the check of the whole
+            continue  # reported by the check of the whole file
         if name not in plugins:
             yield source.problem(place, f"{name!r} is not under plugins{meant(name, plugins)}")
         elif name in found and not sits(found[name]):
@@ -165,12 +166,12 @@ def chain_problems(
 
 
 def sits(cls: Any) -> bool:
-    """Whether a plugin can be in a chain, and is not one of endpoints alone."""
+    """Whether a plugin can be in a chain; some have only endpoints."""
     return any("__call__" in vars(base) for base in cls.__mro__)
 
 
 def doubts(config: Config, source: Source) -> Iterator[str]:
-    """Plugins that nothing goes through, though it could."""
+    """Warnings about plugins that could be in a chain but are in none."""
     used = {name for names in config.chains.values() for name in names}
     for name, declared in config.plugins.items():
         if name not in used and sits(described(name, declared or {}, source)[0]):
@@ -178,7 +179,7 @@ def doubts(config: Config, source: Source) -> Iterator[str]:
 
 
 def meant(name: str, plugins: Mapping[str, Any]) -> str:
-    """Advice for a chain; never a name that is wrong itself."""
+    """Advice for an unknown name in a chain; it never suggests a name that is itself wrong."""
     offered = known()
     if name in offered:
         return f"; declare it there, as `{name}: {{}}`"
@@ -187,9 +188,10 @@ def meant(name: str, plugins: Mapping[str, Any]) -> str:
 
 
 def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iterable[str]:
-    """What stands nearer to the client than it may: a kept answer must be the one to what is asked in the end."""
+    """Problems with the order of a plugin and those before it; for example, a cached answer must be the answer to the
+    final request."""
     mine = getattr(found[name], "place", "")
-    for other in (one for one in before if isinstance(one, str)):  # what else is there is told where it stands
+    for other in (one for one in before if isinstance(one, str)):  # other types are reported at their own place
         if reasons := MISPLACED.get((mine, getattr(found.get(other), "place", ""))):
             does, why = reasons
             yield f"{name!r} {does} and must come before {other!r}, {why}"

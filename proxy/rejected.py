@@ -1,4 +1,4 @@
-"""What answers took that were made and are not given, as a part of what their call took."""
+"""The cost of answers that were generated but not delivered, as part of what their call took."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from proxy.witness import Made
 NOTHING: Final = Usage(None, None)
 TIMES: Final = ("load_ns", "prompt_ns", "eval_ns")
 Counts = tuple[int | None, int | None, int | None, int | None]
-"""Tokens in, out, cached and thought."""
+"""Prompt, completion, cached and thinking tokens; None if unknown."""
 
 
 def grown(made: Made, event: Event) -> None:
-    """One more event of it."""
+    """Count one more event of a held-back answer."""
     if isinstance(event, Usage):
         made.usage = event
     elif isinstance(event, Text):
@@ -37,9 +37,10 @@ def grown(made: Made, event: Event) -> None:
 def in_all(
     counts: Counts, estimated: Iterable[str], making: Iterable[Made], about: int, stream: bool
 ) -> tuple[Counts, tuple[str, ...], tuple[Rejected, ...]]:
-    """What a call took with what was lost, the names of what is estimated of that, and what was lost.
+    """A call's total counts, the names of those that are estimated, and its answers that were not delivered.
 
-    counts, estimated: of the answer that was given.  about: tokens of the prompt, where nobody has counted.
+    counts, estimated: of the delivered answer.  about: estimated prompt tokens, used if the upstream reported none.
+    stream: whether the upstream streamed, so that an event is about one token.
     """
     guessed = list(estimated)
     lost = tuple(part(one, about, stream, guessed) for one in making if one.lost)
@@ -47,7 +48,7 @@ def in_all(
 
 
 def part(one: Made, about: int, stream: bool, guessed: list[str]) -> Rejected:
-    """guessed: grows by the names of what nobody has counted."""
+    """guessed: the names of counts that had to be estimated are appended to it."""
     usage = one.usage or NOTHING
     prompt, completion, thinking = usage.prompt_tokens, usage.completion_tokens, usage.thinking_tokens
     if prompt is None:
@@ -64,7 +65,7 @@ def part(one: Made, about: int, stream: bool, guessed: list[str]) -> Rejected:
 
 
 def with_them(counts: Counts, rejected: Iterable[Rejected]) -> Counts:
-    """What the call took in all."""
+    """The total counts of the call."""
     prompt, completion, cached, thinking = counts
     for one in rejected:
         prompt, completion = (prompt or 0) + one.prompt_tokens, (completion or 0) + one.completion_tokens
@@ -74,6 +75,6 @@ def with_them(counts: Counts, rejected: Iterable[Rejected]) -> Counts:
 
 
 def with_times(usage: Usage, rejected: Sequence[Rejected]) -> Usage:
-    """How long the call took in all."""
+    """`usage` with the times of these answers added."""
     times = {name: getattr(usage, name) + sum(getattr(one, name) for one in rejected) for name in TIMES}
     return replace(usage, **times)

@@ -1,4 +1,4 @@
-"""A worker's seat: the process that holds it now, and the next one when that dies."""
+"""A worker's place: the process that holds it now, and its restarts."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from proxy.orders import (
 
 log = logging.getLogger(__name__)
 FIRST: Final = 0.5
-"""Seconds before the first restart; each further one takes twice as long."""
+"""Seconds before the first restart; doubled for each further one."""
 MOST: Final = 30.0
-"""Seconds before a restart at most."""
+"""Maximum seconds before a restart."""
 LONG: Final = 10.0
-"""A worker that lived for so many seconds had started well: the next restart is a first one again."""
+"""Seconds after which a worker counts as healthy: its next restart is a first one again."""
 MARGIN: Final = 5.0
-"""Seconds in which a process ends that has nothing left to do."""
+"""Seconds that a process may take to exit when it has nothing left to do."""
 
 RELOADED: Final = 60.0
 """Seconds that a worker may take to build a configuration."""
 SILENT: Final = 6
-"""Looks after each other at which a worker that is ready has said nothing, after which it hangs."""
+"""Heartbeats in a row that a ready worker may miss before it counts as hanging."""
 
 
 def pause_before_restart(last: float, lived: float) -> float:
-    """Seconds.  last: the pause before the worker that lived for `lived` seconds; 0 if there was none."""
+    """Seconds.  last: the pause before the worker that has now ended, 0 if there was none.  lived: its seconds."""
     return FIRST if not last or lived > LONG else min(2 * last, MOST)
 
 
@@ -59,13 +59,13 @@ def ending(status: int) -> str:
 
 
 def program() -> list[str]:
-    """This program again, found where this process found it: a folder `proxy` in the working directory is another."""
+    """The command for a worker.  `-P` keeps it from importing a folder `proxy` of the working directory by mistake."""
     here = sys.path[:1] in ([""], [os.getcwd()])
     return [sys.executable, *([] if here else ["-P"]), "-m", "proxy", "worker"]
 
 
 class Life:
-    """One worker process.  What it said last, and what it is to be told."""
+    """One worker process: its last messages, and how to send it orders."""
 
     def __init__(self, place: Place, dealer: Dealer) -> None:
         self.place = place
@@ -79,10 +79,10 @@ class Life:
         self.calls = self.silent = 0
         self.looking: asyncio.TimerHandle | None = None
         self.settled, self.counted, self.idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        """Whether it was seen to get ready or to fail, has told of its calls, and has none."""
+        """Set when it is ready or has failed; has reported its number of calls; has no calls left."""
 
     async def run(self, start: Callable[[], Start]) -> str:
-        """Until the process has ended; gives how it did.  Raises OSError if there can be none now."""
+        """Run the process to its end; gives how it ended.  Raises OSError if it cannot be started."""
         (ours, theirs), (channel, end_of_channel) = socket.socketpair(), socket.socketpair()
         channel.setblocking(False)
         try:
@@ -99,7 +99,7 @@ class Life:
             self.kill()
             if self.control is None:
                 ours.close()
-            if not self.ready:  # else it is the dealer's
+            if not self.ready:  # else the dealer owns it
                 channel.close()
             self.over()
 
@@ -109,7 +109,7 @@ class Life:
             *map(str, numbers),
             pass_fds=numbers,
             stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # a terminal's Ctrl-C is the supervisor's to obey, also while this one starts
+            start_new_session=True,  # a terminal's Ctrl-C must reach only the supervisor, also while this one starts
         )
 
     def tell(self, order: Order) -> None:
@@ -117,7 +117,7 @@ class Life:
             self.control.write(line(order))
 
     def look(self) -> None:
-        """Ends a worker that hangs.  Looks are counted and not time: the supervisor may have slept itself."""
+        """Kill a worker that hangs.  This counts looks, not seconds, because the supervisor may have been suspended."""
         self.silent += 1
         if self.silent > SILENT:
             log.error("worker %s has not responded for %g seconds and is killed", self.place.index, SILENT * BEAT)
@@ -154,7 +154,7 @@ class Life:
         self.tell(Stop())
 
     async def reload(self, text: str) -> tuple[str, ...]:
-        """What is wrong with it for this worker; nothing, if it has ended: the next one starts with it."""
+        """The problems that this worker has with the text; none if it has ended, as its successor starts with it."""
         if self.control is None:
             return ()
         self.reloaded = asyncio.get_running_loop().create_future()
@@ -162,7 +162,7 @@ class Life:
         try:
             async with asyncio.timeout(RELOADED):
                 return await self.reloaded
-        except TimeoutError:  # its successor starts with the new text, or with the old one if that stays
+        except TimeoutError:  # its successor starts with the text that is then valid, the new or the old one
             log.error(
                 "worker %s did not load the configuration within %g seconds and is killed", self.place.index, RELOADED
             )
@@ -170,7 +170,7 @@ class Life:
             return ()
 
     async def status(self) -> int:
-        """The process's, soon after it hung up."""
+        """The exit status, after the worker has closed its connection; it is killed if it does not exit soon."""
         if self.process is None:
             return 1
         with suppress(TimeoutError):
@@ -180,7 +180,7 @@ class Life:
         return await self.process.wait()
 
     def over(self) -> None:
-        """Nobody need wait for its words any more."""
+        """Release everything that waits for a message of this process."""
         self.calls = 0
         for event in (self.settled, self.counted, self.idle):
             event.set()
@@ -194,7 +194,7 @@ class Life:
             self.control = None
 
     def kill(self) -> bool:
-        """Whether there was something to kill."""
+        """Kill the process; gives whether it was running."""
         if self.process is None or self.process.returncode is not None:
             return False
         with suppress(ProcessLookupError):
@@ -204,7 +204,7 @@ class Life:
 
 class Seat:
     def __init__(self, place: Place, dealer: Dealer, start: Callable[[], Start]) -> None:
-        """start: gives the order with which a worker for this place begins at present."""
+        """start: gives the current first order for a worker at this place."""
         self.place = place
         self.dealer = dealer
         self.start = start
@@ -212,7 +212,7 @@ class Seat:
         self.leaving = asyncio.Event()
 
     async def keep(self) -> None:
-        """One worker after another, until it is told to leave."""
+        """Run one worker after another, until `leave` is called."""
         loop, pause = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
@@ -226,7 +226,7 @@ class Seat:
             self.life = Life(self.place, self.dealer)
 
     async def held(self) -> str:
-        """By one process, until it ends; gives how it did."""
+        """Run one process to its end; gives how it ended."""
         try:
             return await self.life.run(self.start)
         except OSError as error:

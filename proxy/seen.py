@@ -1,10 +1,10 @@
-"""Whether what lives outside of the process answered when it was last asked; nobody asks it for that."""
+"""Whether the database or a store answered when it was last used; noted in passing, without extra requests."""
 
 from __future__ import annotations
 
 
 class Seen:
-    """up: means nothing before the first of so many times."""
+    """times: how often it was used.  up: whether it answered the last time; meaningless while `times` is 0."""
 
     __slots__ = ("times", "up")
 

@@ -1,4 +1,4 @@
-"""The running server: port, signals, reloads, and the order in which it stops."""
+"""One process that serves: its port, signals, reloads, and orderly shutdown."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from proxy.yamlfile import Source
 log = logging.getLogger(__name__)
 
 GRACE = 0.5
-"""Seconds between the end of readiness and that of the port, for gateways to look."""
+"""Seconds between reporting not ready and closing the port, so that gateways can notice."""
 
 BACKLOG = 1024
-"""Connections that the system keeps until they are accepted."""
+"""Connections that the system queues until they are accepted."""
 
 STOPPING = "stopping once the calls under way (%s) have finished; a second signal cuts them"
 
@@ -46,12 +46,12 @@ Hosts: TypeAlias = Mapping[str, Mapping[str, str]]
 """Upstream -> host -> "" if it answers, else why not."""
 
 Renew = Callable[[], Awaitable[None]]
-"""Puts what the file says now in place of what it said.  Raises ConfigError, with nothing changed."""
+"""Applies the file's present contents.  Raises ConfigError, with nothing changed."""
 
 
 @asynccontextmanager
 async def services(place: Place | None = None) -> AsyncIterator[Services]:
-    """Everything that outlives a reload; closed in the end.  place: this process's, unless it is the only one."""
+    """Everything that survives reloads, closed at the end.  place: of this process, if there are several."""
     async with AsyncExitStack() as opened:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         http = await opened.enter_async_context(
@@ -64,7 +64,7 @@ async def services(place: Place | None = None) -> AsyncIterator[Services]:
 
 @dataclass(slots=True)
 class Server:
-    """One process that serves.  `live` is replaced by a reload; `listen` is not."""
+    """One process that serves.  A reload replaces the pipeline in `live`, but not the address in `config.listen`."""
 
     config: Config
     live: Live[Door]
@@ -72,14 +72,14 @@ class Server:
     read: Read
     url: str = ""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the calls under way shall not be waited for."""
+    """Set when the shutdown should not wait for running calls."""
 
     @property
     def readiness(self) -> Readiness:
         return self.services.readiness
 
     def unbelieved(self, connection: web.RequestHandler) -> Collection[str]:
-        """The headers that whoever has this connection may not send."""
+        """The headers that are removed from requests on this connection, because its peer is not a trusted gateway."""
         door = self.live.pipeline.value
         if not door.stripped:
             return ()
@@ -92,13 +92,13 @@ class Server:
         return dict(zip(pools, told, strict=True))
 
     async def doubt(self) -> None:
-        """Tell what of the configuration does not seem to be so; of several processes the first one does."""
+        """Log what in the configuration does not match the upstreams.  Of several processes, only the first does."""
         if not self.services.place.index:
             for doubt in await self.live.pipeline.value.doubts():
                 log.warning("%s", doubt)
 
     async def look_around(self) -> None:
-        """After a reload nobody reads a banner."""
+        """Log problems with the upstreams after a reload, when no banner shows them."""
         if not self.services.place.index:
             for name, hosts in (await self.hosts()).items():
                 for why in filter(None, hosts.values()):
@@ -106,7 +106,7 @@ class Server:
         await self.doubt()
 
     async def renew(self) -> None:
-        """Swap in the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
+        """Apply the file's present contents.  Raises ConfigError, with nothing changed, if they are wrong."""
         config, source = self.read()
         pipeline = await build(config, source, self.services)
         self.config = config
@@ -117,12 +117,12 @@ class Server:
         return await renewed(self.renew)
 
     async def quiet(self, patience: float) -> bool:
-        """Whether the calls under way ended within so many seconds; in a hurry they are not waited for."""
+        """Wait for the end of running calls, up to `patience` seconds or until `hurry`; gives whether they ended."""
         return await either(self.live.idle(), self.hurry.wait(), patience)
 
 
 async def renewed(renew: Renew) -> bool:
-    """A wrong file changes nothing and is told."""
+    """Reload and log the outcome; gives whether it succeeded.  A wrong file changes nothing."""
     try:
         await renew()
     except ConfigError as error:
@@ -138,7 +138,7 @@ async def renewed(renew: Renew) -> bool:
 
 
 async def examined(read: Read) -> tuple[Config, Source]:
-    """What is read, with everything checked that can be while nothing is started.  Raises ConfigError."""
+    """The configuration, with everything checked that can be checked without starting.  Raises ConfigError."""
     config, source = read()
     async with services() as lent:
         check(config, source, lent)
@@ -146,7 +146,7 @@ async def examined(read: Read) -> tuple[Config, Source]:
 
 
 async def migrated(read: Read) -> list[str]:
-    """Brings the tables in use up to date, and gives the names of what they belong to.  Raises ConfigError."""
+    """Bring the tables in use up to date; gives the names of their features.  Raises ConfigError."""
     config, source = read()
     async with services() as lent:
         return await migrate(config, source, lent)
@@ -156,14 +156,14 @@ class Entrance(Protocol):
     """Where a server's connections come from."""
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
-        """Let connections in, and give the server's URL.  Raises OSError if the port is taken."""
+        """Accept connections; gives the server's URL.  Raises OSError if the port is taken."""
 
     async def close(self, server: Server) -> None:
-        """Let no more in, once gateways had time to see that the server is not ready."""
+        """Accept no more connections, after gateways had time to notice that the server is not ready."""
 
 
 class Own:
-    """A port of this process's own."""
+    """The entrance of a single process: its own port."""
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
         listen = server.config.listen
@@ -187,9 +187,9 @@ async def serving(
     entrance: Entrance | None = None,
     place: Place | None = None,
 ) -> AsyncIterator[Server]:
-    """A server that answers until the block is left, then drains.  tell: gets a line for every request.
+    """A server that answers until the block is left, then drains.  tell: is called with every finished request.
 
-    entrance and place: those of one process among several.
+    entrance, place: given if this is one of several processes.
     Raises ConfigError, or OSError if the port is taken.
     """
     config, source = read()
@@ -226,7 +226,7 @@ async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> As
 
 
 async def drained(server: Server, entrance: Entrance, front: Front) -> None:
-    """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
+    """Report not ready, close the port, then give running calls `listen.drain` seconds to finish."""
     server.readiness.stopping = True
     await entrance.close(server)
     if server.live.calls and not await server.quiet(server.config.listen.drain):
@@ -254,16 +254,16 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
 
 
 def request_log(settings: Log, place: Place) -> RequestLog | None:
-    """Writes a line for every request, where such lines are wanted."""
+    """The log of requests; None if the log level excludes it."""
     also = {"worker": place.index} if place.count > 1 else {}
     return RequestLog(settings, to_stderr, also) if settings.level in ("debug", "info") else None
 
 
 def settle_down() -> None:
-    """What was made at start lives as long as the process; the collector need not look at it again.
+    """Tune the garbage collector.  Objects made at the start live as long as the process, so it can skip them.
 
-    A request makes some hundred objects that die by reference count, so that looking for cycles after every
-    seven hundred, Python's default, finds nothing and costs a tenth of the server's time.
+    A request makes some hundred objects that are freed by reference counting.  Looking for cycles after every seven
+    hundred, Python's default, finds nothing and costs a tenth of the server's time.
     """
     gc.collect()
     gc.freeze()
@@ -281,7 +281,7 @@ def url_of(host: str, port: int) -> str:
 
 
 def port_is_taken(error: OSError, host: str, port: int) -> str:
-    named = isinstance(error, socket.gaierror)  # whose numbers are not the system's
+    named = isinstance(error, socket.gaierror)  # its numbers are not those of the system
     why = os.strerror(error.errno) if error.errno and not named else error.strerror or str(error)
     way_out = "; choose another port with --port" if error.errno == errno.EADDRINUSE else ""
     return f"cannot listen on {host}:{port}: {why}{way_out}"

@@ -1,4 +1,4 @@
-"""What an answer rests on, as events of its stream."""
+"""The events that name the sources of an answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from proxy.asks import JSON
 
 
 class Searched(Struct, frozen=True, tag=True, array_like=True):
-    """The client's own files were searched before the answer; comes before all else of it.
+    """The client's own files were searched for the answer; this is its first event.
 
-    results: what was found, as a client reads it; None where it does not want to be told.
+    results: what was found, in the form that clients read; None if the client did not request it.
     """
 
     queries: tuple[str, ...]
@@ -21,10 +21,11 @@ class Searched(Struct, frozen=True, tag=True, array_like=True):
 
 
 class Sources(Struct, frozen=True, tag=True, array_like=True):
-    """What a choice rests on; comes before its Finish.
+    """The sources of a choice; comes before its Finish.
 
-    passages: of each `n`, as the answer names it, `title`, `document_id`, `content` and more, as a client reads it.
-    annotations: OpenAI's, for the places of the answer that name a passage.
+    passages: each has `n`, the number by which the answer cites it, `title`, `document_id`, `content` and more, in the
+        form that clients read.
+    annotations: OpenAI's, for the places of the answer that cite a passage.
     """
 
     passages: tuple[Mapping[str, JSON], ...]

@@ -1,4 +1,4 @@
-"""The stores that a configuration names, as the kinds that they are."""
+"""The stores in a configuration, by kind."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from proxy.stores.shelf import Closing, Kind, Shelf
 
 log = logging.getLogger(__name__)
 OWN = "memory"
-"""What a plugin uses that names no store."""
+"""The store of a plugin whose settings name none."""
 TEXTS = "texts"
-"""The same of those that search texts."""
+"""The same for plugins that need a vector store."""
 
 
 def kinds(stores: Mapping[str, Store], clock: Clock) -> dict[str, Kind]:
-    """One in memory and one of texts are there without being named."""
+    """The kinds of all stores, by name.  One in memory and one for texts always exist."""
     named = {OWN: Store(memory=Memory()), TEXTS: Store(lancedb="data/lance"), **stores}
     return {name: kind(name, settings, clock) for name, settings in named.items()}
 
 
 def kind(name: str, settings: Store, clock: Clock) -> Kind:
-    """Any change of its settings makes another store; that of its name only one in memory."""
+    """The kind of a store.  Changed settings mean another store; a changed name does so only for one in memory."""
     told = settings.model_dump_json()
-    if settings.redis is not None:  # the dump hides it
+    if settings.redis is not None:  # the dump masks the URL, which is a secret
         told += hashlib.sha256(settings.redis.get_secret_value().encode()).hexdigest()
     if settings.memory is not None:
         told += name
@@ -39,7 +39,7 @@ def kind(name: str, settings: Store, clock: Clock) -> Kind:
 
 
 def tell_unwritable(shelf: Shelf) -> None:
-    """What is wrong with the files of stores in use, which else nobody would know before they are needed."""
+    """Log which stores in use cannot write their files, as otherwise this would only show when they are first used."""
     for name, kind in shelf.kinds.items():
         if kind.path and kind.name in shelf.taken and (barred := closed_to_us(Path(kind.path).absolute())):
             told = "the store %r cannot be kept in %s: %s cannot be written; name another path"
@@ -47,14 +47,14 @@ def tell_unwritable(shelf: Shelf) -> None:
 
 
 def closed_to_us(path: Path) -> Path | None:
-    """What of a path is there, if this process may not write it."""
+    """The existing part of a path, if this process cannot write to it; else None."""
     there = next(one for one in (path, *path.parents) if one.exists())
     fits = there == path or there.is_dir()
     return None if fits and os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)) else there
 
 
 def opened(settings: Store, clock: Clock) -> Closing:
-    """Only those who want a kind of store pay for its client."""
+    """Open a store.  Each kind's client is imported only here, because not every server needs it."""
     if settings.memory is not None:
         from proxy.stores.memory import Memory as InMemory
 
@@ -68,7 +68,7 @@ def opened(settings: Store, clock: Clock) -> Closing:
 
         return Lance(settings.lancedb)
     if settings.redis is None:
-        raise TypeError("a store of no kind")  # its settings allow none
+        raise TypeError("a store of no kind")  # the settings do not allow this
     from proxy.stores.redis import RedisStore
 
     return RedisStore(settings.redis.get_secret_value(), settings.timeout, clock)

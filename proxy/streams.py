@@ -1,4 +1,4 @@
-"""Small functions on event streams."""
+"""Starting, replaying and collecting event streams."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from proxy.types import (
 
 
 class Owed(Usage, frozen=True, tag="Usage"):
-    """Said to whom reads an answer with others, when the one who was to pay for it has left: now this one is."""
+    """Usage for a caller that shares an answer with others and now pays for it, as the one who was to pay has left."""
 
 
 class Replay(AsyncGenerator[Event, None]):
-    """Events that are all there.  A plain generator would do; this one can be read without waiting, too."""
+    """A stream whose events are all available.  Unlike a plain generator, it can also be read without awaiting."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.rest = iter(events)
@@ -38,7 +38,7 @@ class Replay(AsyncGenerator[Event, None]):
         raise StopAsyncIteration
 
     def left(self) -> Sequence[Event]:
-        """All that are still to be read, and may be afterwards, too."""
+        """All unread events; they stay unread."""
         events = list(self.rest)
         self.rest = iter(events)
         return events
@@ -56,14 +56,14 @@ def replay(events: Iterable[Event]) -> Events:
 
 
 def whole(events: Iterable[Event], facts: Mapping[str, str]) -> Reply:
-    """A reply of which everything is there, so that nothing has to be closed."""
+    """A reply whose events are all available, so it need not be closed."""
     return Reply(Replay(events), facts)
 
 
 async def begun(reply: Reply) -> Reply:
     """Wait for the first event, so that a failure to start is raised here and can be retried.
 
-    Closes the reply when that fails.
+    Closes the reply if that fails.
     """
     try:
         first = await anext(reply.events, None)
@@ -82,7 +82,7 @@ async def _chained(first: Event | None, rest: Events) -> Events:
 
 @dataclass(slots=True)
 class Choice:
-    """One whole answer; grows while it is collected."""
+    """One choice of an answer; grows while it is collected."""
 
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Choice:
 
 @dataclass(slots=True)
 class Answer:
-    """All that a Reply said, for those who need it whole."""
+    """The collected events of a Reply."""
 
     choices: dict[int, Choice] = field(default_factory=dict)
     usage: Usage | None = None

@@ -1,4 +1,4 @@
-"""One try of a call: announced once, however many parts of a chain try it."""
+"""Announces each try of a call exactly once, even if several plugins of a chain make tries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def nothing_else(error: ProxyError) -> bool:
 async def tried(
     call: Call, call_next: Handler, host: Host, number: int = 1, also: Callable[[ProxyError], bool] = nothing_else
 ) -> Reply:
-    """Hand the call on, and announce an Attempt when it was answered, or has failed or was broken off at an upstream.
+    """Hand the call on and announce an Attempt once it was answered, failed at an upstream, or was cancelled there.
 
-    number: counts from 1 over the tries of one model that are made here; those of who stands further out count, too.
-    also: which other failures count as such, because they are a reason to ask elsewhere.
+    number: of this try among the calling plugin's tries of one model, from 1; a plugin further out may have made more.
+    also: tells which other errors count as failed tries, because they are a reason to ask elsewhere.
     """
     heard = call.witness
-    if not isinstance(heard, Heard):  # as of a call of a plugin's own
+    if not isinstance(heard, Heard):  # such as for a plugin's own call
         return await tried(call.but(witness=Heard()), call_next, host, number, also)
     one, here = begun(call, number, host)
     try:
@@ -49,9 +49,9 @@ async def tried(
 
 
 def begun(call: Call, number: int, host: Host) -> tuple[Try, Call]:
-    """The try, and the call that is handed on: as it is where somebody further out has begun this very one."""
+    """The try, and the call to hand on, which is unchanged if a plugin further out has already begun this try."""
     outer, now = call.trying, host.clock.monotonic()
-    if outer is None or outer.route != call.route:  # that one is of the call that this is a plugin's own for
+    if outer is None or outer.route != call.route:  # that try is of another call, for which a plugin makes this one
         one = Try(call.route, number, now)
     elif number <= outer.number and not outer.told and not outer.taken:
         outer.taken = True
@@ -62,11 +62,11 @@ def begun(call: Call, number: int, host: Host) -> tuple[Try, Call]:
 
 
 def left(call: Call, one: Try | None, host: Host, heard: Heard, error: BaseException) -> None:
-    """One was cancelled: who stands furthest out tells of it, since any of them may have done that, and for a reason.
+    """Handle a cancelled try.  Any plugin may have cancelled it, so the outermost one announces it, with the reason.
 
-    What was never sent, such as from the line, is no try.
+    A call that was never sent, for example because it waited for a host, is not a try.
     """
-    if one is None:  # somebody further out has begun it
+    if one is None:  # a plugin further out has begun it
         return
     if one.outer is not None:
         one.outer.number, one.outer.began = one.number, one.began

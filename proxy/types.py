@@ -1,4 +1,4 @@
-"""The nouns of the pipeline: a Call goes in, a Reply of Events comes out."""
+"""The core types of the pipeline: a Call goes in, a Reply with a stream of Events comes out."""
 
 from __future__ import annotations
 
@@ -41,28 +41,29 @@ Who: TypeAlias = Literal["public", "user", "admin"]
 
 
 def unheard(text: str) -> None:
-    """The progress of a call that nobody watches."""
+    """The default of `Call.progress`: discards the message."""
 
 
 class Call(Struct, frozen=True):
-    """One request on its way in.  Nobody changes it; a plugin passes on a changed copy.
+    """One request on its way to the model.  It is immutable; a plugin that changes it passes on a changed copy.
 
-    route: the name of the chain that it goes through.
-    key: id of the API key that it came with, "" where there is none.
-    models: patterns such as `gemma*` of the models that the key opens; None is every one.
-    about: what the client says of the call and no model reads: user, metadata, store, service_tier, …
+    route: name of the chain that the call goes through.
+    key: id of the API key that the call came with, "" if there is none.
+    models: patterns such as `gemma*` of the models that the key may use; None means all.
+    about: request fields that describe the call and do not reach the model: user, metadata, store, service_tier, …
     extra: body fields that plugins declared as theirs.
-    tags: facts that outer plugins leave for inner ones.
-    deadline: when nobody waits for the answer any more.
-    headers: request headers that plugins declared as theirs, by their names in lower case.
+    tags: facts that outer plugins pass to inner ones.
+    deadline: when the answer is no longer needed.
+    headers: request headers that plugins declared as theirs, by name in lower case.
     connect_timeout: seconds that an upstream may take to accept a connection.
-    trail: headers that every hop hands on: the request's id, W3C trace context, and the hops so far.
-    progress: tells a waiting client in words why it waits.
-    receipt: what is to be kept of the call, where its client asked for that.
-    witness: told what becomes of it before anything of its answer comes.
-    trying: which try of a call it is, where somebody further out makes tries.
-    meter: where it is measured, its route, since a plugin's own call may be made from another, and a number, which
-        `CallEnded.meter` repeats, since clients may give two calls one id.
+    trail: headers that are sent on to upstreams: the request's id, W3C trace context, and the hops so far (`Via`).
+    progress: shows a waiting client a message that says why it waits.
+    receipt: what is needed to store the answer, if the client asked for that.
+    witness: is informed of what happens to the call before its answer begins.
+    trying: the current try, if an outer plugin (such as `retry`) counts tries.
+    meter: "" if the call is not measured, else its route and a unique number, which `CallEnded.meter` repeats, because
+        clients may give two calls the same id.  The route is in it because a plugin may copy a measured call to make
+        one of its own on another route, which is measured separately.
     """
 
     id: str
@@ -92,14 +93,14 @@ class Call(Struct, frozen=True):
             """A copy with these fields changed."""
 
     else:
-        but = Struct.__replace__  # a method of C: one of Python's before it would take twice as long
+        but = Struct.__replace__  # implemented in C; a Python method that calls it would take twice as long
 
 
 # --- what is answered ------------------------------------------------------------------------------
 
 
 class Text(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """Words of the answer; a logprob is a mapping of token, logprob, bytes and top_logprobs."""
+    """A piece of the answer's text; each logprob is a mapping of token, logprob, bytes and top_logprobs."""
 
     text: str
     choice: int = 0
@@ -107,14 +108,14 @@ class Text(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class Thinking(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """Words of the reasoning before the answer."""
+    """A piece of the reasoning text before the answer."""
 
     text: str
     choice: int = 0
 
 
 class ToolCalled(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """One whole call of a function; `arguments` is the text of a JSON object."""
+    """One complete call of a function; `arguments` is a JSON object as text."""
 
     id: str
     name: str
@@ -123,14 +124,14 @@ class ToolCalled(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 
 class Finish(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """A choice is complete: `stop`, `length` or `tool_calls`."""
+    """A choice is complete; `reason` is `stop`, `length` or `tool_calls`."""
 
     reason: str
     choice: int = 0
 
 
 class Usage(Struct, frozen=True, gc=False, tag=True, array_like=True):
-    """What the call took, of all choices together; None where the upstream did not say.  Times in ns."""
+    """Tokens and times of the call, all choices together; None if the upstream did not report it.  Times in ns."""
 
     prompt_tokens: int | None
     completion_tokens: int | None
@@ -143,13 +144,13 @@ class Usage(Struct, frozen=True, gc=False, tag=True, array_like=True):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
-    """Embeddings, one row an input: float32, shape (inputs, dimensions), unit length."""
+    """Embeddings, one row per input: float32, shape (inputs, dimensions), unit length."""
 
     values: NDArray[np.float32]
 
 
 Said: TypeAlias = Text | Thinking | ToolCalled | Finish | Usage | Sources | Searched
-"""Events of an answer in words: arrays that begin with their kind, where they are kept as JSON."""
+"""Events of a text answer.  Stored as JSON, each is an array that begins with its type."""
 Event: TypeAlias = Said | Vectors
 Events: TypeAlias = AsyncGenerator[Event, None]
 Stage: TypeAlias = Callable[[Events], Events]
@@ -157,10 +158,10 @@ Closer: TypeAlias = Callable[[], Awaitable[None] | None]
 
 
 class Reply(Struct, frozen=True):
-    """One answer on its way out.  Its first event has already arrived.
+    """One answer on its way to the client.  Its first event has already arrived.
 
-    Whoever receives a Reply either returns it, perhaps `through` a stage, or closes it.
-    facts: what is known before the first event; the edge shows them as `x-gemmapy-…` headers.
+    Code that receives a Reply must either return it (possibly `through` a stage) or close it.
+    facts: what is known before the first event; the edge sends them as `x-gemmapy-…` headers.
     """
 
     events: Events
@@ -179,11 +180,14 @@ class Reply(Struct, frozen=True):
         return Reply(self.events, {**self.facts, **facts}, self.closers)
 
     def on_close(self, closer: Closer) -> Reply:
-        """`closer` runs when the reply is closed, whether or not its events were ever asked for."""
+        """`closer` runs when the reply is closed, even if its events were never read."""
         return Reply(self.events, self.facts, (*self.closers, closer))
 
     async def aclose(self) -> None:
-        """Close the outermost stage first, its source still open; every closer runs, even after one raised."""
+        """Close the outermost stage first, while its source is still open.
+
+        Every closer runs, even if another one has raised.
+        """
         if len(self.closers) > 1:
             await _close(self.closers)
         elif self.closers and (closing := self.closers[0]()) is not None:
@@ -201,10 +205,11 @@ async def _close(closers: tuple[Closer, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and what that opens.
+    """Who sends a request, and what they may use.
 
-    key: id of the API key, "" where there is none.
-    models: patterns of the models that it opens, and routes: names of the chains; None is every one.
+    key: id of the API key, "" if there is none.
+    models: patterns of the models that the key may use; None means all.
+    routes: names of the chains that the key may use; None means all.
     """
 
     name: str
@@ -218,7 +223,10 @@ class Caller:
         return self.role == "admin"
 
     def whose(self, user: str | None) -> str | None:
-        """Whose figures this caller is told who asks for a user's; None is everybody's.  Raises Denied."""
+        """The user whose figures this caller gets when it asks for those of `user`; None means all users.
+
+        Raises Denied if a caller who is no admin asks for another user.
+        """
         if self.is_admin:
             return user
         if user is not None and user != self.name:
@@ -233,18 +241,19 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @runtime_checkable
 class Plugin(Protocol):
-    """Sits in a chain.  Who only hands a call on, or to a coroutine of its own, needs not be one itself.
+    """A member of a chain.  It may be a plain function that returns what `call_next`, or another coroutine, returns.
 
-    Class attributes say more of it: `fields` and `headers` (lower case) name the parts of a request that are its own,
-    and `place` what it does to a call, of which `check` judges the order of a chain:
-    `defers` calls, `records` them, `chooses` what they are, `begins` them anew, `limits` them, `remembers` what was
-    said, `changes` what is asked, `keeps` answers, or `tries` again.
-    `prefixes`: how names of models begin that are its own until it has put a model there, which it then asks
-    `host.models.check` about.  `brings`: fields that bring messages, and those `prefixes` that do.  `flags`: booleans.
-    `announces`: whether it tells of each try of every call that it is handed (`Attempt`), so that nobody further out
-    need do it.
-    `asks`: chains of its own endpoints' calls.  `measures`: whether it hears what calls took (`CallEnded`), so that it
-    is told of those, too, that are not let into a chain in which it stands.
+    Optional class attributes describe the plugin:
+    fields, headers: names of the body fields and headers (in lower case) that are its own.
+    flags: those of its fields that are booleans.
+    brings: fields and model name prefixes with which the client's `messages` may be empty.
+    prefixes: prefixes of model names that it replaces by a real model, for which it must call `host.models.check`.
+    place: what it does to a call, by which `check` judges the order of a chain: it `defers` calls, `records` them,
+        `chooses` a variant for them, `begins` them with its own messages and model, `limits` them, `remembers`
+        conversations, `changes` the request, `keeps` answers, or `tries` again.
+    announces: whether it announces every try of each call (`Attempt`), so that plugins further out need not.
+    asks: chains through which its own endpoints send calls.
+    measures: whether it listens to `CallEnded`; calls that are refused before they enter its chain are then announced.
     """
 
     def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]: ...
@@ -252,14 +261,14 @@ class Plugin(Protocol):
 
 @runtime_checkable
 class Fitted(Protocol):
-    """Stands in a chain as suits who stands further in."""
+    """A plugin that adapts itself to the plugins further in when the chain is built."""
 
     def fitted(self, inner: Sequence[Plugin]) -> Plugin: ...
 
 
 @runtime_checkable
 class Around(Protocol):
-    """Looks at each plugin that stands further in, in whose place it puts one of its own."""
+    """A plugin that may replace (usually wrap) each plugin further in when the chain is built."""
 
     def around(self, name: str, plugin: Plugin) -> Plugin: ...
 
@@ -273,11 +282,11 @@ class Route:
     handle: Callable[..., Awaitable[web.StreamResponse]]
     who: Who = "admin"
     errors: Callable[[ProxyError], bytes] | None = None
-    """How the dialect writes an error; None is OpenAI's way."""
+    """Writes an error in the route's dialect; None means OpenAI's form."""
 
 
 @runtime_checkable
 class Endpoints(Protocol):
-    """Is mounted beside the chains."""
+    """A plugin with HTTP endpoints, which are mounted beside the chains."""
 
     def routes(self) -> Iterable[Route]: ...

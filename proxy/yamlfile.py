@@ -1,4 +1,4 @@
-"""A YAML file that remembers on which line each value stands, with ${ENV} put in."""
+"""Reads YAML with the line number of every value, and with environment variables in `${…}` replaced."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 
 
 class Loader(yaml.SafeLoader):
-    """Only `true` and `false` are booleans, as in YAML 1.2: `on` is a setting's name and `no` may be a caller's."""
+    """Only `true` and `false` are booleans, as in YAML 1.2: `on` is a setting, and `no` can be a caller's name."""
 
 
 class Quick(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in a seventh of the time, where PyYAML was built with libyaml, which says less of what is wrong."""
+    """The same in a seventh of the time if PyYAML was built with libyaml, but with less helpful error messages."""
 
 
 for _kind in (Loader, Quick):
@@ -35,7 +35,7 @@ for _kind in (Loader, Quick):
 
 
 def _parsed(text: str) -> tuple[Any, yaml.Node | None]:
-    """With the loader that makes data of it.  Raises YAMLError."""
+    """The loader, which can construct the data, and the parsed document.  Raises YAMLError."""
     try:
         return (quick := Quick(text)), quick.get_single_node()
     except yaml.YAMLError:
@@ -47,8 +47,8 @@ class Source:
     """A YAML text: its data, and the line of every place in it.
 
     `${NAME}` and `${NAME:-default}` are replaced inside scalars, so that no value can add structure.
-    problems: unset variables and doubled keys, for whoever reads the file to raise together with what else is wrong.
-    Raises ConfigError where the text is no YAML.
+    problems: unset variables and duplicate keys, to be raised together with all other problems of the file.
+    Raises ConfigError if the text is not valid YAML.
     """
 
     def __init__(self, name: str, text: str, env: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ class Source:
         self.text = text
         self.problems: list[str] = []
         self.unset: dict[str, list[int]] = {}
-        """On which lines each unset variable stands."""
+        """The lines where each unset variable occurs."""
         self.data: Any = {}
         self.lines: Mapping[Place, int] = {}
         try:
@@ -72,7 +72,7 @@ class Source:
             raise ConfigError([f"{name}:1: not a configuration: {str(error).splitlines()[0]}"]) from None
 
     def problem(self, place: Place, message: str) -> str:
-        """One line of a report: file, line, path, what is wrong."""
+        """A problem as one line of text: file, line, path, what is wrong."""
         line = next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
         return f"{self.name}:{line}: {'.'.join(map(str, place)) or 'the file'}: {message}"
 
@@ -89,7 +89,7 @@ class Source:
         match node:
             case yaml.ScalarNode(value=text) if "${" in text:
                 node.value = VARIABLE.sub(lambda found: self._value(found, node, env), text)
-                # An unquoted ${PORT} may become a number; yaml has types for all of this but `resolve`.
+                # An unquoted ${PORT} may become a number.  `loader` is Any because yaml's types lack `resolve`.
                 if not node.style:
                     node.tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
             case yaml.SequenceNode(value=items):
@@ -101,7 +101,7 @@ class Source:
                     self._fill(loader, value, env)
 
     def _value(self, found: re.Match[str], node: yaml.Node, env: Mapping[str, str]) -> str:
-        # As in a shell, `:-` also stands in for a variable that is set and empty.
+        # As in a shell, the default after `:-` is also used if the variable is set but empty.
         value = env.get(found["name"]) or found["default"]
         if value is None:
             self.unset.setdefault(found["name"], []).append(node.start_mark.line + 1)
