@@ -1,3 +1,3 @@
-"""Experiments: calls split over variants, and results that may be looked at any time."""
+"""Experiments: calls are split among variants, and the results are valid however often they are looked at."""
 
 from plugins.experiments.plugin import Experiments as Experiments

@@ -1,4 +1,4 @@
-"""The endpoints: admins make experiments and read their results, callers say what came of their own calls."""
+"""The endpoints: admins manage experiments and read their results; callers record outcomes of their own calls."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ MOVES: Final = {
     "stop": ("stopped", ("draft", "active", "paused")),
 }
 FIXED: Final = ("name", "variants", "match", "unit", "salt")
-"""What is never changed once calls were counted."""
+"""Fields that cannot be changed once the experiment has been started."""
 
 
 class Create(Definition):
-    """An experiment with its name."""
+    """An experiment with its name, as a new one is created."""
 
     name: Name
 
 
 class Body(BaseModel):
-    """An experiment, checked as such once what is not named was filled in."""
+    """The raw fields of an experiment; they are validated after the missing ones have been filled in."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class Page(Strict):
-    """Which experiments, by name.  after: the last name of the page before."""
+    """Pagination of the list, which is sorted by name.  after: the last name of the previous page."""
 
     limit: Annotated[int, Field(ge=1, le=200)] = 100
     after: Text | None = None
@@ -148,7 +148,7 @@ class Api:
 
 
 def changeable(one: Experiment) -> Experiment:
-    """Raises Conflict for one that the configuration has."""
+    """The experiment itself.  Raises Conflict if it is defined in the configuration."""
     if one.source == FILE:
         message = f"The experiment '{one.name}' is defined in the configuration file; change it there."
         raise Conflict(message, code="experiment_in_file")
@@ -156,7 +156,7 @@ def changeable(one: Experiment) -> Experiment:
 
 
 def check_change(was: Experiment, made: Create) -> None:
-    """Raises Conflict for what would make what was counted before and after another thing."""
+    """Raises Conflict for a change after which earlier and later figures could no longer be added up."""
     if was.status == "draft":
         return
     before = {"name": was.name, **{name: getattr(was.definition, name) for name in Definition.model_fields}}

@@ -1,8 +1,8 @@
-"""Who gets which variant: pure, so that every process says the same and nothing has to be looked up.
+"""Which unit gets which variant: a pure function, so that all processes agree without any lookup.
 
-An experiment's salt and a unit are hashed to a number in [0, 2^64); variants have intervals of it by their weights, of
-whole numbers and so without gaps.  Whether a unit takes part at all is another hash, so that more traffic moves nobody
-from one variant to another.
+The experiment's salt and the unit are hashed to a number in [0, 2^64).  Each variant has an interval of that range in
+proportion to its weight; integer arithmetic leaves no gaps between them.  Whether a unit takes part at all is a second,
+independent hash, so raising `traffic` moves no unit from one variant to another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proxy.types import JSON, Call
 
 WHOLE: Final = 2**64
 BUCKETS: Final = 1000
-"""Rows that units without one of their own share.  Several units added up are a unit like any other."""
+"""Rows shared by the units that have no row of their own.  Several units added up count as one unit."""
 BUCKET: Final = "#"
 BREAK: Final = "\x1f"
 CONVERSATION: Final = "conversation"
@@ -24,7 +24,7 @@ HEADER: Final = "x-gemmapy-conversation"
 
 
 def point(*parts: str) -> int:
-    """In [0, 2^64), evenly."""
+    """A hash of the parts, uniform in [0, 2^64)."""
     return int.from_bytes(sha256(BREAK.join(parts).encode(errors="replace")).digest()[:8], "big")
 
 
@@ -44,14 +44,14 @@ def variant_of(definition: Definition, salt: str, unit: str) -> Variant:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who is dealt a variant.  text: what is hashed.  owner: whose it is, "" where it is nobody's."""
+    """What a variant is assigned to.  text: what is hashed.  owner: the caller it belongs to; "" if none."""
 
     text: str
     owner: str
 
     @property
     def key(self) -> str:
-        """Under which its figures are kept: those of single requests together in so many rows, without a name."""
+        """The key of its figures.  Single requests have no owner and share a fixed number of anonymous rows."""
         return sha256(self.text.encode(errors="replace")).hexdigest()[:32] if self.owner else bucket(self.text)
 
 
@@ -60,7 +60,7 @@ def bucket(text: str) -> str:
 
 
 def subject(kind: Unit, caller: str, name: str) -> Subject:
-    """name: of the user or conversation, "" where there is none; of the request."""
+    """name: of the user or conversation, "" if the call names none; for a request, its id."""
     if kind == "request":
         return Subject(BREAK.join((kind, caller, name)), "")
     if kind == "caller" or not name:
@@ -84,7 +84,7 @@ def words(given: JSON) -> str:
 
 
 def conversation_of(call: Call) -> str:
-    """The one that the call names, in any of the ways that a chain may know; whether it is right is not ours to say."""
+    """The conversation named in the body or a header; not checked for existence or ownership."""
     given = call.extra.get(CONVERSATION)
     if isinstance(given, dict):
         given = given.get("id")

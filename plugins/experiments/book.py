@@ -1,4 +1,4 @@
-"""The experiments that there are, ready to be asked for every call."""
+"""The experiments, indexed for a lookup on every call."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Experiment:
         )
 
     def assigned(self, subject: Subject) -> Assigned | None:
-        """None where it does not take part."""
+        """The variant of this subject; None if the subject does not take part."""
         definition = self.definition
         if not takes_part(definition, self.salt, subject.text):
             return None
@@ -69,7 +69,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """What a call gets.  subject: for whom it counts; None is a call that counts for nothing."""
+    """The variant that a call gets.  subject: the unit it is counted for; None if the call is not counted."""
 
     experiment: Experiment
     variant: Variant
@@ -85,7 +85,7 @@ def fit(patterns: Iterable[str], text: str) -> bool:
 
 
 class Book:
-    """Never changed; who learns of another experiment makes another one."""
+    """An immutable index of all experiments; a change replaces the whole book."""
 
     def __init__(self, experiments: Iterable[Experiment] = ()) -> None:
         self.all = tuple(sorted(experiments, key=lambda one: one.name))
@@ -98,9 +98,10 @@ class Book:
         return tuple(one for one in self.active if one.fits(model, route, caller, chat))
 
     def chosen(self, call: Call, opens: Callable[[Call, Experiment], bool]) -> Assigned | None:
-        """By the first experiment by name that the call fits.
+        """The variant from the first experiment, by name, that matches the call; None if it gets none.
 
-        opens: whether the caller may have all of its variants; one who may not would be missed in some of them only.
+        opens: whether the caller may use the models of all variants.  A caller who may not is left out: errors in
+        only some of the variants would bias the results.
         """
         for one in self.candidates(call.model, call.route, call.caller, isinstance(call.ask, Chat)):
             if call.models is None or opens(call, one):

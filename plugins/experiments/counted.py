@@ -1,4 +1,4 @@
-"""What calls came to, added up in memory until it is written."""
+"""The figures of calls, summed in memory until they are written to the database."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.meter import LEFT
 from proxy.news import KEPT, CallEnded
 
 LONGEST: Final = 200
-"""Letters of a call's id."""
+"""Maximum length of a call's id, in characters."""
 
 
 class Place(NamedTuple):
-    """Of which unit the figures are."""
+    """The key of a row of figures: experiment, variant and unit."""
 
     experiment: str
     variant: str
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A call, for what is said of it later."""
+    """A call of an experiment, stored so that a later rating or result can be assigned to it."""
 
     at: int
     call: str
@@ -38,7 +38,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """That a call was rated; until: when it is no use to look for it any longer, by the monotonic clock."""
+    """A rating of a call.  until: when to stop looking for the call, by the monotonic clock."""
 
     call: str
     caller: str
@@ -48,7 +48,7 @@ class Said:
 
 @dataclass(slots=True)
 class Batch:
-    """What is written together or not at all.  owners: of the units."""
+    """Figures that are written in one transaction.  owners: the callers that the units belong to."""
 
     units: dict[Place, list[int]] = field(default_factory=dict)
     owners: dict[Place, str] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Batch:
         self.calls.append(Seen(int(ended.at * 1e6), clean(ended.id)[:LONGEST], clean(ended.caller), *place, owner))
 
     def moved(self, places: Mapping[Place, Place]) -> list[dict[str, Any]]:
-        """The units as rows, in one order everywhere: two processes that wait for each other's rows would never end.
+        """The units as rows, always in the same order: otherwise two processes writing the same rows could deadlock.
 
-        places: where units belong that get no row of their own.
+        places: the shared row of each unit that gets no row of its own.
         """
         rows: dict[Place, tuple[str, Sequence[int]]] = {}
         for place, counts in self.units.items():
@@ -86,7 +86,7 @@ class Batch:
 
 
 def counts_of(ended: CallEnded) -> list[int]:
-    """In the order of the columns.  Whoever leaves is nobody's error, and an answer that was cut has no time."""
+    """In the order of COUNTS.  A client's disconnect is not an error; only complete answers have times and tokens."""
     answered = not ended.error
     begun = answered and ended.first_ns is not None
     cost = None if ended.cost is None else ended.cost.amount
@@ -107,7 +107,7 @@ def counts_of(ended: CallEnded) -> list[int]:
 
 
 def clean(text: str) -> str:
-    """What every database takes as text."""
+    """The text without what a database rejects: lone surrogates and NUL characters."""
     if text.isascii() and text.isprintable():
         return text
     return text.encode(errors="replace").decode().replace("\0", "")

@@ -1,4 +1,4 @@
-"""An experiment as somebody writes it, checked."""
+"""The definition of an experiment, as it is written in YAML or JSON, and its validation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from proxy.types import JSON
 from proxy.wire.openai_fields import SAMPLING
 
 PREFIX: Final = "exp_"
-"""Of ids."""
+"""Prefix of ids."""
 NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
 LARGEST: Final = 262_144
-"""Bytes of one as JSON."""
+"""Maximum size of a definition as JSON, in bytes."""
 Unit: TypeAlias = Literal["user", "caller", "conversation", "request"]
 Status: TypeAlias = Literal["draft", "active", "paused", "stopped"]
 Sense: TypeAlias = Literal["higher", "lower"]
@@ -41,11 +41,11 @@ SENSES: Final[dict[str, Sense | None]] = {
     "up": "higher",
     "down": "lower",
 }
-"""What is measured of every call, and where better is; None where that is nobody's to say."""
+"""The metrics of every call and whether higher or lower is better; None if neither is."""
 
 
 def check_name(name: str) -> str:
-    """Raises ValueError for what nothing here can be called."""
+    """Raises ValueError if this cannot be a name."""
     if not NAME.fullmatch(name):
         raise ValueError(
             f"{name[:100]!r} cannot be a name: up to 64 of a-z, 0-9, '-' and '_', a letter first, not '{PREFIX}'"
@@ -68,7 +68,7 @@ def _named(given: object) -> object:
 
 
 def _parameters(given: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for what a chat would not take."""
+    """Raises ValueError for an option or a value that a chat would not accept."""
     for name, value in given.items():
         if name not in SAMPLING:
             raise ValueError(f"{name[:80]!r} is not one of {', '.join(SAMPLING)}")
@@ -195,16 +195,16 @@ class Definition(Strict):
         return self.better.get(metric, SENSES.get(metric))
 
     def told(self) -> dict[str, JSON]:
-        """As it was written, without what was left out."""
+        """As JSON, without fields that have their default value."""
         whole: dict[str, JSON] = self.model_dump(mode="json", exclude_defaults=True)
         return whole
 
     def bare(self) -> Definition:
-        """Without what stands beside it where it was written."""
+        """Only the fields of a Definition, without those that a subclass adds."""
         return Definition.model_construct(**{name: getattr(self, name) for name in Definition.model_fields})
 
     def digest(self) -> str:
-        """Of all on which its results hang."""
+        """A hash of every field that affects the results."""
         free = ("description", "better", "guard", "traffic")
         kept = {name: value for name, value in self.told().items() if name not in free}
         return sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]

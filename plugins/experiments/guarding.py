@@ -18,7 +18,7 @@ class Guarding:
     store: Store
 
     async def look(self, experiment: Experiment) -> bool:
-        """Whether a variant was stopped.  Raises DatabaseAway."""
+        """Check the experiment's guard; True if a variant was stopped.  Raises DatabaseAway."""
         if experiment.definition.guard is None:
             return False
         found = await results(self.store.database, experiment, experiment.definition.guard.metric)
@@ -31,10 +31,10 @@ class Guarding:
 
 
 def harmful(found: Results) -> Iterator[tuple[str, str]]:
-    """Variants that are surely worse than the control by what the guard allows, and why."""
+    """Variants that are certainly worse than the control by more than the guard allows, and the reasons."""
     definition = found.experiment.definition
     guard = definition.guard
-    assert guard is not None  # noqa: S101  (nobody else asks)
+    assert guard is not None  # noqa: S101  (`look` checks this first)
     for variant in definition.variants[1:]:
         if variant.name in found.experiment.stops:
             continue

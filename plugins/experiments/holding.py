@@ -1,4 +1,4 @@
-"""What is counted of one caller's units: told, or deleted."""
+"""The figures of one caller's units: exported or deleted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from plugins.experiments.writer import Writer
 from proxy.types import JSON
 
 CHUNK: Final = 1000
-"""Rows in memory at once."""
+"""Rows read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows that many units share stay: they name nobody."""
+    """Only rows with an owner; rows shared by many units identify nobody and are kept."""
 
     writer: Writer
     name: str = "experiments"
@@ -52,7 +52,7 @@ class Rows:
 
 
 def behind(keys: list[Any], after: tuple[Any, ...]) -> ColumnElement[bool]:
-    """Rows that come after one, in the order of these columns."""
+    """Rows that come after the given values, in the order of these columns (keyset pagination)."""
     first, *others = keys
     later: ColumnElement[bool] = first > after[0]
     return later if not others else later | and_(first == after[0], behind(others, after[1:]))

@@ -1,4 +1,4 @@
-"""What is old goes."""
+"""Deletes old rows."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from plugins.experiments.tables import BATCHES, CALLS, EXPERIMENTS
 
 DAY: Final = 86_400
 WRITTEN: Final = DAY
-"""Seconds for which it is known what was written."""
+"""Seconds for which the ids of written batches are kept."""
 GONE: Final = 90 * DAY
-"""Seconds that results stay of an experiment that no configuration has any more."""
+"""Seconds for which results are kept after their experiment was last in a configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """days, most: of calls that may be rated.  It does no harm where several processes do it."""
+    """days, most: how many calls are kept for later ratings.  Several processes may do this at once."""
 
     store: Store
     days: int
@@ -35,7 +35,7 @@ class Keeping:
             newest = (await connection.execute(select(func.max(CALLS.c.id)))).scalar() or 0
         await clear(database, CALLS, CALLS.c.id <= newest - self.most)
         await clear(database, EXPERIMENTS, (E.source == FILE) & (E.updated < micros(now - GONE)))
-        for table in PARTS:  # what was written for one that was deleted just then goes, too
+        for table in PARTS:  # also rows that were written while their experiment was being deleted
             await clear(database, table, table.c.experiment.not_in(select(E.id)))
 
 

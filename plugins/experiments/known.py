@@ -1,4 +1,4 @@
-"""Which experiments there are, as every process knows within seconds."""
+"""The current experiments; a change reaches every process within seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from proxy.errors import NotFound
 from proxy.host import Host
 
 LOOK: Final = 2.0
-"""Seconds between two looks."""
+"""Seconds between two checks for changes."""
 
 
 class Known:
-    """files: those of the configuration."""
+    """files: the experiments of the configuration."""
 
     def __init__(self, store: Store, files: Sequence[Experiment], host: Host) -> None:
         self.store = store
@@ -23,11 +23,11 @@ class Known:
         self.noted = False
         self.version: Version | None = None
         self.last: list[Rows] = host.kept("experiments rows", list)
-        """What was read last; it holds after a reload while the database is away, too."""
+        """The rows read last; they survive a reload, even if the database is unavailable then."""
         self.book = Book(together(files, self.last[0]) if self.last else files)
 
     async def read(self) -> None:
-        """Take over what has changed since the last look.  Raises DatabaseAway."""
+        """Load the experiments if any has changed since the last check.  Raises DatabaseAway."""
         if not self.noted:
             await self.note()
         version = await self.store.version()
@@ -37,12 +37,12 @@ class Known:
             self.book = Book(together(self.files, rows))
 
     async def note(self) -> None:
-        """That there are those of the configuration, so that what is counted for them stays."""
+        """Record in the database that the configuration's experiments are in use, so that their figures are kept."""
         await self.store.note(self.files)
         self.noted = True
 
     async def find(self, id: str) -> Experiment:
-        """By its id or name, as it is now.  Raises NotFound."""
+        """An experiment by id or name, up to date.  Raises NotFound."""
         await self.read()
         found = self.book.ids.get(id) or self.book.names.get(id)
         if found is None and id.isprintable():

@@ -1,4 +1,4 @@
-"""Figures of an experiment, added up by the database."""
+"""The figures of an experiment, summed by the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.sql.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Of a column to another one.  scale: what one of it is.  share: whether it counts some of the other."""
+    """A ratio of two columns.  scale: factor for x.  share: whether x counts a subset of what n counts."""
 
     x: str
     n: str
@@ -40,7 +40,7 @@ RATIOS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of one variant.  shared: rows that units without one of their own share."""
+    """The figures of one variant.  shared: the number of rows that are shared by many units."""
 
     units: int = 0
     shared: int = 0
@@ -52,7 +52,7 @@ class Measured:
 
 
 async def measured(database: Database, experiment: str, only: str | None = None) -> dict[str, Measured]:
-    """By variant.  only: one metric, which takes an eighth of the time.  Raises DatabaseAway."""
+    """By variant.  only: a single metric, which takes an eighth of the time.  Raises DatabaseAway."""
     at = UNITS.c
     ratios = {name: ratio for name, ratio in RATIOS.items() if only in (None, name)}
     shared = case((at.unit.startswith(BUCKET), 1), else_=0)
@@ -81,7 +81,7 @@ async def measured(database: Database, experiment: str, only: str | None = None)
 
 
 def sums(name: str, x: KeyedColumnElement[Any], n: KeyedColumnElement[Any], scale: float) -> list[ColumnElement[Any]]:
-    """As floats: squares of nanoseconds are larger than whole numbers may be there."""
+    """As floats, because squares of nanoseconds overflow a database's integers."""
     mine, theirs = cast(x, Double) * scale, cast(n, Double)
     parts = {
         "units": func.sum(case((n > 0, 1), else_=0)),

@@ -1,4 +1,4 @@
-"""Gives each call the variant of an experiment that is its unit's, and counts what came of it."""
+"""Gives each call its unit's variant of an experiment, and counts the outcome."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from proxy.types import Call, Handler, Reply, Route
 log = logging.getLogger(__name__)
 FACT: Final = "experiment"
 COMPARISON: Final = "comparison"
-"""Tag of calls whose answers are laid side by side."""
+"""Tag of calls that belong to a side-by-side comparison of models."""
 WATCH: Final = 10.0
-"""Seconds between two looks of guards."""
+"""Seconds between two checks of the guards."""
 TIDY: Final = 3600.0
-"""Seconds between two deletions of what is old."""
+"""Seconds between two deletions of old rows."""
 PATIENCE: Final = 5.0
-"""Seconds that the last figures may take to be written when the server stops."""
+"""Seconds that writing the last figures may take at shutdown."""
 
 
 class Experiments:
@@ -78,9 +78,9 @@ class Experiments:
         self.keeping = Keeping(store, settings.rate_days, settings.rate_calls)
         self.guarding = Guarding(store)
         self.held: dict[str, Assigned] = {}
-        """By the mark of its meter, what each call under way counts for.  The end of every one is told."""
+        """What each call in progress counts for, by its meter's id.  CallEnded, which every call sends, removes it."""
         self.odd: set[str] = set()
-        """Variants whose templates nobody puts in."""
+        """Variants whose templates are not filled in, because no `templates` follows in the chain."""
         self.chores = Chores(host.background)
         host.record(FACT)
         host.holds(Rows(self.writer))
@@ -95,9 +95,9 @@ class Experiments:
         wished = call.model.startswith(NAMES) or (call.extra and FIELD in call.extra)
         if not wished and not book.active:
             return await call_next(call)
-        if FACT in call.tags:  # a call that a plugin further in has sent through the chain again
+        if FACT in call.tags:  # a plugin further in has sent this call through the chain again
             return await call_next(call)
-        if not wished and COMPARISON in call.tags:  # who compares models wants each as it is
+        if not wished and COMPARISON in call.tags:  # a comparison of models needs each model unchanged
             return await call_next(call)
         wish = wish_of(call)
         assigned = book.chosen(call, self.opens) if wish is None else self.wished(call, wish)
@@ -108,7 +108,7 @@ class Experiments:
         return await metered(call, partial(self.counted, assigned, call_next), self.host)
 
     def wished(self, call: Call, wish: Wish) -> Assigned:
-        """What a call gets that names an experiment: where that does not run, the control.  Raises NotFound."""
+        """The variant for a call that names an experiment; the control if that is not running.  Raises NotFound."""
         one = self.known.book.names.get(wish.name)
         if one is None:
             raise missing(wish.name, wish.param)
@@ -126,7 +126,7 @@ class Experiments:
         return assigned or Assigned(one, definition.control)
 
     def fair(self, call: Call, one: Experiment) -> bool:
-        """Whether every variant can take a call that names the experiment: else it would fail in some of them only."""
+        """Whether the caller may use every variant; otherwise errors in only some of them would bias the results."""
         try:
             for variant in one.definition.variants:
                 self.check(changed(call, variant))
@@ -135,12 +135,12 @@ class Experiments:
         return True
 
     def check(self, made: Call) -> None:
-        """Raises Denied."""
-        if not made.model.startswith(TEMPLATES):  # whose model is checked where it is known
+        """Raises Denied if the caller may not use the model."""
+        if not made.model.startswith(TEMPLATES):  # `templates` knows the model of a template and checks it
             self.host.models.check(made)
 
     def opens(self, call: Call, one: Experiment) -> bool:
-        """Whether the caller may have the models of all variants."""
+        """Whether the caller may use the models of all variants."""
         try:
             for variant in one.definition.variants:
                 if variant.model is not None:
@@ -180,7 +180,7 @@ class Experiments:
             self.writer.rated(rated)
 
     async def watch(self) -> None:
-        """Raises DatabaseAway."""
+        """Check the guards of all active experiments.  Raises DatabaseAway."""
         stopped = [await self.guarding.look(one) for one in self.known.book.active]
         if any(stopped):
             await self.known.read()
@@ -190,10 +190,10 @@ class Experiments:
         await self.keeping.tidy()
 
     async def __aenter__(self) -> Self:
-        with suppress(Busy):  # which must not keep a new configuration from serving
+        with suppress(Busy):  # an unavailable database must not keep a new configuration from being used
             await self.known.read()
         start = self.host.background.start
-        if self.writer.task is None:  # it writes for every pipeline that there will be
+        if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing what experiments have counted")
         self.chores.every(LOOK, self.known.read, "looking for new experiments")
         self.chores.every(WATCH, self.watch, "guarding experiments")

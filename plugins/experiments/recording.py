@@ -1,4 +1,4 @@
-"""What callers measure themselves, such as whether an answer was used."""
+"""Outcomes that callers measure themselves, such as whether an answer was used."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from proxy.sql.backlog import EVERY
 from proxy.types import Caller
 
 MOST: Final = 20
-"""Names of metrics of one experiment."""
+"""Maximum number of metric names of one experiment."""
 LARGEST: Final = 1e15
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 
 
 class Result(Strict):
-    """Of the call `request_id`, or of a unit: the `user` or `conversation` that calls named, none for the caller.
+    """The outcome of the call `request_id`, or of a unit: a `user`, a `conversation`, or else the caller itself.
 
-    variant: the one that the unit should have, as a check.  caller: whose unit it is, for admins.
+    variant: if set, checked against the unit's variant.  caller: the owner of the unit; only admins may name another.
     """
 
     request_id: Word | None = None
@@ -61,7 +61,7 @@ class Recording:
     writer: Writer
 
     async def record(self, experiment: Experiment, result: Result, caller: Caller) -> str:
-        """The variant that it was counted for."""
+        """Count a result; returns the variant it was counted for.  Raises Denied, Conflict, BadCall or NotFound."""
         if result.caller not in (None, caller.name) and not caller.is_admin:
             raise Denied("Only admins may name another caller.", param="caller", code="not_yours")
         if experiment.status == "draft":
@@ -81,7 +81,7 @@ class Recording:
                 if row is not None:
                     await self.add(connection, row, result)
                     return str(row["variant"])
-            if again:  # it may be another process's, which has not written it yet
+            if again:  # another process may have the call and not have written it yet
                 await asyncio.sleep(EVERY)
         name, what = ("request_id", "call") if result.request_id is not None else ("unit", "unit")
         raise NotFound(f"No such {what} of yours was counted.", param=name, code=f"{what}_not_found")
@@ -89,7 +89,7 @@ class Recording:
     async def of_call(
         self, connection: AsyncConnection, experiment: Experiment, result: Result, owner: str | None
     ) -> RowMapping | None:
-        """owner: None is anybody."""
+        """The figures' key of a call.  owner: None means any caller's.  Raises BadCall for the wrong variant."""
         c = CALLS.c
         wanted = (c.call == result.request_id) & (c.experiment == experiment.id)
         if owner is not None:
@@ -103,14 +103,14 @@ class Recording:
     async def of_place(
         self, connection: AsyncConnection, experiment: Experiment, places: tuple[str, list[str]]
     ) -> RowMapping | None:
-        """The row of a unit, or the one that it shares."""
+        """The row of a unit; if it has none of its own, the shared one."""
         u, (variant, keys) = UNITS.c, places
         wanted = (u.experiment == experiment.id) & (u.variant == variant) & u.unit.in_(keys)
         query = select(u.experiment, u.variant, u.unit, u.owner).where(wanted).order_by(u.unit == keys[-1]).limit(1)
         return (await connection.execute(query)).mappings().first()
 
     async def add(self, connection: AsyncConnection, row: RowMapping, result: Result) -> None:
-        """Raises BadCall where there are too many names."""
+        """Raises BadCall if the experiment has too many metrics."""
         store, experiment = self.writer.store, row["experiment"]
         known = set((await connection.execute(select(NAMES.c.name).where(NAMES.c.experiment == experiment))).scalars())
         if result.metric_name not in known:
@@ -127,7 +127,7 @@ class Recording:
 
 
 def of_unit(experiment: Experiment, result: Result, owner: str) -> tuple[str, list[str]]:
-    """The variant that a unit has, and where its figures may stand.  Raises BadCall."""
+    """The variant of a unit, and the keys under which its figures may be.  Raises BadCall."""
     kind = experiment.definition.unit
     if kind == "request":
         message = "Units of this experiment are requests: send 'request_id'."

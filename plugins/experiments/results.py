@@ -1,4 +1,4 @@
-"""What an experiment has shown so far."""
+"""The results of an experiment so far."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHARED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One metric of one variant.  interval, against: None where too little is known."""
+    """One metric of one variant.  interval, against (the difference from the control): None if data is insufficient."""
 
     moments: Moments
     interval: Interval | None
@@ -57,7 +57,7 @@ class Results:
         return self.found.get(variant, NONE)
 
     def units(self, variant: str) -> int:
-        """Each request is a unit, whose figures are kept together with others'."""
+        """If each request is a unit, the number of calls: their rows are shared."""
         mine = self.of(variant)
         return mine.calls if self.experiment.definition.unit == "request" else mine.units
 
@@ -76,12 +76,12 @@ class Results:
         told = verdict(against, enough, definition.sense(metric))
         relative = None
         if control.mean and mine.mean is not None:
-            relative = (mine.mean - control.mean) / abs(control.mean)  # up is up of negative ones, too
+            relative = (mine.mean - control.mean) / abs(control.mean)  # a rise is positive even if the mean is negative
         return Compared(mine, interval(mine), against, told, relative)
 
     @property
     def p(self) -> float:
-        """Of the split: of the variants that no guard has stopped."""
+        """The p-value of the split among the variants that no guard has stopped."""
         running = [one for one in self.experiment.definition.variants if one.name not in self.experiment.stops]
         return mismatch([self.units(one.name) for one in running], [one.weight for one in running])
 
@@ -129,7 +129,7 @@ class Results:
         return {**told, "difference": difference, "verdict": found.verdict}
 
     def csv(self) -> str:
-        """A line for each metric of each variant."""
+        """One line per variant and metric."""
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow(HEAD)
@@ -157,5 +157,5 @@ HEAD: Final = (
 
 
 async def results(database: Database, experiment: Experiment, only: str | None = None) -> Results:
-    """only: the one metric that is looked at.  Raises DatabaseAway."""
+    """only: a single metric.  Raises DatabaseAway."""
     return Results(experiment, await measured(database, experiment.id, only))

@@ -1,7 +1,7 @@
-"""What results allow to be said, at any time and as often as anybody looks.
+"""Which conclusions the results allow, valid at any time and however often somebody looks.
 
-Everything here is of ratios, sums of one thing over sums of another, over units: the calls of a unit are alike, and to
-take them for independent would make intervals far too narrow.
+All metrics are ratios of sums over units.  The calls of one unit are correlated; treating them as independent would
+make the intervals far too narrow.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Final, Literal, TypeAlias
 from plugins.experiments.definition import Sense
 
 ALPHA: Final = 0.05
-"""How often, at most, something is said of variants between which there is nothing."""
+"""Maximum probability of reporting a difference between variants that do not differ."""
 UNUSUAL: Final = 0.01
-"""Below this a split is not what it was set to be."""
+"""p-values below this mean that the split does not match the weights (sample ratio mismatch)."""
 FEWEST: Final = 100
-"""Units of each variant, before anything is said: the rules are of sums of many."""
+"""Minimum number of units of each variant: the rules are asymptotic."""
 TIGHTEST: Final = 5000
-"""Observations at which intervals are as narrow as they can be; fixed beforehand, and not by what was seen."""
+"""Number of observations at which intervals are tightest; fixed in advance, independent of the data."""
 FIRM: Final = 500.0
-"""How firmly a split is believed to be nearly right, if it is not right: in units."""
+"""Concentration of the Dirichlet prior around the set shares, in units: how close a wrong split is expected to be."""
 Verdict: TypeAlias = Literal["better", "worse", "higher", "lower", "no difference seen yet", "too few units yet"]
 Interval: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of units: how many, and sums over them of a numerator x, a denominator n, and their squares and product.
+    """The number of units, and sums over them of a numerator x, a denominator n, their squares and their product.
 
-    share: whether x counts some of the n.
+    share: whether x counts a subset of what n counts.
     """
 
     units: int = 0
@@ -48,11 +48,11 @@ class Moments:
 
     @property
     def variance(self) -> float | None:
-        """Of the mean, by the delta method; None where the units do not differ, which says nothing.
+        """Of the mean, by the delta method; None if the units do not differ, from which nothing can be concluded.
 
         Source: Deng, Knoblich, Lu, Applying the Delta Method in Metric Analytics, KDD 2018.  A share has at least the
-        variance of independent calls with two more of either kind (Agresti, Coull 1998), so that none of a hundred is
-        not taken for never.
+        variance of independent calls with two more of either kind (Agresti, Coull 1998), so that 0 of 100 is not
+        taken for "never".
         """
         if self.units < 2 or not self.n:
             return None
@@ -61,23 +61,23 @@ class Moments:
         if self.share:
             near = (self.x + 2) / (self.n + 4)
             squares = max(squares, self.n * near * (1 - near))
-        if squares <= 1e-12 * self.xx:  # nothing but what was rounded
+        if squares <= 1e-12 * self.xx:  # only rounding errors
             return None
         return squares / (self.n * self.n) * self.units / (self.units - 1)
 
     @property
     def spread(self) -> float:
-        """The variance of as much of n as one; 0 where nothing is known of it."""
+        """The variance per unit of n; 0 if unknown."""
         return (self.variance or 0.0) * self.n
 
 
 def widening(observations: float, alpha: float) -> float:
-    """By how many standard errors a mean may be off, at all times together but for a chance of alpha.
+    """The half-width of an interval in standard errors, valid at all times simultaneously with probability 1 - alpha.
 
     The closed form of an asymptotic confidence sequence: a Gaussian mixture over the drifts of a Brownian motion.
     Source: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas, Time-uniform central limit theory and asymptotic confidence
-    sequences, Annals of Statistics 52 (2024).  Time is counted in calls, the errors are those of units: where the calls
-    of a unit are alike, sums at two times are correlated more than those of independent calls, and by Slepian's lemma
+    sequences, Annals of Statistics 52 (2024).  Time is counted in calls, errors are those of units: if the calls of a
+    unit are correlated, sums at two times are correlated more than those of independent calls, and by Slepian's lemma
     cross the same boundary no more often.
     """
     rho = (-2 * log(alpha) + log(-2 * log(alpha) + 1)) / TIGHTEST
@@ -86,7 +86,7 @@ def widening(observations: float, alpha: float) -> float:
 
 
 def interval(moments: Moments, alpha: float = ALPHA) -> Interval | None:
-    """Around the mean; None where too little is known."""
+    """Around the mean; None if data is insufficient."""
     mean, variance = moments.mean, moments.variance
     if moments.units < FEWEST or mean is None or variance is None:
         return None
@@ -97,10 +97,10 @@ def interval(moments: Moments, alpha: float = ALPHA) -> Interval | None:
 
 
 def difference(control: Moments, other: Moments, comparisons: int) -> Interval | None:
-    """Around the other's mean less the control's; alpha is shared out evenly among the comparisons (Bonferroni).
+    """Around the other's mean minus the control's; alpha is divided evenly among the comparisons (Bonferroni).
 
-    Where there is no difference both spread alike, so neither is taken to spread less than both do together.  What is
-    rare, a few of the smaller one have not shown yet: by their own spread they would be surer the less they have seen.
+    Without a difference both have the same spread, so neither is assumed to have less than the pooled one.  A small
+    group may not have seen rare events yet; its own spread alone would make it seem more certain the less it has seen.
     """
     if min(control.units, other.units) < FEWEST or control.mean is None or other.mean is None:
         return None
@@ -126,10 +126,10 @@ def verdict(found: Interval | None, enough: bool, sense: Sense | None) -> Verdic
 
 
 def mismatch(counts: Sequence[int], weights: Sequence[int]) -> float:
-    """A p-value, right at all times together, of so many units where shares by these weights were set.
+    """An always-valid p-value for these counts, if the weights set the shares.
 
-    The inverse of a Bayes factor: of shares around the set ones (Dirichlet) against these themselves.  Source: Lindon,
-    Malek, Anytime-valid inference for multinomial count data, NeurIPS 2022.
+    The inverse of a Bayes factor: shares distributed around the set ones (Dirichlet) against exactly these.  Source:
+    Lindon, Malek, Anytime-valid inference for multinomial count data, NeurIPS 2022.
     """
     whole, total = sum(weights), sum(counts)
     against = lgamma(FIRM) - lgamma(FIRM + total)

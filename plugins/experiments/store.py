@@ -1,4 +1,4 @@
-"""Experiments in the database.  Every method that asks it raises DatabaseAway."""
+"""Experiments in the database.  Every method that uses it raises DatabaseAway."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ log = logging.getLogger(__name__)
 E: Final = EXPERIMENTS.c
 MICRO: Final = 1e6
 MOST: Final = 200
-"""Experiments, besides those of the configuration."""
+"""Maximum number of experiments made over HTTP."""
 Version: TypeAlias = tuple[int, ...]
 Rows: TypeAlias = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 PARTS: Final = (STOPS, NAMES, METRICS, UNITS)
-"""Tables with what belongs to an experiment.  Its calls go when they are old."""
+"""Tables whose rows belong to an experiment.  CALLS is not among them: its rows expire."""
 CHUNK: Final = 2000
-"""Rows that go at once."""
+"""Rows deleted at once."""
 
 
 class Conflict(ProxyError):
-    """The experiment is not in a state in which this could be done."""
+    """The experiment's state does not allow this."""
 
     status, kind = 409, "invalid_request_error"
 
 
 def from_file(name: str, told: InFile) -> Experiment:
-    """Named by all on which its results hang: another definition has results of its own."""
+    """Its id includes a digest of the definition: a changed definition starts with new results."""
     definition = told.bare()
     return Experiment(f"{name}@{definition.digest()}", name, told.status, definition, FILE)
 
@@ -50,7 +50,7 @@ class Store(Records):
         self.host = host
 
     async def note(self, experiments: Iterable[Experiment]) -> None:
-        """That the configuration has these."""
+        """Record that these experiments are in the configuration."""
         now = self.now()
         rows = [{**row_of(one), "created": now, "updated": now} for one in sorted(experiments, key=lambda one: one.id)]
         if rows:
@@ -60,7 +60,7 @@ class Store(Records):
                 await connection.execute(made.on_conflict_do_update(index_elements=[E.id], set_=new), rows)
 
     async def version(self) -> Version:
-        """Another one whenever anything has changed, whatever the clocks of servers say."""
+        """Differs after every change, whatever the servers' clocks say."""
         changes = select(func.count(), func.sum(E.updated)).select_from(EXPERIMENTS)
         stops = select(func.count(), func.sum(STOPS.c.at)).select_from(STOPS)
         async with self.database.reading() as connection:
@@ -68,7 +68,7 @@ class Store(Records):
         return *map(int, (first[0], first[1] or 0)), *map(int, (second[0], second[1] or 0))
 
     async def rows(self, files: Sequence[Experiment]) -> Rows:
-        """Those that were made here, and what is known of those of the configuration; and what guards have stopped."""
+        """Rows of experiments, those made over HTTP and the given ones of the configuration; rows of stops."""
         wanted = (E.source == API) | E.id.in_([one.id for one in files])
         async with self.database.reading() as connection:
             rows = (await connection.execute(select(EXPERIMENTS).where(wanted))).mappings().all()
@@ -76,14 +76,14 @@ class Store(Records):
         return [dict(row) for row in rows], [dict(row) for row in stops]
 
     async def one(self, id: str) -> Experiment | None:
-        """Also one that the configuration had."""
+        """An experiment by id, even if it is no longer in the configuration."""
         async with self.database.reading() as connection:
             row = (await connection.execute(select(EXPERIMENTS).where(E.id == id))).mappings().first()
             stops = (await connection.execute(select(STOPS).where(STOPS.c.experiment == id))).mappings().all()
         return None if row is None else experiment_of(dict(row), [dict(one) for one in stops])
 
     async def create(self, name: str, definition: Definition) -> str:
-        """Its id.  Raises Conflict for a name that is taken, and BadCall where there are too many."""
+        """The new experiment's id.  Raises Conflict if the name is taken, and BadCall if there are too many."""
         id, now = new_id(PREFIX), self.now()
         made = Experiment(id, name, "draft", definition, API)
         try:
@@ -97,7 +97,7 @@ class Store(Records):
         return id
 
     async def change(self, was: Experiment, name: str, definition: Definition) -> None:
-        """Raises Conflict where it is no longer what it was, or for a name that is taken."""
+        """Raises Conflict if it was changed meanwhile, or if the name is taken."""
         new = {**row_of(was), "name": name, "taken": name, "definition": written(definition), "updated": self.now()}
         same = (E.id == was.id) & (E.status == was.status) & (E.definition == written(was.definition))
         try:
@@ -109,7 +109,7 @@ class Store(Records):
             raise Conflict("The experiment has just been changed by somebody else.", code="experiment_changed")
 
     async def move(self, id: str, status: str, before: Sequence[str]) -> bool:
-        """Whether it was in one of these states, and is in this one now."""
+        """Set the status if it is one of `before`; False if it is not."""
         now = self.now()
         new: dict[str, Any] = {"status": status, "updated": now}
         new |= {"stopped": now} if status == "stopped" else {}
@@ -121,13 +121,13 @@ class Store(Records):
         return bool(done.rowcount)
 
     async def remove(self, id: str) -> None:
-        """With all that was counted."""
+        """Delete an experiment and its figures."""
         for table in PARTS:
             await clear(self.database, table, table.c.experiment == id)
         await clear(self.database, EXPERIMENTS, E.id == id)
 
     async def stop(self, id: str, variant: str, why: str) -> bool:
-        """Whether nobody else has stopped this variant yet."""
+        """Stop a variant; False if it was already stopped."""
         row = {"experiment": id, "variant": variant, "at": self.now(), "why": why}
         async with self.database.writing() as connection:
             done = await connection.execute(self.database.insert(STOPS).values(row).on_conflict_do_nothing())
@@ -135,7 +135,7 @@ class Store(Records):
 
 
 async def clear(database: Database, table: Table, which: ColumnElement[bool]) -> int:
-    """Delete these rows bit by bit, so that nobody waits for it; how many there were.  Raises DatabaseAway."""
+    """Delete these rows in small transactions, so that nothing waits long; returns the count.  Raises DatabaseAway."""
     keys, whole = list(table.primary_key.columns), 0
     key = keys[0] if len(keys) == 1 else tuple_(*keys)
     some = select(*keys).where(which).limit(CHUNK)
@@ -148,7 +148,7 @@ async def clear(database: Database, table: Table, which: ColumnElement[bool]) ->
 
 
 def together(files: Sequence[Experiment], rows: Rows) -> list[Experiment]:
-    """Those of the configuration, with what is known of them, before others of the same name."""
+    """All experiments; those of the configuration replace others with the same name."""
     known, stops = {row["id"]: row for row in rows[0]}, rows[1]
     mine = {one.name: {**known.get(one.id, {}), **row_of(one)} for one in files}
     others = [row for row in known.values() if row["source"] == API and row["name"] not in mine]
@@ -176,7 +176,7 @@ def row_of(one: Experiment) -> dict[str, Any]:
 
 
 def experiment_of(row: Mapping[str, Any], stops: Iterable[Mapping[str, Any]]) -> Experiment | None:
-    """None for one that an earlier version of this server took and this one does not."""
+    """None if this version of the server does not accept the definition, which another version wrote."""
     try:
         definition = Definition.model_validate(orjson.loads(row["definition"]))
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """The tables of experiments.  Times are microseconds since 1970 in UTC, money billionths of the currency's unit.
 
-Nothing refers to an experiment by a foreign key: what was counted for one that was deleted just now must not keep from
-being written what was counted for others.
+There are no foreign keys to experiments: if one was deleted just now, its remaining figures must not make the
+transaction fail that also writes the figures of others.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ EXPERIMENTS: Final = Table(
     Column("definition", Text, nullable=False),
     *map(count, ("created", "updated", "started", "stopped")),
 )
-"""taken: the name, which no other one may then have; not of those that the configuration has, whose file it is to name
-them.  definition: as JSON.  updated: of those also when a server had it last."""
+"""taken: the name, as a unique column; null for experiments of the configuration, whose names the file decides.
+definition: as JSON.  updated: for those of the configuration, also when a server last had it."""
 
 STOPS: Final = Table(
     "experiments_stops",
@@ -49,7 +49,7 @@ STOPS: Final = Table(
 COUNTS: Final = (
     "calls", "errors", "cached", "answered", "total_ns", "begun", "first_ns", "tokens", "priced", "cost", "up", "down",
 )  # fmt: skip
-"""answered, begun, priced: calls whose times and tokens, whose time until the first event, whose cost are added up."""
+"""answered, begun, priced: the number of calls behind `total_ns` and `tokens`, `first_ns`, and `cost`."""
 
 UNITS: Final = Table(
     "experiments_units",
@@ -61,7 +61,7 @@ UNITS: Final = Table(
     *map(count, COUNTS),
     Index("experiments_units_owner", "owner"),
 )
-"""What the calls of a unit came to.  unit: a digest, or the number of a row that many share."""
+"""The summed figures of each unit.  unit: a hash, or the number of a shared row."""
 
 METRICS: Final = Table(
     "experiments_metrics",
@@ -75,10 +75,10 @@ METRICS: Final = Table(
     Column("total", Double, nullable=False, server_default="0"),
     Index("experiments_metrics_owner", "owner"),
 )
-"""What was told of a unit, by the name of the metric."""
+"""Results that callers recorded, summed by unit and metric name."""
 
 NAMES: Final = Table("experiments_names", METADATA, key("experiment"), key("name"))
-"""Of metrics."""
+"""Names of metrics."""
 
 CALLS: Final = Table(
     "experiments_calls",
@@ -96,7 +96,7 @@ CALLS: Final = Table(
     Index("experiments_calls_at", "at"),
     Index("experiments_calls_caller", "caller"),
 )
-"""Recent calls, so that what is said of them later is counted where it belongs."""
+"""Recent calls, so that later ratings and results can be assigned to them."""
 
 BATCHES: Final = Table(
     "experiments_batches",
@@ -104,4 +104,4 @@ BATCHES: Final = Table(
     Column("id", String(32), primary_key=True),
     Column("at", BigInteger, nullable=False),
 )
-"""What was written, so that what was written though its answer was lost is not written twice."""
+"""Ids of written batches, so that a batch is not written twice if its confirmation was lost."""

@@ -1,4 +1,4 @@
-"""Which experiment a call names by itself, and what a variant makes of a call."""
+"""Which experiment a call names explicitly, and how a variant changes a call."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TEMPLATE: Final = "template"
 TEMPLATES: Final = f"{TEMPLATE}:"
 OWN_MODEL: Final = "own_model"
 OWN_SYSTEM: Final = "own_system"
-"""Tags: what the caller asked, in whose place a variant stands for this call.  Who remembers a caller's choices goes by
-them, since a variant's would outlive the experiment."""
+"""Tags: what the caller asked for before a variant replaced it.  Plugins that remember a caller's choices use these,
+because a variant's choices must not outlive the experiment."""
 VARIANTS_TEMPLATE: Final = "variants_template"
-"""Tag: the template of a variant, whose messages are not the caller's choice either."""
+"""Tag: the name of a variant's template, whose messages are not the caller's choice either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """variant: the one that is wanted, None is the unit's own.  param: the field that names the experiment."""
+    """variant: the requested one; None means the unit's own.  param: the field that names the experiment."""
 
     name: str
     variant: str | None = None
@@ -55,7 +55,7 @@ def wish_of(call: Call) -> Wish | None:
 
 
 def changed(call: Call, variant: Variant) -> Call:
-    """The call as a variant makes it.  Raises BadCall where there is no model."""
+    """The call as changed by a variant.  Raises BadCall if neither names a model."""
     extra = {name: value for name, value in call.extra.items() if name != FIELD}
     if variant.template is not None:
         own = extra.get(TEMPLATE)
@@ -68,7 +68,7 @@ def changed(call: Call, variant: Variant) -> Call:
 
 
 def named(model: str, own: JSON) -> JSON:
-    """A template that a call names as its model, beside another model.  own: what the call says of it besides."""
+    """The `template` field for a call whose model is a template.  own: what the field contains already."""
     name, at, version = model.removeprefix(TEMPLATES).partition("@")
     told: dict[str, JSON] = {"name": name, **({"version": version} if at else {})}
     if isinstance(own, dict):

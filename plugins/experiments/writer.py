@@ -1,4 +1,4 @@
-"""What was counted on its way into the database: bounded, in the background, so that no call waits for it."""
+"""Writes counted calls and ratings to the database: bounded, in the background, so no call waits for it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from proxy.sql.backlog import Backlog
 log = logging.getLogger(__name__)
 U: Final = UNITS.c
 BATCH: Final = 1000
-"""Calls that are written at once."""
+"""Calls written at once."""
 FRESH: Final = 60.0
-"""Seconds for which it is known how many rows there are."""
+"""Seconds for which a count of rows is reused."""
 LATE: Final = 10.0
-"""Seconds for which a call is looked for that was rated: another process may not have written it yet."""
+"""Seconds for which to look for a rated call: another process may not have written it yet."""
 CHUNK: Final = 400
-"""Rows that are looked for at once."""
+"""Rows looked up at once."""
 WORTH: Final = {"up": 1, "down": -1, "none": 0}
 
 
@@ -39,14 +39,14 @@ class Writer(Backlog):
         super().__init__(store.host.clock)
         self.store = store
         self.most_units = 0
-        """Of an experiment, that have rows of their own."""
+        """Maximum number of an experiment's units that have rows of their own."""
         self.next = Batch()
         self.calls = 0
-        """That wait in these batches."""
+        """Number of calls in the waiting batches."""
         self.writing: deque[Batch] = deque()
         self.ratings: deque[Said] = deque()
         self.sizes: dict[str, tuple[float, int]] = {}
-        """By experiment, until when it is known that it has so many rows at most."""
+        """By experiment: when its count of rows expires, and an upper bound for that count."""
 
     @property
     def pending(self) -> int:
@@ -89,14 +89,14 @@ class Writer(Backlog):
             await self.put(batch)
         except Busy:
             raise
-        except Exception:  # what no database takes must not keep the rest from it
+        except Exception:  # a batch that no database accepts must not block the others
             log.exception("the results of %s calls cannot be written", len(batch.calls))
             self.lose(len(batch.calls))
 
     async def put(self, batch: Batch) -> None:
         async with self.store.database.writing() as connection:
             mark = {"id": batch.id, "at": self.store.now()}
-            # Waits for whoever is just writing the same, as a connection does that was cut off before it was confirmed.
+            # Waits for a transaction that is inserting the same id: its connection may have broken before the reply.
             new = await connection.execute(self.store.database.insert(BATCHES).values(mark).on_conflict_do_nothing())
             if not new.rowcount:
                 return
@@ -110,7 +110,7 @@ class Writer(Backlog):
         self.sizes = {id: size for id, size in self.sizes.items() if size[0] > self.store.host.clock.monotonic()}
 
     async def shared(self, connection: AsyncConnection, batch: Batch) -> dict[Place, Place]:
-        """Where those units are counted for which there is no row any more."""
+        """The shared rows of those units that get no row of their own because the experiment has too many."""
         found: dict[Place, Place] = {}
         for experiment in {place.experiment for place in batch.units}:
             mine = [place for place in batch.units if place.experiment == experiment]
@@ -123,7 +123,7 @@ class Writer(Backlog):
         return found
 
     async def has_room(self, connection: AsyncConnection, experiment: str, more: int) -> bool:
-        """Whether so many new units would have rows of their own.  Rows are counted now and then, and near the end."""
+        """Whether this many new units may have their own rows.  Rows are counted occasionally, and near the limit."""
         now = self.store.host.clock.monotonic()
         until, upto = self.sizes.get(experiment, (now, 0))
         if now >= until or upto + more > self.most_units:
@@ -144,7 +144,7 @@ class Writer(Backlog):
         return known
 
     async def rate(self) -> None:
-        """To rate a call again with the same does nothing, so that it does no harm to try twice."""
+        """Assign the waiting ratings to their calls; idempotent, so a failed attempt can be repeated."""
         now, waiting = self.store.host.clock.monotonic(), list(self.ratings)
         there = await self.there([said.call for said in waiting])
         left = [said for said in waiting if not (said.call in there and await self.counted(said)) and said.until > now]
@@ -153,7 +153,7 @@ class Writer(Backlog):
         self.ratings.extendleft(reversed(left))
 
     async def there(self, calls: Sequence[str]) -> set[str]:
-        """Which of these calls were in an experiment: most were not, and to look keeps nobody from writing."""
+        """Which of these calls were in an experiment.  Most were not, and this check needs no write lock."""
         found: set[str] = set()
         async with self.store.database.reading() as connection:
             for at in range(0, len(calls), CHUNK):
@@ -162,7 +162,7 @@ class Writer(Backlog):
         return found
 
     async def counted(self, said: Said) -> bool:
-        """Whether the call was found."""
+        """Record a rating; False if its call was not found."""
         async with self.store.database.writing() as connection:
             mine = (CALLS.c.call == said.call) & (CALLS.c.caller == said.caller)
             query = select(CALLS).where(mine).order_by(CALLS.c.id.desc()).limit(1).with_for_update()
@@ -182,7 +182,7 @@ class Writer(Backlog):
 
 
 def seen(calls: Iterable[Seen], shared: dict[Place, Place]) -> Iterator[dict[str, Any]]:
-    """Rows of calls, where their units are counted."""
+    """Rows for CALLS, each with the unit that its call is counted for."""
     for one in calls:
         place = shared.get(Place(one.experiment, one.variant, one.unit))
         yield {**one._asdict(), **({} if place is None else {**place._asdict(), "owner": ""})}

@@ -1,3 +1,3 @@
-"""Files: what callers upload is kept, so that other features can read it."""
+"""Files that callers upload, stored so that other features can read them."""
 
 from plugins.files.plugin import Files as Files

@@ -23,11 +23,11 @@ from proxy.types import Route
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 DAY: Final = 86_400
 BATCH: Final = 30 * DAY
-"""Seconds that a file for batches is kept unless it says so itself."""
+"""Seconds for which a file for batches is kept by default."""
 LONGEST: Final = 512
-"""Letters of a name."""
+"""Maximum length of a file name, in characters."""
 REST: Final = 1024 * 1024
-"""Bytes of a form beside its file."""
+"""Maximum bytes of a form besides its file."""
 
 
 class Page(Strict):
@@ -38,7 +38,7 @@ class Page(Strict):
 
 
 class Said(Strict):
-    """What a form says of its file."""
+    """The form fields that describe the file."""
 
     purpose: Purpose
     anchor: Literal["created_at"] | None = Field(None, alias="expires_after[anchor]")
@@ -47,7 +47,7 @@ class Said(Strict):
 
 @dataclass(slots=True)
 class Upload:
-    """A form that is being read.  id: of its file, once there is one."""
+    """A form that is being read.  id: of its file, once its row has been created."""
 
     id: str = ""
     fields: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """tasks: what is being written, which goes on though whoever waits for it leaves."""
+    """tasks: writes in progress; they are completed even if the client disconnects."""
 
     store: Store
     host: Host
@@ -78,7 +78,7 @@ class Api:
         return self.host.desk.caller(request).name
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What cannot be kept leaves nothing behind."""
+        """Store an uploaded file; a failed upload leaves nothing behind."""
         caller, upload = self.caller(request), Upload()
         if (request.content_length or 0) > self.store.bounds.file + REST:
             raise self.too_large()
@@ -95,7 +95,7 @@ class Api:
     async def take(self, caller: str, part: Part, upload: Upload) -> None:
         if part.filename is None and part.name != "file":
             upload.fields[part.name] = await part.text()
-            if part.name == "purpose":  # before all of the file is read, where that comes later
+            if part.name == "purpose":  # check it at once: the file may come after it, and need not be read then
                 purpose_of(upload.fields)
             return
         if upload.id:
@@ -125,7 +125,7 @@ class Api:
         return await self.store.finish(caller, upload.id, said.purpose, seconds)
 
     async def undo(self, id: str) -> None:
-        with suppress(Busy):  # an upload that was left goes later
+        with suppress(Busy):  # `tidy` deletes abandoned uploads later
             await self.store.drop(id)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -145,7 +145,7 @@ class Api:
         return shapes.answer({"id": file.id, "object": "file", "deleted": True})
 
     async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """The bytes, to be saved and never shown: a browser must not take them for a page of this server's."""
+        """The bytes as a download: a browser must never render them as a page of this server's origin."""
         caller = self.caller(request)
         file = await self.store.one(caller, id)
         headers = {
@@ -158,7 +158,7 @@ class Api:
 
 
 def name_of(given: str | None) -> str:
-    """As it was sent, but for what no database takes."""
+    """The name without what databases reject (NUL, lone surrogates), and shortened from its beginning."""
     name = (given or "").replace("\0", "").encode("utf-8", "replace").decode()
     return name[-LONGEST:] or "file"
 
@@ -168,7 +168,7 @@ def purpose_of(fields: dict[str, str]) -> None:
 
 
 async def whole_pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes, in pieces that are as long as a row may be."""
+    """The same bytes in pieces of PIECE bytes each, the last one may be shorter."""
     waiting = bytearray()
     async for some in source:
         waiting += some

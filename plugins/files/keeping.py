@@ -1,4 +1,4 @@
-"""What has expired goes, and what never became whole."""
+"""Deletes expired files and abandoned uploads; one caller's files, exported or deleted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from proxy.errors import NotFound
 from proxy.types import JSON
 
 EVERY: Final = 300.0
-"""Seconds between two times."""
+"""Seconds between two runs."""
 SOME: Final = 100
-"""Files that are looked at together."""
+"""Files read at once."""
 LEFT: Final = 3600
-"""Seconds without another byte, after which an upload has been left."""
+"""Seconds without another byte after which an upload counts as abandoned."""
 
 
 async def tidy(store: Store) -> None:
-    """It does no harm where several processes do it."""
+    """Several processes may do this at once."""
     old = store.now() - LEFT * 1_000_000
     left = FILES.c.status.in_(("receiving", "gone")) & (FILES.c.changed < old)
     while some := await store.all(left, SOME):
@@ -37,13 +37,13 @@ async def tidy(store: Store) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """The files of one caller: told with their bytes, or deleted."""
+    """The files of one caller: exported with their bytes, or deleted."""
 
     store: Store
     name: str = "files"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        """Of each file what is known, and then its bytes in pieces: no more than one of them is in memory."""
+        """For each file its description, then its bytes piece by piece; only one piece is in memory."""
         last, more = None, True
         while more:
             page, more = await self.store.beyond(caller, Wanted(limit=SOME), last)
@@ -57,7 +57,7 @@ class Holding:
             last = page[-1] if page else None
 
     async def forget(self, caller: str) -> int:
-        """How many files there were."""
+        """Delete all files of a caller; returns how many there were."""
         whole = 0
         while some := await self.store.all((FILES.c.owner == caller) & (FILES.c.status != "gone"), SOME):
             for file in some:

@@ -1,4 +1,4 @@
-"""Keeps callers' files, and lends them to other features."""
+"""Stores callers' files, and lets other features read them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.types import Route
 
 MIB: Final = 1024 * 1024
 PATIENCE: Final = 5.0
-"""Seconds that the last writes may take when the server stops."""
+"""Seconds that writes in progress may take at shutdown."""
 
 
 class Files:
@@ -55,7 +55,7 @@ class Files:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """What is being written is, unless that takes too long."""
+        """Waits for writes in progress, and cancels those that take longer than PATIENCE."""
         await self.chores.end()
         if self.api.tasks:
             await asyncio.wait(self.api.tasks, timeout=PATIENCE)

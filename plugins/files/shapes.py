@@ -14,7 +14,7 @@ def answer(told: JSON) -> web.Response:
 
 
 def head(file: File) -> dict[str, JSON]:
-    """Nothing has to be done with a file before it can be used: it is `processed` as soon as it is there."""
+    """The status is always `processed`: a file needs no processing before it can be used."""
     return {
         "id": file.id,
         "object": "file",

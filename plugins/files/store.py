@@ -1,4 +1,4 @@
-"""Files in the database, their bytes in pieces.  Every query of a caller's names the owner."""
+"""Files in the database, their bytes in pieces.  Every query for a caller filters by owner."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from proxy.sql.turns import turn
 from proxy.wire.ids import new_id
 
 PIECE: Final = 1024 * 1024
-"""Bytes of a row."""
+"""Bytes per row."""
 SOME: Final = 16
-"""Rows of bytes that go at once."""
+"""Rows of bytes deleted at once."""
 ASKED: Final = 500
-"""Ids of one query."""
+"""Maximum ids in one query."""
 
 
 class File(NamedTuple):
-    """See FILES."""
+    """A row of FILES."""
 
     id: str
     owner: str
@@ -41,7 +41,7 @@ class File(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """file: bytes of one.  bytes, files: of one caller."""
+    """file: maximum bytes of one file.  bytes, files: maximum of one caller."""
 
     file: int
     bytes: int
@@ -50,7 +50,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which of a caller's files are listed.  after: an id."""
+    """Which of a caller's files to list.  after: an id."""
 
     after: str | None = None
     limit: int = 10_000
@@ -71,7 +71,7 @@ class Store:
     # --- what comes in ---
 
     async def begin(self, owner: str, name: str, id: str = "") -> str:
-        """The id of a file without bytes, which nobody sees until it is whole.  Raises BadCall beyond the most."""
+        """The id of a new, empty file, which is invisible until `finish`.  Raises BadCall if there are too many."""
         now, id = self.now(), id or new_id("file-")
         async with self.database.writing() as connection:
             await turn(connection, f"files of {owner}")
@@ -84,8 +84,8 @@ class Store:
         return id
 
     async def put(self, owner: str, id: str, number: int, piece: bytes) -> None:
-        """The next piece.  Raises TooLarge where the file, or all of the owner's files, would have too many bytes,
-        and NotFound where it was taken away meanwhile."""
+        """Append the next piece.  Raises TooLarge if all of the owner's files together would have too many bytes,
+        and NotFound if it was deleted meanwhile."""
         async with self.database.writing() as connection:
             await turn(connection, f"files of {owner}")
             own = (FILES.c.owner == owner) & (FILES.c.status != "gone")
@@ -101,9 +101,9 @@ class Store:
             await connection.execute(insert(PIECES).values(file=id, number=number, content=piece))
 
     async def finish(self, owner: str, id: str, purpose: str, seconds: int | None) -> File:
-        """It is there.  seconds: after which it goes; None is never.
+        """Make the file visible.  seconds: after which it expires; None is never.
 
-        Raises NotFound where it was taken away meanwhile.
+        Raises NotFound if it was deleted meanwhile.
         """
         at = self.now()
         expires = None if seconds is None else at + seconds * 1_000_000
@@ -117,11 +117,11 @@ class Store:
         return File(*row)
 
     async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
-        """One that breaks off is taken away as an upload that was left is."""
+        """Store a file; if this breaks off, what was stored is deleted like an abandoned upload."""
         if id:
             if there := (await self.found(caller, [id])).get(id):
                 return there
-            await self.drop(id)  # what was left of it
+            await self.drop(id)  # the rest of an earlier attempt
         id, number = await self.begin(caller, name, id), 0
         try:
             async for piece in pieces:
@@ -136,12 +136,12 @@ class Store:
     # --- what is there ---
 
     def mine(self, owner: str) -> ColumnElement[bool]:
-        """What an owner sees: one that has expired is not there, whether or not it was taken away."""
+        """Files that an owner can see: complete and not expired, even if expired ones are not deleted yet."""
         fresh = FILES.c.expires.is_(None) | (FILES.c.expires > self.now())
         return (FILES.c.owner == owner) & (FILES.c.status == "whole") & fresh
 
     async def one(self, owner: str, id: str, param: str = "file_id") -> File:
-        """Raises NotFound, also for what is another's."""
+        """Raises NotFound, also for another owner's file."""
         async with self.database.reading() as connection:
             row = (await connection.execute(select(FILES).where(self.mine(owner) & (FILES.c.id == id)))).first()
         if row is None:
@@ -149,12 +149,12 @@ class Store:
         return File(*row)
 
     async def page(self, owner: str, wanted: Wanted) -> tuple[list[File], bool]:
-        """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        """One page, and whether there are more.  Raises NotFound if `after` is not a file of the owner's."""
         last = None if wanted.after is None else await self.one(owner, wanted.after, "after")
         return await self.beyond(owner, wanted, last)
 
     async def beyond(self, owner: str, wanted: Wanted, last: File | None) -> tuple[list[File], bool]:
-        """The same, behind one that may have gone meanwhile."""
+        """Like `page`, after a file that may have been deleted meanwhile."""
         query = select(FILES).where(self.mine(owner))
         if wanted.purpose is not None:
             query = query.where(FILES.c.purpose == wanted.purpose)
@@ -190,7 +190,7 @@ class Store:
     # --- what goes ---
 
     async def remove(self, file: File) -> None:
-        """With whatever was made of it, also by those who found it just before it went."""
+        """Delete a file and everything derived from it, also what other features derived during the deletion."""
         await self.unmade(file)
         await self.drop(file.id)
         await self.unmade(file)
@@ -200,7 +200,7 @@ class Store:
             await removing(file.owner, file.id)
 
     async def drop(self, id: str) -> None:
-        """It is gone at once, its bytes bit by bit; what a crash leaves of it goes later."""
+        """Hide a file at once, then delete its bytes in small transactions; after a crash `tidy` deletes the rest."""
         async with self.database.writing(lasting=True) as connection:
             gone = update(FILES).where(FILES.c.id == id)
             await connection.execute(gone.values(status="gone", changed=self.now()))
@@ -213,7 +213,7 @@ class Store:
                     return
 
     async def all(self, where: ColumnElement[bool], limit: int) -> Sequence[File]:
-        """Whosever they are: for the server's own work."""
+        """Files of all owners, for the server's own work."""
         async with self.database.reading() as connection:
             rows = await connection.execute(select(FILES).where(where).order_by(FILES.c.changed).limit(limit))
             return [File(*row) for row in rows]

@@ -29,7 +29,7 @@ FILES: Final = Table(
     Index("files_files_status", "status", "changed"),
     Index("files_files_expires", "expires"),
 )
-"""status: `receiving`, `whole`, or `gone` while its pieces are being taken away.  pieces: how many there are."""
+"""status: `receiving`, `whole`, or `gone` while its pieces are being deleted.  pieces: how many there are."""
 
 PIECES: Final = Table(
     "files_pieces",

@@ -1,4 +1,4 @@
-"""Looking at limits: callers at their own, admins at all."""
+"""The endpoint that shows limits: callers see their own, admins see all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHICH: Final = ("match", "unless")
 
 
 class Page(Strict):
-    """Of the limits, in the order of their ids.  after: an id."""
+    """Pagination of the limits, which are sorted by id.  after: an id."""
 
     limit: Annotated[int, Field(ge=1, le=MOST)] = 100
     after: str = ""
@@ -43,13 +43,13 @@ class Api:
     calendar: Calendar
     host: Host
     note: Callable[[], Awaitable[None]]
-    """Tells the counters whose counts this process has used."""
+    """Stores the names of the counts that this process has used since the last time."""
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/limits", self.told, "user")
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What is limited and how much is left, by subject, in order; after the one that `after` names."""
+        """The limits and what remains of them, one entry per subject, sorted by id."""
         caller, page = self.host.desk.caller(request), self.host.desk.query(request, Page)
         try:
             await self.note()
@@ -65,7 +65,7 @@ class Api:
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def subjects(self, caller: Caller) -> list[str]:
-        """Those that were counted lately and may be seen by this caller, and those that are there for every caller."""
+        """Recently counted subjects that this caller may see, and those that exist for every caller."""
         mine = {"caller": caller.name, "key": caller.key}
         names, models = await self.counting.counters.names(), await self.models(caller)
         found = {one for one in names if self.may_see(caller, one, models)}
@@ -75,14 +75,14 @@ class Api:
         return list(found)
 
     def shown(self, caller: Caller, subject: str) -> str:
-        """Its id; the text of a rule that names callers or their keys is the operator's alone."""
+        """The subject's id; for other callers a hash if the rule names callers or keys, which only admins may see."""
         rule, _ = self.rules.read(subject) or gone(subject)
         if caller.is_admin or not any((rule.match.caller, rule.match.key, rule.unless.caller, rule.unless.key)):
             return subject
         return hashlib.sha256(subject.encode()).hexdigest()[:32]
 
     async def models(self, caller: Caller) -> Collection[str]:
-        """Those that this caller is told of, by the names that are counted."""
+        """The models that this caller can see, by the names under which they are counted."""
         if caller.is_admin or not any(is_models(rule.dimensions) for rule in self.rules.rules.values()):
             return ()
         with suppress(UpstreamError):
@@ -90,7 +90,7 @@ class Api:
         return ()
 
     def may_see(self, caller: Caller, subject: str, models: Collection[str]) -> bool:
-        """models: those that this caller is told of; what others have called by any other name is theirs."""
+        """models: those that the caller can see; the names of others are known only to who used them."""
         if (read := self.rules.read(subject)) is None:
             return False
         rule, told = read
@@ -113,7 +113,7 @@ class Api:
         return {"id": id, "rule": {"per": rule.per, **named}, **told, "limits": limits}
 
     def figures(self, one: Counted, verdict: Verdict, index: int) -> JSON:
-        """Money is text, since it is exact.  reset: seconds until nothing counts any more, if nothing more is asked."""
+        """Money is text, because it is exact.  reset: seconds until nothing is counted, without further calls."""
         used = verdict.used[index]
         amounts: dict[str, JSON] = {"limit": one.most, "used": used, "remaining": max(0, one.most - used)}
         if one.quantity.unit == "money":
@@ -124,9 +124,9 @@ class Api:
 
 
 def is_models(dimensions: Collection[str]) -> bool:
-    """Whether a count is of a model's calls, whoever makes them."""
+    """Whether a count covers all calls of a model, from whichever caller."""
     return "model" in dimensions and {"caller", "key"}.isdisjoint(dimensions)
 
 
 def gone(subject: str) -> NoReturn:
-    raise LookupError(subject)  # only those were asked for that can be read
+    raise LookupError(subject)  # cannot happen: the subjects were filtered by `read` before

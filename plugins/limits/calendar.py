@@ -19,7 +19,7 @@ class Span(Struct, frozen=True):
 
 
 class Calendar:
-    """Knows the day and the month that it is."""
+    """The current day and month, cached until midnight UTC."""
 
     def __init__(self, clock: Clock) -> None:
         self.time = clock.time

@@ -1,4 +1,4 @@
-"""Where calls are counted: in the store, or in this process alone while the store is away."""
+"""Where calls are counted: in the store, or in this process alone while the store is unavailable."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from proxy.stores.keyvalue import StoreError
 
 log = logging.getLogger(__name__)
 SAY: Final = 60.0
-"""Seconds between two lines in the log; what was counted alone longer ago is of no use."""
+"""Seconds between two log lines; after as long without a failure of the store, counts of this process are outdated."""
 
 
 Taken: TypeAlias = tuple[Verdict, Holding, Counters]
-"""What became of claims, what is held of them if they were granted, and where it is to be settled."""
+"""The verdict on the claims, what the call holds if they were granted, and the counters to settle it with."""
 
 
 class Records(Protocol):
-    """What was spent of budgets, wherever it is written down."""
+    """The recorded spending of budgets."""
 
     async def spent(self, counters: Collection[str]) -> Mapping[str, int] | None:
-        """None while that cannot be learned."""
+        """What was spent, by counter; None if that is unavailable."""
 
 
 class Counting:
-    """refuses: whether calls are refused while it is not known what they may."""
+    """refuses: whether calls are refused while the counts are unavailable."""
 
     def __init__(self, counters: Counters, records: Records | None, host: Host, refuses: bool) -> None:
         self.counters = counters
@@ -40,12 +40,12 @@ class Counting:
         self.refuses = refuses
         self.alone = InMemory(host.clock)
         self.near = counters if isinstance(counters, InMemory) else None
-        """Those that answer at once."""
+        """The counters if they are in memory: they answer without waiting."""
         self.last = self.said = float("-inf")
-        """When the store was last away, and when that was last told."""
+        """When the store was last unavailable, and when that was last logged."""
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Taken:
-        """Raises Busy where calls are refused while something is away."""
+        """Claim a call's share of its limits.  Raises Busy if the counts are unavailable and calls are refused then."""
         if self.near is not None and not (verdict := self.near.taken(claims, lease)).unknown:
             return verdict, Holding(lease, claims, verdict.at), self.near
         try:
@@ -63,7 +63,7 @@ class Counting:
         return verdict, Holding(lease, claims, verdict.at), counters
 
     async def begun(self, claims: Sequence[Claim]) -> list[Claim]:
-        """Those that have to begin with something, with what was spent by the records."""
+        """The claims whose counters do not exist yet, with their initial values from the records."""
         spent = await self.records.spent([one.key for one in claims if one.spent is None]) if self.records else {}
         if spent is None:
             if self.refuses:
@@ -82,20 +82,20 @@ class Counting:
         return self.alone
 
     def share(self, claim: Claim) -> Claim:
-        """This process's part of a limit.  Not of a budget, which is known of by the records: they are everybody's."""
+        """This process's share of a limit.  Budgets are not divided: the records have the spending of all processes."""
         if claim.spent is None or self.place.count == 1:
             return claim
         most = max(1, self.place.share(claim.most))
         return Claim(claim.key, most, min(claim.amount, most), claim.window, claim.life)
 
     async def lift(self, totals: Mapping[str, int]) -> None:
-        """totals: what was spent by the records."""
+        """Raise counters that are behind the records.  totals: what was spent, from the records."""
         await self.alone.lift(totals)
-        with suppress(StoreError):  # has been told by the store
+        with suppress(StoreError):  # the store has logged it
             await self.counters.lift(totals)
 
     async def renew(self) -> None:
-        """Every second: what calls under way hold stays theirs."""
+        """Called every second: renews the leases of calls in progress."""
         await self.alone.renew()
         with suppress(StoreError):
             await self.counters.renew()

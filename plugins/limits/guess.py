@@ -1,4 +1,4 @@
-"""What a call will take, before anybody knows."""
+"""An estimate of what a call will use, before it is made."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from proxy.types import Ask, Call
 
 
 class Guess:
-    """answer: tokens of an answer that the call does not limit."""
+    """answer: tokens to assume for an answer that the call does not limit."""
 
     def __init__(self, host: Host, answer: int) -> None:
         self.host = host
         self.answer = answer
 
     def of(self, call: Call, units: Collection[str]) -> Need:
-        """units: what is counted of it."""
+        """units: what is counted for this call."""
         prompt = -(-letters(call.ask) // LETTERS)
         answer = self.answered(call.ask)
         return Need(prompt, prompt + answer, self.money(call, prompt, answer) if "money" in units else 0)

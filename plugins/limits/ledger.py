@@ -1,4 +1,4 @@
-"""What was spent of budgets, in SQL: written in the background, and read where a counter is missing."""
+"""The spending of budgets in SQL: written in the background, and read if a counter does not exist."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from proxy.wire.ids import new_id
 log = logging.getLogger(__name__)
 BATCH: Final = 500
 MOST: Final = 100_000
-"""Counters whose amounts wait while the database is away; what is spent of others is forgotten by a restart."""
+"""Counters that wait while the database is unavailable; spending of further ones is lost at a restart."""
 PATIENCE: Final = 2.0
-"""Seconds that a call waits to learn what was spent."""
+"""Seconds that a call waits for the database's answer."""
 REST: Final = 5.0
-"""Seconds for which a database that did not tell it is not asked."""
+"""Seconds for which a database that did not answer is not asked again."""
 KEEP: Final = 62 * 86_400.0
 DAY: Final = 86_400.0
 SAY: Final = 60.0
-"""Seconds between two lines in the log."""
+"""Seconds between two log lines."""
 
 
 class Ledger:
-    """Of one process, whose reloads it outlives; several processes may write into one database."""
+    """One per process, kept across reloads; several processes may write into one database."""
 
     def __init__(self, opened: Callable[[], Database], services: Services) -> None:
-        """opened: gives the database."""
+        """opened: returns the database."""
         self.opened = opened
         self.clock = services.clock
         self.background = services.background
         self.pending: dict[str, int] = {}
         self.mark = f"process {new_id('')}"
-        """The counter that holds the number of the last batch that was written."""
+        """The key of this process's own row, which holds the number of the last batch that was written."""
         self.number = 0
         self.batch: Mapping[str, int] = {}
-        """What is being written; it may be there although nobody said so."""
+        """The batch being written; if a confirmation was lost, it may be in the database already."""
         self.turn = asyncio.Lock()
         self.asked: set[str] = set()
         self.next: asyncio.Task[Mapping[str, int]] | None = None
         self.rests = self.said = self.swept = float("-inf")
         self.lost = 0
-        """Amounts that there was no room for."""
+        """Number of amounts dropped because too many counters were waiting."""
         self.finishing: asyncio.Task[None] | None = None
 
     @property
@@ -65,7 +65,7 @@ class Ledger:
             self.say(f"more than {MOST} counters wait for the database; {told}")
 
     async def flush(self) -> dict[str, int]:
-        """Write down what waits, and give what was spent in all of these counters, by all processes."""
+        """Write everything that is pending; returns the totals of these counters over all processes."""
         totals: dict[str, int] = {}
         async with self.turn:
             while some := self.next_batch():
@@ -82,12 +82,12 @@ class Ledger:
         return totals
 
     def finish(self) -> None:
-        """Whoever wrote down what waits has gone, perhaps because nothing is limited any more: it is done without."""
+        """Write the rest in the background when a plugin closes: the next configuration may have no limits."""
         if self.pending and (self.finishing is None or self.finishing.done()):
             self.finishing = self.background.start(self.finished(), "writing down what was spent")
 
     async def finished(self) -> None:
-        """When the database is back.  A server that stops before says what is lost."""
+        """Retry until everything is written; if the server stops before, log what is lost."""
         try:
             while self.pending:
                 await asyncio.sleep(REST)
@@ -98,12 +98,12 @@ class Ledger:
 
     def next_batch(self) -> Mapping[str, int]:
         if not self.batch and self.pending:
-            self.batch = dict(sorted(self.pending.items())[:BATCH])  # in order, so that two writers never lock up
+            self.batch = dict(sorted(self.pending.items())[:BATCH])  # sorted, so that two writers cannot deadlock
             self.number += 1
         return self.batch
 
     async def write(self, some: Mapping[str, int]) -> dict[str, int]:
-        """What is there of these then.  A batch that was written though nobody said so is not written twice."""
+        """The new totals of these counters.  Idempotent: a batch whose confirmation was lost is not added twice."""
         insert = self.database.insert
         new = insert(SPENT).values([row(counter, amount) for counter, amount in some.items()])
         added = new.on_conflict_do_update(
@@ -123,7 +123,7 @@ class Ledger:
             return {one.counter: one.spent for one in told}
 
     async def spent(self, counters: Collection[str]) -> Mapping[str, int] | None:
-        """What was spent of these; None while that cannot be learned.  Those who ask at once share one reading."""
+        """What was spent, by counter; None if the database does not answer.  Concurrent calls share one query."""
         if self.clock.monotonic() < self.rests:
             return None
         self.asked.update(counters)
@@ -142,18 +142,18 @@ class Ledger:
             return None
 
     async def read(self) -> Mapping[str, int]:
-        async with self.turn:  # nothing is on its way to the database meanwhile
+        async with self.turn:  # so that no batch is being written meanwhile
             asked, self.asked, self.next = list(self.asked), set(), None
             found: dict[str, int] = {}
             for some in batches([*asked, self.mark]):
                 async with self.database.reading() as connection:
                     found |= await spent_of(connection, some)
-            there = self.batch if found.get(self.mark) == self.number else {}  # and still pending
+            there = self.batch if found.get(self.mark) == self.number else {}  # written, although still pending
             waiting = {counter: self.pending.get(counter, 0) - there.get(counter, 0) for counter in asked}
             return {counter: found.get(counter, 0) + amount for counter, amount in waiting.items()}
 
     async def sweep(self) -> None:
-        """Once a day what is long over goes."""
+        """Once a day, delete counters of days and months that ended long ago."""
         now = self.clock.time()
         if now - self.swept < DAY:
             return

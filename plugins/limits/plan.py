@@ -1,4 +1,4 @@
-"""Which rules apply to a call, worked out once for all calls that are alike."""
+"""Which rules apply to a call, computed once for all calls with the same attributes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from proxy.errors import ConfigError
 from proxy.stores.counters import Claim
 
 LONGEST: Final = 160
-"""Letters of a name in a key; of longer ones the rest is a digest, so that a database can have an index of them."""
+"""Maximum characters of a name in a key; the end of a longer one is replaced by a hash, so a database can index it."""
 KEPT: Final = 3600.0
-"""Seconds for which a count of calls at once is kept after the last of them began."""
+"""Seconds for which a count of concurrent calls is kept after the last of them began."""
 AFTERWARDS: Final = 86_400.0
-"""Seconds for which a budget's count is kept when its time is over: calls that began in it may still end."""
+"""Seconds for which a budget's count is kept after its period: calls that began in the period may still end."""
 
 
 class Need(Struct, frozen=True):
-    """What a call will take, about.  prompt, tokens: of its prompt, and with its answer; money: billionths."""
+    """An estimate of what a call will use.  prompt: tokens; tokens: with the answer's; money: billionths."""
 
     prompt: int = 0
     tokens: int = 0
@@ -38,14 +38,14 @@ NOTHING: Final = Need()
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """One limit of one rule, for one subject.  most: money in billionths.  whom: the subject in words."""
+    """One limit of one rule, for one subject.  most: money in billionths.  whom: the subject, for messages."""
 
     quantity: Quantity
     most: int
     key: str
     whom: str
     always: Claim | None
-    """Where every call claims the same."""
+    """The claim if it is the same for every call, else None."""
 
     def claim(self, need: Need, calendar: Calendar) -> Claim:
         if self.always is not None:
@@ -63,10 +63,10 @@ class Counted:
 
 
 class Plan:
-    """All that is counted of a call.
+    """All limits that apply to a call.
 
-    subjects: whose counts these are.  units: of each, what is counted.
-    rates: indexes of those by the minute, each with the names of its headers.
+    subjects: whose counts these are.  units: what is counted, for each limit.
+    rates: indexes of the limits per minute, each with the names of its headers.
     """
 
     __slots__ = ("budgets", "counted", "guesses", "rates", "settles", "subjects", "units")
@@ -89,10 +89,10 @@ class Plan:
 
 
 class Rules:
-    """named: gives the model that a name stands for."""
+    """named: returns the model that an alias stands for."""
 
     def __init__(self, rules: Sequence[Rule], named: Callable[[str], str]) -> None:
-        """Raises ConfigError where two rules count the same."""
+        """Raises ConfigError if two rules count the same."""
         self.named = named
         self.rules = {name_of(rule): rule for rule in rules}
         self.models = {pattern: self.pattern(pattern) for rule in rules for pattern in patterns_of(rule, "model")}
@@ -103,7 +103,7 @@ class Rules:
             raise ConfigError([told])
 
     def pattern(self, pattern: str) -> str:
-        """A name without wildcards may be an alias, or spelled otherwise."""
+        """A pattern without wildcards is a name: it may be an alias, or differ in case."""
         return pattern.lower() if any(one in pattern for one in "*?[") else self.named(pattern)
 
     @property
@@ -125,7 +125,7 @@ class Rules:
         return self.fits(rule.match, about, True) and not self.fits(rule.unless, about, False)
 
     def fits(self, which: Which, about: Mapping[str, str], empty: bool) -> bool:
-        """empty: whether one that says nothing fits, and what it says of what is not known."""
+        """empty: the result if no patterns are set, and for a dimension that is not in `about`."""
         said = [(name, patterns) for name, patterns in which if patterns]
         fitting = (self.one_fits(name, patterns, about[name]) if name in about else empty for name, patterns in said)
         return all(fitting) if said else empty
@@ -136,7 +136,7 @@ class Rules:
         return any(fnmatchcase(value, one) for one in patterns)
 
     def read(self, subject: str) -> tuple[Rule, dict[str, str]] | None:
-        """The rule of a subject, and what it stands for; None where the rule has gone."""
+        """The rule of a subject and the subject's dimensions; None if the rule no longer exists."""
         name, _, values = subject.rpartition("|")
         if (rule := self.rules.get(name)) is None:
             return None
@@ -152,25 +152,25 @@ def patterns_of(rule: Rule, dimension: str) -> tuple[str, ...]:
 
 
 def subject_of(rule: Rule, about: Mapping[str, str]) -> str:
-    """Names no two subjects alike, and holds nothing that a key or a database cannot."""
+    """A unique key for what is counted; contains only characters that stores and databases accept."""
     values = [safe(value_of(dimension, about)) for dimension in rule.dimensions]
     return f"{name_of(rule)}|{'&'.join(values)}"
 
 
 def name_of(rule: Rule) -> str:
-    """Equal for rules that count the same, whatever they allow: so a count outlives a change of its limit."""
+    """The same for rules that count the same, whatever their limits: counts survive a change of a limit."""
     return safe(rule.id)
 
 
 def value_of(dimension: str, about: Mapping[str, str]) -> str:
-    """A call without a key counts as its caller's, which no key's id can be taken for."""
+    """A call without a key counts as its caller's, in a form that no key's id can have."""
     return about[dimension] or f"caller {about['caller']}"
 
 
 def safe(name: str) -> str:
     quoted = quote(name, safe=" :/@=*+,", errors="replace")
     if len(quoted) > LONGEST:
-        head = re.sub(r"%.?$", "", quoted[: LONGEST - 20])  # no half of an escape
+        head = re.sub(r"%.?$", "", quoted[: LONGEST - 20])  # do not cut an escape in half
         quoted = f"{head}~{hashlib.sha256(quoted.encode()).hexdigest()[:16]}"
     return quoted
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PLANS: Final = 4096
 TICK: Final = 1.0
-"""Seconds between two writings of what was spent."""
+"""Seconds between two writes of what was spent."""
 FRESH: Final = 10_000
 
 
@@ -69,15 +69,15 @@ class Limits:
         self.ledger: Ledger | None = None
         if self.rules.budgets:
             self.keep_records()
-        idle = not settings.limits and settings.store is None  # then it does not matter who counts
+        idle = not settings.limits and settings.store is None  # then any counters will do
         counters = InMemory(host.clock) if idle else host.counters(settings.store)
         self.counting = Counting(counters, self.ledger, host, settings.away == "refuse")
         self.process = new_id("")
         self.calls = 0
         self.held: dict[str, tuple[Plan, Holding, Counters]] = {}
-        """By the mark of its meter, what each call under way holds.  The end of every one that is measured is told."""
+        """What each call in progress holds, by its meter's id.  CallEnded, sent for every metered call, removes it."""
         self.fresh: set[Plan] = set()
-        """Whose counts were used since the last tick."""
+        """Plans whose counts were used since the last tick."""
         self.stopping = asyncio.Event()
         self.ticking: list[asyncio.Task[None]] = []
         if self.rules.rules:
@@ -101,7 +101,7 @@ class Limits:
 
     async def limited(self, plan: Plan, call_next: Handler, call: Call) -> Reply:
         mark = call.meter
-        if mark in self.held:  # a call that a plugin further in has sent through the chain again
+        if mark in self.held:  # a plugin further in has sent this call through the chain again
             return await call_next(call)
         verdict, holding, counters = await self.taken(plan, call)
         self.held[mark] = plan, holding, counters
@@ -116,7 +116,7 @@ class Limits:
         return Reply(reply.events, {**reply.facts, **told}, reply.closers)
 
     async def taken(self, plan: Plan, call: Call) -> Taken:
-        """Raises TooMany, or Busy where it cannot be known."""
+        """Raises TooMany, or Busy if the counts are unavailable."""
         self.calls += 1
         if plan not in self.fresh and len(self.fresh) < FRESH:
             self.fresh.add(plan)
@@ -146,7 +146,7 @@ class Limits:
         counters.settle(holding, amounts, partial(self.spent, holding, amounts) if plan.budgets else nothing)
 
     def spent(self, holding: Holding, amounts: Sequence[int]) -> None:
-        """Written down after it was counted, so that the records never know of more than the counters."""
+        """Record it only after it was counted, so that the records are never ahead of the counters."""
         for claim, amount in zip(holding.claims, amounts, strict=True):
             if amount and self.ledger is not None and not claim.window:
                 self.ledger.add(claim.key, amount)
@@ -154,7 +154,7 @@ class Limits:
     async def __aenter__(self) -> Self:
         if self.rules.rules:
             start = self.host.background.start
-            self.ticking = [  # a database that does not answer must not cost those their places who have some
+            self.ticking = [  # two tasks: a database that does not answer must not keep leases from being renewed
                 start(self.tick(self.counting.renew), "holding what calls under way have"),
                 start(self.tick(self.written), "counting what was spent"),
             ]
@@ -174,7 +174,7 @@ class Limits:
             await rest(TICK, self.stopping)
             try:
                 await work()
-            except Exception:  # a fault of one time must not end all others
+            except Exception:  # one failed run must not end the loop
                 log.exception("the usage of calls could not be recorded")
 
     async def written(self) -> None:
@@ -183,11 +183,11 @@ class Limits:
             totals = await self.ledger.flush()
             await self.ledger.sweep()
         await self.counting.lift(totals)
-        with suppress(StoreError):  # has been told by the store
+        with suppress(StoreError):  # the store has logged it
             await self.note()
 
     async def note(self) -> None:
-        """Tell whose counts were used."""
+        """Store the names of the counts that were used since the last time."""
         fresh, self.fresh = self.fresh, set()
         if fresh:
             await self.counting.counters.note({subject for plan in fresh for subject in plan.subjects})
@@ -197,4 +197,4 @@ class Limits:
 
 
 def nothing() -> None:
-    """Nobody waits for it."""
+    """Called instead of `spent` for calls without budgets."""

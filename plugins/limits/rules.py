@@ -1,4 +1,4 @@
-"""What may be set: rules, and what each of them limits."""
+"""The settings: rules, and the quantities that they limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from proxy.config import Strict
 
 BILLION: Final = 1_000_000_000
 MOST: Final = 9_000_000_000_000_000
-"""Larger numbers are not exact everywhere on their way."""
+"""Just below 2^53; larger integers are not exact as floats, with which Redis's scripts (Lua) calculate."""
 MINUTE: Final = 60.0
 Unit: TypeAlias = Literal["requests", "tokens", "calls", "money"]
 Period: TypeAlias = Literal["", "day", "month"]
@@ -100,7 +100,7 @@ class Rule(Strict):
         return self
 
     def limits(self) -> Iterator[tuple[Quantity, int]]:
-        """What is limited, and to how much; money in billionths."""
+        """The quantities that this rule limits, and the limits; money in billionths."""
         for quantity in QUANTITIES:
             if (most := getattr(self, quantity.name)) is not None:
                 yield quantity, int(most * BILLION) if quantity.unit == "money" else most
@@ -111,7 +111,7 @@ class Rule(Strict):
 
     @property
     def id(self) -> str:
-        """What is counted, in words."""
+        """A readable name of what is counted."""
         said = [
             f"{name} {dimension}={','.join(sorted(patterns))}"
             for name, which in (("match", self.match), ("unless", self.unless))
@@ -123,11 +123,11 @@ class Rule(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What can be limited.
+    """Something that can be limited.
 
-    words: of a limit, after its number.
-    window: seconds in which it is counted, 0 where it is not by time.
-    period: that a budget is for.
+    words: text after the limit's number in messages.
+    window: seconds of a sliding window, 0 for budgets and concurrent calls.
+    period: of a budget.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Quantity:
     period: Period = ""
 
 
-QUANTITIES: Final = (  # in the order in which a refusal names them: first what helps no waiting
+QUANTITIES: Final = (  # a refusal names the first that is exceeded: those for which waiting helps least come first
     Quantity("money_per_month", "money", "per month", "insufficient_quota", period="month"),
     Quantity("tokens_per_month", "tokens", "tokens per month", "insufficient_quota", period="month"),
     Quantity("money_per_day", "money", "per day", "insufficient_quota", period="day"),

@@ -1,4 +1,4 @@
-"""What was spent of budgets, by count and time; a restart goes on from it."""
+"""The spending of budgets by counter and period, so that it survives a restart."""
 
 from __future__ import annotations
 

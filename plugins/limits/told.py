@@ -1,4 +1,4 @@
-"""What callers are told of their limits: in headers, and in words where one is reached."""
+"""What callers are told about their limits: headers, and the message when a limit is reached."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from proxy.errors import TooMany
 from proxy.stores.counters import Claim, Verdict
 
 MINUTE: Final = "1m1s"
-"""Until a window is free again of which something was granted just now."""
+"""Reset of a window in which something was granted just now."""
 SOON: Final = 1.0
-"""Seconds after which a call that is one too many at once may be tried again."""
+"""Seconds after which a call that exceeded the limit of concurrent calls may be retried."""
 
 
 def rates(plan: Plan, claims: Sequence[Claim], verdict: Verdict) -> dict[str, str]:
-    """The headers of OpenAI's; of several limits of a kind that of which least is left."""
+    """OpenAI's rate limit headers; if several limits are of one kind, those of the limit with least left."""
     told: dict[str, str] = {}
     for index, (limit, remaining, reset) in plan.rates:
         most = claims[index].most
@@ -35,7 +35,7 @@ def rates(plan: Plan, claims: Sequence[Claim], verdict: Verdict) -> dict[str, st
 
 @lru_cache(4096)
 def duration(milliseconds: int) -> str:
-    """As OpenAI writes it: `1m30s`, `6s`, `120ms`; above a second in whole ones, rounded up."""
+    """In OpenAI's format: `1m30s`, `6s`, `120ms`; above a second rounded up to whole seconds."""
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     seconds = -(-milliseconds // 1000)
@@ -44,7 +44,7 @@ def duration(milliseconds: int) -> str:
 
 
 def refused(one: Counted, claim: Claim, verdict: Verdict, calendar: Calendar) -> TooMany:
-    """Names the limit that was reached."""
+    """The error, which names the limit that was reached."""
     quantity = one.quantity
     if quantity.period:
         return spent(one, verdict, calendar)
@@ -63,7 +63,7 @@ def refused(one: Counted, claim: Claim, verdict: Verdict, calendar: Calendar) ->
 
 
 def spent(one: Counted, verdict: Verdict, calendar: Calendar) -> TooMany:
-    """Where it is not only reserved no try of the next minutes will help, so that none shall be made."""
+    """Clients are told not to retry, unless the budget is only reserved by calls in progress."""
     quantity, span = one.quantity, calendar.span(one.quantity.period)
     amount = money(one.most) if quantity.unit == "money" else str(one.most)
     budget = f"The budget of {amount} {quantity.words} {one.whom}"
@@ -80,5 +80,5 @@ def spent(one: Counted, verdict: Verdict, calendar: Calendar) -> TooMany:
 
 
 def money(billionths: int) -> str:
-    """`2.5` of 2,500,000,000."""
+    """A decimal number: 2,500,000,000 gives `2.5`."""
     return f"{(Decimal(billionths) / BILLION).normalize():f}"
