@@ -1,3 +1,3 @@
-"""Counts and times of every call, for Prometheus."""
+"""Counters and durations of every call, for Prometheus."""
 
 from plugins.metrics.plugin import Metrics as Metrics

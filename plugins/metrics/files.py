@@ -1,6 +1,6 @@
-"""The library's files of counts, with all their bytes on the disk before they are mapped into memory.
+"""The Prometheus library's mmapped files, with all their bytes allocated on the disk before they are written to.
 
-The library leaves holes in them, and the system kills whoever writes into one while the disk is full.
+The library creates sparse files, and the kernel kills a process that writes to a hole while the disk is full.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from prometheus_client.mmap_dict import MmapedDict
 FIRST: Final = 1 << 16
 """Bytes of a new file."""
 BESIDE: Final = 64
-"""Bytes that a value takes beside its key, at most."""
+"""Maximum bytes that a value takes in addition to its key."""
 
 
 class Filled(MmapedDict):
-    """Raises OSError where the disk has no room for another value; those that are there go on."""
+    """Raises OSError if the disk has no room for a new value; existing values can still be updated."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if not (read_mode or os.path.exists(filename)):
-            with open(f"{filename}.new", "ab") as file:  # whoever collects counts reads no file that is empty yet
+            with open(f"{filename}.new", "ab") as file:  # a collecting worker must never read an empty file
                 fill(file.fileno(), FIRST)
             os.replace(f"{filename}.new", filename)
         super().__init__(filename, read_mode)  # type: ignore[no-untyped-call]  # the library has no types
@@ -33,6 +33,6 @@ class Filled(MmapedDict):
 
 
 def fill(file: int, size: int) -> None:
-    """file: opened to append."""
+    """Extend the file with zeros.  file: a descriptor opened to append."""
     while (missing := size - os.fstat(file).st_size) > 0:
         os.write(file, bytes(missing))

@@ -1,4 +1,4 @@
-"""What is counted and timed, under the names of OpenTelemetry's conventions for generative AI where they have one."""
+"""The metrics, named as in OpenTelemetry's conventions for generative AI where these have a name."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from proxy.host import Seen
 from proxy.news import BROKEN_OFF, Attempt, CallEnded, FellBack
 
 MOST: Final = 100
-"""Values that one label may have; those that come later are `other`."""
+"""Maximum number of values of one label; further ones become `other`."""
 OTHER: Final = "other"
 SECONDS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 PER_TOKEN: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-"""The conventions' names of the routes."""
+"""The conventions' names for the routes."""
 
 
 class Values:
-    """The values of one label: what clients and upstreams call things must not become series without bound."""
+    """The values of one label, bounded: names that clients and upstreams choose must not create unlimited series."""
 
     def __init__(self) -> None:
         self.known: set[str] = set()
@@ -37,7 +37,7 @@ class Values:
 
 
 class Instruments:
-    """registry: None where they are in files.  Labels are told in docs/metrics.md."""
+    """registry: None if the values are kept in files.  The labels are described in docs/metrics.md."""
 
     def __init__(self, registry: CollectorRegistry | None) -> None:
         self.models, self.upstreams, self.codes, self.arms = Values(), Values(), Values(), Values()
@@ -69,7 +69,7 @@ class Instruments:
         self.running = Gauge(
             "gemmapy_calls_in_flight", "Calls under way.", ("route",), registry=registry, multiprocess_mode="sum"
         )
-        for route in (*OPERATIONS, "internal"):  # one whose seat this worker takes may have died with calls under way
+        for route in (*OPERATIONS, "internal"):  # a worker that died in this place may have had calls in progress
             self.running.labels(route).set(0)
         self.store_up = Gauge(
             "gemmapy_store_up",
@@ -79,12 +79,12 @@ class Instruments:
             multiprocess_mode="mostrecent",
         )
         self.looked: dict[str, tuple[Seen, int]] = {}
-        """How each store was when it was last looked at here."""
+        """By store, what was last reported here."""
         if registry is not None:
             Info("gemmapy_build", "This server.", registry=registry).info({"version": __version__})
 
     def ended(self, one: CallEnded, provider: str) -> None:
-        """provider: whose API its upstream speaks."""
+        """provider: the API that the call's upstream speaks."""
         model, upstream = self.model(one), self.upstreams.of(one.upstream)
         ai = OPERATIONS.get(one.route, one.route), provider, model
         outcome = one.error if one.error in ("", "client_left") else "error"
@@ -104,7 +104,7 @@ class Instruments:
         self.count_cost(one, model)
 
     def count_tokens(self, one: CallEnded, ai: tuple[str, str, str]) -> None:
-        """ai: labels of the conventions, of which the last is the model."""
+        """ai: the labels of the conventions; the last one is the model."""
         model = ai[-1]
         for kind, tokens in (("input", one.prompt_tokens), ("output", one.completion_tokens)):
             if tokens is not None:
@@ -129,18 +129,18 @@ class Instruments:
         self.fallbacks.labels(self.known(one.model)).inc()
 
     def stand(self, stores: Mapping[str, Seen]) -> None:
-        """Only what was asked since: of several workers the one that asked last is right."""
+        """Report only new observations: of several workers, the one that asked the store last is right."""
         asked = {name: seen for name, seen in stores.items() if seen.times}
         for name, seen in asked.items():
             if self.looked.get(name) != (seen, seen.times):
                 self.looked[name] = seen, seen.times
                 self.store_up.labels(name).set(seen.up)
-        for name in self.looked.keys() - asked.keys():  # a reload has taken it away, or put another in its place
+        for name in self.looked.keys() - asked.keys():  # a reload has removed or replaced it
             self.store_up.labels(name).set(nan)
             del self.looked[name]
 
     def model(self, one: CallEnded) -> str:
-        """Only what an upstream has answered for becomes a value: callers may ask for anything."""
+        """Only a model that has answered becomes a label value, because callers may ask for any name."""
         return self.models.of(one.model) if one.model else self.known(one.asked)
 
     def known(self, name: str) -> str:

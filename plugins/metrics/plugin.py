@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK: Final = 1.0
-"""Seconds between two looks of a worker at how its stores stand, which another one's answer tells."""
+"""Seconds between two updates of a worker's view of its stores, so that any worker can answer for all."""
 SAY: Final = 60.0
-"""Seconds between two lines in the log of what is not counted."""
+"""Seconds between two log lines about calls that are not counted."""
 
 
 class Metrics:
@@ -76,7 +76,7 @@ class Metrics:
         return f"cannot count in files in {self.host.services.place.folder}: {error.strerror}"
 
     def count(self, count: Callable[..., None], *given: object) -> None:
-        """Several workers count in files: what there is no room for is told now and then, and not counted."""
+        """Update a metric.  Several workers keep theirs in files; if the disk is full, this is logged now and then."""
         try:
             count(*given)
         except OSError as error:
@@ -104,7 +104,7 @@ class Metrics:
 
 
 def text_of(registry: CollectorRegistry, accepted: str | None) -> tuple[bytes, str]:
-    """In the form that the reader prefers, and its type."""
+    """The metrics in the format that the client prefers, and its content type."""
     from prometheus_client.exposition import choose_encoder
 
     encode, kind = choose_encoder(accepted or "")

@@ -1,4 +1,4 @@
-"""Where the instruments live: in this process, or in files that all workers of a server share."""
+"""Where the metrics are kept: in this process, or in files shared by all workers of a server."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class Registry(Protocol):
-    """own: where instruments are registered, None where they are in files."""
+    """own: where metrics are registered; None if they are kept in files."""
 
     own: CollectorRegistry | None
 
     def all(self) -> CollectorRegistry:
-        """What is told of the whole server."""
+        """The metrics of the whole server."""
 
 
 class Single:
-    """Of a server with one process, which tells of the process, too."""
+    """For a server with one process; includes metrics of the process itself."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -39,21 +39,21 @@ class Single:
 
 
 class Several:
-    """Of one worker among several: whichever is asked tells of all.
+    """For one of several workers; each can answer for all.
 
-    Files are named by the worker's seat, not by its process: whoever takes the seat of one that died goes on counting
-    where that one was, so that nothing goes backwards and no files gather.
+    Files are named by the worker's place, not its process id: the replacement of a worker that died continues its
+    files, so counters never decrease and no files accumulate.
     """
 
     own: CollectorRegistry | None = None
 
     def __init__(self, place: Place) -> None:
-        os.environ[FOLDER] = place.folder  # which the library looks for when it is imported
+        os.environ[FOLDER] = place.folder  # the library reads it when it is imported
         from prometheus_client import values
 
         from plugins.metrics.files import Filled  # which imports the library
 
-        # The library has no types here, nor below.
+        # The library has no types.
         values.MmapedDict = Filled  # type: ignore[attr-defined]
         values.ValueClass = values.MultiProcessValue(lambda: place.index)  # type: ignore[no-untyped-call]
 

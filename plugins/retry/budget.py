@@ -1,4 +1,4 @@
-"""How many further tries a process may make, so that an outage is not multiplied by its callers' number."""
+"""How many retries a process may make, so that an outage does not multiply the load of the upstreams."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Final
 from proxy.host import Clock
 
 RESERVE: Final = 100.0
-"""Tries that may be saved up."""
+"""Retries that can be saved up."""
 EVER: Final = 1.0
-"""Tries a second that are always there, for a server with few calls."""
+"""Retries per second that are always available, for a server with few calls."""
 
 
 class Budget:
-    """Every call earns a share of a try; every further try takes a whole one."""
+    """Every call earns a fraction of a retry; every retry costs a whole one."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -24,7 +24,7 @@ class Budget:
         self.left += share
 
     def spend(self) -> bool:
-        """Whether another try may be made; it is then taken."""
+        """Take one retry from the budget; False if there is none."""
         now = self.clock.monotonic()
         self.left = min(RESERVE, self.left + EVER * (now - self.at))
         self.at = now

@@ -21,7 +21,7 @@ from proxy.types import JSON, Call, Handler, Reply, Route
 
 FIELD: Final = "use_retry"
 KEPT_HOURS: Final = 24 * 366
-"""How far back may be asked where attempts are on record."""
+"""Maximum `hours` of the statistics if a plugin records attempts."""
 
 
 class Since(Strict):
@@ -71,12 +71,12 @@ class Retry:
             return await self.again(call, call_next, error)
 
     async def again(self, call: Call, call_next: Handler, error: UpstreamError) -> Reply:
-        """Every further attempt, after the first failed with `error`."""
+        """Make the remaining attempts, after the first failed with `error`."""
         for attempt in range(2, self.settings.attempts + 1):
             wait = self.wait(attempt - 1, error)
             worth = error.cause in self.settings.on and error.again is not False
             if worth and wait > self.settings.max_wait:
-                raise counted(error, attempt - 1)  # the client is told how long, and may come back then
+                raise counted(error, attempt - 1)  # the client is told how long to wait, and may retry then
             if not worth or not self.in_time(wait, call):
                 raise final(error, attempt - 1)
             if not self.budget.spend():
@@ -92,7 +92,7 @@ class Retry:
         raise final(error, self.settings.attempts)
 
     def wait(self, attempt: int, error: UpstreamError) -> float:
-        """Seconds before the next try; never sooner than the upstream asked for."""
+        """Seconds before the next attempt; at least what the upstream asked for."""
         longest = min(self.settings.max_wait, self.settings.wait * 2.0 ** (attempt - 1))
         return max(self.clock.uniform(0, longest), error.wait or 0.0)
 
@@ -114,7 +114,7 @@ class Retry:
         return web.Response(body=orjson.dumps(await self.told(asked)), content_type="application/json")
 
     async def told(self, asked: AttemptsAsked) -> dict[str, JSON]:
-        """From the records, where a plugin keeps some; while those are away, what this process itself has counted."""
+        """From the records of a plugin if there is one; this process's own counts while those are unavailable."""
         for records in asked.told:
             with suppress(Busy):
                 return await records()
@@ -122,12 +122,12 @@ class Retry:
 
 
 def wanted(call: Call) -> bool:
-    """Whether the caller wants further tries."""
+    """Whether the caller allows retries."""
     return not call.extra or call.extra.get(FIELD) is not False
 
 
 def final(error: UpstreamError, attempts: int) -> UpstreamError:
-    """The client shall not begin anew what was tried here: its own retries would multiply ours."""
+    """The error, with the hint that the client should not retry: its retries would multiply ours."""
     made = counted(error, attempts)
     made.again = False
     return made

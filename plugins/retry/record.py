@@ -1,4 +1,4 @@
-"""What became of the tries of the last hours: counts in buckets of minutes, bounded."""
+"""Outcomes of the attempts of the last hours, counted in buckets of five minutes; bounded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from proxy.news import BROKEN_OFF, Attempt, FellBack
 from proxy.types import JSON
 
 BUCKET: Final = 300
-"""Seconds that are counted together."""
+"""Seconds per bucket."""
 HOURS: Final = 48
 """How far back the record reaches."""
 MODELS: Final = 200
-"""Pairs of a model and an upstream that are counted each in one bucket; the rest is counted together."""
+"""Pairs of a model and an upstream that are counted separately in a bucket; the rest is counted together."""
 OTHERS: Final = ("(others)", "")
 ERRORS: Final = 50
 
@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 
 
 class Record:
-    """Counts since the server started; they outlive reloads."""
+    """Counts since the server started; they survive reloads."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -30,7 +30,7 @@ class Record:
         self.buckets: OrderedDict[int, dict[Pair, Counter[str]]] = OrderedDict()
         self.newest: dict[Pair, Counter[str]] = {}
         self.until = float("-inf")
-        """Unix seconds at which the newest bucket is full."""
+        """Unix seconds at which the newest bucket ends."""
 
     def counts(self, pair: Pair) -> Counter[str]:
         if not self.until - BUCKET <= (now := self.time()) < self.until:  # a clock may be set back
@@ -48,7 +48,7 @@ class Record:
     def attempted(self, one: Attempt) -> None:
         counts = self.counts((one.model, one.upstream))
         counts["attempts"] += 1
-        if not one.error and one.number == 1:  # as nearly all do
+        if not one.error and one.number == 1:  # nearly always
             return
         if one.error in BROKEN_OFF:
             counts["broken_off"] += 1

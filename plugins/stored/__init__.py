@@ -1,3 +1,3 @@
-"""Answers that their callers can read again and go on from: responses, and chat completions."""
+"""Stored answers that callers can read again and continue: responses and chat completions."""
 
 from plugins.stored.plugin import Stored as Stored

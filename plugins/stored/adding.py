@@ -1,4 +1,4 @@
-"""Answers that come at once are written together: a transaction each costs ten times as much."""
+"""Writes concurrent answers in one transaction: one transaction each costs ten times as much."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from proxy.host import Host
 from proxy.types import JSON
 
 TOGETHER: Final = 64
-"""Rows of one transaction."""
+"""Maximum rows per transaction."""
 
 
 @dataclass(slots=True, eq=False)
 class New:
-    """A row, and the metadata that it is found by.  there: done when it is."""
+    """A row to insert, and the metadata by which it can be searched.  there: done once it is written."""
 
     row: Mapping[str, Any]
     labels: JSON
@@ -29,9 +29,9 @@ class New:
 
 
 class Adding:
-    """Whoever adds waits until the row is there, so that it can be read at once and by anybody.
+    """`add` returns once the row is written, so that every process can read it at once.
 
-    One transaction at a time: what comes meanwhile goes into the next.
+    Only one transaction runs at a time; rows that arrive meanwhile go into the next one.
     """
 
     def __init__(self, host: Host) -> None:
@@ -42,11 +42,11 @@ class Adding:
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
-        """What is under way."""
+        """The write in progress, if any."""
         return {self.task} if self.task is not None and not self.task.done() else set()
 
     async def ready(self) -> None:
-        """Whoever comes while somebody looks whether the database is there looks with them.  Raises DatabaseAway."""
+        """Check that the database answers; concurrent callers share one check.  Raises DatabaseAway."""
         if self.look is None or self.look.done():
             self.look = self.host.background.start(self.reached(), "looking for the database")
         try:
@@ -59,7 +59,7 @@ class Adding:
             pass
 
     async def add(self, row: Mapping[str, Any], labels: JSON) -> None:
-        """It is written even if whoever waits for it leaves.  Raises Busy."""
+        """Write a row, even if the caller is cancelled meanwhile.  Raises Busy."""
         if self.task is None or self.task.done():
             self.task = self.host.background.start(self.run(), "keeping answers")
         new = New(row, labels, asyncio.get_running_loop().create_future())
@@ -71,7 +71,7 @@ class Adding:
             batch, self.waiting = self.waiting[:TOGETHER], self.waiting[TOGETHER:]
             try:
                 await self.write(batch)
-            except BaseException:  # the server stops
+            except BaseException:  # the server is shutting down
                 for new in (*batch, *self.waiting):
                     new.there.cancel()
                 raise
@@ -84,7 +84,7 @@ class Adding:
         except Exception as error:
             if len(batch) == 1:
                 fail(batch, error)
-            else:  # one that no database takes must not keep the others from it
+            else:  # a row that the database rejects must not keep the others from being written
                 for new in batch:
                     await self.write([new])
         else:
@@ -101,7 +101,7 @@ class Adding:
 
 
 def labelled(id: str, metadata: JSON) -> list[dict[str, str]]:
-    """The rows of an answer's metadata."""
+    """The rows for the metadata of an answer."""
     return [{"answer": id, "name": name, "value": value} for name, value in labels_of(metadata)]
 
 

@@ -1,4 +1,4 @@
-"""A kept answer, and how its document is taken apart and put together."""
+"""A stored answer, and how its document is split into columns and put together again."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Document: TypeAlias = dict[str, JSON]
 RESPONSE: Final = "response"
 COMPLETION: Final = "chat.completion"
 OUTPUT: Final[Mapping[str, str]] = {RESPONSE: "output", COMPLETION: "choices"}
-"""Where the answer itself is in a document."""
+"""The field of a document that holds the answer itself."""
 RUNNING: Final = ("queued", "in_progress")
 LOST: Final = 30.0
-"""Seconds without a sign of the process that makes an answer, after which it is lost."""
+"""Seconds without a heartbeat of the process that generates an answer, after which the answer counts as lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One row, as it is read; `input` and `events` are empty where they were not asked for."""
+    """One row; `input` and `events` are empty if they were not selected."""
 
     id: str
     at: int
@@ -54,12 +54,12 @@ class Kept:
         return self.status in RUNNING
 
     def lost(self, now: float) -> bool:
-        """Whether whoever made it has died.  now: Unix seconds."""
+        """Whether the process that generated it has died.  now: Unix seconds."""
         return self.running and (self.beat or 0) < micros(now - LOST)
 
 
 def taken_apart(document: Mapping[str, JSON]) -> dict[str, Any]:
-    """The columns that a document fills."""
+    """The columns of a document."""
     name = OUTPUT[document["object"]]
     head = {key: value for key, value in document.items() if key != name}
     return {
@@ -70,7 +70,7 @@ def taken_apart(document: Mapping[str, JSON]) -> dict[str, Any]:
 
 
 class Failed(Struct, frozen=True, tag=True, array_like=True):
-    """What ended an answer, where that was no good end."""
+    """The error that ended an answer, as it is stored after the events."""
 
     message: str
     code: str
@@ -80,17 +80,17 @@ class Failed(Struct, frozen=True, tag=True, array_like=True):
 
 READER: Final = msgspec.json.Decoder(list[Said | Failed])
 WRITER: Final = msgspec.json.Encoder(enc_hook=dict)
-"""Mappings of another type are written, too."""
+"""`enc_hook` also writes mappings that are not dicts."""
 
 
 def events_of(said: Sequence[Event], error: ProxyError | None = None) -> str:
-    """What was said as it is kept, and what ended it if it was no good end."""
+    """The events as they are stored, followed by the error that ended the answer, if any."""
     ended = () if error is None else (Failed(str(error), error.code or error.kind, error.param, error.status),)
     return WRITER.encode((*said, *ended)).decode()
 
 
 def said_in(events: str) -> tuple[list[Event], ProxyError | None]:
-    """What `events_of` was given."""
+    """The events and the error that were given to `events_of`."""
     found, error = READER.decode(events), None
     if found and isinstance(failed := found[-1], Failed):
         error = ProxyError(failed.message, code=failed.code, param=failed.param)
@@ -99,7 +99,7 @@ def said_in(events: str) -> tuple[list[Event], ProxyError | None]:
 
 
 def weight(columns: Mapping[str, Any]) -> int:
-    """Roughly the bytes that a row takes."""
+    """Approximate size of a row in bytes."""
     return sum(octets(columns[name]) for name in ("head", "input", "output", "events") if name in columns)
 
 
@@ -108,12 +108,12 @@ def octets(text: str) -> int:
 
 
 def labels_of(metadata: JSON) -> Iterable[tuple[str, str]]:
-    """Metadata as it is looked for."""
+    """Metadata as it is stored for searching."""
     return {clean(name): clean(value) for name, value in (metadata or {}).items()}.items()
 
 
 def clean(text: str) -> str:
-    """PostgreSQL holds no NUL."""
+    """Without NUL characters, which PostgreSQL rejects."""
     return text.replace("\0", "")
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints of chat completions that were kept."""
+"""OpenAI's endpoints for stored chat completions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PAIR: Final = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 
 
 class Search(Page):
-    """A page of those that fit; `metadata[name]=value` may stand there several times."""
+    """A page of a filtered list; `metadata[name]=value` may be given several times."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str | None = None
 
     def wanted(self) -> Wanted:
-        """Raises BadCall for a field that there is not."""
+        """The filters.  Raises BadCall for an unknown field."""
         metadata: dict[str, str] = {}
         for name, value in (self.model_extra or {}).items():
             if (pair := PAIR.fullmatch(name)) is None:
@@ -44,7 +44,7 @@ Value = Annotated[str, Field(max_length=512)]
 
 class Description(Strict):
     metadata: Annotated[dict[Name, Value], Field(max_length=16)] | None
-    """Pairs that take the place of those before; null is none."""
+    """Replaces the metadata; null removes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Completions:
 
 
 def messages_of(kept: Kept) -> Iterator[dict[str, JSON]]:
-    """What was asked; content in parts stands where OpenAI puts it."""
+    """The messages of the request; content in parts goes into `content_parts`, as with OpenAI."""
     for index, message in enumerate(kept.input):
         parts: Mapping[str, JSON] = {}
         if isinstance(message.get("content"), list):

@@ -1,4 +1,4 @@
-"""`truncation: auto`: what is too much for the model's context goes from the beginning, whole exchanges at once."""
+"""`truncation: auto`: if a chat exceeds the model's context, its oldest exchanges are dropped as a whole."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def fitted(call: Call, call_next: Handler) -> Reply:
 
 
 def shortened(messages: tuple[Message, ...]) -> Iterator[tuple[Message, ...]]:
-    """Without the oldest exchanges: a quarter to a half of them, and so on until only the last is left.
+    """The chat with ever fewer exchanges: the oldest quarter to half dropped, then more, until only the last remains.
 
-    By how many it is shortened is a power of two, so that it stays the same for many turns, and with it what the model
-    reads first: its prompt cache is hit.  A leading system message stays.
+    The number of dropped exchanges is a multiple of a power of two, so it stays the same for many turns; so does the
+    beginning of the prompt, and the model's prompt cache is hit.  A leading system message is kept.
     """
     lead = 1 if messages and messages[0].role == "system" else 0
     starts = [index for index, one in enumerate(messages) if one.role == "user" and index > lead]

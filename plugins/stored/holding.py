@@ -1,4 +1,4 @@
-"""The kept answers of one caller: told, or deleted."""
+"""The stored answers of one caller: exported, or deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plugins.stored.tables import ANSWERS
 from proxy.types import JSON
 
 CHUNK: Final = 50
-"""Answers in memory at once."""
+"""Answers read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,5 +33,5 @@ class Answers:
                 after = page[-1].id if page else None
 
     async def forget(self, caller: str) -> int:
-        """What is being made in the background is made for nobody then, and kept nowhere."""
+        """Also stops background responses: the next heartbeat does not find their rows."""
         return await self.keeping.remove(ANSWERS.c.owner == caller)

@@ -1,4 +1,4 @@
-"""What is old goes, or is too much; and what nobody makes any more is failed."""
+"""Deletes old answers and those beyond a caller's limits, and fails responses whose process has died."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from proxy.wire.openai_responses_out import Response, cut
 
 DAY: Final = 86_400
 EVERY: Final = 600.0
-"""Seconds between two times."""
+"""Seconds between two runs."""
 CHUNK: Final = 500
-"""Rows that go at once."""
+"""Rows deleted at once."""
 FOUND: Final = 20 * CHUNK
-"""Rows that are looked for at once."""
+"""Rows selected at once."""
 SILENT: Final = 5.0
-"""Seconds without another sign of life after which one that is old counts as the last.  A clock that was set forward,
-or is another machine's, makes those of living processes old, too."""
+"""Seconds to wait for another heartbeat before a response with an old one counts as lost: if a clock was set forward,
+or another machine's is ahead, the heartbeats of living processes look old, too."""
 LOCK: Final = zlib.crc32(b"gemmapy-proxy stored")
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """days, entries and bytes: as the settings say.  It does no harm where several processes do it."""
+    """days, entries and bytes: see the settings.  Several processes may do this at once."""
 
     store: Store
     host: Host
@@ -45,7 +45,7 @@ class Keeping:
         if self.days is not None:
             child = ANSWERS.alias("child")
             old = ANSWERS.c.at < micros(self.host.clock.time() - self.days * DAY)
-            # Whoever goes on from it is newer: a thread goes from its end.
+            # Responses that continue an answer are newer: a thread is deleted from its end.
             await self.remove(old & ~exists().where(child.c.parent == ANSWERS.c.id, child.c.owner == ANSWERS.c.owner))
         owner, newest = ANSWERS.c.owner, (ANSWERS.c.at.desc(), ANSWERS.c.id.desc())
         rank = func.row_number().over(partition_by=owner, order_by=newest).label("rank")
@@ -63,16 +63,16 @@ class Keeping:
                 await fail(self.store, kept)
 
     async def stale(self) -> list[Kept]:
-        """Those whose last sign of life is old by the clock."""
+        """Running responses whose last heartbeat is old by the clock."""
         old = ANSWERS.c.beat < micros(self.host.clock.time() - LOST)
         async with self.host.database.reading() as connection:
             rows = (await connection.execute(select(*LIGHT).where(old).limit(CHUNK))).mappings().all()
         return [Kept.of({**row}) for row in rows]
 
     async def remove(self, which: ColumnElement[bool], still: ColumnElement[bool] | None = None) -> int:
-        """Looked for without holding up who writes, then deleted in bits; how many there were.
+        """Select the rows without a lock, then delete them in small transactions; returns how many.
 
-        still: what must hold of each when it goes; None is the same again.
+        still: the condition checked again on deletion; None is `which`.
         """
         still, whole = which if still is None else still, 0
         while True:
@@ -90,11 +90,11 @@ class Keeping:
 
 
 async def fail(store: Store, kept: Kept) -> None:
-    """A response whose server has died."""
+    """Mark a response as failed because its process has died."""
     await store.ended(kept.id, Response(kept.head, Moment()).failure(cut()))
 
 
 async def alone(connection: AsyncConnection) -> None:
-    """Until the transaction ends no other process is past here; SQLite has one writer anyway."""
+    """Lock out other processes until the transaction ends; SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

@@ -1,4 +1,4 @@
-"""Lists in OpenAI's shape: a page after an id."""
+"""Lists in OpenAI's shape, paginated by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Order = Literal["asc", "desc"]
 
 
 class Page(Strict):
-    """Which part of a list is asked for.  after: the id of the last one that is known."""
+    """Which part of a list to return.  after: the last id of the previous page."""
 
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
@@ -25,7 +25,7 @@ class Page(Strict):
 
 
 def page_of(whole: Sequence[dict[str, JSON]], page: Page) -> JSON:
-    """The part of a list that is all there.  Raises BadCall for an `after` that is not in it."""
+    """A page of a complete list.  Raises BadCall if `after` is not in it."""
     cut = Cut(page)
     for one in whole if page.order == "asc" else reversed(whole):
         cut.take(one)
@@ -33,25 +33,25 @@ def page_of(whole: Sequence[dict[str, JSON]], page: Page) -> JSON:
 
 
 async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSON:
-    """The part of a list that comes in the order of the page; no more of it than the page is in memory.
+    """A page of a list that arrives in the page's order; no more than a page of it is in memory.
 
-    Raises BadCall for an `after` that is not in it.
+    Raises BadCall if `after` is not in the list.
     """
     cut = Cut(page)
     async for one in ordered:
         cut.take(one)
-        if page.after is None and cut.full:  # else `after` may come once more, and its last place counts
+        if page.after is None and cut.full:  # otherwise `after` may occur again, and its last occurrence counts
             break
     return cut.told()
 
 
 class Cut:
-    """A page of what is told it one by one."""
+    """Collects a page from items that arrive one by one."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
         self.some: list[dict[str, JSON]] | None = [] if page.after is None else None
-        """What comes after the last place of `after`, up to one more than wanted; None before there is one."""
+        """The items after the last occurrence of `after`, up to one more than the limit; None until it is found."""
 
     @property
     def full(self) -> bool:

@@ -1,4 +1,4 @@
-"""Keeps what was asked and answered, for whoever wants to read it again or go on from it."""
+"""Stores requests and their answers, so that callers can read them again and continue them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Stored:
         host.holds(Answers(self.keeping))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        receipt = None if call.route == "internal" else call.receipt  # what a plugin asks for a call is not kept
+        receipt = None if call.route == "internal" else call.receipt  # calls made by plugins are not stored
         if receipt is None or receipt.head["object"] != RESPONSE:
             refuse(call)
         if receipt is None:
@@ -85,8 +85,8 @@ class Stored:
         return reply.through(partial(self.kept, call, receipt, input, began, reply.facts))
 
     async def continued(self, call: Call, receipt: Receipt) -> tuple[Call, Receipt]:
-        """With all that came before between the instructions, which are not carried over, and what is asked now, and
-        with the items that are referred to."""
+        """The call with all previous items inserted after its instructions (those of earlier responses do not apply),
+        and with references replaced by the items that they refer to."""
         ask, previous = call.ask, call.extra.get(CONTINUED)
         if receipt.head["object"] != RESPONSE or not isinstance(ask, Chat):
             return call, receipt
@@ -114,7 +114,7 @@ class Stored:
     async def kept(
         self, call: Call, receipt: Receipt, input: str, began: float, facts: Mapping[str, str], source: Events
     ) -> Events:
-        """What was answered is kept by the time that its last event has been seen."""
+        """The events; the answer is stored before the last event has been passed on."""
         owner, answer = call.caller, written(receipt, call.stream, facts)
         try:
             async for event in source:
@@ -146,7 +146,7 @@ class Stored:
 
 
 def refuse(call: Call) -> None:
-    """Fields of responses in another dialect."""
+    """Raises BadCall for fields of responses in a request of another kind."""
     for name in sorted(Stored.fields):
         if call.extra.get(name):
             raise BadCall(f"'{name}' is a field of POST /v1/responses.", param=name, code="unsupported_parameter")

@@ -1,4 +1,4 @@
-"""Items in place of what refers to them."""
+"""Replaces references to items by the items."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from proxy.wire.openai_items import REFERENCE, Item, response_of
 from proxy.wire.openai_items_in import distinct
 
 MOST: Final = 1000
-"""Responses whose items one call may refer to."""
+"""Maximum number of responses to whose items a call may refer."""
 
 
 async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[Item]:
-    """The same items where none refers to another, of a response or of what other features keep.
+    """The items with references resolved, to responses' items or those of other features; the same object if none.
 
-    Raises NotFound for the first that refers to what is not kept, or is another's, and BadCall for too many.
+    Raises NotFound for the first reference to something not stored or another caller's, and BadCall for too many.
     """
     wanted = {one["id"]: response_of(one["id"]) for one in items if one["type"] == REFERENCE}
     if not wanted:

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints of responses that were kept."""
+"""OpenAI's endpoints for stored responses."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from proxy.wire.openai_items import Include
 from proxy.wire.openai_responses_out import Response
 
 LOOK: Final = 0.5
-"""Seconds between two looks for the end of a response that another process makes."""
+"""Seconds between two checks whether a response of another process has ended."""
 STREAM: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers the stream
 }
 
 
 class Asked(Strict):
-    """stream: its events, those after `starting_after`.  include: all that is kept is always there."""
+    """stream: return the events after `starting_after`.  include: accepted, but everything is always included."""
 
     stream: bool = False
     starting_after: Annotated[int, Field(ge=0)] | None = None
@@ -61,7 +61,7 @@ class Responses:
         yield Route("GET", "/v1/responses/{id}/input_items", self.items, "user")
 
     async def found(self, request: web.BaseRequest, id: str, *heavy: str) -> Kept:
-        """The caller's response; one whose server has died is failed by now.  heavy: as `Store.get` takes it.
+        """The caller's response, marked as failed if the process that generated it has died.  heavy: see `Store.get`.
 
         Raises NotFound.
         """
@@ -92,7 +92,7 @@ class Responses:
         return document({"id": id, "object": "response", "deleted": True})
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """One that has ended stays as it is."""
+        """Cancel a response that is running; one that has ended is returned unchanged."""
         kept = await self.found(request, id)
         if not kept.head.get("background"):
             message = "Only a background response can be cancelled; to end any other, close its stream."
@@ -106,8 +106,8 @@ class Responses:
         await self.runs.stop(kept.id, Response(kept.head, Moment()).failure(cancelled()), cancelled())
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """All that the model was given but the instructions: of the responses that this one continues, too, where these
-        have not been deleted."""
+        """Everything that the model was given except the instructions, including items of the responses that this one
+        continues, if they have not been deleted."""
         page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
         owner = self.host.desk.caller(request).name
         async with aclosing(self.given(owner, kept, page.order == "desc")) as given:
@@ -131,7 +131,7 @@ class Responses:
         return await self.host.desk.poured(request, self.parts(request, kept, -1 if after is None else after), STREAM)
 
     async def parts(self, request: web.BaseRequest, kept: Kept, after: int) -> AsyncIterator[bytes]:
-        yield b""  # who may have to wait for the first one is told at once that there is such a stream
+        yield b""  # sends the headers at once, although the first event may take a while
         async for part in behind(after, self.every(request, kept)):
             yield part
 

@@ -1,4 +1,4 @@
-"""Responses that are made in the background: so many at once, the others in line."""
+"""Background responses: a limited number run at once, others wait in a queue."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
 
 log = logging.getLogger(__name__)
 BEAT: Final = 2.0
-"""Seconds between two signs of life, and after which one is noticed that another process has cancelled."""
+"""Seconds between two heartbeats, which also notice cancellations by other processes."""
 PATIENCE: Final = 2.0
-"""Seconds that whoever asks waits at most to be told at once what is wrong: a call may have to wait, for its turn in a
-conversation or so, before that is known."""
+"""Maximum seconds that a client waits to learn whether its call is valid, which may only be known later: for instance,
+the call may have to wait for its turn in a conversation."""
 AGAIN: Final = (1.0, 5.0, 15.0)
-"""Seconds after which the end of a response is written again while the database is away."""
+"""Seconds between attempts to store the end of a response while the database is unavailable."""
 
 
 def cancelled() -> ProxyError:
@@ -33,11 +33,11 @@ def cancelled() -> ProxyError:
 
 
 class Run:
-    """One response, and all that was said of it so far."""
+    """One response, and its events so far."""
 
     def __init__(self, call: Call, receipt: Receipt) -> None:
         self.found = asyncio.Event()
-        """It is known whether the call is right, or that it waits in line, where nothing is looked at yet."""
+        """Set once the call is known to be valid or invalid, or if it is queued and therefore not checked yet."""
         self.call = call.but(receipt=replace(receipt, right=self.found.set))
         self.head = receipt.head
         self.id = str(receipt.head["id"])
@@ -46,17 +46,17 @@ class Run:
         self.response = Response(receipt.head, receipt.complete)
         self.events: list[Event] = []
         self.ending = False
-        """Its end is being written: from then on it is nobody's to cancel, whatever its row says."""
+        """Its end is being stored: from now on it cannot be cancelled, whatever its row says."""
         self.over = False
         self.error: ProxyError | None = None
         self.wrong: ProxyError | None = None
-        """What it failed with before any model was asked."""
+        """The error if it failed before the first event, such as an invalid call."""
         self.why: ProxyError | None = None
-        """What it was stopped for."""
+        """The reason why it was stopped."""
         self.task: asyncio.Task[None] | None = None
         self.news = asyncio.Event()
         self.turn = asyncio.Lock()
-        """Held by who adds an event, and while it is written that no more will come."""
+        """Held while an event is added, and while the end is being stored after which no more may be added."""
 
     def add(self, event: Event) -> None:
         self.found.set()
@@ -72,11 +72,11 @@ class Run:
         self.tell()
 
     def told(self, error: ProxyError | None) -> str:
-        """All that was said, as it is kept; "" where nobody can ask for it again."""
+        """All events as they are stored; "" if the response is not streamed and nobody can ask for them."""
         return events_of(self.events, error) if self.call.stream else ""
 
     async def refused(self) -> ProxyError | None:
-        """What is wrong with the call, if that is known soon."""
+        """The error if the call is invalid and this is known soon."""
         await rest(PATIENCE, self.found)
         return self.wrong
 
@@ -90,7 +90,7 @@ class Run:
             self.task.cancel()
 
     async def more(self, at: int, patience: float | None = None) -> bool:
-        """Waits until there are more events than so many, or it is over; False after so many seconds."""
+        """Wait until there are more than `at` events, or it is over; False after `patience` seconds."""
         try:
             async with asyncio.timeout(patience):
                 while not self.over and at >= len(self.events):
@@ -100,7 +100,7 @@ class Run:
         return True
 
     async def follow(self) -> Events:
-        """Its events from the first one, as they come; whoever leaves does not end it."""
+        """All events from the first one, live; a client that disconnects does not end the response."""
         yield NOTHING
         at = 0
         while not self.over or at < len(self.events):
@@ -115,7 +115,7 @@ class Run:
 
 @dataclass(slots=True)
 class Shared:
-    """What outlives a reload.  holders: pipelines that are open."""
+    """State that survives reloads.  holders: the number of open pipelines."""
 
     runs: dict[str, Run] = field(default_factory=dict)
     holders: int = 0
@@ -124,7 +124,7 @@ class Shared:
 
 class Runs:
     def __init__(self, store: Store, host: Host, most: int, waiting: int) -> None:
-        """most: at once; waiting: in line besides."""
+        """most: responses running at once; waiting: responses in the queue."""
         self.store = store
         self.host = host
         self.room = most + waiting
@@ -133,9 +133,9 @@ class Runs:
         self.own: set[asyncio.Task[None]] = set()
 
     async def start(self, call: Call, receipt: Receipt, input: str, call_next: Handler) -> Reply:
-        """Gives what is said of it where the call streams, else nothing.
+        """The response's events if the call streams, else an empty reply.
 
-        Raises Busy, and what is wrong with the call unless it waits in line first.
+        Raises Busy, and the call's error if it is invalid, unless it is queued first.
         """
         if len(self.shared.runs) >= self.room:
             message = f"{self.room} background responses are being generated or waiting; try again later."
@@ -152,7 +152,7 @@ class Runs:
         self.own.add(run.task)
         run.task.add_done_callback(self.own.discard)
         if (error := await run.refused()) is not None:
-            with suppress(Busy, NotFound):  # its id was told to nobody
+            with suppress(Busy, NotFound):  # no client knows its id
                 await self.store.delete(call.caller, RESPONSE, run.id)
             raise error.copied()
         return Reply.of(run.follow() if call.stream else replay([]))
@@ -168,7 +168,7 @@ class Runs:
                     run.end(cancelled())
         except ProxyError as error:
             await self.failed(run, error)
-        except asyncio.CancelledError:  # whoever stopped it has written down why
+        except asyncio.CancelledError:  # whoever stopped it has stored the reason
             run.end(run.why or cut())
             raise
         except Exception:
@@ -204,10 +204,10 @@ class Runs:
             await asyncio.sleep(wait)
         await self.store.ended(run.id, document, events)
 
-    # --- what others do to them ---
+    # --- stopping, heartbeats and shutdown ---
 
     async def stop(self, id: str, document: Document, why: ProxyError) -> None:
-        """End one that is queued or in progress, in whichever process.  document: where it is not made here."""
+        """End a response in any process.  document: stored if it does not run in this one."""
         run = self.shared.runs.get(id)
         if run is None:
             await self.store.ended(id, document, "")
@@ -215,23 +215,23 @@ class Runs:
         await self.end(run, why)
 
     async def end(self, run: Run, why: ProxyError) -> None:
-        async with run.turn:  # else those who read on would be told more than is kept
+        async with run.turn:  # otherwise clients could read events that are not stored
             if await self.store.ended(run.id, run.response.failure(why), run.told(why)):
                 run.stop(why)
 
     async def watch(self) -> None:
-        """Says that those made here are alive, and ends those that another process has cancelled."""
+        """Send heartbeats for the responses of this process, and end those that another process has cancelled."""
         while True:
             await asyncio.sleep(BEAT)
             try:
                 await self.look()
             except Busy:
                 continue
-            except Exception:  # without these signs all that is made here would be taken for lost
+            except Exception:  # the loop must go on: without heartbeats all its responses would count as lost
                 log.exception("background responses could not be checked")
 
     async def look(self) -> None:
-        # One without a task may have no row yet, and is nobody's to cancel.
+        # A run without a task may not have a row yet, and cannot have been cancelled.
         runs = {id: run for id, run in self.shared.runs.items() if run.task is not None}
         wanted = await self.store.beat(runs) if runs else set()
         for id in runs.keys() - wanted:
@@ -244,7 +244,7 @@ class Runs:
             self.shared.watch = self.host.background.start(self.watch(), "watching responses in the background")
 
     async def close(self) -> None:
-        """Of an old pipeline wait until its own are complete; of the last one stop all."""
+        """An old pipeline waits until its own responses are complete; the last one stops all."""
         self.shared.holders -= 1
         if self.shared.holders:
             if self.own:

@@ -1,4 +1,4 @@
-"""Kept answers in the database.  Every query of a caller's names the owner."""
+"""Stored answers in the database.  Every query for a caller filters by owner."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from proxy.types import JSON
 Result = TypeVar("Result")
 MOST_TURNS: Final = 1000
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""How much one response may continue."""
+"""Limits of all responses that one response may continue."""
 LIGHT: Final = tuple(ANSWERS.c[name] for name in ("id", "at", "kind", "status", "parent", "head", "output", "beat"))
-"""What a document takes."""
+"""The columns of a document."""
 PATIENCE: Final = 5.0
-"""Seconds that the last writes may take when the server stops."""
+"""Seconds that writes in progress may take at shutdown."""
 CONTINUED: Final = "previous_response_id"
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which of a caller's answers are listed.  after: an id."""
+    """Which of a caller's answers to list.  after: an id."""
 
     after: str | None = None
     limit: int = 20
@@ -61,13 +61,13 @@ class Store:
         self.host = host
         self.adding = Adding(host)
         self.writes: set[asyncio.Task[Any]] = set()
-        """Those under way, but for what is being added."""
+        """Writes in progress, except insertions, which `adding` has."""
 
     async def ready(self) -> None:
-        """Raises DatabaseAway, before an answer is made that could not be kept."""
+        """Check the database before an answer is generated that could not be stored.  Raises DatabaseAway."""
         await self.adding.ready()
 
-    # --- what a call brings ---
+    # --- written by calls ---
 
     async def add(self, owner: str, document: Document, input: str, at: float, **columns: Any) -> None:
         """input: JSON.  at: Unix seconds."""
@@ -80,16 +80,16 @@ class Store:
         await self.adding.add(row, document.get("metadata") if row["kind"] == COMPLETION else None)
 
     async def add_queued(self, owner: str, document: Document, input: str, streams: bool) -> None:
-        """One that is made in the background."""
+        """Insert a background response."""
         now = self.host.clock.time()
         await self.add(owner, document, input, now, beat=micros(now), events="[]" if streams else "")
 
     async def began(self, id: str, head: Mapping[str, JSON]) -> bool:
-        """Nobody waits for it any more when it is False."""
+        """Mark it as in progress; False if it was cancelled or deleted meanwhile."""
         return await self.change(id, {**head, "status": "in_progress"}, beat=micros(self.host.clock.time()))
 
     async def ended(self, id: str, document: Mapping[str, JSON], events: str = "") -> bool:
-        """Only the first end counts: whether this was it.  events: "" leaves those that are there."""
+        """Store its end; False if it had ended before.  events: "" keeps the stored ones."""
         return await self.change(id, document, beat=None, **({"events": events} if events else {}))
 
     async def change(self, id: str, document: Mapping[str, JSON], **columns: Any) -> bool:
@@ -103,19 +103,19 @@ class Store:
             return bool((await connection.execute(statement)).rowcount)
 
     async def whole(self, writing: Coroutine[Any, Any, Result]) -> Result:
-        """What is being written is written, though whoever waits for it leaves."""
+        """Complete a write even if the caller is cancelled."""
         task = self.host.background.start(writing, "keeping an answer")
         self.writes.add(task)
         task.add_done_callback(self.writes.discard)
         return await asyncio.shield(task)
 
     async def settled(self) -> None:
-        """Nothing is being written any more, or not soon."""
+        """Wait for writes in progress, at most PATIENCE."""
         if under_way := self.writes | self.adding.tasks:
             await asyncio.wait(under_way, timeout=PATIENCE)
 
     async def beat(self, ids: Collection[str]) -> set[str]:
-        """Says that these are being made, and gives those that still should be."""
+        """Renew the heartbeats of these responses; returns those that should still be running."""
         return await self.whole(self.touch(ids))
 
     async def touch(self, ids: Collection[str]) -> set[str]:
@@ -124,12 +124,12 @@ class Store:
             await connection.execute(update(ANSWERS).where(running).values(beat=micros(self.host.clock.time())))
             return set((await connection.execute(select(ANSWERS.c.id).where(running))).scalars())
 
-    # --- what its owner asks ---
+    # --- requested by the owner ---
 
     async def get(self, owner: str, kind: str, id: str, *heavy: str, param: str = "id") -> Kept:
-        """heavy: which of `input` and `events` are wanted, too.  param: where the id came from.
+        """heavy: which of `input` and `events` to read, too.  param: the request field that contained the id.
 
-        Raises NotFound, also for what is another's.
+        Raises NotFound, also for another owner's answer.
         """
         query = select(*LIGHT, *(ANSWERS.c[name] for name in heavy)).where(mine(owner, kind, id))
         async with self.host.database.reading() as connection:
@@ -146,7 +146,7 @@ class Store:
             raise not_found(kind, id)
 
     async def describe(self, owner: str, id: str, metadata: Mapping[str, str]) -> Kept:
-        """Another metadata for a chat completion.  Raises NotFound."""
+        """Replace the metadata of a chat completion.  Raises NotFound."""
         async with self.host.database.writing() as connection:
             query = select(*LIGHT).where(mine(owner, COMPLETION, id)).with_for_update()
             row = (await connection.execute(query)).mappings().first()
@@ -160,7 +160,7 @@ class Store:
         return Kept.of({**row, **taken_apart(document)})
 
     async def page(self, owner: str, kind: str, wanted: Wanted) -> tuple[list[Kept], bool]:
-        """Some of them, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        """One page, and whether there are more.  Raises NotFound if `after` is not an answer of the owner's."""
         query = select(*LIGHT).where(ANSWERS.c.owner == owner, ANSWERS.c.kind == kind)
         if wanted.model is not None:
             query = query.where(ANSWERS.c.model == clean(wanted.model))
@@ -178,8 +178,8 @@ class Store:
         return [Kept.of({**row}) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
     async def behind(self, owner: str, id: str, newest: bool) -> AsyncIterator[Document]:
-        """All items of a response and of those that it continues, the `newest` or the oldest first, of which one
-        response at a time is in memory.  What is gone or another's is left out."""
+        """All items of a response and of those that it continues, the `newest` or the oldest first; one response is in
+        memory at a time.  Deleted responses and other owners' are left out."""
         async with self.host.database.reading() as connection:
             ids = [row["id"] for row in await self.line(connection, owner, id)]
         for one in reversed(ids) if newest else ids:
@@ -191,9 +191,9 @@ class Store:
                 yield item
 
     async def items(self, owner: str, id: str) -> list[Document]:
-        """All items of a response and of those that it continues, in their order, its own output included.
+        """All items of a response and of those that it continues, in order, including its own output.
 
-        Raises BadCall where one of them is gone or another's, or the last is not complete.
+        Raises BadCall if one of them is deleted or another owner's, or if the last is not complete.
         """
         async with self.host.database.reading() as connection:
             found = await self.line(connection, owner, id)
@@ -201,12 +201,12 @@ class Store:
             ids = [row["id"] for row in found]
             query = select(ANSWERS).where(ANSWERS.c.id.in_(ids), ANSWERS.c.owner == owner)
             rows = {row["id"]: row for row in (await connection.execute(query)).mappings()}
-            if gone := next((one for one in ids if one not in rows), None):  # since it was found a moment ago
+            if gone := next((one for one in ids if one not in rows), None):  # deleted since the first query
                 raise unknown_previous(gone)
         return [item for one in ids for kept in (Kept.of({**rows[one]}),) for item in (*kept.input, *kept.output)]
 
     async def parts(self, owner: str, ids: Collection[str]) -> list[Document]:
-        """All items of these responses, of those that are there and the owner's.  Raises BadCall for too many bytes."""
+        """All items of those of these responses that the owner has.  Raises BadCall if they have too many bytes."""
         which = ANSWERS.c.id.in_(ids) & (ANSWERS.c.owner == owner) & (ANSWERS.c.kind == RESPONSE)
         async with self.host.database.reading() as connection:
             size = (await connection.execute(select(func.sum(ANSWERS.c.bytes)).where(which))).scalar()
@@ -217,7 +217,7 @@ class Store:
         return [item for row in rows for part in row for item in orjson.loads(part)]
 
     async def line(self, connection: AsyncConnection, owner: str, id: str) -> list[dict[str, Any]]:
-        """A response and those before it, the oldest first, without their documents."""
+        """A response and its predecessors, the oldest first, without their documents."""
         columns = (ANSWERS.c.id, ANSWERS.c.parent, ANSWERS.c.status, ANSWERS.c.bytes)
         first = select(*columns, literal(0).label("turn")).where(mine(owner, RESPONSE, id))
         line = first.cte("line", recursive=True)
@@ -246,7 +246,7 @@ def check_line(id: str, found: Sequence[dict[str, Any]]) -> None:
 
 
 def unknown_previous(id: str) -> BadCall:
-    """A 400, as OpenAI's own: what the URL asks for is there."""
+    """A 400 and not a 404, as with OpenAI: the URL itself exists."""
     message = f"Previous response with id '{id[:100]}' not found."
     return BadCall(message, param=CONTINUED, code="previous_response_not_found")
 

@@ -1,4 +1,4 @@
-"""The tables of kept answers.  Times are microseconds since 1970 in UTC."""
+"""The tables of stored answers.  Times are microseconds since 1970 in UTC."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ANSWERS: Final = Table(
     Index("stored_answers_parent", "parent"),
     Index("stored_answers_beat", "beat"),
 )
-"""One row an answer.
+"""One row per answer.
 
 kind: `response` or `chat.completion`, the `object` of its document.
 parent: the response that it continues.
 head: its document as JSON, without what is in `output`.
-events: of a response in the background that streams, so that the stream can be read again.
-beat: when the process that makes the answer was last alive; NULL when nobody makes it any more.
+events: of a background response that streams, so that the stream can be read again.
+beat: the last heartbeat of the process that generates it; NULL once it has ended.
 """
 
 LABELS: Final = Table(
@@ -43,4 +43,4 @@ LABELS: Final = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""The metadata of chat completions, to find them by."""
+"""The metadata of chat completions, for searching."""

@@ -1,4 +1,4 @@
-"""The stream of a response that was made in the background, told again with the same numbers."""
+"""The stream of a background response, sent again with the same sequence numbers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from proxy.wire import sse
 from proxy.wire.openai_responses_out import NOTHING, Response
 
 HEARTBEAT: Final = 15.0
-"""Seconds without an event after which a comment is sent."""
+"""Seconds without an event after which a comment is sent as a keep-alive."""
 FRESH: Final[Mapping[str, JSON]] = {
     "status": "in_progress", "error": None, "incomplete_details": None, "usage": None, "completed_at": None,
     "output": [],
 }  # fmt: skip
-"""What a response says before anything was answered."""
+"""Fields of a response before it has any output."""
 END: Final = b"\n\n"
 
 
 async def behind(after: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events with greater numbers, and all comments."""
+    """The events after this sequence number, and all comments."""
     number = -1
     async for part in parts:
         for frame in part.split(END)[:-1]:
@@ -34,7 +34,7 @@ async def behind(after: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes
 
 
 async def told_live(run: Run) -> AsyncIterator[bytes]:
-    """What one says that is being made, from its beginning."""
+    """The stream of a running response, from its beginning."""
     response, at = Response(run.head, run.complete), 0
     yield response.write(NOTHING)
     while not run.over or at < len(run.events):
@@ -47,7 +47,7 @@ async def told_live(run: Run) -> AsyncIterator[bytes]:
 
 
 def told_again(kept: Kept) -> Iterator[bytes]:
-    """What one said that has ended."""
+    """The stream of a response that has ended."""
     response = Response({**kept.head, **FRESH}, Moment(kept.head["completed_at"]))
     yield response.write(NOTHING)
     events, error = said_in(kept.events)
@@ -58,7 +58,7 @@ def told_again(kept: Kept) -> Iterator[bytes]:
 
 
 def error_of(kept: Kept) -> ProxyError | None:
-    """What ended it before it was complete, where its server could not say more of that."""
+    """The error of an incomplete response, if its process could not store one with the events."""
     if kept.status == "cancelled":
         return cancelled()
     told = kept.head["error"]

@@ -1,4 +1,4 @@
-"""What an answer is as a document of its client's dialect, while its events pass."""
+"""Builds the document of an answer, in its client's dialect, from the events that pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Written(Protocol):
     def document(self) -> Document: ...
 
     def failure(self, error: ProxyError) -> Document | None:
-        """What is kept of an answer that broke off; None is nothing."""
+        """The document of an answer that broke off; None if it is not stored."""
 
 
 class Completion:
@@ -44,7 +44,7 @@ class Completion:
 
 
 class Whole:
-    """A response that was not streamed: as its client reads it, in whatever order its events came."""
+    """A response that is not streamed: the document as its client gets it, whatever the order of the events."""
 
     def __init__(self, receipt: Receipt) -> None:
         self.response = Response(receipt.head, receipt.complete)
@@ -63,7 +63,7 @@ class Whole:
 
 
 def written(receipt: Receipt, streams: bool, facts: Mapping[str, str]) -> Written:
-    """facts: of the reply."""
+    """facts: those of the reply."""
     if receipt.head["object"] != RESPONSE:
         return Completion(receipt, facts)
     return Response(receipt.head, receipt.complete) if streams else Whole(receipt)
