@@ -1,1 +1,1 @@
-"""One feature each; a plugin never imports another."""
+"""One feature per plugin; a plugin never imports another."""

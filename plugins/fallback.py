@@ -1,4 +1,4 @@
-"""Another model, or another place, when the one that was asked for fails before its first event."""
+"""Another model or upstream, if the requested one fails before its first event."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ USUAL: Final[tuple[Condition, ...]] = (
     "connect", "timeout", "overloaded", "load", "memory", "server", "cut", "first_token_timeout"
 )  # fmt: skip
 MODELS: Final = 4096
-"""Names whose fallbacks need not be looked up again."""
+"""Number of model names whose fallbacks are cached."""
 ITS_OWN: Final = frozenset({"model_not_found", "model_not_capable", "context_length_exceeded"})
-"""Failures that say of a model what it cannot do, and nothing of whether the call was right."""
+"""Errors about what a model cannot do; they do not mean that the call is invalid."""
 
 
 class Other(Strict):
@@ -58,10 +58,10 @@ class Trail:
     failures: list[tuple[str, str]] = field(default_factory=list)
     attempts: int = 0
     places: set[tuple[str, str | None]] = field(default_factory=set)
-    """Models and the upstreams at which they have failed."""
+    """Models, and the upstreams at which they failed."""
 
     def add(self, call: Call, error: ProxyError, model: str) -> None:
-        """model: one form of its name."""
+        """model: the canonical form of its name."""
         self.places.add((model, error.facts.get("upstream")))
         self.failures.append((place_of(call), error.code or error.kind))
         self.attempts += int(error.facts.get("attempts", was_asked(error)))
@@ -72,7 +72,7 @@ class Trail:
 
 
 class Waiting:
-    """The current task, as it waits for a stream to begin.  `asyncio.timeout` would not say why it ends that."""
+    """A time limit on the current task until a stream begins.  `asyncio.timeout` cancels without a message."""
 
     def __init__(self, limit: float) -> None:
         """limit: seconds."""
@@ -87,11 +87,11 @@ class Waiting:
 
     @property
     def in_vain(self) -> bool:
-        """Whether nothing but the limit has ended it: else somebody waits no more for any other either."""
+        """Whether only the time limit has cancelled the task; otherwise nobody waits for a fallback either."""
         return self.ended and self.task.cancelling() == self.before + 1
 
     def over(self) -> None:
-        """Whatever became of the cancellation, the task is not one that is being cancelled by this any more."""
+        """Stop the timer, and take back its cancellation: it must not affect the task later."""
         self.timer.cancel()
         if self.ended:
             self.task.uncancel()
@@ -127,7 +127,7 @@ class Fallback:
         every = [link for links in (settings.default, *settings.models.values()) for link in links]
         others = [link.on for link in every if isinstance(link, Other) and link.on is not None]
         self.watched = frozenset(settings.on).union(*others)
-        """Failures after which some other may be asked."""
+        """Failures after which some fallback may be used."""
         unknown = {one.upstream for one in every if isinstance(one, Other) and one.upstream} - set(
             host.models.upstreams()
         )
@@ -142,7 +142,7 @@ class Fallback:
         return self.beside if any(getattr(one, "announces", False) for one in inner) else self
 
     def beside(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
-        """Where another tells of the tries of calls that can be sent nowhere else."""
+        """Used if an inner plugin announces attempts: calls without fallbacks are left to it."""
         links = self.links(call)
         return self.caught(call, call_next, links) if links else call_next(call)
 
@@ -157,10 +157,10 @@ class Fallback:
     async def elsewhere(
         self, call: Call, call_next: Handler, links: tuple[Link, ...], trail: Trail, error: ProxyError
     ) -> Reply:
-        """The first answer of another; or the last failure, told with all the others.
+        """The first successful answer of a fallback; otherwise raises the last failure, which lists all others.
 
-        What another cannot do at all is not what its client asked of it: then the failure before is told, and calls go
-        on as after that one.
+        If a fallback cannot handle the call at all, this is not reported as the client's mistake: the failure before is
+        raised, and conditions of further fallbacks may match that one, too.
         """
         last = error
         for index, link in enumerate(links):
@@ -181,12 +181,12 @@ class Fallback:
         raise blamed(error, trail)
 
     def was_there(self, link: Link, here: Call, trail: Trail) -> bool:
-        """Whether the upstream that it names has failed with this model just now."""
+        """Whether the upstream that the fallback names has just failed with this model."""
         upstream = link.upstream if isinstance(link, Other) else None
         return upstream is not None and (self.host.models.named(here.model), upstream) in trail.places
 
     def opens(self, call: Call) -> bool:
-        """Whether the caller's key opens the model; one that it does not is no reason to hide why the first failed."""
+        """Whether the caller may use the model; if not, the first failure must not be hidden by this one."""
         try:
             self.host.models.check(call)
         except Denied:
@@ -194,7 +194,7 @@ class Fallback:
         return True
 
     def listed(self, model: str) -> tuple[Link, ...]:
-        """What is said of a model, by any of its names."""
+        """The fallbacks of a model, by any of its names."""
         links = self.chains.get(canonical(model))
         if links is not None:
             return links
@@ -210,14 +210,14 @@ class Fallback:
         return tuple(link for link in links if not self.is_here(link, call))
 
     def is_here(self, link: Link, call: Call) -> bool:
-        """Whether it leads to where the call goes anyway, as `default` does for the model that it names."""
+        """Whether the fallback is what was asked for already, as when `default` names the model of the call."""
         if isinstance(link, Other) and link.upstream not in (None, call.tags.get("upstream")):
             return False
         model = link if isinstance(link, str) else link.model or call.model
         return self.host.models.named(model) == self.host.models.named(call.model)
 
     def impatient(self, links: tuple[Link, ...]) -> bool:
-        """Whether there is another to ask when a stream does not begin."""
+        """Whether there is a fallback for a stream that does not begin in time."""
         late = UpstreamError("", "timeout", code="first_token_timeout")
         return self.settings.first_token is not None and any(self.fits(link, late) for link in links)
 
@@ -225,8 +225,8 @@ class Fallback:
         return await tried(call, partial(self.in_time, call_next, impatient), self.host, also=self.goes_on)
 
     def goes_on(self, error: ProxyError) -> bool:
-        """Whether this failure is one that calls go on after, such as of what does not fit; what is at fault with a
-        request itself is no try."""
+        """Whether a fallback may be used after this failure; then it counts as an attempt, unlike a call that is
+        invalid for every model."""
         return bool(self.conditions(error) & self.watched)
 
     async def in_time(self, call_next: Handler, impatient: bool, call: Call) -> Reply:
@@ -249,7 +249,7 @@ class Fallback:
         return bool(self.conditions(error) & set(allowed))
 
     def conditions(self, error: ProxyError) -> set[Condition]:
-        """What this failure counts as; nothing where another model could not help."""
+        """The conditions that this failure meets; none if another model could not help."""
         if error.code == "context_length_exceeded":
             return {"context_length"}
         if error.code == "first_token_timeout":
@@ -280,7 +280,7 @@ def place_of(call: Call) -> str:
 
 
 def blamed(error: ProxyError, trail: Trail) -> ProxyError:
-    """The last failure, told with all that were tried."""
+    """The last failure, with a list of everything that was tried."""
     if len(trail.failures) > 1:
         error = error.copied()
         error.facts["fallback"] = trail.told()

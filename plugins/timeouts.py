@@ -15,7 +15,7 @@ from proxy.streams import Replay
 from proxy.types import Call, Deadline, Events, Handler, Reply
 
 TICK = 0.05
-"""Seconds between two looks at the waits under way."""
+"""Seconds between two checks of the waits in progress."""
 
 
 class Timeouts:
@@ -50,11 +50,11 @@ class Timeouts:
             watches.discard(watch)
         pause = limits.between_events if call.stream else None
         if type(reply.events) is Replay or (pause is None and deadline is None):
-            return reply  # all of it is there, or may take its time
+            return reply  # complete already, or without a limit
         return reply.through(lambda source: self.watched(source, pause, deadline, call.deadline))
 
     def deadline(self, call: Call) -> Deadline | None:
-        """An outer limit that is earlier stays."""
+        """The deadline for the call; an earlier one of the caller's own remains in force."""
         if self.settings.total is None:
             return call.deadline
         return Deadline(self.clock.monotonic() + self.settings.total, call.deadline)
@@ -83,23 +83,23 @@ class Timeouts:
 
 
 class Watch:
-    """Ends a wait that takes too long.  Rests between two waits: a slow consumer is no fault of the upstream."""
+    """Cancels a wait that takes too long.  Inactive between two waits: a slow consumer is not the upstream's fault."""
 
     __slots__ = ("callers", "deadline", "due", "fresh", "limit", "limited", "rang", "task", "waiting")
 
     def __init__(self, deadline: Deadline | None, limit: float | None, callers: Deadline | None) -> None:
-        """The current task waits from now on, for `limit` seconds at most.  callers: the caller's own deadline."""
+        """Starts with the current task, for at most `limit` seconds.  callers: the caller's own deadline."""
         self.deadline = deadline
         self.callers = callers
         self.limit = limit
         self.due = self.limited = inf
         self.rang = False
         self.waiting = self.fresh = True
-        """fresh: whether this wait began after the last look; a wait costs no look at the clock of its own."""
+        """fresh: this wait began after the last check, which sets its limit: a wait need not read the clock itself."""
         self.task = asyncio.current_task()
 
     def begin(self) -> None:
-        """It waits again, and may be another task by now."""
+        """Start another wait, which may be in another task."""
         self.waiting = self.fresh = True
         self.task = asyncio.current_task()
 
@@ -115,17 +115,17 @@ class Watch:
             self.task.cancel(LATE)
 
     def explain(self, what: str) -> None:
-        """Turns the cancellation that this watch made into an error; another's stays what it is."""
+        """Raises a timeout error if this watch cancelled the task; other cancellations remain what they are."""
         if self.rang and self.task is not None and self.task.uncancel() == 0:
             late = self.due < self.limited
             error = UpstreamError(f"The answer {'was not complete in time' if late else what}.", "timeout")
             if late and self.callers is not None and self.due == self.callers.at:
-                error.again = False  # nobody waits for another try
+                error.again = False  # the client's own deadline has passed: nobody waits for another attempt
             raise error from None
 
 
 class Sweep:
-    """One timer that looks at every watch, so that a call costs none of its own; late by `TICK` at most twice."""
+    """One timer for all watches, so that a call needs none of its own; late by at most twice TICK."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -133,7 +133,7 @@ class Sweep:
         self.timer: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
-        """Look at every watch now, and again after `TICK` while there is any."""
+        """Check every watch now, and again after TICK while there is any."""
         now = self.clock.monotonic()
         for watch in self.watches:
             watch.look(now)

@@ -1,4 +1,4 @@
-"""What was asked and answered, as OpenTelemetry's conventions for generative AI tell it."""
+"""Prompts and answers as attributes in OpenTelemetry's conventions for generative AI."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from proxy.asks import JSON, Ask, Chat, Complete, Embed, Message
 from proxy.types import Event, Finish, Text, Thinking, ToolCalled
 
 LETTERS: Final = 4096
-"""Of one text; what is longer is cut."""
+"""Maximum characters of a text; the rest is cut off."""
 MESSAGES: Final = 64
-"""Of one question, the last ones."""
+"""Maximum messages of a prompt; the last ones are kept."""
 
 
 def asked(ask: Ask) -> str:
-    """JSON of the messages that were sent."""
+    """The prompt's messages as JSON."""
     if isinstance(ask, Chat):
         turns = [{"role": one.role, "parts": list(parts(one))} for one in ask.messages[-MESSAGES:]]
     else:
@@ -45,7 +45,7 @@ def part(kind: str, text: str) -> JSON:
 
 
 class Answer:
-    """Grows with the events of an answer, up to `LETTERS` of each of its choices."""
+    """Collects the events of an answer, up to LETTERS characters of each choice."""
 
     def __init__(self) -> None:
         self.choices: dict[int, dict[str, str]] = {}
@@ -65,7 +65,7 @@ class Answer:
             self.reasons[event.choice] = event.reason
 
     def told(self) -> str:
-        """JSON of the messages that were answered."""
+        """The answer's messages as JSON."""
         return orjson.dumps(list(self.turns(sorted({*self.choices, *self.calls, *self.reasons})))).decode()
 
     def turns(self, choices: Iterable[int]) -> Iterator[JSON]:

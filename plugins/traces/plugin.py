@@ -69,7 +69,7 @@ class Traces:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.spans.provider.shutdown)  # which sends what still waits
+        await asyncio.to_thread(self.spans.provider.shutdown)  # sends the remaining spans
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         traced, span = self.spans.begin(call)
@@ -78,7 +78,7 @@ class Traces:
         return await metered(traced, partial(self.spans.measured, span, call_next), self.host)
 
     def around(self, name: str, plugin: Plugin) -> Plugin:
-        """Makes a span of every call's way through a plugin, until the answer has passed it."""
+        """Wraps a plugin in a span for every call, which ends when the answer has passed the plugin."""
 
         async def watched(call: Call, call_next: Handler) -> Reply:
             child = self.spans.child(name, call)

@@ -1,4 +1,4 @@
-"""Calls under way as spans, by OpenTelemetry's conventions for generative AI."""
+"""Calls in progress as spans, by OpenTelemetry's conventions for generative AI."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddin
 PROVIDER: Final = "gen_ai.provider.name"
 BATCH: Final = 512
 UNSAMPLED: Final = "-00"
-"""How a `traceparent` ends whose trace nobody keeps."""
+"""The end of a `traceparent` that is not sampled."""
 W3C: Final = TraceContextTextMapPropagator()
 
 
@@ -39,7 +39,7 @@ class Wanted(Protocol):
 
 
 def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
-    """Sends in batches, from a thread of its own."""
+    """A provider that sends spans in batches, from a thread of its own."""
     resource = Resource.create({"service.name": wanted.service})
     provider = TracerProvider(resource=resource, sampler=ParentBasedTraceIdRatio(wanted.sample), shutdown_on_exit=False)
     exporter = OTLPSpanExporter(endpoint=wanted.endpoint, headers=headers, timeout=wanted.timeout)
@@ -49,10 +49,10 @@ def provider_of(wanted: Wanted, headers: dict[str, str]) -> TracerProvider:
 
 
 class Spans:
-    """Those of the calls under way, by the marks of their meters: a call's id is its client's, who may use it twice."""
+    """Spans of calls in progress, by their meters' ids: clients choose the calls' ids, and may use one twice."""
 
     def __init__(self, provider: TracerProvider, contents: bool, speaks: Callable[[str], str]) -> None:
-        """speaks: whose API an upstream speaks, or "", where that is not known yet."""
+        """speaks: returns the API that an upstream speaks; "" if that is not known yet."""
         self.provider = provider
         self.contents = contents
         self.speaks = speaks
@@ -60,7 +60,7 @@ class Spans:
         self.running: dict[str, Span] = {}
 
     def begin(self, call: Call) -> tuple[Call, Span]:
-        """The call, with its span as the parent of whatever comes of it."""
+        """The call with a new span, which is the parent of all spans inside."""
         kind = OPERATIONS.get(call.route, call.route)
         told = {"gen_ai.operation.name": kind, "gen_ai.request.model": call.model, "gemmapy.request.id": call.id}
         told[PROVIDER] = self.speaks("")
@@ -70,22 +70,22 @@ class Spans:
         return inside(call, span), span
 
     def child(self, plugin: str, call: Call) -> tuple[Call, Span] | None:
-        """The call on its way through a plugin; None where it is not traced."""
+        """The call with a span for a plugin; None if it is not traced."""
         if call.trail.get("traceparent", UNSAMPLED).endswith(UNSAMPLED):
             return None
         span = self.tracer.start_span(plugin, W3C.extract(call.trail), attributes={"gemmapy.plugin": plugin})
         return inside(call, span), span
 
     async def measured(self, span: Span, call_next: Handler, call: Call) -> Reply:
-        """The answer to a call that has its mark."""
+        """Register the span under the call's meter, and continue."""
         mark = call.meter
-        if (before := self.running.get(mark)) is not None:  # of a try that failed, by a plugin further out
+        if (before := self.running.get(mark)) is not None:  # a failed attempt, if a plugin further out retries
             before.end()
         self.running[mark] = span
         return await call_next(call)
 
     async def heard(self, span: Span, call_next: Handler, call: Call) -> Reply:
-        """The answer, whose words the span is told."""
+        """The reply; the text of its answer is added to the span."""
         return (await call_next(call)).through(partial(listened, span))
 
     def failed(self, span: Span, error: BaseException) -> None:
@@ -130,7 +130,7 @@ class Spans:
 
 
 def inside(call: Call, span: Span) -> Call:
-    """The call, in whose trail the span is what all further ones are children of."""
+    """The call with a trail in which this span is the parent of all further ones."""
     trail = dict(call.trail)
     W3C.inject(trail, set_span_in_context(span))
     return call.but(trail=trail)
@@ -147,7 +147,7 @@ async def listened(span: Span, events: Events) -> Events:
 
 
 def attributes(ended: CallEnded) -> Mapping[str, str | int | float | list[str]]:
-    """Those that are known; no words of the question or the answer."""
+    """The known attributes; without any text of the prompt or the answer."""
     known = {
         "gen_ai.response.model": ended.model or None,
         "gen_ai.response.finish_reasons": [ended.finish] if ended.finish else None,

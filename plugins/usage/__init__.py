@@ -1,3 +1,3 @@
-"""A record of every call: who asked what of which model, what it took and what it cost."""
+"""A record of every call: who asked which model, how long it took, how many tokens it used and what it cost."""
 
 from plugins.usage.plugin import Usage as Usage

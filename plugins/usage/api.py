@@ -1,4 +1,4 @@
-"""Figures of calls: users see their own, admins everybody's."""
+"""The endpoints for figures of calls: users see their own, admins everybody's."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from proxy.types import JSON, Route
 Days = Annotated[int, Field(ge=1, le=3660)]
 BUCKETS: Final = {"minute": 60, "hour": 3600, "day": DAY}
 MOST: Final = {"minute": 1, "hour": 62, "day": 3660}
-"""Days of one series."""
+"""Maximum days of a series."""
 USUAL: Final = {"minute": 1, "hour": 7, "day": 30}
 
 
 class Asked(WithUser):
-    """How many days, today included, in UTC."""
+    """The number of days, including today, in UTC."""
 
     days: Days = 7
     model: str | None = None
@@ -34,7 +34,7 @@ class Asked(WithUser):
 
 
 class Series(WithUser):
-    """A point for each bucket, of the last `days` times 24 hours."""
+    """A point per bucket, for the last `days` times 24 hours."""
 
     bucket: Literal["minute", "hour", "day"] = "hour"
     days: Days | None = None
@@ -89,7 +89,7 @@ class Api:
         return document({**span(window), **figures.told(found), "by_model": by_model, **self.records(request)})
 
     def records(self, request: web.BaseRequest) -> dict[str, JSON]:
-        """Of this process, for admins: rows that are not written yet, and rows that never will be."""
+        """For admins, about this process: records that are not written yet, and records that were lost."""
         admin = self.host.desk.caller(request).is_admin
         place = self.host.services.place
         where = {"worker": place.index, "workers": place.count}
@@ -118,7 +118,7 @@ class Api:
         return document({**span(window), name: rows})
 
     async def errors(self, request: web.BaseRequest) -> web.StreamResponse:
-        """By code and model; `client_left` is told too, although it counts as no error."""
+        """By code and model; `client_left` is listed, too, although it does not count as an error."""
         window = self.window(request, Asked)
         columns = ("calls", "failed", "left_early")
         found = await figures.read(self.host.database, window, "error", "model", columns=columns)
@@ -133,11 +133,11 @@ class Api:
 
 
 NAMES: Final = {"model": "model", "route": "endpoint", "template": "template"}
-"""What the columns are called; null is told where a call has none."""
+"""The columns' names in answers; the value is null for calls without one."""
 
 
 def added(parts: Iterable[figures.Found]) -> figures.Found:
-    """Several sums as one; of texts of bins, too, `+` is their sum."""
+    """The total of several sums; `+` also adds bins, which are text."""
     whole = dict(NOTHING)
     for one in parts:
         for name in whole:

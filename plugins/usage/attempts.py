@@ -1,4 +1,4 @@
-"""What became of past tries, from their rows."""
+"""Statistics of past attempts, from their rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FELL = case((A.number == 0, 1), else_=0)
 
 
 class Attempts:
-    """Answers for every process of the server, and for as long as rows are kept."""
+    """Covers all processes of the server, for as long as rows are kept."""
 
     def __init__(self, writer: Writer, host: Host) -> None:
         self.writer = writer
@@ -30,7 +30,7 @@ class Attempts:
         event.told.append(partial(self.told, event.hours))
 
     async def told(self, hours: float) -> dict[str, JSON]:
-        """Raises Busy while the database is away."""
+        """Raises Busy while the database is unavailable."""
         await self.writer.flush()
         since = int((self.host.clock.time() - hours * 3600) * 1e6)
         kinds = (A.model, A.upstream, A.error, AGAIN.label("again"), FELL.label("fell"))
@@ -49,7 +49,7 @@ class Attempts:
 
 
 def figures(rows: Sequence[Any]) -> dict[str, JSON]:
-    """As `/api/retry/stats` tells them."""
+    """The fields of `/api/retry/stats`."""
     tries = [row for row in rows if not row.fell]
     attempts, broken = total(tries), total([row for row in tries if row.error in BROKEN_OFF])
     failed = [row for row in tries if row.error and row.error not in BROKEN_OFF]

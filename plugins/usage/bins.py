@@ -1,6 +1,6 @@
-"""Distributions of times as counts in fixed bins, so that those of many calls and days are added up by adding.
+"""Distributions of durations as counts in fixed bins, so that those of many calls and days can be added up.
 
-As text: `57:3 60:1 `, bins and counts; one text after another is the sum of both.
+As text, bins with their counts: `57:3 60:1 `.  The concatenation of two texts is their sum.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from math import ceil
 from typing import Final
 
 FINENESS: Final = 8
-"""Bins between a time and twice that: each is a twelfth as wide as where it begins, some 9 %."""
+"""Bins per doubling of the duration: each is about 9 % wide."""
 LAST: Final = 8 * 32
-"""Of 2^32 µs, more than an hour, and longer."""
+"""The last bin: 2^32 µs, more than an hour, and longer."""
 
 
 BEGINS: Final = [ceil(2.0 ** (number / FINENESS)) for number in range(1, LAST + 1)]
-"""The first µs of every bin but the first one."""
+"""The lower bound of each bin but the first, in µs."""
 
 
 def counted(times: Iterable[int]) -> Counter[int]:
-    """times: in µs."""
+    """The number of durations in each bin.  times: in µs."""
     return Counter(map(partial(bisect_right, BEGINS), times))
 
 
 def middle(number: int) -> float:
-    """The time that stands for a bin, in µs."""
+    """The geometric middle of a bin, in µs."""
     return float(2.0 ** ((number + 0.5) / FINENESS))
 
 
@@ -45,7 +45,7 @@ def written(bins: Counter[int]) -> str:
 
 
 def percentile(bins: Counter[int], share: float) -> float | None:
-    """The time in µs that so many of all were not slower than, right to 5 %; None where there are none."""
+    """The duration in µs that this share of all did not exceed, accurate to 5 %; None if there are none."""
     rank, passed = share * bins.total(), 0
     for number, count in sorted(bins.items()):
         passed += count

@@ -1,4 +1,4 @@
-"""What calls cost: users see their own, admins everybody's.  Currencies are never added up."""
+"""The endpoints for costs: users see their own, admins everybody's.  Currencies are never added up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.prices import Energy, rounded
 from proxy.types import JSON, Route
 
 MOST: Final = 3660
-"""Days that may be asked for at once."""
+"""Maximum days of a request."""
 COLUMNS: Final = (
     "calls", "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "hits", "shared", "priced",
     "cost", "prompt_cost", "saved", "compared", "cloud", "energy_mj", "power",
@@ -27,7 +27,7 @@ BY: Final = {"model": "model", "user": "caller", "key": "key_id", "template": "t
 
 
 class Period(WithUser):
-    """A day, week or month until now, in UTC; or the days `from` to `to`, both included."""
+    """The current day, week or month so far, in UTC; or the days `from` to `to`, both included."""
 
     period: Literal["day", "week", "month"] | None = None
     since: date | None = Field(None, alias="from")
@@ -83,7 +83,7 @@ class Costs:
         return document({**self.span(asked, window), **self.told(models), "breakdown": breakdown})
 
     async def projection(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What the month will have cost, by what its days cost so far."""
+        """The expected cost of the month, extrapolated from its days so far."""
         asked = self.host.desk.query(request, WithUser)
         now = self.host.clock.time()
         today = day_of(now)
@@ -107,7 +107,7 @@ class Costs:
     async def all(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.desk.query(request, Period)
         window = self.window(request, asked)
-        # What those spent whose data was deleted is in everybody's sums only.
+        # The total includes users whose data was deleted; they are in no row.
         found, users = await self.read(window), grouped(await self.read(window, "caller"), "caller")
         rows = [{"user": name, **self.told(users[name])} for name in sorted(users)]
         return document({**self.span(asked, window), **self.told(found), "users": rows})
@@ -135,7 +135,7 @@ def grouped(found: Sequence[Mapping[str, Any]], column: str) -> dict[Any, list[M
 
 
 def currencies(found: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """What there is of each.  One without any money, as of calls that failed, is told only where there is no other."""
+    """The rows of each currency.  Currencies without any amount (of failed calls) are omitted if there are others."""
     groups = sorted(grouped([one for one in found if one["currency"]], "currency").items())
     return [(name, some) for name, some in groups if any(total(some, one) for one in MONEY)] or groups
 
@@ -145,9 +145,9 @@ def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
 
 
 def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
-    """The sums of some calls; with several currencies their money is told by currency only.
+    """The sums of some calls; with several currencies, amounts are given per currency only.
 
-    energy: what is known of that now.  What was drawn, if nothing, is null where nobody says what the upstreams draw.
+    energy: the current settings.  Zero energy is reported as null if the power of the upstreams is not configured.
     """
     by = [in_currency(currency, some, energy) for currency, some in currencies(found)]
     only = by[0] if len(by) == 1 else dict.fromkeys(in_currency("", (), energy))
@@ -165,8 +165,8 @@ def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
 
 
 def in_currency(currency: str, found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
-    """total_cost is null where no call had a price.  saved: what kept answers would have cost.  cloud_cost: the same
-    calls at the cloud that they are compared with."""
+    """total_cost is null if no call had a price.  saved: what cached answers would have cost.  cloud_cost: the price of
+    the same calls at the cloud model that they are compared with."""
     priced = total(found, "priced") > 0
     cost, prompt, power = (total(found, column) for column in ("cost", "prompt_cost", "power"))
     has_power = power or (energy.per_kwh is not None and energy.currency == currency and known(found, energy))
@@ -182,7 +182,7 @@ def in_currency(currency: str, found: Sequence[Mapping[str, Any]], energy: Energ
 
 
 def projected(currency: str, found: Sequence[Mapping[str, Any]], passed: int, whole: int) -> dict[str, JSON]:
-    """Of seconds that have passed, and for the whole of a month.  Null where no call had a price."""
+    """Of the seconds that have passed, and extrapolated to the whole month.  Null if no call had a price."""
     cost = total(found, "cost")
     amounts = cost, rounded(cost * DAY, passed), rounded(cost * whole, passed)
     priced = total(found, "priced") > 0
@@ -191,7 +191,7 @@ def projected(currency: str, found: Sequence[Mapping[str, Any]], passed: int, wh
 
 
 def known(found: Iterable[Mapping[str, Any]], energy: Energy) -> bool:
-    """Whether what all of these calls drew is known, if nothing; what was kept or came to no upstream drew nothing."""
+    """Whether zero energy is certain: the power of every upstream is configured, or no call reached one."""
     return bool(energy.watts) and all(
         not one["upstream"] or one["hits"] + one["shared"] == one["calls"] or energy.of(one["upstream"])
         for one in found
@@ -199,7 +199,7 @@ def known(found: Iterable[Mapping[str, Any]], energy: Energy) -> bool:
 
 
 def kilowatt_hours(thousandths: int) -> JSON:
-    """From thousandths of a joule, to the billionth."""
+    """From thousandths of a joule; exact to a billionth."""
     return money(rounded(thousandths * 10**9, 3_600_000_000))
 
 

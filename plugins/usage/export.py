@@ -1,4 +1,4 @@
-"""Rows of calls as CSV, read and written bit by bit."""
+"""Rows of calls as CSV, read and sent in chunks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.host import Host
 from proxy.types import Route
 
 CHUNK: Final = 1000
-"""Rows in memory at once."""
+"""Rows read at once."""
 MONEY: Final = ("cost", "prompt_cost", "saved", "cloud", "power")
 HIDDEN: Final = ("id", "tags", "cache_key")
 COLUMNS: Final = tuple(column.name for column in CALLS.columns if column.name not in HIDDEN)
@@ -33,7 +33,7 @@ FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Span(WithUser):
-    """The days from and to, both included, in UTC; the last thirty unless said."""
+    """The days from and to, both included, in UTC; by default the last thirty."""
 
     since: date | None = Field(None, alias="from")
     to: date | None = None
@@ -45,7 +45,7 @@ class Span(WithUser):
         return self
 
     def limits(self, now: float) -> tuple[int, int]:
-        """In microseconds; the second is not part of it."""
+        """In microseconds; the second is exclusive."""
         last = min(self.to or max(day_of(now), self.since or date.min), date.max - timedelta(1))
         first = self.since or max(last, date.min + timedelta(30)) - timedelta(29)
         return midnight(max(first, date(1970, 1, 1))) * 10**6, midnight(last + timedelta(1)) * 10**6
@@ -65,7 +65,7 @@ class Export:
         return await self.host.desk.poured(request, chunks, HEADERS)
 
     async def chunks(self, caller: str | None, since: int, until: int) -> AsyncIterator[bytes]:
-        """In the order of their time.  No transaction stays open while a client reads."""
+        """Sorted by time.  No transaction stays open while a client reads."""
         rows = await self.some(caller, (since, -1), until)
         yield lines([HEAD, *map(cells, rows)])
         while rows and (rows := await self.some(caller, (rows[-1]["at"], rows[-1]["id"]), until)):
@@ -99,5 +99,5 @@ def cell(name: str, value: Any) -> Any:
         return datetime.fromtimestamp(value / 1e6, UTC).isoformat()
     if name in MONEY:
         return spelled(value)
-    # A spreadsheet would run what a caller wrote: a text that begins like a formula is marked as one that is none.
+    # Against CSV injection: a spreadsheet would run what a caller wrote if it looks like a formula.
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

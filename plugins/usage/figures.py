@@ -1,4 +1,4 @@
-"""Sums, read and told."""
+"""Sums, read from the database and formatted."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ BILLION: Final = 1_000_000_000
 MONEY: Final = ("cost", "prompt_cost", "saved", "cloud", "power")
 UNITS: Final = "_units"
 Found = Mapping[str, Any]
-"""By column, what it adds up to; and those that it was grouped by."""
+"""A group: the values that it was grouped by, and the sums of the columns."""
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 TOLD: Final = (
     "calls", "failed", "left_early", "hits", "shared", "misses", "fallbacks", "prompt_tokens", "completion_tokens",
     "cached_tokens", "thinking_tokens", "estimated", "generated_tokens", "queue_us", "load_us", "eval_us", "answered",
     "total_us", "begun", "first_us", "up", "down", *BINS,
 )  # fmt: skip
-"""What figures are told of; money is another matter."""
+"""The columns that figures need; amounts of money are read separately."""
 NOTHING: Final[Found] = {**dict.fromkeys(TOLD, 0), **dict.fromkeys(BINS, "")}
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which sums are meant.  since, until: unix seconds, whole spans; until is not part of it.
+    """Which sums to read.  since, until: Unix seconds, multiples of `span`; until is exclusive.
 
-    caller: whose; None is everybody's.  models: only these, None is all; routes: likewise.
+    caller: only this one's; None is everybody's.  models: only these, None is all; routes: likewise.
     """
 
     since: int
@@ -54,7 +54,7 @@ class Window:
         return SUMS[self.span]
 
     def conditions(self, by_caller: bool) -> Iterable[ColumnElement[bool]]:
-        """by_caller: whether the answer tells callers or keys apart, as everybody's sums do not."""
+        """by_caller: whether to group by caller or key, which everybody's sums do not contain."""
         at = self.table.c
         yield at.start >= self.since * MICRO
         yield at.start < self.until * MICRO
@@ -72,9 +72,9 @@ class Window:
 
 
 def recorded(models: Sequence[str] | None, real: Callable[[str], str]) -> Sequence[str] | None:
-    """The names that calls of these models are recorded under: an alias stands for one, and `:latest` may be left out.
+    """The names under which calls of these models are recorded: those of aliases' models, with and without `:latest`.
 
-    real: the name that an alias stands for.
+    real: returns the name that an alias stands for.
     """
     if models is None:
         return None
@@ -83,18 +83,18 @@ def recorded(models: Sequence[str] | None, real: Callable[[str], str]) -> Sequen
 
 
 class WithUser(Strict):
-    """Whose figures; admins may name anybody."""
+    """Whose figures to return; admins may name anybody."""
 
     user: str | None = None
 
 
 def whose(caller: Caller, user: str | None) -> str | None:
-    """None is everybody's.  Raises Denied for others' figures."""
+    """The user to filter by; None is everybody.  Raises Denied for others' figures."""
     return caller.whose(user)
 
 
 async def read(database: Database, window: Window, *by: str, columns: Sequence[str] = TOLD) -> list[dict[str, Any]]:
-    """One of each group; without any `by` one in all, if there was a call."""
+    """A row per group, or without `by` a single one; no row if there was no call."""
     async with database.reading() as connection:
         rows = (await connection.execute(query(window, by, columns))).mappings().all()
     return [told_of(row, by) for row in rows]
@@ -116,7 +116,7 @@ def query(window: Window, by: Sequence[str], columns: Sequence[str]) -> Select[A
 
 
 def added_up(column: Column[Any]) -> Iterable[ColumnElement[Any]]:
-    """Money in two parts, since in SQLite a sum of more than nine billion units is an error."""
+    """Money in two parts, because SQLite fails if a sum of billionths exceeds nine billion units."""
     if column.name in BINS:
         yield func.aggregate_strings(column, "").label(column.name)
     elif column.name in MONEY:
@@ -127,7 +127,7 @@ def added_up(column: Column[Any]) -> Iterable[ColumnElement[Any]]:
 
 
 def whole(value: Any) -> Any:
-    """PostgreSQL gives sums of whole numbers as decimals."""
+    """As an int: PostgreSQL returns sums of integers as decimals."""
     return value if isinstance(value, str) else int(value or 0)
 
 
@@ -158,7 +158,7 @@ def told(found: Found) -> dict[str, JSON]:
 
 
 def times(found: Found) -> dict[str, JSON]:
-    """In milliseconds, of calls that were answered."""
+    """Means and percentiles in milliseconds; durations are those of answered calls."""
     return {
         "avg_duration": milliseconds(found["total_us"], found["answered"]),
         "duration": percentiles(found["total_bins"]),

@@ -1,4 +1,4 @@
-"""The rows of one caller: told, or deleted."""
+"""The rows of one caller: exported, or deleted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from proxy.host import Host
 from proxy.types import JSON
 
 CHUNK: Final = 1000
-"""Rows in memory at once, and that go at once."""
+"""Rows read or deleted at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Of everybody's sums nothing goes: they name nobody."""
+    """Everybody's sums are kept: they identify nobody."""
 
     writer: Writer
     host: Host

@@ -1,4 +1,4 @@
-"""What is old goes, bit by bit, so that nobody waits for it; sums by the day stay."""
+"""Deletes old rows in small transactions, so that nothing waits long; sums by the day are kept."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from proxy.sql.database import Database
 
 DAY: Final = 86_400
 MINUTES: Final = 2 * DAY
-"""Seconds that sums by the minute are kept, at most."""
+"""Maximum seconds for which sums by the minute are kept."""
 WRITTEN: Final = DAY
-"""Seconds for which it is known what was written."""
+"""Seconds for which the ids of written batches are kept."""
 CHUNK: Final = 2000
-"""Rows that go at once."""
+"""Rows deleted at once."""
 
 
 class Keeping:
-    """Deletes what is older than the settings say.  It does no harm where several processes do it."""
+    """Deletes rows older than the settings allow.  Several processes may do this at once."""
 
     def __init__(self, days: int | None, database: Database, clock: Clock) -> None:
         self.days = days

@@ -1,4 +1,4 @@
-"""Days, weeks and months, and money as it is told of them."""
+"""Days, weeks and months in UTC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def day_of(seconds: float) -> date:
 
 
 def begin(period: str, today: date) -> date:
-    """The first day of the day, week or month that a day is in; weeks begin on Monday."""
+    """The first day of the day, week or month that contains `today`; weeks begin on Monday."""
     if period == "week":
         return today - timedelta(today.weekday())
     return today.replace(day=1) if period == "month" else today

@@ -1,4 +1,4 @@
-"""Usage and costs in the shapes of OpenAI's administration API, so that tools which read those read these."""
+"""Usage and costs in the shapes of OpenAI's administration API, for tools that read those."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from proxy.types import JSON, Route
 
 WIDTHS: Final = {"1m": 60, "1h": 3600, "1d": DAY}
 LIMITS: Final = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
-"""Buckets of a page: unless said, and at most."""
+"""Buckets per page: default and maximum."""
 TOKENS: Final = ("calls", "prompt_tokens", "completion_tokens", "cached_tokens")
 COLUMNS: Final = {"user_id": "caller", "api_key_id": "key_id", "model": "model", "line_item": "model"}
-"""What can be told apart here; the other ways to group are of what a server of one's own has not, and give null."""
+"""Groups that exist here, and their columns; grouping by anything else of OpenAI's gives null."""
 Names = tuple[str, ...]
 Second = Annotated[int, Field(ge=0, le=10**11)]
 Parts = Iterable[Mapping[str, Any]]
 
 
 class Asked(Strict):
-    """What usage and costs are both asked for.  Times in unix seconds."""
+    """The fields common to usage and costs.  Times are Unix seconds."""
 
     start_time: Second
     end_time: Second | None = None
@@ -45,7 +45,7 @@ class Asked(Strict):
         return self
 
     def windows(self, now: float, span: int, limits: tuple[int, int], routes: Sequence[str] | None) -> Window:
-        """All buckets of a page as one.  Raises BadCall."""
+        """The time span of all buckets of the page.  Raises BadCall."""
         usual, most = limits
         if (self.limit or 0) > most:
             raise BadCall(f"Invalid 'limit': at most {most}.", param="limit", code="invalid_value")
@@ -113,7 +113,7 @@ class Organization:
 
 
 def with_models(window: Window, models: Sequence[str] | None, none: bool) -> Window:
-    """none: nothing at all, since only what does not exist here is wanted."""
+    """none: select nothing, because the filter names something that does not exist here."""
     return Window(
         window.since, window.until, window.span, None, () if none else models, window.routes, window.keys,
         window.callers,
@@ -128,7 +128,7 @@ Tell = Callable[[Mapping[str, Any], Sequence[str]], dict[str, JSON]]
 
 
 def page(window: Window, more: bool, found: Parts, tell: Callable[[Mapping[str, Any]], JSON]) -> web.StreamResponse:
-    """Every bucket of the window, those without a call, too."""
+    """Every bucket of the window, including empty ones."""
     results: dict[int, list[JSON]] = {}
     for one in found:
         results.setdefault(one["start"] // MICRO, []).append(tell(one))
@@ -141,7 +141,7 @@ def page(window: Window, more: bool, found: Parts, tell: Callable[[Mapping[str, 
 
 
 def whose(one: Mapping[str, Any], by: Sequence[str]) -> dict[str, JSON]:
-    """Null unless it was grouped by, and where a call has none."""
+    """Null for columns that were not grouped by, and for calls without a value."""
     named = {
         name: (one.get(column) or None) if column in by else None
         for name, column in COLUMNS.items()
@@ -175,7 +175,7 @@ def embedding(one: Mapping[str, Any], by: Sequence[str]) -> dict[str, JSON]:
 
 
 def cost(one: Mapping[str, Any], by: Sequence[str], items: bool) -> dict[str, JSON]:
-    """The value is null where no call had a price."""
+    """The value is null if no call had a price."""
     told, value = whose(one, by), money(one["cost"]) if one["priced"] else None
     return {
         "object": "organization.costs.result",

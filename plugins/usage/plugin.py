@@ -1,4 +1,4 @@
-"""The record of calls: hears what every call took, and keeps it."""
+"""The record of calls: receives the figures of every call, and stores them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from proxy.types import Call, Handler, Reply, Route
 
 log = logging.getLogger(__name__)
 LOOK: Final = 2.0
-"""Seconds between two looks for new prices."""
+"""Seconds between two checks for new prices."""
 TIDY: Final = 3600.0
-"""Seconds between two deletions of what is old."""
+"""Seconds between two deletions of old rows."""
 PATIENCE: Final = 5.0
-"""Seconds that the last records may take to be written when the server stops."""
+"""Seconds that writing the last records may take at shutdown."""
 
 
 class Usage:
@@ -83,10 +83,10 @@ class Usage:
         self.writer.add(fallback_row(one, self.host.clock.time()))
 
     async def __aenter__(self) -> Self:
-        with suppress(Busy):  # which must not keep a new configuration from serving
+        with suppress(Busy):  # an unavailable database must not keep a new configuration from being used
             await self.pricing.read()
         start = self.host.background.start
-        if self.writer.task is None:  # it writes for every pipeline that there will be
+        if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing records of usage")
         self.chores.every(LOOK, self.pricing.read, "looking for new prices")
         self.chores.every(TIDY, self.keeping.tidy, "deleting old records of usage", calm=True)

@@ -1,4 +1,4 @@
-"""Prices that admins set while the server runs: kept in the database, and known to every process within seconds."""
+"""Prices that admins set while the server runs: stored in the database, known to every process within seconds."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ Named = Annotated[Pattern, Printable]
 
 
 class Price(Rate):
-    """Its name goes into a database, which does not take every letter."""
+    """A price whose `like` a database accepts: printable characters only."""
 
     like: Annotated[str, StringConstraints(max_length=200), Printable] = ""
 
 
 class Put(Strict):
-    """Prices from now on, by pattern; null ends a pattern's.  What is not named stays."""
+    """Prices that apply from now on, by pattern; null ends a pattern's price.  Other patterns are unchanged."""
 
     models: dict[Named, Price | None] = {}
     cloud: dict[Named, Price | None] = {}
     currency: Currency | None = None
-    """Of those that do not name their own; unset is the configuration's."""
+    """For prices without their own; if unset, the configuration's."""
 
 
 class Pricing:
@@ -52,10 +52,10 @@ class Pricing:
         self.host = host
         self.book = host.prices
         self.known: int | None = None
-        """How many prices were set, as far as is known here: one that was set at the same time as another may have the
-        lower id of the two and yet come later."""
+        """The number of rows that were read last.  Not the highest id: of two concurrent inserts, the one with the
+        lower id may be committed later."""
         self.last: dict[str, list[Tariff]] = host.kept("usage prices", dict)
-        """By kind, what was set, as it was read last: it holds after a reload while the database is away, too."""
+        """The prices read last, by kind; they survive a reload, even if the database is unavailable then."""
         if self.last:
             self.book.put(self.last["models"], self.last["cloud"])
 
@@ -64,7 +64,7 @@ class Pricing:
         yield Route("PUT", "/api/admin/costs/pricing", self.put)
 
     async def read(self) -> None:
-        """Take over what was set since the last look.  Raises Busy while the database is away."""
+        """Load prices that were set since the last check.  Raises Busy while the database is unavailable."""
         async with self.host.database.reading() as connection:
             query = select(func.count()).select_from(PRICES)
             if (await connection.execute(query)).scalar_one() == self.known:
@@ -126,7 +126,7 @@ def tariff_of(row: Mapping[str, Any]) -> Tariff:
 
 
 def listed(tariffs: Iterable[Tariff]) -> dict[str, JSON]:
-    """By pattern, the newest first: money for a million tokens."""
+    """By pattern, the newest first; prices per million tokens."""
     told: defaultdict[str, list[JSON]] = defaultdict(list)
     for one in sorted(tariffs, key=lambda one: (one.pattern, -one.since)):
         since = datetime.fromtimestamp(one.since, UTC).isoformat()

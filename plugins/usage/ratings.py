@@ -1,4 +1,4 @@
-"""What callers think of answers."""
+"""Callers' ratings of answers."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ class Ratings:
         return document({"request_id": id, "rating": form.rating})
 
     async def changed(self, id: str, caller: str, form: Rate) -> RowMapping:
-        """The call, with its rating written.  Raises NotFound, also for what is not the caller's."""
+        """Write the rating; returns the call's row.  Raises NotFound, also for another caller's call."""
         await self.writer.flush()
         for again in (True, False):
             if "\0" not in id and (row := await self.change(id, caller, form)) is not None:
                 return row
-            if again:  # it may be another worker's, who has not written it yet
+            if again:  # another process may have the call and not have written it yet
                 await asyncio.sleep(EVERY)
         raise NotFound("No call of yours has this request id.", param="request_id", code="call_not_found")
 
     async def change(self, id: str, caller: str, form: Rate) -> RowMapping | None:
-        """The newest: a client may give several calls one id."""
+        """Rates the newest call with this id: a client may use one id for several calls."""
         mine = (CALLS.c.call == id) & (CALLS.c.caller == caller)
         async with self.host.database.writing() as connection:
             await alone(connection)
@@ -99,6 +99,6 @@ class Ratings:
 
 
 def difference_of(old: int, new: int) -> dict[str, int]:
-    """What a rating that has changed adds to the sums."""
+    """What a changed rating adds to the sums."""
     counts = {"up": (new > 0) - (old > 0), "down": (new < 0) - (old < 0)}
     return {name: count for name, count in counts.items() if count}

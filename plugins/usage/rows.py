@@ -1,4 +1,4 @@
-"""What happened, as rows."""
+"""Calls and attempts as database rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from proxy.news import Attempt, CallEnded, Cost, FellBack
 from proxy.types import JSON
 
 LONGEST: Final = 200
-"""Letters of a name that anybody may have made up."""
+"""Maximum length of a name that a client may choose, in characters."""
 MOST: Final = 4096
-"""Bytes of what a client says of its call."""
+"""Maximum length of a client's own data about its call, in characters."""
 KNOWN: Final = 1000
 UNPRICED: Final = astuple(Cost(""))
-"""The columns of a cost, in the order of its fields."""
+"""The columns of a cost, if there was no price."""
 
 
 class CallRow(NamedTuple):
-    """The columns of a call, in their order, without `id` and what a rating fills in."""
+    """The columns of a call in order, except `id` and those of a rating."""
 
     at: int
     call: str
@@ -82,7 +82,7 @@ class AttemptRow(NamedTuple):
 
 @dataclass(slots=True)
 class Times:
-    """How many tries, their seconds in all, and when the last of them ended."""
+    """The number of attempts, their total seconds, and when the last of them ended."""
 
     count: int = 0
     seconds: float = 0.0
@@ -90,7 +90,7 @@ class Times:
 
 
 class Smooth:
-    """Tries that went well at once, as nearly all do: told together, since their calls have rows of their own."""
+    """Successful first attempts, which nearly all are: counted together, because their calls have rows of their own."""
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str, str, str], Times] = {}
@@ -108,15 +108,15 @@ class Smooth:
         return len(self.found)
 
     def taken(self) -> list[AttemptRow]:
-        """As rows; here they are forgotten."""
+        """All of them as rows; the counts start anew."""
         found, self.found = self.found, {}
         return [smooth_row(*place, times) for place, times in found.items()]
 
 
 class Names:
-    """Which models answered under which names: what fails is told of the model that it would have reached.
+    """Which models answered under which names, so that a failed call is recorded for the model it would have reached.
 
-    A name that never led anywhere is nobody's: else whoever asks for made-up models would fill the sums with them.
+    A name that never led to a model is recorded as "": otherwise requests for made-up models would fill the sums.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ def call_row(ended: CallEnded, model: str) -> CallRow:
         written(tags) if tags else "",
         ended.cache_key,
     )
-    return CallRow._make(columns)  # by place: by name a row of so many would take twice as long
+    return CallRow._make(columns)  # positional: keyword arguments would take twice as long for so many columns
 
 
 def attempt_row(one: Attempt, now: float) -> AttemptRow:
@@ -190,29 +190,29 @@ def fallback_row(one: FellBack, now: float) -> AttemptRow:
 
 @lru_cache(4096)
 def clean(text: str, longest: int | None = LONGEST) -> str:
-    """What every database takes as text.  Names of owners are kept whole, or two of them could be one."""
+    """Text that every database accepts.  Callers' names are not shortened, or two of them could become the same."""
     if text.isascii() and text.isprintable():
         return text[:longest]
     return text[:longest].encode(errors="replace").decode().replace("\0", "")
 
 
 def tagged(tags: Mapping[str, str]) -> tuple[str, str, str]:
-    """What has columns of its own."""
+    """The tags that have columns of their own."""
     arm = tags.get("arm") or tags.get("experiment", "")
     return clean(tags.get("conversation", "")), clean(arm), clean(tags.get("template", ""))
 
 
 def said(about: Mapping[str, Any]) -> tuple[str, str]:
-    """The client's own user, and its metadata as JSON."""
+    """The client's own user id, and its metadata as JSON."""
     user = about.get("user") or about.get("safety_identifier") or ""
     metadata = about.get("metadata")
     return clean(user if isinstance(user, str) else ""), written(metadata) if metadata else ""
 
 
 def written(given: JSON) -> str:
-    """As JSON; too much of it as nothing but that it was too much."""
+    """As JSON; a placeholder if that is too long."""
     try:
         told = orjson.dumps(given, default=dict).decode()
-    except (TypeError, ValueError):  # deeper, or of other letters, than JSON can be written
+    except (TypeError, ValueError):  # too deeply nested, or with lone surrogates
         return ""
     return told if len(told) <= MOST else '{"(too long)":true}'

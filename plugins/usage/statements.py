@@ -1,4 +1,4 @@
-"""Statements on many rows, without what SQLAlchemy spends on each value, each time on the text, and on cursors."""
+"""Bulk statements, without the costs of SQLAlchemy per value, per compilation and per cursor."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 LOCK: Final = zlib.crc32(b"gemmapy-proxy usage")
 WHICH: Final = "which_row"
 MANY: Final = 16
-"""Rows that are worth a statement of their own."""
+"""Minimum rows for which a single statement is worthwhile."""
 FEW: Final = 16
-"""Columns that differ from row to row; each is looked for in the JSON of every row."""
+"""Maximum columns that differ from row to row; each is searched for in the JSON of every row."""
 LONG: Final = re.compile(rb"[0-9]{19}")
-"""Digits of a number that may be more than SQLite's whole ones, of which it would make a rounded one."""
+"""Digits of a number that may exceed SQLite's integers; its JSON functions would round it."""
 Row = tuple[Any, ...]
 Names = tuple[str, ...]
 
 
 async def alone(connection: AsyncConnection) -> None:
-    """Until the transaction ends no other process is past here; SQLite has one writer anyway."""
+    """Lock out other processes until the transaction ends; SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
 
 async def insert_rows(connection: AsyncConnection, table: Table, names: Names, rows: Sequence[Row]) -> None:
-    """names: of the columns that every row fills, in its order.
+    """names: the columns of a row, in order.
 
-    Columns in which every row says what they hold anyway are left out: to hand a value over costs more than to keep it.
+    Columns in which all rows have the default value are left out: passing a value costs more than storing it.
     """
     if not rows:
         return
@@ -51,15 +51,15 @@ async def insert_rows(connection: AsyncConnection, table: Table, names: Names, r
 
 
 def reads_json(connection: AsyncConnection) -> bool:
-    """Every SQLite since 3.38 can; older ones may."""
+    """Every SQLite since 3.38 has the JSON functions; in older ones they are optional."""
     return connection.dialect.name == "sqlite" and sqlite3.sqlite_version_info >= (3, 38)
 
 
 async def insert_at_once(connection: AsyncConnection, table: Table, columns: Mapping[str, Sequence[Any]]) -> bool:
-    """By one statement, which reads the rows as JSON: False where that would take longer, or not keep what they say.
+    """Insert with a single statement that reads the rows as JSON; False if that would be slower or lose precision.
 
-    A statement a row would hand Python's lock to the event loop and back for every single one: in a loaded server a row
-    took four times as long as alone.
+    One statement per row would pass the GIL to the event loop and back each time: in a loaded server a row took four
+    times as long as alone.
     """
     same = [name for name, column in columns.items() if column.count(column[0]) == len(column)]
     other = [name for name in columns if name not in same]
@@ -76,13 +76,13 @@ async def insert_at_once(connection: AsyncConnection, table: Table, columns: Map
 
 
 async def update_rows(connection: AsyncConnection, table: Table, names: Names, rows: Sequence[Row]) -> None:
-    """rows: the values, and after them the `id` of the row that gets them."""
+    """rows: the new values, followed by the `id` of the row to update."""
     if rows:
         await run(connection, *updating(connection.dialect, table, names), rows)
 
 
 async def rows_of(connection: AsyncConnection, table: Table, ids: Sequence[str]) -> Sequence[Row]:
-    """Those with these ids, all columns in their order."""
+    """The rows with these ids, all columns in order."""
     statement = finding(connection.dialect, table, len(ids))
     if (driver := await driver_of(connection)) is None:
         return [tuple(row) for row in await connection.exec_driver_sql(statement, tuple(ids))]
@@ -91,7 +91,7 @@ async def rows_of(connection: AsyncConnection, table: Table, ids: Sequence[str])
 
 
 async def run(connection: AsyncConnection, statement: str, order: Sequence[int], rows: Sequence[Row]) -> None:
-    """order: in which the statement takes the values of a row; () where that is theirs."""
+    """order: the positions in a row of the statement's values; () if they are in the same order."""
     given = list(map(itemgetter(*order), rows)) if order else list(rows)
     if (driver := await driver_of(connection)) is None:
         await connection.exec_driver_sql(statement, given)
@@ -101,7 +101,7 @@ async def run(connection: AsyncConnection, statement: str, order: Sequence[int],
 
 
 async def driver_of(connection: AsyncConnection) -> Any:
-    """SQLite's own, in the same transaction: through SQLAlchemy a statement goes four times to its thread and back."""
+    """SQLite's own connection, in the same transaction: through SQLAlchemy a statement switches threads four times."""
     if connection.dialect.name != "sqlite":
         return None
     return (await connection.get_raw_connection()).driver_connection
@@ -109,19 +109,19 @@ async def driver_of(connection: AsyncConnection) -> Any:
 
 @contextmanager
 def as_sqlalchemy() -> Iterator[None]:
-    """SQLite's errors as those that SQLAlchemy makes of them, without the values."""
+    """Raises SQLite's errors as SQLAlchemy would, without the parameters."""
     try:
         yield
     except sqlite3.Error as error:
         raise exc.DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True) from error
 
 
-# --- texts, made once --------------------------------------------------------------------------------
+# --- SQL text, compiled once -------------------------------------------------------------------------
 
 
 @lru_cache(64)
 def defaults(table: Table, names: Names) -> Sequence[Any]:
-    """What each column holds of whose value nothing is said; `...` where something must be."""
+    """The default of each column; `...` if a value is required."""
     return [default_of(table.c[name]) for name in names]
 
 
@@ -138,7 +138,7 @@ def inserting(dialect: Dialect, table: Table, names: Names) -> tuple[str, Sequen
 
 @lru_cache(256)
 def reading(table: str, same: Names, other: Names) -> str:
-    """same: columns of which all rows have one value, which come first; the others stand in this order in each row."""
+    """same: columns with one value for all rows, which come first; the others are in the rows in this order."""
     values = ["?"] * len(same) + [f"json_extract(value, '$[{at}]')" for at in range(len(other))]
     names, read = ", ".join(same + other), ", ".join(values)
     return f"INSERT INTO {table} ({names}) SELECT {read} FROM json_each(?)"  # noqa: S608  (all names are ours)
@@ -156,7 +156,7 @@ def finding(dialect: Dialect, table: Table, count: int) -> str:
 
 
 def written(dialect: Dialect, statement: Insert | Update, names: Names) -> tuple[str, Sequence[int]]:
-    """The text, and where each of its values stands in `names`; () where they are in that order."""
+    """The SQL text, and the position in `names` of each of its values; () if they are in that order."""
     compiled = statement.compile(dialect=dialect, column_keys=list(names))
     order = tuple(map(names.index, getattr(compiled, "positiontup", None) or names))
     return str(compiled), () if order == tuple(range(len(names))) else order

@@ -1,4 +1,4 @@
-"""Sums of calls by the minute, the hour and the day, kept as the calls are written: figures need not read those."""
+"""Sums of calls by minute, hour and day, updated as calls are written, so that figures need not read all calls."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from plugins.usage.tables import BINS, COUNTS, DIMENSIONS, SUMS
 
 LEFT: Final = "client_left"
 CHUNK: Final = 500
-"""Sums that are looked up at once."""
+"""Sums read at once."""
 
 Place = tuple[Any, ...]
-"""What a sum is of: own, start, and the dimensions."""
+"""The key of a sum: own, start, and the dimensions."""
 Sums = dict[int, dict[Place, "Of"]]
 """By span in seconds."""
 
 MINUTE: Final = 60_000_000
 MOST: Final = 2**63 - 1
-"""What a column holds: a sum that is more stays there, since else no call of its day could be written any more."""
+"""The maximum of a column: larger sums are capped, since otherwise no further call of the day could be written."""
 WHOLE: Final = (
     "prompt_tokens", "completion_tokens", "cached_tokens", "thinking_tokens", "cost", "prompt_cost", "saved", "cloud",
     "energy_mj", "power",
 )  # fmt: skip
-"""Columns of calls that are added up as they are."""
+"""Columns of calls that are added up unchanged."""
 NAMES: Final = itemgetter(*map(CallRow._fields.index, DIMENSIONS))
 ADDED: Final = (*COUNTS, *BINS)
 COLUMNS: Final = ("id", "own", "start", *DIMENSIONS, *ADDED)
-"""All that a table of sums has."""
+"""All columns of a table of sums."""
 
 
 @dataclass(slots=True)
 class Of:
-    """What calls add to a sum.  counts: by column; spread: of each distribution, by bin."""
+    """What calls add to a sum.  counts: by column; spread: each distribution, by bin."""
 
     counts: Counter[str] = field(default_factory=Counter)
     spread: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in BINS})
@@ -54,9 +54,9 @@ class Of:
 
 
 def of_calls(rows: Sequence[CallRow]) -> Of:
-    """Calls of one kind, which have the same dimensions.
+    """The sums of calls that have the same dimensions.
 
-    Times in µs are whole ones of each call, so that sums of sums are the same.
+    Times are rounded to µs for each call, so that sums of sums are consistent.
     """
     column = dict(zip(CallRow._fields, zip(*rows, strict=True), strict=True))
     error, caches = rows[0].error, column["cache"]
@@ -85,7 +85,7 @@ def of_calls(rows: Sequence[CallRow]) -> Of:
 
 
 def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
-    """Of calls that were answered: what is refused at once would make a server look quick."""
+    """Only of answered calls: errors that are returned at once would make a server look fast."""
     for name, count in (("total", "answered"), ("first", "begun")):
         times = [ns // 1000 for ns in column[f"{name}_ns"] if ns is not None]
         found.counts[count], found.counts[f"{name}_us"] = len(times), sum(times)
@@ -93,12 +93,12 @@ def add_times(found: Of, column: Mapping[str, Sequence[Any]]) -> None:
 
 
 def kind_of(row: CallRow) -> Place:
-    """The finest sum that a call is part of: a caller's, of a minute."""
+    """The key of the smallest sum that includes the call: a caller's, of a minute."""
     return row.at // MINUTE, *NAMES(row)
 
 
 def places(kind: Place, span: int) -> Iterator[Place]:
-    """The sums that calls of a kind are part of: everybody's, and the caller's."""
+    """The sums that include calls of this kind: everybody's, and the caller's."""
     minute, caller, key, *rest = kind
     start = minute * MINUTE - minute * MINUTE % (span * 1_000_000)
     yield 0, start, "", "", *rest
@@ -106,7 +106,7 @@ def places(kind: Place, span: int) -> Iterator[Place]:
 
 
 def everywhere(kind: Place, added: Mapping[str, int]) -> Sums:
-    """What calls of a kind add to every sum that they are part of."""
+    """The same addition for every sum that includes calls of this kind."""
     return {span: {place: Of(Counter(added)) for place in places(kind, span)} for span in SUMS}
 
 
@@ -124,13 +124,13 @@ def summed(rows: Iterable[CallRow]) -> Sums:
 
 
 def id_of(place: Place) -> str:
-    """Those of one time stand together in an index."""
+    """Begins with the time, so that sums of the same time are adjacent in the index."""
     digest = hashlib.blake2b("\x1f".join(map(str, place)).encode(), digest_size=12).hexdigest()
     return f"{place[1] // MINUTE:08x}{digest}"
 
 
 async def add(connection: AsyncConnection, sums: Sums) -> None:
-    """In the connection's transaction, which no other process adds beside."""
+    """Add to the stored sums in the connection's transaction; other processes are locked out until it ends."""
     await alone(connection)
     for span, places in sums.items():
         by_id = {id_of(place): (place, added) for place, added in places.items()}

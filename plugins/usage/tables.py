@@ -45,7 +45,7 @@ CALLS: Final = Table(
     Index("usage_calls_caller", "caller", "at"),
     Index("usage_calls_call", "call"),
 )
-"""One row a call."""
+"""One row per call."""
 
 ATTEMPTS: Final = Table(
     "usage_attempts",
@@ -59,9 +59,9 @@ ATTEMPTS: Final = Table(
     Column("times", Integer, nullable=False, server_default="1"),
     Index("usage_attempts_at", "at"),
 )
-"""One row a try; those that went well at once are told together, without `call`, as one row for so many `times`.
+"""One row per attempt; successful first attempts are combined into one row, without `call`, for that many `times`.
 
-micros: of all of them.  number 0: not a try, but the call's going on to this model after `error`.
+micros: the total of all of them.  number 0: not an attempt, but a fallback to this model after `error`.
 """
 
 DIMENSIONS: Final = ("caller", "key_id", "route", "model", "upstream", "error", "currency", "template")
@@ -98,8 +98,8 @@ COUNTS: Final = (
     "up",
     "down",
 )
-"""generated_tokens: those whose time of making is in `eval_us`.  answered, begun: calls whose times are in `total_us`
-and `first_us`.  priced, compared: calls whose `cost` and `cloud` are known."""
+"""generated_tokens: tokens whose generation time is in `eval_us`.  answered, begun: the number of calls in `total_us`
+and `first_us`.  priced, compared: the number of calls whose `cost` and `cloud` are known."""
 BINS: Final = ("total_bins", "first_bins")
 
 
@@ -119,15 +119,15 @@ def sums(name: str) -> Table:
 
 
 SUMS: Final = {60: sums("usage_minutes"), 3600: sums("usage_hours"), 86_400: sums("usage_days")}
-"""Sums over so many seconds.  own 0: everybody's together, without caller and key; 1: a caller's.
+"""Sums by span in seconds.  own 0: everybody's together, without caller and key; 1: a single caller's.
 
-id: the time, and a digest of all else that tells it from others.
+id: the time, and a hash of the rest of the key.
 """
 
 BATCHES: Final = Table(
     "usage_batches", METADATA, Column("id", String(32), primary_key=True), Column("at", BigInteger, nullable=False)
 )
-"""What was written, so that what was written though its answer was lost is not written twice."""
+"""Ids of written batches, so that a batch is not written twice if its confirmation was lost."""
 
 PRICES: Final = Table(
     "usage_prices",
@@ -140,4 +140,4 @@ PRICES: Final = Table(
     Column("ended", SmallInteger, nullable=False, server_default="0"),
     *map(text, ("like", "set_by")),
 )
-"""Prices that were set while the server ran; money for a million tokens.  kind: `models` or `cloud`."""
+"""Prices that were set while the server ran, per million tokens.  kind: `models` or `cloud`."""

@@ -1,4 +1,4 @@
-"""Rows on their way into the database: bounded, in the background, so that no call waits for it."""
+"""Writes rows to the database: bounded, in the background, so that no call waits for it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from proxy.sql.database import Database
 log = logging.getLogger(__name__)
 Row = CallRow | AttemptRow
 Waiting = Row | CallEnded
-"""What ended is made a row when it is written, with others: it costs half as much as between two calls."""
+"""Ended calls become rows only when they are written, many at a time: this costs half as much as between two calls."""
 
 BATCH: Final = 1000
-"""Rows that are written at once, unless more are waiting."""
+"""Rows written at once, unless more are waiting."""
 MOST: Final = 2 * BATCH
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that are written together or not at all.  tried: it may be there, although nobody said so."""
+    """Rows written in one transaction.  tried: an attempt was made, and may have succeeded without confirmation."""
 
     rows: Sequence[Row]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -61,7 +61,9 @@ class Writer(Backlog):
         if len(self.waiting) >= self.most:
             self.lose(1)
             return
-        if isinstance(row, CallEnded) and row.about:  # of which a row keeps only so much
+        if (
+            isinstance(row, CallEnded) and row.about
+        ):  # convert it now: `about` may be large, and a row keeps little of it
             row = self.row(row)
         self.waiting.append(row)
         if len(self.waiting) == BATCH:
@@ -79,7 +81,7 @@ class Writer(Backlog):
             self.lose(1)
 
     async def rest(self, seconds: float) -> None:
-        """While the database is away, however many rows are waiting."""
+        """Wait for the next write; if the database is unavailable, for the full time, however many rows are waiting."""
         if seconds > EVERY:
             await asyncio.sleep(seconds)
             return
@@ -102,17 +104,17 @@ class Writer(Backlog):
         for _ in range(min(MOST, len(self.waiting))):
             try:
                 yield self.row(self.waiting.popleft())
-            except Exception:  # one that no row can be made of must not keep the others from being written
+            except Exception:  # a call that cannot become a row must not keep the others from being written
                 log.exception("ended calls cannot be recorded")
                 self.lose(1)
 
     async def write(self, batch: Batch) -> int:
-        """How many rows need not be thought of any more."""
+        """Write a batch; returns how many rows are done with."""
         try:
             await self.put(batch)
         except Busy:
             raise
-        except Exception:  # a row that no database takes must not keep the others from it
+        except Exception:  # a row that the database rejects must not keep the others from being written
             log.exception("a batch of %s records cannot be written", len(batch.rows))
             self.writing.popleft()
             return self.divide(batch)
@@ -120,7 +122,7 @@ class Writer(Backlog):
         return len(batch.rows)
 
     def divide(self, batch: Batch) -> int:
-        """So that of a batch only the row that is at fault is lost."""
+        """Split a failed batch, so that in the end only the faulty row is lost."""
         half = len(batch.rows) // 2
         if not half:
             self.lose(1)
@@ -134,8 +136,8 @@ class Writer(Backlog):
         added, tried = sums.summed(calls), batch.tried
         batch.tried = True
         async with self.database.writing() as connection:
-            if tried or not calls:  # sums are added alone anyway
-                await alone(connection)  # what was cut off before it was confirmed may be confirmed just now
+            if tried or not calls:  # otherwise `sums.add` takes the lock
+                await alone(connection)  # the unconfirmed transaction may be committing right now
             if tried and (await connection.execute(select(BATCHES).where(BATCHES.c.id == batch.id))).first():
                 return
             now = int(self.clock.time() * 1e6)
