@@ -1,3 +1,3 @@
-"""Prompts with names: a library, folders of files, and callers' own, filled with checked variables."""
+"""Named prompts, filled with checked variables: from the packaged library, folders of files, and callers."""
 
 from plugins.templates.plugin import Templates as Templates

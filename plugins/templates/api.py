@@ -1,4 +1,4 @@
-"""Looking for templates, and trying them."""
+"""The endpoints to list, show and render templates."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from proxy.wire import openai_turns
 
 PAGE: Final = 100
 MOST: Final = 200
-"""Templates of one page."""
+"""Maximum templates of a page."""
 Said = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 Applied = Callable[[Call, Wish], Awaitable[Call]]
 
 
 class Listed(Strict):
-    """Which templates, by name.  after: the last name of the page before."""
+    """A page of templates, sorted by name.  after: the last name of the previous page."""
 
     category: Said | None = None
     search: Said | None = None
@@ -48,7 +48,7 @@ class One(Strict):
 
 
 class Render(Strict):
-    """A template with its variables.  generate: the model is asked, too; stream: it answers bit by bit."""
+    """A template with its variables.  generate: also call the model; stream: and stream its answer."""
 
     name: Annotated[Said, Field(validation_alias=AliasChoices("name", "template_name"))]
     version: Any = None
@@ -62,7 +62,7 @@ class Render(Strict):
 
 
 class Api:
-    """applied: what a template makes of a call.  most: letters that its messages may become."""
+    """applied: applies a template to a call.  most: maximum characters of a template's rendered messages."""
 
     def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, answering: Answering) -> None:
         self.shelves = shelves
@@ -112,7 +112,7 @@ class Api:
             raise
 
     async def generated(self, request: web.BaseRequest, asked: Render) -> web.StreamResponse:
-        told = [{"role": "user", "content": "-"}]  # the template's own come in its place
+        told = [{"role": "user", "content": "-"}]  # a placeholder, replaced by the template's messages
         body = {"model": asked.model or f"{PREFIX}{asked.name}", "messages": told, "stream": asked.stream}
         call = (await self.host.chat(request, body)).but(ask=Chat(()))
         return await self.host.answer(request, await self.applied(call, asked.wish()))
@@ -127,17 +127,17 @@ class Api:
 
 
 def shown(template: Template, caller: str) -> dict[str, JSON]:
-    """All of it."""
+    """Everything about a template, as JSON."""
     told = template.told
     parts = ("parameters", "schema", "example")
     source = "library" if not template.id else "own" if template.owner == caller else "public"
-    messages = [one.model_dump() for one in template.document.messages]  # with their roles, which may be left out
+    messages = [one.model_dump() for one in template.document.messages]  # includes roles that are left at their default
     rest = {name: told[name] for name in parts if name in told}
     return {**summary(told, source, template.id), "messages": messages, **rest}
 
 
 def rendered(template: Template, chat: Chat) -> dict[str, JSON]:
-    """As the body of a call would have it, and as one text."""
+    """The messages as in a chat request, and as one text."""
     told: dict[str, JSON] = {
         "name": template.document.name,
         "version": template.document.version,

@@ -1,4 +1,4 @@
-"""Writes into the database how often each template was used."""
+"""Writes to the database how often each template was used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from proxy.errors import Busy
 from proxy.host import Host
 
 EVERY: Final = 5.0
-"""Seconds between two times."""
+"""Seconds between two writes."""
 PATIENCE: Final = 2.0
-"""Seconds that the last counts may take to be written when the server stops."""
+"""Seconds that writing the last counts may take at shutdown."""
 
 
 class Counting:
-    """Adds what was counted every few seconds."""
+    """Adds the pending counts to the database every few seconds."""
 
     def __init__(self, uses: Uses, host: Host) -> None:
         self.uses = uses
@@ -31,7 +31,7 @@ class Counting:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(EVERY)
-            with suppress(Busy):  # told by others; what was not written is kept
+            with suppress(Busy):  # logged elsewhere; what was not written stays pending
                 await self.flush()
 
     async def close(self) -> None:
@@ -40,7 +40,7 @@ class Counting:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Raises DatabaseAway."""
+        """Write the pending counts.  Raises DatabaseAway."""
         writing, self.uses.pending = self.uses.pending, Counter()
         if not writing:
             return
@@ -51,12 +51,12 @@ class Counting:
             raise
 
     async def add(self, counts: Counter[str]) -> None:
-        # In one order everywhere: two processes that wait for each other's rows would never end.
+        # Sorted, so that two processes that update the same rows cannot deadlock.
         own = [{"which": id, "more": counts[id]} for id in sorted(counts) if id.startswith(PREFIX)]
         others = [{"name": name, "uses": counts[name]} for name in sorted(counts) if not name.startswith(PREFIX)]
         database = self.host.database
         async with database.writing() as connection:
-            if own:  # one that was deleted meanwhile has no row any more
+            if own:  # templates that were deleted meanwhile have no row
                 more = update(CUSTOM).where(CUSTOM.c.id == bindparam("which"))
                 await connection.execute(more.values(uses=CUSTOM.c.uses + bindparam("more")), own)
             if others:
@@ -65,7 +65,7 @@ class Counting:
                 await connection.execute(made.on_conflict_do_update(index_elements=[USES.c.name], set_=whole))
 
     async def of_library(self) -> Counter[str]:
-        """By name.  Raises DatabaseAway."""
+        """Uses of the library's templates, by name.  Raises DatabaseAway."""
         await self.flush()
         async with self.host.database.reading() as connection:
             return Counter({row.name: row.uses for row in await connection.execute(select(USES))})

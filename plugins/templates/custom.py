@@ -1,4 +1,4 @@
-"""Callers' own templates: made, changed, taken away, brought in and out as YAML."""
+"""The endpoints for callers' own templates: create, change and delete them, export and import them as YAML."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from proxy.wire import read
 
 YAML: Final = "application/yaml"
 CONTENT: Final = ("messages", "template")
-"""Fields of which a new version has one."""
+"""Fields that make a change a new version."""
 LARGEST: Final = 10**9
 
 
 class Body(BaseModel):
-    """A template, checked as such once it is told apart from what stands beside it."""
+    """The raw fields of a template; they are validated after flags and aliases have been taken out."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -37,7 +37,7 @@ class Which(Strict):
 
 
 class Into(Strict):
-    """public: everybody may use what comes in."""
+    """public: whether everybody may use the imported templates."""
 
     public: bool = False
 
@@ -90,18 +90,18 @@ class Custom:
         return web.Response(text=text, content_type=YAML)
 
     async def take_in(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The body is YAML, as `export` gives it."""
+        """The body is YAML, in the format of `export`."""
         asked = self.host.desk.query(request, Into)
         text = await self.host.desk.text(request, "yaml")
         try:
-            documents = await asyncio.to_thread(yamltext.read, "body", text)  # a large one takes its time
+            documents = await asyncio.to_thread(yamltext.read, "body", text)  # a large one would block the event loop
         except yamltext.Unreadable as error:
             raise invalid(error.problems) from None
         return document({"imported": await self.writing.take_in(self.caller(request), documents, asked.public)})
 
 
 def change_of(body: Mapping[str, JSON]) -> Change:
-    """What a body says of a template, and the template itself where it has one.  Raises BadCall."""
+    """The change that a body describes; its document is None if it has no template.  Raises BadCall."""
     rest = dict(body)
     flags = [rest.pop(name) for name in ("public", "is_public") if name in rest]
     public = read.flag(flags[0], "public") if flags and flags[0] is not None else None
@@ -112,7 +112,7 @@ def change_of(body: Mapping[str, JSON]) -> Change:
 
 
 def checked(body: Mapping[str, JSON]) -> Document:
-    """Raises BadCall that tells everything that is wrong."""
+    """Raises BadCall with all problems."""
     if "version" in body:
         raise BadCall("The server numbers the versions: leave 'version' out.", param="version", code="invalid_value")
     try:
@@ -129,7 +129,7 @@ def invalid(problems: list[str], param: str | None = None) -> BadCall:
 
 
 def aliases_of(given: JSON) -> dict[str, int | None]:
-    """A list moves them to the newest version; a mapping to the one it names, or away where it names none."""
+    """A list moves its aliases to the newest version; a mapping moves each to its version, or deletes it if null."""
     if given is None:
         return {}
     if isinstance(given, list):

@@ -1,4 +1,4 @@
-"""A template as somebody writes it, checked."""
+"""A template as it is written in YAML or JSON, and its validation."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from proxy.wire.openai_fields import SAMPLING
 from proxy.wire.schema_weight import Weight
 
 PREFIX: Final = "tpl_"
-"""Of ids."""
+"""Prefix of ids."""
 NAME: Final = re.compile(rf"(?!{PREFIX})[a-z][a-z0-9_-]{{0,63}}")
 RESERVED: Final = frozenset({"categories", "popular", "custom", "render", "export", "import"})
-"""Names of endpoints."""
+"""Names that would collide with endpoints."""
 LATEST: Final = "latest"
 OTHER: Final = "other"
 ALIAS: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 LONGEST: Final = 65_536
-"""Bytes of one template as JSON."""
+"""Maximum size of a template as JSON, in bytes."""
 EXAMPLE: Final = 100_000
-"""Letters that an example may become."""
+"""Maximum length of a rendered example, in characters."""
 KNOWN: Final = "known"
-"""The context of a template that was looked through when it was written, and need not be again."""
+"""Validation context for a template that was validated when it was stored: skips the expensive checks."""
 
 
 def check_name(name: str) -> str:
-    """Raises ValueError for what no template can be called."""
+    """Raises ValueError if a template cannot have this name."""
     if not NAME.fullmatch(name) or name in RESERVED:
         raise ValueError(
             f"{name[:100]!r} cannot be a name: up to 64 of a-z, 0-9, '-' and '_', a letter first, and none of "
@@ -61,7 +61,7 @@ def check_alias(alias: str) -> str:
 
 
 def check_model(model: str) -> str:
-    """Raises ValueError for another template."""
+    """Raises ValueError if this names a template instead of a model."""
     if model.startswith("template:"):
         raise ValueError("`model` is the name of a model, not of another template")
     return model
@@ -74,14 +74,14 @@ Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
 def _listed(given: object) -> object:
-    """Bare names are variables of the usual kind."""
+    """A list of bare names declares variables with default settings."""
     if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
         return {one: {} for one in given}
     return given
 
 
 def _schema(given: JSON) -> JSON:
-    """Raises ValueError for what is no JSON schema, or leads outside itself."""
+    """Raises ValueError if this is not a JSON schema, or has references outside itself."""
     import jsonschema_rs  # its start-up is paid by who has one
 
     if given is not None:
@@ -101,22 +101,22 @@ class Turn(Strict):
     """One message of a template."""
 
     role: Literal["system", "user", "assistant"] = "user"
-    """Who says it."""
+    """The message's role."""
     content: str
-    """What is said, with `{{variables}}`."""
+    """The text, with `{{variables}}`."""
 
 
 class Document(Strict):
-    """A template of one version."""
+    """One version of a template."""
 
     name: Name
-    """What it is called by."""
+    """The template's name."""
     version: PositiveInt = 1
-    """Counts up; a version never changes."""
+    """Numbered from 1; a version never changes."""
     aliases: Annotated[tuple[Alias, ...], Field(max_length=20)] = ()
-    """Other names of this version, such as `production`; they may move to another one."""
+    """Other names of this version, such as `production`; they can be moved to another version."""
     category: Word = OTHER
-    """Where it is listed."""
+    """The category under which it is listed."""
     description: Annotated[str, StringConstraints(max_length=1000)] = ""
     """What it is for."""
     variables: Annotated[
@@ -124,24 +124,24 @@ class Document(Strict):
         BeforeValidator(_listed),
         Field(max_length=64),
     ] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """What it wants to be told, by name."""
+    """The variables that it uses, by name."""
     input: str | None = None
-    """The variable that the caller's first user message fills where it is not given."""
+    """The variable that takes the caller's first user message if it is not given."""
     messages: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=64)]
-    """What it says, before the caller's own messages."""
+    """The messages that are put before the caller's own."""
     model: ModelName | None = None
-    """Which model it asks, unless the caller names one."""
+    """The model to use if the caller names none."""
     parameters: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """Sampling options, such as `temperature` and `max_tokens`; the caller's own go before them."""
+    """Sampling options, such as `temperature` and `max_tokens`; the caller's own take precedence."""
     answer_schema: Annotated[dict[str, Any] | None, AfterValidator(_schema), Field(alias="schema")] = None
-    """A JSON schema that the answer must fit; `enum: ["{{labels}}"]` is of the items of the list `labels`."""
+    """A JSON schema that the answer must fit; `enum: ["{{labels}}"]` becomes the items of the list `labels`."""
     example: dict[str, Any] = {}  # noqa: RUF012  (pydantic copies defaults)
-    """Variables of a call that shows what it is for."""
+    """Variables of an example call."""
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, given: Any) -> Any:
-        """`template: text` is one message of the user."""
+        """`template: text` is short for a single user message."""
         check_plain(given)
         if isinstance(given, dict) and "template" in given:
             if "messages" in given:
@@ -219,12 +219,12 @@ class Document(Strict):
         return []
 
     def told(self) -> dict[str, JSON]:
-        """As it was written, without what was left out."""
+        """As JSON, without fields that have their default value."""
         whole: dict[str, JSON] = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return {"name": self.name, "version": self.version, **whole}
 
 
 def content_of(document: Mapping[str, JSON]) -> bytes:
-    """What makes a version what it is, whatever number and aliases it has."""
+    """What identifies a version's content: everything except its number and aliases."""
     kept = {key: value for key, value in document.items() if key not in ("version", "aliases")}
     return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)

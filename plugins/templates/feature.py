@@ -1,4 +1,4 @@
-"""What is said of the tables to those who do not need SQLAlchemy yet."""
+"""The feature's tables, for code that must not import SQLAlchemy yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The templates of one caller's own: told, or deleted."""
+"""The templates of one caller: exported, or deleted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Own:
     name: str = "templates"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        """Every version of each."""
+        """Every version of every template."""
         for name in dict.fromkeys(one["name"] for one in await self.store.exported(caller, None)):
             for version in await self.store.exported(caller, name):
                 yield version
 
     async def forget(self, caller: str) -> int:
-        """Public ones, too."""
+        """Delete all of them, including public ones."""
         return await self.writing.clear(caller)

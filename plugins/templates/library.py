@@ -1,4 +1,4 @@
-"""Templates that come from files: those of this package, and the operator's own."""
+"""Templates from files: the packaged ones, and the operator's own."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Version: TypeAlias = int | str | None
 
 
 class Library:
-    """By name and version; never changes."""
+    """Templates by name and version; immutable."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
-        """Raises ConfigError for what is there twice."""
+        """Raises ConfigError for duplicates."""
         self.names: dict[str, dict[int, Template]] = {}
         self.aliases: dict[tuple[str, str], int] = {}
         problems = [problem for one in documents for problem in self._add(one)]
@@ -40,7 +40,7 @@ class Library:
             self.aliases[document.name, alias] = document.version
 
     def over(self, other: Library) -> Library:
-        """Both; a name that is in both is this one's."""
+        """Both combined; for a name in both, this one's templates are used."""
         both = Library(())
         both.names = {**other.names, **self.names}
         theirs = {key: version for key, version in other.aliases.items() if key[0] not in self.names}
@@ -48,7 +48,7 @@ class Library:
         return both
 
     def find(self, name: str, version: Version) -> Template | None:
-        """None where the name is here and the version is not, too."""
+        """None if the name or the version does not exist."""
         versions = self.names.get(name)
         if versions is None:
             return None
@@ -68,18 +68,18 @@ class Library:
 
 @lru_cache(1)
 def built_in() -> Library:
-    """The templates that are part of this package; read once a process."""
+    """The packaged templates; read once per process."""
     return Library(read(packaged("templates")))
 
 
 class Files:
-    """What was read of files, so that a reload, during which nothing else happens, reads only those that changed."""
+    """A cache of parsed files: a reload blocks the process, so it should only read files that changed."""
 
     def __init__(self) -> None:
         self.known: dict[Path, tuple[tuple[int, int], list[Document]]] = {}
 
     def read(self, folder: Path) -> list[Document]:
-        """Every `.yaml` and `.yml` in a folder and those inside of it.  Raises ConfigError with all that is wrong."""
+        """All `.yaml` and `.yml` files in a folder, recursively.  Raises ConfigError with all problems."""
         documents: list[Document] = []
         problems: list[str] = []
         files = files_in(folder)
@@ -106,7 +106,7 @@ class Files:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Raises ConfigError where there is no folder, or too much in it."""
+    """Raises ConfigError if the folder does not exist, or has too many files."""
     if not folder.is_dir():
         raise ConfigError([f"path: there is no folder {str(folder)!r}"])
     files = sorted(one for one in folder.rglob("*.y*ml") if one.suffix in (".yaml", ".yml"))
@@ -116,5 +116,5 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> list[Document]:
-    """All of a folder, as `Files` reads it."""
+    """All templates in a folder, without a cache."""
     return Files().read(folder)

@@ -1,4 +1,4 @@
-"""What is hardly meant in a template, though it can be rendered."""
+"""Warnings about templates that can be rendered, but hardly do what was intended."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from plugins.templates.shaped import holes
 from plugins.templates.text import Put, Section
 
 STABLE: Final = 200
-"""Letters that may stand behind the first variable, such as closing tags; more would be read anew in each call."""
+"""Constant characters allowed after the first variable, such as closing tags; more would miss the prompt cache."""
 LONG: Final = 1000
-"""Letters from which on a text is taken to be somebody else's, and not a setting."""
+"""From this length, a text is assumed to be somebody else's content and not a setting."""
 FENCES: Final = ">`\"'“«-=#|"
-"""What the text before a variable ends with where the variable is set apart."""
+"""Characters before a variable that set it apart from the instructions."""
 BRACES: Final = re.compile(r"(?<!\{)\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}(?!\})")
 
 
 def warnings(document: Document) -> Iterator[str]:
-    """In words, each without the name of the template."""
+    """The warnings, without the template's name."""
     if not document.description:
         yield "it has no description"
     if document.variables and not document.example:
@@ -39,11 +39,11 @@ def warnings(document: Document) -> Iterator[str]:
 
 
 Place = tuple[str | Put | Section, tuple[Section, ...], int]
-"""A node, the sections around it, and the number of its message."""
+"""A node, the sections around it, and the index of its message."""
 
 
 def order(nodes: list[Place]) -> Iterator[str]:
-    """Text that is the same in every call belongs before what differs: a model reads the common beginning only once."""
+    """Constant text belongs before variable text: the model's prompt cache only covers a common prefix."""
     first, behind = None, 0
     for node, around, index in nodes:
         if not isinstance(node, str):
@@ -59,7 +59,7 @@ def order(nodes: list[Place]) -> Iterator[str]:
 
 
 def alone(document: Document, nodes: list[Place]) -> Iterator[str]:
-    """Values that are put in without a section, or without anything that sets them apart."""
+    """Optional values outside of a section, and free text that nothing sets apart."""
     before = ""
     for node, around, index in nodes:
         if isinstance(node, str):

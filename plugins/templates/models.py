@@ -1,4 +1,4 @@
-"""Which model answers for a template, and which templates stand in the list of models."""
+"""Which model answers for a template, and which templates are in the list of models."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from proxy.models import ModelInfo
 from proxy.types import JSON, Caller
 
 FIRST: Final = "*"
-"""In place of a model's name: the first by name that can chat."""
+"""Instead of a model's name: the first one, by name, that can chat."""
 CHAT: Final = "completion"
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """usual: the model of templates that name none; `*` is the first by name that can chat, None is none."""
+    """usual: the model for templates that name none; `*` is the first by name that can chat, None is none."""
 
     usual: str | None
     host: Host
 
     async def named(self, document: Document, patterns: tuple[str, ...] | None) -> str | None:
-        """The model that answers where the caller names none; None where there is none.
+        """The model to use if the caller names none; None if there is none.
 
-        patterns: of the models that the caller's key opens.  Raises UpstreamError where no upstream tells its models.
+        patterns: of the models that the caller may use.  Raises UpstreamError if no upstream lists its models.
         """
         name = document.model or self.usual
         if name != FIRST:
@@ -40,7 +40,7 @@ class Answering:
         return first(await self.host.models.all(patterns))
 
     async def needed(self, template: Template, patterns: tuple[str, ...] | None) -> str:
-        """Raises BadCall where there is none."""
+        """Like `named`; raises BadCall if there is none."""
         if (name := await self.named(template.document, patterns)) is None:
             why = "and there is none here that can chat" if self.usual == FIRST else "and neither do the settings"
             message = (
@@ -52,8 +52,8 @@ class Answering:
 
 
 def first(listed: Iterable[ModelInfo]) -> str | None:
-    """By name, so that it is the same whatever is pulled next to it or loaded just now; one that says that it can chat
-    before those that say nothing of themselves."""
+    """The first by name, so that the choice does not depend on what is loaded or was pulled last; models that are known
+    to chat come before those of unknown capabilities."""
     known: dict[bool | None, list[str]] = {}
     for one in listed:
         known.setdefault(one.can(CHAT), []).append(one.name)
@@ -66,15 +66,15 @@ def bare(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """patterns: of names of templates that are listed."""
+    """patterns: of the names of templates to list."""
 
     patterns: tuple[str, ...]
     shelves: Shelves
     answering: Answering
 
     async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
-        """By `template:NAME`, the model that answers: of the library and the caller's own, those that a message alone
-        fills.  listed: the models that the caller may ask."""
+        """By `template:NAME`, the model that answers: for the library's templates and the caller's own that need only a
+        message.  listed: the models that the caller may use."""
         if not self.patterns:
             return {}
         found: dict[str, ModelInfo] = {}
@@ -90,7 +90,7 @@ class Listing:
         return dict(sorted(found.items()))
 
     async def summaries(self, caller: str) -> list[dict[str, JSON]]:
-        """While the database is away the library's alone."""
+        """Only those of the library while the database is unavailable."""
         own: list[dict[str, JSON]] = []
         if self.shelves.store is not None:
             with suppress(Busy):
@@ -110,6 +110,6 @@ class Listing:
 
 
 def is_filled_by_a_message(summary: Mapping[str, JSON]) -> bool:
-    """Whether clients that can choose a model, and no more, can use it."""
+    """Whether a client that can only choose a model can use the template."""
     wanted = {name for name, variable in summary["variables"].items() if variable["required"]}
     return wanted <= {summary["input"]}

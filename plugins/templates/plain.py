@@ -1,4 +1,4 @@
-"""What may stand in a template beside its texts: what JSON has, and nothing else that YAML can write."""
+"""What the fields of a template may contain: JSON values, and nothing else that YAML can express."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LARGEST: Final = 2**63
 
 
 def check_plain(given: object) -> None:
-    """Raises ValueError.  Whoever read it has seen to it that it is not too deep."""
+    """Raises ValueError.  The caller has limited the depth."""
     if isinstance(given, Mapping):
         for key, value in given.items():
             if not isinstance(key, str):

@@ -1,4 +1,4 @@
-"""Puts a template's messages, model and parameters where a call names one."""
+"""Applies a template's messages, model and parameters to a call that names it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from proxy.types import Call, Caller, Chat, Endpoints, Handler, Reply, Route
 FACT: Final = "template"
 OWN_SYSTEM: Final = "own_system"
 VARIANTS_TEMPLATE: Final = "variants_template"
-"""Tags of an experiment's call: the caller's own system message, and the template that is not the caller's choice."""
+"""Tags of an experiment's call: the caller's own system message, and a template that is not the caller's choice."""
 
 
 class Templates:
@@ -81,7 +81,7 @@ class Templates:
             self.parts.append(self.custom())
 
     def custom(self) -> Endpoints:
-        """What callers keep, put onto the shelves."""
+        """Add the callers' own templates, which are in the database, to the shelves."""
         from plugins.templates.counting import Counting  # only those who keep records pay for SQLAlchemy
         from plugins.templates.custom import Custom
         from plugins.templates.holding import Own
@@ -120,13 +120,13 @@ class Templates:
             reply = await call_next(call)
         except ProxyError as error:
             error.facts[FACT] = label
-            if error.param and error.param.startswith("messages["):  # those of the template stand before the caller's
+            if error.param and error.param.startswith("messages["):  # indexes count the template's messages, too
                 error.renamed(pictured_at(asked.messages) if isinstance(asked, Chat) else None)
             raise
         return reply.noting(**{FACT: label})
 
     async def applied(self, call: Call, wish: Wish) -> Call:
-        """The call as its template makes it.  Raises BadCall or NotFound."""
+        """The call with its template applied.  Raises BadCall or NotFound."""
         if not isinstance(call.ask, Chat):
             raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
         template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)

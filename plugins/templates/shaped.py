@@ -1,6 +1,6 @@
-"""Schemas of answers that hang on the values of variables: an enum of what the caller gave.
+"""Answer schemas that depend on variables: an enum of the values that the caller gave.
 
-`enum: ["{{labels}}"]` becomes the items of the list `labels`, each once; where there are none the enum goes.
+`enum: ["{{labels}}"]` becomes the distinct items of the list `labels`; an empty list removes the enum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ENUM: Final = "enum"
 
 
 def hole(enum: JSON) -> str | None:
-    """The variable that an enum is made of, if it is."""
+    """The variable that an enum is a placeholder for, if it is one."""
     if isinstance(enum, list | tuple) and len(enum) == 1 and isinstance(enum[0], str):
         found = HOLE.fullmatch(enum[0])
         return None if found is None else found[1]
@@ -26,7 +26,7 @@ def hole(enum: JSON) -> str | None:
 
 
 def holes(schema: JSON) -> Iterator[str]:
-    """The variables that enums of a schema are made of."""
+    """The variables used as enums in a schema."""
     if isinstance(schema, Mapping):
         if (name := hole(schema.get(ENUM))) is not None:
             yield name
@@ -38,7 +38,7 @@ def holes(schema: JSON) -> Iterator[str]:
 
 
 def shaped(schema: JSON, values: Mapping[str, Value]) -> JSON:
-    """The schema with these values."""
+    """The schema with the placeholders replaced."""
     if isinstance(schema, list | tuple):
         return [shaped(one, values) for one in schema]
     if not isinstance(schema, Mapping):

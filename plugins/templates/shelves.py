@@ -1,4 +1,4 @@
-"""Where templates are found."""
+"""Lookup of templates: in the library, and in the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep templates in
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which templates.  after: only names behind this one; limit: how many at most."""
+    """Which templates to list.  after: the last name of the previous page; limit: of a page."""
 
     category: str | None = None
     search: str | None = None
@@ -38,9 +38,9 @@ class Wanted:
 
 
 class Shelves:
-    """The library, and beside it what callers keep.  A name of the library leads there, whoever asks.
+    """The library, and callers' own templates.  A library name always means the library's template.
 
-    store, counting: None where callers keep nothing.
+    store, counting: None if callers cannot store templates.
     """
 
     def __init__(self, library: Library, uses: Uses) -> None:
@@ -50,7 +50,7 @@ class Shelves:
         self.counting: Counting | None = None
 
     async def find(self, name: str, version: Version, caller: str, param: str = "name") -> Template:
-        """Raises NotFound.  param: the field that named it."""
+        """Raises NotFound.  param: the request field that contained the name."""
         if name in self.library.names:
             found = self.library.find(name, version)
             if found is None:
@@ -68,9 +68,9 @@ class Shelves:
         return NotFound(message, param=param, code="template_not_found")
 
     async def listed(self, wanted: Wanted, caller: str) -> list[dict[str, JSON]]:
-        """What the caller may use, by name, and one more than the limit where there are more."""
+        """The templates that the caller may use, by name; one more than the limit if there are more."""
         own = [] if self.store is None else await self.store.listed(wanted, caller)
-        by_name = {one["name"]: one for one in reversed(own)}  # the caller's own stand before public ones
+        by_name = {one["name"]: one for one in reversed(own)}  # the caller's own replace public ones
         by_name |= {one["name"]: one for one in self.from_library(wanted)}
         return [by_name[name] for name in sorted(by_name)[: wanted.limit + 1]]
 
@@ -84,7 +84,7 @@ class Shelves:
         return counts if self.store is None else counts + Counter(await self.store.categories(caller))
 
     async def popular(self, caller: str, limit: int) -> list[dict[str, JSON]]:
-        """Those that were used most, with `uses`."""
+        """The most used ones, with `uses`."""
         counts = self.uses.pending if self.counting is None else await self.counting.of_library()
         newest = {one.document.name: one for one in self.library.newest()}
         found = [{**summary(newest[name].told, "library"), "uses": counts[name]} for name in counts if name in newest]
@@ -93,7 +93,7 @@ class Shelves:
         return sorted(found, key=lambda one: (-one["uses"], one["name"]))[:limit]
 
     async def versions(self, name: str, caller: str) -> dict[str, JSON]:
-        """The numbers, newest first, and where each alias leads.  Raises NotFound."""
+        """The version numbers, newest first, and the aliases' versions.  Raises NotFound."""
         if name in self.library.names:
             numbers = sorted(self.library.names[name], reverse=True)
             versions = [{"version": number, "created_at": None} for number in numbers]
@@ -105,14 +105,14 @@ class Shelves:
 
 
 def no_version(name: str, version: Version, param: str) -> NotFound:
-    """param: the field that names the template; a model's name tells its version, too."""
+    """param: the request field that names the template; a model's name contains the version, too."""
     param = f"{param.removesuffix('name')}version" if param.endswith("name") else param
     message = f"The template '{name}' has no version '{version}'."
     return NotFound(message[:300], param=param, code="template_version_not_found")
 
 
 def summary(told: Mapping[str, JSON], source: str, id: str = "") -> dict[str, JSON]:
-    """told: a template as it was written.  source: `library`, `own` or `public`."""
+    """told: the template's fields.  source: `library`, `own` or `public`."""
     variables = told.get("variables", {})
     return {
         "name": told["name"],

@@ -1,4 +1,4 @@
-"""Callers' own templates in the database.  Every method that asks it raises DatabaseAway."""
+"""Callers' own templates in the database.  Every method that uses it raises DatabaseAway."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from proxy.types import JSON
 T, V, A = CUSTOM.c, VERSIONS.c, ALIASES.c
 SECOND: Final = 1_000_000
 MOST_READY: Final = 1000
-"""Templates that are kept ready to be filled."""
+"""Parsed templates in the cache."""
 MOST_RECENT: Final = 4096
 FRESH: Final = 1.0
-"""Seconds for which it is not asked again where a name leads; so long another process may not know of a change."""
+"""Seconds for which a lookup is cached; a change by another process is unknown here for as long."""
 GOOD: Final = 60.0
-"""Seconds for which that is still good while the database is away."""
+"""Seconds for which a cached lookup is used while the database is unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,17 @@ def visible(caller: str) -> ColumnElement[bool]:
 
 
 def called(name: str) -> ColumnElement[bool]:
-    """By its name or its id."""
+    """Matches a name or an id."""
     return T.id == name if name.startswith(PREFIX) else T.name == name
 
 
 def can_be(name: str) -> bool:
-    """Whether a template can have this name or id; no other text reaches the database."""
+    """Whether a template can have this name or id; any other text is not looked up in the database."""
     return name.removeprefix(PREFIX).isalnum() if name.startswith(PREFIX) else NAME.fullmatch(name) is not None
 
 
 class Store(Records):
-    """Read by anybody who may use a template."""
+    """Read access to templates, for everybody who may use them."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -68,14 +68,14 @@ class Store(Records):
         self.recent: dict[tuple[str, str, Version], tuple[float, Template]] = {}
 
     async def found(self, name: str, caller: str) -> Found | None:
-        """The caller's own before a public one."""
+        """By name or id; the caller's own before a public one."""
         if not can_be(name):
             return None
         async with self.database.reading() as connection:
             return await found(connection, and_(called(name), visible(caller)), caller)
 
     async def find(self, name: str, version: Version, caller: str, param: str) -> Template | None:
-        """None where the caller may use none of this name.  Raises NotFound for a version that it does not have."""
+        """None if the caller may use no template of this name.  Raises NotFound if it has no such version."""
         if not can_be(name):
             return None
         key, now = (caller, name, version), self.host.clock.monotonic()
@@ -117,12 +117,12 @@ class Store(Records):
         return template
 
     async def listed(self, wanted: Wanted, caller: str) -> list[dict[str, JSON]]:
-        """The newest versions of what the caller may use, by name: its own before public ones of the same name."""
+        """The newest versions of templates that the caller may use, by name: own ones before public ones."""
         query = (
             newest()
             .where(visible(caller), T.name > wanted.after)
             .order_by(T.name, T.owner != caller)
-            .limit(2 * wanted.limit + 2)  # a public one may have the name of each of the caller's own
+            .limit(2 * wanted.limit + 2)  # each of the caller's own may have a public one of the same name
         )
         if wanted.category is not None:
             query = query.where(T.category == wanted.category)
@@ -164,7 +164,7 @@ class Store(Records):
         return {"name": row.name, "id": row.id, "versions": numbers, "aliases": {**aliases, LATEST: row.latest}}
 
     async def exported(self, caller: str, name: str | None) -> list[dict[str, JSON]]:
-        """The caller's own: of one every version, of all those that are the newest or have an alias."""
+        """The caller's own: every version of a named one; without a name, the newest versions and those with an alias."""
         query = select(T.id, V.version, V.document).join(VERSIONS, V.template == T.id).where(T.owner == caller)
         if name is None:
             aliased = select(A.version).where(A.template == T.id).scalar_subquery()
@@ -193,12 +193,12 @@ def newest() -> Select[Any]:
 
 
 def told(row: RowMapping, caller: str) -> dict[str, JSON]:
-    """Only read: to look through hundreds of them would keep everybody else waiting."""
+    """Not validated: for hundreds of templates that would block the event loop."""
     return summary(orjson.loads(row["document"]), "own" if row["owner"] == caller else "public", row["id"])
 
 
 def template_of(id: str, owner: str, text: str) -> Template:
-    """Raises BadCall for what an earlier version of this server took and this one does not."""
+    """Raises BadCall if this version of the server does not accept the template, which another version wrote."""
     try:
         return Template(Document.model_validate(orjson.loads(text), context=KNOWN), id, owner)
     except ValidationError:
@@ -217,7 +217,7 @@ def found_of(row: RowMapping) -> Found:
 
 
 async def number_of(connection: AsyncConnection, row: Found, version: Version) -> int | None:
-    """The version that a number or an alias stands for; whether there is one of that number is not looked up."""
+    """The version that a number or an alias stands for; the existence of a number is not checked."""
     if version is None or version == LATEST:
         return row.latest
     if isinstance(version, int):

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData,
 
 METADATA: Final = MetaData()
 SORTED: Final = String(64).with_variant(String(64, collation="C"), "postgresql")
-"""In the order of letters' numbers, as everywhere else, and not as a language sorts them."""
+"""Sorted by code points, as in Python and SQLite, not by a language's rules."""
 
 
 def template() -> Column[str]:
@@ -32,8 +32,8 @@ CUSTOM: Final = Table(
     UniqueConstraint("owner", "name", name="templates_custom_owner_name"),
     Index("templates_custom_uses", "uses"),
 )
-"""One row a template.  public_name: its name where everybody may use it; a second one of that name is refused.
-category, description: of its newest version."""
+"""One row per template.  public_name: its name if everybody may use it; unique among public templates.
+category, description: those of its newest version."""
 
 VERSIONS: Final = Table(
     "templates_versions",
@@ -43,7 +43,7 @@ VERSIONS: Final = Table(
     Column("document", Text, nullable=False),
     Column("created", BigInteger, nullable=False),
 )
-"""Never changed.  document: as JSON."""
+"""Rows never change.  document: as JSON."""
 
 ALIASES: Final = Table(
     "templates_aliases",
@@ -59,4 +59,4 @@ USES: Final = Table(
     Column("name", String(64), primary_key=True),
     Column("uses", BigInteger, nullable=False),
 )
-"""How often templates of the library were used."""
+"""How often the library's templates were used."""

@@ -1,4 +1,4 @@
-"""A template that is ready to be filled."""
+"""A template that can be rendered."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INVALID: Final = "invalid_template_variables"
 
 @dataclass(frozen=True)
 class Template:
-    """id, owner: of a custom one, else ""."""
+    """id, owner: of a caller's own template, else ""."""
 
     document: Document
     id: str = ""
@@ -39,7 +39,7 @@ class Template:
 
     @cached_property
     def is_shaped(self) -> bool:
-        """Whether the schema hangs on variables."""
+        """Whether the schema depends on variables."""
         return any(True for _ in holes(self.document.answer_schema))
 
     @cached_property
@@ -51,7 +51,7 @@ class Template:
         return {name: SAMPLING[name](value, name) for name, value in self.document.parameters.items()}
 
     def format(self, values: Mapping[str, Value]) -> Format | None:
-        """Raises BadCall where values make the schema too large."""
+        """The format of the answer.  Raises BadCall if the values make the schema too large."""
         schema = self.document.answer_schema
         if schema is None:
             return None
@@ -61,11 +61,11 @@ class Template:
         return Format(schema)
 
     def messages(self, given: Mapping[str, JSON], most: int) -> tuple[Message, ...]:
-        """Raises BadCall."""
+        """The rendered messages.  Raises BadCall."""
         return self.said(self.filled(given), most)
 
     def filled(self, given: Mapping[str, JSON]) -> Mapping[str, Value]:
-        """Every variable's value.  Raises BadCall that tells everything that is wrong with what was given."""
+        """Every variable's value.  Raises BadCall with all problems of the given ones."""
         values, problems = variables.fill(self.document.variables, given)
         if problems:
             message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
@@ -73,9 +73,9 @@ class Template:
         return values
 
     def said(self, values: Mapping[str, Value], most: int) -> tuple[Message, ...]:
-        """The messages with these values, without those that become empty.
+        """The messages with these values; empty ones are left out.
 
-        most: letters of them all.  Raises BadCall.
+        most: maximum characters in total.  Raises BadCall.
         """
         made, page = [], text.Page(most)
         for turn, nodes in zip(self.document.messages, self.parsed, strict=True):
@@ -92,7 +92,7 @@ class Template:
         return tuple(made)
 
     def asked(self, chat: Chat, given: Mapping[str, JSON], most: int) -> Chat:
-        """The template's messages, and after them the caller's; all instructions come first.  Raises BadCall."""
+        """The chat with the template's messages before the caller's; all instructions come first.  Raises BadCall."""
         wanted = self.document.input
         own, pictures = chat.messages, None
         if wanted is not None and given.get(wanted) is None:
@@ -117,19 +117,19 @@ class Template:
 
 
 def joined(said: tuple[Message, ...], own: tuple[Message, ...], mine: int) -> tuple[Message, ...]:
-    """mine: how many of the caller's are instructions.  They join the template's: behind its question they would be a
-    part of what is said, which models follow less, and conversations keep."""
+    """mine: how many of the caller's messages are instructions.  They follow the template's instructions: after its
+    question they would become part of the conversation, which models obey less and which is stored."""
     outset = led(said)
     return (*said[:outset], *own[:mine], *said[outset:], *own[mine:])
 
 
 def led(messages: tuple[Message, ...]) -> int:
-    """How many messages of the system stand first."""
+    """The number of system messages at the beginning."""
     return next((index for index, one in enumerate(messages) if one.role != "system"), len(messages))
 
 
 def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...]:
-    """The pictures of a message that a template took the text of go to its last message of the user."""
+    """Images of a message whose text became a variable are attached to the template's last user message."""
     last = max((index for index, one in enumerate(said) if one.role == "user"), default=None)
     if last is None:
         return (*said, replace(given, text=""))
@@ -137,7 +137,7 @@ def with_images(said: tuple[Message, ...], given: Message) -> tuple[Message, ...
 
 
 def filled_in(given: Mapping[str, JSON], wanted: str | None) -> str:
-    """What the caller gave as the input."""
+    """The value that the caller gave for the input variable."""
     found = None if wanted is None else given.get(wanted)
     return found if isinstance(found, str) else ""
 

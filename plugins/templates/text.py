@@ -1,7 +1,7 @@
-"""The language of templates: Mustache without lambdas, partials and set delimiters.  Nothing in it can be executed.
+"""The template language: Mustache without lambdas, partials and set delimiters.  Nothing in it can be executed.
 
-`{{name}}` puts in a value; `{{#name}}…{{/name}}` stands where there is one, once for each item of a list, which is
-`{{.}}` and whose number, from 1, is `{{@number}}`; `{{^name}}…{{/name}}` stands where there is none; `{{! … }}` is a
+`{{name}}` inserts a value; `{{#name}}…{{/name}}` is rendered if there is one, once per item of a list, where `{{.}}`
+is the item and `{{@number}}` its number, from 1; `{{^name}}…{{/name}}` is rendered if there is none; `{{! … }}` is a
 comment; `\\{{` is a literal `{{`.
 Source: mustache(5), https://mustache.github.io/mustache.5.html.
 """
@@ -19,26 +19,26 @@ ITEM: Final = "."
 NUMBER: Final = "@number"
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 DEEPEST: Final = 8
-"""Sections inside each other."""
+"""Maximum depth of nested sections."""
 STEPS: Final = 200_000
-"""Pieces of all messages at most, whatever their length; some 50 ms, in which nobody else is served."""
+"""Maximum pieces of all messages, whatever their length: some 50 ms, during which the event loop is blocked."""
 
 Item: TypeAlias = str | int | float | bool
 Value: TypeAlias = Item | Sequence[Item] | None
-"""None: an optional one that nobody gave."""
+"""None: an optional variable that was not given."""
 
 
 class Malformed(ValueError):
-    """A template that cannot be read; says in which of its lines."""
+    """A syntax error in a template; the message names the line."""
 
 
 class TooLong(ValueError):
-    """What would come out is longer than it may be, or of more pieces."""
+    """The rendered text would be too long, or have too many pieces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A value goes here; `.` is the item of the section around it, `@number` its number."""
+    """A value is inserted here; `.` is the item of the enclosing section, `@number` its number."""
 
     name: str
 
@@ -54,12 +54,12 @@ Node: TypeAlias = str | Put | Section
 Nodes: TypeAlias = tuple[Node, ...]
 
 
-# --- reading ---------------------------------------------------------------------------------------
+# --- parsing ---------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Unclosed:
-    """A section under way; the whole text is one without a name."""
+    """A section that is not closed yet; the whole text is one without a name."""
 
     name: str = ""
     inverted: bool = False
@@ -68,7 +68,7 @@ class Unclosed:
 
 
 def parse(text: str) -> Nodes:
-    """Raises Malformed.  One pass, so that it takes time in proportion to the text."""
+    """Raises Malformed.  A single pass, in linear time."""
     stack = [Unclosed()]
     for line, piece in pieces(text):
         if not isinstance(piece, Tag):
@@ -113,7 +113,7 @@ class Tag:
 
 
 def pieces(text: str) -> Iterator[tuple[int, str | Tag]]:
-    """Texts and tags with the lines that they begin in."""
+    """Texts and tags, with the lines in which they begin."""
     at, line = 0, 1
     while (start := text.find(OPEN, at)) >= 0:
         slashes = start - len(text[at:start].rstrip("\\")) - at
@@ -141,7 +141,7 @@ def pieces(text: str) -> Iterator[tuple[int, str | Tag]]:
 
 
 def tag_of(inside: str, line: int) -> Tag | None:
-    """None is a comment."""
+    """None for a comment."""
     inside = inside.strip()
     if inside.startswith("!"):
         return None
@@ -153,7 +153,7 @@ def tag_of(inside: str, line: int) -> Tag | None:
 
 
 def rest_of_line(text: str, at: int) -> int | None:
-    """Where the next line begins, if nothing but blanks stands before it."""
+    """The start of the next line if only blanks precede it."""
     while at < len(text) and text[at] in " \t":
         at += 1
     if at == len(text):
@@ -167,13 +167,13 @@ def is_blank_since_newline(text: str, at: int) -> bool:
     return not at or text[at - 1] == "\n"
 
 
-# --- writing ---------------------------------------------------------------------------------------
+# --- rendering -------------------------------------------------------------------------------------
 
 
 class Page:
-    """What is written so far.
+    """The text rendered so far.
 
-    left: letters that there is still room for; steps: pieces likewise, since an empty one takes time, too.
+    left: characters that may still be written; steps: pieces likewise, because empty ones take time, too.
     """
 
     def __init__(self, most: int) -> None:
@@ -182,7 +182,7 @@ class Page:
         self.steps = STEPS
 
     def write(self, text: str) -> None:
-        """Raises TooLong before it takes the memory."""
+        """Raises TooLong before it uses the memory."""
         self.left -= len(text)
         self.steps -= 1
         if self.left < 0 or self.steps < 0:
@@ -190,20 +190,20 @@ class Page:
         self.parts.append(text)
 
     def torn(self) -> str:
-        """All that is written; what comes is written to an empty one, with the room that is left."""
+        """Take the text; the next one starts empty, with the remaining room."""
         text = "".join(self.parts)
         self.parts.clear()
         return text
 
 
 def render(nodes: Nodes, values: Mapping[str, Value], page: Page) -> str:
-    """The text with the values in it, which are never read as templates.  Raises TooLong where the page is full."""
+    """The text with the values inserted; these are never parsed as templates.  Raises TooLong if the page is full."""
     write(nodes, values, (None, 0), page)
     return page.torn()
 
 
 def write(nodes: Nodes, values: Mapping[str, Value], at: tuple[Value, int], page: Page) -> None:
-    """at: the item of the section around it, and its number in its list."""
+    """at: the item of the enclosing section, and its number in the list."""
     for node in nodes:
         if isinstance(node, str):
             page.write(node)
@@ -212,7 +212,7 @@ def write(nodes: Nodes, values: Mapping[str, Value], at: tuple[Value, int], page
         else:
             value = values.get(node.name)
             for number, one in enumerate(turns(node, value), 1):
-                page.write("")  # a turn is a step, whatever it writes
+                page.write("")  # an iteration counts as a step even if it writes nothing
                 inside = at if node.inverted else (one, number if is_list(value) else at[1])
                 write(node.nodes, values, inside, page)
 
@@ -222,7 +222,7 @@ def here(name: str, values: Mapping[str, Value], at: tuple[Value, int]) -> Value
 
 
 def turns(section: Section, value: Value) -> Sequence[Value]:
-    """What the section is written for: every item of a list, else the value where it stands for something."""
+    """The values for which a section is rendered: every item of a list, or the value itself unless it is empty."""
     there = is_there(value)
     if section.inverted:
         return () if there else (None,)
@@ -236,7 +236,7 @@ def is_list(value: Value) -> TypeGuard[Sequence[Item]]:
 
 
 def is_there(value: Value) -> bool:
-    """0 is a value; nothing, `false`, an empty text and an empty list are not."""
+    """0 counts as a value; None, `false`, an empty text and an empty list do not."""
     return not (value is None or value is False or value == "" or value == [] or value == ())
 
 
@@ -252,11 +252,11 @@ def spelled(value: Value) -> str:
     return ", ".join(map(spelled, value))
 
 
-# --- looking into it -------------------------------------------------------------------------------
+# --- inspection ------------------------------------------------------------------------------------
 
 
 def walk(nodes: Nodes, inside: tuple[Section, ...] = ()) -> Iterator[tuple[str | Put | Section, tuple[Section, ...]]]:
-    """Every node in its order, with the sections around it, outermost first."""
+    """Every node in order, with the sections around it, outermost first."""
     for node in nodes:
         yield node, inside
         if isinstance(node, Section):

@@ -8,9 +8,9 @@ from plugins.templates.template import Template
 
 
 class Uses:
-    """pending: by the ids of custom templates and the names of others; no more of them than there are templates.
+    """pending: by the ids of custom templates and the names of others; bounded by the number of templates.
 
-    They are written and taken away now and then where there is a database, and else are those since the start.
+    With a database they are moved there regularly; without one they are the uses since the start.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a template wants to be told: typed, bounded, described."""
+"""The variables of a template: their types and limits, and the values that callers give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind: TypeAlias = Literal["string", "integer", "number", "boolean", "enum", "lis
 STRING: Final = "string"
 WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
 LARGEST: Final = 2**63
-"""What no number of ours reaches; a YAML file may hold any."""
+"""Numbers must be smaller: a YAML file may contain integers of any size."""
 NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?")
 TRUTHS: Final = {"true": True, "false": False}
 ONLY: Final[Mapping[str, tuple[Kind, ...]]] = {
@@ -31,42 +31,42 @@ ONLY: Final[Mapping[str, tuple[Kind, ...]]] = {
     "minimum": ("integer", "number", "list"),
     "maximum": ("integer", "number", "list"),
 }
-"""Kinds that each limit is for; of a list they are limits of its items."""
+"""The types to which each limit applies; for a list, to its items."""
 SHOWN: Final = 20
-"""Problems that are told at once."""
+"""Problems reported at once."""
 
 
 class Wrong(ValueError):
-    """A value that a variable does not take; says what it takes, as the end of a sentence."""
+    """An invalid value; the message says what is expected, as the end of a sentence."""
 
 
 class Variable(Strict):
-    """One variable of a template.  It must be given unless it has a default or is optional."""
+    """One variable of a template.  It is required unless it has a default or is optional."""
 
     type: Kind = STRING
     """`string`, `integer`, `number`, `boolean`, `enum` (one of `values`) or `list`."""
     description: str = ""
-    """What belongs there, for whoever fills it in."""
+    """What to fill in."""
     default: Any = None
-    """Its value where none is given."""
+    """The value if none is given."""
     optional: bool = False
-    """Whether it may be left out; a section shows what depends on it."""
+    """Whether it may be left out; a section can hide the text that depends on it."""
     values: tuple[str, ...] = ()
-    """What an `enum` may be."""
+    """The possible values of an `enum`."""
     items: Literal["string", "integer", "number"] = "string"
-    """What a `list` has."""
+    """The type of a `list`'s items."""
     minimum: int | float | None = None
-    """Least number."""
+    """Smallest number."""
     maximum: int | float | None = None
-    """Greatest number."""
+    """Largest number."""
     min_length: NonNegativeInt | None = None
-    """Letters of a text at least."""
+    """Minimum characters of a text."""
     max_length: NonNegativeInt | None = None
-    """Letters of a text at most."""
+    """Maximum characters of a text."""
     min_items: NonNegativeInt | None = None
-    """Items of a list at least."""
+    """Minimum items of a list."""
     max_items: NonNegativeInt | None = None
-    """Items of a list at most."""
+    """Maximum items of a list."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Variable:
@@ -87,7 +87,7 @@ class Variable(Strict):
         return self.default is None and not self.optional
 
     def read(self, given: JSON) -> Value:
-        """The value in its type; numbers and booleans may come as texts, since some dialects know no others.
+        """The value in its type; numbers and booleans may be given as text, because some dialects have nothing else.
 
         Raises Wrong.
         """
@@ -130,7 +130,7 @@ def whole(variable: Variable, given: JSON) -> int:
         given = int(given)
     if isinstance(given, float) and given.is_integer():
         given = int(given)
-    if type(given) is not int:  # a boolean is one, too
+    if type(given) is not int:  # a bool would pass `isinstance`
         raise Wrong(f"must be an integer, but is {read.kind_of(given)}")
     check_range(variable, given)
     return given
@@ -180,7 +180,7 @@ READ: Final[Mapping[str, Callable[[Variable, JSON], Any]]] = {
 
 
 def fill(variables: Mapping[str, Variable], given: Mapping[str, JSON]) -> tuple[dict[str, Value], list[str]]:
-    """Every variable's value, and all that is wrong with what was given; null is the same as not given."""
+    """Every variable's value, and all problems; null is the same as not given."""
     values: dict[str, Value] = {}
     problems: list[str] = []
     for name, variable in variables.items():
@@ -202,7 +202,7 @@ def missing(name: str, variable: Variable) -> str:
 
 
 def unknown(variables: Mapping[str, Variable], given: Mapping[str, JSON]) -> Iterator[str]:
-    """Those that are not told are empty: a body may hold a million of them."""
+    """A message for each, empty beyond SHOWN: a body may contain a million unknown names."""
     known = ", ".join(f"'{name}'" for name in variables) or "none"
     for number, name in enumerate(name for name in given if name not in variables):
         yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})" if number < SHOWN else ""

@@ -1,4 +1,4 @@
-"""Which template a call asks for, and with what."""
+"""Which template a call names, and with which variables."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def wish_of(call: Call) -> Wish | None:
 
 
 def from_model(named: str, name: JSON, version: Version, variables: Mapping[str, JSON]) -> Wish:
-    """named: what stands behind `template:`.  The field may say the same again, and what the name does not say."""
+    """named: the text after `template:`.  The field may repeat the name, and add what the model's name lacks."""
     bare, at, told = named.partition("@")
     if name is not None and name != bare:
         message = "'model' and 'template.name' name two templates; send only one of them."
@@ -60,7 +60,7 @@ def from_model(named: str, name: JSON, version: Version, variables: Mapping[str,
 
 
 def version_of(given: JSON, param: str) -> Version:
-    """A number may come as text.  Raises BadCall."""
+    """A version number or an alias; a number may be given as text.  Raises BadCall."""
     if given is None or (type(given) is int and 0 < given < LARGEST):
         return given
     if type(given) is str and given:

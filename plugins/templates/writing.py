@@ -1,4 +1,4 @@
-"""Changing callers' own templates: versions are added, aliases move, nothing that was is changed."""
+"""Changes to callers' own templates: versions are added and aliases moved; existing versions never change."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MOST_ALIASES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is None, and aliases that are not named, stay as they are.
+    """A change; None and aliases that are not named mean no change.
 
-    aliases: alias -> version; 0 is the newest, None takes the alias away.
+    aliases: alias -> version; 0 is the newest, None deletes the alias.
     """
 
     document: Document | None = None
@@ -38,30 +38,30 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one caller's templates, and of one template's versions."""
+    """Maximum templates of one caller, and versions of one template."""
 
     templates: int
     versions: int
 
 
 class Writing:
-    """Who owns a template may change it; admins may take public ones away."""
+    """Owners may change their templates; admins may delete public ones."""
 
     def __init__(self, store: Store, limits: Limits, taken: frozenset[str]) -> None:
-        """taken: names of the library."""
+        """taken: the library's names."""
         self.store = store
         self.limits = limits
         self.taken = taken
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """Where names lead is asked anew afterwards."""
+        """Clears cached lookups afterwards."""
         async with self.store.database.writing() as connection:
             yield connection
         self.store.recent.clear()
 
     async def create(self, caller: str, change: Change) -> dict[str, JSON]:
-        """Raises BadCall for a name that is taken, or where the caller has too many."""
+        """Raises BadCall if the name is taken, or if the caller has too many."""
         try:
             async with self.transaction() as connection:
                 return await self.created(connection, caller, change)
@@ -96,7 +96,7 @@ class Writing:
         return await self.changed(connection, found, change)
 
     async def change(self, caller: str, id: str, change: Change) -> dict[str, JSON]:
-        """Raises NotFound, and BadCall for another name or too many versions."""
+        """Raises NotFound, and BadCall for a different name or too many versions."""
         try:
             async with self.transaction() as connection:
                 found = await mine(connection, id, caller)
@@ -120,7 +120,7 @@ class Writing:
         return {**told, "aliases": {**aliases, LATEST: latest}}
 
     async def versioned(self, connection: AsyncConnection, found: Found, document: Document) -> int:
-        """The number of the newest version, which is a new one unless it says what the last one did."""
+        """The number of the newest version, which is a new one unless the content is the same as that of the last."""
         if document.name != found.name:
             raise BadCall(
                 f"A template cannot be renamed: this one is called '{found.name}'.", param="name", code="invalid_value"
@@ -147,7 +147,7 @@ class Writing:
         return number
 
     async def remove(self, caller: Caller, id: str) -> None:
-        """With all its versions; id: or its name, where it is the caller's.  Raises NotFound."""
+        """Delete a template with all its versions.  id: or the name of one of the caller's own.  Raises NotFound."""
         whose = T.owner == caller.name
         if caller.is_admin and id.startswith(PREFIX):
             whose |= T.public_name.is_not(None)
@@ -159,19 +159,19 @@ class Writing:
             raise missing(id)
 
     async def clear(self, caller: str) -> int:
-        """Remove all of the caller's own; how many there were."""
+        """Delete all templates of a caller; returns how many there were."""
         async with self.transaction() as connection:
             return int((await connection.execute(delete(CUSTOM).where(T.owner == caller))).rowcount)
 
     async def take_in(self, caller: str, documents: Sequence[Document], public: bool) -> list[dict[str, JSON]]:
-        """Each as a new version of the caller's template of its name, made where there is none; all, or none.
+        """Import each as a new version of the caller's template of that name, created if necessary; all or none.
 
-        Versions are counted anew, in the order of their numbers.  Raises BadCall.
+        Versions are numbered anew, in the order of their numbers.  Raises BadCall.
         """
         made = []
         try:
             async with self.transaction() as connection:
-                await alone(connection, caller)  # before any row is locked, or two that wait would wait for each other
+                await alone(connection, caller)  # before any row is locked, otherwise two imports could deadlock
                 for document in sorted(documents, key=lambda one: (one.name, one.version)):
                     change = Change(document, public or None, dict.fromkeys(document.aliases, 0))
                     query = select(CUSTOM).where(T.owner == caller, T.name == document.name).with_for_update()
@@ -187,15 +187,15 @@ class Writing:
 
 
 async def alone(connection: AsyncConnection, caller: str) -> None:
-    """Until the transaction ends nobody else makes a template of this caller's: they would not be counted together.
-    SQLite has one writer anyway."""
+    """Lock out others who create templates of this caller until the transaction ends, so that the count is right.
+    SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         lock = zlib.crc32(f"gemmapy-proxy templates {caller}".encode(errors="replace"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
 
 
 async def mine(connection: AsyncConnection, id: str, caller: str) -> Found:
-    """The caller's template of this id or name; others wait until the transaction ends.  Raises NotFound."""
+    """The caller's template of this id or name, locked until the transaction ends.  Raises NotFound."""
     row = None
     if can_be(id):
         query = select(CUSTOM).where(called(id), T.owner == caller).with_for_update()

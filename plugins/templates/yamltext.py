@@ -1,4 +1,4 @@
-"""Templates in YAML: one a document, or a list under `templates`."""
+"""Templates in YAML: one per document, or a list under `templates`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from plugins.templates.document import Document
 from proxy.types import JSON
 
 LARGEST: Final = 4 * 1024 * 1024
-"""Letters of a text."""
+"""Maximum characters of a text."""
 MOST: Final = 1000
-"""Templates of one text."""
+"""Maximum templates of a text."""
 DEEPEST: Final = 64
 PLAIN: Final = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
 BREAKS: Final = re.compile("[\x85\u2028\u2029]")
-"""What YAML 1.1 takes for the end of a line, and reads as another one, unless it is escaped."""
+"""Line breaks of YAML 1.1 that are read back as other ones unless they are escaped."""
 Place = tuple[str | int, ...]
 
 
 class Unreadable(ValueError):
-    """Everything that is wrong with a text, each with its line."""
+    """All problems of a text, each with its line."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # of libyaml, where it is there
-    """Only `true` and `false` are booleans, and nothing is a date: words stay words."""
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's if it is installed
+    """Only `true` and `false` are booleans, and nothing is a date: all else stays text."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -43,7 +43,7 @@ Loader.add_implicit_resolver(PLAIN[0], re.compile(r"(?:true|false)\Z"), list("tf
 
 
 class Dumper(yaml.SafeDumper):
-    """Texts of several lines stand as such, and nothing refers to anything, since `read` takes no references."""
+    """Writes texts of several lines as blocks, and no references, because `read` accepts none."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -58,7 +58,7 @@ Dumper.add_representer(str, _text)
 
 
 def read(name: str, text: str) -> list[Document]:
-    """name: of the file, for what is said of it.  Raises Unreadable."""
+    """name: of the file, for messages.  Raises Unreadable."""
     try:
         found = list(_documents(text))
     except yaml.MarkedYAMLError as error:
@@ -80,11 +80,11 @@ def read(name: str, text: str) -> list[Document]:
 
 
 def faults(error: ValidationError) -> Iterator[tuple[Place, str]]:
-    """Each fault, where it is and in words."""
+    """Each problem: its place, and a message."""
     found = error.errors()
     for one in found:
         if one["type"] == "too_short" and any(is_within(other["loc"], one["loc"]) for other in found):
-            continue  # only because of what is wrong inside of it
+            continue  # a consequence of the error inside of it
         place = tuple(step for step in one["loc"] if step != "[key]")
         words = {"extra_forbidden": "there is no such field", "missing": "this field is required"}.get(
             one["type"], one["msg"].removeprefix("Value error, ")
@@ -114,7 +114,7 @@ def _documents(text: str) -> Iterator[tuple[yaml.Node, JSON]]:
 
 
 def _check(text: str) -> None:
-    """No references, which could make a small text a huge one, and no depth that exhausts the stack."""
+    """Raises ValueError for references, with which a small text could expand enormously, and for extreme nesting."""
     depth = 0
     for event in yaml.parse(text, Loader):
         if isinstance(event, yaml.AliasEvent):
@@ -139,7 +139,7 @@ def _no_doubles(node: yaml.Node) -> None:
 
 
 def _each(node: yaml.Node) -> Iterator[yaml.Node]:
-    """The templates in a document: a list, a list under `templates`, or itself."""
+    """The templates of a document: a list, a list under `templates`, or the document itself."""
     if isinstance(node, yaml.SequenceNode):
         yield from node.value
         return
@@ -167,7 +167,7 @@ def _line(lines: Mapping[Place, int], place: Place) -> int:
 
 
 def write(documents: list[dict[str, JSON]]) -> str:
-    """What `read` reads again."""
+    """YAML in the format that `read` accepts."""
     options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 110}
     written: str = yaml.dump({"templates": documents}, Dumper=Dumper, **options)
     return written
