@@ -1,3 +1,3 @@
-"""Fine-tuning: OpenAI's jobs over files, a trainer that the operator names, and the model brought to Ollama."""
+"""Fine-tuning: OpenAI's jobs, a trainer that the operator configures, and the import of the result into Ollama."""
 
 from plugins.finetuning.plugin import FineTuning as FineTuning

@@ -1,4 +1,4 @@
-"""OpenAI's endpoints for fine-tuning, and one that looks at a dataset without training on it."""
+"""OpenAI's endpoints for fine-tuning, and two of our own: to create a dataset, and to check one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from proxy.wire.ids import timely_id
 JOBS: Final = "/v1/fine_tuning/jobs"
 STRANGE: Final = re.compile(r"[^a-z0-9_.-]+")
 BASE, SUFFIX, ID = 36, 24, 12
-"""Letters of each part of a model's name; Ollama takes eighty in all."""
+"""Maximum characters of each part of a new model's name; Ollama allows eighty in total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Api:
     # --- jobs ----------------------------------------------------------------------------------------
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Whatever can be known to fail is refused now, before it has cost hours."""
+        """Refuse at once whatever is certain to fail, before it costs hours."""
         form, caller = await self.host.desk.form(request, CreateJob), self.host.desk.caller(request)
         name = await self.trainer_of(form.model, caller)
         for param, id in (("training_file", form.training_file), ("validation_file", form.validation_file)):
@@ -87,7 +87,7 @@ class Api:
         return shapes.answer(shapes.job(job, self.store.micros()))
 
     async def trainer_of(self, model: str, caller: Caller) -> str:
-        """The name of the one that trains a model.  Raises NotFound and BadCall."""
+        """The name of the trainer for a model.  Raises NotFound and BadCall."""
         info = await self.host.models.info(model, caller.models)
         if info is None:
             message = f"The model '{model[:200]}' does not exist or you do not have access to it."
@@ -133,7 +133,7 @@ class Api:
     # --- models and datasets -------------------------------------------------------------------------
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """A model that was made here; admins may delete everybody's."""
+        """Delete a model that a job created; admins may delete everybody's."""
         caller, name = self.host.desk.caller(request), id.removesuffix(":latest").lower()
         job = await self.store.of_model(None if caller.is_admin else caller.name, name)
         if job is None:
@@ -158,7 +158,7 @@ def fits(pattern: str, named: str) -> bool:
 
 
 def tuned(base: str, suffix: str, id: str) -> str:
-    """What a model will be called.  base: the one form of its name.  id: of the job, which makes it unique."""
+    """The name of the new model.  base: canonical name.  id: of the job, which makes the name unique."""
     parts = (clean(base.removesuffix(":latest"), BASE), clean(suffix, SUFFIX), id[-ID:])
     return "-".join(["ft", *filter(None, parts)])
 

@@ -1,6 +1,6 @@
-"""A dataset of what a caller has asked before: their stored chat completions, as a file of their own.
+"""Creates a dataset from a caller's stored chat completions, as a file of the caller's.
 
-It knows nothing of who keeps them but the name under which they are told to their owner.
+It does not depend on the feature that stores them: it reads them as that exports a caller's data.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from proxy.host import Host
 from proxy.types import JSON
 
 PIECE: Final = 1024 * 1024
-"""Bytes that are handed on at once."""
+"""Bytes written at once."""
 SAID: Final = ("role", "content", "tool_calls")
 COMPLETE: Final = ("stop", "tool_calls")
 ASKING: Final = ("user", "tool")
 
 
 class Collect(Strict):
-    """since: Unix seconds.  limit: examples."""
+    """since: Unix seconds.  limit: maximum number of examples."""
 
     source: Literal["stored"]
     model: Name | None = None
@@ -51,7 +51,7 @@ class Collect(Strict):
 
 @dataclass(slots=True)
 class Collecting:
-    """One dataset that is being made.  left_out: completions that are no examples."""
+    """A dataset in the making.  left_out: completions that are not usable as examples."""
 
     datasets: Datasets
     host: Host
@@ -60,13 +60,13 @@ class Collecting:
     left_out: int = 0
 
     async def make(self, owner: str, wish: Collect) -> dict[str, JSON]:
-        """Raises BadCall where there is nothing to make it of."""
+        """Raises BadCall if there are no usable completions."""
         pieces = self.pieces(owner, wish)
         first = await anext(pieces, None)
         if first is None:
             left = f"; {self.left_out} that fit are no examples" if self.left_out else ""
             raise BadCall(f"None of your stored chat completions can be used for training{left}.", code="no_examples")
-        name = f"{wish.name.removesuffix('.jsonl')}.jsonl"  # by its ending a file is read
+        name = f"{wish.name.removesuffix('.jsonl')}.jsonl"  # the ending decides how a file is parsed
         file = await self.datasets.keeper.keep(owner, name, PURPOSE, chained(first, pieces))
         return {
             "object": "fine_tuning.dataset",
@@ -101,7 +101,7 @@ class Collecting:
         raise BadCall(message, param="source", code="nothing_stored")
 
     def example(self, document: dict[str, JSON]) -> Example | None:
-        """What was asked and answered; None where nothing was asked, or it was cut short or shows pictures."""
+        """The completion as an example; None if nothing was asked, the answer is incomplete, or there are images."""
         try:
             choice = document["choices"][0]
             asked = any(one["role"] in ASKING for one in document["input"])

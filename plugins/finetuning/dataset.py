@@ -1,4 +1,4 @@
-"""A whole file of examples: JSON lines, a table or blocks of text, read one by one and checked line by line."""
+"""Reads files of examples: JSON lines, tables or blocks of text, one example at a time, and checks each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from proxy.errors import BadCall
 from proxy.types import JSON
 
 LONGEST: Final = 4 * 1024 * 1024
-"""Bytes of a line, or letters of a block of lines."""
+"""Maximum bytes of a line, or characters of a block of lines."""
 ASK: Final = 10_000
-"""Lines, also such as say nothing, after which it is asked whether anybody still wants the file."""
+"""Lines (empty ones included) between two checks whether the result is still needed."""
 SHOWN: Final = 50
-"""Problems that are told of a file; the others are counted."""
+"""Maximum problems reported for a file; further ones are only counted."""
 KINDS: Final[Mapping[str, str]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -31,15 +31,15 @@ KINDS: Final[Mapping[str, str]] = {
     ".md": "text",
 }
 COLUMNS: Final = (("prompt", "completion"), ("input", "output"), ("question", "answer"), ("instruction", "response"))
-"""How a table calls what is asked and what is answered."""
+"""Names of columns for the prompt and the answer."""
 SPEAKERS: Final = {"system:": "system", "user:": "user", "assistant:": "assistant"}
 Found: TypeAlias = Iterator[tuple[int, Callable[[], Example]]]
-"""The number of a line, and what reads the example there."""
+"""The number of a line, and a function that parses the example there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """line: 0 is the whole file."""
+    """line: 0 for the whole file."""
 
     line: int
     message: str
@@ -50,7 +50,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """What is in a file.  tokens, longest: estimates.  wrong: lines with a problem, of which not all are told."""
+    """The contents of a file.  tokens, longest: estimates.  wrong: lines with a problem; not all are in `problems`."""
 
     format: str = ""
     examples: int = 0
@@ -73,10 +73,10 @@ class Report:
 
 
 def read_file(path: Path, name: str, least: int, target: BinaryIO | None, over: Callable[[], bool]) -> Report:
-    """Of all of a file, each example in one form a line into `target`.
+    """Check a whole file, and write its examples to `target`, one JSON object per line.
 
-    name: as its owner calls it, for its ending.  least: examples that there must be.  over: whether nobody wants it any
-    more.  It blocks, and never has more than one example in memory.
+    name: the owner's name of the file; its ending is the format.  least: minimum number of examples.  over: whether
+    the result is no longer needed.  Blocking; only one example is in memory at a time.
     """
     report = Report(kind_of(path, name))
     try:
@@ -140,7 +140,7 @@ def refusing(why: str) -> Callable[[], Example]:
 
 
 def table(path: Path, over: Callable[[], bool]) -> Found:
-    """Rows under a first one that names the columns."""
+    """Rows of a table; the first row has the names of the columns."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(guarded(file, over), delimiter=delimiter(path))
         try:
@@ -155,7 +155,7 @@ def table(path: Path, over: Callable[[], bool]) -> Found:
 
 
 def delimiter(path: Path) -> str:
-    """Of these the one that the first line has most of."""
+    """The one of these that is most frequent in the first line."""
     with path.open("rb") as file:
         first = file.readline(LONGEST).decode("utf-8", "replace")
     return max(",;\t", key=first.count)
@@ -170,7 +170,7 @@ def columns_of(names: list[str]) -> tuple[int, int]:
 
 
 def blocks(path: Path, over: Callable[[], bool]) -> Found:
-    """Conversations between empty lines, in which each turn begins with its speaker."""
+    """Conversations separated by empty lines; each turn begins with its speaker."""
     with path.open(encoding="utf-8-sig") as file:
         block, start, size = list[str](), 0, 0
         for number, line in enumerate(guarded(file, over), 1):
@@ -188,7 +188,7 @@ def blocks(path: Path, over: Callable[[], bool]) -> Found:
 
 
 def spoken(block: list[str]) -> Callable[[], Example]:
-    """block: nothing where it was too long to be kept."""
+    """block: empty if it was too long to be kept."""
     if not block:
         return refusing(f"The conversation is longer than {LONGEST} characters: separate conversations by empty lines.")
 
@@ -208,7 +208,7 @@ def spoken(block: list[str]) -> Callable[[], Example]:
 
 
 def guarded(file: TextIO, over: Callable[[], bool]) -> Iterator[str]:
-    """Its lines.  Raises BadCall for what is no text, or a line without end."""
+    """The lines of a file.  Raises BadCall for binary data and for lines that are too long."""
     number = 0
     try:
         while line := file.readline(LONGEST):

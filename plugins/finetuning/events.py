@@ -1,4 +1,4 @@
-"""What happened to a job, and what its training measured: bounded, however long that takes and whatever it says."""
+"""The events and measurements of jobs: bounded, however long a training takes and however much it reports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from proxy.errors import NotFound
 from proxy.wire.ids import timely_id
 
 MOST: Final = 1000
-"""Measurements of a job that are kept, and other events; beyond that every other measurement goes."""
+"""Maximum measurements of a job, and maximum other events; beyond it, every second measurement is deleted."""
 MOST_CHECKPOINTS: Final = 100
 CHUNK: Final = 500
 
 
 class Event(NamedTuple):
-    """See EVENTS."""
+    """A row of EVENTS."""
 
     job: str
     number: int
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """See CHECKPOINTS."""
+    """A row of CHECKPOINTS."""
 
     id: str
     job: str
@@ -57,12 +57,12 @@ class Events:
         await self.add(job, [said(message, level)])
 
     async def add(self, job: str, rows: Sequence[dict[str, Any]]) -> None:
-        """rows: columns of EVENTS, without what follows from their order.  Those of a job that has gone go nowhere."""
+        """rows: columns of EVENTS, except those that are filled in here.  Ignored if the job was deleted."""
         async with self.database.writing() as connection:
             await self.write(connection, job, rows)
 
     async def write(self, connection: AsyncConnection, job: str, rows: Sequence[dict[str, Any]]) -> None:
-        """The same in a transaction that does more."""
+        """Like `add`, in an existing transaction."""
         if rows and await held(connection, job):
             last = select(func.coalesce(func.max(EVENTS.c.number), 0)).where(EVENTS.c.job == job)
             first, now = (await connection.execute(last)).scalar_one() + 1, self.store.micros()
@@ -73,7 +73,7 @@ class Events:
             await self.thin_out(connection, job)
 
     async def thin_out(self, connection: AsyncConnection, job: str) -> None:
-        """Half of the measurements, evenly; of other events the oldest."""
+        """Delete every second measurement, and the oldest of the other events, if there are too many."""
         of = EVENTS.c.job == job
         measured, other = of & (EVENTS.c.sample >= 0), of & (EVENTS.c.sample < 0)
         for which in (measured, other):
@@ -87,7 +87,7 @@ class Events:
                 await connection.execute(delete(EVENTS).where(some))
 
     async def page(self, job: Job, after: str | None, limit: int) -> tuple[list[Event], bool]:
-        """The newest first, and whether there are more.  Raises NotFound for an `after` that is not the job's."""
+        """One page, newest first, and whether there are more.  Raises NotFound if `after` is not the job's."""
         query = select(EVENTS).where(EVENTS.c.job == job.id)
         if after is not None:
             query = query.where(EVENTS.c.number < number_of(after, job.id))
@@ -97,7 +97,7 @@ class Events:
         return found[:limit], len(found) > limit
 
     async def measured(self, job: str) -> AsyncIterator[Event]:
-        """In their order."""
+        """All measurements, oldest first."""
         last = 0
         while True:
             some = (EVENTS.c.job == job) & (EVENTS.c.number > last)
@@ -112,7 +112,7 @@ class Events:
             last = found[-1].number
 
     async def mark(self, job: str, name: str, step: int, metrics: dict[str, float]) -> None:
-        """A checkpoint.  Of too many the oldest go."""
+        """Add a checkpoint; if there are too many, the oldest are deleted."""
         row = {"id": timely_id("ftckpt_"), "job": job, "name": name, "step": step, "at": self.store.micros()}
         async with self.database.writing() as connection:
             if not await held(connection, job):
@@ -123,7 +123,7 @@ class Events:
             await connection.execute(delete(CHECKPOINTS).where(CHECKPOINTS.c.id.in_(old)))
 
     async def checkpoints(self, job: Job, after: str | None, limit: int) -> tuple[list[Checkpoint], bool]:
-        """The newest first, and whether there are more.  Raises NotFound for an `after` that is not the job's."""
+        """One page, newest first, and whether there are more.  Raises NotFound if `after` is not the job's."""
         query = select(CHECKPOINTS).where(CHECKPOINTS.c.job == job.id).order_by(CHECKPOINTS.c.id.desc())
         async with self.database.reading() as connection:
             found = [Checkpoint(*row) for row in await connection.execute(query)]
@@ -142,7 +142,7 @@ def said(message: str, level: str = "info") -> dict[str, Any]:
 
 
 def number_of(id: str, job: str) -> int:
-    """Of an event.  Raises NotFound."""
+    """The number in an event's id.  Raises NotFound."""
     number = id.removeprefix("ftevent-").removesuffix(f"-{job}")
     if f"ftevent-{number}-{job}" != id or not number.isascii() or not number.isdigit() or len(number) > 9:
         raise NotFound(f"The job has no event '{id[:100]}'.", param="after", code="event_not_found")

@@ -1,4 +1,4 @@
-"""One example of a dataset, whatever form it came in, in the one form that trainers are given.
+"""Converts an example of a dataset, whatever its format, to the one format that trainers get.
 
 Source: OpenAI's guide "Supervised fine-tuning", the chat format with tools and weights.
 """
@@ -18,23 +18,23 @@ LIMITS: Final = Limits()
 FIELDS: Final = frozenset({"messages", "tools", "parallel_tool_calls"})
 WEIGHT: Final = "weight"
 MOST: Final = 2000
-"""Messages of one example."""
+"""Maximum messages of an example."""
 LETTERS: Final = 4
-"""Of a token, as an estimate that needs no model's own vocabulary."""
+"""Characters per token: an estimate that does not need the model's tokenizer."""
 FRAME: Final = 4
-"""Tokens around each message."""
+"""Tokens added for each message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """document: `messages`, whose contents are texts, and `tools` where there are any.  tokens: an estimate."""
+    """document: `messages`, whose contents are text, and `tools` if there are any.  tokens: an estimate."""
 
     document: Mapping[str, JSON]
     tokens: int
 
 
 def example(found: JSON) -> Example:
-    """Raises BadCall naming the field that is wrong."""
+    """Raises BadCall, which names the wrong field."""
     record = read.mapping(found, "example")
     if "messages" not in record and "prompt" in record:
         return pair(record)
@@ -56,7 +56,7 @@ def example(found: JSON) -> Example:
 
 
 def pair(record: Mapping[str, JSON]) -> Example:
-    """A prompt and what the model shall say to it."""
+    """A prompt and the answer that the model should give."""
     for name in record:
         if name not in ("prompt", "completion"):
             raise BadCall(f"Unknown field: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
@@ -65,12 +65,12 @@ def pair(record: Mapping[str, JSON]) -> Example:
 
 
 def turns(said: Iterable[tuple[str, str]]) -> Example:
-    """Of roles and texts.  Raises BadCall."""
+    """A conversation, from pairs of role and text.  Raises BadCall."""
     return example({"messages": [{"role": role, "content": text} for role, text in said]})
 
 
 def check(said: Sequence[Message], given: Sequence[Mapping[str, JSON]]) -> None:
-    """What makes it an example of something.  Raises BadCall."""
+    """Check that there is something to learn.  Raises BadCall."""
     called: set[str] = set()
     for index, (one, raw) in enumerate(zip(said, given, strict=True)):
         at = f"messages[{index}]"

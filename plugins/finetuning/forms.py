@@ -1,4 +1,4 @@
-"""What the endpoints of fine-tuning are asked, checked.  Source: OpenAI's API reference, "Fine-tuning"."""
+"""The requests of the fine-tuning endpoints.  Source: OpenAI's API reference, "Fine-tuning"."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from proxy.errors import BadCall
 
 METADATA: Final = "metadata"
 EPOCHS, BATCH, RATE = 3, 4, 1e-4
-"""What `auto` is.  RATE: the learning rate that a multiplier of 1 means."""
+"""The values of `auto`.  RATE: the learning rate at a multiplier of 1."""
 
 
 def _sane(text: str) -> str:
-    if "\0" in text:  # which not every database takes
+    if "\0" in text:  # PostgreSQL rejects it
         raise ValueError("it can be no such thing")
     return text
 
@@ -37,7 +37,7 @@ Metadata = Annotated[dict[Label, Value], Field(max_length=16)]
 
 
 def between(kind: type[int] | type[float], low: float, high: float) -> AfterValidator:
-    """`auto`, or a number of this kind."""
+    """Validates `auto`, or a number of this kind within the bounds."""
     noun = "a whole number" if kind is int else "a number"
 
     def check(given: Any) -> Any:
@@ -55,7 +55,7 @@ class Hyper(Strict):
     learning_rate_multiplier: Annotated[Any, between(float, 0.0001, 1000)] = "auto"
 
     def settled(self) -> dict[str, int | float]:
-        """What each is in numbers."""
+        """All values as numbers."""
         epochs, batch, rate = self.n_epochs, self.batch_size, self.learning_rate_multiplier
         return {
             "n_epochs": EPOCHS if isinstance(epochs, str) else epochs,
@@ -69,7 +69,7 @@ class Supervised(Strict):
 
 
 class Method(Strict):
-    """type: OpenAI's other ones, `dpo` and `reinforcement`, need a trainer of another kind."""
+    """type: OpenAI's other methods, `dpo` and `reinforcement`, would need other trainers."""
 
     type: Literal["supervised"]
     supervised: Supervised | None = None
@@ -87,14 +87,14 @@ class CreateJob(Strict):
     integrations: Annotated[Any, AfterValidator(_nothing)] = None
 
     def hyper(self) -> Hyper:
-        """Those of the method, where it has some, else those in the older place."""
+        """The hyperparameters of the method if it has any, else those of the deprecated field."""
         own = self.method.supervised.hyperparameters if self.method and self.method.supervised else None
         return own or self.hyperparameters or Hyper()
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which part of a list.  metadata: of jobs that are wanted, pairs that they all have."""
+    """Which part of a list.  metadata: pairs that all listed jobs must have."""
 
     after: str | None
     limit: int
@@ -107,14 +107,14 @@ class Page(Strict):
 
 
 class JobPage(Page):
-    """`metadata[name]=value` may stand there several times."""
+    """`metadata[name]=value` may be given several times."""
 
     model_config = ConfigDict(extra="allow")
 
     metadata: Literal["null", ""] | None = None
 
     def wanted(self) -> Wanted:
-        """Raises BadCall for a field that there is not."""
+        """Raises BadCall for an unknown field."""
         pairs: dict[str, str] = {}
         for name, value in (self.model_extra or {}).items():
             if not name.startswith(f"{METADATA}[") or not name.endswith("]"):

@@ -1,9 +1,9 @@
-"""Stands between the server and a trainer: run as a script, it runs a command and ends it with all its children.
+"""Runs between the server and a trainer: a script that runs a command, and ends it together with all its children.
 
-It imports nothing of the server.  Its standard input is a pipe that the server holds open: when that ends, because the
-server wants it so or was killed itself, the command's whole group is told to end, and killed if it does not.
+It imports nothing from the server.  Its standard input is a pipe that the server holds open.  When the pipe closes,
+on purpose or because the server was killed, the command's whole process group gets SIGTERM, and then SIGKILL.
 
-Arguments: the seconds that the command may take to end, and the command.
+Arguments: the seconds that the command may take to end after SIGTERM, and the command.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DEATHS_SIGNAL = 1
 
 
 def dies_with(parent: int) -> None:
-    """Should this program be killed, the command is, too."""
+    """In the child: have the kernel kill it if this process is killed."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(DEATHS_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it was killed already
+        if os.getppid() != parent:  # this process is dead already
             os._exit(NOT_STARTED)
 
 
@@ -38,7 +38,7 @@ def tell(group: int, number: int) -> None:
 
 
 def end(child: subprocess.Popen[bytes], grace: float, told: SimpleQueue[None]) -> None:
-    """Once it is told, the child's group is asked to end, and made to."""
+    """When told to, ask the child's process group to end, and kill it after the grace period."""
     told.get()
     tell(child.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
@@ -47,7 +47,7 @@ def end(child: subprocess.Popen[bytes], grace: float, told: SimpleQueue[None]) -
 
 
 def watch(told: SimpleQueue[None]) -> None:
-    """Until the server has nothing more to do with it."""
+    """Wait until the server closes the pipe."""
     while os.read(0, 1024):
         pass
     told.put(None)
@@ -55,24 +55,24 @@ def watch(told: SimpleQueue[None]) -> None:
 
 def main(grace: float, command: list[str]) -> int:
     told = SimpleQueue[None]()
-    # Before there is a child: its children would live on if this ended by the signal.
+    # Before the child exists: if this process died of the signal, the child's descendants would survive.
     signal.signal(signal.SIGTERM, lambda *_: told.put(None))
     try:
-        child = subprocess.Popen(  # noqa: S603 -- it is the operator's
+        child = subprocess.Popen(  # noqa: S603 -- the operator configured the command
             command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=partial(dies_with, os.getpid())
         )
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return NOT_STARTED
-    # Beside the main thread, which holds a lock of the child's while it waits for it.
+    # In a thread: the main thread holds the child's waiting lock.
     threading.Thread(target=end, args=(child, grace, told), daemon=True).start()
     threading.Thread(target=watch, args=(told,), daemon=True).start()
     status = child.wait()
-    tell(child.pid, signal.SIGKILL)  # whatever it has left behind
+    tell(child.pid, signal.SIGKILL)  # descendants that it has left behind
     return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
     code = main(float(sys.argv[1]), sys.argv[2:])
     sys.stderr.flush()
-    os._exit(code)  # the thread may still be reading
+    os._exit(code)  # the thread may still be blocked in a read

@@ -1,4 +1,4 @@
-"""The fine-tuning of one caller: told, or deleted with the models that came of it."""
+"""The fine-tuning jobs of one caller: exported, or deleted together with their models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Holding:
     name: str = "fine_tuning"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        """Of each job what is known, and what happened to it, the newest first."""
+        """All jobs with their events and checkpoints, newest first."""
         last, more = None, True
         while more:
             jobs, more = await self.store.beyond(caller, Wanted(None, CHUNK, {}), last)
@@ -49,14 +49,14 @@ class Holding:
             after = events[-1].id if events else None
 
     async def forget(self, caller: str) -> int:
-        """How many jobs there were.  What is being done is stopped."""
+        """Delete all jobs of a caller, and stop the running ones; returns how many there were."""
         whole = 0
         while jobs := await self.store.owned(caller, CHUNK):
             whole += await self.store.remove(caller, [job.id for job in jobs if await self.over(caller, job)])
         return whole
 
     async def over(self, caller: str, job: Job) -> bool:
-        """Nothing is left of it but its row.  False: it has ended meanwhile, and may have a model now."""
+        """Stop a job, and delete its model.  False if it has ended meanwhile: then it may have a model now."""
         if job.status in OPEN:
             try:
                 job = await self.runner.ledger.cancel(caller, job.id)
@@ -65,15 +65,15 @@ class Holding:
             except NotFound:
                 pass
             self.runner.stop(job.id)
-        if job.starts and not job.gone:  # what did not succeed may have been brought to a host, too
+        if job.starts and not job.gone:  # the model of a failed job may have been imported, too
             await self.unmade(job.tuned, job.model)
         return True
 
     async def unmade(self, name: str, base: str) -> None:
-        """A model learned what its owner wants forgotten.  Raises Busy while a host is away."""
+        """Delete a model, which was trained on the owner's data.  Raises Busy if a host is unavailable."""
         try:
             await self.host.imports.remove(name, base)
-        except (NotFound, BadCall):  # no upstream has it, or none whose models could be deleted
+        except (NotFound, BadCall):  # no upstream has the model, or none that can delete models
             pass
         except ProxyError as error:
             raise Busy(f"The model '{name}' cannot be deleted yet: {error}", code="upstream_away", wait=5.0) from error

@@ -1,4 +1,4 @@
-"""Who does which job: one process at a time, and another if that one dies."""
+"""Leases of jobs: each is processed by one process at a time, and taken over if that process dies."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from proxy.sql.holder import Holder, Silence
 from proxy.sql.turns import turn
 
 LEASE: Final = 30.0
-"""Seconds after which a job is another's that nobody has told anything of."""
+"""Seconds after which a lease ends unless it is renewed."""
 SILENT: Final = 6.0
-"""Seconds for which it has then told nothing indeed, whatever the clock says: as long as three signs of life take."""
+"""Seconds for which an expired lease must also be seen unchanged, whatever the clocks say: three heartbeats."""
 SOME: Final = 20
 
 
 class Ledger:
     def __init__(self, store: Store, events: Events, server: str, at_once: int) -> None:
-        """server: an id that the processes of this server share.  at_once: trainings of all of them."""
+        """server: an id that the processes of this server share.  at_once: concurrent trainings of all of them."""
         self.store = store
         self.events = events
         self.database = store.database
@@ -34,10 +34,10 @@ class Ledger:
         self.silence = Silence(store.clock, SILENT)
 
     async def claim(self, status: str, trainers: Collection[str], but: Collection[str] = ()) -> Job | None:
-        """The oldest that waits to be looked at or trained, or whose process has died; it is this process's now.
+        """Take the oldest job that waits, or whose process has died; it is this process's from now on.
 
-        status: `validating_files` or `queued`.  trainers: those that this server has.  but: jobs that this
-        process does already, however long it could not say so.
+        status: `validating_files` or `queued`.  trainers: those that this server has.  but: jobs that this process is
+        working on, even if it could not renew their leases.
         """
         statuses = (status,) if status == "validating_files" else ("queued", "running")
         waits = JOBS.c.status.in_(statuses) & JOBS.c.trainer.in_(trainers) & JOBS.c.id.not_in(but)
@@ -48,7 +48,7 @@ class Ledger:
             dead = [one for one in (await connection.execute(near)).scalars() if self.holder.dead(one)]
             free = JOBS.c.holder.in_(["", *dead]) | (JOBS.c.until < self.store.micros())
             if await self.busy(connection) >= self.at_once:
-                free &= JOBS.c.status != "queued"  # one that nobody does any more may be what it is full of
+                free &= JOBS.c.status != "queued"  # but an abandoned running job may be one of those that fill it
             query = select(JOBS).where(waits & free).order_by(JOBS.c.at, JOBS.c.id).limit(SOME)
             found = [Job(*row) for row in await connection.execute(query)]
         for job in found:
@@ -72,30 +72,30 @@ class Ledger:
         return None if row is None else Job(*row)
 
     async def busy(self, connection: AsyncConnection, but: str = "") -> int:
-        """How many trainings this server does.  but: one that does not count."""
+        """The number of trainings that this server runs.  but: a job not to count."""
         under_way = (JOBS.c.status == "running") & (JOBS.c.server == self.server) & (JOBS.c.id != but)
         held = (await connection.execute(select(JOBS.c.holder, JOBS.c.until).where(under_way))).all()
-        now = self.store.micros()  # which a clock that is set forward makes later than all of them
+        now = self.store.micros()  # if the clock was set forward, all leases seem expired: `dead` decides then
         return sum(one.until >= now or not self.holder.dead(one.holder) for one in held)
 
     def mine(self, job: Job) -> ColumnElement[bool]:
         return (JOBS.c.id == job.id) & (JOBS.c.status == job.status) & (JOBS.c.holder == self.holder.name)
 
     async def tell(self, job: Job, **told: Any) -> bool:
-        """Holds it, and says how far it is.  False: it is not this process's any more, which stops."""
+        """Renew the lease and store the progress; False if the job is no longer this process's; it must stop then."""
         values = {"until": self.store.micros(LEASE), **told}
         async with self.database.writing() as connection:
             return (await connection.execute(update(JOBS).where(self.mine(job)).values(**values))).rowcount == 1
 
     async def release(self, job: Job, status: str, words: str = "", **told: Any) -> bool:
-        """For whoever comes next."""
+        """Give the job back, so that any process can take it."""
         return await self.leave(job, said(words) if words else None, status=status, **told)
 
     async def end(self, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
         return await self.leave(job, said(words, level), status=status, ended=self.store.micros(), **told)
 
     async def leave(self, job: Job, event: dict[str, Any] | None, **told: Any) -> bool:
-        """What is said of it is there as soon as it is so."""
+        """Change the job, and add the event in the same transaction."""
         values = {"holder": "", "server": "", "until": 0, **told}
         async with self.database.writing(lasting=True) as connection:
             changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**values))
@@ -104,7 +104,7 @@ class Ledger:
         return changed.rowcount == 1
 
     async def cancel(self, owner: str, id: str) -> Job:
-        """Whoever does it sees that it is not to be done any more.  Raises NotFound, and BadCall once it is over."""
+        """Cancel a job; its process notices at its next heartbeat.  Raises NotFound, and BadCall if it has ended."""
         told = {"status": "cancelled", "ended": self.store.micros(), "holder": "", "until": 0}
         mine = (JOBS.c.id == id) & (JOBS.c.owner == owner) & JOBS.c.status.in_(OPEN)
         async with self.database.writing(lasting=True) as connection:

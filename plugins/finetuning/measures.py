@@ -1,4 +1,4 @@
-"""What a trainer says while it works: JSON lines, as events, checkpoints and progress."""
+"""Converts a trainer's output, JSON lines, to events, checkpoints and progress."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NUMBERS: Final[Mapping[str, str]] = {
     "learning_rate": "learning_rate",
     "epoch": "epoch",
 }
-"""What a line may measure, and what OpenAI calls it."""
+"""The measurements that a line may have, and OpenAI's names for them."""
 LEVELS: Final = ("info", "warn", "error")
 SOME: Final = 200
-"""Events of each kind that are written at once; of more the last of every few are."""
+"""Maximum events of each kind per write; of more, only every second one is kept."""
 LETTERS: Final = 1000
 MOST_STEPS: Final = 2**53
 
@@ -36,7 +36,7 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Measures:
-    """done, total: steps.  trained: tokens, where it says so.  events, checkpoints: not yet written."""
+    """done, total: steps.  trained: tokens, if reported.  measured, said, checkpoints: not written yet."""
 
     done: int = 0
     total: int = 0
@@ -48,7 +48,7 @@ class Measures:
     moved: bool = False
 
     def hear(self, line: bytes) -> None:
-        """A line that is no JSON object is passed over: libraries print what they like."""
+        """Lines that are not JSON objects are ignored: libraries print whatever they like."""
         try:
             found = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -82,7 +82,7 @@ class Measures:
         thin(self.measured)
 
     def taken(self) -> tuple[list[dict[str, Any]], list[Checkpoint]]:
-        """What is to be written now, and is forgotten here."""
+        """Take what has to be written now."""
         blank = {"sample": -1, "data": ""}
         rows, marks = [*self.measured, *({**blank, **one} for one in self.said)], self.checkpoints
         self.measured, self.said, self.checkpoints, self.moved = [], [], [], False
@@ -103,5 +103,5 @@ def is_number(given: Any) -> bool:
 
 
 def clean(text: str, most: int = LETTERS) -> str:
-    """Without what no database takes."""
+    """Text that every database accepts."""
     return text[:most].replace("\0", "").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Trains models on callers' files, by a program that the operator names, and brings what comes of it to Ollama."""
+"""Trains models on callers' files with a program that the operator configures, and imports the results into Ollama."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proxy.types import Route
 
 MIB: Final = 1024 * 1024
 EVERY: Final = 600.0
-"""Seconds between two looks for what is left of jobs."""
+"""Seconds between two cleanups of job folders."""
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 

@@ -1,4 +1,4 @@
-"""Callers' files as datasets: fetched to this machine's disk, and read beside the event loop."""
+"""Reads callers' files as datasets: copied to the local disk, and parsed in a thread."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from proxy.host import surely
 
 PURPOSE: Final = "fine-tune"
 PREFIX: Final = "reading-"
-"""How folders begin in which a file is being read."""
+"""Prefix of folders in which a file is being read."""
 AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """folder: where files are put while they are read.  least: examples of a dataset.  most: bytes."""
+    """folder: for temporary copies.  least: minimum examples of a dataset.  most: maximum bytes."""
 
     cabinet: Cabinet
     folder: Path
@@ -34,14 +34,14 @@ class Datasets:
 
     @property
     def keeper(self) -> Keeper:
-        """Raises NotFound where no feature keeps files."""
+        """Raises NotFound if no feature stores files."""
         if self.cabinet.keeper is None:
             message = "This server keeps no files: its configuration has to name the plugin `files`."
             raise NotFound(message, param="training_file", code="file_not_found")
         return self.cabinet.keeper
 
     async def file(self, owner: str, id: str, param: str) -> Filed:
-        """Raises NotFound, also for what is another's, and BadCall for one that is no dataset."""
+        """Raises NotFound, also for another owner's file, and BadCall if it cannot be a dataset."""
         file = (await self.keeper.found(owner, [id])).get(id)
         if file is None:
             raise NotFound(f"No file of yours has the id '{id[:100]}'.", param=param, code="file_not_found")
@@ -56,9 +56,9 @@ class Datasets:
     async def read(
         self, owner: str, id: str, param: str, least: int | None = None, target: Path | None = None
     ) -> Report:
-        """What is in it, and all of its examples in one form in `target`.
+        """Check a file, and write its examples to `target`.
 
-        least: examples that it must have, other than usual.  Raises NotFound and BadCall.
+        least: minimum number of examples, if not the default.  Raises NotFound and BadCall.
         """
         file = await self.file(owner, id, param)
         over = Event()
@@ -75,7 +75,7 @@ class Datasets:
                     return await asyncio.shield(reading)
                 finally:
                     over.set()
-                    await surely(asyncio.wait([reading]))  # it has the files open
+                    await surely(asyncio.wait([reading]))  # the thread still has the files open
 
     async def fetch(self, owner: str, id: str, path: Path) -> None:
         await asyncio.to_thread(path.touch)
@@ -83,11 +83,11 @@ class Datasets:
             await asyncio.to_thread(append, path, piece)
 
 
-# Each file is opened and closed in one thread: whoever waits for one that is opened may be cut off, and nobody has it.
+# Each file is opened and closed in the same thread: a cancelled caller would never close a file that a thread opened.
 
 
 def append(path: Path, piece: bytes) -> None:
-    with path.open("r+b") as file:  # which makes none anew that is gone
+    with path.open("r+b") as file:  # unlike "ab" it does not create a file that was deleted
         file.seek(0, SEEK_END)
         file.write(piece)
 

@@ -1,4 +1,4 @@
-"""Does the jobs: their files are read as they come, and so many trainings at once as a server may."""
+"""Processes jobs: validates their files as soon as they are created, and runs a limited number of trainings."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
-"""Seconds after which it looks for jobs that other processes left."""
+"""Seconds between two checks for jobs that other processes abandoned."""
 BEAT: Final = 2.0
-"""Seconds between two signs of life, after which it is noticed, too, that a job was cancelled elsewhere."""
+"""Seconds between two heartbeats, which also notice that a job was cancelled by another process."""
 READING: Final = 2
-"""Jobs of which one process reads the files at once."""
+"""Jobs whose files one process validates at the same time."""
 KEPT: Final = 86_400
-"""Seconds that the result of a training is kept which came to its end, but to no model."""
+"""Seconds for which the result of a training is kept if its model could not be created."""
 PATIENCE: Final = 4 * GRACE
-"""Seconds that the end of a server waits for its trainers."""
+"""Maximum seconds to wait for trainers at shutdown."""
 PREFIX: Final = "ftjob-"
 ASIDE: Final = "going-"
-"""How folders begin that are going."""
+"""Prefix of folders that are being deleted."""
 VALIDATING: Final = "validating_files"
 
 
@@ -52,7 +52,7 @@ class Runner:
         self.loop: asyncio.Task[None] | None = None
 
     def nudge(self) -> None:
-        """There is something to do."""
+        """Check for jobs now."""
         self.wake.set()
 
     async def run(self) -> None:
@@ -68,7 +68,7 @@ class Runner:
             self.wake.clear()
 
     async def claimed(self) -> Job | None:
-        """None for a pipeline that only ends its last calls: what is begun now is the newest one's."""
+        """The next job.  None in a pipeline that a reload has replaced: new jobs belong to the newest one."""
         if self.shared.newest(self.host) is not self.host:
             return None
         job, doing = None, {*self.shared.reading, *self.shared.training}
@@ -101,7 +101,7 @@ class Runner:
             elif job.status != VALIDATING:
                 await surely(self.work.unmade(job))
             raise
-        except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
+        except Busy as error:  # the failure cannot be stored: the lease expires, and a process takes the job over
             log.warning("%s is abandoned, and continues when its lease has ended: %s", job.id, error)
         except ProxyError as error:
             await self.failed(job, error)
@@ -118,7 +118,7 @@ class Runner:
             await self.ledger.end(job, "failed", f"The job has failed: {error}", "error", **told)
 
     async def beat(self, job: Job) -> None:
-        """Holds it, and stops its work when it is not this process's any more."""
+        """Send heartbeats, and stop the work if the job is no longer this process's."""
         while True:
             await asyncio.sleep(BEAT)
             with suppress(Busy):
@@ -126,22 +126,22 @@ class Runner:
                     self.stop(job.id)
 
     def stop(self, id: str) -> None:
-        """One that was cancelled, should this process be doing it."""
+        """Stop a job if this process is working on it."""
         task = self.shared.reading.get(id) or self.shared.training.get(id)
         if task is not None and id not in self.shared.stopped:
             self.shared.stopped.add(id)
             task.cancel()
 
     def cancelled(self, job: Job) -> None:
-        """It is stopped, and what a server that has ended may have brought to a host goes."""
+        """Stop a cancelled job, and delete a model that an earlier attempt may have imported."""
         self.stop(job.id)
         if job.starts:
             self.host.background.start(self.work.unmade(job), f"deleting {job.tuned}")
 
-    # --- what is left of them ------------------------------------------------------------------------
+    # --- cleaning up ---------------------------------------------------------------------------------
 
     async def clean(self, ids: Iterable[str]) -> None:
-        """Their folders go, but those that somebody may still need."""
+        """Delete the folders of these jobs, unless they are still needed."""
         for id in ids:
             folder, aside = self.work.folder / id, self.work.folder / new_id(ASIDE)
             with suppress(Busy):
@@ -150,7 +150,8 @@ class Runner:
                     await asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True)
 
     async def put_aside(self, id: str, folder: Path, aside: Path) -> None:
-        """Unless it is needed.  Until it has its other name nobody takes the job up, who would then lose a new one."""
+        """Rename the folder unless it is needed.  Meanwhile the row is locked, so no process can take the job over and
+        create a new folder, which would be deleted instead."""
         async with self.ledger.database.writing() as connection:
             row = (await connection.execute(select(JOBS).where(JOBS.c.id == id).with_for_update())).first()
             if row is None or not await self.needed(Job(*row), folder):
@@ -158,23 +159,23 @@ class Runner:
 
     async def needed(self, job: Job, folder: Path) -> bool:
         done = await asyncio.to_thread((folder / TRAINED).exists)
-        if job.status in OPEN:  # whoever holds it may be another process of this server
+        if job.status in OPEN:  # another process of this server may hold it
             return bool(job.holder) or done
         return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)
 
     async def tidy(self) -> None:
-        """What earlier servers left in this folder."""
+        """Clean up what earlier servers left in the folder."""
         names = await asyncio.to_thread(swept, self.work.folder)
         await self.clean(name for name in names if name not in self.shared.training)
 
-    # --- the server ----------------------------------------------------------------------------------
+    # --- starting and stopping -----------------------------------------------------------------------
 
     def open(self) -> None:
         self.shared.open.append(self.host)
         self.loop = self.host.background.start(self.run(), "looking for jobs of fine-tuning")
 
     async def close(self) -> None:
-        """A reload leaves trainings alone; the end of the server ends them, to begin again with it."""
+        """Trainings survive a reload; a shutdown stops them, and they begin again after the restart."""
         if self.loop is not None:
             self.loop.cancel()
         self.shared.open = [one for one in self.shared.open if one is not self.host]
@@ -185,16 +186,16 @@ class Runner:
 
 
 def renamed(folder: Path, aside: Path) -> None:
-    with suppress(OSError):  # what else had it may have been as quick
+    with suppress(OSError):  # another process may have been faster
         folder.rename(aside)
 
 
 def swept(folder: Path) -> list[str]:
-    """The names of what jobs have left there; what was going, and files that were read a day ago, goes at once."""
+    """The names of jobs' folders; deletes folders marked for deletion, and copies of files older than a day."""
     for one in folder.glob(f"{ASIDE}*"):
         shutil.rmtree(one, ignore_errors=True)
     for one in folder.glob(f"{READ}*"):
-        with suppress(FileNotFoundError):  # another process may have read it to its end
+        with suppress(FileNotFoundError):  # another process may have finished with it just now
             if one.stat().st_mtime < time() - KEPT:
                 shutil.rmtree(one, ignore_errors=True)
     return [one.name for one in folder.glob(f"{PREFIX}*")]

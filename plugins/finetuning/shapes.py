@@ -27,11 +27,11 @@ def seconds(at: int) -> int | None:
 
 
 def job(one: Job, now: int) -> dict[str, JSON]:
-    """now: in microseconds, for the estimate of its end.  `progress`, from 0 to 1, is what OpenAI's has not."""
+    """now: in microseconds, for `estimated_finish`.  `progress`, from 0 to 1, is not in OpenAI's API."""
     hyper = one.hypers
     made = one.status == "succeeded" and not one.gone
     left = (now - one.began) * (one.total - one.done) // one.done if one.done else 0
-    left = min(left, 10**15)  # thirty years: what a trainer tells of its steps may be any number
+    left = min(left, 10**15)  # thirty years: a trainer may report any number of steps
     error = {"code": one.code, "message": one.error, "param": one.param or None} if one.code else None
     return {
         "id": one.id,
@@ -77,7 +77,7 @@ def event(one: Event) -> dict[str, JSON]:
 
 
 def checkpoint(one: Checkpoint) -> dict[str, JSON]:
-    """It is a name that the trainer gave: only the end of a training becomes a model."""
+    """The model is only a name that the trainer gave: only the end result is imported."""
     return {
         "id": one.id,
         "object": "fine_tuning.job.checkpoint",

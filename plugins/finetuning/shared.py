@@ -1,4 +1,4 @@
-"""What of fine-tuning outlives a reload."""
+"""The state of fine-tuning that survives reloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME: Final = "fine-tuning"
 
 @dataclass(slots=True)
 class Shared:
-    """open: the pipelines that are, the newest last.  stopped: jobs that were cancelled, or are another's."""
+    """open: the open pipelines, the newest last.  stopped: jobs that were cancelled or taken over."""
 
     reading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     training: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -25,5 +25,5 @@ class Shared:
         return host.kept(NAME, cls)
 
     def newest(self, host: Host) -> Host:
-        """The one whose configuration holds now; this one, before any is open."""
+        """The pipeline of the current configuration; the given one if none is open yet."""
         return self.open[-1] if self.open else host

@@ -1,4 +1,4 @@
-"""Jobs in the database, as their owners see them.  Every query names the owner."""
+"""Jobs in the database.  Every query for a caller filters by owner."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from proxy.sql.turns import turn
 from proxy.types import JSON
 
 OPEN: Final = ("validating_files", "queued", "running")
-"""Statuses of jobs that are not over."""
+"""Statuses of unfinished jobs."""
 MOST: Final = 1000
-"""Jobs of one caller that are over and have no model; the oldest go.  Whose model is there must be known."""
+"""Maximum finished jobs of a caller without a model; beyond it the oldest are deleted.  Jobs with a model are kept."""
 
 
 class Job(NamedTuple):
-    """See JOBS."""
+    """A row of JOBS."""
 
     id: str
     owner: str
@@ -63,7 +63,7 @@ class Job(NamedTuple):
 
 class Store:
     def __init__(self, database: Database, clock: Clock, most_open: int) -> None:
-        """most_open: jobs of one caller that are not over."""
+        """most_open: maximum unfinished jobs of one caller."""
         self.database = database
         self.clock = clock
         self.most_open = most_open
@@ -72,7 +72,7 @@ class Store:
         return int((self.clock.time() + more) * 1e6)
 
     async def add(self, row: Mapping[str, Any]) -> Job:
-        """One that waits to be looked at.  Raises BadCall beyond the most."""
+        """Insert a job whose files are to be validated.  Raises BadCall if the caller has too many."""
         owner = row["owner"]
         mine = JOBS.c.owner == owner
         async with self.database.writing(lasting=True) as connection:
@@ -89,7 +89,7 @@ class Store:
         return job
 
     async def one(self, owner: str, id: str) -> Job:
-        """Raises NotFound, also for what is another's."""
+        """Raises NotFound, also for another owner's job."""
         found = await self.first((JOBS.c.owner == owner) & (JOBS.c.id == id))
         if found is None:
             raise not_found(id)
@@ -101,16 +101,16 @@ class Store:
         return None if row is None else Job(*row)
 
     async def page(self, owner: str, wanted: Wanted) -> tuple[list[Job], bool]:
-        """The newest first, and whether there are more.  Raises NotFound for an `after` that is not the owner's."""
+        """One page, newest first, and whether there are more.  Raises NotFound if `after` is not the owner's."""
         last = None if wanted.after is None else await self.one(owner, wanted.after)
         return await self.beyond(owner, wanted, last)
 
     async def beyond(self, owner: str, wanted: Wanted, last: Job | None) -> tuple[list[Job], bool]:
-        """The same, behind one that may have gone meanwhile."""
+        """Like `page`, after a job that may have been deleted meanwhile."""
         query = select(JOBS).where(JOBS.c.owner == owner)
         if last is not None:
             query = query.where((JOBS.c.at < last.at) | ((JOBS.c.at == last.at) & (JOBS.c.id < last.id)))
-        # Of one caller there are not so many that metadata would need an index.
+        # One caller has too few jobs for metadata to need an index.
         query = query.order_by(JOBS.c.at.desc(), JOBS.c.id.desc())
         query = query if wanted.metadata else query.limit(wanted.limit + 1)
         async with self.database.reading() as connection:
@@ -119,12 +119,12 @@ class Store:
         return fit[: wanted.limit], len(fit) > wanted.limit
 
     async def of_model(self, owner: str | None, name: str) -> Job | None:
-        """The job that made a model.  owner: None is anybody's."""
+        """The job that created a model.  owner: None means any caller's."""
         where = (JOBS.c.tuned == name) & (JOBS.c.status == "succeeded") & (JOBS.c.gone == 0)
         return await self.first(where if owner is None else where & (JOBS.c.owner == owner))
 
     async def deleted(self, job: Job) -> None:
-        """Its model is not there any more."""
+        """Record that its model was deleted."""
         async with self.database.writing() as connection:
             await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(gone=1))
 
@@ -141,7 +141,7 @@ class Store:
 
 
 async def held(connection: AsyncConnection, id: str) -> bool:
-    """Whether a job is there, which until the transaction ends nobody else writes anything of."""
+    """Whether a job exists; its row is locked until the transaction ends."""
     return (await connection.execute(select(JOBS.c.id).where(JOBS.c.id == id).with_for_update())).first() is not None
 
 

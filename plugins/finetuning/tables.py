@@ -1,4 +1,4 @@
-"""The tables of fine-tuning.  Times are microseconds since 1970 in UTC, and 0 where there is none yet."""
+"""The tables of fine-tuning.  Times are microseconds since 1970 in UTC, 0 if not reached yet."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ JOBS: Final = Table(
     Index("finetuning_jobs_owner", "owner", "at", "id"),
     Index("finetuning_jobs_status", "status", "at"),
 )
-"""status: OpenAI's words.
+"""status: as in OpenAI's API.
 
-model: as it was asked for.  tuned: what its model is called, from the start.  gone: that model was deleted.
-hyper, metadata: JSON objects.  results: ids of files, with spaces between.
+model: as it was requested.  tuned: the new model's name, fixed from the start.  gone: the new model was deleted.
+hyper, metadata: JSON objects.  results: ids of files, separated by spaces.
 code, error, param: why it failed.
-holder: the process that does it, `until` when; server: that process and its siblings.
-starts: how often its training was begun; began: when it was the last time.  done, total: steps of that.
-tokens: of its examples; trained: of all epochs.
+holder: the process that has the lease, `until`: when that ends; server: the server that the process belongs to.
+starts: how often its training was started; began: when it was last started.  done, total: steps of that training.
+tokens: of its examples; trained: over all epochs.
 """
 
 EVENTS: Final = Table(
@@ -50,7 +50,7 @@ EVENTS: Final = Table(
     Column("sample", Integer, nullable=False, server_default="-1"),
     *map(text, ("message", "data")),
 )
-"""sample: which of a job's measurements it is, or -1.  data: a JSON object, or nothing."""
+"""sample: the number of the measurement, -1 for other events.  data: a JSON object, or empty."""
 
 CHECKPOINTS: Final = Table(
     "finetuning_checkpoints",

@@ -1,4 +1,4 @@
-"""Runs the operator's trainer: a process of its own, watched, and bounded in time, in words and on disk."""
+"""Runs the operator's trainer: a separate process, watched, with limits on time, output and disk space."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from proxy.sql.lockfile import taken
 
 GUARD: Final = Path(__file__).parent / "guard.py"
 GRACE: Final = 10.0
-"""Seconds that a trainer may take to end when it is told to, before it is killed."""
+"""Seconds that a trainer may take to end after SIGTERM, before it is killed."""
 LOOK: Final = 0.2
-"""Seconds between two looks whether it has ended."""
+"""Seconds between two checks whether it has ended."""
 MEASURE: Final = 5.0
-"""Seconds between two measurements of its folder."""
+"""Seconds between two measurements of its folder's size."""
 DRAIN: Final = 2.0
-"""Seconds for what it has said last."""
+"""Seconds to wait for its last output."""
 LONGEST: Final = 64 * 1024
-"""Bytes of a line that it says; a longer one is passed over."""
+"""Maximum bytes of a line of its output; longer lines are ignored."""
 TAIL: Final = 4096
-"""Bytes of its standard error that are remembered."""
+"""Bytes of its standard error that are kept."""
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
-"""What it is told of the server's environment, whose other variables may be secrets."""
+"""The server's environment variables that it gets; others may be secrets."""
 Output = Literal["peft", "gguf_adapter", "gguf"]
 Word = Annotated[str, Field(min_length=1)]
 
@@ -54,15 +54,15 @@ class Trainer(Strict):
 
 
 class Failed(ProxyError):
-    """A training came to nothing; the code says why."""
+    """A failed training; `code` says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """One run of a trainer.
 
-    most: bytes that its folder may have.  hear: is given every line that it says.  rest: does what is to be done every
-    now and then meanwhile, and raises to end it.
+    most: maximum bytes of its folder.  hear: is called with every line of its output.  rest: is called regularly
+    meanwhile, and raises to stop it.
     """
 
     trainer: Trainer
@@ -72,7 +72,7 @@ class Training:
     rest: Callable[[], Awaitable[None]]
 
     async def run(self, job: Path) -> None:
-        """Returns when it has ended well.  Raises Failed; whatever ends this ends the process and its children."""
+        """Returns when it has succeeded.  Raises Failed; any other way out also ends the process and its children."""
         with opened(self.folder) as lock:
             locked(lock)
             process, said = await asyncio.get_running_loop().subprocess_exec(
@@ -97,7 +97,7 @@ class Training:
         return {**own, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", **self.trainer.env}
 
     async def watched(self, said: Said) -> None:
-        """Until it has ended.  Raises Failed for what takes too long or too much, and what is wrong with its words."""
+        """Wait until it has ended.  Raises Failed if it exceeds a limit, and what `hear` raised."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
         while not await rest(LOOK, said.ended):
@@ -116,13 +116,13 @@ class Training:
 
 
 class Said(asyncio.SubprocessProtocol):
-    """What a trainer has said, cut into lines."""
+    """Receives a trainer's output, and splits it into lines."""
 
     def __init__(self, hear: Callable[[bytes], None]) -> None:
         self.hear = hear
         self.ended = asyncio.Event()
         self.silent = asyncio.Event()
-        """It has ended, and so has all that could speak for it."""
+        """Set once it has exited and all its pipes are closed, including those that its children hold."""
         self.problem: Exception | None = None
         self.rest = b""
         self.skipping = False
@@ -135,7 +135,7 @@ class Said(asyncio.SubprocessProtocol):
             self.problem = self.problem or error
 
     def check(self) -> None:
-        """Raises what went wrong with hearing it."""
+        """Raises the first exception of `hear`."""
         if self.problem is not None:
             raise self.problem
 
@@ -160,7 +160,7 @@ class Said(asyncio.SubprocessProtocol):
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """Raises OSError."""
+    """A descriptor of a folder.  Raises OSError."""
     file = os.open(folder, os.O_RDONLY)
     try:
         yield file
@@ -169,15 +169,16 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def locked(file: int) -> bool:
-    """False where another one has the lock, which stays for as long as any process has its file open."""
+    """Lock a file; False if another process has the lock, which lasts while any process has that descriptor open."""
     try:
         return taken(file)
-    except OSError:  # there are file systems without locks
+    except OSError:  # some file systems do not support locks
         return True
 
 
 async def left(folder: Path) -> None:
-    """Nobody trains there any more: the trainer of a server that was killed goes on until its guard has ended it."""
+    """Wait until no trainer runs in the folder, at most 2 * GRACE seconds: the trainer of a server that was killed runs
+    until its guard has ended it."""
     loop = asyncio.get_running_loop()
     over = loop.time() + 2 * GRACE
     with suppress(FileNotFoundError), opened(folder) as file:
@@ -186,14 +187,14 @@ async def left(folder: Path) -> None:
 
 
 async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
-    """It has ended, and its children with it: the guard sees to that when nobody holds its input any more."""
+    """End the process and its children: the guard ends them once its standard input is closed."""
     if (pipe := process.get_pipe_transport(0)) is not None:
         pipe.close()
     if not await rest(2 * GRACE, said.ended):
         with suppress(ProcessLookupError):
             process.kill()
         await rest(GRACE, said.ended)
-    process.close()  # also pipes that are held open by what it has left behind
+    process.close()  # also closes pipes that its descendants hold open
 
 
 def failed(status: int, tail: bytes) -> Failed:
@@ -203,7 +204,7 @@ def failed(status: int, tail: bytes) -> Failed:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in it.  What vanishes meanwhile has none."""
+    """Total bytes of all files in it; files that vanish meanwhile count as empty."""
     whole = 0
     for place, _, names in os.walk(folder):
         for name in names:

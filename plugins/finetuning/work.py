@@ -1,4 +1,4 @@
-"""One job, from its files to a model that answers."""
+"""Processes one job, from its files to a model that can be used."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from proxy.imports import Imports, NewModel
 
 log = logging.getLogger(__name__)
 PAUSES: Final = (2.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds between tries to bring a model to hosts that are away, of which there is one more."""
+"""Seconds between attempts to import a model if hosts are unavailable; there is one attempt more."""
 WRITE: Final = 0.5
-"""Seconds between two writings of what a trainer said."""
+"""Seconds between two writes of a trainer's output."""
 STARTS: Final = 2
-"""How often a training is begun: a server that ends in the middle of it loses what was trained."""
+"""How often a training may be started: if the server ends in the middle, its progress is lost."""
 TRAINED: Final = "trained"
-"""Of a job's folder, the file that says that there is nothing left to train."""
+"""A file in a job's folder which marks that the training is complete."""
 RESULTS: Final = "fine-tune-results"
 COLUMNS: Final = ("step", "train_loss", "valid_loss", "train_mean_token_accuracy", "valid_mean_token_accuracy",
                   "learning_rate", "epoch")  # fmt: skip
 
 
 class Overtaken(Exception):
-    """The job is not this process's any more."""
+    """Another process has taken the job over, or it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """folder: where jobs have theirs.  most: bytes of one of these."""
+    """folder: contains a folder for each job.  most: maximum bytes of one of these."""
 
     host: Host
     ledger: Ledger
@@ -60,16 +60,16 @@ class Work:
     folder: Path
     most: int
 
-    # --- its files -----------------------------------------------------------------------------------
+    # --- files ---------------------------------------------------------------------------------------
 
     async def validate(self, job: Job) -> None:
-        """Raises ProxyError where they are not what they should be."""
+        """Raises ProxyError if the files are invalid."""
         tokens = await self.files(job, None)
         if not await self.ledger.release(job, "queued", "The files are valid; the job waits.", tokens=tokens):
             raise Overtaken
 
     async def files(self, job: Job, folder: Path | None) -> int:
-        """Their tokens, by an estimate.  folder: where they are written in one form."""
+        """The estimated number of training tokens.  folder: where to write the converted files, if they are needed."""
         tokens = 0
         for param, id in (("training_file", job.training_file), ("validation_file", job.validation_file)):
             if not id:
@@ -85,10 +85,10 @@ class Work:
             tokens += report.tokens if param == "training_file" else 0
         return tokens
 
-    # --- its training --------------------------------------------------------------------------------
+    # --- training ------------------------------------------------------------------------------------
 
     async def train(self, job: Job) -> None:
-        """Raises ProxyError where it fails, and Overtaken."""
+        """Raises ProxyError if it fails, and Overtaken."""
         trainer, folder = self.trainers[job.trainer], self.folder / job.id
         measures = Measures()
         if not await asyncio.to_thread((folder / TRAINED).exists):
@@ -147,18 +147,18 @@ class Work:
             await self.events.add(job.id, rows)
             for one in marks:
                 await self.events.mark(job.id, one.name, one.step, one.metrics)
-        except Busy as error:  # a database that is away for a moment does not end hours of work
+        except Busy as error:  # a short database outage must not end hours of work
             log.warning("output of the trainer of %s is lost: %s", job.id, error)
 
-    # --- its model -----------------------------------------------------------------------------------
+    # --- the model -----------------------------------------------------------------------------------
 
     @property
     def imports(self) -> Imports:
-        """Of the configuration that holds now, which may be a later one than the training began with."""
+        """From the current configuration, which may be newer than the one with which the training began."""
         return Shared.of(self.host).newest(self.host).imports
 
     async def bring(self, job: Job, trainer: Trainer, folder: Path) -> None:
-        """Raises Failed."""
+        """Import the model into the hosts.  Raises Failed."""
         model: NewModel | None = None
 
         async def told(words: str) -> None:
@@ -183,14 +183,14 @@ class Work:
         return NewModel(job.tuned, job.model, await self.gguf(job, trainer, folder), trainer.output != "gguf")
 
     async def unmade(self, job: Job) -> None:
-        """The model of a job that was cancelled or forgotten goes; of another process's job it is that one's."""
+        """Delete the model of a job that was cancelled or deleted, but not if another process has taken it over."""
         with suppress(ProxyError):
             now = await self.ledger.store.first(JOBS.c.id == job.id)
             if now is None or now.status == "cancelled":
                 await self.imports.remove(job.tuned, job.model)
 
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
-        """The file that is sent.  Raises Failed, and UpstreamError where the base's host cannot be asked."""
+        """The file to import.  Raises Failed, and UpstreamError if the base model's host cannot be asked."""
         output = folder / "output"
         if trainer.output != "peft":
             return await asyncio.to_thread(only, output)
@@ -206,10 +206,10 @@ class Work:
         return target
 
     async def results(self, job: Job) -> str:
-        """The id of a table of what was measured; nothing where its owner has no room for it."""
+        """The id of a CSV file with the measurements; "" if it cannot be stored, such as for lack of room."""
         name = f"step_metrics_{job.id}.csv"
         try:
-            id = f"file-{job.id}"  # the same as before, should nobody have heard that it was made
+            id = f"file-{job.id}"  # always the same, so that a repeated attempt does not create another file
             return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job), id)).id
         except Busy:
             raise
@@ -218,7 +218,7 @@ class Work:
             return ""
 
     async def table(self, job: Job) -> AsyncIterator[bytes]:
-        """In one piece: no more than some measurements are kept of a job."""
+        """In one piece, because the number of stored measurements is bounded."""
         written = io.StringIO()
         rows = csv.writer(written)
         rows.writerow(COLUMNS)
@@ -229,7 +229,7 @@ class Work:
 
 
 async def made_anew(folder: Path) -> None:
-    await left(folder)  # else what is trained there still would go on in the new one, and beside what is to begin
+    await left(folder)  # an old trainer must not write to the new folder, or run beside the new one
     await asyncio.to_thread(emptied, folder)
 
 
@@ -240,7 +240,7 @@ def emptied(folder: Path) -> None:
 
 
 def only(output: Path) -> Path:
-    """Raises Failed."""
+    """The single GGUF file in a folder.  Raises Failed."""
     several = list(output.glob("*.gguf"))
     if len(several) != 1:
         raise Failed(f"The trainer wrote {len(several)} GGUF files instead of one.", code="unfit_adapter")
@@ -251,6 +251,6 @@ def only(output: Path) -> Path:
 
 
 def kept(job: Job, folder: Path, error: ProxyError) -> Failed:
-    """Hours of work are not thrown away at once because of what somebody may put right."""
+    """The error of a failed import.  The result of hours of training is kept for a day: the cause may be fixable."""
     log.warning("the model of %s could not be created; the training's result stays in %s for a day", job.id, folder)
     return Failed(str(error), code="import_failed")

@@ -164,7 +164,7 @@ class Store(Records):
         return {"name": row.name, "id": row.id, "versions": numbers, "aliases": {**aliases, LATEST: row.latest}}
 
     async def exported(self, caller: str, name: str | None) -> list[dict[str, JSON]]:
-        """The caller's own: every version of a named one; without a name, the newest versions and those with an alias."""
+        """The caller's own: every version of the named one; without a name, newest versions and those with an alias."""
         query = select(T.id, V.version, V.document).join(VERSIONS, V.template == T.id).where(T.owner == caller)
         if name is None:
             aliased = select(A.version).where(A.template == T.id).scalar_subquery()

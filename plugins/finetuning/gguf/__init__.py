@@ -1,4 +1,4 @@
-"""Adapters of PEFT as GGUF, which is what Ollama and llama.cpp read.
+"""Converts PEFT's adapters to GGUF, the format that Ollama and llama.cpp read.
 
-Nothing here knows of jobs.  Both formats are a header and raw numbers, so that numpy is all that it takes.
+It is independent of jobs.  Both formats are a header and raw numbers, so numpy is all it needs.
 """

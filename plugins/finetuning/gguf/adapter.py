@@ -1,4 +1,4 @@
-"""A LoRA as PEFT saves it -> a GGUF that llama.cpp applies just as it was trained, or a clear reason why not."""
+"""Converts a LoRA of PEFT to a GGUF that llama.cpp applies exactly as it was trained, or explains why it cannot."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLAIN: Final[Mapping[str, str]] = {
 }
 """Settings of PEFT that must be off, and why."""
 STARTS: Final = (None, True, False, "gaussian", "eva", "orthogonal")
-"""Ways to begin that leave the base as it is; others, such as PiSSA, change it, which the Ollama's base is not."""
+"""Initialisations that leave the base model unchanged; others, such as PiSSA, change it, unlike Ollama's base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What has to be known of the model that was trained.  width: of its embeddings; 0 is unknown, as are 0 blocks."""
+    """What must be known about the base model.  width: of its embeddings; 0 means unknown, as do 0 blocks."""
 
     architecture: str
     heads: int
@@ -84,8 +84,8 @@ class Base:
 
     @classmethod
     def of(cls, facts: Mapping[str, JSON], folder: Path) -> Base:
-        """facts: by the names of GGUF.  What they leave open, the `config.json` of the model may tell, if the trainer
-        has put it into this folder.  Raises Unfit."""
+        """facts: by GGUF's names.  Missing ones are taken from the model's `config.json`, if the trainer put it into
+        this folder.  Raises Unfit."""
         architecture = str(facts.get("general.architecture") or "")
         own = document(folder / "config.json") if (folder / "config.json").is_file() else {}
         own = own.get("text_config") or own
@@ -112,7 +112,7 @@ class Base:
 
 
 def convert(folder: Path, base: Base, target: Path, name: str) -> int:
-    """How many layers the adapter changes.  Raises Unfit, and OSError where a file is missing."""
+    """The number of layers that the adapter changes.  Raises Unfit, and OSError if a file is missing."""
     config, weights = Config.read(folder), Tensors(folder / WEIGHTS)
     places = {place_of(one, base.architecture): one for one in weights.places}
     if len(places) != len(weights.places):
@@ -147,7 +147,7 @@ def written(places: Mapping[Place, str], weights: Tensors, base: Base, rank: int
 
 
 def check(place: Place, down: tuple[int, ...], up: tuple[int, ...], base: Base, rank: int) -> None:
-    """down, up: shapes of A, which leads into the rank, and of B, which leads out.  Raises Unfit."""
+    """down, up: shapes of A, which maps to the rank, and of B, which maps from it.  Raises Unfit."""
     if len(down) != 2 or len(up) != 2 or down[0] != rank or up[1] != rank:
         raise Unfit(f"{place.tensor}: A {down} and B {up} do not fit the rank {rank}.")
     outward = up[0] if place.layer in NARROW else down[1]
@@ -161,7 +161,7 @@ def check(place: Place, down: tuple[int, ...], up: tuple[int, ...], base: Base, 
 
 
 def heads_of(place: Place, base: Base) -> int:
-    """By how many heads the rows of a layer's B have to be put in order; 0 is not at all."""
+    """The number of heads by which a layer's rows of B must be reordered; 0 means not at all."""
     if base.architecture not in PERMUTED:
         return 0
     return {"attn_q": base.heads, "attn_k": base.heads_kv}.get(place.layer, 0)
@@ -176,8 +176,8 @@ def loaded(weights: Tensors, name: str, place: Place, base: Base) -> NDArray[np.
 def permuted(rows: NDArray[np.floating[Any]], heads: int) -> NDArray[np.floating[Any]]:
     """The rows of each head interleaved.
 
-    Rotary embeddings turn pairs of numbers: in the model's own files the first and the second half of a head, in a
-    GGUF of this kind neighbours.  What comes out of the layer is B's rows, and so B is put in order, never A.
+    Rotary embeddings rotate pairs of numbers: in the original files these are in the first and the second half of a
+    head, in a GGUF of this kind they are adjacent.  Rows of B are a layer's outputs, so only B is reordered, never A.
     """
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)

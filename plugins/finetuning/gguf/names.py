@@ -1,4 +1,4 @@
-"""How layers are called: by PEFT, after the model's own modules, and in a GGUF."""
+"""The names of layers: PEFT's, which follow the model's own modules, and those in a GGUF."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ARCHITECTURES: Final[Mapping[str, Mapping[str, str]]] = {
     **dict.fromkeys(("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"), USUAL),
     "phi3": FUSED,
 }
-"""By `general.architecture`; Mistral's models are called `llama` there, too."""
+"""By `general.architecture`; Mistral's models are `llama` there, too."""
 PERMUTED: Final = frozenset({"llama"})
-"""Those whose GGUF has the rows of queries and keys in another order than the model's own files."""
+"""Architectures whose GGUF has the rows of queries and keys in a different order than the original files."""
 NARROW: Final = frozenset({"attn_output", "ffn_down"})
-"""Layers that give as many numbers as an embedding has; all others take as many."""
+"""Layers whose output has the size of an embedding; for all others it is the input."""
 NAME: Final = re.compile(
     r"base_model\.model\.(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d{1,5})\.([a-z_.]+)"
     r"\.lora_(A|B)(?:\.default)?\.weight"
@@ -39,7 +39,7 @@ NAME: Final = re.compile(
 
 
 class Place(NamedTuple):
-    """layer: how the tensor of the base is called without its ending, such as `attn_q`."""
+    """layer: the name of the base model's tensor without its ending, such as `attn_q`."""
 
     block: int
     layer: str
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
 
 def place_of(name: str, architecture: str) -> Place:
-    """Raises Unfit."""
+    """The place of a PEFT tensor in the GGUF.  Raises Unfit."""
     layers = ARCHITECTURES.get(architecture)
     if layers is None:
         known = ", ".join(ARCHITECTURES)

@@ -1,5 +1,5 @@
-"""What cannot be made a GGUF, and why."""
+"""The error for adapters that cannot be converted to GGUF."""
 
 
 class Unfit(Exception):
-    """An adapter that llama.cpp could not apply as it was trained.  Its text is for whoever trained it."""
+    """llama.cpp could not apply the adapter as it was trained; the message is for the person who trained it."""

@@ -17,7 +17,7 @@ from plugins.finetuning.gguf.refusal import Unfit
 KINDS: Final[Mapping[str, Any]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 MOST_HEADER: Final = 16 * 1024 * 1024
 MOST: Final = 100_000
-"""Tensors of a file."""
+"""Maximum tensors of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class Place:
 
 
 class Tensors:
-    """One file, of which no more is in memory than what is asked for."""
+    """One file; tensors are read into memory only when they are requested."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Unfit for what is no such file."""
+        """Raises Unfit if the file is malformed."""
         self.path = path
         self.size = path.stat().st_size
         self.places = dict(self.read())
@@ -70,7 +70,7 @@ class Tensors:
         return Place(kind, shape, start, end)
 
     def get(self, name: str) -> NDArray[np.floating[Any]]:
-        """As F32, or F16 where it is that.  Raises Unfit for numbers that are none."""
+        """As F32, or F16 if stored so.  Raises Unfit for infinities and NaN."""
         place = self.places[name]
         with self.path.open("rb") as file:
             file.seek(place.start)

@@ -19,7 +19,7 @@ FLOAT, TEXT = 6, 8
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """shape: as numpy has it.  load: gives it, in float32 or float16 as `kind` says, when it is its turn."""
+    """shape: in numpy's order.  load: returns the values when they are written, as float32 or float16 (see `kind`)."""
 
     name: str
     shape: tuple[int, ...]
@@ -32,14 +32,14 @@ class Tensor:
 
 
 def write(path: Path, facts: Mapping[str, str | float], tensors: Sequence[Tensor]) -> None:
-    """A file with these facts and tensors, of which one at a time is in memory."""
+    """Write a file with this metadata and these tensors; one tensor is in memory at a time."""
     with path.open("wb") as file:
         file.write(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts)))
         for name, fact in facts.items():
             file.write(text(name) + value(fact))
         offset = 0
         for one in tensors:
-            shape = one.shape[::-1]  # the fastest dimension first
+            shape = one.shape[::-1]  # GGUF has the fastest dimension first
             file.write(text(one.name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
             file.write(struct.pack("<IQ", KINDS[one.kind], offset))
             offset += one.size + -one.size % ALIGNMENT

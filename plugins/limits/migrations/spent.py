@@ -1,4 +1,4 @@
-"""What was spent of each budget."""
+"""The spending of each budget."""
 
 import sqlalchemy as sa
 from alembic import op

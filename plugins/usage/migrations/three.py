@@ -1,4 +1,4 @@
-"""A row of tries may stand for several: those that went well at once are told together."""
+"""A row of attempts may stand for several: successful first attempts are combined."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Calls and sums say of which prompt template they are."""
+"""Calls and sums record the prompt template."""
 
 import sqlalchemy as sa
 from alembic import op
