@@ -1,1 +1,1 @@
-"""What the proxy costs, as ratios to a bare forwarder on the same core: `python -m tests.bench`."""
+"""Measures the proxy's overhead, as ratios to a bare forwarder on the same core: `python -m tests.bench`."""

@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def measured(part: str, running: Bench, length: Length, found: list[Found], failed: list[str]) -> None:
-    """One part, in a folder that nothing is in; a fault of it is told in the end, and the others still run."""
+    """Measure one part in an empty folder; a failure is reported at the end, and the other parts still run."""
     with tempfile.TemporaryDirectory(dir=running.folder) as folder:
         try:
             found += PARTS[part](replace(running, folder=Path(folder)), length)

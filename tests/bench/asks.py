@@ -1,4 +1,4 @@
-"""The same question in both dialects, a few bytes apart in size."""
+"""The same chat request in both dialects, almost equal in size."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MESSAGES = [
 
 VARIED = "VARIED"
 FIRST = 1_000_000_000
-"""Of the numbers that take its place, so that they are all of one length."""
+"""The lowest of the numbers that replace VARIED: all have the same number of digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One POST.  No two are equal where `VARIED` is in the body: it stands for another number each time."""
+    """A POST request.  If its body contains VARIED, this is replaced by a different number each time."""
 
     path: str
     body: str
 
     def numbered(self, number: int) -> bytes:
-        """As bytes, with `VARIED` replaced; number: less than `FIRST`."""
+        """The request as bytes, with VARIED replaced; number: less than FIRST."""
         body = self.body.replace(VARIED, str(FIRST + number))
         head = (
             f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -42,18 +42,18 @@ def written(body: dict[str, object]) -> str:
 
 
 def native(stream: bool = False, model: str = MODEL) -> Ask:
-    """In Ollama's dialect, which the forwarder is sent, too; with another seed each time."""
+    """In Ollama's dialect, which the forwarder gets, too; with a different seed each time."""
     options = {"temperature": 0.7, "num_predict": 256, "seed": VARIED}
     return Ask("/api/chat", written({"model": model, "messages": MESSAGES, "stream": stream, "options": options}))
 
 
 def openai(stream: bool = False, model: str = MODEL) -> Ask:
-    """In OpenAI's, with another seed each time, so that nothing is known of it from the one before."""
+    """In OpenAI's dialect, with a different seed each time, so that it is never cached."""
     return Ask("/v1/chat/completions", written(fields(stream, model) | {"seed": VARIED}))
 
 
 def repeated(stream: bool = False) -> Ask:
-    """The same each time, for what was answered before."""
+    """Always the same, so that it is cached after the first time."""
     return Ask("/v1/chat/completions", written(fields(stream, MODEL) | {"seed": FIRST}))
 
 

@@ -1,4 +1,4 @@
-"""What is measured of the cache."""
+"""Benchmarks of the cache."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -22,7 +22,7 @@ from tests.bench.upstream import MODEL
 from tests.servers import RedisServer, free_port
 
 CACHED = f"cache, {BOTH.partition(', ')[2]}"
-"""The chain of the packaged configuration without its limits of time."""
+"""The chain of the packaged configuration without its timeouts."""
 CALLS = 20_000
 QUESTIONS = 2_000
 AT_ONCE = 32
@@ -39,7 +39,7 @@ def redis(folder: Path) -> Iterator[RedisServer]:
 
 
 def kept(store: str) -> str:
-    """The lines that put the cache into such a store."""
+    """Configuration lines that put the cache into this store."""
     return f"stores: {{own: {{{store}}}}}\nplugins: {{cache: {{store: own}}, retry: {{}}}}\n"
 
 
@@ -77,7 +77,7 @@ def replays(bench: Bench, length: Length) -> Iterator[Found]:
 
 
 def repeats(bench: Bench, length: Length) -> Iterator[Found]:
-    """Questions as often as words in a text are; the JSON of each is spelled anew, and every answer is checked."""
+    """Questions as frequent as words in a text; every request's JSON is formatted differently, every answer checked."""
     with bench.proxy(CACHED) as proxy:
         asked, hits, wrong = asyncio.run(asking(proxy.port))
     ideal = CALLS - len(set(asked))
@@ -111,7 +111,7 @@ async def asking(port: int) -> tuple[list[int], int, int]:
 
 
 def spelled(question: int, chance: random.Random) -> bytes:
-    """The same question, with its names in another order and other white space."""
+    """The same question, with its fields in a random order and different whitespace."""
     fields = [
         ("model", MODEL),
         ("messages", [{"role": "user", "content": f"question {question}"}]),

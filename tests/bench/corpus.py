@@ -1,4 +1,4 @@
-"""An invented county to search in: articles whose every fact is known, and questions that use other words for them."""
+"""An invented county as a search corpus: articles with known facts, and questions that paraphrase them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ YEARS: Final = tuple(str(year) for year in range(1702, 1960))
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """asked: with words of the sentence; otherwise: with none of them but the name."""
+    """asked: in words of the sentence; otherwise: a paraphrase that shares only the name with it."""
 
     section: str
     sentence: str
@@ -179,7 +179,7 @@ FACTS: Final = (
     ),
 )
 EACH: Final = 7
-"""Facts of an article."""
+"""Facts per article."""
 FILLER: Final = (
     "The road from the coast bends twice before it reaches the gate, and carters used to rest their horses there.",
     "In wet years the lower rooms stood under water until the drains were dug.",
@@ -206,7 +206,7 @@ class Article:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """answer: a sentence of the article of this title.  worded: whether it is asked with words of that sentence."""
+    """answer: a sentence in the article with this title.  worded: whether the question uses that sentence's words."""
 
     text: str
     title: str
@@ -215,7 +215,7 @@ class Question:
 
 
 def county(seed: int = 7) -> tuple[list[Article], list[Question]]:
-    """320 articles, and two questions for a fact of each: with its words, and without; always the same for one seed."""
+    """320 articles, and two questions about a fact of each, one in its words and one paraphrased; deterministic."""
     chance = random.Random(seed)
     articles, questions = [], []
     for place in PLACES:

@@ -1,8 +1,8 @@
-"""What a chain makes the interpreter do, counted and not timed, so that no other work on the machine changes it.
+"""How much work a chain is for the interpreter, counted and not timed: independent of the machine's other load.
 
-`python -m tests.bench.counted usage,cache,retry`, with Python 3.12 or later: bytecodes of one whole answer in that
-chain and in an empty one, and which functions the difference is made of.  What is done now and then, such as writing
-records, is in it by chance.
+`python -m tests.bench.counted usage,cache,retry`, with Python 3.12 or later, prints the bytecodes per whole answer in
+that chain and in an empty one, and which functions make the difference.  Periodic work, such as writing records, is
+included at random.
 """
 
 # ruff: noqa: T201  (a command line prints)
@@ -30,7 +30,7 @@ SETTINGS: Final = {
     "cache": "{store: own}",
     "limits": "{limits: [{requests_per_minute: 100000000, tokens_per_minute: 100000000000}]}",
 }
-"""Of plugins that do more with some; all others have their defaults."""
+"""Settings of plugins that do more with some; all others use their defaults."""
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
     whole.add_argument("--most", type=int, default=40, help="functions that are shown, by default 40")
     told = whole.parse_args()
     with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as running:
-        pin(set(CORES))  # nothing is timed
+        pin(set(CORES))  # no need for a separate core: nothing is timed
         empty, full = (counted(running, chain) for chain in ("", ", ".join(told.chain.split(","))))
     more = Counter(full)
     more.subtract(empty)
@@ -57,7 +57,7 @@ def total(counts: Counter[str]) -> float:
 
 
 def counted(running: Bench, chain: str) -> Counter[str]:
-    """Bytecodes of `CALLS` answers, by function."""
+    """Bytecodes by function, for CALLS answers."""
     file = running.folder / f"counts-{len(chain)}"
     names = [name for name in chain.split(", ") if name]
     more = (
@@ -66,7 +66,7 @@ def counted(running: Bench, chain: str) -> Counter[str]:
     )
     counting = replace(running, module=("tests.bench.counting", str(file)))
     with counting.proxy(chain, more=more) as server:
-        asked(server.port, FIRST)  # the interpreter has made its code fast, and every cache is warm
+        asked(server.port, FIRST)  # warm up: the interpreter specialises its bytecode, and caches fill
         server.popen.send_signal(signal.SIGUSR2)
         time.sleep(0.5)
         asked(server.port, FIRST + CALLS)
@@ -84,7 +84,7 @@ def counted(running: Bench, chain: str) -> Counter[str]:
 
 
 def asked(port: int, first: int) -> None:
-    """Each question is another one."""
+    """Every question is different."""
     ask, connection = asks.openai(), HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     for number in range(first, first + CALLS):
         body = ask.body.replace(VARIED, str(number))

@@ -1,7 +1,7 @@
-"""The proxy, with its interpreter counted: from one SIGUSR2 to the next, what every function does.
+"""The proxy with its bytecodes counted, from one SIGUSR2 to the next, by function.
 
-`python -m tests.bench.counting FILE serve --config …`: the file is written at the second signal, a line a function: its
-bytecodes, how often it was begun, and its name.
+`python -m tests.bench.counting FILE serve --config …`: the file is written at the second signal, one line per
+function: its bytecodes, the number of its calls, and its name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import CodeType
 from proxy.__main__ import main
 
 TOOL = 3
-"""One of the numbers that `sys.monitoring` leaves to anybody."""
+"""A tool id of `sys.monitoring` that has no predefined use."""
 
 
 class Counts:
@@ -25,7 +25,7 @@ class Counts:
         self.begun: Counter[CodeType] = Counter()
 
     def flip(self, *_: object) -> None:
-        """Begin, or write down what was counted."""
+        """Start counting, or write the counts."""
         if sys.version_info < (3, 12):
             raise RuntimeError("counting needs Python 3.12 or later")
         events = sys.monitoring.events

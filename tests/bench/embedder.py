@@ -1,6 +1,6 @@
-"""An embedder in OpenAI's dialect: `python -m tests.bench.embedder PORT instant | minilm`.
+"""An embedding server in OpenAI's dialect: `python -m tests.bench.embedder PORT instant | minilm`.
 
-instant takes no time and says anything; minilm is a real model of sentences.
+instant returns random vectors at once; minilm is a real sentence model.
 """
 
 from __future__ import annotations

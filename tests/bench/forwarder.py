@@ -1,7 +1,7 @@
-"""The least that aiohttp can do between a client and an upstream: `python -m tests.bench.forwarder PORT URL`.
+"""The minimum that aiohttp can do between a client and an upstream: `python -m tests.bench.forwarder PORT URL`.
 
-Reads the body, forwards bytes, parses nothing.  Every choice is the faster one: a bare server without routes, no
-access log, no cookies, no time limits.
+It reads the body and forwards bytes without parsing anything.  Every choice is the fastest one: a bare server
+without routes, access log, cookies and timeouts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plugin that measures how long the event loop of its server is held up: `use: tests.bench.lag:Lag`."""
+"""A plugin that measures how long the server's event loop is blocked: `use: tests.bench.lag:Lag`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EVERY: Final = 0.005
 
 
 class Lag:
-    """worst: seconds that it was late, on a machine that may have other things to do.  held: the same without what it
-    waited for a processor that others had.  busy: the longest that its own thread computed without a break."""
+    """worst: maximum delay of a timer, in seconds.  held: the same without the time in which other processes had the
+    processor.  busy: maximum CPU time of the loop's thread between two runs of the timer."""
 
     class Settings(Strict):
         pass
@@ -50,14 +50,14 @@ class Lag:
             self.busy = max(self.busy, time.thread_time() - computed)
 
     async def told(self, _: web.BaseRequest) -> web.StreamResponse:
-        """What it was since it was asked last."""
+        """The values since the last request, which are then reset."""
         said = orjson.dumps({"worst": self.worst, "held": self.held, "busy": self.busy})
         self.worst = self.held = self.busy = 0.0
         return web.Response(body=said, content_type="application/json")
 
 
 def queued() -> float:
-    """Seconds that this thread could have run and another one had the processor; 0 where the system does not tell.
+    """Seconds that this thread was runnable but waited for a processor; 0 if the system does not report that.
 
     Source: Linux, Documentation/scheduler/sched-stats.rst.
     """

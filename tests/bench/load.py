@@ -1,4 +1,4 @@
-"""Callers that keep a server busy: wrk where it is installed, else a bare protocol on uvloop."""
+"""Load generators: wrk if it is installed, else a bare protocol on uvloop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ end
 
 
 def hammer(port: int, ask: Ask, seconds: int, folder: Path) -> int:
-    """How many answers `CONNECTIONS` callers got.  Raises RuntimeError if any was an error."""
+    """The number of answers that CONNECTIONS callers got.  Raises RuntimeError if any was an error."""
     if shutil.which("wrk"):
         return wrk(port, ask, seconds, folder)
     return uvloop.run(callers(port, ask, seconds))
@@ -44,7 +44,7 @@ def hammer(port: int, ask: Ask, seconds: int, folder: Path) -> int:
 
 def wrk(port: int, ask: Ask, seconds: int, folder: Path) -> int:
     script = folder / "wrk.lua"
-    begin = FIRST + time.monotonic_ns() // 1000 % FIRST  # another run does not repeat the numbers of this one
+    begin = FIRST + time.monotonic_ns() // 1000 % FIRST  # so that two runs do not use the same numbers
     script.write_text(SCRIPT % (ask.body, begin))
     url = f"http://127.0.0.1:{port}{ask.path}"
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(script), url]
@@ -67,7 +67,7 @@ async def callers(port: int, ask: Ask, seconds: int) -> int:
 
 
 class Caller(asyncio.Protocol):
-    """Asks again as soon as it is answered."""
+    """Sends the next request as soon as it is answered."""
 
     transport: asyncio.Transport
 
@@ -79,7 +79,7 @@ class Caller(asyncio.Protocol):
         self.got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self.transport.write(self.ask.numbered(self.number))
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class Caller(asyncio.Protocol):
 
 
 def complete(answer: bytes) -> bool:
-    """Whether all of one answer is there, chunked or with a length."""
+    """Whether one answer is complete, chunked or with a length."""
     head, found, body = answer.partition(b"\r\n\r\n")
     if not found:
         return False
@@ -108,7 +108,7 @@ def complete(answer: bytes) -> bool:
 
 
 def one_caller(port: int, ask: Ask, times: int) -> list[float]:
-    """Seconds that each of `times` answers took, one after the other on one connection."""
+    """Seconds for each of `times` answers, one after the other on one connection."""
     number, waited = time.monotonic_ns() % FIRST, []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

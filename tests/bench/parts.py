@@ -1,4 +1,4 @@
-"""What is measured.  Each part starts its own servers, prints numbers as it goes, and gives what it found."""
+"""The benchmarks.  Each part starts its own servers, prints figures as it goes, and yields its results."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -25,12 +25,12 @@ STARTS = 5
 TRIES = 4
 IDLE = 0.05
 CALLS = 400
-"""Of a lone caller, in one round."""
+"""Calls of a single caller per round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long to measure: rounds, and seconds of one server in one round."""
+    """How long to measure: number of rounds, and seconds per server and round."""
 
     rounds: int
     seconds: int
@@ -38,7 +38,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One server under full load for a while."""
+    """A server's figures under full load."""
 
     answers: int
     spent: Spent
@@ -47,19 +47,19 @@ class Sample:
     def rate(self) -> float:
         """Answers per second of the server's core.
 
-        Counted by the server's CPU time, which is the time that passed unless others run on its core.
+        Relative to the server's CPU time, which equals the elapsed time unless other processes run on its core.
         """
         return self.answers / self.spent.cpu
 
     @property
     def cost(self) -> float:
-        """µs of CPU an answer."""
+        """µs of CPU per answer."""
         return self.spent.cpu / self.answers * 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A server under test and what it is asked."""
+    """A server under test, and the request to send."""
 
     process: Process
     ask: Ask
@@ -76,7 +76,7 @@ def saturated(bench: Bench, served: Served, seconds: int) -> Sample:
 
 
 def interleaved(bench: Bench, servers: Mapping[str, Served], length: Length) -> dict[str, list[Sample]]:
-    """Every server's samples, one of each in every round, to and fro; prints their medians."""
+    """The samples of all servers, measured in turns and in alternating order; prints their medians."""
     for served in servers.values():
         hammer(served.process.port, served.ask, 1, bench.folder)
     samples: dict[str, list[Sample]] = {name: [] for name in servers}
@@ -91,12 +91,12 @@ def interleaved(bench: Bench, servers: Mapping[str, Served], length: Length) -> 
 
 
 def disturbed(others: float) -> str:
-    """Says so when the measured core was not the server's alone."""
+    """A remark if other processes used the measured core."""
     return f"  (others took {others:.0%} of the core)" if others > IDLE else ""
 
 
 def ratio(samples: Mapping[str, list[Sample]], one: str, other: str) -> float:
-    """The median of the rounds' ratios of two servers' rates."""
+    """The median over rounds of the ratio of two servers' rates."""
     return median(a.rate / b.rate for a, b in zip(samples[one], samples[other], strict=True))
 
 
@@ -129,7 +129,7 @@ def latency(bench: Bench, length: Length) -> Iterator[Found]:
         for turn in range(length.rounds + 1):
             for name, served in servers.items():
                 taken = one_caller(served.process.port, served.ask, CALLS)
-                waited[name] += taken if turn else []  # the first warms up
+                waited[name] += taken if turn else []  # the first round is the warm-up
     for name, taken in waited.items():
         print(f"  {name:<30} p50 {median(taken) * 1e6:.0f} µs, p99 {percentile(taken, 0.99) * 1e6:.0f} µs", flush=True)
     yield Found(
@@ -167,7 +167,7 @@ def paced(bench: Bench, length: Length) -> Iterator[Found]:
 
 
 def memory(bench: Bench, length: Length) -> Iterator[Found]:
-    """Whole answers and short streams by turns."""
+    """Alternately whole answers and short streams."""
     with bench.proxy(BOTH) as proxy:
         answers = asked(bench, proxy, 5_000, 0)
         early = proxy.memory
@@ -178,7 +178,7 @@ def memory(bench: Bench, length: Length) -> Iterator[Found]:
 
 
 def asked(bench: Bench, proxy: Process, until: int, answers: int) -> int:
-    """The answers given in all, once there are `until` of them."""
+    """Send requests until there are `until` answers; returns their number, which includes `answers`."""
     kinds = (asks.openai(), asks.openai(stream=True, model=SHORT))
     while answers < until:
         answers += sum(hammer(proxy.port, ask, 1, bench.folder) for ask in kinds)

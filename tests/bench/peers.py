@@ -1,6 +1,6 @@
-"""The proxy beside another one in Python, LiteLLM's, over the same upstream and under the same load.
+"""Compares the proxy with another one in Python, LiteLLM's, with the same upstream and load.
 
-It is no dependency: `LITELLM=/a/venv/bin/litellm python -m tests.bench peers`.
+LiteLLM is not a dependency: `LITELLM=/a/venv/bin/litellm python -m tests.bench peers`.
 """
 
 # ruff: noqa: T201  (a command line prints)
@@ -21,11 +21,11 @@ from tests.bench.report import Found
 from tests.bench.upstream import MODEL
 
 SECONDS: Final = 5
-"""Of one server in one round at least: in less LiteLLM may not finish a single stream."""
+"""Minimum seconds per server and round: in less, LiteLLM may not finish a single stream."""
 WHERE: Final = "LITELLM"
-"""In the environment: the command that is measured."""
+"""Environment variable with the command to measure."""
 OURS: Final = "usage, timeouts, cache, fallback, retry"
-"""The packaged chain, but for what only some calls ask for."""
+"""The packaged chain without plugins that only some calls use."""
 CONFIG: Final = """\
 model_list:
   - model_name: "{model}"
@@ -38,10 +38,10 @@ general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 
 @contextmanager
 def litellm(bench: Bench, command: str) -> Iterator[Process]:
-    """One process, which keeps no records and logs errors only; it is told prices, which it looks for otherwise."""
+    """A single process without records, which logs errors only; with prices, so that it does not look them up."""
     port, config = free_port(), bench.folder / "litellm.yaml"
     config.write_text(CONFIG.format(model=MODEL, upstream=bench.upstream))
-    told = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # it fetches prices otherwise
+    told = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # otherwise it fetches prices
     arguments = ["env", *(f"{name}={value}" for name, value in told.items()), command]
     arguments += ["--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
     with serving(arguments, port, {MEASURED}, "/health/liveliness", config.with_suffix(".log")) as process:
@@ -49,7 +49,7 @@ def litellm(bench: Bench, command: str) -> Iterator[Process]:
 
 
 def beside(bench: Bench, length: Length) -> Iterator[Found]:
-    """Whole answers and streams of 200 tokens to 32 callers, and one caller at a time."""
+    """Whole answers and streams of 200 tokens for 32 callers, and for a single caller."""
     if (command := os.environ.get(WHERE)) is None:
         print(f"  is left out: {WHERE} in the environment does not say where the other proxy is")
         return

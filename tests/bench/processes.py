@@ -1,4 +1,4 @@
-"""The servers under test: each in a process on one core, and what that process costs."""
+"""The servers under test: each a process on one core, and the resources it uses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.bench.upstream import HOSTS
 
 CORES: Final = sorted(os.sched_getaffinity(0))
 LOAD: Final = CORES[0]
-"""The core of the load and of the upstream."""
+"""The core for the load generator and the upstream."""
 MEASURED: Final = CORES[-1]
 TICK: Final = os.sysconf("SC_CLK_TCK")
 PATIENCE: Final = 60
-"""Seconds that a server may take to be ready."""
+"""Maximum seconds for a server to become ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What one stretch of work took.  cpu: seconds of the server; idle: share of the time its core did nothing."""
+    """The resources used in a period.  cpu: seconds of the server; idle: fraction of the time its core was idle."""
 
     seconds: float
     cpu: float
@@ -35,7 +35,7 @@ class Spent:
 
     @property
     def others(self) -> float:
-        """Share of the time that the core worked for somebody else."""
+        """Fraction of the time that other processes used the core."""
         return max(0.0, 1 - self.idle - self.cpu / self.seconds)
 
 
@@ -48,12 +48,12 @@ class Process:
 
     @property
     def cpu(self) -> float:
-        """Seconds, user and system."""
+        """CPU seconds, user and system."""
         return cpu_of(self.popen.pid)
 
     @property
     def workers(self) -> dict[int, float]:
-        """The processes that it started, and their seconds of CPU."""
+        """Its child processes, and their CPU seconds."""
         pid = self.popen.pid
         return {int(one): cpu_of(int(one)) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
@@ -65,7 +65,7 @@ class Process:
 
     @contextmanager
     def watched(self) -> Iterator[list[Spent]]:
-        """Gives a list that holds what the block took once it is left."""
+        """Yields a list, to which the resources used are added when the block is left."""
         spent: list[Spent] = []
         began, cpu, idle = time.perf_counter(), self.cpu, idle_time(MEASURED)
         yield spent
@@ -97,7 +97,7 @@ def cpu_of(pid: int) -> float:
 
 
 def idle_time(core: int) -> float:
-    """Seconds that a core had nothing to do since the machine started."""
+    """Seconds that a core was idle since boot."""
     lines = Path("/proc/stat").read_text().splitlines()
     fields = next(one for one in lines if one.startswith(f"cpu{core} ")).split()
     return (int(fields[4]) + int(fields[5])) / TICK
@@ -111,20 +111,20 @@ def free_port() -> int:
 
 
 def pin(cores: set[int]) -> None:
-    """This process, and those it starts."""
+    """Restrict this process, and those it starts, to these cores."""
     os.sched_setaffinity(0, cores)
 
 
 @contextmanager
 def started(arguments: list[str], port: int, cores: set[int], ready: str, errors: Path) -> Iterator[Process]:
-    """A Python module that serves `port`, on `cores`, once `ready` answers 200.  Raises RuntimeError if it does not."""
+    """A Python module that serves `port`, on `cores`, once `ready` answers 200.  Raises RuntimeError if it fails."""
     with serving([sys.executable, "-m", *arguments], port, cores, ready, errors) as process:
         yield process
 
 
 @contextmanager
 def serving(command: list[str], port: int, cores: set[int], ready: str, errors: Path) -> Iterator[Process]:
-    """The same of any command.  errors: what it says goes there."""
+    """Like `started`, for any command.  errors: a file for its output."""
     with errors.open("wb") as file:
         popen = subprocess.Popen(command, preexec_fn=lambda: pin(cores), stdout=file, stderr=file)
     process = Process(popen, port)
@@ -141,9 +141,9 @@ def serving(command: list[str], port: int, cores: set[int], ready: str, errors: 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A place for files, and the upstream that every server under test asks.
+    """A folder for files, and the upstream of all servers under test.
 
-    module: what is run as the proxy, and arguments of its own.
+    module: the module to run as the proxy, with its own arguments.
     """
 
     folder: Path
@@ -167,11 +167,10 @@ class Bench:
         upstream: int = 0,
         more: str = "",
     ) -> Iterator[Process]:
-        """chain: plugins with a comma between them.  upstream: another one's port.  more: lines of the file.
+        """chain: names of plugins, separated by a comma and a space.  upstream: the port of another upstream.
+        more: lines of the configuration; if they include `plugins:`, they replace the plugins' default settings.
 
-        Each plugin has its defaults, unless `more` says what it has.
-
-        Several workers may run on every core.
+        Several workers may run on all cores.
         """
         port = free_port()
         config = self.folder / f"proxy-{port}.yaml"
@@ -191,7 +190,7 @@ class Bench:
 
     @contextmanager
     def ollama(self, models: int) -> Iterator[int]:
-        """The port of another upstream, whose lists hold that many models more."""
+        """The port of another upstream, which lists that many additional models."""
         port = free_port()
         arguments = ["tests.bench.upstream", str(port), str(models)]
         with started(arguments, port, {LOAD}, "/api/version", self.folder / "ollama.log"):
@@ -200,7 +199,7 @@ class Bench:
 
 @contextmanager
 def bench(folder: Path) -> Iterator[Bench]:
-    """The upstream is started, and this process moved to the core of the load."""
+    """Starts the upstream, and moves this process to the core for the load."""
     pin({LOAD})
     port = free_port()
     arguments = ["tests.bench.upstream", str(port)]

@@ -1,4 +1,4 @@
-"""How often the passage with the answer is found, by each way of searching."""
+"""How often each way of searching finds the passage with the answer."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -26,8 +26,8 @@ WAYS: Final[dict[str, dict[str, Any]]] = {
     CLOSER: {"closer": 12},
 }
 LEAST: Final = {DEMO: 0.87, REAL: 0.92}
-"""hit@3 in chunks of 1,000 characters, searched as is usual: with the demo's embeddings, to which other words are other
-matters, for the questions in the text's words; with a real model's for all."""
+"""Minimum hit@3 with chunks of 1,000 characters and default settings.  The demo's embeddings do not recognise
+paraphrases, so only questions in the text's words count; with a real model, all do."""
 TOP: Final = 10
 Kind = TypeVar("Kind")
 
@@ -49,7 +49,7 @@ async def quality(folder: Path, kind: str, chunks: Sequence[int]) -> None:
 
 
 async def asked(http: aiohttp.ClientSession, chunk: int) -> dict[str, tuple[float, float]]:
-    """Prints the figures, and gives hit@3 by way: of all questions, and of those in the text's words."""
+    """Print the figures; returns hit@3 by way of searching: for all questions, and for those in the text's words."""
     articles, questions = county()
     await together(8, (post(http, "/documents", title=one.title, content=one.content, wait=60) for one in articles))
     print(f"\nchunks of {chunk} characters, {len(articles)} articles, {len(questions)} questions")
@@ -68,7 +68,7 @@ async def asked(http: aiohttp.ClientSession, chunk: int) -> dict[str, tuple[floa
 
 
 async def together(most: int, several: Iterable[Awaitable[Kind]]) -> list[Kind]:
-    """What they give, in their order; so many at once."""
+    """The results in order; at most `most` run at once."""
     turns = asyncio.Semaphore(most)
 
     async def one(work: Awaitable[Kind]) -> Kind:
@@ -79,7 +79,7 @@ async def together(most: int, several: Iterable[Awaitable[Kind]]) -> list[Kind]:
 
 
 async def rank(http: aiohttp.ClientSession, one: Question, more: dict[str, Any]) -> int:
-    """Of the first passage that has the answer, from 1; 0 where none of ten has."""
+    """The rank from 1 of the first passage that has the answer; 0 if none of the first ten has."""
     told = await post(http, "/search", query=one.text, top_k=TOP, merge=False, **more)
     for place, found in enumerate(told["results"], 1):
         if found["title"] == one.title and one.answer in found["content"]:

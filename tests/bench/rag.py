@@ -1,4 +1,4 @@
-"""A server with documents, and an embedder beside it, for what measures retrieval."""
+"""A server with documents, and an embedding server, for benchmarks of retrieval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.whole.commands import Serving, anew, served
 
 AT_ONCE: Final = 32
 DEMO: Final = "demo"
-"""The embedder that the server has in itself."""
+"""The server's built-in embedding model."""
 
 
 def config(folder: Path, **settings: Any) -> str:
@@ -48,7 +48,7 @@ async def server(
     text = config(folder, **settings)
     if embedder:
         text = text.replace('{"demo": {}}', json.dumps({"openai": embedder}))
-    if settings.get("embed") == MODEL:  # which is asked for as much as the server can take
+    if settings.get("embed") == MODEL:  # this benchmark measures the server's maximum, without a cache
         text = text.replace('["cache"]', "[]")
     file.write_text(text)
     async with served("serve", "--config", str(file), begin=anew) as serving:
@@ -66,20 +66,20 @@ async def post(http: aiohttp.ClientSession, path: str, **body: Any) -> Any:
 
 
 def memory(serving: Serving) -> int:
-    """Bytes that the server has in memory."""
+    """Resident memory of the server, in bytes."""
     fields = Path(f"/proc/{serving.process.pid}/statm").read_text().split()
     return int(fields[1]) * resource.getpagesize()
 
 
 @asynccontextmanager
 async def embedding(kind: str) -> AsyncIterator[str]:
-    """The URL of an embedder in a process of its own; "" where the server has it in itself."""
+    """The URL of an embedding server in a separate process; "" for the built-in model."""
     if kind == DEMO:
         yield ""
         return
     port = free_port()
     command = (sys.executable, "-m", "tests.bench.embedder", str(port), kind)
-    # A thread of its own for each multiplication would only wait for the others: texts are embedded beside each other.
+    # Texts are embedded in parallel already: several threads per multiplication would only wait for each other.
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     try:
         async with aiohttp.ClientSession() as http, asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""What is measured of the record of calls."""
+"""Benchmarks of the record of calls."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -53,7 +53,7 @@ PATHS: Final = (
 
 
 def chain(bench: Bench, length: Length) -> Iterator[Found]:
-    """Every call is another one, so that the cache never hits."""
+    """Every call is different, so the cache never hits."""
     with ExitStack() as stack:
         proxies = {
             "empty chain": bench.proxy(),
@@ -82,7 +82,7 @@ def filled_in(limits: str) -> str:
 
 
 def dashboards(bench: Bench, length: Length) -> Iterator[Found]:
-    """A million calls of a week, by fifty users of ten models; every view of them, each a few times."""
+    """A week of calls, a million, by fifty users of ten models; every view of them, several times."""
     yield from looked(bench, f"sqlite:///{bench.folder}/figures.db", "SQLite", 500)
     with installed_postgres() as server:
         asyncio.run(server.start())
@@ -122,7 +122,7 @@ async def filled(url: str) -> None:
     for done in range(0, ROWS, TOGETHER):
         at = now - DAYS * 86_400 * (1 - done / ROWS)
         await writer.put(Batch([made(chance, at + 600 * chance.random()) for _ in range(TOGETHER)]))
-    await Keeping(None, database, Clock()).tidy()  # as a server has done that runs for a week
+    await Keeping(None, database, Clock()).tidy()  # as a server that has run for a week would have done
     await database.aclose()
 
 

@@ -1,4 +1,4 @@
-"""What was found, beside what is promised."""
+"""The results, compared with the promised bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One measure.  bound: what must be met; aim: what is hoped for; least: whether more is better."""
+    """One result.  bound: must be met; aim: should be met; least: whether these are minimums instead of maximums."""
 
     measure: str
     value: float
@@ -18,7 +18,7 @@ class Found:
     aim: float | None = None
     least: bool = False
     values: tuple[float, ...] = ()
-    """Of each start, where there were several."""
+    """The values of all starts, if there were several."""
 
     @property
     def met(self) -> bool:
@@ -42,7 +42,7 @@ class Found:
 
 
 def averaged(found: Iterable[Found]) -> list[Found]:
-    """Each measure once, with the median of its values, and how far apart they are."""
+    """Each measure once, with the median of its values and all of them."""
     values: dict[str, list[Found]] = {}
     for one in found:
         values.setdefault(one.measure, []).append(one)

@@ -1,8 +1,8 @@
 """Measures retrieval through a running server: `python -m tests.bench.retrieval quality | search | ingest`.
 
-quality: of each way of searching, how often the passage with the answer is found.
-search: LanceDB asked directly and through the server, one at a time and 32 at once, and the memory of that.
-ingest: chunks a second, with the demo's embeddings; and how long the event loop was held up meanwhile.
+quality: how often each way of searching finds the passage with the answer.
+search: LanceDB called directly and through the server, one call at a time and 32 at once, and the memory this needs.
+ingest: chunks per second, with embeddings that take no time; and how long the event loop was blocked meanwhile.
 """
 
 # ruff: noqa: T201  (a command line prints, and starts servers)
@@ -31,13 +31,13 @@ from tests.bench.report import Found, table
 from tests.whole.commands import Serving
 
 RECALLED: Final = 50
-"""Questions by which recall is measured."""
+"""Number of questions for measuring recall."""
 
 # --- speed -----------------------------------------------------------------------------------------
 
 
 async def search(folder: Path, rows: int) -> None:
-    """Raises SystemExit where a bound is missed."""
+    """Raises SystemExit if a bound is missed."""
     async with server(folder) as (http, serving):
         made = await post(http, "/documents", title="First", content="The first text of all.", wait=30)
         collection = made["collection"]
@@ -46,11 +46,11 @@ async def search(folder: Path, rows: int) -> None:
         vectors = await filled(index, collection, made["document_id"], rows, dimensions)
         recall = await found(index, collection, vectors[:RECALLED])
         words = [f"word{number % 5000} word{number * 7 % 5000}" for number in range(200)]
-        for text in words[120:140]:  # either side is warm
+        for text in words[120:140]:  # warm up both
             await directly(index, collection, await embedded(http, text), text)
             await timed(http, text)
         direct, alone, together = list[float](), list[float](), list[float]()
-        for text in words[:60]:  # in turns and the same, so that what else the machine does is in both
+        for text in words[:60]:  # in turns with the same texts, so that other load affects both alike
             direct.append(await directly(index, collection, await embedded(http, text), text))
             alone.append(await timed(http, text))
         before = memory(serving)
@@ -83,15 +83,15 @@ async def directly(index: Lance, collection: str, vector: Any, text: str) -> flo
 
 
 async def embedded(http: aiohttp.ClientSession, text: str) -> Any:
-    """As the server embeds it: how long a search takes depends on the question."""
+    """The server's embedding of a text: the time of a search depends on the question."""
     async with http.post("/v1/embeddings", json={"model": "demo-embed", "input": text}) as response:
         return np.array((await response.json())["data"][0]["embedding"], dtype=np.float32)
 
 
 async def found(index: Lance, collection: str, vectors: Any) -> float:
-    """Recall@10: of the ten nearest by a look at every row, how many the index finds.
+    """Recall@10: how many of the ten nearest rows, found by an exhaustive search, the index finds.
 
-    vectors: of rows, which are moved a bit.
+    vectors: of rows; each is changed a little.
     """
     chance, shares = np.random.default_rng(4), list[float]()
     opened = await index.table(collection)
@@ -103,7 +103,7 @@ async def found(index: Lance, collection: str, vectors: Any) -> float:
         query = opened.query().nearest_to(asked).distance_type("cosine").limit(10).bypass_vector_index()
         told = await query.select(["document", "position"]).to_arrow()
         exact = set(zip(told["document"].to_pylist(), told["position"].to_pylist(), strict=True))
-        near = await index.nearest(collection, asked, 50)  # as a search does it
+        near = await index.nearest(collection, asked, 50)  # the number that a search requests
         shares.append(len(exact & {(one.row.document, one.row.position) for one in near[:10]}) / 10)
     return sum(shares) / len(shares)
 
@@ -115,7 +115,7 @@ async def timed(http: aiohttp.ClientSession, text: str) -> float:
 
 
 async def filled(index: Lance, name: str, document: str, rows: int, dimensions: int) -> Any:
-    """Rows of one document that is there: 200 centres, with words beside them.  Gives some of their vectors."""
+    """Add rows to an existing document: random vectors around 200 centres, with words.  Returns some of the vectors."""
     chance = np.random.default_rng(3)
     centres = chance.standard_normal((200, dimensions)).astype(np.float32)
     for at in range(0, rows, 10_000):
@@ -168,7 +168,7 @@ def written(file: Path, megabytes: int) -> None:
 
 
 async def watched(http: aiohttp.ClientSession, serving: Serving, job: str) -> tuple[int, float]:
-    """The most memory, and the longest wait for /healthz, until it has ended."""
+    """The maximum memory, and the longest response time of /healthz, until the job has ended."""
     peak, worst = 0, 0.0
     while True:
         asked = time.perf_counter()

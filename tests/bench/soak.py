@@ -1,7 +1,7 @@
-"""Ten minutes of mixed load over hosts that fail: `python -m tests.bench.soak [SECONDS]`.
+"""Ten minutes of mixed load with failing upstream hosts: `python -m tests.bench.soak [SECONDS]`.
 
-Every answer repeats its question, so that a wrong one is noticed.  Prints what callers saw and what memory did, and
-ends with 1 if any answer was wrong, anything was lost in silence, or memory grew.
+Every answer repeats its question, so a wrong one is detected.  Prints what callers got and how much memory the server
+used, and exits with 1 if any answer was wrong or cut short without an error, or if memory grew.
 """
 
 # ruff: noqa: T201  (a command line prints)
@@ -29,10 +29,10 @@ from tests.bench.processes import CORES, Process, free_port, started
 CALLERS: Final = 24
 KINDS: Final[tuple[Kind, ...]] = ("status", "error_line", "eof", "reset", "garbage", "nested", "load_failure")
 GROWTH: Final = 20.0
-"""MB that the server may have grown between a fifth of the time and its end."""
+"""Maximum growth of the server in MB, from a fifth of the time to the end."""
 QUESTIONS: Final = 500
-"""So few that all bodies which are asked again are known within a fifth of the time: what the edge remembers of them is
-bounded, and would pass for growth until then."""
+"""Few enough that every question has been sent once within a fifth of the time: the edge's memory of request bodies,
+which is bounded, would otherwise look like a leak."""
 
 
 class Soak:
@@ -44,7 +44,7 @@ class Soak:
         self.chance = random.Random(11)
 
     async def trouble(self) -> None:
-        """One call in ten or so meets a fault, before its first line or later."""
+        """About one call in ten fails, before its first line or later."""
         while True:
             await asyncio.sleep(0.02)
             host = self.chance.choice(self.hosts)
@@ -113,7 +113,7 @@ async def soak(process: Process, hosts: list[Simulator], seconds: float) -> int:
 
 
 async def main(seconds: float) -> int:
-    logging.disable()  # the simulated hosts tell of every caller that leaves
+    logging.disable()  # the simulated hosts log every client that disconnects
     hosts = [Simulator(parallel=64, delay=0.0005) for _ in range(2)]
     with tempfile.TemporaryDirectory() as place:
         folder, port = Path(place), free_port()

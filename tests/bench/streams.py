@@ -1,4 +1,4 @@
-"""Many readers of slow streams, each of whose tokens tells when it was sent."""
+"""Many readers of slow streams, in which every token contains the time at which it was sent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SENT = re.compile(rb'"content":"at (\d+)"')
 
 @dataclass(slots=True)
 class Heard:
-    """What all readers together got.  delays: seconds between a token's sending and its arrival."""
+    """The results of all readers.  delays: seconds between a token's sending and its arrival."""
 
     delays: list[float] = field(default_factory=list)
     ended: int = 0
 
 
 class Reader(asyncio.Protocol):
-    """One stream, to its end."""
+    """Reads one stream to its end."""
 
     transport: asyncio.Transport
 
@@ -35,11 +35,11 @@ class Reader(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
-        """One chunk at a time, as the server writes them: a token is not looked for across two."""
+        """Chunks arrive one at a time, as the server writes them, so no token is split between two calls."""
         now = time.monotonic_ns()
         self.heard.delays += [(now - int(sent)) / 1e9 for sent in SENT.findall(data)]
         if data.endswith(b"0\r\n\r\n"):
@@ -51,26 +51,26 @@ class Reader(asyncio.Protocol):
 
 
 class First(Reader):
-    """One stream, of which no more than a token comes."""
+    """Reads one stream that stops after its first token."""
 
     def data_received(self, data: bytes) -> None:
         self.heard.ended += b"at first" in data
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It was ended here."""
+        """Nothing to report: the benchmark closed it."""
 
 
 def read_streams(port: int, ask: Ask, count: int) -> Heard:
-    """`count` streams at once, begun evenly over one second, so that their tokens do not come in step."""
+    """Read `count` streams, started evenly over one second, so that their tokens are not synchronous."""
     return uvloop.run(reading(port, ask, count))
 
 
 async def idling(port: int, ask: Ask, count: int, measure: Callable[[], float]) -> float:
-    """What `measure` gives while `count` streams are open, each of which has had its first token."""
+    """The result of `measure` while `count` streams are open and each has had its first token."""
     heard, loop = Heard(), asyncio.get_running_loop()
     found = [await loop.create_connection(lambda: First(ask, heard), "127.0.0.1", port) for _ in range(count)]
     async with asyncio.timeout(30):
-        while heard.ended < count:  # noqa: ASYNC110  (a reader is not told of the others)
+        while heard.ended < count:  # noqa: ASYNC110  (there is no event for it)
             await asyncio.sleep(0.05)
     await asyncio.sleep(1)
     measured = measure()

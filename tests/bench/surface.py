@@ -1,4 +1,4 @@
-"""What is measured of dialects, pools, workers and sizes."""
+"""Benchmarks of dialects, pools, workers and sizes."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -46,9 +46,9 @@ def pool(bench: Bench, length: Length) -> Iterator[Found]:
 
 
 def workers(bench: Bench, length: Length) -> Iterator[Found]:
-    """Answers per second of CPU of the busiest process: what two give on cores of their own.
+    """Answers per CPU second of the busiest process: what two workers achieve on separate cores.
 
-    The load and the upstream need the same two cores, so that the wall clock would measure those.
+    The load generator and the upstream need the same two cores, and would distort the elapsed time.
     """
     rates: dict[int, list[float]] = {1: [], 2: []}
     with bench.proxy(BOTH) as one, bench.proxy(BOTH, workers=2) as two:

@@ -1,4 +1,4 @@
-"""What is measured of conversations: whether many of them make one slower."""
+"""Benchmarks of conversations: whether a large number of them slows down access to one."""
 
 # ruff: noqa: T201  (a command line prints)
 
@@ -31,20 +31,20 @@ MANY: Final = 1000
 MESSAGES: Final = 200
 OWNER: Final = "anonymous"
 LOOKS: Final = 50
-"""Of each kind at each server; few enough that conversations hardly grow by them."""
+"""Calls of each kind per server; few, so that the conversations hardly grow."""
 WORDS: Final = "What was said here is of the usual length, neither a word nor a page, and differs by its number: "
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """As much of a host as a store needs."""
+    """The part of a host that a store needs."""
 
     database: Database
     clock: Clock
 
 
 def talking(bench: Bench, length: Length) -> Iterator[Found]:
-    """Opening and continuing one of a thousand conversations of two hundred messages, and one of ten."""
+    """Opening and continuing one of a thousand conversations with two hundred messages, compared with one of ten."""
     yield from compared(bench, f"sqlite:///{bench.folder}/", "SQLite")
     with installed_postgres() as server:
         asyncio.run(server.start())
@@ -60,7 +60,7 @@ def compared(bench: Bench, base: str, name: str) -> Iterator[Found]:
     taken: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         ports = {one: stack.enter_context(bench.proxy("conversations", more=config(base + one))).port for one in counts}
-        for turn in range(-5, LOOKS):  # the first ones warm up
+        for turn in range(-5, LOOKS):  # the first ones are the warm-up
             for one in list(ports)[:: -1 if turn % 2 else 1]:
                 for what, seconds in looked(ports[one], f"talk-{turn % counts[one] if turn >= 0 else 0}"):
                     taken.setdefault((what, one), []).extend([seconds] if turn >= 0 else [])

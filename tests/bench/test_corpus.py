@@ -1,4 +1,4 @@
-"""The questions of the bench ask for what they are said to ask for."""
+"""The benchmark's questions use the words that they claim to use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """An Ollama that answers at once: `python -m tests.bench.upstream PORT [MODELS]`, on eight loopback addresses.
 
-Bytes made beforehand on a bare asyncio protocol, so that it shares the load's core without being the bottleneck.
+It sends prepared bytes from a bare asyncio protocol, so it can share the load generator's core without being the
+bottleneck.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ MODEL = "llama3.2:3b"
 SHORT = "short:latest"
 """Streams five tokens."""
 PACED = "paced:latest"
-"""Streams `PACE` tokens a second for `SECONDS`, the time of sending in each."""
+"""Streams PACE tokens a second for SECONDS; each token contains the time at which it was sent."""
 IDLE = "idle:latest"
-"""Streams one token, and then nothing."""
+"""Streams one token, and then nothing more."""
 HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 9))
 TOKENS = 200
 PACE = 20
@@ -61,7 +62,7 @@ STREAM_END = chunk(last(MODEL, "") + "\n") + b"0\r\n\r\n"
 
 
 def streamed(model: str, tokens: int) -> bytes:
-    """As Ollama writes it, each line in a chunk of its own, but all of them at once."""
+    """In Ollama's format, one chunk per line, but all lines at once."""
     words = (WORDS + " ").split(" ")
     lines = (chunk(line(model, words[index % len(words)] + " ")) for index in range(tokens))
     return STREAM_HEAD + b"".join(lines) + STREAM_END
@@ -80,7 +81,7 @@ def described(model: str) -> str:
 
 
 def listed(more: int) -> bytes:
-    """What it has, and `more` models that nobody asks for."""
+    """The list of its models, with `more` models that are never used."""
     names = (MODEL, SHORT, PACED, IDLE, *(f"other-{number}:latest" for number in range(more)))
     return whole(f'{{"models":[{",".join(map(described, names))}]}}')
 
@@ -92,7 +93,7 @@ STREAMS = {MODEL.encode(): streamed(MODEL, TOKENS), SHORT.encode(): streamed(SHO
 
 
 class Ollama(asyncio.Protocol):
-    """One connection, one request at a time, as its clients send them."""
+    """One connection, with one request at a time."""
 
     transport: asyncio.Transport
 
@@ -101,7 +102,7 @@ class Ollama(asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit from it
 
     def data_received(self, data: bytes) -> None:
         data = self.rest + data if self.rest else data
@@ -116,7 +117,7 @@ class Ollama(asyncio.Protocol):
             self.transport.write(GETS[head.split(b" ", 2)[1]])
 
     def chat(self, body: bytes) -> None:
-        """Both spellings of the field: clients differ in the blank after the colon."""
+        """Recognises both spellings of the field: clients differ in the space after the colon."""
         if b'"stream":false' in body or b'"stream": false' in body:
             self.transport.write(WHOLE)
         elif PACED.encode() in body:
@@ -128,7 +129,7 @@ class Ollama(asyncio.Protocol):
             self.transport.write(next((answer for model, answer in STREAMS.items() if model in body), WHOLE))
 
     def tell(self, begun: float, told: int) -> None:
-        """The next token of a paced stream; late ones do not move those that follow."""
+        """Send the next token of a paced stream; a late one does not delay those after it."""
         if told == PACE * SECONDS:
             self.transport.write(STREAM_END)
             return
