@@ -57,7 +57,7 @@ class Batch:
 
     def add(self, assigned: Assigned, ended: CallEnded) -> None:
         subject = assigned.subject
-        assert subject is not None  # noqa: S101  (what counts for nobody is not counted)
+        assert subject is not None  # noqa: S101  (calls without a subject are not counted)
         place = Place(assigned.experiment.id, assigned.variant.name, subject.key)
         owner, counts = clean(subject.owner), counts_of(ended)
         if (known := self.units.get(place)) is None:

@@ -68,7 +68,7 @@ class Store:
     def now(self) -> int:
         return int(self.clock.time() * 1e6)
 
-    # --- what comes in ---
+    # --- writing ---
 
     async def begin(self, owner: str, name: str, id: str = "") -> str:
         """The id of a new, empty file, which is invisible until `finish`.  Raises BadCall if there are too many."""
@@ -133,7 +133,7 @@ class Store:
         file = await self.finish(caller, id, purpose, None)
         return Filed(file.id, file.name, file.purpose, file.bytes)
 
-    # --- what is there ---
+    # --- reading ---
 
     def mine(self, owner: str) -> ColumnElement[bool]:
         """Files that an owner can see: complete and not expired, even if expired ones are not deleted yet."""
@@ -187,7 +187,7 @@ class Store:
                 raise not_found(id)
             yield piece
 
-    # --- what goes ---
+    # --- deleting ---
 
     async def remove(self, file: File) -> None:
         """Delete a file and everything derived from it, also what other features derived during the deletion."""

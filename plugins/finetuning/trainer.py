@@ -182,7 +182,7 @@ async def left(folder: Path) -> None:
     loop = asyncio.get_running_loop()
     over = loop.time() + 2 * GRACE
     with suppress(FileNotFoundError), opened(folder) as file:
-        while not locked(file) and loop.time() < over:  # noqa: ASYNC110  (nobody tells)
+        while not locked(file) and loop.time() < over:  # noqa: ASYNC110  (there is no event for it)
             await asyncio.sleep(LOOK)
 
 

@@ -84,7 +84,7 @@ class Limits:
             host.on(CallEnded, self.ended)
 
     def keep_records(self) -> None:
-        from plugins.limits.ledger import Ledger  # only those who have budgets pay for SQLAlchemy
+        from plugins.limits.ledger import Ledger  # imports SQLAlchemy, which only budgets need
         from plugins.limits.tables import FEATURE
 
         self.tables = FEATURE

@@ -65,7 +65,7 @@ class Metrics:
         self.count(self.instruments.stand, self.host.seen())
 
     def made(self) -> Instruments:
-        from plugins.metrics.instruments import Instruments  # which imports what the registry has prepared
+        from plugins.metrics.instruments import Instruments  # not earlier: the registry configures the library first
 
         try:
             return Instruments(self.registry.own)

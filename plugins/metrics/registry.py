@@ -51,9 +51,9 @@ class Several:
         os.environ[FOLDER] = place.folder  # the library reads it when it is imported
         from prometheus_client import values
 
-        from plugins.metrics.files import Filled  # which imports the library
+        from plugins.metrics.files import Filled  # imports the library
 
-        # The library has no types.
+        # The library has no types, here and below.
         values.MmapedDict = Filled  # type: ignore[attr-defined]
         values.ValueClass = values.MultiProcessValue(lambda: place.index)  # type: ignore[no-untyped-call]
 

@@ -82,7 +82,7 @@ def _listed(given: object) -> object:
 
 def _schema(given: JSON) -> JSON:
     """Raises ValueError if this is not a JSON schema, or has references outside itself."""
-    import jsonschema_rs  # its start-up is paid by who has one
+    import jsonschema_rs  # slow to import, and only needed for schemas
 
     if given is not None:
         try:

@@ -82,7 +82,7 @@ class Templates:
 
     def custom(self) -> Endpoints:
         """Add the callers' own templates, which are in the database, to the shelves."""
-        from plugins.templates.counting import Counting  # only those who keep records pay for SQLAlchemy
+        from plugins.templates.counting import Counting  # SQLAlchemy is only needed for custom templates
         from plugins.templates.custom import Custom
         from plugins.templates.holding import Own
         from plugins.templates.store import Store

@@ -16,7 +16,7 @@ from plugins.templates.variables import STRING
 from proxy.errors import NotFound
 from proxy.types import JSON
 
-if TYPE_CHECKING:  # SQLAlchemy is imported for those only who keep templates in a database
+if TYPE_CHECKING:  # SQLAlchemy is only imported if templates are stored in a database
     from plugins.templates.counting import Counting
     from plugins.templates.store import Store
 

@@ -17,7 +17,7 @@ from proxy.meter import metered
 from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Handler, Plugin, Reply
 
-if TYPE_CHECKING:  # an extra
+if TYPE_CHECKING:  # an optional dependency
     from plugins.traces.spans import Spans
 
 

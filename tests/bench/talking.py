@@ -100,7 +100,7 @@ def asked(port: int, method: str, path: str, body: Mapping[str, Any] | None = No
 async def filled(url: str, count: int) -> None:
     database = Database(url, 2, 30)
     await database.migrate(FEATURE)
-    store = Store(Lent(database, Clock()), Most(MANY + 1, 10 * MESSAGES))  # type: ignore[arg-type]
+    store = Store(Lent(database, Clock()), Most(MANY + 1, 10 * MESSAGES))  # type: ignore[arg-type]  # it needs no more of a host
     for number in range(count):
         saids = [
             Said(Message("assistant" if index % 2 else "user", f"{WORDS}{number} {index}")) for index in range(MESSAGES)

@@ -1,6 +1,6 @@
 """The first tables.
 
-Spelled out, and not taken from `tables`: what they were at first does not change when those do.
+A copy, not an import of `tables`: a migration must stay the same when those change.
 """
 
 import sqlalchemy as sa
