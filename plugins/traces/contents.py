@@ -45,7 +45,7 @@ def part(kind: str, text: str) -> JSON:
 
 
 class Answer:
-    """Collects the events of an answer, up to LETTERS characters of each choice."""
+    """Collects the events of an answer, by choice; each text is cut after LETTERS characters."""
 
     def __init__(self) -> None:
         self.choices: dict[int, dict[str, str]] = {}
