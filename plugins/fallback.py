@@ -11,12 +11,12 @@ from typing import Final, Literal, TypeAlias, cast
 
 from pydantic import PositiveFloat, model_validator
 
+from proxy.announcements import FellBack
+from proxy.attempts import tried
 from proxy.config import Strict
 from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
 from proxy.host import Host
 from proxy.meter import LATE, was_asked
-from proxy.news import FellBack
-from proxy.tries import tried
 from proxy.types import Call, Embed, Handler, Plugin, Reply
 from proxy.wire.ollama_models import canonical
 

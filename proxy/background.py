@@ -141,7 +141,7 @@ async def rest(seconds: float, over: asyncio.Event) -> bool:
     return over.is_set()
 
 
-async def surely(work: Coroutine[Any, Any, object]) -> None:
+async def shielded(work: Coroutine[Any, Any, object]) -> None:
     """Run `work` to its end, even if the waiting task is cancelled meanwhile; the cancellation is raised afterwards."""
     task, cancelled = asyncio.ensure_future(work), False
     while not task.done():

@@ -24,15 +24,15 @@ from proxy.edge.desk import Counter
 from proxy.edge.exchange import exchange_of
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
-from proxy.edge.guide import Guide
 from proxy.edge.health import Health
 from proxy.edge.hosts import Hosts
 from proxy.edge.images import Images
 from proxy.edge.me import Me
+from proxy.edge.model_lists import Shown
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.prompt import Prompt
 from proxy.edge.responses import Responses
-from proxy.edge.shown import Shown
+from proxy.edge.unknown_paths import UnknownPaths
 from proxy.edge.writer import Writer
 from proxy.errors import Busy, ConfigError, NotFound
 from proxy.host import Host, Services
@@ -227,7 +227,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
             config.requests.max_bytes,
             2 * config.streams.slow_reader,  # so that a slow client still reads why its stream ends
             gateways,
-            Guide(config, router.routes),
+            UnknownPaths(config, router.routes),
             assembly.pools,
             assembly.catalogue.lost_aliases,
             frozenset() if config.identity_header is None else config.identity_header.names,

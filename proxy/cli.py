@@ -115,11 +115,11 @@ def add_serve(one: argparse.ArgumentParser) -> None:
 
 
 def serve(told: argparse.Namespace) -> int:
-    from proxy import logs, port, reading, server, supervisor
+    from proxy import config_file, logs, port, server, supervisor
 
     path = path_of(told)
-    said = reading.Told(told.host, told.port, told.demo, told.insecure)
-    read = reading.reader(path, said)
+    said = config_file.Overrides(told.host, told.port, told.demo, told.insecure)
+    read = config_file.reader(path, said)
     config, source = read()
     logs.set_up(config.log)
     port.allow_files()
@@ -128,7 +128,7 @@ def serve(told: argparse.Namespace) -> int:
     async def started(running: Running) -> None:
         print(await banner(running, path), *notes, sep="\n", file=sys.stderr, flush=True)
 
-    watch = reading.Watch(path)
+    watch = config_file.Watch(path)
     signal.signal(signal.SIGHUP, lambda *_: watch.hangup())  # until the server minds it: it may wait for a database
     try:
         if config.listen.workers > 1:
@@ -141,9 +141,9 @@ def serve(told: argparse.Namespace) -> int:
 
 
 def migrate(told: argparse.Namespace) -> None:
-    from proxy import reading, server
+    from proxy import config_file, server
 
-    names = run(server.migrated(reading.reader(path_of(told), reading.Told())))
+    names = run(server.migrated(config_file.reader(path_of(told), config_file.Overrides())))
     print(f"up to date: {', '.join(names)}" if names else "nothing in this configuration keeps records")
 
 
@@ -211,9 +211,9 @@ def chains(config: Config) -> list[str]:
 
 
 def check(told: argparse.Namespace) -> int:
-    from proxy import reading, server
+    from proxy import config_file, server
 
-    read = reading.reader(told.file, reading.Told())
+    read = config_file.reader(told.file, config_file.Overrides())
     config, source = asyncio.run(server.examined(read))
     check_exposure(config, source, insecure=False)
     for doubt in doubts(config, source):

@@ -57,7 +57,7 @@ class Desk(Protocol):
     def headers(self, request: web.BaseRequest) -> Mapping[str, str]:
         """The headers of every answer to this request; an endpoint that streams must send them itself."""
 
-    async def poured(
+    async def streamed(
         self, request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
     ) -> web.StreamResponse:
         """Write an answer piece by piece.  An error before the first piece, which may be empty, is raised; a later one

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 import aiohttp
 from aiohttp import web
 
+from proxy.announcements import CallEnded, Cost
 from proxy.background import Background as Background
 from proxy.background import Chores as Chores
 from proxy.background import rest as rest
-from proxy.background import surely as surely
+from proxy.background import shielded as shielded
+from proxy.caller_data import Finding, Holding
 from proxy.clock import Clock as Clock
 from proxy.desk import Desk as Desk
 from proxy.desk import Part as Part
 from proxy.errors import ConfigError
-from proxy.filing import Cabinet
-from proxy.holdings import Finding, Holding
+from proxy.file_access import Cabinet
 from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
-from proxy.news import CallEnded, Cost
 from proxy.prices import Book
 from proxy.readiness import Readiness
 from proxy.seen import Seen as Seen

@@ -11,11 +11,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from proxy import rejected
+from proxy.announcements import KEPT, CallEnded, Rejected
 from proxy.asks import Chat, Complete
 from proxy.errors import ProxyError, UpstreamError
 from proxy.estimates import LETTERS, letters
 from proxy.host import Host
-from proxy.news import KEPT, CallEnded, Rejected
+from proxy.observer import Heard, Made
 from proxy.readiness import STOPPED
 from proxy.rejected import NOTHING, Counts
 from proxy.streams import Owed, Replay
@@ -33,7 +34,6 @@ from proxy.types import (
     Usage,
     Vectors,
 )
-from proxy.witness import Heard, Made
 
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
@@ -50,7 +50,7 @@ async def metered(call: Call, call_next: Handler, host: Host) -> Reply:
         return await call_next(call)
     tally = Tally.of(call, host)
     try:
-        reply = await call_next(call.but(meter=tally.meter, witness=tally))
+        reply = await call_next(call.but(meter=tally.meter, observer=tally))
     except BaseException as error:
         tally.end(error)
         raise
@@ -96,7 +96,7 @@ class Tally(Heard, eq=False, kw_only=True):
         return cls(call=call, host=host, meter=meter, at=clock.time(), began=clock.monotonic())
 
     def foretold(self, facts: Mapping[str, str]) -> None:
-        self.call.witness.foretold(facts)
+        self.call.observer.foretold(facts)
 
     def reading(self, reply: Reply) -> Reply:
         self.first = self.host.clock.monotonic()

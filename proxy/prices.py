@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 from msgspec.structs import replace
 
-from proxy.news import KEPT, CallEnded, Cost, Rejected
+from proxy.announcements import KEPT, CallEnded, Cost, Rejected
 
 MILLION: Final = 10**6
 KWH: Final = 3_600_000_000

@@ -7,10 +7,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from proxy.announcements import Rejected
 from proxy.estimates import LETTERS
-from proxy.news import Rejected
+from proxy.observer import Made
 from proxy.types import Event, Text, Thinking, ToolCalled, Usage
-from proxy.witness import Made
 
 NOTHING: Final = Usage(None, None)
 TIMES: Final = ("load_ns", "prompt_ns", "eval_ns")

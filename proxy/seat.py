@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from proxy.acceptor import Acceptor
 from proxy.background import rest
-from proxy.dealer import Dealer
 from proxy.host import Place
-from proxy.orders import (
+from proxy.worker_messages import (
     BEAT,
     LONGEST,
     WORDS,
@@ -67,9 +67,9 @@ def program() -> list[str]:
 class Life:
     """One worker process: its last messages, and how to send it orders."""
 
-    def __init__(self, place: Place, dealer: Dealer) -> None:
+    def __init__(self, place: Place, acceptor: Acceptor) -> None:
         self.place = place
-        self.dealer = dealer
+        self.acceptor = acceptor
         self.process: asyncio.subprocess.Process | None = None
         self.control: asyncio.StreamWriter | None = None
         self.problems: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class Life:
             self.kill()
             if self.control is None:
                 ours.close()
-            if not self.ready:  # else the dealer owns it
+            if not self.ready:  # else the acceptor owns it
                 channel.close()
             self.over()
 
@@ -135,7 +135,7 @@ class Life:
                 log.info("worker %s is ready (process %s)", self.place.index, self.process and self.process.pid)
                 self.ready = True
                 self.settled.set()
-                self.dealer.join(channel)
+                self.acceptor.join(channel)
                 self.look_later()
             case Alive(upstreams=upstreams) if not self.upstreams.done():
                 self.upstreams.set_result(upstreams)
@@ -203,12 +203,12 @@ class Life:
 
 
 class Seat:
-    def __init__(self, place: Place, dealer: Dealer, start: Callable[[], Start]) -> None:
+    def __init__(self, place: Place, acceptor: Acceptor, start: Callable[[], Start]) -> None:
         """start: gives the current first order for a worker at this place."""
         self.place = place
-        self.dealer = dealer
+        self.acceptor = acceptor
         self.start = start
-        self.life = Life(place, dealer)
+        self.life = Life(place, acceptor)
         self.leaving = asyncio.Event()
 
     async def keep(self) -> None:
@@ -223,7 +223,7 @@ class Seat:
             log.error("worker %s %s; another one starts in %g s", self.place.index, how, pause)
             if await rest(pause, self.leaving):
                 return
-            self.life = Life(self.place, self.dealer)
+            self.life = Life(self.place, self.acceptor)
 
     async def held(self) -> str:
         """Run one process to its end; gives how it ended."""

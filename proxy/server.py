@@ -20,6 +20,7 @@ from aiohttp import web
 from proxy.background import Background, either
 from proxy.build import build, check, migrate
 from proxy.config import Config, Log
+from proxy.config_file import Read, Watch, held
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
@@ -29,7 +30,6 @@ from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
 from proxy.port import Port
 from proxy.readiness import Readiness
-from proxy.reading import Read, Watch, held
 from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)

@@ -8,16 +8,16 @@ import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 
+from proxy.acceptor import Acceptor, bound
 from proxy.background import Background, either
 from proxy.config import Config
-from proxy.dealer import Dealer, bound
+from proxy.config_file import Overrides, Read, Watch, held
 from proxy.errors import ConfigError
 from proxy.host import Place
 from proxy.identity import check_exposure
-from proxy.orders import Hurry, Start
-from proxy.reading import Read, Told, Watch, held
 from proxy.seat import MARGIN, Seat
 from proxy.server import BACKLOG, GRACE, STOPPING, Hosts, examined, reloading, url_of
+from proxy.worker_messages import Hurry, Start
 from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 class Supervisor:
     def __init__(
-        self, read: Read, found: tuple[Config, Source], told: Told, dealer: Dealer, url: str, folder: str
+        self, read: Read, found: tuple[Config, Source], told: Overrides, acceptor: Acceptor, url: str, folder: str
     ) -> None:
         """read: for reloads.  found: what it gave at the start.  folder: for what the workers share in files."""
         self.config, source = found
@@ -33,7 +33,7 @@ class Supervisor:
         self.first = self.config
         self.read = read
         self.told = told
-        self.dealer = dealer
+        self.acceptor = acceptor
         self.url = url
         self.failed = False
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
@@ -54,7 +54,7 @@ class Supervisor:
                 url=self.url,
             )
 
-        return Seat(place, self.dealer, start)
+        return Seat(place, self.acceptor, start)
 
     async def hosts(self) -> Hosts:
         """As a worker found them at its start."""
@@ -101,7 +101,7 @@ class Supervisor:
         if calls := sum(life.calls for life in lives):
             log.info(STOPPING, calls)
             await either(every([life.idle for life in lives]), self.hurry.wait(), min(GRACE, drain))
-        self.dealer.close()
+        self.acceptor.close()
 
     async def end(self, keeping: list[asyncio.Task[None]]) -> None:
         """Return when no worker runs."""
@@ -112,7 +112,7 @@ class Supervisor:
             if seat.life.kill():
                 log.warning("worker %s did not end and was killed", seat.place.index)
         await asyncio.wait(keeping)
-        self.dealer.abandon()
+        self.acceptor.abandon()
 
     async def begin(self, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Tell when every first worker is ready or has failed; if all have, the server stops."""
@@ -143,7 +143,7 @@ async def every(events: Sequence[asyncio.Event]) -> None:
         await event.wait()
 
 
-async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor], Awaitable[None]]) -> int:
+async def run(read: Read, watch: Watch, told: Overrides, tell: Callable[[Supervisor], Awaitable[None]]) -> int:
     """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads.  Gives the exit status.
 
     Raises ConfigError, or OSError if the port is taken.
@@ -154,7 +154,7 @@ async def run(read: Read, watch: Watch, told: Told, tell: Callable[[Supervisor],
     url = url_of(config.listen.host, listening[0].getsockname()[1])
     again = held(read, config, told.insecure)
     with tempfile.TemporaryDirectory(prefix="gemmapy-", ignore_cleanup_errors=True) as folder:
-        supervisor = Supervisor(again, (config, source), told, Dealer(listening), url, folder)
+        supervisor = Supervisor(again, (config, source), told, Acceptor(listening), url, folder)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, supervisor.signalled)

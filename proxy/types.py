@@ -26,9 +26,9 @@ from proxy.asks import ToolChoice as ToolChoice
 from proxy.clock import Deadline as Deadline
 from proxy.clock import Moment as Moment
 from proxy.errors import Denied, ProxyError
+from proxy.observer import NOBODY, Observer, Try
 from proxy.sources import Searched as Searched
 from proxy.sources import Sources as Sources
-from proxy.witness import NOBODY, Try, Witness
 
 if TYPE_CHECKING:  # numpy is imported by the first call that needs it, not at start
     import numpy as np
@@ -59,7 +59,7 @@ class Call(Struct, frozen=True):
     trail: headers that are sent on to upstreams: the request's id, W3C trace context, and the hops so far (`Via`).
     progress: shows a waiting client a message that says why it waits.
     receipt: what is needed to store the answer, if the client asked for that.
-    witness: is informed of what happens to the call before its answer begins.
+    observer: is informed of what happens to the call before its answer begins.
     trying: the current try, if an outer plugin (such as `retry`) counts tries.
     meter: "" if the call is not measured, else its route and a unique number, which `CallEnded.meter` repeats, because
         clients may give two calls the same id.  The route is in it because a plugin may copy a measured call to make
@@ -83,7 +83,7 @@ class Call(Struct, frozen=True):
     trail: Mapping[str, str] = {}
     progress: Callable[[str], None] = unheard
     receipt: Receipt | None = None
-    witness: Witness = NOBODY
+    observer: Observer = NOBODY
     trying: Try | None = None
     meter: str = ""
 

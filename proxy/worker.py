@@ -14,11 +14,13 @@ from aiohttp import web
 
 from proxy import config as configuration
 from proxy import logs, registry
+from proxy.acceptor import BATCH, PAUSE, REFUSED, TAKEN
 from proxy.background import Background
 from proxy.config import Config
-from proxy.dealer import BATCH, PAUSE, REFUSED, TAKEN
+from proxy.config_file import with_demo
 from proxy.errors import ConfigError
-from proxy.orders import (
+from proxy.server import Server, request_log, serving, settle_down
+from proxy.worker_messages import (
     BEAT,
     LONGEST,
     ORDERS,
@@ -36,8 +38,6 @@ from proxy.orders import (
     heard,
     line,
 )
-from proxy.reading import with_demo
-from proxy.server import Server, request_log, serving, settle_down
 from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)

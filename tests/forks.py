@@ -29,7 +29,7 @@ PROXY = (
         "proxy.server",
         "proxy.supervisor",
         "proxy.sql.migrations",
-        "proxy.sql.lite",
+        "proxy.sql.sqlite",
         "proxy.upstreams.demo",
     ),
     *("plugins.usage", "plugins.documents", "asyncpg", "redis.asyncio", "rich", "uvloop"),

@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from plugins.cache import key
-from plugins.cache.clearings import everything
+from plugins.cache.invalidations import everything
 from plugins.cache.stats import Stats
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied

@@ -10,9 +10,9 @@ from msgspec import Struct, field
 from plugins.cache.entry import in_pieces
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Background
+from proxy.observer import Heard
 from proxy.streams import Owed, Replay
 from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
-from proxy.witness import Heard
 
 
 class Flight(Struct, eq=False):
@@ -63,7 +63,7 @@ class Flight(Struct, eq=False):
     async def run(self, call: Call, call_next: Handler, background: Background) -> None:
         self.whole = not call.stream
         try:
-            made = call.but(progress=self.progress, deadline=self.deadline, witness=self.asked)
+            made = call.but(progress=self.progress, deadline=self.deadline, observer=self.asked)
             reply = await call_next(made)
             self.facts = reply.facts
             if type(reply.events) is Replay and not reply.closers:
@@ -163,14 +163,14 @@ class Flight(Struct, eq=False):
         """why: the message with which it was cancelled, for the generation if it is the last."""
         del self.readers[reader]
         if self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
-            self.asked.retold(call.witness)
+            self.asked.retold(call.observer)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)
             self.task.cancel(*why)
         elif self.readers and not self.over and self.payer is reader:
             self.payer = next(iter(self.readers))
-            call.witness.spared()
+            call.observer.spared()
             self.wake()
 
 

@@ -11,20 +11,20 @@ from pydantic import PositiveFloat, PositiveInt
 
 from plugins.cache import entry, key
 from plugins.cache.api import Api
-from plugins.cache.clearings import Clearings
+from plugins.cache.caller_data import Answers
+from plugins.cache.directives import CONTROL, FIELD, TTL, Directives, NotKept, directives_of
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight, name_of
-from plugins.cache.holding import Answers
+from plugins.cache.invalidations import Invalidations
 from plugins.cache.outbox import Item, Outbox, Place
 from plugins.cache.semantic import Near, Semantic
 from plugins.cache.semantic import Settings as SemanticSettings
 from plugins.cache.stats import Stats
 from plugins.cache.vectors import Terms, Vectors, only_key
-from plugins.cache.wishes import CONTROL, FIELD, TTL, NotKept, Wishes, wishes_of
+from proxy.announcements import Rated
 from proxy.config import Strict
 from proxy.errors import UpstreamError
 from proxy.host import Host
-from proxy.news import Rated
 from proxy.stores.keyvalue import Instant, New, StoreError
 from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
@@ -79,43 +79,43 @@ class Cache:
         self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
-        self.clearings = host.kept("cache clearings", lambda: Clearings(host.clock))
-        self.vectors = Vectors(self.store, self.stats, self.clearings, host)
+        self.invalidations = host.kept("cache invalidations", lambda: Invalidations(host.clock))
+        self.vectors = Vectors(self.store, self.stats, self.invalidations, host)
         self.semantic = (
             None if settings.semantic is None else Semantic(settings.semantic, host, self.store, self.tenant)
         )
         host.on(Rated, self.rated)
         if settings.share == "caller":
-            host.holds(Answers(self.store, self.outbox.written, self.clearings.add))
+            host.holds(Answers(self.store, self.outbox.written, self.invalidations.add))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
-        wishes = wishes_of(call)
+        directives = directives_of(call)
         stamp = None
-        if wishes.keeps and (self.settings.sampled == "cache" or key.repeats(call)):
+        if directives.keeps and (self.settings.sampled == "cache" or key.repeats(call)):
             stamp = self.recent(call.model) or await self.stamp(call.model)
         if stamp is None:  # or it can be neither kept nor shared
-            return await self.bypassed(call, call_next, wishes)
+            return await self.bypassed(call, call_next, directives)
         tenant = self.tenant(call.caller)
         if call.tags and (upstream := call.tags.get("upstream")):  # another plugin has chosen the place
             stamp = f"{stamp} {upstream}"
         told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
-            where += f":{wishes.only}:{wishes.oldest}"  # what is shared is looked up by its first caller's wishes
-            terms = Terms(stamp, tenant, self.ttl(wishes))
-            call_next = partial(self.vectors.answered, call_next, wishes, terms)
+            where += f":{directives.only}:{directives.oldest}"  # shared under the directives of its first caller
+            terms = Terms(stamp, tenant, self.ttl(directives))
+            call_next = partial(self.vectors.answered, call_next, directives, terms)
             digest = only_key(call, call.ask, stamp)
-        elif wishes.reads and (kept := await self.found(where, wishes, call, digest)) is not None:
+        elif directives.reads and (kept := await self.found(where, directives, call, digest)) is not None:
             self.keys.remember(call, stamp, told, digest)
             return kept
-        near = None if self.semantic is None else await self.near(where, call, wishes, stamp, tenant)
-        if near is not None and (kept := await self.like(near, wishes, call, call_next)) is not None:
+        near = None if self.semantic is None else await self.near(where, call, directives, stamp, tenant)
+        if near is not None and (kept := await self.like(near, directives, call, call_next)) is not None:
             return kept
-        if wishes.only and not isinstance(call.ask, Embed):
+        if directives.only and not isinstance(call.ask, Embed):
             raise NotKept
-        place = Place(where, call, tenant, told, self.ttl(wishes), stamp, name_of(where, call))
-        flying = self.flying(place) if wishes.reads else None
+        place = Place(where, call, tenant, told, self.ttl(directives), stamp, name_of(where, call))
+        flying = self.flying(place) if directives.reads else None
         reply = await (flying.joined(call) if flying is not None else self.begun(place, call_next, near))
         return self.noted(call, reply, digest)
 
@@ -126,8 +126,8 @@ class Cache:
         self.stats.note(facts.get("model", call.model), facts["cache"])
         return Reply(reply.events, facts, reply.closers)
 
-    async def bypassed(self, call: Call, call_next: Handler, wishes: Wishes) -> Reply:
-        if wishes.only:
+    async def bypassed(self, call: Call, call_next: Handler, directives: Directives) -> Reply:
+        if directives.only:
             raise NotKept
         reply = await call_next(call)
         self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
@@ -155,10 +155,10 @@ class Cache:
     def tenant(self, caller: str) -> str:
         return caller if self.settings.share == "caller" else ""
 
-    def ttl(self, wishes: Wishes) -> float:
-        return min(wishes.ttl or self.settings.ttl, self.settings.max_ttl)
+    def ttl(self, directives: Directives) -> float:
+        return min(directives.ttl or self.settings.ttl, self.settings.max_ttl)
 
-    async def found(self, where: str, wishes: Wishes, call: Call, digest: str) -> Reply | None:
+    async def found(self, where: str, directives: Directives, call: Call, digest: str) -> Reply | None:
         """The kept answer, if there is one that is wanted."""
         if self.instant is not None:
             answer = entry.of_kept(self.instant.look(where))
@@ -171,7 +171,7 @@ class Cache:
             return None
         found, born = answer
         age = max(0.0, self.clock.time() - born)
-        if wishes.oldest is not None and age > wishes.oldest:
+        if directives.oldest is not None and age > directives.oldest:
             return None
         model = found.facts.get("model", call.model)
         self.stats.note(model, "hit")
@@ -193,7 +193,7 @@ class Cache:
         name = place.flight
         if (flying := self.flights.get(name)) is None:
             return None
-        if self.clearings.took(flying.began, place.where, partial(place.label, place.call.model)):
+        if self.invalidations.took(flying.began, place.where, partial(place.label, place.call.model)):
             del self.flights[name]
             return None
         return flying
@@ -216,7 +216,7 @@ class Cache:
         if not (entry.is_of(facts, place.stamp) and entry.complete(said, self.settings.keep_length)):
             return
         model = facts.get("model", place.call.model)
-        if self.clearings.last and self.clearings.took(flight.began, place.where, partial(place.label, model)):
+        if self.invalidations.last and self.invalidations.took(flight.began, place.where, partial(place.label, model)):
             return
         largest = self.settings.max_entry_bytes
         seconds = self.clock.monotonic() - flight.began
@@ -230,18 +230,18 @@ class Cache:
 
     # --- like questions --------------------------------------------------------------------------------
 
-    async def near(self, where: str, call: Call, wishes: Wishes, stamp: str, tenant: str) -> Near | None:
+    async def near(self, where: str, call: Call, directives: Directives, stamp: str, tenant: str) -> Near | None:
         """The question, where like ones may be answered alike and no answer to it is under way."""
-        if self.semantic is None or not wishes.reads or where in self.flights:
+        if self.semantic is None or not directives.reads or where in self.flights:
             return None
         return await self.semantic.near(where, call, stamp, tenant)
 
-    async def like(self, near: Near, wishes: Wishes, call: Call, call_next: Handler) -> Reply | None:
+    async def like(self, near: Near, directives: Directives, call: Call, call_next: Handler) -> Reply | None:
         """The answer to a question that means the same, if there is one that is wanted."""
         if self.semantic is None:
             return None
         for where, cosine in await self.semantic.found(near, call.caller):
-            reply = await self.found(where, wishes, call, where.rpartition(":")[2])
+            reply = await self.found(where, directives, call, where.rpartition(":")[2])
             if reply is None:
                 self.semantic.lost(near, where)
                 continue
@@ -291,7 +291,7 @@ class Cache:
             self.host,
             self.settings.share == "global",
             self.outbox.written,
-            self.clearings.add,
+            self.invalidations.add,
             self.more,
         ).routes()
 

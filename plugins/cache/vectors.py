@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from plugins.cache import entry, key
-from plugins.cache.clearings import Clearings
+from plugins.cache.directives import Directives, NotKept
+from plugins.cache.invalidations import Invalidations
 from plugins.cache.stats import Stats
-from plugins.cache.wishes import NotKept, Wishes
 from proxy.errors import UpstreamError
 from proxy.host import Host
 from proxy.stores.keyvalue import KeyValue, New, StoreError
@@ -39,13 +39,13 @@ class Terms(Struct, frozen=True):
 
 
 class Vectors:
-    def __init__(self, store: KeyValue, stats: Stats, clearings: Clearings, host: Host) -> None:
+    def __init__(self, store: KeyValue, stats: Stats, invalidations: Invalidations, host: Host) -> None:
         self.store = store
         self.stats = stats
-        self.clearings = clearings
+        self.invalidations = invalidations
         self.host = host
 
-    async def answered(self, call_next: Handler, wishes: Wishes, terms: Terms, call: Call) -> Reply:
+    async def answered(self, call_next: Handler, directives: Directives, terms: Terms, call: Call) -> Reply:
         """What is kept, and the rest from the upstream; in the order that was asked."""
         ask = call.ask
         if not isinstance(ask, Embed) or not ask.inputs:
@@ -54,13 +54,13 @@ class Vectors:
         prefix = key.prefix_of("cache", terms.tenant)
         told = {text: told_of(ask, text, call.route, terms.stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
-        known, age = await self.known(keys, wishes) if wishes.reads else ({}, 0.0)
+        known, age = await self.known(keys, directives) if directives.reads else ({}, 0.0)
         new = [text for text in texts if text not in known]
         if not new:
             facts = known[texts[0]][2]
             self.saved(facts.get("model", call.model), known)
             return Reply.of(replay(together(ask.inputs, known)), **{**facts, "cache": "hit", "age": str(int(age))})
-        if wishes.only:
+        if directives.only:
             raise NotKept
         wanted = {text: (keys[text], told[text]) for text in texts}
         reply, asked, took = await self.fetched(call_next, call, {text: wanted[text] for text in new}, terms)
@@ -102,7 +102,7 @@ class Vectors:
             await self.keep(news, began)
         return reply, rows, answer.usage or NOTHING
 
-    async def known(self, keys: dict[str, str], wishes: Wishes) -> tuple[dict[str, Row], float]:
+    async def known(self, keys: dict[str, str], directives: Directives) -> tuple[dict[str, Row], float]:
         """Those that are kept and wanted, and the age of the oldest."""
         try:
             found = await self.store.get(list(keys.values()))
@@ -110,7 +110,7 @@ class Vectors:
             return {}, 0.0
         now, rows, oldest = self.host.clock.time(), {}, 0.0
         for text, kept in zip(keys, found, strict=True):
-            if kept is None or (wishes.oldest is not None and now - kept.born > wishes.oldest):
+            if kept is None or (directives.oldest is not None and now - kept.born > directives.oldest):
                 continue
             if (row := entry.unpack_vector(kept.value)) is not None:
                 rows[text], oldest = row, max(oldest, now - kept.born)
@@ -125,7 +125,7 @@ class Vectors:
                 await self.store.delete(late)
 
     def was_taken(self, one: New, began: float) -> bool:
-        return self.clearings.took(began, one.key, lambda: one.label)
+        return self.invalidations.took(began, one.key, lambda: one.label)
 
 
 def rows_of(answer: Answer, facts: Mapping[str, str], texts: list[str]) -> dict[str, Row]:

@@ -16,9 +16,9 @@ from plugins.comparison.judging import Judging
 from plugins.comparison.results import LETTERS, PREFIX, Compared, Heard, clean
 from plugins.comparison.round import ROUTE, Ends, Round, Said, calls_of
 from plugins.comparison.store import Store
+from proxy.announcements import Rated
 from proxy.errors import BadCall, Busy, Denied, ProxyError, TooLarge
 from proxy.host import Host
-from proxy.news import Rated
 from proxy.types import JSON, Call, Caller, Chat, Route, unheard
 from proxy.wire import sse
 from proxy.wire.ids import timely_id

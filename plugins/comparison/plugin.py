@@ -9,7 +9,7 @@ from typing import Final, Self
 from pydantic import PositiveInt
 
 from plugins.comparison.api import Api
-from plugins.comparison.keeping import EVERY, Keeping
+from plugins.comparison.retention import EVERY, Retention
 from plugins.comparison.store import Most, Store
 from plugins.comparison.tables import FEATURE
 from proxy.config import Strict
@@ -40,17 +40,17 @@ class Comparison:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host
         self.store = Store(host, Most(settings.max_comparisons, settings.max_bytes))
-        self.keeping = Keeping(self.store, settings.keep_days)
+        self.retention = Retention(self.store, settings.keep_days)
         self.api = Api(self.store, host, settings.at_once)
         self.chores = Chores(host.background)
-        host.holds(self.keeping)
+        host.holds(self.retention)
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()
         yield from Page("/compare", Path(__file__).with_name("page.html")).routes()
 
     async def __aenter__(self) -> Self:
-        self.chores.every(EVERY, self.keeping.tidy, "deleting old comparisons", calm=True)
+        self.chores.every(EVERY, self.retention.tidy, "deleting old comparisons", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from proxy.announcements import KEPT, CallEnded
 from proxy.errors import NotFound, ProxyError
-from proxy.news import KEPT, CallEnded
 from proxy.prices import money
 from proxy.streams import Answer
 from proxy.types import JSON, Call

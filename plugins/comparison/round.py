@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from plugins.comparison.results import Heard
+from proxy.announcements import CallEnded
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.meter import metered
-from proxy.news import CallEnded
 from proxy.streams import Answer
 from proxy.types import Call, Caller, Event, Reply, Text, Thinking
 

@@ -11,7 +11,6 @@ from typing import Final, Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
-from plugins.conversations.keeping import EVERY, Keeping
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
@@ -19,6 +18,7 @@ from plugins.conversations.output import Output
 from plugins.conversations.recording import Recording
 from plugins.conversations.referred import items_of
 from plugins.conversations.resent import answered, apart, new_of
+from plugins.conversations.retention import EVERY, Retention
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
 from plugins.conversations.talks import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
@@ -85,9 +85,9 @@ class Conversations:
         self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
-        self.keeping = Keeping(self.store, settings.keep_days)
+        self.retention = Retention(self.store, settings.keep_days)
         self.chores = Chores(host.background)
-        host.holds(self.keeping)
+        host.holds(self.retention)
         host.finds(partial(items_of, self.store))
         host.record(FIELD)
 
@@ -171,7 +171,7 @@ class Conversations:
         if self.turns.renewing is None:  # for every pipeline that there will be
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
-        self.chores.every(EVERY, self.keeping.tidy, "deleting old conversations", calm=True)
+        self.chores.every(EVERY, self.retention.tidy, "deleting old conversations", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -164,7 +164,7 @@ class Documents:
         item = await self.readable(self.caller(request), id)
         parts = self.store.text(item.id, item.version or item.newest)
         pieces = (part.encode() async for part in parts)
-        return await self.host.desk.poured(request, pieces, {"Content-Type": "text/plain; charset=utf-8"})
+        return await self.host.desk.streamed(request, pieces, {"Content-Type": "text/plain; charset=utf-8"})
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, payer = await self.host.desk.form(request, ChangeDocument), self.payer(request)
@@ -203,7 +203,7 @@ class Documents:
         job = await self.one_job(request, id)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return shapes.answer(shapes.job(job))
-        return await self.host.desk.poured(request, self.told(job), STREAM)
+        return await self.host.desk.streamed(request, self.told(job), STREAM)
 
     async def told(self, job: Job) -> AsyncIterator[bytes]:
         last, quiet = b"", 0.0

@@ -13,11 +13,12 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from plugins.documents import prompt
 from plugins.documents.api import Documents as DocumentsApi
+from plugins.documents.caller_data import Documents as Holding
 from plugins.documents.collections import Collections
 from plugins.documents.embedding import Embedder
+from plugins.documents.file_text import Teller
 from plugins.documents.files import Reader
 from plugins.documents.forms import Names, Top
-from plugins.documents.holding import Documents as Holding
 from plugins.documents.ingest import Ingest
 from plugins.documents.ledger import Ledger
 from plugins.documents.moving import Mover, Moves
@@ -28,10 +29,9 @@ from plugins.documents.rewriting import Rewriter
 from plugins.documents.runner import Runner
 from plugins.documents.scores import Hit
 from plugins.documents.search import Fusion, Search, Wish
-from plugins.documents.searching import Searches, Shelves
+from plugins.documents.searching import Lookup, Searches
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
-from plugins.documents.telling import Teller
 from plugins.documents.tending import Tender
 from plugins.documents.vectorstores import tool
 from plugins.documents.vectorstores.api import VectorStores
@@ -166,7 +166,7 @@ class Documents:
         host.cabinet.teller = Teller(reader, settings.max_file_bytes)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
-            Shelves(collections, index, runner),
+            Lookup(collections, index, runner),
             Searches(self.search, host),
             self.vector_stores,
         )

@@ -14,7 +14,7 @@ from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
 from plugins.documents.vectorstores.origins import GONE
 from proxy.errors import Busy, NotFound, ProxyError
-from proxy.host import Host, rest, surely
+from proxy.host import Host, rest, shielded
 from proxy.sql.database import DatabaseAway
 from proxy.stores.vectors import VectorsAway
 
@@ -80,7 +80,7 @@ class Runner:
                 pass
         except (Overtaken, asyncio.CancelledError) as error:
             with suppress(Busy):
-                await surely(self.undo(job))  # what holds it stops it once more
+                await shielded(self.undo(job))  # what holds it stops it once more
             if isinstance(error, asyncio.CancelledError):
                 raise
         except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import IO
 
-from proxy.host import surely
+from proxy.host import shielded
 
 
 @asynccontextmanager
@@ -18,4 +18,4 @@ async def scratch() -> AsyncIterator[IO[bytes]]:
     try:
         yield file
     finally:
-        await surely(asyncio.to_thread(file.close))
+        await shielded(asyncio.to_thread(file.close))

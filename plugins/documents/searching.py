@@ -26,7 +26,7 @@ MOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Shelves:
+class Lookup:
     """The collections."""
 
     collections: Collections

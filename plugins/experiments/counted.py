@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from plugins.experiments.book import Assigned
 from plugins.experiments.tables import COUNTS
+from proxy.announcements import KEPT, CallEnded
 from proxy.meter import LEFT
-from proxy.news import KEPT, CallEnded
 
 LONGEST: Final = 200
 """Maximum length of a call's id, in characters."""

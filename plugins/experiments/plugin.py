@@ -13,20 +13,20 @@ from pydantic import PositiveInt
 from plugins.experiments.api import Api
 from plugins.experiments.assigning import subject_of
 from plugins.experiments.book import Assigned, Experiment
+from plugins.experiments.caller_data import Rows
 from plugins.experiments.definition import InFile, Name
 from plugins.experiments.guarding import Guarding
-from plugins.experiments.holding import Rows
-from plugins.experiments.keeping import Keeping
 from plugins.experiments.known import LOOK, Known, missing
+from plugins.experiments.retention import Retention
+from plugins.experiments.selection import FIELD, NAMES, TEMPLATE, TEMPLATES, Selection, changed, selection_of
 from plugins.experiments.store import MOST, Store, from_file
 from plugins.experiments.tables import FEATURE
-from plugins.experiments.wish import FIELD, NAMES, TEMPLATE, TEMPLATES, Wish, changed, wish_of
 from plugins.experiments.writer import Writer
+from proxy.announcements import CallEnded, Rated
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied, ProxyError
 from proxy.host import Chores, Host
 from proxy.meter import metered
-from proxy.news import CallEnded, Rated
 from proxy.types import Call, Handler, Reply, Route
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Experiments:
         if not self.writer.most:
             self.adopted()
         host.once_adopted(self.adopted)
-        self.keeping = Keeping(store, settings.rate_days, settings.rate_calls)
+        self.retention = Retention(store, settings.rate_days, settings.rate_calls)
         self.guarding = Guarding(store)
         self.held: dict[str, Assigned] = {}
         """What each call in progress counts for, by its meter's id.  CallEnded, which every call sends, removes it."""
@@ -99,25 +99,25 @@ class Experiments:
             return await call_next(call)
         if not wished and COMPARISON in call.tags:  # a comparison of models needs each model unchanged
             return await call_next(call)
-        wish = wish_of(call)
-        assigned = book.chosen(call, self.opens) if wish is None else self.wished(call, wish)
+        selection = selection_of(call)
+        assigned = book.chosen(call, self.opens) if selection is None else self.wished(call, selection)
         if assigned is None:
             return await call_next(call)
         if assigned.subject is None:
             return await self.asked(assigned, call_next, call)
         return await metered(call, partial(self.counted, assigned, call_next), self.host)
 
-    def wished(self, call: Call, wish: Wish) -> Assigned:
+    def wished(self, call: Call, selection: Selection) -> Assigned:
         """The variant for a call that names an experiment; the control if that is not running.  Raises NotFound."""
-        one = self.known.book.names.get(wish.name)
+        one = self.known.book.names.get(selection.name)
         if one is None:
-            raise missing(wish.name, wish.param)
+            raise missing(selection.name, selection.param)
         definition = one.definition
-        if wish.variant is not None:
-            forced = next((variant for variant in definition.variants if variant.name == wish.variant), None)
+        if selection.variant is not None:
+            forced = next((variant for variant in definition.variants if variant.name == selection.variant), None)
             if forced is None:
                 names = ", ".join(variant.name for variant in definition.variants)
-                message = f"The experiment '{one.name}' has no variant '{wish.variant[:100]}'; it has {names}."
+                message = f"The experiment '{one.name}' has no variant '{selection.variant[:100]}'; it has {names}."
                 raise BadCall(message, param="experiment.variant", code="invalid_value")
             return Assigned(one, forced)
         assigned = one.assigned(subject_of(definition.unit, call)) if one.status == "active" else None
@@ -187,7 +187,7 @@ class Experiments:
 
     async def tidy(self) -> None:
         await self.known.note()
-        await self.keeping.tidy()
+        await self.retention.tidy()
 
     async def __aenter__(self) -> Self:
         with suppress(Busy):  # an unavailable database must not keep a new configuration from being used

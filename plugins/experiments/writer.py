@@ -15,8 +15,8 @@ from plugins.experiments.book import Assigned
 from plugins.experiments.counted import Batch, Place, Said, Seen, clean
 from plugins.experiments.store import Store
 from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
+from proxy.announcements import CallEnded, Rated
 from proxy.errors import Busy
-from proxy.news import CallEnded, Rated
 from proxy.sql.backlog import Backlog
 
 log = logging.getLogger(__name__)

@@ -154,7 +154,7 @@ class Api:
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
             "X-Content-Type-Options": "nosniff",
         }
-        return await self.host.desk.poured(request, self.store.pieces(caller, file.id), headers)
+        return await self.host.desk.streamed(request, self.store.pieces(caller, file.id), headers)
 
 
 def name_of(given: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from pydantic import PositiveInt
 
-from plugins.files import keeping
+from plugins.files import retention
 from plugins.files.api import Api
 from plugins.files.store import Bounds, Store
 from plugins.files.tables import FEATURE
@@ -45,13 +45,13 @@ class Files:
         if host.cabinet.keeper is not None:
             raise ConfigError(["files are kept by one plugin only"])
         host.cabinet.keeper = self.store
-        host.holds(keeping.Holding(self.store))
+        host.holds(retention.Holding(self.store))
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()
 
     async def __aenter__(self) -> Self:
-        self.chores.every(keeping.EVERY, partial(keeping.tidy, self.store), "deleting old files", calm=True)
+        self.chores.every(retention.EVERY, partial(retention.tidy, self.store), "deleting old files", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

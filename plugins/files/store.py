@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from plugins.files.tables import FILES, PIECES
 from proxy.errors import BadCall, NotFound, TooLarge
-from proxy.filing import Cabinet, Filed
+from proxy.file_access import Cabinet, Filed
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.sql.turns import turn

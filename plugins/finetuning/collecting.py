@@ -16,9 +16,9 @@ from plugins.finetuning.examples import Example, example
 from plugins.finetuning.forms import Metadata, Name, Suffix
 from plugins.finetuning.reading import PURPOSE, Datasets
 from plugins.finetuning.store import fits
+from proxy.caller_data import Holding
 from proxy.config import Strict
 from proxy.errors import BadCall
-from proxy.holdings import Holding
 from proxy.host import Host
 from proxy.types import JSON
 

@@ -9,8 +9,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, PositiveInt
 
 from plugins.finetuning.api import Api
+from plugins.finetuning.caller_data import Holding
 from plugins.finetuning.events import Events
-from plugins.finetuning.holding import Holding
 from plugins.finetuning.ledger import Ledger
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.runner import Runner

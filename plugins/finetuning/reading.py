@@ -13,8 +13,8 @@ from typing import Final
 
 from plugins.finetuning.dataset import Report, read_file
 from proxy.errors import BadCall, NotFound
-from proxy.filing import Cabinet, Filed, Keeper
-from proxy.host import surely
+from proxy.file_access import Cabinet, Filed, Keeper
+from proxy.host import shielded
 
 PURPOSE: Final = "fine-tune"
 PREFIX: Final = "reading-"
@@ -75,7 +75,7 @@ class Datasets:
                     return await asyncio.shield(reading)
                 finally:
                     over.set()
-                    await surely(asyncio.wait([reading]))  # the thread still has the files open
+                    await shielded(asyncio.wait([reading]))  # the thread still has the files open
 
     async def fetch(self, owner: str, id: str, path: Path) -> None:
         await asyncio.to_thread(path.touch)

@@ -22,7 +22,7 @@ from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
-from proxy.host import Host, rest, surely
+from proxy.host import Host, rest, shielded
 from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Runner:
                 with suppress(Busy):
                     await self.ledger.release(job, VALIDATING if job.status == VALIDATING else "queued")
             elif job.status != VALIDATING:
-                await surely(self.work.unmade(job))
+                await shielded(self.work.unmade(job))
             raise
         except Busy as error:  # the failure cannot be stored: the lease expires, and a process takes the job over
             log.warning("%s is abandoned, and continues when its lease has ended: %s", job.id, error)

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat
 
 from proxy.config import Strict
 from proxy.errors import ProxyError
-from proxy.host import rest, surely
+from proxy.host import rest, shielded
 from proxy.sql.lockfile import taken
 
 GUARD: Final = Path(__file__).parent / "guard.py"
@@ -87,7 +87,7 @@ class Training:
             await self.watched(said)
             await rest(DRAIN, said.silent)
         finally:
-            await surely(end(process, said))
+            await shielded(end(process, said))
         said.check()
         if status := process.get_returncode():
             raise failed(status, said.tail)

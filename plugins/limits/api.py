@@ -16,8 +16,8 @@ from pydantic import Field
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting
 from plugins.limits.plan import NOTHING, Counted, Rules, counted_of, subject_of
+from plugins.limits.reporting import money
 from plugins.limits.rules import Which
-from plugins.limits.told import money
 from proxy.config import Strict
 from proxy.errors import Busy, UpstreamError
 from proxy.host import Host

@@ -14,15 +14,15 @@ from pydantic import PositiveInt
 from plugins.limits.api import Api
 from plugins.limits.calendar import Calendar
 from plugins.limits.counting import Counting, Taken
-from plugins.limits.guess import Guess
+from plugins.limits.estimate import Estimate
 from plugins.limits.plan import NOTHING, Plan, Rules
+from plugins.limits.reporting import rates, refused
 from plugins.limits.rules import Rule
-from plugins.limits.told import rates, refused
+from proxy.announcements import KEPT, CallEnded
 from proxy.config import Strict
 from proxy.errors import ProxyError, TooMany
 from proxy.host import Host, rest
 from proxy.meter import metered
-from proxy.news import KEPT, CallEnded
 from proxy.sql.feature import Feature
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
 from proxy.stores.counters.memory import InMemory
@@ -64,7 +64,7 @@ class Limits:
         self.host = host
         self.rules = Rules(settings.limits, host.models.named)
         self.plan = lru_cache(PLANS)(self.rules.plan)
-        self.need = Guess(host, settings.answer_tokens)
+        self.need = Estimate(host, settings.answer_tokens)
         self.calendar = Calendar(host.clock)
         self.ledger: Ledger | None = None
         if self.rules.budgets:
@@ -107,7 +107,7 @@ class Limits:
         self.held[mark] = plan, holding, counters
         told = rates(plan, holding.claims, verdict)
         if call.stream:
-            call.witness.foretold(told)
+            call.observer.foretold(told)
         try:
             reply = await call_next(call)
         except ProxyError as error:

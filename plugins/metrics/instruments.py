@@ -9,8 +9,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from proxy import __version__
+from proxy.announcements import BROKEN_OFF, Attempt, CallEnded, FellBack
 from proxy.host import Seen
-from proxy.news import BROKEN_OFF, Attempt, CallEnded, FellBack
 
 MOST: Final = 100
 """Maximum number of values of one label; further ones become `other`."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from aiohttp import web
 
 from plugins.metrics.registry import Registry, registry_of
+from proxy.announcements import Attempt, CallEnded, FellBack
 from proxy.config import Strict
 from proxy.errors import ConfigError
 from proxy.host import Chores, Host
 from proxy.meter import metered
-from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Handler, Reply, Route
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from plugins.retry.budget import Budget
 from plugins.retry.record import HOURS, Record
+from proxy.announcements import Attempt, AttemptsAsked, FellBack
+from proxy.attempts import tried
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Cause, UpstreamError
 from proxy.host import Host
-from proxy.news import Attempt, AttemptsAsked, FellBack
-from proxy.tries import tried
 from proxy.types import JSON, Call, Handler, Reply, Route
 
 FIELD: Final = "use_retry"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import Final
 
+from proxy.announcements import BROKEN_OFF, Attempt, FellBack
 from proxy.host import Clock
-from proxy.news import BROKEN_OFF, Attempt, FellBack
 from proxy.types import JSON
 
 BUCKET: Final = 300

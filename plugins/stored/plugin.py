@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
+from plugins.stored.caller_data import Answers
 from plugins.stored.fitting import fitted
-from plugins.stored.holding import Answers
-from plugins.stored.keeping import EVERY, Keeping
 from plugins.stored.references import resolved
+from plugins.stored.retention import EVERY, Retention
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, Store
 from plugins.stored.tables import FEATURE
@@ -61,9 +61,9 @@ class Stored:
         self.host = host
         self.store = Store(host)
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
-        self.keeping = Keeping(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
+        self.retention = Retention(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
         self.chores = Chores(host.background)
-        host.holds(Answers(self.keeping))
+        host.holds(Answers(self.retention))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         receipt = None if call.route == "internal" else call.receipt  # calls made by plugins are not stored
@@ -129,7 +129,7 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.chores.every(EVERY, self.keeping.tidy, "deleting old answers", calm=True)
+        self.chores.every(EVERY, self.retention.tidy, "deleting old answers", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -11,12 +11,12 @@ from typing import Annotated, Final
 from aiohttp import web
 from pydantic import Field
 
-from plugins.stored import keeping
+from plugins.stored import retention
 from plugins.stored.answers import RESPONSE, Document, Kept
+from plugins.stored.event_stream import behind, told_again, told_live
 from plugins.stored.paging import Order, Page, document, page_among
 from plugins.stored.runs import Runs, cancelled
 from plugins.stored.store import Store
-from plugins.stored.telling import behind, told_again, told_live
 from proxy.config import Strict
 from proxy.errors import BadCall
 from proxy.host import Host
@@ -69,11 +69,11 @@ class Responses:
         kept = await self.store.get(owner, RESPONSE, id, *heavy)
         if id in self.runs.shared.runs or not kept.lost(self.host.clock.time()):
             return kept
-        await self.host.clock.sleep(keeping.SILENT)
+        await self.host.clock.sleep(retention.SILENT)
         again = await self.store.get(owner, RESPONSE, id, *heavy)
         if again.beat != kept.beat:
             return again
-        await keeping.fail(self.store, again)
+        await retention.fail(self.store, again)
         return await self.store.get(owner, RESPONSE, id, *heavy)
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -128,7 +128,7 @@ class Responses:
         if not kept.events:
             message = "Only the stream of a response made with 'background' and 'stream' can be read again."
             raise BadCall(message, param="stream", code="not_streamed")
-        return await self.host.desk.poured(request, self.parts(request, kept, -1 if after is None else after), STREAM)
+        return await self.host.desk.streamed(request, self.parts(request, kept, -1 if after is None else after), STREAM)
 
     async def parts(self, request: web.BaseRequest, kept: Kept, after: int) -> AsyncIterator[bytes]:
         yield b""  # sends the headers at once, although the first event may take a while

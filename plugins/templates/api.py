@@ -10,10 +10,10 @@ from aiohttp import web
 from pydantic import AliasChoices, Field
 
 from plugins.templates.document import ModelName
+from plugins.templates.lookup import Lookup, Wanted, summary
 from plugins.templates.models import Answering
-from plugins.templates.shelves import Shelves, Wanted, summary
+from plugins.templates.selection import FIELD, PREFIX, Selection, version_of
 from plugins.templates.template import Template
-from plugins.templates.wish import FIELD, PREFIX, Wish, version_of
 from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import Host
@@ -24,7 +24,7 @@ PAGE: Final = 100
 MOST: Final = 200
 """Maximum templates of a page."""
 Said = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
-Applied = Callable[[Call, Wish], Awaitable[Call]]
+Applied = Callable[[Call, Selection], Awaitable[Call]]
 
 
 class Listed(Strict):
@@ -57,15 +57,15 @@ class Render(Strict):
     generate: bool = False
     stream: bool = False
 
-    def wish(self) -> Wish:
-        return Wish(self.name, version_of(self.version, "version"), self.variables, "name")
+    def selection(self) -> Selection:
+        return Selection(self.name, version_of(self.version, "version"), self.variables, "name")
 
 
 class Api:
     """applied: applies a template to a call.  most: maximum characters of a template's rendered messages."""
 
-    def __init__(self, shelves: Shelves, host: Host, applied: Applied, most: int, answering: Answering) -> None:
-        self.shelves = shelves
+    def __init__(self, lookup: Lookup, host: Host, applied: Applied, most: int, answering: Answering) -> None:
+        self.lookup = lookup
         self.host = host
         self.applied = applied
         self.most = most
@@ -84,24 +84,24 @@ class Api:
 
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.desk.query(request, Listed)
-        found = await self.shelves.listed(asked.wanted(), self.caller(request))
+        found = await self.lookup.listed(asked.wanted(), self.caller(request))
         return document({"templates": found[: asked.limit], "has_more": len(found) > asked.limit})
 
     async def categories(self, request: web.BaseRequest) -> web.StreamResponse:
-        found = await self.shelves.categories(self.caller(request))
+        found = await self.lookup.categories(self.caller(request))
         return document({"categories": [{"name": name, "templates": found[name]} for name in sorted(found)]})
 
     async def popular(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.desk.query(request, Most)
-        return document({"templates": await self.shelves.popular(self.caller(request), asked.limit)})
+        return document({"templates": await self.lookup.popular(self.caller(request), asked.limit)})
 
     async def one(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
         asked, caller = self.host.desk.query(request, One), self.caller(request)
-        template = await self.shelves.find(name, version_of(asked.version, "version"), caller)
+        template = await self.lookup.find(name, version_of(asked.version, "version"), caller)
         return document(shown(template, caller))
 
     async def versions(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
-        return document(await self.shelves.versions(name, self.caller(request)))
+        return document(await self.lookup.versions(name, self.caller(request)))
 
     async def render(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = await self.host.desk.form(request, Render)
@@ -115,12 +115,12 @@ class Api:
         told = [{"role": "user", "content": "-"}]  # a placeholder, replaced by the template's messages
         body = {"model": asked.model or f"{PREFIX}{asked.name}", "messages": told, "stream": asked.stream}
         call = (await self.host.chat(request, body)).but(ask=Chat(()))
-        return await self.host.answer(request, await self.applied(call, asked.wish()))
+        return await self.host.answer(request, await self.applied(call, asked.selection()))
 
     async def filled(self, request: web.BaseRequest, asked: Render) -> web.StreamResponse:
-        wish = asked.wish()
-        template = await self.shelves.find(wish.name, wish.version, self.caller(request), wish.param)
-        chat = template.asked(Chat(()), wish.variables, self.most)
+        selection = asked.selection()
+        template = await self.lookup.find(selection.name, selection.version, self.caller(request), selection.param)
+        chat = template.asked(Chat(()), selection.variables, self.most)
         models = self.host.desk.caller(request).models
         model = asked.model or await self.answering.named(template.document, models)
         return document({**rendered(template, chat), "model": model})

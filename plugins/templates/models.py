@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from plugins.templates.document import Document
-from plugins.templates.shelves import Shelves, Wanted
+from plugins.templates.lookup import Lookup, Wanted
+from plugins.templates.selection import PREFIX
 from plugins.templates.template import Template
-from plugins.templates.wish import PREFIX
 from proxy.errors import BadCall, Busy, UpstreamError
 from proxy.host import Host
 from proxy.models import ModelInfo
@@ -69,7 +69,7 @@ class Listing:
     """patterns: of the names of templates to list."""
 
     patterns: tuple[str, ...]
-    shelves: Shelves
+    lookup: Lookup
     answering: Answering
 
     async def offered(self, caller: Caller, listed: Sequence[ModelInfo]) -> Mapping[str, ModelInfo]:
@@ -92,11 +92,11 @@ class Listing:
     async def summaries(self, caller: str) -> list[dict[str, JSON]]:
         """Only those of the library while the database is unavailable."""
         own: list[dict[str, JSON]] = []
-        if self.shelves.store is not None:
+        if self.lookup.store is not None:
             with suppress(Busy):
-                own = await self.shelves.store.own(caller)
-        mine = [one for one in own if one["name"] not in self.shelves.library.names]
-        return [one for one in (*self.shelves.from_library(Wanted()), *mine) if self.shows(one["name"])]
+                own = await self.lookup.store.own(caller)
+        mine = [one for one in own if one["name"] not in self.lookup.library.names]
+        return [one for one in (*self.lookup.from_library(Wanted()), *mine) if self.shows(one["name"])]
 
     def shows(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns)

@@ -14,11 +14,11 @@ from plugins.templates import library
 from plugins.templates.api import Api
 from plugins.templates.feature import FEATURE
 from plugins.templates.library import Files, Library
+from plugins.templates.lookup import Lookup
 from plugins.templates.models import Answering, Listing
-from plugins.templates.shelves import Shelves
+from plugins.templates.selection import FIELD, PREFIX, Selection, selection_of
 from plugins.templates.template import led
 from plugins.templates.uses import Uses
-from plugins.templates.wish import FIELD, PREFIX, Wish, wish_of
 from proxy.asks import pictured_at
 from proxy.config import Strict
 from proxy.errors import BadCall, ProxyError
@@ -71,33 +71,33 @@ class Templates:
         read = host.kept("templates files", Files)
         files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files
-        self.shelves = Shelves(whole, host.kept("templates uses", Uses))
+        self.lookup = Lookup(whole, host.kept("templates uses", Uses))
         self.answering = Answering(settings.model, host)
-        self.listing = Listing(settings.listed, self.shelves, self.answering)
-        self.parts: list[Endpoints] = [Api(self.shelves, host, self.applied, settings.max_length, self.answering)]
+        self.listing = Listing(settings.listed, self.lookup, self.answering)
+        self.parts: list[Endpoints] = [Api(self.lookup, host, self.applied, settings.max_length, self.answering)]
         self.task: asyncio.Task[None] | None = None
         if settings.custom:
             self.tables = FEATURE
             self.parts.append(self.custom())
 
     def custom(self) -> Endpoints:
-        """Add the callers' own templates, which are in the database, to the shelves."""
+        """Add the callers' own templates, which are in the database, to the lookup."""
+        from plugins.templates.caller_data import Own
         from plugins.templates.counting import Counting  # SQLAlchemy is only needed for custom templates
         from plugins.templates.custom import Custom
-        from plugins.templates.holding import Own
         from plugins.templates.store import Store
         from plugins.templates.writing import Limits, Writing
 
-        store = self.shelves.store = Store(self.host)
-        self.shelves.counting = Counting(self.shelves.uses, self.host)
+        store = self.lookup.store = Store(self.host)
+        self.lookup.counting = Counting(self.lookup.uses, self.host)
         limits = Limits(self.settings.max_templates, self.settings.max_versions)
-        writing = Writing(store, limits, frozenset(self.shelves.library.names))
+        writing = Writing(store, limits, frozenset(self.lookup.library.names))
         self.host.holds(Own(store, writing))
         return Custom(store, writing, self.host)
 
     async def __aenter__(self) -> Self:
-        if self.shelves.counting is not None:
-            self.task = self.host.background.start(self.shelves.counting.run(), "counting uses of templates")
+        if self.lookup.counting is not None:
+            self.task = self.host.background.start(self.lookup.counting.run(), "counting uses of templates")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -105,13 +105,13 @@ class Templates:
             self.task.cancel()
             with suppress(asyncio.CancelledError):
                 await self.task
-        if self.shelves.counting is not None:
-            await self.shelves.counting.close()
+        if self.lookup.counting is not None:
+            await self.lookup.counting.close()
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        wish, asked = wish_of(call), call.ask
-        if wish is not None:
-            call = await self.applied(call, wish)
+        selection, asked = selection_of(call), call.ask
+        if selection is not None:
+            call = await self.applied(call, selection)
         label = call.tags.get(FACT)
         if label is None:
             return await call_next(call)
@@ -125,15 +125,15 @@ class Templates:
             raise
         return reply.noting(**{FACT: label})
 
-    async def applied(self, call: Call, wish: Wish) -> Call:
+    async def applied(self, call: Call, selection: Selection) -> Call:
         """The call with its template applied.  Raises BadCall or NotFound."""
         if not isinstance(call.ask, Chat):
-            raise BadCall("Templates are for chats only.", param=wish.param, code="template_not_for_this")
-        template = await self.shelves.find(wish.name, wish.version, call.caller, wish.param)
-        ask = template.asked(call.ask, wish.variables, self.settings.max_length)
+            raise BadCall("Templates are for chats only.", param=selection.param, code="template_not_for_this")
+        template = await self.lookup.find(selection.name, selection.version, call.caller, selection.param)
+        ask = template.asked(call.ask, selection.variables, self.settings.max_length)
         named = call.model if not call.model.startswith(PREFIX) else ""
         model = named or await self.answering.needed(template, call.models)
-        self.shelves.uses.note(template)
+        self.lookup.uses.note(template)
         extra = {name: value for name, value in call.extra.items() if name != FIELD}
         tags = {**call.tags, FACT: template.label}
         if OWN_SYSTEM in tags and VARIANTS_TEMPLATE not in tags:

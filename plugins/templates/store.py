@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.templates.document import ALIAS, KNOWN, LATEST, NAME, PREFIX, Document
 from plugins.templates.library import Version
-from plugins.templates.shelves import Wanted, no_version, summary
+from plugins.templates.lookup import Wanted, no_version, summary
 from plugins.templates.tables import ALIASES, CUSTOM, VERSIONS
 from plugins.templates.template import Template
 from proxy.errors import BadCall, NotFound

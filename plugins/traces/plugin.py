@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 
+from proxy.announcements import Attempt, CallEnded, FellBack
 from proxy.config import Strict
 from proxy.errors import ConfigError
 from proxy.host import Host
 from proxy.meter import metered
-from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Handler, Plugin, Reply
 
 if TYPE_CHECKING:  # an optional dependency

@@ -16,8 +16,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from plugins.traces import contents
+from proxy.announcements import Attempt, CallEnded, FellBack
 from proxy.errors import ProxyError
-from proxy.news import Attempt, CallEnded, FellBack
 from proxy.types import Call, Events, Handler, Reply
 
 OPERATIONS: Final = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}

@@ -10,8 +10,8 @@ from sqlalchemy import case, func, select
 
 from plugins.usage.tables import ATTEMPTS
 from plugins.usage.writer import Writer
+from proxy.announcements import BROKEN_OFF, AttemptsAsked
 from proxy.host import Host
-from proxy.news import BROKEN_OFF, AttemptsAsked
 from proxy.types import JSON
 
 A = ATTEMPTS.c

@@ -62,7 +62,7 @@ class Export:
         asked = self.host.desk.query(request, Span)
         caller = figures.whose(self.host.desk.caller(request), asked.user)
         chunks = self.chunks(caller, *asked.limits(self.host.clock.time()))
-        return await self.host.desk.poured(request, chunks, HEADERS)
+        return await self.host.desk.streamed(request, chunks, HEADERS)
 
     async def chunks(self, caller: str | None, since: int, until: int) -> AsyncIterator[bytes]:
         """Sorted by time.  No transaction stays open while a client reads."""

@@ -12,21 +12,21 @@ from pydantic import PositiveInt
 
 from plugins.usage.api import Api
 from plugins.usage.attempts import Attempts
+from plugins.usage.caller_data import Rows
 from plugins.usage.costs import Costs
 from plugins.usage.export import Export
-from plugins.usage.holding import Rows
-from plugins.usage.keeping import Keeping
 from plugins.usage.organization import Organization
 from plugins.usage.pricing import Pricing
 from plugins.usage.ratings import Ratings
+from plugins.usage.retention import Retention
 from plugins.usage.rows import fallback_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Writer
+from proxy.announcements import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.config import Strict
 from proxy.errors import Busy
 from proxy.host import Chores, Host
 from proxy.meter import metered
-from proxy.news import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.page import Page
 from proxy.types import Call, Handler, Reply, Route
 
@@ -63,7 +63,7 @@ class Usage:
         self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
         self.writer.most = self.writer.most or settings.pending
         host.once_adopted(self.adopted)
-        self.keeping = Keeping(settings.keep_days, host.database, host.clock)
+        self.retention = Retention(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
         self.chores = Chores(host.background)
@@ -89,7 +89,7 @@ class Usage:
         if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing records of usage")
         self.chores.every(LOOK, self.pricing.read, "looking for new prices")
-        self.chores.every(TIDY, self.keeping.tidy, "deleting old records of usage", calm=True)
+        self.chores.every(TIDY, self.retention.tidy, "deleting old records of usage", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -17,10 +17,10 @@ from plugins.usage.rows import CallRow
 from plugins.usage.statements import alone
 from plugins.usage.tables import CALLS
 from plugins.usage.writer import Writer
+from proxy.announcements import Rated
 from proxy.config import Strict
 from proxy.errors import NotFound
 from proxy.host import Host
-from proxy.news import Rated
 from proxy.sql.backlog import EVERY
 from proxy.types import Route
 

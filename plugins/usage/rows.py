@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from msgspec.structs import astuple
 
-from proxy.news import Attempt, CallEnded, Cost, FellBack
+from proxy.announcements import Attempt, CallEnded, Cost, FellBack
 from proxy.types import JSON
 
 LONGEST: Final = 200

@@ -16,9 +16,9 @@ from plugins.usage import sums
 from plugins.usage.rows import AttemptRow, CallRow, Names, Smooth, attempt_row, call_row
 from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
+from proxy.announcements import Attempt, CallEnded
 from proxy.errors import Busy
 from proxy.host import Clock, rest
-from proxy.news import Attempt, CallEnded
 from proxy.sql.backlog import EVERY, Backlog
 from proxy.sql.database import Database
 

@@ -148,12 +148,12 @@ async def queued(told: argparse.Namespace) -> int:
     from plugins.documents.repair import everything
     from plugins.documents.tables import FEATURE
     from proxy.clock import Clock
-    from proxy.reading import Told, reader
+    from proxy.config_file import Overrides, reader
     from proxy.registry import uses
     from proxy.sql.database import Database
 
     path = path_of(told)
-    config, _ = reader(path, Told())()
+    config, _ = reader(path, Overrides())()
     if not uses(config, "documents"):
         raise ConfigError([f"no plugin of {path} is `documents`: there are no documents to index"])
     settings = config.database

@@ -78,9 +78,9 @@ def done(work: Work, told: argparse.Namespace) -> int:
 
 
 async def with_store(work: Work, told: argparse.Namespace) -> None:
-    from proxy.reading import Told, reader
+    from proxy.config_file import Overrides, reader
 
-    config, _ = reader(path_of(told), Told())()
+    config, _ = reader(path_of(told), Overrides())()
     if config.accounts is None:
         raise ConfigError([f"{path_of(told)} has no `accounts:`, so keys in the database would not work"])
     async with opened(config) as store:

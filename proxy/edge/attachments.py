@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.errors import BadCall, NotFound, TooLarge
-from proxy.filing import Cabinet, Filed, Keeper, Teller
+from proxy.file_access import Cabinet, Filed, Keeper, Teller
 from proxy.types import Caller, Image
 from proxy.wire.openai_attached import Attached
 from proxy.wire.openai_messages import check_image

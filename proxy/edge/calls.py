@@ -13,8 +13,8 @@ from aiohttp import web
 
 from proxy.edge.exchange import REQUEST_ID, Exchange, exchange_of
 from proxy.errors import BadCall
+from proxy.observer import Heard
 from proxy.types import JSON, Ask, Call, Caller, Deadline
-from proxy.witness import Heard
 
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
@@ -79,7 +79,7 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
         {name: ", ".join(request.headers.getall(name)) for name in own.headers if name in request.headers},
         deadline=None if stream else deadline(request, exchange),
         trail=trail(request),
-        witness=Listening(exchange=exchange) if stream else Heard(),
+        observer=Listening(exchange=exchange) if stream else Heard(),
     )
     own.admit(call, exchange.caller)
     if asked.extra:

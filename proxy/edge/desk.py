@@ -15,7 +15,7 @@ from proxy.edge.body import parsed, read_body, read_text
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.edge.parts import Part, parts_of
-from proxy.edge.pouring import poured
+from proxy.edge.streamed import streamed
 from proxy.errors import BadCall, WrongType
 from proxy.forms import Form, checked
 from proxy.types import Caller, Image
@@ -75,10 +75,10 @@ class Counter:
         if several:
             await self.attachments.put(several, self.caller(request))
 
-    async def poured(
+    async def streamed(
         self, request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
     ) -> web.StreamResponse:
-        return await poured(request, pieces, headers)
+        return await streamed(request, pieces, headers)
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
         """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""

@@ -16,8 +16,8 @@ from proxy.edge.body import UNREADABLE
 from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange
 from proxy.edge.gateway import Gateways
-from proxy.edge.guide import Guide
-from proxy.edge.pouring import break_off
+from proxy.edge.streamed import break_off
+from proxy.edge.unknown_paths import UnknownPaths
 from proxy.errors import Busy, Denied, NotFound, ProxyError, WrongMethod
 from proxy.identity import Guard
 from proxy.live import Live, Pipeline
@@ -38,7 +38,7 @@ class Door:
     patience: float
     """Seconds in which a client must take something of what waits for it."""
     gateways: Gateways
-    guide: Guide
+    guide: UnknownPaths
     upstreams: Mapping[str, Pool]
     doubts: Callable[[], Awaitable[Sequence[str]]]
     """Gives what of the configuration does not seem to be so."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
+from proxy.caller_data import Holding
 from proxy.config import Strict
-from proxy.holdings import Holding
 from proxy.host import Desk
 from proxy.types import Route
 
@@ -49,7 +49,7 @@ class Me:
     async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
         """A document that is read and written bit by bit.  One that cannot be finished breaks off."""
         user = self.whose(request)
-        return await self.desk.poured(request, gathered(self.pieces(user)), HEADERS)
+        return await self.desk.streamed(request, gathered(self.pieces(user)), HEADERS)
 
     async def pieces(self, user: str) -> AsyncIterator[bytes]:
         yield b'{"user":' + orjson.dumps(user) + b',"data":{'

@@ -15,7 +15,7 @@ from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import pictured
 from proxy.edge.memo import Memo
-from proxy.edge.shown import Shown
+from proxy.edge.model_lists import Shown
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied, ProxyError
 from proxy.types import JSON, Ask, Chat, Handler, Route

@@ -93,7 +93,7 @@ class Database:
         return engine
 
     def lite(self) -> Any:
-        from proxy.sql.lite import Connection as Lite
+        from proxy.sql.sqlite import Connection as Lite
 
         made = Lite(self.url.database or "", self.timeout)
         self.made.add(made)

@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from proxy.observer import Made, Observer
 from proxy.rejected import grown
 from proxy.streams import Answer, Choice
 from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors
-from proxy.witness import Made, Witness
 
 Start: TypeAlias = Callable[[], Awaitable[Reply]]
 WAITING = 256
@@ -32,7 +32,7 @@ async def fanned_out(call: Call, handler: Handler) -> Reply:
     ask = call.ask
     singles = list(of_prompts(ask) if isinstance(ask, Complete) else of_seeds(ask))
     group = max(ask.n, ask.best_of) if isinstance(ask, Complete) else len(singles)
-    merged = Merged([partial(handler, call.but(ask=one)) for one in singles], group, call.witness)
+    merged = Merged([partial(handler, call.but(ask=one)) for one in singles], group, call.observer)
     facts = await merged.started()
     reply = Reply.of(merged.events(), **facts).on_close(merged.aclose)
     if isinstance(ask, Complete) and ask.best_of > ask.n:
@@ -101,11 +101,11 @@ class Merged:
     others may be waiting for.
     """
 
-    def __init__(self, calls: Sequence[Start], group: int, witness: Witness) -> None:
-        """group: how many replies have the same prompt.  witness: told what is read before all have begun, since
+    def __init__(self, calls: Sequence[Start], group: int, observer: Observer) -> None:
+        """group: how many replies have the same prompt.  observer: told what is read before all have begun, since
         nothing of it is given if one of them does not."""
         self.group = group
-        self.witness = witness
+        self.observer = observer
         self.held: list[Made] = []
         self.usages: dict[int, Usage] = {}
         self.events_read: deque[Event | BaseException | None] = deque()
@@ -168,7 +168,7 @@ class Merged:
     async def read(self, index: int, reply: Reply) -> None:
         made = Made(reply.facts.get("model", ""), reply.facts.get("upstream", ""), given=self.all_begun)
         self.held.append(made)
-        self.witness.holds(made)
+        self.observer.holds(made)
         async for event in reply.events:
             if not made.given:
                 grown(made, event)

@@ -15,7 +15,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay, whole
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.alike import in_batches, is_empty, refused, told
+from proxy.upstreams.common import in_batches, is_empty, refused, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading

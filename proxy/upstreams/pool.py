@@ -12,18 +12,18 @@ from typing import Final
 from proxy.errors import NotFound, ProxyError, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
+from proxy.observer import Heard
 from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
+from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
 from proxy.upstreams.line import Line, Turns, Waiting, named
 from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.outcomes import Outcomes
-from proxy.upstreams.prompts import LEAD, Prompts, beginning_of
 from proxy.upstreams.sharing import Sharing
 from proxy.upstreams.standing import CLOSED, Standing
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
-from proxy.witness import Heard
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Pool:
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
         self.outcomes = Outcomes(services.clock, self.sharing)
-        self.prompts = None if self.alone else services.kept(f"prompts {name}", Prompts)
+        self.prompts = None if self.alone else services.kept(f"prompts {name}", Affinity)
         self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
         self.watch = Watch(self.members, self.standings, services, self.heard)
 
@@ -93,7 +93,7 @@ class Pool:
             return told(await host(call, info), info, self.name)
         except ProxyError as error:
             placed(error, info, self.name)
-            call.witness.placed(self.name)
+            call.observer.placed(self.name)
             raise
 
     async def shared(self, call: Call, info: ModelInfo) -> Reply:
@@ -143,7 +143,7 @@ class Pool:
         if not isinstance(error, ProxyError):
             return False
         placed(error, asking.info, standing.name)
-        asking.call.witness.placed(standing.name)
+        asking.call.observer.placed(standing.name)
         asking.tried = (*asking.tried, standing.url)
         return self.elsewhere(error, standing, asking.name, asking.tried)
 
@@ -165,8 +165,8 @@ class Pool:
     def hastens(self, asking: Asking, member: Member) -> bool:
         """Whether a stream has all of its time for this host: it has neither waited nor failed before, and no model is
         to be loaded."""
-        witness = asking.call.witness
-        fresh = not (asking.queued or asking.tried) and not (isinstance(witness, Heard) and witness.failures)
+        observer = asking.call.observer
+        fresh = not (asking.queued or asking.tried) and not (isinstance(observer, Heard) and observer.failures)
         return fresh and asking.name in member.loaded()
 
     # --- which host ----------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ class Remote:
         more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own()
         written = orjson.dumps(body)
         request = self.origin.head("POST", path, len(written), more) + written
-        return await self.exchange(request, call.model, call.connect_timeout, partial(call.witness.sent, body["model"]))
+        return await self.exchange(
+            request, call.model, call.connect_timeout, partial(call.observer.sent, body["model"])
+        )
 
     async def exchange(
         self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = nobody

@@ -9,13 +9,13 @@ from typing import Any, Final
 import orjson
 
 from proxy.errors import BadCall, UpstreamError
+from proxy.observer import Made
 from proxy.rejected import grown
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Event, Events, Finish, Reply, Stage, Text, ToolCalled, Usage
 from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
-from proxy.witness import Made
 
 BACKTRACKS: Final = 10_000
 """How often one regular expression may go back in one text, which takes half a millisecond.  With the library's own
@@ -72,7 +72,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
 
 async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
     """Through these stages, up to its first event.  What it takes until then nobody further out can see."""
-    call.witness.holds(made := Made())
+    call.observer.holds(made := Made())
     reply = reply.through(partial(noted, made))
     for stage in stages:
         reply = reply.through(stage)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from proxy.announcements import KEPT
 from proxy.errors import BadCall, ProxyError
-from proxy.news import KEPT
 from proxy.types import JSON, Usage
 from proxy.wire import read
 from proxy.wire.ollama_out import NativeStyle

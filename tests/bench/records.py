@@ -13,12 +13,12 @@ from http.client import HTTPConnection
 from statistics import median
 from typing import Final
 
-from plugins.usage.keeping import Keeping
+from plugins.usage.retention import Retention
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import FEATURE
 from plugins.usage.writer import Batch, Writer
+from proxy.announcements import CallEnded, Cost
 from proxy.host import Clock
-from proxy.news import CallEnded, Cost
 from proxy.sql.database import Database
 from tests.bench import asks
 from tests.bench.parts import Length, Part, Served, interleaved, ratio
@@ -122,7 +122,7 @@ async def filled(url: str) -> None:
     for done in range(0, ROWS, TOGETHER):
         at = now - DAYS * 86_400 * (1 - done / ROWS)
         await writer.put(Batch([made(chance, at + 600 * chance.random()) for _ in range(TOGETHER)]))
-    await Keeping(None, database, Clock()).tidy()  # as a server that has run for a week would have done
+    await Retention(None, database, Clock()).tidy()  # as a server that has run for a week would have done
     await database.aclose()
 
 

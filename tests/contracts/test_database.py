@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from proxy.errors import ConfigError
 from proxy.sql.database import Database, DatabaseAway
 from proxy.sql.feature import Feature
-from proxy.sql.lite import Connection as Lite
+from proxy.sql.sqlite import Connection as Lite
 from tests.conftest import Start
 from tests.servers import PostgresServer, free_port
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import aiohttp
 import pytest
 
+from proxy.announcements import Attempt
 from proxy.config import Strict
 from proxy.errors import ConfigError, UpstreamError
 from proxy.host import Host
-from proxy.news import Attempt
 from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Said, Simulator, running
 from tests.clocks import jump

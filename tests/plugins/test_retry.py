@@ -4,10 +4,10 @@ import pytest
 
 from plugins.retry import Retry
 from plugins.retry.record import Record
+from proxy.announcements import Attempt
 from proxy.background import Background
 from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
 from proxy.host import Clock, Host, Services, nowhere
-from proxy.news import Attempt
 from proxy.streams import collect, replay
 from proxy.types import Call, Chat, Deadline, Finish, Handler, Message, Reply, Text
 from tests.clocks import Watch

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.background import Background, Chores, now_and_then, surely
+from proxy.background import Background, Chores, now_and_then, shielded
 from proxy.commands import shared
 from proxy.errors import Busy
 
@@ -99,7 +99,7 @@ async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> 
         await over.wait()
         ended.set()
 
-    task = asyncio.ensure_future(surely(work()))
+    task = asyncio.ensure_future(shielded(work()))
     for _ in range(3):
         await asyncio.sleep(0)
         task.cancel()
@@ -109,7 +109,7 @@ async def test_what_must_end_well_does_however_often_its_task_is_cancelled() -> 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
-    await surely(work())
+    await shielded(work())
 
 
 async def stubborn(over: asyncio.Event) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.announcements import FellBack
 from proxy.host import Bus, Place
-from proxy.news import FellBack
 
 
 @pytest.mark.parametrize(("whole", "count"), [(1, 1), (8, 3), (4, 4), (7, 2), (3, 5)])

@@ -9,9 +9,9 @@ from aiohttp.test_utils import make_mocked_request
 from proxy import config as configuration
 from proxy import registry
 from proxy.config import Config
+from proxy.config_file import Overrides
 from proxy.errors import ConfigError, Denied, Unauthenticated
 from proxy.identity import Guard, check_exposure, is_loopback
-from proxy.reading import Told
 from proxy.types import Caller, Who
 from proxy.yamlfile import Source
 
@@ -116,7 +116,7 @@ def test_every_way_to_say_who_calls_guards_a_public_address(way: str) -> None:
 def test_an_address_of_the_command_line_is_not_sought_in_the_file() -> None:
     local, source = found("listen: {host: 127.0.0.1}\n")
     with pytest.raises(ConfigError, match=r"^0\.0\.0\.0 is not a loopback address"):
-        check_exposure(Told(host="0.0.0.0").over(local), source, insecure=False)
+        check_exposure(Overrides(host="0.0.0.0").over(local), source, insecure=False)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from plugins.retry import Retry
+from proxy.announcements import CallEnded
 from proxy.config import Strict
 from proxy.errors import TooMany
 from proxy.host import Host
 from proxy.meter import metered
-from proxy.news import CallEnded
 from proxy.streams import replay
 from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
 from proxy.upstreams.demo import Fault, Said, Simulator

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from proxy.announcements import CallEnded, Cost, Rejected
 from proxy.config import Config, packaged
 from proxy.costing import book_of
 from proxy.errors import ConfigError
-from proxy.news import CallEnded, Cost, Rejected
 from proxy.prices import Book, Energy, Tariff, fits, rounded
 from proxy.yamlfile import Source
 

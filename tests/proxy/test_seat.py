@@ -8,10 +8,10 @@ import socket
 import pytest
 
 from proxy import seat
-from proxy.dealer import Dealer
+from proxy.acceptor import Acceptor
 from proxy.host import Place
-from proxy.orders import Ready, Well
 from proxy.seat import Life, ending, pause_before_restart
+from proxy.worker_messages import Ready, Well
 
 
 def test_restarts_wait_twice_as_long_each_time_up_to_half_a_minute() -> None:
@@ -45,7 +45,7 @@ class Process:
 
 async def test_a_worker_that_says_nothing_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seat, "BEAT", 1e9)  # the test looks itself
-    life, process = Life(Place(), Dealer([])), Process()
+    life, process = Life(Place(), Acceptor([])), Process()
     life.process = process  # type: ignore[assignment]  # no more is asked of it
     channel, other = socket.socketpair()
     with channel, other:

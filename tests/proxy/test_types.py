@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.observer import Observer, Try
 from proxy.types import Call, Chat, Deadline, Message, Receipt
-from proxy.witness import Try, Witness
 
 
 def told(text: str) -> None:
@@ -29,7 +29,7 @@ def test_a_changed_copy_differs_in_nothing_else() -> None:
         trail={"X-Request-Id": "1"},
         progress=told,
         receipt=Receipt({"id": "1"}, []),
-        witness=Witness(),
+        observer=Observer(),
         trying=Try("chat", 1, 0.0),
         meter="chat 1",
     )

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.dealer import REFUSED, TAKEN
+from proxy.acceptor import REFUSED, TAKEN
 from proxy.worker import Intake
 
 

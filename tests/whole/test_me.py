@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugins.conversations.keeping import DAY, Keeping
+from plugins.conversations.retention import DAY, Retention
 from proxy.edge import me
 from tests.conftest import Start
 from tests.plugins.conversations.asking import OPS, A, B, asks, config, echo, kept, say, store_of
@@ -60,6 +60,6 @@ async def test_old_conversations_go(start: Start, tmp_path: Any) -> None:
         await say(run, "old"), await say(run, "new", "u")
         store = store_of(run)
         await store.change("alice", "t", {"updated": store.now() - 8 * DAY})
-        await Keeping(store, 7).tidy()
+        await Retention(store, 7).tidy()
         assert [one["id"] for one in (await asks(run, "GET", "/api/conversations"))["data"]] == ["u"]
         assert len(await kept(run, "u")) == 2

@@ -19,11 +19,11 @@ from proxy.config import Strict
 from proxy.errors import ProxyError
 from proxy.host import Host
 from proxy.meter import metered
+from proxy.observer import NOBODY
 from proxy.stores.keyvalue import KeyValue
 from proxy.streams import collect
 from proxy.types import JSON, Call, Chat, Embed, Handler
 from proxy.wire.ids import timely_id
-from proxy.witness import NOBODY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +201,7 @@ class Semantic:
 
 def own(call: Call) -> Call:
     """The same as a call that is made for it: what is rated by its id, and counted by its tags, is the first one."""
-    return call.but(id=timely_id("req_"), route="internal", tags={}, stream=False, deadline=None, witness=NOBODY)
+    return call.but(id=timely_id("req_"), route="internal", tags={}, stream=False, deadline=None, observer=NOBODY)
 
 
 def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:

@@ -20,7 +20,7 @@ from plugins.documents.store import Item, Store, dumped, put_values, queue, valu
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
 from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
-from proxy.filing import Filed
+from proxy.file_access import Filed
 from proxy.sql.turns import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id

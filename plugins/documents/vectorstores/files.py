@@ -112,7 +112,7 @@ class Files:
         """The text as it was read, in parts; no more than one of them is in memory."""
         _, one = await self.found(request, id, file)
         text = self.contents.store.text(one.item.id, one.item.version or one.item.newest)
-        return await self.host.desk.poured(request, page_of(text), {"Content-Type": "application/json"})
+        return await self.host.desk.streamed(request, page_of(text), {"Content-Type": "application/json"})
 
     async def list(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         store = await self.contents.stores.one(self.caller(request), id)

@@ -20,7 +20,7 @@ from plugins.documents.scratch import scratch
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS
 from proxy.errors import BadCall, NotFound, ProxyError
-from proxy.filing import Cabinet, Keeper
+from proxy.file_access import Cabinet, Keeper
 from proxy.sql.database import Database
 
 WANTED: Final = "+"

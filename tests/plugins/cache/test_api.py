@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from plugins.cache.api import PAUSE, Api, contains
-from plugins.cache.clearings import Clearings
+from plugins.cache.invalidations import Invalidations
 from plugins.cache.stats import Stats
 from proxy.clock import Clock
 from proxy.host import Place
@@ -258,6 +258,6 @@ async def test_others_go_on_while_many_entries_are_looked_at() -> None:
     await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
     turner = asyncio.ensure_future(turning())
     await asyncio.sleep(0)
-    told = await Api(store, Stats(), None, False, written, Clearings(Clock()).add, dict).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
+    told = await Api(store, Stats(), None, False, written, Invalidations(Clock()).add, dict).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
     turner.cancel()
     assert told["entries"] == 10 * PAUSE and turns[0] >= 10

@@ -339,7 +339,7 @@ async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_gener
         assert await outcomes(run, {}) == ["miss"]
 
 
-# --- wishes ------------------------------------------------------------------------------------------
+# --- directives ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

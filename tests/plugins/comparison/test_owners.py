@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from plugins.comparison.keeping import DAY, PAGE, Keeping
+from plugins.comparison.retention import DAY, PAGE, Retention
 from plugins.comparison.tables import JUDGEMENTS, RESULTS, ROUNDS
 from proxy.errors import NotFound
 from tests.conftest import Running, Start
@@ -139,7 +139,7 @@ async def test_what_goes_meanwhile_does_not_end_the_telling(start: Start, databa
         ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
         store = api_of(run).store
         told = []
-        async for one in Keeping(store, None).told("alice"):
+        async for one in Retention(store, None).told("alice"):
             told.append(one)
             if len(told) == PAGE:
                 await store.drop("alice", ids[PAGE - 1])
@@ -168,9 +168,9 @@ async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_
         store = api_of(run).store
         async with store.database.writing() as connection:
             await connection.execute(update(ROUNDS).where(ROUNDS.c.id == ids[1]).values(at=store.now() - 8 * DAY))
-        await Keeping(store, None).tidy()
+        await Retention(store, None).tidy()
         assert (await rows(run))[0] == 3
-        await Keeping(store, 7).tidy()
+        await Retention(store, 7).tidy()
         assert await rows(run) == [2, 4, 2]
         told = (await asks(run, "GET", "/api/me/data"))["data"]["comparisons"]
         assert [one["comparison_id"] for one in told] == [ids[2]]

@@ -13,8 +13,8 @@ import pytest
 from openai.types.conversations import ConversationItem as AnyItem
 from pydantic import TypeAdapter
 
+from plugins.documents.file_text import MOST, Teller
 from plugins.documents.files import Reader
-from plugins.documents.telling import MOST, Teller
 from proxy.errors import Busy
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, B

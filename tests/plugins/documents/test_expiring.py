@@ -12,7 +12,7 @@ from plugins.documents.moving import Moves
 from plugins.documents.payer import Payer
 from plugins.documents.tables import COPIES, ITEMS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.adding import New
-from proxy.filing import Filed
+from proxy.file_access import Filed
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, filled, settled, upload

@@ -21,7 +21,7 @@ from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS
 from plugins.documents.vectorstores.adding import Adding, New
 from plugins.documents.vectorstores.expiring import Expiring
 from proxy.errors import BadCall, NotFound
-from proxy.filing import Filed
+from proxy.file_access import Filed
 from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, ask

@@ -18,15 +18,15 @@ from plugins.experiments.book import Assigned, Experiment
 from plugins.experiments.counted import Batch
 from plugins.experiments.definition import Definition, InFile
 from plugins.experiments.guarding import Guarding
-from plugins.experiments.keeping import GONE, Keeping
 from plugins.experiments.known import Known
 from plugins.experiments.measured import Measured
 from plugins.experiments.results import SHARED, UNFAIR, Results, results
+from plugins.experiments.retention import GONE, Retention
 from plugins.experiments.statistics import Moments
 from plugins.experiments.store import Store, from_file
 from plugins.experiments.tables import BATCHES, CALLS, EXPERIMENTS, FEATURE, UNITS
 from plugins.experiments.writer import LATE, Writer
-from proxy.news import CallEnded, Cost, Rated
+from proxy.announcements import CallEnded, Cost, Rated
 from proxy.sql.database import Database, DatabaseAway
 from tests.clocks import Watch
 from tests.plugins.experiments.asking import TONE
@@ -269,12 +269,12 @@ async def test_what_is_old_goes(writer: Writer) -> None:
     await writer.flush()
     store.host.clock.now = 1.7e9  # type: ignore[attr-defined]
     await known.note()
-    await Keeping(store, 7, 3).tidy()
+    await Retention(store, 7, 3).tidy()
     assert len(await rows(writer, CALLS)) == 3, "the newest"
     assert {row["experiment"] for row in await rows(writer, UNITS)} == {one.id}
     assert await rows(writer, BATCHES) == []
     store.host.clock.move(GONE + 1)  # type: ignore[attr-defined]
-    await Keeping(store, 7, 3).tidy()
+    await Retention(store, 7, 3).tidy()
     assert await rows(writer, EXPERIMENTS) == [] == await rows(writer, UNITS)
 
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from sqlalchemy import func, select, update
 
-from plugins.files import keeping
+from plugins.files import retention
 from plugins.files.store import PIECE, Store
 from plugins.files.tables import FILES, PIECES
 from proxy.errors import NotFound, TooLarge
@@ -199,7 +199,7 @@ async def test_what_expires_goes_and_what_never_became_whole(start: Start, datab
         assert kept["expires_at"] is None
         await store.put("alice", await store.begin("alice", "left"), 0, b"half")
         assert await rows(store) == (4, 4) and len((await ask(run, "GET", "/v1/files"))["data"]) == 3
-        await keeping.tidy(store)
+        await retention.tidy(store)
         assert await rows(store) == (4, 4)
         removed: list[tuple[str, str]] = []
 
@@ -211,7 +211,7 @@ async def test_what_expires_goes_and_what_never_became_whole(start: Start, datab
             await connection.execute(update(FILES).where(FILES.c.id == short["id"]).values(expires=1))
             await connection.execute(update(FILES).values(changed=1))
         await ask(run, "GET", f"/v1/files/{short['id']}", A, 404)  # before it is taken away
-        await keeping.tidy(store)
+        await retention.tidy(store)
         assert await rows(store) == (2, 2) and removed == [("alice", short["id"])] * 2  # before it goes, and after
 
 
@@ -229,10 +229,10 @@ async def test_all_of_a_callers_is_told_and_deleted(start: Start, database_url: 
 async def test_a_file_that_goes_while_it_is_told_keeps_no_other_from_being_told(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "SOME", 1)
+    monkeypatch.setattr(retention, "SOME", 1)
     async with start(config(database_url)) as run:
         files = [await send(run, form(b"x", purpose="user_data")) for _ in range(3)]
-        told = keeping.Holding(store := store_of(run)).told("alice")
+        told = retention.Holding(store := store_of(run)).told("alice")
         first = await anext(told)
         await store.drop(first["id"])
         left = [one["id"] async for one in told if "filename" in one]

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from plugins.finetuning import holding, runner, shapes
+from plugins.finetuning import caller_data, runner, shapes
 from plugins.finetuning import ledger as ledgers
 from plugins.finetuning.events import Events
 from plugins.finetuning.ledger import LEASE, SILENT, Ledger
@@ -158,11 +158,11 @@ async def test_jobs_with_a_model_are_remembered(store: Store, monkeypatch: pytes
 async def test_a_job_that_goes_while_it_is_told_keeps_no_other_from_being_told(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holding, "CHUNK", 1)
+    monkeypatch.setattr(caller_data, "CHUNK", 1)
     for id in "abc":
         await store.add({**JOB, "id": id, "metadata": "{}"})
     runner: Any = None  # neither this nor a host is asked
-    told = holding.Holding(store, Events(store), runner, runner).told("alice")
+    told = caller_data.Holding(store, Events(store), runner, runner).told("alice")
     first = await anext(told)
     assert first["id"] == "c" and await store.remove("alice", ["c"]) == 1
     assert [one["id"] async for one in told] == ["b", "a"]

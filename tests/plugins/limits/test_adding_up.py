@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.announcements import KEPT, CallEnded
 from proxy.config import Strict
 from proxy.host import Host
 from proxy.meter import metered
-from proxy.news import KEPT, CallEnded
 from proxy.types import Call, Handler, Reply
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start

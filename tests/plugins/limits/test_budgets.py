@@ -19,8 +19,8 @@ from plugins.limits import ledger
 from plugins.limits.ledger import Ledger
 from plugins.limits.tables import FEATURE, SPENT
 from proxy import build
+from proxy.announcements import CallEnded, Cost
 from proxy.host import Host
-from proxy.news import CallEnded, Cost
 from proxy.server import services
 from proxy.sql.database import Database, DatabaseAway
 from proxy.upstreams.demo import Fault, Simulator

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from plugins.limits.told import duration
+from plugins.limits.reporting import duration
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.limits.asking import KEYS, chat, key, limits, statuses, told, until_used, used

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from proxy import top
+from proxy.announcements import Attempt, CallEnded, Cost, FellBack
 from proxy.config import packaged
 from proxy.errors import ConfigError
-from proxy.news import Attempt, CallEnded, Cost, FellBack
 from proxy.seen import Seen
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Start

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from plugins.stored.store import Store
 from proxy.sql.database import DatabaseAway
-from tests.plugins.stored.test_keeping import NOW, ids, opened, response
+from tests.plugins.stored.test_retention import NOW, ids, opened, response
 
 
 def added(store: Store, *names: str) -> list[asyncio.Task[None]]:

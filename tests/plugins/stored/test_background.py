@@ -262,7 +262,7 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.BEAT", 0.1)
-    monkeypatch.setattr("plugins.stored.keeping.SILENT", 0.5)
+    monkeypatch.setattr("plugins.stored.retention.SILENT", 0.5)
     async with start(config(database_url), slow()) as run, start(config(database_url)) as other:
         made = await respond(run, background=True)
         await begun(run, made["id"])
@@ -288,7 +288,7 @@ async def test_one_that_lives_is_not_failed_by_a_process_whose_clock_is_ahead(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("plugins.stored.runs.BEAT", 0.05)
-    monkeypatch.setattr("plugins.stored.keeping.SILENT", 1.0)
+    monkeypatch.setattr("plugins.stored.retention.SILENT", 1.0)
     async with start(config(database_url), slow()) as run, start(config(database_url)) as other:
         made = await respond(run, background=True)
         await begun(run, made["id"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from plugins.usage import bins, sums
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import SUMS
-from proxy.news import CallEnded, Cost
+from proxy.announcements import CallEnded, Cost
 from proxy.sql.database import Database
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Running, Start

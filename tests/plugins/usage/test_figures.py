@@ -13,12 +13,12 @@ import aiohttp
 import pytest
 
 from plugins.usage.export import Export
-from plugins.usage.keeping import Keeping
+from plugins.usage.retention import Retention
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import ATTEMPTS, CALLS, SUMS
 from plugins.usage.writer import Batch
+from proxy.announcements import CallEnded
 from proxy.host import Clock
-from proxy.news import CallEnded
 from proxy.sql.database import DatabaseAway
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import Running, Start
@@ -140,7 +140,7 @@ async def test_old_rows_go_and_their_days_stay(run: Running) -> None:
     now = datetime.now(UTC).timestamp() / DAY
     database = writer_of(run).database
     await writer_of(run).put(Batch([at(now - 40, number) for number in range(5)] + [at(now - 3), at(now - 1)]))
-    await Keeping(30, database, Clock()).tidy()
+    await Retention(30, database, Clock()).tidy()
     kept = await rows(database, CALLS)
     assert len(kept) == 6 + 2 and await rows(database, ATTEMPTS) == []
     limit = (now - 35) * DAY * 1e6

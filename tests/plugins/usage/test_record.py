@@ -11,7 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from plugins.usage.keeping import Keeping
+from plugins.usage.retention import Retention
 from plugins.usage.rows import AttemptRow, CallRow
 from plugins.usage.tables import ATTEMPTS, CALLS, FEATURE, METADATA
 from proxy.sql.database import Database
@@ -189,12 +189,12 @@ async def test_the_migrations_make_the_tables_as_they_are_described(new_database
 
 
 async def test_what_is_old_goes_also_after_a_failure(start: Start, tmp_path: Path, monkeypatch: Any) -> None:
-    async def tidy(self: Keeping) -> None:
+    async def tidy(self: Retention) -> None:
         tries.append(1)
         raise ValueError("once")
 
     tries = list[int]()
-    monkeypatch.setattr(Keeping, "tidy", tidy)
+    monkeypatch.setattr(Retention, "tidy", tidy)
     monkeypatch.setattr("plugins.usage.plugin.TIDY", 0.01)
     async with start(config(f"sqlite:///{tmp_path / 'records.db'}")):
         await until(lambda: len(tries) > 2)

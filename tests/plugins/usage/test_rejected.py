@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from proxy.observer import Made
 from proxy.upstreams import choices, repair
 from proxy.upstreams.demo import Fault, Said, Simulator
-from proxy.witness import Made
 from tests.conftest import ASK, Running, Start
 from tests.plugins.usage.asking import OPS, A, chat, config, get, written
 

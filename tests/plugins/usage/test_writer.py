@@ -20,12 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.usage import sums
 from plugins.usage import writer as module
-from plugins.usage.keeping import Keeping
+from plugins.usage.retention import Retention
 from plugins.usage.rows import CallRow, call_row
 from plugins.usage.tables import BATCHES, CALLS, FEATURE, SUMS
 from plugins.usage.writer import Batch, Writer
+from proxy.announcements import CallEnded
 from proxy.host import Clock
-from proxy.news import CallEnded
 from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import ASK, Running, Start
 from tests.plugins.usage.asking import A, chat, config, get, rows, until, writer_of, written
@@ -298,7 +298,7 @@ async def test_which_batches_were_written_is_known_for_a_day(tmp_path: Path) -> 
     async with database.writing() as connection:
         times = {"old": 0, "new": int(clock.time() * 1e6)}
         await connection.execute(insert(BATCHES), [{"id": id, "at": at} for id, at in times.items()])
-    await Keeping(None, database, clock).tidy()
+    await Retention(None, database, clock).tidy()
     async with database.reading() as connection:
         assert list((await connection.execute(select(BATCHES.c.id))).scalars()) == ["new"]
     await database.aclose()

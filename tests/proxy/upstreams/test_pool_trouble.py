@@ -13,6 +13,7 @@ from aiohttp import web
 
 from proxy.clock import Clock
 from proxy.errors import UpstreamError
+from proxy.observer import NOBODY
 from proxy.port import Port
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
@@ -20,7 +21,6 @@ from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.standing import Standing
-from proxy.witness import NOBODY
 from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting

@@ -19,7 +19,7 @@ GONE: Final = 90 * DAY
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class Retention:
     """days, most: how many calls are kept for later ratings.  Several processes may do this at once."""
 
     store: Store

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from plugins.stored.answers import COMPLETION, RESPONSE
-from plugins.stored.keeping import Keeping
+from plugins.stored.retention import Retention
 from plugins.stored.store import Wanted
 from plugins.stored.tables import ANSWERS
 from proxy.types import JSON
@@ -18,11 +18,11 @@ CHUNK: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    keeping: Keeping
+    retention: Retention
     name: str = "stored"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        store = self.keeping.store
+        store = self.retention.store
         for kind in (RESPONSE, COMPLETION):
             after, more = None, True
             while more:
@@ -34,4 +34,4 @@ class Answers:
 
     async def forget(self, caller: str) -> int:
         """Also stops background responses: the next heartbeat does not find their rows."""
-        return await self.keeping.remove(ANSWERS.c.owner == caller)
+        return await self.retention.remove(ANSWERS.c.owner == caller)

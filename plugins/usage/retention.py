@@ -21,7 +21,7 @@ CHUNK: Final = 2000
 """Rows deleted at once."""
 
 
-class Keeping:
+class Retention:
     """Deletes rows older than the settings allow.  Several processes may do this at once."""
 
     def __init__(self, days: int | None, database: Database, clock: Clock) -> None:

@@ -51,9 +51,9 @@ class Taker:
         return True
 
 
-class Dealer:
+class Acceptor:
     def __init__(self, listening: Sequence[socket.socket]) -> None:
-        """listening: non-blocking; the dealer closes them."""
+        """listening: non-blocking; the acceptor closes them."""
         self.loop = asyncio.get_running_loop()
         self.listening = list(listening)
         self.takers: list[Taker] = []

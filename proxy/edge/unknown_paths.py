@@ -69,7 +69,7 @@ OURS: Final[Mapping[str, str]] = {
 """How the paths of our own endpoints begin, and the plugin that has them."""
 
 
-class Guide:
+class UnknownPaths:
     """routes: those that are there, their paths with the base path."""
 
     def __init__(self, config: Config, routes: Iterable[Route]) -> None:

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select, update
 
-from plugins.stored import keeping
+from plugins.stored import retention
 from plugins.stored.answers import Document, Kept
-from plugins.stored.keeping import DAY, Keeping
+from plugins.stored.retention import DAY, Retention
 from plugins.stored.store import Store
 from plugins.stored.tables import ANSWERS, FEATURE
 from proxy.background import Background
@@ -61,7 +61,7 @@ async def test_what_is_old_goes_unless_something_goes_on_from_it(database_url: s
         for id, parent, days in (("a", None, 50), ("b", "a", 40), ("c", "b", 5), ("d", None, 50), ("e", "d", 40)):
             await store.add("alice", response(id, parent), "[]", NOW - days * DAY)
         await store.add("bob", response("z", "e"), "[]", NOW)  # what another claims to go on from keeps nothing
-        await Keeping(store, host, 30, 100, 10**9).tidy()
+        await Retention(store, host, 30, 100, 10**9).tidy()
         assert await ids(host) == ["a", "b", "c", "z"]
 
 
@@ -72,7 +72,7 @@ async def test_the_newest_of_each_caller_stay(database_url: str, entries: int, s
             for owner in ("alice", "bob"):
                 await store.add(owner, response(f"{owner}{number}"), '"' + "x" * 1500 + '"', NOW + number)
         await store.add("carol", response("carol"), "[]", NOW - 5)
-        await Keeping(store, host, None, entries, size).tidy()
+        await Retention(store, host, None, entries, size).tidy()
         assert await ids(host) == ["alice3", "alice4", "bob3", "bob4", "carol"]
 
 
@@ -83,7 +83,7 @@ async def test_what_is_kept_of_a_caller_is_counted_in_bytes_whatever_its_letters
         await store.add_queued("bob", response("bob", status="queued"), "[]", False)
         await store.ended("bob", {**response("bob"), "output": ["好" * 1000]})
         await store.add("bob", response("newer"), "[]", NOW + 1)
-        await Keeping(store, host, None, 100, 3000).tidy()
+        await Retention(store, host, None, 100, 3000).tidy()
         assert await ids(host) == ["2", "newer"]
 
 
@@ -91,21 +91,21 @@ async def test_nobody_who_writes_waits_while_it_is_looked_for(database_url: str)
     """Looking costs seconds where there is much: no transaction that writes may be open meanwhile."""
     async with opened(database_url) as (store, host):
         await store.add("alice", response("a"), "[]", NOW)
-        keeping, database = Keeping(store, host, 30, 100, 10**9), host.database
+        retention, database = Retention(store, host, 30, 100, 10**9), host.database
         async with database.writing() as connection:
             await connection.execute(update(ANSWERS).values(model="x"))
             async with asyncio.timeout(10):
-                await keeping.tidy()
+                await retention.tidy()
 
 
 async def test_what_nobody_makes_any_more_is_failed_and_what_is_alive_is_not(database_url: str) -> None:
     async with opened(database_url) as (store, host):
-        keeping, clock = Keeping(store, host, None, 100, 10**9), cast(Watch, host.clock)
+        retention, clock = Retention(store, host, None, 100, 10**9), cast(Watch, host.clock)
         for id in ("dead", "alive"):
             await store.add_queued("alice", response(id, status="queued"), "[]", False)
         clock.move(40)
         assert await store.beat(["alive", "gone"]) == {"alive"}
-        await keeping.tidy()
+        await retention.tidy()
         found: dict[str, Any] = {id: await store.get("alice", "response", id) for id in ("dead", "alive")}
         assert (found["dead"].status, found["alive"].status) == ("failed", "queued")
         assert not await store.ended("dead", response("dead"))
@@ -125,7 +125,7 @@ async def test_what_gives_a_sign_of_life_though_it_was_old_by_the_clock_is_alive
             await store.beat(["alive"])
 
         monkeypatch.setattr(clock, "sleep", sleep)
-        await Keeping(store, host, None, 100, 10**9).tidy()
+        await Retention(store, host, None, 100, 10**9).tidy()
         found = [(await store.get("alice", "response", id)).status for id in ("dead", "alive")]
         assert found == ["failed", "queued"]
 
@@ -137,11 +137,11 @@ async def test_of_what_is_failed_nothing_large_is_read(database_url: str, monkey
     async def fail(store: Store, kept: Kept) -> None:
         read.append(kept)
 
-    monkeypatch.setattr(keeping, "fail", fail)
+    monkeypatch.setattr(retention, "fail", fail)
     async with opened(database_url) as (store, host):
         await store.add_queued("alice", response("dead", status="queued"), '[{"n": "large"}]', True)
         cast(Watch, host.clock).move(40)
-        await Keeping(store, host, None, 100, 10**9).tidy()
+        await Retention(store, host, None, 100, 10**9).tidy()
     assert [(one.id, one.input, one.events) for one in read] == [("dead", [], "")]
 
 

@@ -20,7 +20,7 @@ NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Selection:
     """param: the field of the request that names the template."""
 
     name: str
@@ -29,7 +29,7 @@ class Wish:
     param: str = "template.name"
 
 
-def wish_of(call: Call) -> Wish | None:
+def selection_of(call: Call) -> Selection | None:
     """From the model's name, `template:NAME@VERSION`, and the field `template`.  Raises BadCall."""
     given = call.extra.get(FIELD)
     named = call.model[len(PREFIX) :] if call.model.startswith(PREFIX) else None
@@ -45,10 +45,10 @@ def wish_of(call: Call) -> Wish | None:
     name, version = told.get("name"), version_of(told.get("version"), f"{FIELD}.version")
     if named is not None:
         return from_model(named, name, version, variables)
-    return Wish(read.filled(read.needed(told, "name", f"{FIELD}.name"), f"{FIELD}.name"), version, variables)
+    return Selection(read.filled(read.needed(told, "name", f"{FIELD}.name"), f"{FIELD}.name"), version, variables)
 
 
-def from_model(named: str, name: JSON, version: Version, variables: Mapping[str, JSON]) -> Wish:
+def from_model(named: str, name: JSON, version: Version, variables: Mapping[str, JSON]) -> Selection:
     """named: the text after `template:`.  The field may repeat the name, and add what the model's name lacks."""
     bare, at, told = named.partition("@")
     if name is not None and name != bare:
@@ -56,7 +56,7 @@ def from_model(named: str, name: JSON, version: Version, variables: Mapping[str,
         raise BadCall(message, param="template.name", code="invalid_parameter_combination")
     if at:
         version = version_of(told, "model")
-    return Wish(read.filled(bare, "model"), version, variables, "model" if name is None else f"{FIELD}.name")
+    return Selection(read.filled(bare, "model"), version, variables, "model" if name is None else f"{FIELD}.name")
 
 
 def version_of(given: JSON, param: str) -> Version:

@@ -33,7 +33,7 @@ class Made(Struct, eq=False):
         return not self.given and (self.usage is not None or self.pieces > 0)
 
 
-class Witness:
+class Observer:
     """Receives reports about one call; this one ignores them."""
 
     __slots__ = ()
@@ -57,7 +57,7 @@ class Witness:
         """Facts of the answer that are already known: a stream's head may have to be sent before its first event."""
 
 
-NOBODY: Final = Witness()
+NOBODY: Final = Observer()
 
 
 class Try(Struct, eq=False):
@@ -77,8 +77,8 @@ class Try(Struct, eq=False):
     """Whether a plugin further in already makes this try; if it sends several calls at once, only the first does."""
 
 
-class Heard(Witness, Struct, eq=False):
-    """A Witness that remembers what was reported."""
+class Heard(Observer, Struct, eq=False):
+    """A Observer that remembers what was reported."""
 
     sent_as: str = ""
     """The name of the model with which an upstream was last asked, "" if none was."""
@@ -119,19 +119,19 @@ class Heard(Witness, Struct, eq=False):
         for made in self.making:
             made.upstream = made.upstream or upstream
 
-    def retold(self, witness: Witness) -> None:
-        """Repeat to another witness what was reported to this one."""
+    def retold(self, observer: Observer) -> None:
+        """Repeat to another observer what was reported to this one."""
         if self.asking and not self.failures and not self.making:  # nearly always
-            witness.sent(self.sent_as)
+            observer.sent(self.sent_as)
             return
         for made in self.making:
             if made is not self.last:
-                witness.holds(made)
+                observer.holds(made)
         if self.sent_as and not self.asking:
-            witness.sent(self.sent_as)
+            observer.sent(self.sent_as)
         for _ in range(self.failures):
-            witness.failed()
+            observer.failed()
         if self.asking:
-            witness.sent(self.sent_as)
+            observer.sent(self.sent_as)
         if self.last is not None:
-            witness.holds(self.last)
+            observer.holds(self.last)

@@ -26,7 +26,7 @@ VARIANTS_TEMPLATE: Final = "variants_template"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class Selection:
     """variant: the requested one; None means the unit's own.  param: the field that names the experiment."""
 
     name: str
@@ -34,12 +34,12 @@ class Wish:
     param: str = "experiment.name"
 
 
-def wish_of(call: Call) -> Wish | None:
+def selection_of(call: Call) -> Selection | None:
     """From the model's name, `experiment:NAME`, and the field `experiment`.  Raises BadCall."""
     named = call.model[len(NAMES) :] if call.model.startswith(NAMES) else None
     given = call.extra.get(FIELD) if call.extra else None
     if given is None:
-        return None if named is None else Wish(read.filled(named, "model"), None, "model")
+        return None if named is None else Selection(read.filled(named, "model"), None, "model")
     told = {"name": given} if isinstance(given, str) else read.mapping(given, FIELD)
     for key in told:
         if key not in ("name", "variant"):
@@ -50,8 +50,8 @@ def wish_of(call: Call) -> Wish | None:
         if told.get("name") not in (None, named):
             message = "'model' and 'experiment.name' name two experiments; send only one of them."
             raise BadCall(message, param="experiment.name", code="invalid_parameter_combination")
-        return Wish(read.filled(named, "model"), variant, "model")
-    return Wish(read.filled(read.needed(told, "name", f"{FIELD}.name"), f"{FIELD}.name"), variant)
+        return Selection(read.filled(named, "model"), variant, "model")
+    return Selection(read.filled(read.needed(told, "name", f"{FIELD}.name"), f"{FIELD}.name"), variant)
 
 
 def changed(call: Call, variant: Variant) -> Call:

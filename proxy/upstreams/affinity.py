@@ -29,7 +29,7 @@ def beginning_of(call: Call, model: str) -> int:
     return hash(tuple(texts))
 
 
-class Prompts:
+class Affinity:
     """The hosts that read what, the latest last."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ DAY: Final = 86_400 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class Retention:
     """days: after which a comparison goes.  It does no harm where several processes do it."""
 
     store: Store

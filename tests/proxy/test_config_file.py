@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from proxy.config_file import Overrides, Watch, held, reader
 from proxy.errors import ConfigError
-from proxy.reading import Told, Watch, held, reader
 
 
 async def test_a_file_that_a_hangup_had_read_is_not_read_again_for_having_changed(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ async def test_a_file_that_a_hangup_had_read_is_not_read_again_for_having_change
 def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file_now_names(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("listen: {workers: 4}\nchains: {}\n")
-    read = reader(path, Told())
+    read = reader(path, Overrides())
     again = held(read, read()[0], insecure=False)
     path.write_text("upstreams: {a: {ollama: 'http://a', slots: 2}}\nchains: {}\n")
     with pytest.raises(
@@ -39,6 +39,6 @@ def test_slots_must_suffice_for_the_workers_that_run_not_for_those_that_the_file
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("listen: {port: 1, host: '::1'}\nchains: {}\n")
-    config, source = reader(path, Told(port=2, demo=True))()
+    config, source = reader(path, Overrides(port=2, demo=True))()
     assert (config.listen.host, config.listen.port, source.text) == ("::1", 2, path.read_text())
     assert [upstream.demo is not None for upstream in config.upstreams.values()] == [True]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugins.cache.clearings import MOST, Clearings
+from plugins.cache.invalidations import MOST, Invalidations
 from proxy.upstreams.demo import Fault, Simulator
 from tests.clocks import Watch
 from tests.conftest import Running, Start
@@ -77,12 +77,12 @@ async def test_vectors_under_way_are_not_kept(start: Start) -> None:
 @pytest.mark.parametrize("count", [1, MOST, MOST + 5])
 def test_what_is_remembered_is_bounded(count: int) -> None:
     clock = Watch()
-    clearings = Clearings(clock)
+    invalidations = Invalidations(clock)
     began = clock.monotonic()
-    assert not clearings.took(began, "other", bytes)
+    assert not invalidations.took(began, "other", bytes)
     for _ in range(count):
         clock.now += 1
-        clearings.add("cache:1:x:")
-    assert clearings.took(began, "cache:1:x:k", bytes) and len(clearings.last) <= MOST
-    assert clearings.took(began, "cache:1:y:k", bytes) == (count > MOST), "what is forgotten is taken to fit"
-    assert not clearings.took(clock.monotonic() + 1, "cache:1:x:k", bytes)
+        invalidations.add("cache:1:x:")
+    assert invalidations.took(began, "cache:1:x:k", bytes) and len(invalidations.last) <= MOST
+    assert invalidations.took(began, "cache:1:y:k", bytes) == (count > MOST), "what is forgotten is taken to fit"
+    assert not invalidations.took(clock.monotonic() + 1, "cache:1:x:k", bytes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from proxy.announcements import Attempt
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.meter import broken_off
-from proxy.news import Attempt
+from proxy.observer import Heard, Try
 from proxy.types import Call, Handler, Reply
-from proxy.witness import Heard, Try
 
 
 def nothing_else(error: ProxyError) -> bool:
@@ -25,9 +25,9 @@ async def tried(
     number: of this try among the calling plugin's tries of one model, from 1; a plugin further out may have made more.
     also: tells which other errors count as failed tries, because they are a reason to ask elsewhere.
     """
-    heard = call.witness
+    heard = call.observer
     if not isinstance(heard, Heard):  # such as for a plugin's own call
-        return await tried(call.but(witness=Heard()), call_next, host, number, also)
+        return await tried(call.but(observer=Heard()), call_next, host, number, also)
     one, here = begun(call, number, host)
     try:
         reply = await call_next(here)

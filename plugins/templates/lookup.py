@@ -37,7 +37,7 @@ class Wanted:
         return self.search is None or self.search.casefold() in f"{one.name} {one.description}".casefold()
 
 
-class Shelves:
+class Lookup:
     """The library, and callers' own templates.  A library name always means the library's template.
 
     store, counting: None if callers cannot store templates.

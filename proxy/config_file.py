@@ -25,7 +25,7 @@ Read = Callable[[], tuple[Config, Source]]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Overrides:
     """What the command line sets; it overrides the file.  insecure: a public address is allowed without keys."""
 
     host: str | None = None
@@ -39,7 +39,7 @@ class Told:
         return with_demo(config) if self.demo else config
 
 
-def reader(path: Path, told: Told) -> Read:
+def reader(path: Path, told: Overrides) -> Read:
     """A function that reads the file and applies what the command line overrides."""
 
     def read() -> tuple[Config, Source]:

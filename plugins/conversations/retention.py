@@ -24,7 +24,7 @@ DAY: Final = 86_400 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class Retention:
     """days: after which a conversation goes that nobody has gone on with.  It may run in several processes."""
 
     store: Store

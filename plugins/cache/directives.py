@@ -24,7 +24,7 @@ class NotKept(UpstreamError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Directives:
     """reads: whether a kept answer will do; keeps: whether the new one may be kept, and others may share it.
 
     oldest: seconds that a kept answer may have; only: no new answer is wanted; ttl: seconds that one is kept.
@@ -37,10 +37,10 @@ class Wishes:
     ttl: float | None = None
 
 
-NONE: Final = Wishes()
+NONE: Final = Directives()
 
 
-def wishes_of(call: Call) -> Wishes:
+def directives_of(call: Call) -> Directives:
     """Raises BadCall for a wish that cannot be read."""
     if not call.headers and not call.extra:
         return NONE
@@ -51,7 +51,7 @@ def wishes_of(call: Call) -> Wishes:
     # Of what is stored already `no-store` says nothing (section 5.2.1.5), and nothing is made for who wants only that.
     keeps = use is not False and (only or "no-store" not in told)
     found = next((match for one in told if (match := MAX_AGE.fullmatch(one))), None)
-    return Wishes(
+    return Directives(
         reads=keeps and "no-cache" not in told,
         keeps=keeps,
         oldest=float(found[1]) if found else None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from plugins.limits.plan import Need
+from proxy.announcements import CallEnded
 from proxy.asks import Chat, Embed
 from proxy.estimates import LETTERS, letters
 from proxy.host import Host
-from proxy.news import CallEnded
 from proxy.types import Ask, Call
 
 
-class Guess:
+class Estimate:
     """answer: tokens to assume for an answer that the call does not limit."""
 
     def __init__(self, host: Host, answer: int) -> None:

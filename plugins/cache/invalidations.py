@@ -11,11 +11,11 @@ from proxy.host import Clock
 from proxy.stores.keyvalue import Entry
 
 MOST: Final = 100
-"""Clearings that are remembered; of what began before an older one nothing is kept."""
+"""Invalidations that are remembered; of what began before an older one nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clearing:
+class Invalidation:
     """at: monotonic seconds.  prefix: of the keys that it was about."""
 
     at: float
@@ -27,19 +27,19 @@ def everything(entry: Entry) -> bool:
     return True
 
 
-class Clearings:
+class Invalidations:
     """Of one process: what another one has under way it does not know of."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.last: deque[Clearing] = deque()
+        self.last: deque[Invalidation] = deque()
         """In the order of their times."""
         self.forgotten = float("-inf")
         """When the newest was that is remembered no more."""
 
     def add(self, prefix: str, fits: Callable[[Entry], bool] = everything) -> None:
         """Everything with such keys that fits is taken out now."""
-        self.last.append(Clearing(self.clock.monotonic(), prefix, fits))
+        self.last.append(Invalidation(self.clock.monotonic(), prefix, fits))
         if len(self.last) > MOST:
             self.forgotten = self.last.popleft().at
 

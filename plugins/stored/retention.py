@@ -31,7 +31,7 @@ LOCK: Final = zlib.crc32(b"gemmapy-proxy stored")
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class Retention:
     """days, entries and bytes: see the settings.  Several processes may do this at once."""
 
     store: Store

@@ -17,7 +17,7 @@ PATIENCE: Final = 60.0
 """Seconds that a client may take nothing of it."""
 
 
-async def poured(
+async def streamed(
     request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
 ) -> web.StreamResponse:
     """What fails before the first piece, which may be empty, is raised and told with its status.

@@ -9,18 +9,18 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.dealer import REFUSED, TAKEN, WINDOW, Dealer, bound
+from proxy.acceptor import REFUSED, TAKEN, WINDOW, Acceptor, bound
 
 
 class Worker:
     """A worker's side of its line, which answers when the test says so."""
 
-    def __init__(self, dealer: Dealer) -> None:
+    def __init__(self, acceptor: Acceptor) -> None:
         theirs, self.channel = socket.socketpair()
         theirs.setblocking(False)
         self.channel.setblocking(False)
         self.got: list[socket.socket] = []
-        dealer.join(theirs)
+        acceptor.join(theirs)
 
     def take(self) -> int:
         """How many connections it was sent since."""
@@ -37,8 +37,8 @@ class Worker:
 
 
 class Port:
-    def __init__(self, dealer: Dealer, address: tuple[str, int]) -> None:
-        self.dealer = dealer
+    def __init__(self, acceptor: Acceptor, address: tuple[str, int]) -> None:
+        self.acceptor = acceptor
         self.address = address
         self.clients: list[socket.socket] = []
 
@@ -59,19 +59,19 @@ async def settled() -> None:
 @pytest.fixture
 async def port() -> AsyncIterator[Port]:
     listening = await bound("127.0.0.1", 0, 100)
-    port = Port(Dealer(listening), listening[0].getsockname())
+    port = Port(Acceptor(listening), listening[0].getsockname())
     yield port
-    port.dealer.close()
-    port.dealer.abandon()
-    for taker in list(port.dealer.takers):
-        port.dealer.leave(taker)
-    port.dealer.abandon()
+    port.acceptor.close()
+    port.acceptor.abandon()
+    for taker in list(port.acceptor.takers):
+        port.acceptor.leave(taker)
+    port.acceptor.abandon()
     for client in port.clients:
         client.close()
 
 
 async def test_connections_are_dealt_out_in_turn(port: Port) -> None:
-    workers = [Worker(port.dealer) for _ in range(3)]
+    workers = [Worker(port.acceptor) for _ in range(3)]
     await port.connect(9)
     assert [worker.take() for worker in workers] == [3, 3, 3]
     for worker in workers:
@@ -79,7 +79,7 @@ async def test_connections_are_dealt_out_in_turn(port: Port) -> None:
 
 
 async def test_what_a_worker_had_not_taken_when_it_died_another_one_gets(port: Port) -> None:
-    first, second = Worker(port.dealer), Worker(port.dealer)
+    first, second = Worker(port.acceptor), Worker(port.acceptor)
     await port.connect(6)
     assert first.take() == 3
     first.channel.send(TAKEN)
@@ -91,7 +91,7 @@ async def test_what_a_worker_had_not_taken_when_it_died_another_one_gets(port: P
 
 
 async def test_what_a_worker_refuses_another_one_gets(port: Port) -> None:
-    first, second = Worker(port.dealer), Worker(port.dealer)
+    first, second = Worker(port.acceptor), Worker(port.acceptor)
     await port.connect(2)
     assert (first.take(), second.take()) == (1, 1)
     first.channel.send(REFUSED)
@@ -102,7 +102,7 @@ async def test_what_a_worker_refuses_another_one_gets(port: Port) -> None:
 
 
 async def test_a_worker_that_does_not_answer_gets_next_to_nothing(port: Port) -> None:
-    stuck, quick = Worker(port.dealer), Worker(port.dealer)
+    stuck, quick = Worker(port.acceptor), Worker(port.acceptor)
     for _ in range(10):
         await port.connect(1)
         quick.channel.send(TAKEN * quick.take())
@@ -115,7 +115,7 @@ async def test_a_worker_that_does_not_answer_gets_next_to_nothing(port: Port) ->
 
 
 async def test_no_worker_is_sent_more_than_it_may_leave_unanswered(port: Port) -> None:
-    workers = [Worker(port.dealer), Worker(port.dealer)]
+    workers = [Worker(port.acceptor), Worker(port.acceptor)]
     await port.connect(2 * WINDOW + 9)
     assert [worker.take() for worker in workers] == [WINDOW, WINDOW]
     workers[1].channel.send(TAKEN * WINDOW)
@@ -127,24 +127,24 @@ async def test_no_worker_is_sent_more_than_it_may_leave_unanswered(port: Port) -
 
 async def test_connections_wait_for_the_first_worker(port: Port) -> None:
     await port.connect(4)
-    worker = Worker(port.dealer)
+    worker = Worker(port.acceptor)
     await settled()
     assert worker.take() == 4
     worker.die()
 
 
 async def test_what_was_dealt_before_the_port_closed_arrives_and_then_the_line_ends(port: Port) -> None:
-    worker = Worker(port.dealer)
+    worker = Worker(port.acceptor)
     await port.connect(2)
-    port.dealer.close()
+    port.acceptor.close()
     assert worker.take() == 2
     assert worker.channel.recv(1) == b""
     worker.die()
 
 
 async def test_a_worker_that_is_ready_only_after_the_port_closed_is_told_that_nothing_will_come(port: Port) -> None:
-    port.dealer.close()
-    worker = Worker(port.dealer)
+    port.acceptor.close()
+    worker = Worker(port.acceptor)
     assert worker.channel.recv(1) == b""
     worker.die()
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from plugins.conversations import forms, keeping, removing
-from plugins.conversations.keeping import DAY, Keeping
+from plugins.conversations import forms, removing, retention
 from plugins.conversations.removing import LEFT, NOBODY
+from plugins.conversations.retention import DAY, Retention
 from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, TALKS
 from tests.conftest import Running, Start
@@ -28,7 +28,7 @@ async def test_others_write_while_much_goes(start: Start, database_url: str, mon
         for number in range(6):
             held = {"holder": "one", "held_until": store.now() + 10_000_000} if number == 5 else {}
             await store.change("alice", f"c{number}", {"updated": store.now() - 8 * DAY, **held})
-        going = asyncio.ensure_future(Keeping(store, 7).tidy())
+        going = asyncio.ensure_future(Retention(store, 7).tidy())
         await asks(run, "POST", "/api/conversations", status=201, json={"id": "new"})
         await going
         left = await asks(run, "GET", "/api/conversations?order=asc")
@@ -99,21 +99,21 @@ async def test_what_a_process_that_died_left_is_shown_nowhere_and_goes(start: St
         assert "lantern" not in str(whole)
         for id in "xy":  # nor do they count
             await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
-        await Keeping(store_of(run), None).tidy()
+        await Retention(store_of(run), None).tidy()
         assert await count(run) == 3, "a process may still be at it"
-        await Keeping(store_of(run), None).forget("alice")
+        await Retention(store_of(run), None).forget("alice")
         assert await count(run) == 1 and (await asks(run, "GET", "/api/conversations", B))["data"]
 
 
 async def test_what_goes_meanwhile_does_not_end_the_telling(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "CHUNK", 2)
+    monkeypatch.setattr(retention, "CHUNK", 2)
     async with start(config(database_url), echo()) as run:
         for id in "abcd":
             await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
         told = []
-        async for one in Keeping(store_of(run), None).told("alice"):
+        async for one in Retention(store_of(run), None).told("alice"):
             told.append(one)
             if len(told) == 2:
                 await asks(run, "DELETE", "/api/conversations/b")
@@ -170,6 +170,6 @@ async def test_a_conversation_is_gone_at_once_and_its_messages_a_few_at_a_time(
         dead = {"owner": NOBODY, "updated": store.now() - LEFT - 1}
         async with store.database.writing() as connection:
             await connection.execute(update(TALKS).values(dead))
-        await Keeping(store, None).tidy()
+        await Retention(store, None).tidy()
         async with store.database.reading() as connection:
             assert not (await connection.execute(select(TALKS.c.id))).all()
