@@ -1,4 +1,4 @@
-"""The program, which is told what to do before it has imported anything."""
+"""The program's entry point, which prepares signals and garbage collection before it imports the rest."""
 
 import gc
 import signal
@@ -9,10 +9,10 @@ SERVING: Final = ("serve", "worker")
 
 
 def main() -> int:
-    """Runs it.  While its modules are imported nothing is thrown away, so that the collector need not look for it."""
+    """Run the command line.  The garbage collector is off during the imports, because they create no garbage."""
     if sys.argv[1:2] and sys.argv[1] in SERVING:
-        # By default a hangup ends a process, and systemd takes that for a wanted end: whoever reloads what is just
-        # starting would be left without it.  Nothing is lost; the file has not been read yet.
+        # By default SIGHUP ends a process, and systemd treats that as a clean exit: a reload of a server that is still
+        # starting would stop it.  It can be ignored, because the file has not been read yet.
         signal.signal(signal.SIGHUP, lambda *_: None)
     gc.disable()
     try:

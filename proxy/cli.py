@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before a server minds signals itself, as while it waits for its database
+    except KeyboardInterrupt:  # before the server handles signals, for example while it waits for its database
         return 128 + signal.SIGINT
 
 
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def worker() -> argparse.ArgumentParser:
-    """Of the command with which a supervisor starts its workers, which is nobody else's."""
+    """The parser of the internal command with which a supervisor starts its workers."""
     one = argparse.ArgumentParser("gemmapy-proxy")
     one.add_argument("worker")
     one.add_argument("control", type=int)
@@ -86,7 +86,7 @@ def worker() -> argparse.ArgumentParser:
 
 
 def setting(model: type[BaseModel], name: str) -> Callable[[str], Any]:
-    """Takes an argument as the setting of this name would be taken."""
+    """An argparse type that reads an argument exactly as the setting of this name."""
 
     def read(text: str) -> Any:
         try:
@@ -129,7 +129,7 @@ def serve(told: argparse.Namespace) -> int:
         print(await banner(running, path), *notes, sep="\n", file=sys.stderr, flush=True)
 
     watch = config_file.Watch(path)
-    signal.signal(signal.SIGHUP, lambda *_: watch.hangup())  # until the server minds it: it may wait for a database
+    signal.signal(signal.SIGHUP, lambda *_: watch.hangup())  # until the server handles it, as starting may take long
     try:
         if config.listen.workers > 1:
             return run(supervisor.run(read, watch, said, started))
@@ -161,7 +161,7 @@ def work(told: argparse.Namespace) -> int:
 
 
 class Running(Protocol):
-    """A server, of one process or several."""
+    """A running server, of one process or several."""
 
     config: Config
     url: str
@@ -171,7 +171,7 @@ class Running(Protocol):
 
 
 async def banner(running: Running, path: Path) -> str:
-    """What was started, in plain words."""
+    """What was started, for the operator to read."""
     config: Config = running.config
     found = await running.hosts()
     url = f"{running.url}{config.listen.base_path}/v1"
@@ -197,7 +197,7 @@ def simulated() -> str:
 
 
 def way_out(config: Config, found: Mapping[str, Mapping[str, str]]) -> str:
-    """What to do where an Ollama does not run; of what else is amiss its own line tells."""
+    """Advice if an Ollama is not running; other problems are already in the lines of their upstreams."""
     tried = [why for name, upstream in config.upstreams.items() if upstream.ollama for why in found[name].values()]
     refused = any("connection refused" in why for why in tried)
     return "  Start Ollama with `ollama serve`, or try things out with --demo." if refused else ""
@@ -231,7 +231,7 @@ def check(told: argparse.Namespace) -> int:
 
 
 def doubts(config: Config, source: Source) -> list[str]:
-    """What is hardly meant, though it can be done."""
+    """Warnings about what is allowed but probably not intended."""
     return [*configuration.doubts(config), *registry.doubts(config, source)]
 
 

@@ -1,4 +1,4 @@
-"""How log lines are written: for people, or as a JSON object a line."""
+"""Log lines, as text or as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from proxy.types import JSON
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 AMBIGUOUS: Final = re.compile(r"[\s=\"]")
 FLUSH: Final = 0.1
-"""Seconds that a request's line may wait for others."""
+"""Seconds that a request's line may wait, so that several are written together."""
 MOST: Final = 500
-"""Lines that wait at most."""
+"""Maximum number of lines that wait."""
 WHOLE: Final = 4096
-"""Bytes that several processes may write to one pipe without tearing each other's: POSIX promises 512, Linux this."""
+"""Bytes that a process can write to a pipe atomically, without mixing with other processes' lines: POSIX guarantees
+512, Linux this."""
 NOTHING: Final[Mapping[str, JSON]] = {}
 
 
@@ -54,7 +55,7 @@ def set_up(settings: Log) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    if settings.level != "debug":  # it tells every step that it takes, and most at every start
+    if settings.level != "debug":  # at every start, Alembic logs each of its steps
         logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -63,19 +64,19 @@ def stamp(seconds: int) -> str:
 
 
 class RequestLog:
-    """Writes the lines of requests, several times a second and together.
+    """Writes one line per request, in batches several times a second.
 
-    A line through `logging` costs a fifth of a request.  Here lines are also formatted together, which takes a
-    third of the time that it takes between two requests, when everything else is in the processor's cache.
+    A line through `logging` costs a fifth of a request.  Formatting lines in a batch takes a third of the time of
+    formatting each after its request, when the processor's cache holds other code and data.
     """
 
     def __init__(self, settings: Log, write: Callable[[bytes], object], also: Mapping[str, JSON] = NOTHING) -> None:
-        """also: what stands in every line."""
+        """also: fields to add to every line."""
         self.formatted = json_line if settings.format == "json" else plain_line
         self.write = write
         self.also = also
         self.quiet = () if settings.level == "debug" else tuple(PROBES)
-        """Ends of the paths that are asked every few seconds by what runs the server, and are told if they fail."""
+        """Paths (their ends) of health probes, which come every few seconds: logged only if they fail."""
         self.ended: list[Exchange] = []
 
     def __call__(self, exchange: Exchange) -> None:
@@ -100,7 +101,7 @@ def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:
         words = [f"{name}={word(value) if type(value) is str else value}" for name, value in told.items()]
         shown = " ".join(words)
         if not is_plain(shown):
-            shown = UNSAFE.sub("?", shown)  # a caller's words must not forge a line
+            shown = UNSAFE.sub("?", shown)  # so that callers cannot forge log lines
     return f"{when} {shown}\n".encode()
 
 
@@ -109,7 +110,7 @@ def is_plain(shown: str) -> bool:
 
 
 def word(value: str) -> str:
-    """A value that cannot be taken for two."""
+    """The value, quoted if it could be mistaken for several."""
     return value if value.isascii() and not AMBIGUOUS.search(value) else json.dumps(value)
 
 
@@ -117,7 +118,7 @@ def json_line(when: str, told: Mapping[str, JSON]) -> bytes:
     line = {"time": f"{when.replace(' ', 'T')}Z", "level": "info", **told}
     try:
         return orjson.dumps(line) + b"\n"
-    except TypeError:  # a path of odd bytes; the standard library writes those, too
+    except TypeError:  # a path with invalid UTF-8, which the standard library can write
         return json.dumps(line).encode() + b"\n"
 
 
@@ -128,7 +129,7 @@ def to_stderr(lines: bytes) -> None:
 
 
 def pieces(lines: bytes) -> Iterator[bytes]:
-    """Whole lines, as many together as can be written at once; a longer one alone."""
+    """The text split into groups of whole lines, each small enough to be written atomically; a longer line is alone."""
     begun = 0
     while len(lines) - begun > WHOLE:
         end = lines.rfind(b"\n", begun, begun + WHOLE) + 1 or lines.find(b"\n", begun) + 1 or len(lines)

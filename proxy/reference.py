@@ -1,4 +1,4 @@
-"""The settings reference and the JSON schema, made from the models that check the settings."""
+"""The generated pages of the documentation and the JSON schema, made from the code that does the checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ errors. Times are in seconds and sizes in bytes.
 
 @cache
 def described(model: type[BaseModel]) -> type[BaseModel]:
-    """The model, whose fields and those of the models in it are described by the docstrings that follow them."""
+    """The model, with the docstrings below its fields as their descriptions, also in nested models."""
     said: dict[str, str] = {}
     for cls in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
         said |= docstrings(cls)
@@ -39,7 +39,7 @@ def described(model: type[BaseModel]) -> type[BaseModel]:
         field.description = field.description or said.get(name)
         for inner in _models_in(field.annotation):
             described(inner)
-    model.model_rebuild(force=True)  # its schema is made anew, with them
+    model.model_rebuild(force=True)  # so that its schema contains the descriptions
     return model
 
 
@@ -169,7 +169,7 @@ models that it lists.
 
 
 def parameters_page() -> str:
-    """What becomes of every field of a request, as Markdown."""
+    """How every field of a request is treated, as Markdown."""
     rows = [f"| `{name}` | {field.fate} | {field.says} |" for name, field in openai_chat.FIELDS.items()]
     head = "| field | fate | |\n| --- | --- | --- |"
     embeddings = [f"| `{name}` | {says} |" for name, says in openai_embeddings.FIELDS.items()]
@@ -195,7 +195,7 @@ VARIABLE = {"type": "string", "pattern": r"\$\{\w+(:-[^}]*)?\}"}
 
 
 def with_variables(node: JSON) -> JSON:
-    """A schema in which `${NAME}` may stand for every number, boolean and word."""
+    """The schema, changed to accept `${NAME}` in place of every number, boolean and enumerated value."""
     if isinstance(node, list):
         return [with_variables(one) for one in node]
     if not isinstance(node, dict):

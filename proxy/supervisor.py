@@ -1,4 +1,4 @@
-"""Several processes that behave as one server: who owns the port, the signals and the last good configuration."""
+"""Runs several processes as one server; owns the port, the signals and the last good configuration."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Supervisor:
     def __init__(
         self, read: Read, found: tuple[Config, Source], told: Overrides, acceptor: Acceptor, url: str, folder: str
     ) -> None:
-        """read: for reloads.  found: what it gave at the start.  folder: for what the workers share in files."""
+        """read: for reloads.  found: the configuration at the start.  folder: for files that the workers share."""
         self.config, source = found
         self.name, self.text = source.name, source.text
         self.first = self.config
@@ -57,7 +57,7 @@ class Supervisor:
         return Seat(place, self.acceptor, start)
 
     async def hosts(self) -> Hosts:
-        """As a worker found them at its start."""
+        """The state of the hosts as a worker found them at its start."""
         asked = [seat.life.upstreams for seat in self.seats if seat.life.ready]
         if asked:
             await asyncio.wait(asked)
@@ -66,7 +66,7 @@ class Supervisor:
         return told[0] if told else unasked
 
     def signalled(self) -> None:
-        """The first time stops; the second one cuts the calls under way."""
+        """The first signal stops the server; the second one also cuts off running calls."""
         if self.stop.is_set():
             self.hurry.set()
             for seat in self.seats:
@@ -74,7 +74,8 @@ class Supervisor:
         self.stop.set()
 
     async def renew(self) -> None:
-        """Hand out what the file says now.  Raises ConfigError, with nothing changed, if one worker cannot have it."""
+        """Give the file's present contents to all workers.  Raises ConfigError, with nothing changed, if one of them
+        cannot use it."""
         config, source = await examined(self.read)
         before, self.text = self.text, source.text
         if problems := await self.hand_out(source.text):
@@ -84,7 +85,7 @@ class Supervisor:
         self.config = config
 
     async def hand_out(self, text: str) -> list[str]:
-        """What is wrong with it, and for which worker."""
+        """Give a configuration to all workers; gives the problems, each with its worker."""
         answers = await asyncio.gather(*(seat.life.reload(text) for seat in self.seats))
         return [
             f"worker {seat.place.index}: {problem}"
@@ -93,7 +94,7 @@ class Supervisor:
         ]
 
     async def leave(self) -> None:
-        """Readiness goes first, then the port, and the calls under way may finish within `listen.drain` seconds."""
+        """Let the workers report that they are not ready, then close the port.  Running calls may go on."""
         lives, drain = [seat.life for seat in self.seats], self.config.listen.drain
         for seat in self.seats:
             seat.leave()
@@ -104,7 +105,7 @@ class Supervisor:
         self.acceptor.close()
 
     async def end(self, keeping: list[asyncio.Task[None]]) -> None:
-        """Return when no worker runs."""
+        """Wait until all workers have exited; those that take too long are killed."""
         patience = self.config.listen.drain + MARGIN
         if not await either(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
             await asyncio.wait(keeping, timeout=MARGIN)
@@ -115,7 +116,7 @@ class Supervisor:
         self.acceptor.abandon()
 
     async def begin(self, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
-        """Tell when every first worker is ready or has failed; if all have, the server stops."""
+        """Call `tell` once every first worker is ready or has failed; if all have failed, stop the server."""
         lives = [seat.life for seat in self.seats]
         await every([life.settled for life in lives])
         if any(life.ready for life in lives):
@@ -126,7 +127,7 @@ class Supervisor:
             self.stop.set()
 
     async def run(self, watch: Watch, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
-        """Until told to stop, or if no worker can be started."""
+        """Run until the server is told to stop, or no worker can be started."""
         workers, chores = Background(), Background()
         keeping = [workers.start(seat.keep(), f"keeping worker {seat.place.index}") for seat in self.seats]
         chores.start(reloading(self.renew, watch), "reloading")

@@ -1,4 +1,4 @@
-"""A live view of a running server in a terminal, made of its `/metrics`."""
+"""A live view of a running server in a terminal, made from its `/metrics`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from typing import Final
 from proxy.errors import ConfigError
 
 EVERY: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two refreshes."""
 PATIENCE: Final = 5.0
 MOST: Final = 16 * 1024 * 1024
-"""Bytes that are read of one answer."""
+"""Maximum bytes that are read of one answer."""
 MODEL: Final = "gen_ai_response_model"
 Labels = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Every series at one moment, in monotonic seconds."""
+    """All metrics at one moment.  at: monotonic seconds."""
 
     at: float
     series: Mapping[tuple[str, Labels], float] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Look:
         )
 
     def buckets(self, name: str, **labels: str) -> Mapping[float, float]:
-        """Upper bound -> how many are not above it."""
+        """A histogram's buckets: upper bound -> how many values are not above it."""
         wanted, found = set(labels.items()), defaultdict[float, float](float)
         for (one, told), value in self.series.items():
             if one == f"{name}_bucket" and wanted <= told:
@@ -50,7 +50,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model since the look before.  Rates are per second, times in seconds; NaN is unknown."""
+    """One model since the previous look.  Rates are per second, times in seconds; NaN means unknown."""
 
     model: str
     calls: float
@@ -62,7 +62,7 @@ class Row:
 
 
 def rows(before: Look, now: Look) -> list[Row]:
-    """One a model, the busiest first; where nothing has happened since, times are those of all calls."""
+    """One row per model, the busiest first.  If there were no new calls, the times are those of all calls so far."""
     seconds = max(now.at - before.at, 1e-9)
     found = []
     for model in now.values("gemmapy_calls_total", "model"):
@@ -87,7 +87,7 @@ def since(before: Look, now: Look, name: str, model: str) -> Mapping[float, floa
 
 
 def quantile(buckets: Mapping[float, float], part: float) -> float:
-    """Within its bucket, as if those in it were spread evenly; NaN of nothing."""
+    """The quantile `part`, interpolated linearly within its bucket; NaN if there are no values."""
     count = buckets.get(math.inf, 0.0)
     lower = below = 0.0
     for bound in sorted(buckets):
@@ -100,7 +100,7 @@ def quantile(buckets: Mapping[float, float], part: float) -> float:
 
 
 def looked(url: str, key: str) -> Look:
-    """Raises ConfigError saying what is in the way."""
+    """The server's metrics now.  Raises ConfigError, which says what the problem is."""
     from prometheus_client.parser import text_string_to_metric_families
 
     text = page(url, key)
@@ -122,7 +122,7 @@ def page(url: str, key: str) -> str:
         raise ConfigError([refused(error.code, url)]) from error
     except OSError as error:
         raise ConfigError([f"no server answers at {url}: {getattr(error, 'reason', error)}"]) from error
-    except (HTTPException, ValueError) as error:  # a URL, a key or an answer that HTTP does not know
+    except (HTTPException, ValueError) as error:  # a URL, a key or an answer that is not valid in HTTP
         raise ConfigError([f"{url} cannot be asked: {error}"]) from error
 
 
@@ -135,7 +135,7 @@ def refused(status: int, url: str) -> str:
 
 
 def checked(url: str) -> str:
-    """Raises ConfigError."""
+    """The server's base URL.  Raises ConfigError if it is not an HTTP URL."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError([f"{url!r} is not an http:// or https:// URL"])
     return url.rstrip("/").removesuffix("/metrics").rstrip("/")
@@ -167,7 +167,7 @@ HEADS: Final = ("model", "calls/s", "tokens/s", "p50 s", "p99 s", "first s", "ca
 
 
 def run(url: str, key: str, once: bool) -> None:
-    """Until interrupted.  Raises ConfigError."""
+    """Show the view until interrupted.  Raises ConfigError."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.table import Table

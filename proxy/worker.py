@@ -1,4 +1,4 @@
-"""One of several processes that serve: it gets its connections and its orders from a supervisor."""
+"""One of several processes that serve: it gets its connections and orders from a supervisor."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)
 LEFT_TO_THE_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Terminals and service managers send these to every process of a server."""
+"""Signals that terminals and service managers send to every process of a server; a worker ignores them."""
 
 
 class Intake:
-    """Takes the connections that a supervisor deals out."""
+    """Receives the connections that the supervisor distributes."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
@@ -79,11 +79,11 @@ class Intake:
             self.end()
 
     def answer(self, answer: bytes) -> None:
-        with suppress(OSError):  # of a supervisor that was killed
+        with suppress(OSError):  # the supervisor was killed
             self.channel.send(answer)
 
     def refuse(self) -> None:
-        """Too many files are open here.  Another worker may have it; look again when some may be closed."""
+        """Decline a connection because too many files are open here, and pause.  Another worker may take it."""
         self.answer(REFUSED)
         self.loop.remove_reader(self.channel)
         self.loop.call_later(PAUSE, lambda: self.loop.add_reader(self.channel, self.arrived))
@@ -91,7 +91,7 @@ class Intake:
     async def take(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does this only on some systems
             await self.loop.connect_accepted_socket(self.http, connection)
         except OSError:  # the client has left
             connection.close()
@@ -101,7 +101,7 @@ class Intake:
         self.ended.set()
 
     async def close(self) -> None:
-        """Return when the supervisor has dealt its last, and all of it is open."""
+        """Wait until the supervisor has sent its last connection and all of them are open."""
         await self.ended.wait()
         if self.opening.tasks:
             await asyncio.wait(self.opening.tasks)
@@ -109,7 +109,7 @@ class Intake:
 
 
 class Worker:
-    """What one process does at its supervisor's orders."""
+    """A process that serves and obeys its supervisor's orders; the entrance of its server."""
 
     def __init__(self, start: Start, orders: asyncio.StreamReader, words: asyncio.StreamWriter, intake: Intake) -> None:
         self.start = start
@@ -128,11 +128,11 @@ class Worker:
         return with_demo(config) if self.start.demo else config, source
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
-        self.intake.open(cast(web.Server, runner.server))  # which is set up by now
+        self.intake.open(cast(web.Server, runner.server))  # not None, because the runner is set up by now
         return self.start.url
 
     async def close(self, server: Server) -> None:
-        """The supervisor closes the port when every worker has said that it is not ready, and for how many calls."""
+        """Report the number of running calls.  The supervisor closes the port once all workers have done this."""
         self.say(Calls(count=server.live.calls))
         server.services.background.start(self.say_when_idle(server), "waiting for the last call")
         await self.intake.close()
@@ -174,7 +174,7 @@ class Worker:
                     self.stop.set()
                 case Hurry():
                     server.hurry.set()
-        self.stop.set()  # a supervisor that was killed
+        self.stop.set()  # the supervisor was killed
 
     async def renew(self, server: Server, text: str) -> None:
         before, self.text = self.text, text

@@ -1,4 +1,4 @@
-"""The accounts of one configuration: opened with it, and asked who a key belongs to."""
+"""The accounts of one configuration, which verify API keys against the database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST = "No admin has a key yet.  This one is not shown again: {key}"
 
 
 class Accounts(AbstractAsyncContextManager["Accounts"]):
-    """names: of the keys in the file, which are no users' names.  rooted: there is an admin without the database."""
+    """names: of the keys in the file, which no user may have.  rooted: whether an admin exists outside the database."""
 
     tables = TABLES
 
@@ -49,15 +49,15 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
         self.state = services.kept(self.place(), lambda: State(self.store, services))
 
     def place(self) -> str:
-        """What is remembered of keys ends where another secret begins."""
+        """The name under which the state is kept; it contains the secret's digest, so another secret starts anew."""
         given = self.settings.secret
         told = "" if given is None else hashlib.sha256(given.get_secret_value().encode()).hexdigest()
         return f"accounts {told}"
 
     async def __aenter__(self) -> Accounts:
-        """Once the tables are there.
+        """To be entered after the tables were migrated.
 
-        Raises ConfigError if the database has gone again, or has keys of another secret.
+        Raises ConfigError if the database is unavailable, or has keys made with another secret.
         """
         try:
             if self.state.secret is None:
@@ -67,19 +67,19 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
                     await self.store.settle(self.state.secret)
         except (Busy, OtherSecret) as error:
             raise ConfigError([error.why]) from error
-        with suppress(Busy):  # which must not keep a new configuration from serving
+        with suppress(Busy):  # a missing warning must not keep the configuration from being used
             for name in await self.store.names(sorted(self.names)):
                 log.warning("keys.%s: a user in the database has this name, too; both count as one caller", name)
         return self
 
     async def begun(self) -> bytes:
-        """The secret of the keys, once there is an admin who has one.  Raises DatabaseAway and OtherSecret."""
+        """The secret of the keys; also creates the first admin's key if needed.  Raises DatabaseAway, OtherSecret."""
         secret = await secret_of(self.settings, self.store)
         await self.store.settle(secret)
         if self.settings.bootstrap and not self.rooted:
             root = ROOT if ROOT not in self.names else f"{ROOT}-first"
             if (key := await self.store.bootstrap(secret, root)) is not None:
-                print(FIRST.format(key=key), file=sys.stderr, flush=True)  # noqa: T201  (a log would keep it)
+                print(FIRST.format(key=key), file=sys.stderr, flush=True)  # noqa: T201  (a log would store it)
         return secret
 
     async def __aexit__(
@@ -88,14 +88,14 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
         await self.state.uses.close()
 
     def owns(self, token: str) -> bool:
-        """Whether this is the place to ask about a bearer token."""
+        """Whether a bearer token looks like a key of the database."""
         return keys.could_be(token)
 
     def recall(self, digest: bytes) -> Caller | None:
         return self.state.verified.recall(digest)
 
     async def verify(self, token: str, digest: bytes) -> Caller:
-        """Raises Unauthenticated, or Busy while the database is away."""
+        """The caller of a key.  Raises Unauthenticated, or Busy while the database is unavailable."""
         return await self.state.verified.verify(digest, keys.hash_of(token, self.secret))
 
     @property
@@ -112,7 +112,7 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
 
 
 class State:
-    """What outlives a reload."""
+    """What survives a reload."""
 
     def __init__(self, store: Store, services: Services) -> None:
         self.uses = Uses(store.used, services.clock, services.background)
@@ -121,6 +121,6 @@ class State:
 
 
 async def secret_of(settings: Settings, store: Store) -> bytes:
-    """Raises DatabaseAway where it is the database that keeps it."""
+    """The secret in the settings, else the one in the database.  Raises DatabaseAway."""
     given = settings.secret
     return await store.secret() if given is None else given.get_secret_value().encode()

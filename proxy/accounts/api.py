@@ -1,4 +1,4 @@
-"""Users and keys for admins, under `/api/admin`."""
+"""The admins' endpoints for users and keys, under `/api/admin`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from proxy.types import JSON, Route
 NAME: Final = re.compile(r"(?!user_)[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 SANE: Final = re.compile(r"[!-~]{1,128}")
 RESERVED: Final = frozenset({"anonymous"})
-"""Names of callers who are nobody."""
+"""Names of unauthenticated callers."""
 PAGE: Final = 20
 MOST: Final = 100
-"""Entries of a page."""
+"""Default and maximum number of entries on a page."""
 AGES: Final = 10**10
-"""Seconds: later than every clock here can tell."""
+"""An upper bound of times and durations, in seconds."""
 
 
 def check_name(name: str) -> str:
-    """Raises ValueError for what no user can be called."""
+    """The name.  Raises ValueError if it is not valid for a user."""
     if not NAME.fullmatch(name) or name.lower() in RESERVED:
         raise ValueError(
             f"{name[:100]!r} cannot be a name: 1 to 128 letters, digits and ._@+-, not beginning with user_"
@@ -40,7 +40,7 @@ def check_name(name: str) -> str:
 
 
 def check_label(text: str) -> str:
-    """Raises ValueError for what would tear a line of a list."""
+    """The text.  Raises ValueError for control characters, which would break the lines of a list."""
     if not text.isprintable():
         raise ValueError("it must not contain control characters")
     return text
@@ -75,7 +75,7 @@ class NewKey(Strict):
         return self
 
     def wanted(self, now: float) -> Wanted:
-        """now: Unix seconds.  Raises BadCall for a time that has passed."""
+        """The key to create.  now: Unix seconds.  Raises BadCall for a time that has passed."""
         at = self.expires_at if self.expires_in is None else int(now) + self.expires_in
         if at is not None and at <= now:
             raise BadCall("Invalid 'expires_at': that time has passed.", param="expires_at", code="invalid_value")
@@ -92,7 +92,7 @@ class NewUser(Strict):
 
 
 class Changes(Strict):
-    """What is not said stays as it is."""
+    """Changes of a user; fields that are not sent stay unchanged."""
 
     role: Role | None = None
     disabled: bool | None = None
@@ -118,7 +118,7 @@ class Api:
     # --- keys ------------------------------------------------------------------------------------------
 
     async def create_key(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The only answer that shows a key."""
+        """Create a key.  This is the only answer that contains it."""
         asked = await self.desk.form(request, NewKey)
         key, kept = await self.accounts.store.create(asked.wanted(self.accounts.clock.time()), self.accounts.secret)
         answer = document({**kept.told(), "key": key})
@@ -169,14 +169,14 @@ class Api:
 
 
 def sane(id: str) -> str:
-    """A name or an id as one could be.  Raises NotFound; not every database takes every character."""
+    """The name or id.  Raises NotFound if it cannot be one, because not every database accepts every character."""
     if not SANE.fullmatch(id):
         raise NotFound("There is no such thing.", code="not_found")
     return id
 
 
 def query(request: web.BaseRequest, known: Sequence[str]) -> Mapping[str, str]:
-    """Raises BadCall for a parameter that is not known, since what was to be left out would be shown."""
+    """The URL's query.  Raises BadCall for an unknown parameter: ignoring a filter would show too much."""
     for name in request.query:
         if name not in known:
             raise BadCall(f"Unknown parameter: '{name[:100]}'.", param=name[:100], code="unknown_parameter")
@@ -196,7 +196,7 @@ def limit_of(asked: Mapping[str, str]) -> int:
 
 
 def page(found: Sequence[Key] | Sequence[User], limit: int) -> web.Response:
-    """found: one more than is shown, where there are more."""
+    """A page of a list.  found: one entry more than `limit` if there are more."""
     shown = found[:limit]
     ends = {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
     told = [one.told() for one in shown]

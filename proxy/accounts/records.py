@@ -1,4 +1,4 @@
-"""A user and a key, as the database has them.  Times are microseconds since 1970, UTC."""
+"""Users and keys as the database stores them.  Times are microseconds since 1970, UTC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECOND = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """disabled: since when none of its keys opens anything."""
+    """disabled: the time since when none of the user's keys works; None if they do."""
 
     id: str
     name: str
@@ -39,10 +39,10 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key without the key itself.
+    """A key's record, without the key itself.
 
-    user: its owner's name.  prefix: its first characters, to recognise it by.
-    models, routes: patterns of models and names of chains that it opens; None is every one.
+    user: its owner's name.  prefix: its first characters, by which people recognise it.
+    models, routes: patterns of models and names of chains that it may use; None means all.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A key that is to be made.  expires: microseconds since 1970, None is never."""
+    """A key to create.  expires: microseconds since 1970; None means never."""
 
     user: str
     name: str = ""
@@ -92,10 +92,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a key that was given opens, or why it opens nothing.
+    """The caller of a key that was found in the database.
 
-    refusal: such as `has expired`, "" where it opens what its caller may.
-    expires: microseconds since 1970, None is never.
+    refusal: why the key does not work, such as `has expired`; "" if it works.
+    expires: microseconds since 1970; None means never.
     """
 
     caller: Caller

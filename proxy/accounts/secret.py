@@ -1,4 +1,4 @@
-"""The secret that keys are hashed with: in the database where nobody gives one, and known again by a mark there."""
+"""The secret that keys are hashed with: from the settings or the database, where a mark shows if it changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT, MARK = "keys", "mark"
 
 
 class OtherSecret(ProxyError):
-    """Of keys made with this secret and those that are there, only one kind would open anything."""
+    """The existing keys were made with another secret, so they would not work with this one."""
 
     def __init__(self, working: int) -> None:
         super().__init__(
@@ -31,7 +31,7 @@ class OtherSecret(ProxyError):
 
 
 async def locked(connection: AsyncConnection) -> None:
-    """Of several processes that start at once the others wait here; in SQLite they do already."""
+    """Let one process at a time go on, until its transaction ends; with SQLite, every writer already has this lock."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
 
@@ -42,7 +42,7 @@ async def value_of(connection: AsyncConnection, name: str) -> str | None:
 
 
 async def own_secret(connection: AsyncConnection) -> bytes:
-    """The one that the database keeps, made by whoever asks first."""
+    """The secret in the database, created on first use."""
     await locked(connection)
     value = await value_of(connection, KEPT)
     if value is None:
@@ -52,15 +52,15 @@ async def own_secret(connection: AsyncConnection) -> bytes:
 
 
 async def agreed(connection: AsyncConnection, secret: bytes) -> bool:
-    """Whether it is known to be the one that keys are made with."""
+    """Whether the database's mark shows that keys are made with this secret."""
     return await value_of(connection, MARK) == mark_of(secret)
 
 
 async def agree(connection: AsyncConnection, secret: bytes, now: int, serving: bool) -> None:
-    """All keys that work were made with this secret.  Raises OtherSecret.
+    """Make sure that all working keys were made with this secret, and mark it as theirs.  Raises OtherSecret.
 
-    It is the first key's, or that of the first server, which keys without a mark are believed to be of; once no key
-    works any more it may be another one.  serving: whether it is a server's.  The connection is `locked`.
+    If no key works, any secret is accepted.  If keys work but there is no mark, they are taken to be made with the
+    secret of the first server.  serving: whether a server asks, and not a command.  The connection must be `locked`.
     """
     if await agreed(connection, secret):
         return
@@ -75,5 +75,5 @@ async def agree(connection: AsyncConnection, secret: bytes, now: int, serving: b
 
 
 def works(now: int) -> ColumnElement[bool]:
-    """Of a key: it has not ended."""
+    """SQL condition: a key was not revoked and has not expired.  now: microseconds since 1970."""
     return KEYS.c.revoked.is_(None) & or_(KEYS.c.expires.is_(None), KEYS.c.expires > now)

@@ -1,4 +1,4 @@
-"""What is asked of the database about users and keys, and written into it.  Every method raises DatabaseAway."""
+"""Reads and writes users and keys in the database.  Every method may raise DatabaseAway."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Store:
     # --- the server's secret, and its first key --------------------------------------------------------
 
     async def secret(self) -> bytes:
-        """The one that the database keeps."""
+        """The secret in the database, created on first use."""
         async with self.database.writing() as connection:
             return await own_secret(connection)
 
     async def settle(self, secret: bytes) -> None:
-        """A server serves with this one.  Raises OtherSecret."""
-        async with self.database.reading() as connection:  # a server that starts must not hold up those that write
+        """Check that a server may use this secret.  Raises OtherSecret."""
+        async with self.database.reading() as connection:  # a starting server must not block those that write
             if await agreed(connection, secret):
                 return
         async with self.database.writing() as connection:
@@ -55,7 +55,7 @@ class Store:
             await agree(connection, secret, self.now(), serving=True)
 
     async def bootstrap(self, secret: bytes, root: str = ROOT) -> str | None:
-        """An admin key for the user of this name, if nobody has one that works."""
+        """Create an admin key for the user of this name if no working one exists; gives it, else None."""
         async with self.database.writing() as connection:
             await locked(connection)
             admins = and_(KEYS.c.role == "admin", USERS.c.role == "admin", USERS.c.disabled.is_(None))
@@ -69,7 +69,8 @@ class Store:
         return key
 
     async def end_keys(self, connection: AsyncConnection, user: User) -> None:
-        """Who is made an admin again may have been none because of a key: what was closed with them stays so."""
+        """Revoke a user's keys that would otherwise work again when the user is made an admin: the admin ones, or all
+        if the user is disabled.  One of them may be the reason why the user lost the role."""
         closed = and_(KEYS.c.user_id == user.id, KEYS.c.revoked.is_(None))
         if user.disabled is None:
             closed = and_(closed, KEYS.c.role == "admin")
@@ -78,9 +79,9 @@ class Store:
     # --- keys ------------------------------------------------------------------------------------------
 
     async def create(self, wanted: Wanted, secret: bytes, *, with_user: bool = False) -> tuple[str, Key]:
-        """A new key, which is nowhere else, and what is kept of it.
+        """Create a key; gives the key itself, which is not stored, and its record.
 
-        with_user: its user is made too where there is none.  Raises NotFound, BadCall or OtherSecret.
+        with_user: create the user too if it does not exist.  Raises NotFound, BadCall or OtherSecret.
         """
         async with self.database.writing() as connection:
             await locked(connection)
@@ -123,28 +124,28 @@ class Store:
         return key_of(row)
 
     async def keys(self, limit: int, after: str | None, user: str | None) -> list[Key]:
-        """The newest first, beginning behind the key with the id `after`; of one user, named or by id, or of all."""
+        """Keys, newest first, after the one with the id `after`.  user: a name or an id; None means all users."""
         wanted = LISTED
         if user is not None:
             wanted = wanted.where(or_(USERS.c.name == user, USERS.c.id == user))
         return [key_of(row) for row in await self.page(wanted, KEYS, limit, after)]
 
     async def revoke(self, id: str) -> Key:
-        """The key, which opens nothing from now on.  Raises NotFound."""
+        """Revoke a key; gives its record.  Raises NotFound."""
         open_ = and_(KEYS.c.id == id, KEYS.c.revoked.is_(None))
         async with self.database.writing() as connection:
             await connection.execute(update(KEYS).where(open_).values(revoked=self.now()))
             return await self.one_key(connection, id)
 
     async def revoke_all(self) -> int:
-        """Every key, also those that work only with another secret; how many there were."""
+        """Revoke all keys, also those made with another secret; gives how many there were."""
         async with self.database.writing() as connection:
-            await locked(connection)  # nobody makes one meanwhile
+            await locked(connection)  # so that no key is created meanwhile
             every = update(KEYS).where(KEYS.c.revoked.is_(None)).values(revoked=self.now())
             return (await connection.execute(every)).rowcount
 
     async def find(self, hashes: Sequence[str]) -> Mapping[str, Found]:
-        """By its hash what each key opens; those that there are not are left out."""
+        """The caller of each key, by the key's hash; unknown hashes are left out."""
         wanted = LISTED.add_columns(USERS.c.role.label("most"), USERS.c.disabled).where(KEYS.c.hash.in_(hashes))
         async with self.database.reading() as connection:
             rows = (await connection.execute(wanted)).mappings().all()
@@ -152,18 +153,18 @@ class Store:
         return {row["hash"]: found_of(row, now) for row in rows}
 
     async def used(self, times: Mapping[str, int]) -> None:
-        """Writes when keys were used last.  times: by id, microseconds since 1970."""
+        """Write when keys were last used.  times: by id, microseconds since 1970."""
         later = text(
             "UPDATE accounts_keys SET last_used = :at WHERE id = :id AND (last_used IS NULL OR last_used < :at)"
         )
         async with self.database.writing() as connection:
-            # In one order everywhere, so that two processes never wait for each other.
+            # Always in the same order, so that two processes cannot deadlock.
             await connection.execute(later, [{"id": id, "at": at} for id, at in sorted(times.items())])
 
     # --- users -----------------------------------------------------------------------------------------
 
     async def add_user(self, name: str, role: str, metadata: Mapping[str, str]) -> User:
-        """Raises BadCall if there is one of this name."""
+        """Create a user.  Raises BadCall if the name is taken."""
         async with self.database.writing() as connection:
             await locked(connection)
             if (await connection.execute(select(USERS.c.id).where(USERS.c.name == name))).first() is not None:
@@ -176,7 +177,7 @@ class Store:
         return user_of(row)
 
     async def ensured(self, connection: AsyncConnection, name: str, role: str) -> User:
-        """The user of this name, made with this role where there is none."""
+        """The user of this name, created with this role if it does not exist."""
         row = (await connection.execute(select(USERS).where(USERS.c.name == name))).mappings().first()
         return user_of(row) if row is not None else await self.new_user(connection, name, role, {})
 
@@ -192,11 +193,11 @@ class Store:
         return user_of(row)
 
     async def users(self, limit: int, after: str | None) -> list[User]:
-        """The newest first, beginning behind the user with the id `after`."""
+        """Users, newest first, after the one with the id `after`."""
         return [user_of(row) for row in await self.page(select(USERS), USERS, limit, after)]
 
     async def names(self, of: Sequence[str]) -> list[str]:
-        """Which of these names users have."""
+        """Those of these names that belong to users."""
         async with self.database.reading() as connection:
             found = await connection.execute(select(USERS.c.name).where(USERS.c.name.in_(of)))
             return sorted(found.scalars())
@@ -213,16 +214,16 @@ class Store:
             return await self.one_user(connection, user.id)
 
     async def remove_user(self, who: str) -> User:
-        """With all its keys.  Raises NotFound."""
+        """Delete a user and all its keys.  Raises NotFound."""
         async with self.database.writing() as connection:
-            await locked(connection)  # nobody makes it a key meanwhile
+            await locked(connection)  # so that no key is created for it meanwhile
             user = await self.one_user(connection, who)
             await connection.execute(delete(KEYS).where(KEYS.c.user_id == user.id))
             await connection.execute(delete(USERS).where(USERS.c.id == user.id))
         return user
 
     async def page(self, wanted: Select[Any], of: Table, limit: int, after: str | None) -> Sequence[Row]:
-        """Raises BadCall where `after` is no id."""
+        """A page of rows, newest first.  Raises BadCall if there is no row with the id `after`."""
         async with self.database.reading() as connection:
             if after is not None:
                 last = (await connection.execute(select(of.c.created).where(of.c.id == after))).scalar()

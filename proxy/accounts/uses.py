@@ -1,4 +1,4 @@
-"""When keys were used last, written in the background and seldom."""
+"""Records when keys were last used, in the background and with few writes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from proxy.clock import Clock
 from proxy.errors import Busy
 
 EVERY: Final = 60.0
-"""Seconds in which one key is written once at most."""
+"""Minimum seconds between two writes for the same key."""
 GATHER: Final = 2.0
-"""Seconds that a use waits for others, to be written together."""
+"""Seconds to wait for other keys, so that they are written together."""
 LEAVING: Final = 2.0
 """Seconds that the last write may take when the server stops."""
 MOST: Final = 10_000
 
 Write = Callable[[Mapping[str, int]], Awaitable[None]]
-"""Takes microseconds since 1970 by the id of a key.  Raises Busy while that cannot be."""
+"""Takes microseconds since 1970, by the key's id.  Raises Busy while it cannot write them."""
 
 
 class Uses:
@@ -33,7 +33,7 @@ class Uses:
         self.writing: asyncio.Task[None] | None = None
 
     def note(self, key: str) -> None:
-        """The key with this id is used now."""
+        """Note that the key with this id is used now."""
         now = self.clock.monotonic()
         if self.due.get(key, now) > now or len(self.pending) >= MOST:
             return
@@ -45,14 +45,14 @@ class Uses:
             self.writing = self.background.start(self.work(), "writing when API keys were used")
 
     async def work(self) -> None:
-        """Until nothing waits to be written; while the database is away it does wait."""
+        """Write until nothing is pending; keeps trying while the database is unavailable."""
         while self.pending:
             await self.clock.sleep(GATHER)
             with suppress(Busy):
                 await self.flush()
 
     async def flush(self) -> None:
-        """Raises Busy, with everything still waiting."""
+        """Write what is pending.  If that raises Busy, everything is still pending."""
         if not self.pending:
             return
         batch, self.pending = self.pending, {}
@@ -63,7 +63,7 @@ class Uses:
             raise
 
     async def close(self) -> None:
-        """Write what waits; a database that is away is not waited for."""
+        """Write what is pending, without waiting for a database that is unavailable."""
         with suppress(Busy, TimeoutError):
             async with asyncio.timeout(LEAVING):
                 await self.flush()

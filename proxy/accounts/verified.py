@@ -1,4 +1,4 @@
-"""Keys that were looked up a moment ago, so that hardly any request asks the database; what holds while it is away."""
+"""A short-lived cache of verified keys, so that few requests need the database and it may be away for a moment."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from proxy.errors import Busy, ProxyError, Unauthenticated
 from proxy.types import Caller
 
 LIFE: Final = 5.0
-"""Seconds for which a key is not looked up again; so long may one live on that was revoked by another process."""
+"""Seconds that a cached key is valid; a key that another process revoked may work this much longer."""
 GRACE: Final = 60.0
-"""Seconds more for which a key is good while the database is away."""
+"""Additional seconds that a cached key is valid while the database is unavailable."""
 PATIENCE: Final = 2.0
-"""Seconds to wait for the database before it counts as away."""
+"""Seconds to wait for the database before it counts as unavailable."""
 AGAIN: Final = 1.0
-"""Seconds before a database that was away is asked again."""
+"""Seconds before an unavailable database is asked again."""
 MOST: Final = 10_000
-"""Keys that are remembered; as many again that are none."""
+"""Valid keys that are cached; as many refused ones are cached, too."""
 BATCH: Final = 500
-"""Keys that are looked up with one question."""
+"""Maximum keys in one query."""
 
 Find: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, Found]]]
-"""Gives what keys open, by their hashes.  Raises Busy while it cannot be told."""
+"""Finds the callers of keys, by the keys' hashes.  Raises Busy while the database is unavailable."""
 UNKNOWN: Final = "is not valid on this server"
 Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Monotonic seconds: fresh until when it needs no look, good until when it holds while none is possible."""
+    """A cached valid key, with monotonic times.
+
+    fresh: until then it is not looked up again.  good: until then it is accepted while the database is unavailable.
+    """
 
     caller: Caller
     fresh: float
@@ -45,7 +48,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """why: the end of a sentence that begins with `The API key`."""
+    """A cached refused key.  why: the end of a sentence that begins with `The API key`."""
 
     why: str
     until: float
@@ -55,11 +58,14 @@ Outcome: TypeAlias = Known | Refused | ProxyError
 
 
 class Verified:
-    """Every key that is not known waits for one question at a time, which asks for all of them together: however many
-    keys are tried, the database is asked by one connection of this process."""
+    """Verifies keys with a cache.
+
+    Keys that are not cached are looked up together, one query at a time.  However many keys are tried, this process
+    uses only one connection to the database for it.
+    """
 
     def __init__(self, find: Find, clock: Clock, background: Background, seen: Callable[[str], None]) -> None:
-        """seen: is told the id of a key each time that it was looked up and is good."""
+        """seen: called with the id of a valid key each time it was looked up."""
         self.find = find
         self.clock = clock
         self.background = background
@@ -69,11 +75,11 @@ class Verified:
         self.waiting: OrderedDict[bytes, tuple[str, asyncio.Future[Outcome]]] = OrderedDict()
         self.asking: asyncio.Task[None] | None = None
         self.asked = self.away = float("-inf")
-        """Since when the database is being asked, and until when it is not to be; monotonic seconds."""
+        """When the running query began, and until when the database is not to be asked; monotonic seconds."""
         self.age = 0
 
     def recall(self, digest: bytes) -> Caller | None:
-        """Of a key that was looked up within `LIFE`.  digest: stands for the key in this process."""
+        """The caller of a key that was looked up within `LIFE`.  digest: of the key, as `Guard.digest` makes it."""
         known = self.known.get(digest)
         if known is None or known.fresh <= self.clock.monotonic():
             return None
@@ -81,7 +87,10 @@ class Verified:
         return known.caller
 
     async def verify(self, digest: bytes, hash: str) -> Caller:
-        """hash: what the database knows the key by.  Raises Unauthenticated, or Busy while nobody can say."""
+        """The caller of a key.  hash: of the key, as the database stores it.
+
+        Raises Unauthenticated, or Busy if the database is unavailable.
+        """
         refused = self.refused.get(digest)
         if refused is None or refused.until <= self.clock.monotonic():
             outcome = await self.looked_up(digest, hash)
@@ -93,7 +102,7 @@ class Verified:
         raise Unauthenticated(f"The API key {refused.why}.", code="invalid_api_key")
 
     def trusted(self, digest: bytes, away: ProxyError) -> Caller:
-        """While the database is away, what it said last.  Raises what it failed with."""
+        """The cached caller, if it is still good while the database is unavailable; else raises `away`."""
         known = self.known.get(digest)
         if known is None or known.good <= self.clock.monotonic():
             raise away.copied()
@@ -107,7 +116,7 @@ class Verified:
         if digest not in self.waiting and not known and len(self.waiting) >= MOST:
             return unavailable()
         _, answer = self.waiting.setdefault(digest, (hash, asyncio.get_running_loop().create_future()))
-        if known:  # before all that are tried: a flood of them must not look like a database that is away
+        if known:  # first, so that a flood of unknown keys does not make the database seem unavailable to valid ones
             self.waiting.move_to_end(digest, last=False)
         if not self.busy:
             self.asked = now
@@ -123,7 +132,7 @@ class Verified:
         return self.asking is not None and not self.asking.done()
 
     async def work(self) -> None:
-        """Until nobody waits."""
+        """Look up keys until none is waiting."""
         try:
             while self.waiting:
                 self.asked, age = self.clock.monotonic(), self.age
@@ -136,7 +145,7 @@ class Verified:
                         self.keep(digest, outcome)
                     if not answer.done():
                         answer.set_result(outcome)
-        finally:  # of a question that was cut off
+        finally:  # if a query was cancelled
             for _, answer in self.waiting.values():
                 if not answer.done():
                     answer.set_result(unavailable())
@@ -168,9 +177,10 @@ class Verified:
             put(self.refused, digest, outcome)
 
     def forget(self, changed: Callable[[Caller], bool]) -> None:
-        """Look everything up again: keys or users were changed here.
+        """Look all keys up again, because keys or users were changed by this process.
 
-        changed: whether a caller is one of them, whom not even a database that is away brings back.
+        changed: whether a caller is affected; its keys are forgotten entirely, so that they do not even work while the
+        database is unavailable.
         """
         self.age += 1
         kept = [(digest, known) for digest, known in self.known.items() if not changed(known.caller)]

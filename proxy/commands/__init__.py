@@ -1,1 +1,1 @@
-"""The commands that need more than a few lines."""
+"""The larger commands of the command line."""

@@ -1,4 +1,4 @@
-"""`gemmapy-proxy documents`: files sent to a running server, and the index made anew from the database."""
+"""`gemmapy-proxy documents`: send files to a running server, or have the index rebuilt from the database."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 from proxy.commands.shared import add_config, add_server, command, path_of, run
 from proxy.errors import ConfigError, ProxyError
 
-if TYPE_CHECKING:  # these are imported by the commands that need them
+if TYPE_CHECKING:  # imported only by the commands that need them
     import aiohttp
     from rich.progress import Progress, TaskID
 
 ENDED: Final = ("ready", "failed")
 LOOK: Final = 0.3
-"""Seconds between two looks at a job."""
+"""Seconds between two queries for a job's progress."""
 AT_ONCE: Final = 4
 
 
 def add(commands: Any) -> None:
-    """commands: what `argparse` adds parsers to."""
+    """commands: the object to which `argparse` adds parsers."""
     whole = command(commands, "documents", "add files as documents, or index all documents again")
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 
 def send(told: argparse.Namespace) -> int:
-    """1 if a file could not be added."""
+    """Gives the exit status: 1 if a file could not be added."""
     files = [file for path in told.paths for file in found(path)]
     if not files:
         raise ConfigError([f"there is no file in {' '.join(map(str, told.paths))}"])
@@ -52,7 +52,7 @@ def send(told: argparse.Namespace) -> int:
 
 
 def found(path: Path) -> Iterator[Path]:
-    """Raises ConfigError."""
+    """The file itself, or the visible files in a folder.  Raises ConfigError if the path does not exist."""
     if path.is_dir():
         yield from (one for one in sorted(path.rglob("*")) if one.is_file() and not one.name.startswith("."))
     elif path.is_file():
@@ -62,7 +62,7 @@ def found(path: Path) -> Iterator[Path]:
 
 
 async def sent(told: argparse.Namespace, files: Sequence[Path]) -> list[str]:
-    """What could not be added, and why."""
+    """Send all files; gives a line for each that could not be added, with the reason."""
     import aiohttp
     from rich.progress import Progress
 
@@ -84,7 +84,7 @@ async def added(
     bar: TaskID,
     file: Path,
 ) -> str:
-    """Why it could not be, or ""."""
+    """Send one file when it is its turn; gives a line with the reason if it could not be added, else ""."""
     async with turns:
         said = await tried(http, told, progress, file)
     progress.advance(bar)
@@ -104,7 +104,7 @@ async def tried(http: aiohttp.ClientSession, told: argparse.Namespace, progress:
 
 
 async def followed(http: aiohttp.ClientSession, told: argparse.Namespace, progress: Progress, file: Path) -> str:
-    """Sends it, and shows how far it is until it is ready or has failed."""
+    """Send a file and show its progress until it is ready or has failed; gives the error or ""."""
     import aiohttp
 
     url = f"{told.url.rstrip('/')}/api/rag"
@@ -127,7 +127,7 @@ async def followed(http: aiohttp.ClientSession, told: argparse.Namespace, progre
 
 
 async def answer_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Its JSON, an error as `{"error": "why"}`."""
+    """The JSON of a response; for an error, a document with the status `failed` and the message in `error`."""
     told: dict[str, Any] = await response.json(content_type=None)
     if response.status >= 400:
         return {"error": told["error"]["message"], "status": "failed"}
@@ -144,7 +144,8 @@ def reindex(told: argparse.Namespace) -> int:
 
 
 async def queued(told: argparse.Namespace) -> int:
-    """How many there are.  Raises ConfigError where no server of this configuration would take them in."""
+    """Mark all documents to be indexed again; gives how many.  Raises ConfigError if the configuration has no plugin
+    `documents`."""
     from plugins.documents.repair import everything
     from plugins.documents.tables import FEATURE
     from proxy.clock import Clock

@@ -1,4 +1,4 @@
-"""`gemmapy-proxy evaluate`: how often a running server's search finds what it should, by questions of one's own."""
+"""`gemmapy-proxy evaluate`: measure the quality of a running server's search with the user's own questions."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from proxy.commands.ranks import Figures, Question, figures, plot, read
 from proxy.commands.shared import add_server, command, run
 from proxy.errors import ConfigError
 
-if TYPE_CHECKING:  # these are imported by the command that needs them
+if TYPE_CHECKING:  # imported only when the command runs
     import aiohttp
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
 MIXED: Final = "mixed"
 WAYS: Final = {"vectors": {"words": 0}, "words": {"words": 1}, MIXED: {}}
-"""Ways of searching, with what is sent for each; mixed is as the server is set."""
+"""Ways of searching, with the request fields for each; `mixed` uses the server's own settings."""
 LOOKED_AT: Final = 3
-"""Results among which what should be found is, for `--least` and `--misses`."""
+"""The k of hit@k for `--least` and `--misses`: the right result must be among the first k."""
 BAR: Final = 40
 TRIES: Final = 6
 BUSY: Final = frozenset({429, 503})
 LONGEST: Final = 60.0
-"""Seconds to wait where the server says so, at most."""
+"""Maximum seconds to wait when the server asks for a pause."""
 
 
 def add(commands: Any) -> None:
-    """commands: what `argparse` adds parsers to."""
+    """commands: the object to which `argparse` adds parsers."""
     one = command(commands, "evaluate", "measure how well a running server finds documents, with questions of your own")
     one.add_argument("file", type=Path, metavar="FILE", help="CSV or JSON lines: question, and document or answer")
     add_server(one, "your API")
@@ -70,7 +70,7 @@ def fields(text: str) -> dict[str, Any]:
 
 
 def evaluate(told: argparse.Namespace) -> int:
-    """Raises ConfigError for a file that cannot be read, and for what the server refuses."""
+    """Gives the exit status.  Raises ConfigError if the file cannot be read or the server refuses a search."""
     questions = read(told.file)
     found = run(asked(told, questions))
     ranks = {way: [rank_of(one, results) for one, results in zip(questions, found[way], strict=True)] for way in WAYS}
@@ -91,7 +91,7 @@ def rank_of(one: Question, results: Sequence[Any]) -> int:
 
 
 def miss(one: Question, ranks: dict[str, list[int]], place: int, results: Sequence[Any]) -> dict[str, Any]:
-    """A question that failed, and what was found in place of the right thing."""
+    """A question whose right result is not among the first, and what was found instead."""
     told = {"question": one.text, "document": one.document or None, "answer": one.answer or None}
     first = [{name: result[name] for name in ("title", "document_id", "content")} for result in results[:LOOKED_AT]]
     return {**told, "ranks": {way: ranks[way][place] or None for way in WAYS}, "found": first}
@@ -148,7 +148,7 @@ def tell(console: Console, one: dict[str, Any]) -> None:
 
 
 async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict[str, list[Sequence[Any]]]:
-    """Of each way of searching, what each question found, in order."""
+    """Send all questions; gives the results of each, in order, for each way of searching."""
     import aiohttp
     from rich.console import Console
     from rich.progress import Progress
@@ -166,7 +166,7 @@ async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict
                         [group.create_task(searched(http, url, one, turns, (progress, bar))) for one in several]
                         for several in bodies
                     ]
-            except ExceptionGroup as several:  # under `except*` Python before 3.11.4 would make another group of it
+            except ExceptionGroup as several:  # not `except*`, in which Python before 3.11.4 would wrap it in a group
                 raise several.exceptions[0] from None
     return {way: [task.result() for task in some] for way, some in zip(WAYS, tasks, strict=True)}
 
@@ -183,7 +183,7 @@ async def searched(
     turns: asyncio.Semaphore,
     shown: tuple[Progress, TaskID],
 ) -> Sequence[Any]:
-    """Raises ConfigError with why the server did not search."""
+    """The results of one search.  Raises ConfigError, which says why the server did not search."""
     import aiohttp
 
     async with turns:
@@ -199,7 +199,7 @@ async def searched(
 
 
 async def answered(http: aiohttp.ClientSession, url: str, wanted: dict[str, Any]) -> Sequence[Any]:
-    """Where the server has too much to do, it is asked again when it says."""
+    """The results of one search, which is repeated after `Retry-After` if the server is overloaded."""
     for left in reversed(range(TRIES)):
         async with http.post(url, json=wanted) as response:
             told = await response.json(content_type=None)

@@ -1,4 +1,4 @@
-"""`gemmapy-proxy keys`: API keys in the database of a configuration, whether or not a server runs."""
+"""`gemmapy-proxy keys`: manage the API keys in the database, whether or not a server is running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.commands.shared import add_config, command, path_of, run
 from proxy.config import Config
 from proxy.errors import ConfigError, ProxyError
 
-if TYPE_CHECKING:  # SQLAlchemy is imported by the commands that need it
+if TYPE_CHECKING:  # SQLAlchemy is imported only by the commands that need it
     from proxy.accounts.records import Key, Wanted
     from proxy.accounts.store import Store
 
@@ -29,7 +29,7 @@ Work: TypeAlias = Callable[["Store", Config, argparse.Namespace], Coroutine[Any,
 
 
 def add(commands: Any) -> None:
-    """commands: what `argparse` adds parsers to."""
+    """commands: the object to which `argparse` adds parsers."""
     whole = command(commands, "keys", "make, list and revoke API keys in the database", RUNS)
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
@@ -61,7 +61,7 @@ def finish(one: argparse.ArgumentParser, work: Work) -> None:
 
 
 def life(text: str) -> int:
-    """Seconds of `30d`, `12h`, `90m` or `2w`."""
+    """The seconds in a duration such as `30d`, `12h`, `90m` or `2w`."""
     found = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90m, 12h, 30d or 2w")
@@ -69,7 +69,7 @@ def life(text: str) -> int:
 
 
 def done(work: Work, told: argparse.Namespace) -> int:
-    """Raises ConfigError with whatever went wrong."""
+    """Run a command with the store of keys.  Raises ConfigError for any failure."""
     try:
         run(with_store(work, told))
     except ProxyError as error:
@@ -89,7 +89,7 @@ async def with_store(work: Work, told: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[Store]:
-    """Its tables brought up to date.  Raises DatabaseAway."""
+    """The store of keys, with its tables brought up to date.  Raises DatabaseAway."""
     from proxy.accounts.store import Store
     from proxy.accounts.tables import TABLES
     from proxy.clock import Clock
@@ -115,7 +115,7 @@ async def create(store: Store, config: Config, told: argparse.Namespace) -> None
 
 
 def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:
-    """Raises ConfigError for a user that cannot be, and for what a key cannot have."""
+    """The key that the arguments describe.  Raises ConfigError for an invalid user or other invalid arguments."""
     from pydantic import ValidationError
 
     from proxy.accounts.api import NewKey, check_name
@@ -147,7 +147,7 @@ async def revoke(store: Store, config: Config, told: argparse.Namespace) -> None
 
 
 def line(key: Key) -> str:
-    """One key in words."""
+    """One key as a line of text."""
     words = [key.id, f"{key.prefix}…", f"user={key.user}", f"role={key.role}"]
     words += [f"name={key.name!r}"] if key.name else []
     words += [f"models={','.join(key.models)}"] if key.models is not None else []

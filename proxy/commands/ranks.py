@@ -1,4 +1,4 @@
-"""How good a search is: questions with what should be found, ranks, and figures of them."""
+"""The quality of a search: questions with their right results, ranks, and metrics computed from them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ EDGE: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """document: id, title or source of what should be found.  answer: words that it has.  Where both are told, both."""
+    """A question and its right result, which must match all that is given.
+
+    document: id, title or source of the result.  answer: text that the result contains.
+    """
 
     text: str
     document: str = ""
     answer: str = ""
 
     def fits(self, found: Mapping[str, Any]) -> bool:
-        """Whether a result of a search is what should be found; spaces and capitals do not count."""
+        """Whether a search result is the right one; ignores case and white space."""
         names = [plain(str(found.get(name) or "")) for name in ("document_id", "title", "source")]
         return (not self.document or plain(self.document) in names) and (
             not self.answer or plain(self.answer) in plain(str(found["content"]))
@@ -42,8 +45,11 @@ def plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of several questions.  hits: of each rank, how many questions found what they should by then, from 0 to 1.
-    ndcg: where one result is the right one."""
+    """Metrics of several questions.
+
+    hits: for each rank, the share of questions whose right result has this rank or a better one, from 0 to 1.
+    mrr, ndcg: mean reciprocal rank and nDCG, with one right result per question.
+    """
 
     hits: Sequence[float]
     mrr: float
@@ -54,7 +60,7 @@ class Figures:
 
 
 def figures(ranks: Sequence[int], top: int) -> Figures:
-    """ranks: of the first right result of each question, from 1; 0 where there is none among `top`."""
+    """The metrics.  ranks: of the first right result of each question, from 1; 0 if it is not among the first `top`."""
     count = len(ranks)
     right = [rank for rank in ranks if 0 < rank <= top]
     hits = [sum(rank <= most for rank in right) / count for most in range(1, top + 1)]
@@ -64,9 +70,9 @@ def figures(ranks: Sequence[int], top: int) -> Figures:
 
 
 def read(file: Path) -> list[Question]:
-    """The questions of a CSV file with a line of names, or of one with a JSON object on each line.
+    """The questions in a CSV file with a header line, or in a file with one JSON object per line.
 
-    Raises ConfigError with everything that is wrong.
+    Raises ConfigError with all problems.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -106,7 +112,7 @@ def json_rows(text: str) -> Iterator[tuple[int, Any]]:
 
 
 def question_of(row: Any) -> Question | str:
-    """Or what is wrong."""
+    """The question in a row, or a text that says what is wrong with the row."""
     if isinstance(row, str):
         return row
     if not isinstance(row, dict):
@@ -122,7 +128,7 @@ def question_of(row: Any) -> Question | str:
 
 
 def plot(found: Mapping[str, Figures]) -> str:
-    """An SVG: of each way of searching, how many questions found what they should among the first results."""
+    """An SVG chart: for each way of searching, the share of questions answered by the first 1, 2, 3, … results."""
     top = max(len(one.hits) for one in found.values())
 
     def place(rank: int, share: float) -> str:

@@ -1,4 +1,4 @@
-"""What several commands need."""
+"""What several commands have in common."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from proxy import config as configuration
 from proxy.errors import ConfigError
 
 PATIENCE: Final = 5.0
-"""Seconds that the end of a command waits for tasks that nobody has waited for."""
+"""Seconds that a command waits at its end for tasks that are still running."""
 HERE: Final = "http://127.0.0.1:8080"
 Result = TypeVar("Result")
 
 
 def command(commands: Any, name: str, help: str, more: str = "") -> argparse.ArgumentParser:
-    """A command whose own `--help` begins with what it does.
+    """The parser of a command, whose own `--help` begins with what it does.
 
-    commands: what `argparse` adds parsers to.
+    commands: the object to which `argparse` adds parsers.
     """
     description = f"{help[:1].upper()}{help[1:]}. {more}"
     parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=description)
@@ -38,13 +38,13 @@ def add_config(one: argparse.ArgumentParser) -> None:
 
 
 def add_server(one: argparse.ArgumentParser, whose: str) -> None:
-    """How to reach a running server.  whose: the key's owner, as in "an admin's key"."""
+    """Add the options for reaching a running server.  whose: the key's owner, as in "an admin's key"."""
     one.add_argument("--url", default=HERE, help=f"where the server listens, by default {HERE}")
     one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help=f"{whose} key, by default $GEMMAPY_KEY")
 
 
 def path_of(told: argparse.Namespace) -> Path:
-    """Raises ConfigError where there is no such file."""
+    """The configuration file to use.  Raises ConfigError if GEMMAPY_CONFIG names a file that does not exist."""
     path: Path = told.config or configuration.default_path()
     if told.config is None and not path.exists():
         raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or pass --config FILE"])
@@ -52,7 +52,7 @@ def path_of(told: argparse.Namespace) -> Path:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """On uvloop where it is installed."""
+    """Run a coroutine, with uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:
@@ -63,11 +63,11 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(work)
     finally:
         if all_ended(runner.get_loop()):
-            runner.close()  # which waits without limit for every task there is
+            runner.close()  # this would wait without limit for tasks that do not end
 
 
 def all_ended(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether what still runs ends when it is told to."""
+    """Cancel all tasks; gives whether they ended within PATIENCE seconds."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()

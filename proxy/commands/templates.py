@@ -1,4 +1,4 @@
-"""Looking through prompt templates before they are used."""
+"""`gemmapy-proxy templates`: check prompt templates before they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.errors import ConfigError
 
 
 def add(commands: Any) -> None:
-    """commands: what `argparse` adds parsers to."""
+    """commands: the object to which `argparse` adds parsers."""
     whole = command(commands, "templates", "check files of prompt templates")
     verbs = whole.add_subparsers(required=True, metavar="VERB")
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def lint(told: argparse.Namespace) -> int:
-    """Raises ConfigError with everything that is wrong."""
+    """Print warnings; gives the exit status.  Raises ConfigError with all errors."""
     found = [line for path in told.paths for line in looked_through(path)]
     print(*found, sep="\n") if found else print("no problems found")
     return int(bool(found) and told.strict)
