@@ -1,1 +1,1 @@
-"""Records in SQL: SQLite in a file, or PostgreSQL."""
+"""The SQL database: SQLite in a file, or PostgreSQL."""

@@ -1,4 +1,4 @@
-"""Rows that wait to be written: bounded, in the background, so that no call waits for the database."""
+"""Rows that wait to be written in the background, limited in number, so that no call waits for the database."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from proxy.errors import Busy
 
 log = logging.getLogger(__name__)
 EVERY: Final = 0.5
-"""Seconds that a row waits at most for others to be written with."""
+"""Maximum seconds that a row waits, so that several are written together."""
 LONGEST: Final = 5.0
-"""Seconds between two tries to write while the database is away."""
+"""Maximum seconds between two tries to write while the database is unavailable."""
 SAY: Final = 60.0
-"""Seconds between two warnings of what is lost."""
+"""Minimum seconds between two log lines about lost rows."""
 
 
 class Backlog(ABC):
-    """Outlives reloads.  Whoever adds to it keeps `pending` within `most`, and tells what it has to `lose`."""
+    """A queue of rows to write; survives reloads.
+
+    A subclass keeps `pending` at or below `most`, and calls `lose` for rows that it has to drop.
+    """
 
     what: str
-    """It holds these, in the words of the log."""
+    """What the rows are called in the log."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.most = 0
         self.lost = 0
-        """Those, since the process started, that could not be kept until they were written."""
+        """How many rows were dropped since the process started."""
         self.said = (float("-inf"), 0)
         self.turn = asyncio.Lock()
-        """Held by whoever writes."""
+        """Held while writing."""
         self.task: asyncio.Task[None] | None = None
 
     @property
     @abstractmethod
     def pending(self) -> int:
-        """How many are not written yet."""
+        """How many rows are not written yet."""
 
     @abstractmethod
     async def flush(self) -> None:
-        """Write all that is waiting now.  Raises Busy while the database is away."""
+        """Write everything that is pending now.  Raises Busy while the database is unavailable."""
 
     def lose(self, count: int) -> None:
+        """Count dropped rows, and log an error now and then."""
         self.lost += count
         at, lost = self.said
         if (now := self.clock.monotonic()) - at >= SAY:
@@ -53,7 +57,7 @@ class Backlog(ABC):
             self.said = now, self.lost
 
     async def run(self) -> None:
-        """For as long as the process lives."""
+        """Flush repeatedly; never returns."""
         pause = EVERY
         while True:
             await self.rest(pause)
@@ -70,11 +74,11 @@ class Backlog(ABC):
                 log.exception("%s cannot be written", self.what)
 
     async def rest(self, seconds: float) -> None:
-        """Between two tries to write."""
+        """Wait between two tries to write."""
         await asyncio.sleep(seconds)
 
     async def flushed(self) -> bool:
-        """Whether all that was waiting is written; else after a rest."""
+        """Try to flush; gives whether it succeeded, after a pause if it did not."""
         try:
             await self.flush()
         except Busy:
@@ -83,9 +87,9 @@ class Backlog(ABC):
         return True
 
     async def close(self, patience: float) -> None:
-        """Write what is there, in so many seconds at most; what is not written then is told.
+        """Write what is pending, within `patience` seconds; log how much is then still not written.
 
-        After a reload others go on adding to it, and are not waited for.
+        Rows that a newer configuration adds meanwhile are not waited for.
         """
         try:
             async with asyncio.timeout(patience):

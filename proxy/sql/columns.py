@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Integer, Text
 
 NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up by itself in columns of this type only."""
+"""The type of autoincrement columns, which in SQLite must be INTEGER."""
 
 
 def text(name: str) -> Column[str]:

@@ -32,15 +32,15 @@ WRITES: Final = "writes"
 LASTS: Final = "lasts"
 UNTIL: Final = "until"
 PRAGMAS: Final = ("synchronous = NORMAL", "foreign_keys = ON")
-logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug it writes down every value, secrets too
+logging.getLogger("aiosqlite").setLevel(logging.INFO)  # at debug level it logs every value, also secrets
 SAY: Final = 60.0
-"""Seconds between two lines in the log while a database is away."""
+"""Minimum seconds between two log lines while a database is unavailable."""
 
 
 class DatabaseAway(Busy):
-    """The database does not answer; it may later.
+    """The database does not answer at the moment.
 
-    Its callers need not know where it is.
+    Only `why`, for the operator, says which database and what happened; clients do not see this.
     """
 
     def __init__(self, why: str) -> None:
@@ -58,7 +58,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Database:
-    """url: as it is configured, without a driver.  Every method that talks to it raises DatabaseAway."""
+    """A database.  url: as configured, without a driver.  Every method that accesses it may raise DatabaseAway."""
 
     def __init__(self, url: str, connections: int, timeout: float) -> None:
         self.url = make_url(url)
@@ -66,22 +66,22 @@ class Database:
         self.dialect = self.url.get_backend_name()
         self.timeout = timeout
         self.made: WeakSet[Any] = WeakSet()
-        """The connections that anybody still has."""
+        """The connections that are still open."""
         self.engine = self.opened(connections)
-        # PostgreSQL is asked once for what is only read, not told of a transaction before and after.
+        # With autocommit, a read takes one round trip to PostgreSQL, without BEGIN and COMMIT around it.
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self.reader = self.engine.execution_options(**alone)
         self.said = float("-inf")
         self.seen = Seen()
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
-        # SQLite has one writer at a time: within a process they take turns here, instead of polling for its lock.
+        # SQLite allows one writer at a time; those of this process queue here instead of polling for SQLite's lock.
         self.turn = asyncio.Lock()
 
     def opened(self, connections: int) -> AsyncEngine:
         driver: URL = self.url.set(drivername=DRIVERS[self.dialect])
         sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
-        sizes["hide_parameters"] = True  # errors are logged, and what is written may be secret
+        sizes["hide_parameters"] = True  # errors are logged, and the values may be secret
         if self.dialect == "sqlite":
             engine = create_async_engine(driver, async_creator=self.lite, **sizes)
             event.listen(engine.sync_engine, "connect", set_up)
@@ -101,7 +101,7 @@ class Database:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """What says that the database is away, as DatabaseAway; what says that a statement is wrong stays so."""
+        """Turn errors that mean an unavailable database into DatabaseAway; other errors pass unchanged."""
         try:
             yield
             self.seen.note(up=True)
@@ -112,12 +112,12 @@ class Database:
                 raise
             raise self.gone("has gone", error) from error
         except Exception as error:
-            if not type(error).__module__.startswith("asyncpg"):  # it says so itself while it starts or stops
+            if not type(error).__module__.startswith("asyncpg"):  # its own errors, while PostgreSQL starts or stops
                 raise
             raise self.gone("does not answer", error) from error
 
     def gone(self, how: str, error: BaseException) -> DatabaseAway:
-        """Told in the log, since whoever asked is not told where the database is."""
+        """The error to raise.  It is also logged, because clients do not see the details."""
         self.seen.note(up=False)
         why = f"The database {self.name} {how}: {first_line(error)}"
         if (now := time.monotonic()) - self.said >= SAY:
@@ -127,7 +127,7 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to look with.  Each look sees one state of everything, and in SQLite they all see the same."""
+        """A connection for reading.  Each statement sees a consistent state; in SQLite, all of them see the same."""
         with self.watched():
             async with AsyncExitStack() as stack:
                 async with self.reached(time.monotonic() + self.timeout):
@@ -136,9 +136,9 @@ class Database:
 
     @asynccontextmanager
     async def writing(self, lasting: bool = False) -> AsyncIterator[AsyncConnection]:
-        """A transaction: all that is written in it stays when the block is left, or nothing if it raises.
+        """A transaction, committed when the block is left and rolled back if it raises.
 
-        lasting: it stays even if the machine loses its power a moment later, which of SQLite costs a wait for the disk.
+        lasting: a commit survives a power failure; with SQLite this means waiting for the disk.
         """
         until = time.monotonic() + self.timeout
         with self.watched():
@@ -148,14 +148,14 @@ class Database:
                     await connection.execution_options(**{WRITES: True, LASTS: lasting, UNTIL: until})
                     if self.dialect != "sqlite":
                         await stack.enter_async_context(connection.begin())
-                if self.dialect == "sqlite":  # its thread waits for the lock, and knows until when
+                if self.dialect == "sqlite":  # its thread waits for the lock, with the same time limit
                     await stack.enter_async_context(connection.begin())
                 yield connection
 
     @asynccontextmanager
     async def reached(self, until: float) -> AsyncIterator[None]:
-        """All that comes before the first statement.  Whether a connection still lives is asked by statements, too, and
-        one whose server has fallen silent would take as long as the longest of them may."""
+        """Limit the time of everything before the first statement.  This includes the statement that checks a pooled
+        connection: if the server is silent, it would otherwise take as long as the longest statement may."""
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 yield
@@ -164,7 +164,8 @@ class Database:
 
     @asynccontextmanager
     async def in_turn(self, until: float) -> AsyncIterator[None]:
-        """No longer than for another process: behind many who all wait in vain it would be for ever."""
+        """Wait for this process's turn to write to SQLite, with the same time limit as for other processes.  Without
+        one, a task behind many others that all fail would wait for the sum of their times."""
         if self.dialect != "sqlite":
             yield
             return
@@ -180,31 +181,31 @@ class Database:
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncIterator[None]:
-        """One process at a time, of all that name the same; others may write meanwhile, however long it takes."""
+        """A lock between processes, by name.  It may be held for long, because it does not block other writers."""
         async with AsyncExitStack() as stack:
             if self.dialect == "postgresql":
                 connection = await stack.enter_async_context(self.writing())
                 lock = zlib.crc32(f"gemmapy-proxy alone {name}".encode())
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
-            else:  # SQLite has one lock for all that is written, which must not be held over what may take long
+            else:  # SQLite's only write lock would block all writers
                 with self.watched():
                     await stack.enter_async_context(held(f"{self.url.database}-alone"))
             yield
 
     def insert(self, table: Table) -> Any:
-        """One that can say what becomes of rows which are there: of the dialect's own class, with the same methods."""
+        """An INSERT of the dialect's own class, which supports ON CONFLICT, with the same methods in both dialects."""
         return INSERT[self.dialect](table)
 
     async def migrate(self, feature: Feature) -> None:
-        """Bring the feature's tables up to date, once a process; of several processes one does it, others wait."""
-        from proxy.sql.migrations import is_newest, upgrade  # only those who need it pay for Alembic
+        """Bring the feature's tables up to date, once per process; of several processes, one does it, others wait."""
+        from proxy.sql.migrations import is_newest, upgrade  # imports Alembic, which takes time
 
         async with self.migrating:
             if feature.name not in self.migrated:
                 if self.dialect == "sqlite":
                     self.make_file()
                 with self.checked():
-                    async with self.reading() as connection:  # a server that starts must not hold up those that write
+                    async with self.reading() as connection:  # a starting server must not block those that write
                         there = await connection.run_sync(is_newest, feature)
                 if not there:
                     async with self.writing() as connection:
@@ -213,27 +214,28 @@ class Database:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """Raises ConfigError for a file that is no database of SQLite's, or a damaged one."""
+        """Raises ConfigError if the file is not an SQLite database, or is damaged."""
         try:
             yield
         except exc.DatabaseError as error:
-            if type(error) is not exc.DatabaseError:  # those that say more are of other faults
+            if type(error) is not exc.DatabaseError:  # its subclasses mean other faults
                 raise
             raise ConfigError([f"the database {self.name} cannot be used: {first_line(error)}"]) from error
 
     def make_file(self) -> None:
-        """Raises ConfigError where it cannot be written, which unlike other faults of a database does not pass.
+        """Create SQLite's file.  Raises ConfigError if it cannot be written, because waiting would not help.
 
-        One that is there is not opened: to close it again gives up every lock that SQLite has on it in this process.
-        Another process that then comes and goes takes itself for the last one and deletes the log under this one's
-        hands, and all that is written afterwards is lost.  Source: sqlite.org/howtocorrupt.html, 2.2.
+        An existing file is not opened, because closing it again would release every lock that SQLite has on it in this
+        process.  Another process that then opens and closes the database would believe to be the last one and delete
+        the log that this one still uses, and everything written afterwards would be lost.
+        Source: sqlite.org/howtocorrupt.html, 2.2.
         """
         path = Path(self.url.database or "")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.touch()
-            for one in (path, path.parent):  # beside the file SQLite keeps its log
+            for one in (path, path.parent):  # SQLite's log is in the same folder
                 if not (os.access(one, os.W_OK) and path.is_file()):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(one))
         except OSError as error:
@@ -241,7 +243,7 @@ class Database:
             raise ConfigError([f"the database {path.absolute()} cannot be written: {why}"]) from error
 
     async def aclose(self) -> None:
-        """Also what somebody still has, of which SQLAlchemy would leave the end to chance."""
+        """Close all connections, also those still in use, which SQLAlchemy would leave open."""
         await self.engine.dispose()
         for one in (left := list(self.made)):
             one.terminate()
@@ -250,18 +252,19 @@ class Database:
 
 
 def set_up(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions begin where we say, and DDL is part of them
+    connection.isolation_level = None  # transactions begin only explicitly, and include DDL
     cursor = connection.cursor()
     for pragma in PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
-    # It stays with the file.  SQLite does not wait for the lock that it takes, and whoever has it does the same.
+    # This mode is stored in the file.  SQLite does not wait for the lock it needs here; a process that holds the lock
+    # sets the same mode.
     with suppress(connection.dbapi.OperationalError):
         cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
 
 
 def begin(connection: Connection) -> None:
-    # A transaction that reads first and then writes would fail where another one wrote in between.
+    # Writers take the lock at once: a transaction that reads first fails if another one writes before it does.
     options = connection.get_execution_options()
     writes = options.get(WRITES)
     if writes and connection.info.get(LASTS, False) != options.get(LASTS, False):

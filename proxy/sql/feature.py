@@ -1,4 +1,4 @@
-"""What a feature says of its tables, without SQLAlchemy being imported for those that need none."""
+"""How a feature declares its tables, without importing SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Tables that belong together, and their history.
+    """A group of tables and their migrations.
 
-    name: stands before the names of its tables.
-    migrations: the folder of its Alembic revisions; they run when a server starts that uses the feature.
+    name: the prefix of the tables' names.
+    migrations: the folder of Alembic revisions, which are run when a server with this feature starts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Who does a job that several processes could do: by what it signs, and whether it still lives."""
+"""Which process holds the lease of a job, and whether that process is still alive."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ MOST: Final = 1000
 
 
 class Holder:
-    """server: an id that no other server has, nor this one after a restart."""
+    """The name with which this process signs leases.  server: a unique id, which changes with every restart."""
 
     def __init__(self, server: str) -> None:
         self.here = f"{socket.gethostname()}:"
-        """How the names of all processes of this machine begin."""
+        """The prefix of the names of all processes on this machine."""
         self.name = f"{self.here}{os.getpid()}:{server}"
 
     def dead(self, holder: str) -> bool:
-        """Whether it is a process of this machine that has ended: then nobody need wait for its lease."""
+        """Whether the holder is a process of this machine that has ended, so that its lease is free at once."""
         if holder == self.name or not holder.startswith(self.here):
             return False
         process = int(holder.split(":")[-2])
-        if process == os.getpid():  # in a container every server has the same
+        if process == os.getpid():  # an earlier server: in a container, all have the same process id
             return True
         try:
             os.kill(process, 0)
@@ -38,9 +38,10 @@ class Holder:
 
 
 class Silence:
-    """For how long leases that have ended by the clock were not renewed, as far as this process has seen.
+    """Observes for how long expired leases have not been renewed.
 
-    A clock that was set forward, or is another machine's, ends those of living processes, too.
+    An expired lease alone does not show that its holder is dead: the clock may have been set forward, or be that of
+    another machine.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -49,7 +50,7 @@ class Silence:
         self.seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def lasts(self, job: str, until: int) -> bool:
-        """Whether its lease ended at the same time when it was looked at so many seconds ago."""
+        """Whether the job's lease has had this same end, `until`, for at least `seconds` seconds of observation."""
         now = self.clock.monotonic()
         if (known := self.seen.get(job)) is not None and known[0] == until:
             return now - known[1] >= self.seconds

@@ -1,4 +1,4 @@
-"""One process of this machine at a time, beside a database that is a file."""
+"""A lock file next to an SQLite database, for one process of this machine at a time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 LOOK: Final = 0.02
-"""Seconds between two looks whether it is this one's turn: a thread that waits for it could not be called back."""
+"""Seconds between two tries: a thread that waits in a blocking call could not be cancelled."""
 
 
 @asynccontextmanager
 async def held(path: str) -> AsyncIterator[None]:
-    """The system's lock on this file, for as long as the block lasts: who is killed lets the next one in.
+    """Hold the system's lock on this file while the block runs; it is also released if the process is killed.
 
-    The file stays, as the lock would be another one's if it were made anew.  Raises OSError where it cannot be made.
+    The file is not deleted, because a new file would have a different lock.  Raises OSError if it cannot be created.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        while not taken(file):  # noqa: ASYNC110  (the system tells nobody)
+        while not taken(file):  # noqa: ASYNC110  (the system does not notify of a free lock)
             await asyncio.sleep(LOOK)
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The history of a feature's tables, through Alembic."""
+"""Migrations of a feature's tables, by Alembic."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sqlalchemy import Connection, text
 from proxy.errors import ConfigError
 from proxy.sql.feature import Feature
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells of each of its own plugins
+logging.getLogger("alembic").setLevel(logging.WARNING)  # else it logs each of its own plugins
 LOCK: Final = zlib.crc32(b"gemmapy-proxy migrations")
 
 
 def upgrade(connection: Connection, feature: Feature) -> None:
-    """To the newest revision, in the connection's transaction.
+    """Upgrade the tables to the newest revision, in the connection's transaction.
 
-    Each feature has a table of its own that says how far it has come, so that features neither know nor wait for
-    each other.  Raises ConfigError where a newer version of the server has been.
+    Each feature has its own version table, so that features are independent of each other.  Raises ConfigError if a
+    newer version of the server has already upgraded the tables.
     """
     if connection.dialect.name == "postgresql":  # SQLite has locked the whole file already
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -39,7 +39,7 @@ def upgrade(connection: Connection, feature: Feature) -> None:
         raise ConfigError([f"{why}, or restore a backup"])
 
     def missing(at: Any, _: MigrationContext) -> Any:
-        return history._upgrade_revs("head", at)  # as Alembic's manual has it, for want of a public name
+        return history._upgrade_revs("head", at)  # as in Alembic's manual; there is no public name for it
 
     with EnvironmentContext(Config(), history, fn=missing) as environment:
         environment.configure(
@@ -53,18 +53,18 @@ def upgrade(connection: Connection, feature: Feature) -> None:
 
 
 def is_newest(connection: Connection, feature: Feature) -> bool:
-    """Whether nothing is to be done."""
+    """Whether the tables are at the newest revision."""
     return reached(connection, feature) == revisions(feature.migrations).get_current_head()
 
 
 @cache
 def revisions(folder: Path) -> ScriptDirectory:
-    """Read once a process: a server that is started again, or asks another database, need not."""
+    """The revisions in a folder, read only once per process."""
     return ScriptDirectory(str(folder), version_locations=[str(folder)])
 
 
 def reached(connection: Connection, feature: Feature) -> str | None:
-    """The revision that the tables are at; None where there are none yet."""
+    """The revision of the tables; None if there are none yet."""
     context = MigrationContext.configure(connection, opts={"version_table": version_table(feature)})
     return context.get_current_revision()
 

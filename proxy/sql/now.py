@@ -1,4 +1,4 @@
-"""What time it is for the database, which is the same for all servers that share it."""
+"""The database's clock, which is the same for all servers that share the database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 
 class now(FunctionElement[int]):
-    """Microseconds since 1970, to the millisecond at least; of the statement and not of its transaction."""
+    """SQL expression: microseconds since 1970, exact to the millisecond, of the statement and not its transaction."""
 
     type = BigInteger()
     inherit_cache = True

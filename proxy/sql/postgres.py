@@ -1,4 +1,4 @@
-"""What PostgreSQL's connections are, and what it says of its state."""
+"""PostgreSQL's connections, and which of its errors are temporary."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from sqlalchemy.engine import ExceptionContext
 
 NO_WRITES: Final = "25006"
 AWAY: Final = ("08", NO_WRITES, "25P03", "25P04", "40", "53", "55P03", "57")
-"""How the SQLSTATE of what passes begins: connections, a standby that takes no writes yet, transactions that took too
-long or are in each other's way, resources, a lock or a statement that took too long, starting and stopping."""
+"""Prefixes of the SQLSTATEs of temporary errors: connections, a standby that does not accept writes yet, transactions
+that took too long or conflict, resources, a lock or a statement that took too long, starting and stopping."""
 STATEMENT: Final = 30.0
-"""Seconds that one statement may take at PostgreSQL."""
+"""Seconds that one statement may take in PostgreSQL."""
 GOODBYE: Final = 0.5
-"""Seconds that PostgreSQL has to end a connection well."""
+"""Seconds that a connection may take to close gracefully."""
 
 
 def passes(error: exc.DBAPIError) -> bool:
-    """Whether PostgreSQL says that it starts, stops or is full, for which SQLAlchemy has no class of its own."""
+    """Whether the error is temporary, such as PostgreSQL starting, stopping or being overloaded."""
     return str(getattr(error.orig, "sqlstate", None) or "").startswith(AWAY)
 
 
 def leave(told: ExceptionContext) -> None:
-    """A session keeps the `default_transaction_read_only` that it began with: only a new one learns of another."""
+    """Drop a connection that turns out to be read-only: a session keeps the `default_transaction_read_only` with which
+    it began, so only a new one can write once the server accepts writes."""
     if getattr(getattr(told.original_exception, "orig", told.original_exception), "sqlstate", None) == NO_WRITES:
         told.is_disconnect = True
 
 
 def noting(made: WeakSet[Any]) -> type:
-    """The class of connections to PostgreSQL that are known from the first moment.
+    """A class of connections to PostgreSQL that add themselves to `made` when they are created.
 
-    Whoever waits for one may be cut off just when it is there, and then nobody has it.
+    Otherwise a connection is lost if the task that waits for it is cancelled at the moment when it is ready.
     """
     import asyncpg
 
@@ -45,7 +46,7 @@ def noting(made: WeakSet[Any]) -> type:
             made.add(self)
 
         async def close(self, **_: Any) -> None:
-            """One that answers nothing is cut off, sooner than SQLAlchemy would: somebody waits for that."""
+            """Close the connection, with a shorter timeout than SQLAlchemy's, because somebody waits for this."""
             with suppress(TimeoutError):
                 await super().close(timeout=GOODBYE)
 

@@ -1,7 +1,7 @@
-"""SQLite in a thread of its own, as SQLAlchemy's asyncio asks for it: one trip to the thread a statement.
+"""SQLite in a thread of its own, for SQLAlchemy's asyncio, with one round trip to the thread per statement.
 
-A transaction that writes holds the only lock of its file through every wait for the event loop, and aiosqlite alone
-waits four times a statement.
+A writing transaction holds the file's only write lock while it waits for the event loop, and plain aiosqlite waits four
+times per statement.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 WRITE: Final = "BEGIN IMMEDIATE"
 LOOK: Final = 0.003
-"""Seconds between two looks whether another process has given the lock back.  SQLite itself looks ten times a second in
-the end, and hardly wins against a process that gives it back for a millisecond now and then."""
+"""Seconds between two tries to get the write lock.  SQLite itself ends up trying ten times a second, and hardly wins
+against a process that releases the lock only for a millisecond now and then."""
 
 
 class Connection(aiosqlite.Connection):
-    """path: of the file.  patience: seconds that it waits for another process."""
+    """path: of the file.  patience: seconds to wait for another process."""
 
     def __init__(self, path: str, patience: float) -> None:
-        # Statements run in the one thread only; cursors are made and forgotten outside.
+        # Statements run only in the one thread, but cursors are created and dropped outside of it.
         super().__init__(lambda: sqlite3.connect(path, timeout=patience, check_same_thread=False), 64)
         self.patience = patience
         self.until = float("inf")
-        """On the monotonic clock: until when it waits for the lock of a transaction that may write."""
+        """Until when a writing transaction waits for the lock, in monotonic seconds."""
         self.used = False
-        """Whether anything was sent to the thread since the last transaction ended, be it done yet or not."""
+        """Whether anything was sent to the thread since the last transaction ended."""
         self._thread.daemon = True
         self.stopping = False
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """Once: whoever closes it after it was ended by force would wait for ever for a thread that has ended, and a
-        server that stops with it.  SQLAlchemy does both to a connection whose statement is cut off."""
+        """Stop the thread, only once.  If a statement is cancelled, SQLAlchemy terminates the connection and closes it
+        too, and the second of these would wait forever for a thread that has ended."""
         if self.stopping:
             return None
         self.stopping = True
@@ -50,7 +50,7 @@ class Connection(aiosqlite.Connection):
             await super().close()
 
     def terminate(self) -> None:
-        """Nobody is told when it has ended: the event loop may be gone by then, and the thread would fail."""
+        """Stop the thread without a callback when it has ended, because the event loop may be closed by then."""
         if not self.stopping:
             self.stopping, self._running = True, False
             self._tx.put_nowait((None, self.let_go))
@@ -67,11 +67,11 @@ class Connection(aiosqlite.Connection):
         return _STOP_RUNNING_SENTINEL
 
     async def ended(self, patience: float) -> None:
-        """Waits for its thread, which else tells an event loop of its last statement that may be gone by then."""
+        """Wait for the thread, because it reports its last statement to the event loop, which must still be running."""
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, patience)
 
-    def cursor(self) -> Cursor:  # type: ignore[override]  # what that gives is awaited, as this may be
+    def cursor(self) -> Cursor:  # type: ignore[override]  # the original's result is awaited, and so can this one be
         return Cursor(self, self._conn.cursor())
 
     async def run(self, statement: Any, *values: Any) -> None:
@@ -83,13 +83,13 @@ class Connection(aiosqlite.Connection):
         self.used = False
 
     async def rollback(self) -> None:
-        if self.used:  # SQLAlchemy rolls back whatever goes back into its pool
+        if self.used:  # SQLAlchemy rolls back every connection that returns to its pool, even if there is nothing to do
             await super().rollback()
             self.used = False
 
 
 class Cursor:
-    """Has read all rows once `execute` is over."""
+    """A cursor whose `execute` reads all rows at once."""
 
     arraysize = 1
 
@@ -120,7 +120,7 @@ class Cursor:
         return self.rows
 
     async def close(self) -> None:
-        """Nothing is open: all was read."""
+        """Does nothing, because all rows have been read."""
 
     @property
     def description(self) -> Any:
@@ -136,11 +136,11 @@ class Cursor:
 
 
 def locked(cursor: sqlite3.Cursor, until: float, patience: float) -> None:
-    """Begins a transaction that may write.  patience: seconds that later statements wait.
+    """Begin a transaction that may write.  until: monotonic seconds.  patience: seconds that later statements wait.
 
-    Raises OperationalError once it is late.
+    Raises OperationalError if the lock is not free by then.
     """
-    cursor.execute("PRAGMA busy_timeout = 0").fetchall()  # it says what it was, and is not over until that is heard
+    cursor.execute("PRAGMA busy_timeout = 0").fetchall()  # it returns a row, which must be read to complete it
     try:
         while True:
             try:

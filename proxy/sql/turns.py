@@ -1,4 +1,4 @@
-"""Turns of those who count first and then add, so that two of them do not both find room for the last one."""
+"""A lock for transactions that count rows and then add one, so that two of them cannot both take the last place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 async def turn(connection: AsyncConnection, name: str) -> None:
-    """Until the transaction ends nobody else has a turn of this name; SQLite has one writer anyway."""
+    """Hold the lock of this name until the transaction ends; SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         lock = zlib.crc32(f"gemmapy-proxy turn {name}".encode(errors="replace"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})

@@ -1,1 +1,1 @@
-"""Where features keep what must outlive a call; each kind has one contract and several implementations."""
+"""Stores for data that outlives a call; each kind has one contract and several implementations."""

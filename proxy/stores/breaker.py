@@ -1,4 +1,4 @@
-"""Gives up on a store that fails or dawdles: a slow one is worse than none."""
+"""A circuit breaker for stores that fail or are slow, because a slow cache is worse than none."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 FAILURES: Final = 5
-"""In a row, after which the store is left alone."""
+"""Failures in a row after which the store is not used for a while."""
 REST: Final = 5.0
-"""Seconds for which it is; then one operation tries it."""
+"""Seconds for which it is not used; then one operation tries it."""
 SAY: Final = 60.0
-"""Seconds between two lines in the log."""
+"""Minimum seconds between two log lines."""
 
 
 class Breaker:
-    """name: what the log calls the store.  patience: seconds that one operation may take.  room: entered by each.
+    """name: of the store, for the log.  patience: seconds that one operation may take.
 
-    seen: of the store, which may have several of these.
+    seen: notes whether the store answered; several breakers of one store share it.
+    room: entered by each operation, such as a semaphore.
     """
 
     def __init__(
@@ -51,18 +52,18 @@ class Breaker:
         return self.failures >= FAILURES and self.clock.monotonic() < self.until
 
     async def do(self, work: Awaitable[Result], patience: float | None = None) -> Result:
-        """Raises StoreError for whatever goes wrong, and at once while the store is left alone."""
+        """The result of an operation.  Raises StoreError for any failure, and at once while the breaker is open."""
         if self.open:
             forget(work)
             raise StoreError(f"{self.name} is not used for a moment, after {self.failures} failures in a row")
         if self.failures >= FAILURES:
-            self.until = self.clock.monotonic() + REST  # this one tries it, the others go on without
+            self.until = self.clock.monotonic() + REST  # only this operation tries the store; the breaker stays open
         try:
             async with asyncio.timeout(patience or self.patience), self.room:
                 result = await work
         except TimeoutError:
             raise self.failed(f"no answer within {patience or self.patience:g} seconds") from None
-        except Exception as error:  # a client library's kinds of failure are many
+        except Exception as error:  # client libraries have many kinds of errors
             raise self.failed(str(error) or type(error).__name__) from error
         finally:
             forget(work)
@@ -85,6 +86,6 @@ class Breaker:
 
 
 def forget(work: Awaitable[object]) -> None:
-    """A coroutine that may not have been begun; to one that is over it does nothing."""
+    """Close a coroutine that may not have been started, to avoid a warning; no effect on a finished one."""
     if (close := getattr(work, "close", None)) is not None:
         close()

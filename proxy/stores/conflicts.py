@@ -1,4 +1,4 @@
-"""What LanceDB does not let two processes do to one table at once."""
+"""Repeats changes of a LanceDB table that conflict with those of another process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIES: Final = 4
 
 
 async def settled(work: Callable[[], Awaitable[Any]]) -> None:
-    """Of two processes that do it at once one has to begin again.  Raises RuntimeError where that does not help."""
+    """Run `work`, again if it conflicts with another process.  Raises RuntimeError if it fails or keeps conflicting."""
     for left in reversed(range(TRIES)):
         try:
             await work()

@@ -1,4 +1,4 @@
-"""A key-value store in one SQLite file: needs no server, survives a restart, and several processes may share it."""
+"""A key-value store in an SQLite file: it survives restarts, and several processes may share it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 OVERHEAD: Final = 300
-"""Bytes that a row takes besides its key, label and value, about."""
+"""Approximate bytes of a row besides its key, label and value."""
 ROOM: Final = 0.9
-"""Share of the bound that is left when room is made, so that not every new value has to make some."""
+"""Share of the maximum size to which eviction reduces the store, so that not every new value needs an eviction."""
 BATCH: Final = 500
 """Rows read at once by `entries`, and keys in one statement."""
 BUSY: Final = 0.2
 """Seconds to wait for another process that writes."""
 PATIENCE: Final = 1.0
-"""Seconds that one operation may take; after some failures the store is left alone for a while."""
+"""Seconds that one operation may take; after several failures the breaker stops using the store for a while."""
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kept (
@@ -44,9 +44,9 @@ CREATE TRIGGER IF NOT EXISTS kept_gone AFTER DELETE ON kept BEGIN UPDATE total S
 
 
 class Disk:
-    """most: bytes of everything together; the file may be a quarter larger.
+    """most: maximum bytes of all entries together; the file may be a quarter larger.
 
-    All of SQLite runs in one thread of its own, since it blocks.
+    SQLite blocks, so all of its work is done in one separate thread.
     """
 
     def __init__(self, path: str, most: int, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class Disk:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="disk store")
         self.opened: sqlite3.Connection | None = None
         self.file = 0
-        """The inode of what is opened: other processes may put another file in its place."""
+        """The inode of the open file, because other processes may replace the file."""
         self.closed = False
         self.seen = Seen()
         self.breaker = Breaker(path, PATIENCE, clock, self.seen)
@@ -64,7 +64,7 @@ class Disk:
         """When keys were last read; written together with the next value."""
 
     async def do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Raises StoreError."""
+        """Run `work` in the thread, in a transaction.  Raises StoreError."""
         if self.closed:
             raise StoreError(f"{self.path} is closed")
         return await self.breaker.do(self.in_thread(work))
@@ -97,7 +97,7 @@ class Disk:
             return self.connected()
 
     def broken(self, error: sqlite3.DatabaseError) -> None:
-        """A part of the file that was not read when it was opened is broken: whoever comes next gets another file."""
+        """Handle damage that was not noticed when the file was opened: the next operation starts with a new file."""
         if self.opened is not None:
             self.opened.close()
             self.opened = None
@@ -115,7 +115,7 @@ class Disk:
         made = sqlite3.connect(self.path, timeout=BUSY, check_same_thread=False)
         try:
             made.execute("PRAGMA journal_mode=WAL")
-            # A power cut may take the last entries of a cache, and never its order.
+            # A power failure may lose the last entries of a cache, but does not damage the file.
             made.execute("PRAGMA synchronous=NORMAL")
             (page,) = made.execute("PRAGMA page_size").fetchone()
             made.execute(f"PRAGMA max_page_count={max(100, self.most * 5 // 4 // page)}")
@@ -134,7 +134,7 @@ class Disk:
                 some = keys[at : at + BATCH]
                 rows = base.execute(
                     f"SELECT key, value, born FROM kept WHERE expires > ? AND key IN ({marks(some)})",  # noqa: S608
-                    (now, *some),  # the statement holds question marks only
+                    (now, *some),  # the statement itself contains only question marks
                 )
                 found |= {key: Kept(value, born) for key, value, born in rows}
             return found
@@ -147,7 +147,7 @@ class Disk:
         now, touched, self.touched = self.clock.time(), self.touched, {}
         rows = [
             (new.key, new.value, new.label, size, now, now + new.ttl, now)
-            for new in {new.key: new for new in news}.values()  # of one key the last: the sum would count them all
+            for new in {new.key: new for new in news}.values()  # only the last of each key, or their sum is wrong
             if (size := OVERHEAD + len(new.key) + len(new.label) + len(new.value)) <= self.most
         ]
 
@@ -205,14 +205,14 @@ def page_after(after: str, prefix: str, now: float) -> Callable[[sqlite3.Connect
 
 
 def is_of_contents(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is wrong; not that it is locked, full or not allowed."""
+    """Whether the file itself is damaged or not a database, rather than locked, full or not accessible."""
     return type(error) is sqlite3.DatabaseError
 
 
 def make_room(base: sqlite3.Connection, most: int, wanted: int, now: float) -> None:
-    """Expired rows go first, then those that were used longest ago.
+    """Delete rows until `wanted` bytes fit: expired ones first, then the least recently used.
 
-    Rows take whole pages: a size counts as much more as the file is larger than what is in it.
+    Rows take whole pages, so sizes are multiplied by how much larger the file is than its contents.
     """
     (size,) = base.execute("SELECT size FROM total").fetchone()
     waste = max(1.0, taken(base) / size) if size > most // 20 else 2.0
@@ -230,7 +230,7 @@ def make_room(base: sqlite3.Connection, most: int, wanted: int, now: float) -> N
 
 
 def taken(base: sqlite3.Connection) -> float:
-    """Bytes of the pages in use, less what the file may be larger than its bound."""
+    """Bytes of the pages in use, reduced by the quarter that the file may be larger than its maximum."""
     (pages,), (free,), (page,) = (
         base.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
     )

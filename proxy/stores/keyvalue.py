@@ -1,4 +1,4 @@
-"""Bytes by key, each with a life, and a label that can be looked through without reading its value."""
+"""Key-value stores, the contract: bytes by key, with a time to live, and a label that can be read without the value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from msgspec import Struct
 
 
 class StoreError(Exception):
-    """The store cannot be used now.  A cache goes on without it."""
+    """The store cannot be used at the moment.  A cache works without it meanwhile."""
 
 
 class Kept(Struct, frozen=True, gc=False):
-    """A value that was found.  born: Unix seconds at which it was set."""
+    """A value that was found.  born: when it was set, in Unix seconds."""
 
     value: bytes
     born: float
@@ -22,7 +22,7 @@ class Kept(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is told of a value without it.  size: bytes that it takes; born and expires: Unix seconds."""
+    """A stored value's metadata.  size: bytes that it takes in the store; born, expires: Unix seconds."""
 
     key: str
     label: bytes
@@ -32,7 +32,7 @@ class Entry:
 
 
 class New(Struct, frozen=True, gc=False):
-    """A value to be set.  ttl: seconds that it lives."""
+    """A value to set.  ttl: time to live, in seconds."""
 
     key: str
     value: bytes
@@ -41,32 +41,35 @@ class New(Struct, frozen=True, gc=False):
 
 
 class KeyValue(Protocol):
-    """Every method may raise StoreError.  Bounded: what was used longest ago makes room, expired or not."""
+    """A store of limited size: the least recently used entries make room, expired or not.
+
+    Every method may raise StoreError.
+    """
 
     async def get(self, keys: Sequence[str]) -> list[Kept | None]:
-        """In the order of `keys`; what has expired is not there."""
+        """The values in the order of `keys`; None for missing and expired ones."""
 
     async def set(self, news: Sequence[New]) -> None:
-        """A value that is larger than the store's bound is not kept."""
+        """Store values.  One that is larger than the whole store may be is not stored."""
 
     async def delete(self, keys: Sequence[str]) -> int:
-        """How many of them were there."""
+        """Delete entries; gives how many of them existed."""
 
     def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
-        """Those whose keys begin so, in no order; what comes or goes meanwhile may or may not be among them."""
+        """Entries whose keys begin with the prefix, unordered.  Those added or removed meanwhile may be missing."""
 
     async def expire(self) -> int:
-        """Take away what has expired; how many that were.  Stores that do so by themselves give 0."""
+        """Delete expired entries; gives how many.  Stores that do this by themselves give 0."""
 
     async def aclose(self) -> None: ...
 
 
 @runtime_checkable
 class Instant(KeyValue, Protocol):
-    """One that is here: nobody need wait for it, and it never fails."""
+    """A store in this process, which can also be used without awaiting, and never fails."""
 
     def look(self, key: str) -> Kept | None:
-        """What `get` gives for one key."""
+        """As `get`, for one key."""
 
     def put(self, new: New) -> None:
-        """What `set` does for one value."""
+        """As `set`, for one value."""

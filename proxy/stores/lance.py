@@ -1,4 +1,4 @@
-"""Vectors in LanceDB: a directory, or object storage by its URL."""
+"""A vector store in LanceDB: in a directory, or in object storage by its URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.stores.conflicts import settled
 from proxy.stores.faults import Missing, told
 from proxy.stores.vectors import Alone, Found, Row, only_process
 
-if TYPE_CHECKING:  # LanceDB takes more than a second to be imported: in a thread, when it is first needed
+if TYPE_CHECKING:  # importing LanceDB takes more than a second: done in a thread when it is first needed
     import lancedb
     import numpy as np
     import pyarrow as pa
@@ -28,28 +28,28 @@ T = TypeVar("T")
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 ROW: Final = list(Row._fields)
 FRESH: Final = timedelta(0)
-"""How old the state that a search sees may be; on a local disk looking costs too little to be measured."""
+"""How old the state that a search sees may be; on a local disk, checking for a newer one costs almost nothing."""
 OLD: Final = timedelta(minutes=10)
-"""How long a table's earlier states stay for those who are still reading them."""
+"""How long earlier versions of a table are kept for searches that still read them."""
 INDEXED: Final = 10_000
-"""Rows from which on an index of the vectors pays; below all of them are looked at."""
+"""Rows from which on the vectors get an index; with fewer, a search compares all of them."""
 BITS: Final = 4
 PROBES: Final = 50
 REFINE: Final = 4
-"""Together they find what a look at every vector finds, even where vectors lie anywhere: one bit a coordinate loses a
-third of them there, and needs more of them compared exactly."""
+"""With BITS and PROBES, this finds what comparing every vector finds, even for uniformly distributed vectors.  One bit
+per coordinate would lose a third of them there, and need more exact comparisons."""
 SAMPLED: Final = 64
-"""Vectors for each partition of the index that are in memory when the partitions are chosen."""
+"""Vectors per partition of the index that are loaded when the partitions are computed."""
 OPEN: Final = 256
-"""Tables that are kept open."""
+"""Maximum number of tables that are kept open."""
 AT_ONCE: Final = 4
-"""Searches at once: one that looks at every row takes memory in proportion to them."""
+"""Maximum concurrent searches, because one that reads every row takes memory in proportion to them."""
 
 
 def afresh(
     method: Callable[Concatenate[Lance, str, P], Awaitable[T]],
 ) -> Callable[Concatenate[Lance, str, P], Coroutine[Any, Any, T]]:
-    """Once more where a table that was open here is one that another process has dropped."""
+    """Repeat the method once if it fails because another process has dropped a table that was open here."""
 
     @wraps(method)
     async def tried(self: Lance, table: str, /, *args: P.args, **named: P.kwargs) -> T:
@@ -64,7 +64,7 @@ def afresh(
 
 
 class Lance:
-    """place: a directory, or a URL such as `s3://bucket/path`, whose credentials are read from the environment."""
+    """place: a directory, or a URL such as `s3://bucket/path`, with credentials from the environment."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -84,14 +84,14 @@ class Lance:
         return self.connection
 
     async def connect(self, indices: int, metadata: int) -> lancedb.AsyncConnection:
-        """indices, metadata: bytes of them that it keeps in memory for as long as it is open."""
+        """Open the database.  indices, metadata: bytes of its caches for these."""
         import lancedb
 
         session = lancedb.Session(index_cache_size_bytes=indices, metadata_cache_size_bytes=metadata)
         return await lancedb.connect_async(self.place, read_consistency_interval=FRESH, session=session)
 
     async def table(self, name: str) -> lancedb.AsyncTable | None:
-        """None where there is none."""
+        """The open table; None if it does not exist."""
         if (table := self.opened.get(checked(name))) is not None:
             self.opened.move_to_end(name)
             return table
@@ -107,20 +107,20 @@ class Lance:
     def keep(self, name: str, table: lancedb.AsyncTable) -> lancedb.AsyncTable:
         self.opened[name] = table
         while len(self.opened) > OPEN:
-            self.opened.popitem(last=False)  # its memory goes when nobody uses it any more
+            self.opened.popitem(last=False)  # its memory is freed when it is no longer used
         return table
 
     async def made(self, name: str, dimensions: int, alone: Alone) -> lancedb.AsyncTable:
-        """With its indices, so that rows only have to be taken into them."""
+        """The table, created if necessary with its indices, to which rows are then only added."""
         async with self.making:
             if (table := await self.table(name)) is not None and name in self.prepared:
                 return table
             async with alone(name):
-                with told():  # the lock would take some of it for a failure of its own
+                with told():  # inside the lock, which would mistake some of these errors for its own
                     return await self.create(name, dimensions)
 
     async def create(self, name: str, dimensions: int) -> lancedb.AsyncTable:
-        """Of one that is there only what is missing: whoever made it may have been cut off."""
+        """Create the table, or what is missing of it, because an earlier creation may have been interrupted."""
         if (table := await self.table(name)) is None:
             connection = await self.connected()
             table = self.keep(name, await connection.create_table(name, schema=schema(dimensions), exist_ok=True))
@@ -161,7 +161,7 @@ class Lance:
             query = opened.query().nearest_to(question).distance_type("cosine").limit(top)
             if among is None:
                 query = query.nprobes(PROBES).refine_factor(REFINE)
-            else:  # an index that is filtered finds a part of what is there, and does not say so
+            else:  # with a filter, a search by index silently returns too few results
                 query = query.where(one_of(among)).bypass_vector_index()
             return found(await query.select([*ROW, "vector", "_distance"]).to_arrow(), "_distance")
 
@@ -260,7 +260,7 @@ def arrow(rows: Sequence[Row], vectors: NDArray[np.float32]) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    if not np.isfinite(vectors).all():  # one of them would make searches find nothing, and not say so
+    if not np.isfinite(vectors).all():  # a single such value would make searches silently find nothing
         raise ValueError("a vector contains a value that is not a number")
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
     columns: list[Any] = [*zip(*rows, strict=True), pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]

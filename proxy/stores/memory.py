@@ -1,4 +1,4 @@
-"""A key-value store in this process: least recently used goes first."""
+"""A key-value store in this process's memory, with least-recently-used eviction."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from proxy.clock import Clock
 from proxy.stores.keyvalue import Entry, Kept, New
 
 OVERHEAD: Final = 300
-"""Bytes that an entry takes besides its key, label and value, about."""
+"""Approximate bytes of an entry besides its key, label and value."""
 
 
 Held = tuple[bytes, bytes, int, float, float]
-"""Value, label, size, born, expires: a tuple of what holds nothing else is no work for the garbage collector, of which
-there may be hundreds of thousands here."""
+"""Value, label, size, born, expires.  There may be hundreds of thousands; the garbage collector does not track tuples
+that contain only such values."""
 
 
 class Memory:
-    """most: bytes of everything together."""
+    """most: maximum bytes of all entries together."""
 
     def __init__(self, most: int, clock: Clock) -> None:
         self.most = most

@@ -21,40 +21,41 @@ from proxy.stores.counters.redis import InRedis
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
 HEAD: Final = struct.Struct("!2sdI")
-"""What stands before a label and a value: a mark, when it was set, and how long the label is."""
+"""The header before a label and a value: a mark, when it was set, and the length of the label."""
 MARK: Final = b"G1"
 FIRST: Final = 4096
-"""Bytes read of an entry for its label; longer labels are read in a second go."""
+"""Bytes read of an entry for its label; longer labels need a second read."""
 BATCH: Final = 200
 STEP: Final = 1000
-"""Keys that one step of a scan looks at."""
+"""Keys that one step of a scan visits."""
 CONNECTIONS: Final = 64
 SLOWLY: Final = 10.0
-"""Times as patient with what looks through everything."""
+"""Factor by which operations on all keys, and counters, may take longer."""
 FOREIGN: Final = "WRONGTYPE"
-"""How Redis refuses to read what is no string."""
+"""The beginning of Redis's error for reading a value that is not a string."""
 CLUSTER: Final = "+cluster"
 SPACE: Final = "gemmapy:"
 
 
 class RedisStore:
-    """url: redis://, rediss:// (TLS), redis+cluster:// or rediss+cluster://.  patience: seconds of one operation.
+    """url: redis://, rediss:// (TLS), redis+cluster:// or rediss+cluster://.  patience: seconds for one operation.
 
-    Redis bounds itself: `maxmemory` with an `lru` or `lfu` policy.
+    Redis limits its own size, by `maxmemory` with an `lru` or `lfu` policy.
     """
 
     def __init__(self, url: str, patience: float, clock: Clock) -> None:
         self.clock = clock
         place = urlsplit(url)
         self.room = asyncio.Semaphore(CONNECTIONS)
-        """redis-py's cluster has no pool that waits: whoever finds all connections to a node taken would fail."""
+        """Limits concurrent operations, because redis-py's cluster has no pool that waits: an operation that finds all
+        connections to a node in use would fail."""
         self.seen = Seen()
         name = f"Redis at {place.hostname}:{place.port or 6379}"
         self.breaker = Breaker(name, patience, clock, self.seen, self.room)
-        # Looking through everything takes long; it must not count against those who read.
+        # Operations on all keys take long; their timeouts must not open the breaker for reads.
         self.slow = Breaker(f"{name}, looked through", SLOWLY * patience, clock, self.seen, self.room)
-        # One try: another would be paid for by whoever waits.  No limit of the client's own: with one it waits through
-        # asyncio's wait_for, which in Python 3.11 loses the breaker's.
+        # One try only, because callers wait for it.  No timeout of the client's own, because it would use asyncio's
+        # wait_for, which in Python 3.11 swallows the breaker's timeout.
         retry = Retry(NoBackoff(), 0)
         common: dict[str, Any] = {"socket_connect_timeout": patience, "socket_timeout": None, "retry": retry}
         self.together = Together(self.read)
@@ -75,8 +76,8 @@ class RedisStore:
         return [None if isinstance(one, Exception) else one for one in found]
 
     async def values(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What each gives, or its error: a value of another kind is none of ours, and one node of a cluster that fails
-        takes nothing from the others.  Raises where all of them fail, since then it is the store that does."""
+        """The result of each command, or its error: a value of another type is not ours, and if one node of a cluster
+        fails, the others still count.  Raises if all fail for other reasons, as the store itself has then failed."""
         found = await self.told(commands)
         failed = [one for one in found if isinstance(one, Exception) and not str(one).startswith(FOREIGN)]
         if found and len(failed) == len(found):
@@ -93,11 +94,11 @@ class RedisStore:
         await self.breaker.do(self.piped(commands))
 
     async def piped(self, commands: Sequence[tuple[Any, ...]], raises: bool = True) -> list[Any]:
-        """One round trip (in a cluster one to each node)."""
+        """The results of commands, with one round trip (in a cluster, one to each node)."""
         pipe = self.client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
-        # redis-py's own raising would repeat the command, and with it what somebody asked.
+        # redis-py's own exception would contain the command, and with it what a client has asked.
         found: list[Any] = await pipe.execute(raise_on_error=False)
         if raises and (failed := next((one for one in found if isinstance(one, Exception)), None)) is not None:
             raise failed
@@ -120,7 +121,7 @@ class RedisStore:
                     yield entry
 
     async def scanned(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """What each step of a scan finds, which may be nothing; one node of a cluster after the other."""
+        """The keys that each step of a scan finds, possibly none; in a cluster, one node after the other."""
         nodes = self.client.get_primaries() if isinstance(self.client, RedisCluster) else [None]
         for node in nodes:
             where = {} if node is None else {"target_nodes": node}
@@ -148,7 +149,7 @@ class RedisStore:
         return found
 
     async def entry(self, key: bytes, start: bytes, size: int, left: int) -> Entry | None:
-        """None for what is gone by now, or was not written here."""
+        """An entry's metadata; None if it no longer exists, or was not written by this program."""
         if left <= 0 or len(start) < HEAD.size or not start.startswith(MARK):
             return None
         _, born, length = HEAD.unpack_from(start)
@@ -162,7 +163,8 @@ class RedisStore:
         return 0
 
     def counters(self) -> InRedis:
-        """Its own breaker: a limit is worth more patience than a cache's answer."""
+        """The counters in this Redis.  They have a breaker of their own with a longer timeout, because limits are more
+        important than cached answers."""
         if self.counting is None:
             name, patience = f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience
             breaker = Breaker(name, patience, self.clock, self.seen, self.room)
@@ -170,7 +172,7 @@ class RedisStore:
         return self.counting
 
     async def told(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What each command gives, or its error; one alone is spared the making of a pipeline."""
+        """The result of each command, or its error; a single one is sent without the overhead of a pipeline."""
         if len(commands) > 1:
             return await self.piped(commands, raises=False)
         try:
@@ -183,7 +185,7 @@ class RedisStore:
 
 
 class Together:
-    """Reads that are asked for in one turn of the event loop go in one round trip, which costs most of their time."""
+    """Combines all reads of one turn of the event loop into one round trip, which takes most of their time."""
 
     def __init__(self, read: Callable[[Sequence[str]], Awaitable[list[bytes | None]]]) -> None:
         self.read_all = read
@@ -200,7 +202,7 @@ class Together:
 
     def send(self) -> None:
         waiting, self.waiting = self.waiting, []
-        # Not one caller's: it must not end because that one leaves.
+        # A separate task, so that it is not cancelled with one of its callers.
         task = asyncio.get_running_loop().create_task(self.sent(waiting))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -221,7 +223,7 @@ class Together:
 
 
 def opened(found: bytes | None) -> Kept | None:
-    """What was not written here is as good as absent."""
+    """The value in an entry; None if the entry does not exist or was not written by this program."""
     if found is None or len(found) < HEAD.size or not found.startswith(MARK):
         return None
     _, born, length = HEAD.unpack_from(found)
@@ -229,5 +231,5 @@ def opened(found: bytes | None) -> Kept | None:
 
 
 def escaped(prefix: str) -> str:
-    """A prefix as Redis's patterns want it."""
+    """A prefix, escaped for Redis's patterns."""
     return "".join(f"\\{one}" if one in "*?[]\\^-" else one for one in prefix)

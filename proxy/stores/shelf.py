@@ -1,4 +1,4 @@
-"""Stores by name, opened when somebody first asks for them and closed when nobody needs them any more."""
+"""Stores by name: opened when first used, shared by configurations, and closed when no longer used."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Closing(Protocol):
 
 @runtime_checkable
 class Outside(Protocol):
-    """A store that may be away."""
+    """A store outside of this process, which may be unavailable."""
 
     seen: Seen
 
 
 @dataclass(slots=True)
 class Opened:
-    """A store, and how many shelves it stands on."""
+    """An open store.  users: how many shelves use it."""
 
     store: Closing
     users: int = 0
@@ -33,9 +33,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a store is opened.  name: equal for two that are the same store, so that it outlives a reload.
+    """How to open a store.  name: identifies the store, so that an unchanged one stays open over a reload.
 
-    searched: it holds texts and their vectors, not values by their keys.  path: of one in this machine's files.
+    searched: whether it holds texts with vectors, rather than values by key.  path: its local file or folder, or "".
     """
 
     name: str
@@ -49,7 +49,7 @@ class Unknown(LookupError):
 
 
 class Shelf:
-    """What one configuration may use.  opened: shared by all configurations of this process."""
+    """The stores of one configuration.  opened: open stores, shared by all configurations of this process."""
 
     def __init__(self, kinds: Mapping[str, Kind], opened: dict[str, Opened]) -> None:
         self.kinds = kinds
@@ -78,13 +78,13 @@ class Shelf:
         return self.opened[kind.name].store
 
     def seen(self) -> dict[str, Seen]:
-        """How those in use that may be away were last seen, by their names."""
+        """Whether the external stores in use answered when last asked, by name."""
         taken = {name: self.opened[kind.name].store for name, kind in self.kinds.items() if kind.name in self.taken}
         return {name: store.seen for name, store in taken.items() if isinstance(store, Outside)}
 
     async def aclose(self) -> None:
-        """Give back what was taken; what nobody else has is closed."""
-        async with AsyncExitStack() as closing:  # each is closed, even where another's closing fails
+        """Release the stores of this shelf; those that no other shelf uses are closed."""
+        async with AsyncExitStack() as closing:  # closes each of them even if closing another one fails
             while self.taken:
                 name = self.taken.pop()
                 self.opened[name].users -= 1

@@ -1,4 +1,4 @@
-"""A store of texts with their vectors, searched both ways: the contract."""
+"""Vector stores, the contract: texts with vectors, which can be searched by words and by similarity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class VectorsAway(Busy):
-    """The store cannot be used now.  whole: all that is known of it, of which its callers need not know the paths."""
+    """The store cannot be used at the moment.  whole: the full message for the operator, which may contain paths."""
 
     def __init__(self, message: str, whole: str = "") -> None:
         super().__init__(message, code="index_unavailable", wait=5.0)
@@ -27,7 +27,7 @@ class VectorsAway(Busy):
 
 
 class Row(NamedTuple):
-    """A text, and where it belongs.  about: whatever its owner wants to know of it, as text."""
+    """A text and its position in a document.  about: more data about it, as text; the store does not interpret it."""
 
     document: str
     version: int
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row that was searched for.  score: a cosine, or BM25's.  vector: float32, shape (dimensions,), unit length."""
+    """A search result.  score: cosine, or BM25.  vector: float32, shape (dimensions,), unit length."""
 
     row: Row
     score: float
@@ -46,49 +46,49 @@ class Found:
 
 
 Alone: TypeAlias = Callable[[str], AbstractAsyncContextManager[None]]
-"""Lets one at a time in, of all that name the same."""
+"""A lock between processes, by name."""
 
 
 def only_process(_: str) -> AbstractAsyncContextManager[None]:
-    """Where no other could make the table meanwhile."""
+    """No lock, for when no other process can create the table."""
     return nullcontext()
 
 
 class Vectors(Protocol):
-    """Tables of rows.  Every method raises VectorsAway where the store fails.
+    """Tables of rows.  Every method raises VectorsAway if the store fails.
 
-    What one process has added or removed every process sees at its next search.  A table that is not there is empty,
-    and adding to it makes it.  Names and documents are letters, digits, `_` and `-`.
+    Every process sees at its next search what another one has added or removed.  A table that does not exist counts as
+    empty, and is created when rows are added.  Names and documents consist of letters, digits, `_` and `-`.
     """
 
     async def add(
         self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32], alone: Alone = only_process
     ) -> None:
-        """All of them or none.  vectors: shape (rows, dimensions), unit length, no NaN; dimensions are the table's.
+        """Add all rows or none.  vectors: shape (rows, dimensions), unit length, no NaN; dimensions are the table's.
 
-        alone: under which the table is made where there is none; of two processes that do that at once, one would undo
-        what the other has added.
+        alone: the lock under which a missing table is created; if two processes did this at once, one would delete the
+        rows of the other.
         """
 
     async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
-        """Rows of a document: of its versions from the first up to, and without, the last."""
+        """Remove rows of a document: those of its versions from `first` up to, but not including, `until`."""
 
     async def count(self, table: str, document: str, version: int) -> int:
-        """How many rows of it are there."""
+        """The number of rows of one version of a document."""
 
     async def nearest(
         self, table: str, question: NDArray[np.float32], top: int, among: Collection[str] | None = None
     ) -> list[Found]:
-        """Those whose vectors have the highest cosine, best first.  among: of these documents only; exact then."""
+        """The rows with the highest cosine, best first.  among: only in these documents; the search is then exact."""
 
     async def matching(self, table: str, words: str, top: int, among: Collection[str] | None = None) -> list[Found]:
-        """Those whose texts fit the words best by BM25, best first; some of the words are enough."""
+        """The rows whose texts match the words best by BM25, best first; a row need not contain all words."""
 
     async def counts(self, table: str) -> Mapping[tuple[str, int], int]:
-        """Of each document and version, how many rows are there."""
+        """The number of rows of each document and version."""
 
     async def tend(self, table: str) -> None:
-        """Take new rows into the indices, and clean up after old ones: searches slow down without it."""
+        """Add new rows to the indices and clean up old data; without this, searches become slower."""
 
     async def drop(self, table: str) -> None: ...
 

@@ -1,1 +1,1 @@
-"""JSON web tokens of an identity provider, checked against its public keys."""
+"""JSON Web Tokens of an identity provider, verified with its public keys."""

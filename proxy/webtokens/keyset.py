@@ -1,4 +1,4 @@
-"""An identity provider's public keys: from a file or a URL, kept while it is away, asked again for a new one."""
+"""An identity provider's public keys, from a file or a URL; cached, and fetched again for an unknown key."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from proxy.types import JSON
 
 log = logging.getLogger(__name__)
 REFRESH: Final = 300.0
-"""Seconds after which the keys are asked for again, while the old ones still serve."""
+"""Seconds after which the keys are fetched again in the background, while the old ones are still used."""
 SELDOM: Final = 30.0
-"""Seconds between two questions at least, whatever keys tokens name."""
+"""Minimum seconds between two requests, however many unknown keys tokens name."""
 SOON: Final = 1.0
-"""The same, while there are no keys at all."""
+"""The same while there are no keys at all."""
 PATIENCE: Final = 5.0
-"""Seconds that an answer may take."""
+"""Seconds that a request may take."""
 LARGEST: Final = 256 * 1024
-"""Bytes of a set."""
+"""Maximum bytes of a key set."""
 MOST: Final = 100
-"""Keys of a set."""
+"""Maximum keys of a set; further ones are ignored."""
 TRIED: Final = 8
-"""Keys that are tried for a token that names none."""
+"""Maximum keys that are tried for a token that names none."""
 SMALLEST: Final = 2048
-"""Bits of an RSA key that is believed."""
+"""Minimum bits of an RSA key; smaller ones are ignored."""
 CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """algorithms: what it may have signed.  A key is bound to them, so that no token can choose another way."""
+    """A key for verifying signatures.  algorithms: the only ones it may be used with, whatever a token says."""
 
     id: str | None
     algorithms: frozenset[str]
     made: dict[str, PyJWK]
-    """By algorithm."""
+    """The key for PyJWT, by algorithm."""
 
 
 class KeysAway(Busy):
-    """No keys were ever told."""
+    """No keys could be fetched so far."""
 
     def __init__(self, place: str, why: str) -> None:
         super().__init__(f"The keys of the identity provider are not known: {place}: {why}.", code="keys_unavailable")
@@ -57,7 +57,7 @@ class KeysAway(Busy):
 
 
 class KeySet:
-    """place: a file or a URL.  allowed: algorithms that are believed."""
+    """The cached keys of one identity provider.  place: a file or a URL.  allowed: the accepted algorithms."""
 
     def __init__(self, place: str, allowed: Sequence[str], services: Services) -> None:
         self.place = place
@@ -65,12 +65,12 @@ class KeySet:
         self.services = services
         self.keys: tuple[PublicKey, ...] = ()
         self.asked = float("-inf")
-        """When they were asked for last, in monotonic seconds."""
+        """When the keys were last requested, in monotonic seconds."""
         self.why = "not asked yet"
         self.asking: asyncio.Task[None] | None = None
 
     async def fitting(self, algorithm: str, id: str | None) -> Sequence[PublicKey]:
-        """The keys that may have signed a token, by what its head says.  Raises KeysAway."""
+        """The keys that may have signed a token, according to its header.  Raises KeysAway."""
         found = self.found(algorithm, id)
         now = self.services.clock.monotonic()
         if now - self.asked >= (REFRESH if found else SELDOM if self.keys else SOON):
@@ -83,7 +83,7 @@ class KeySet:
         return found
 
     async def renewed(self) -> bool:
-        """Whether there are others by now, in a set that has not been asked for a moment ago."""
+        """Fetch the keys again, unless that was done recently; gives whether they are different now."""
         before = self.keys
         if self.services.clock.monotonic() - self.asked >= SELDOM:
             self.refresh()
@@ -96,7 +96,7 @@ class KeySet:
         return fit[:TRIED]
 
     async def open(self) -> None:
-        """A file is read now, a URL is not waited for.  Raises ConfigError for a file that cannot be used."""
+        """Read a file now, or begin to fetch a URL in the background.  Raises ConfigError if a file cannot be used."""
         if "://" in self.place:
             self.refresh()
             return
@@ -105,26 +105,26 @@ class KeySet:
             raise ConfigError([f"jwt.jwks: {self.place}: {self.why}"])
 
     def refresh(self) -> None:
-        """Ask in the background; one question at a time."""
+        """Fetch the keys in the background; one request at a time."""
         if self.asking is None or self.asking.done():
             self.asked = self.services.clock.monotonic()
             self.asking = self.services.background.start(self.ask(), "asking for the identity provider's keys")
 
     async def ask(self) -> None:
-        """The last good set stays where there is no better one."""
+        """Fetch the keys; if that fails, keep the last good ones."""
         try:
             async with asyncio.timeout(PATIENCE):
                 keys = public_keys(await self.document(), self.allowed)
         except (OSError, TimeoutError, ValueError, aiohttp.ClientError) as error:
             why = str(error) or type(error).__name__
-            if why != self.why:  # an outage is told once
+            if why != self.why:  # an outage is logged once
                 log.warning("the keys of the identity provider cannot be read: %s: %s", self.place, why)
             self.why = why
         else:
             self.keys, self.why = keys, ""
 
     async def document(self) -> bytes:
-        """Raises OSError, ClientError, or ValueError for what cannot be a set."""
+        """The bytes of the key set.  Raises OSError, ClientError, or ValueError for a wrong status or size."""
         if "://" not in self.place:
             return await asyncio.to_thread(read_file, Path(self.place))
         async with self.services.http.get(self.place, allow_redirects=False) as response:
@@ -147,7 +147,7 @@ def read_file(path: Path) -> bytes:
 
 
 def public_keys(document: bytes, allowed: frozenset[str]) -> tuple[PublicKey, ...]:
-    """Those of a JWKS that can check signatures.  Raises ValueError where there are none."""
+    """The keys of a JWKS that can verify signatures.  Raises ValueError if there are none."""
     try:
         listed = orjson.loads(document)["keys"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -161,7 +161,7 @@ def public_keys(document: bytes, allowed: frozenset[str]) -> tuple[PublicKey, ..
 
 
 def public_key(told: dict[str, JSON], allowed: frozenset[str]) -> PublicKey | None:
-    """None for what cannot, or must not, check a signature here."""
+    """A key of a JWKS; None if it cannot, or must not, be used to verify signatures."""
     algorithms = algorithms_of(told) & allowed
     if told.get("use", "sig") != "sig" or told.get("alg") not in (None, *algorithms):
         return None
@@ -179,7 +179,7 @@ def public_key(told: dict[str, JSON], allowed: frozenset[str]) -> PublicKey | No
 
 
 def algorithms_of(told: dict[str, JSON]) -> frozenset[str]:
-    """What a key of its kind can sign; a secret one (`oct`) nothing, since whoever knows it could make tokens."""
+    """The algorithms of this type of key; none for a symmetric one (`oct`), which must not be in a public set."""
     kind, curve = told.get("kty"), told.get("crv")
     if kind == "RSA":
         return frozenset(f"{family}{size}" for family in ("RS", "PS") for size in (256, 384, 512))

@@ -1,4 +1,4 @@
-"""A JSON web token -> the caller that it vouches for."""
+"""Verifies JSON Web Tokens and finds their callers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from proxy.webtokens.keyset import KeySet, PublicKey
 
 SHAPE: Final = re.compile(r"eyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 LONGEST: Final = 16_384
-"""Characters of a token."""
+"""Maximum characters of a token."""
 MOST: Final = 10_000
-"""Tokens that are remembered."""
+"""Maximum number of cached tokens."""
 LONGEST_NAME: Final = 256
 NEEDED: Final = ["exp", "iss", "aud"]
 SAID: Final[Mapping[type[Exception], str]] = {
@@ -41,7 +41,7 @@ SAID: Final[Mapping[type[Exception], str]] = {
 
 
 class Tokens(AbstractAsyncContextManager["Tokens"]):
-    """Believes what one identity provider has signed."""
+    """The Verifier for tokens of one identity provider."""
 
     def __init__(self, settings: Settings, services: Services) -> None:
         self.settings = settings
@@ -49,11 +49,11 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         place = f"jwt keys {settings.jwks} {sorted(settings.algorithms)}"
         self.keys = services.kept(place, lambda: KeySet(settings.jwks, settings.algorithms, services))
         self.known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
-        """Monotonic seconds until when a caller is believed, by its token's digest."""
+        """Verified callers by their token's digest, with the monotonic seconds until when they are cached."""
         self.admins = frozenset(settings.admin)
 
     async def __aenter__(self) -> Tokens:
-        """Raises ConfigError for a file of keys that cannot be used."""
+        """Raises ConfigError if the keys are in a file that cannot be used."""
         await self.keys.open()
         return self
 
@@ -69,13 +69,13 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         return caller if caller is not None and until > self.clock.monotonic() else None
 
     async def verify(self, token: str, digest: bytes) -> Caller:
-        """Raises Unauthenticated, or KeysAway."""
+        """The caller of a token.  Raises Unauthenticated, or KeysAway."""
         algorithm, id = head_of(token)
         if algorithm not in self.settings.algorithms:
             raise refused("is signed with an algorithm that is not accepted")
         keys = await self.keys.fitting(algorithm, id)
         claims = self.claims(token, algorithm, keys)
-        if claims is None and keys and await self.keys.renewed():  # perhaps under the same id, or under none
+        if claims is None and keys and await self.keys.renewed():  # a new key may have the same id, or none
             claims = self.claims(token, algorithm, await self.keys.fitting(algorithm, id))
         if claims is None:
             raise refused("is signed with an unknown key")
@@ -84,8 +84,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         return caller
 
     def claims(self, token: str, algorithm: str, keys: Sequence[PublicKey]) -> dict[str, JSON] | None:
-        """What it says, checked with whichever of these keys fits; None where none has signed it.  Raises
-        Unauthenticated."""
+        """The verified claims of a token; None if none of these keys has signed it.  Raises Unauthenticated."""
         for key in keys:
             try:
                 return self.checked(token, algorithm, key)
@@ -98,7 +97,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         return None
 
     def checked(self, token: str, algorithm: str, key: PublicKey) -> dict[str, JSON]:
-        # Whether a name is one is checked of the claim that names the caller, which need not be `sub`.
+        # `sub` is not checked here, because another claim may name the caller; `caller` checks that one.
         return jwt.decode(
             token,
             key.made[algorithm],
@@ -117,7 +116,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         return Caller(name, "admin" if roles & self.admins else "user")
 
     def keep(self, digest: bytes, caller: Caller, expires: int) -> None:
-        """expires: seconds since 1970, which may be more than any float."""
+        """Cache a verified token.  expires: seconds since 1970; an int, because it may be too large for a float."""
         now = self.clock.time()
         left = self.settings.cache if expires > now + self.settings.cache else expires - now
         if left > 0:
@@ -128,7 +127,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
 
 
 def head_of(token: str) -> tuple[str, str | None]:
-    """The algorithm and the key's id that a token names; neither is believed.  Raises Unauthenticated."""
+    """The algorithm and key id in a token's header, which is not verified yet.  Raises Unauthenticated."""
     try:
         head = jwt.get_unverified_header(token)
     except (PyJWTError, ValueError, RecursionError):
@@ -140,7 +139,7 @@ def head_of(token: str) -> tuple[str, str | None]:
 
 
 def claim(claims: Mapping[str, JSON], path: str) -> JSON:
-    """What a path leads to; a claim's own name may hold dots, as those do that are URLs."""
+    """The claim at a path with dots; a claim whose own name contains dots, such as a URL, comes first."""
     if path in claims:
         return claims[path]
     found: JSON = claims
@@ -150,7 +149,7 @@ def claim(claims: Mapping[str, JSON], path: str) -> JSON:
 
 
 def words_of(roles: JSON) -> frozenset[str]:
-    """A list of roles, or a text with one or several, as `scope` is."""
+    """The roles in a claim: a list, or a text with one or several separated by spaces, such as `scope`."""
     if isinstance(roles, str):
         return frozenset({roles, *roles.split()})
     return frozenset(one for one in roles if isinstance(one, str)) if isinstance(roles, list) else frozenset()

@@ -1,4 +1,4 @@
-"""Counters of what may be had only so much of: asked for all at once, granted all or none, settled afterwards."""
+"""Counters for limits, the contract: several are claimed together, all or none are granted, and settled afterwards."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final, Protocol, runtime_checkable
 from msgspec import Struct
 
 SLOTS: Final = 60
-"""Parts of a window.  What was counted in one is forgotten at once, when the whole part is outside of the window."""
+"""Slots of a window.  The amounts of a slot are dropped together, when all of it is outside the window."""
 MOST_NAMES: Final = 10_000
-"""Names that are remembered of what is counted."""
+"""Maximum number of names that are remembered."""
 
 
 class Claim(Struct, frozen=True, gc=False):
-    """An amount that is asked of one counter.  All amounts are whole numbers, below 2**53.
+    """An amount requested of one counter.  All amounts are whole numbers, below 2**53.
 
-    most: what may be had.  amount: of 0 there is always room, whatever was taken beyond it.
-    window: seconds.  Such a counter counts what was granted within the window before now: in no stretch of that length
-        is more granted than `most`, and what leaves the window is free at most a sixtieth of it later.
-    life: seconds that a counter without a window is kept.  It counts what was spent, and what is held by those whose
-        claim is not settled.
-    spent: with what such a counter begins that is not there; None is not known yet.
+    most: the limit.  amount: 0 is always granted, even if the limit is exceeded.
+    window: seconds of a sliding window, or 0.  The counter has what was granted within the window before now: no period
+        of that length is granted more than `most`, and amounts become free at most a sixtieth of the window late.
+    life: seconds for which a counter without a window is kept.  It has what was spent, and what is held by claims that
+        are not settled yet.
+    spent: the initial value of a counter without a window; None if that is not known yet.
     """
 
     key: str
@@ -33,16 +33,16 @@ class Claim(Struct, frozen=True, gc=False):
 
 
 class Verdict(Struct, frozen=True):
-    """What became of claims.
+    """The result of claims.
 
-    at: the counters' own time, for settling.
-    used: of each counter, with what was granted just now.
-    whole: seconds until each has forgotten everything, if nothing more is asked of it; 0 for those without a window.
-        () where something was granted: then that is their window, and a sixtieth.
-    full: index of the first that had no room, so that nothing was granted; -1 where all had.
-    wait: seconds until that one has room: 0 where it comes when what others hold comes free, which nobody knows; None
-        where it never does, as far as is known.
-    unknown: indexes of those that must be told what they begin with; nothing was granted.
+    at: the counters' own time, needed for settling.
+    used: the amount in each counter, including what was granted just now.
+    whole: seconds until each counter is empty if nothing more is claimed; 0 for those without a window.
+        () if something was granted: it is then the window and a sixtieth of it.
+    full: index of the first claim above its limit, because of which nothing was granted; -1 if there was none.
+    wait: seconds until that claim can be granted; 0 if this depends on when others settle theirs; None if it will not
+        be, as far as is known.
+    unknown: indexes of claims that need an initial value (`spent`); nothing was granted then.
     """
 
     at: float
@@ -54,7 +54,7 @@ class Verdict(Struct, frozen=True):
 
 
 class Holding(Struct, frozen=True):
-    """Claims that were granted."""
+    """Claims that were granted.  at: as in the Verdict."""
 
     lease: str
     claims: Sequence[Claim]
@@ -62,39 +62,39 @@ class Holding(Struct, frozen=True):
 
 
 class Counters(Protocol):
-    """Those in memory never fail; whoever shares them over a network may raise StoreError."""
+    """Counters in memory never fail; those shared over a network may raise StoreError."""
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
-        """Grant all of these or nothing.  lease: a name of its own, or "", which looks and takes nothing.
+        """Grant all claims or none.  lease: a unique name, or "" to only read the counters.
 
-        What is held under a lease comes free by itself some time after its process has died.
+        What is held under a lease becomes free some time after its process has died.
         """
 
     def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
-        """Count what was taken in the end, in the order of the claims: soon, and in the background where it takes time.
+        """Count what was actually used, in the order of the claims; in the background if it takes time.
 
-        done: called once it has been counted, or cannot be.
-        What was granted of a window in vain comes free at once; what was taken beyond it counts from now on.
+        done: called once this was counted, or has failed.
+        In a window, unused amounts become free at once, and additional ones count from now on.
         """
 
     async def lift(self, totals: Mapping[str, int]) -> None:
-        """Counters that are there and have no window have spent at least so much."""
+        """Raise what existing counters without a window have spent to at least these totals."""
 
     async def renew(self) -> None:
-        """Is called every few seconds by those who hold something: they live."""
+        """The heartbeat of a process that holds leases, to be called every few seconds."""
 
     async def note(self, names: Collection[str]) -> None:
-        """These are in use; what was not for a month, or are too many, are forgotten, longest ago first."""
+        """Note names as in use.  Those unused for a month are forgotten, and the oldest if there are too many."""
 
     async def names(self) -> list[str]:
-        """What was noted, in order; at most `MOST_NAMES`."""
+        """The noted names, sorted; at most `MOST_NAMES`."""
 
     async def idle(self) -> None:
-        """Returns when everything is settled."""
+        """Wait until everything is settled."""
 
 
 @runtime_checkable
 class Shared(Protocol):
-    """A store that has counters, too."""
+    """A store that also has counters, shared by all processes."""
 
     def counters(self) -> Counters: ...

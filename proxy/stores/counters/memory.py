@@ -1,4 +1,4 @@
-"""Counters in this process."""
+"""Counters in this process's memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from proxy.clock import Clock
 from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Holding, Verdict
 
 MOST: Final = 100_000
-"""Counters of each kind; what was used longest ago makes room, unless something of it is held."""
+"""Maximum counters of each kind; the least recently used make room, unless something of them is held."""
 
 
 class Window:
-    """What was granted lately, by slots of time."""
+    """A counter with a sliding window, in slots of time."""
 
     __slots__ = ("newest", "oldest", "slots", "total", "width")
 
@@ -26,7 +26,7 @@ class Window:
 
     def used(self, now: float) -> int:
         slot = int(now / self.width)
-        if slot == self.newest:  # as of nearly all calls under load; who wrote in it has looked before
+        if slot == self.newest:  # nearly always under load; old slots were dropped when it was first written
             return self.total
         first = slot - SLOTS
         while self.oldest < first and self.slots:
@@ -38,7 +38,7 @@ class Window:
         return max(0.0, (self.newest + SLOTS + 1) * self.width - now) if self.total else 0.0
 
     def wait(self, claim: Claim, now: float) -> float | None:
-        """Seconds until there is room; None if there never will be."""
+        """Seconds until the claim can be granted; None if it never can."""
         left = self.total + claim.amount - claim.most
         for slot in sorted(self.slots):
             left -= self.slots[slot]
@@ -67,7 +67,7 @@ class Window:
 
 
 class Level:
-    """What was spent, and what is held."""
+    """A counter without a window: what was spent, and what is held by claims that are not settled."""
 
     __slots__ = ("held", "spent", "until")
 
@@ -102,7 +102,7 @@ Counter = Window | Level
 
 class InMemory:
     def __init__(self, clock: Clock) -> None:
-        self.time = clock.monotonic  # whoever sets the clock neither frees nor blocks anybody
+        self.time = clock.monotonic  # so that setting the system's clock changes no limit
         self.windows: OrderedDict[str, Counter] = OrderedDict()
         self.levels: OrderedDict[str, Counter] = OrderedDict()
         self.noted: OrderedDict[str, None] = OrderedDict()
@@ -111,7 +111,7 @@ class InMemory:
         return self.taken(claims, lease)
 
     def taken(self, claims: Sequence[Claim], lease: str) -> Verdict:
-        """The same, without being awaited."""
+        """As `take`, without being awaited."""
         now = self.time()
         counters: list[Counter] = []
         used: list[int] = []
@@ -140,7 +140,7 @@ class InMemory:
         return Verdict(now, used, ())
 
     def made(self, claim: Claim, now: float) -> Counter | None:
-        """None where it is not known what it begins with."""
+        """A new counter; None if its initial value is unknown."""
         if claim.spent is None:
             return None
         kind = self.windows if claim.window else self.levels
@@ -154,7 +154,7 @@ class InMemory:
                 return
             key = next(iter(kind))
             if isinstance(counter := kind[key], Level) and counter.held:
-                kind.move_to_end(key)  # however many are held, that is no more than there are calls
+                kind.move_to_end(key)  # the number of held counters is limited by that of running calls
             else:
                 del kind[key]
 
@@ -178,7 +178,7 @@ class InMemory:
                 level.spent = max(level.spent, total)
 
     async def renew(self) -> None:
-        """What nobody has used for long goes."""
+        """Drop counters that have not been used for long; there are no leases here."""
         now = self.time()
         for kind in (self.windows, self.levels):
             while kind and next(iter(kind.values())).stale(now):
@@ -195,4 +195,4 @@ class InMemory:
         return sorted(self.noted)
 
     async def idle(self) -> None:
-        """Nothing here takes time."""
+        """Returns at once, because settling takes no time here."""

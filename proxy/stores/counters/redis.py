@@ -1,4 +1,4 @@
-"""Counters in Redis, which all processes share: one script grants a call's claims, in one round trip."""
+"""Counters in Redis, shared by all processes: one script grants all claims of a call in one round trip."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from proxy.stores.counters import MOST_NAMES, Claim, Holding, Verdict
 from proxy.stores.keyvalue import StoreError
 
 SPACE: Final = "{gemmapy:limits}:"
-"""One hash tag, so that a cluster keeps on one node what one script needs."""
+"""A hash tag, so that all keys of a script are on the same node of a cluster."""
 NAMES: Final = f"{SPACE}names"
 LEASE: Final = 30.0
-"""Seconds after which what a dead process held comes free."""
+"""Seconds after which what a dead process held becomes free."""
 RENEW: Final = 10.0
 BATCH: Final = 500
 MONTH: Final = 32 * 86_400.0
@@ -27,20 +27,20 @@ MOST_UNSURE: Final = 10_000
 NOTHING: Final = b""
 
 Run: TypeAlias = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
-"""Commands, in one round trip; gives what each of them gave, or its exception."""
+"""Sends commands in one round trip; gives the result of each, or its exception."""
 
 
 class Script:
     def __init__(self, name: str) -> None:
         self.text = (Path(__file__).parent / f"{name}.lua").read_bytes()
-        # Redis names scripts so; nothing is guarded by it.
+        # Redis identifies scripts by SHA-1; this is not used for security.
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
 
     def call(self, keys: Sequence[str], arguments: Sequence[Any]) -> tuple[Any, ...]:
         return ("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
     def whole(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The same call for a Redis that does not know the script yet; now it does."""
+        """The same call with the script's text, for a Redis that does not know the script yet."""
         return ("EVAL", self.text, *call[2:])
 
 
@@ -51,8 +51,8 @@ Waiting: TypeAlias = tuple[Script, tuple[Any, ...], asyncio.Future[Any]]
 
 
 class Batch:
-    """What is sent in one turn of the event loop goes in one round trip, and so does what comes while one is under way:
-    most of what a command costs is the trip."""
+    """Combines the commands of one turn of the event loop, or those that come during a round trip, into one round trip,
+    which takes most of their time."""
 
     def __init__(self, run: Run, breaker: Breaker) -> None:
         self.run = run
@@ -61,12 +61,12 @@ class Batch:
         self.sending: asyncio.Task[None] | None = None
 
     def send(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> asyncio.Future[Any]:
-        """Gives StoreError where it cannot be done.  Whoever leaves does not undo it."""
+        """Send a script's call.  The future raises StoreError on failure; cancelling it does not stop the command."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self.waiting.append((script, script.call(keys, arguments), future))
         if self.sending is None or self.sending.done():
-            self.sending = loop.create_task(self.send_all())  # not one caller's
+            self.sending = loop.create_task(self.send_all())  # a separate task, so no caller's cancellation ends it
         return future
 
     async def send_all(self) -> None:
@@ -98,7 +98,7 @@ class Batch:
 
 
 class InRedis:
-    """run: sends commands; it is given up after the breaker's patience."""
+    """run: sends commands, with the breaker's timeout."""
 
     def __init__(self, run: Run, breaker: Breaker, clock: Clock) -> None:
         self.batch = Batch(run, breaker)
@@ -106,9 +106,9 @@ class InRedis:
         self.breaker = breaker
         self.clock = clock
         self.held: dict[str, Sequence[Claim]] = {}
-        """By lease, what this process holds."""
+        """What this process holds, by lease."""
         self.unsure: dict[str, Sequence[Claim]] = {}
-        """By lease, what Redis may hold for this process in vain, since a command failed."""
+        """What Redis may still hold although this process does not need it, because a command failed; by lease."""
         self.renewed = clock.monotonic()
 
     async def take(self, claims: Sequence[Claim], lease: str) -> Verdict:
@@ -122,7 +122,7 @@ class InRedis:
         except asyncio.CancelledError:
             future.add_done_callback(lambda told: self.undo(told, claims, lease))
             raise
-        except StoreError:  # perhaps of the answer only
+        except StoreError:  # perhaps only the answer was lost, and the claims were granted
             self.doubt(claims, lease)
             raise
         if lease and verdict.full < 0 and not verdict.unknown:
@@ -134,7 +134,7 @@ class InRedis:
             self.held[lease] = levels
 
     def undo(self, told: asyncio.Future[Any], claims: Sequence[Claim], lease: str) -> None:
-        """Whoever asked has left."""
+        """Return granted claims whose caller was cancelled."""
         if told.cancelled() or told.exception() is not None:
             return self.doubt(claims, lease)
         verdict = read(told.result(), len(claims))
@@ -157,7 +157,7 @@ class InRedis:
         future.add_done_callback(lambda told: self.settled(told, holding, done))
 
     def settled(self, told: asyncio.Future[Any], holding: Holding, done: Callable[[], None]) -> None:
-        if told.cancelled() or told.exception() is not None:  # the breaker has told it
+        if told.cancelled() or told.exception() is not None:  # the breaker has logged it
             self.doubt(holding.claims, holding.lease)
         done()
 
@@ -167,7 +167,7 @@ class InRedis:
             self.unsure[lease] = levels
 
     def let_go(self) -> None:
-        """Until Redis has heard it.  What was spent of it is lifted by whoever keeps records."""
+        """Try again to release what Redis may hold in vain.  `lift` corrects what was spent, from the records."""
         unsure, self.unsure = self.unsure, {}
         for lease, claims in unsure.items():
             self.settle(Holding(lease, claims, 0), [0] * len(claims), nothing)
@@ -225,7 +225,7 @@ def keys_of(claims: Sequence[Claim]) -> list[str]:
 
 
 def read(told: Sequence[int], count: int) -> Verdict:
-    """What take.lua says."""
+    """The result of take.lua as a Verdict."""
     if told[0] == 2:
         return Verdict(told[1], (), (), unknown=told[2:])
     used = told[2 : 2 + count]
@@ -236,7 +236,7 @@ def read(told: Sequence[int], count: int) -> Verdict:
 
 
 def nothing() -> None:
-    """Nobody waits for it."""
+    """A `done` callback for when nobody waits."""
 
 
 def milliseconds(seconds: float) -> int:
