@@ -52,6 +52,8 @@ class Taker:
 
 
 class Acceptor:
+    """Owns the listening sockets, and the connections until a worker has acknowledged them."""
+
     def __init__(self, listening: Sequence[socket.socket]) -> None:
         """listening: non-blocking; the acceptor closes them."""
         self.loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LONGEST: Final = 60.0
 """Seconds that a shutdown waits for cancelled tasks to end."""
 CALM: Final = 30.0
-"""Seconds by which chores that are not urgent are delayed when the server starts."""
+"""Maximum seconds by which chores that are not urgent are delayed when the server starts."""
 Result = TypeVar("Result")
 
 
@@ -98,7 +98,7 @@ class Chores:
         self.tasks: list[asyncio.Task[None]] = []
 
     def every(self, seconds: float, work: Callable[[], Awaitable[object]], name: str, calm: bool = False) -> None:
-        """Do `work` now and then every so many seconds.  calm: it is not urgent, so its first run is delayed."""
+        """Do `work` at once and then every `seconds` seconds.  calm: it is not urgent, so its first run is delayed."""
         self.tasks.append(self.background.start(now_and_then(work, seconds, self.over, calm), name))
 
     async def end(self, patience: float = 5.0) -> None:
@@ -116,7 +116,7 @@ class Chores:
 async def now_and_then(
     work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event, calm: bool = False
 ) -> None:
-    """Do `work` at once and then every so many seconds until `over` is set, which does not interrupt a run.
+    """Do `work` at once and then every `seconds` seconds until `over` is set, which does not interrupt a run.
 
     calm: it is not urgent, so the first run is delayed.
     Busy is ignored, because what raises it logs the outage; any other error is logged and ends only that run.

@@ -243,7 +243,7 @@ def shelf_of(config: Config, services: Services) -> Shelf:
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
-    """Check everything that `build` checks, without opening anything.  Raises ConfigError."""
+    """Check everything that `build` checks, without starting anything.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
     assembly = Assembly(config, source, services, urls, shelf_of(config, services))
     assembly.router(services)

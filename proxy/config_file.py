@@ -21,7 +21,7 @@ LOOK = 1.0
 """Seconds between two looks at the configuration file."""
 
 Read = Callable[[], tuple[Config, Source]]
-"""Raises ConfigError."""
+"""Reads the configuration.  Raises ConfigError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,6 @@ def place_of(fault: ErrorDetails, given: JSON) -> tuple[str | int, ...]:
 
 
 def path_of(place: Sequence[str | int]) -> str:
-    """As OpenAI writes it: `messages[0].content`."""
+    """A place as OpenAI writes it, such as `messages[0].content`."""
     text = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in place)
     return text.lstrip(".")[:LONGEST]

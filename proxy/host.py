@@ -170,7 +170,7 @@ def no_edge(*_: object) -> Any:
 class Host:
     """The services, and access to the pipeline that the plugin is part of.
 
-    send: sends a call of the plugin's own; with the route `internal` it does not come back to the plugin itself.
+    send: sends a call of the plugin's own, usually with the route `internal`, a chain that clients cannot reach.
     answer: writes the answer to a call as the edge does, as a stream if the call streams.
     models: the models of all upstreams.
     desk: reads requests to the plugin's own endpoints.

@@ -178,8 +178,8 @@ class Guard:
         return entitled(await identified, who)
 
     def keyless(self, request: web.BaseRequest, client: str) -> Caller:
-        """The caller if no authentication is configured: an admin if the request comes from this machine itself, and
-        not through a gateway."""
+        """The caller if no authentication is configured: an admin if the server listens only on this machine and the
+        request does not come through a gateway, else a user."""
         forwarded = any(name in request.headers for name in FORWARDED)
         here = self.local and is_loopback(client) and not forwarded
         return HERE if here else ELSEWHERE

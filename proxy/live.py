@@ -50,7 +50,7 @@ class Router:
                 self.methods.setdefault(route.path, set()).add(route.method)
 
     async def find(self, request: web.BaseRequest) -> tuple[Route, Mapping[str, str]]:
-        """Raises NotFound or WrongMethod."""
+        """The route of a request, and the values of the `{names}` in its path.  Raises NotFound or WrongMethod."""
         if route := self.exact.get((request.method, request.path)):
             return route, {}
         match = await self.patterns.resolve(request)  # type: ignore[arg-type]  # needs no more than a BaseRequest

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Made(Struct, eq=False):
-    """An answer that is held back until it has been checked, or is known to be needed.
+    """An answer that is read, but held back until it is certain that it will be delivered.
 
     model, upstream: which generate it, "" if unknown.  usage: as the upstream reported it.
     thought, said: characters of reasoning and of the rest; pieces: their events, about one per token.

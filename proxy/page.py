@@ -20,7 +20,7 @@ PARTS: Final = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """file: contains exactly one script and one style, and loads nothing."""
+    """file: contains exactly one script and one style, and loads nothing from elsewhere."""
 
     path: str
     file: Path

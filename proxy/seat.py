@@ -59,7 +59,8 @@ def ending(status: int) -> str:
 
 
 def program() -> list[str]:
-    """The command for a worker.  `-P` keeps it from importing a folder `proxy` of the working directory by mistake."""
+    """The command for a worker.  Unless this process itself was imported from the working directory, `-P` keeps the
+    worker from importing another folder `proxy` there."""
     here = sys.path[:1] in ([""], [os.getcwd()])
     return [sys.executable, *([] if here else ["-P"]), "-m", "proxy", "worker"]
 
@@ -203,6 +204,8 @@ class Life:
 
 
 class Seat:
+    """The place of one worker: starts its process, and another one after a pause whenever it ends."""
+
     def __init__(self, place: Place, acceptor: Acceptor, start: Callable[[], Start]) -> None:
         """start: gives the current first order for a worker at this place."""
         self.place = place

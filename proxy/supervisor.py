@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
+    """Starts the workers, passes reloads and signals on to them, and stops them in order."""
+
     def __init__(
         self, read: Read, found: tuple[Config, Source], told: Overrides, acceptor: Acceptor, url: str, folder: str
     ) -> None:

@@ -241,7 +241,7 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 @runtime_checkable
 class Plugin(Protocol):
-    """A member of a chain.  It may be a plain function that returns what `call_next`, or another coroutine, returns.
+    """A member of a chain.  `__call__` may also be a plain method that returns an awaitable, such as `call_next(call)`.
 
     Optional class attributes describe the plugin:
     fields, headers: names of the body fields and headers (in lower case) that are its own.

@@ -25,7 +25,7 @@ class User:
     disabled: int | None = None
 
     def told(self) -> dict[str, JSON]:
-        """As the API shows it, times in seconds."""
+        """The user in the API's form, with times in seconds."""
         return {
             "object": "user",
             "id": self.id,
@@ -59,7 +59,7 @@ class Key:
     last_used: int | None = None
 
     def told(self) -> dict[str, JSON]:
-        """As the API shows it, times in seconds."""
+        """The key in the API's form, with times in seconds."""
         return {
             "object": "key",
             "id": self.id,

@@ -15,7 +15,7 @@ from proxy.errors import ProxyError
 
 LOCK: Final = zlib.crc32(b"gemmapy-proxy accounts")
 KEPT, MARK = "keys", "mark"
-"""Names of rows."""
+"""Names of rows: the secret, and the mark of the secret that is in use."""
 
 
 class OtherSecret(ProxyError):

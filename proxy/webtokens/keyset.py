@@ -83,7 +83,7 @@ class KeySet:
         return found
 
     async def renewed(self) -> bool:
-        """Fetch the keys again, unless that was done recently; gives whether they are different now."""
+        """Fetch the keys again, unless that was done recently; gives whether a new set has arrived."""
         before = self.keys
         if self.services.clock.monotonic() - self.asked >= SELDOM:
             self.refresh()

@@ -1,4 +1,5 @@
--- KEYS: counters.  ARGV: what each has spent at least.
+-- Raises what counters have spent to at least these totals.
+-- KEYS: counters.  ARGV: for each, the total.
 for index, key in ipairs(KEYS) do
   local spent = tonumber(redis.call('HGET', key, 'spent'))
   if spent and spent < tonumber(ARGV[index]) then redis.call('HSET', key, 'spent', ARGV[index]) end

@@ -1,5 +1,7 @@
--- Leases live on.  KEYS: of each a counter, and its leases.  ARGV: milliseconds; then of each its member.
-local LEAST = 3600000 -- ms that a counter is kept at least of which something is held
+-- Renews leases.
+-- KEYS: for each lease its counter, and the sorted set of that counter's leases.
+-- ARGV: milliseconds until the leases expire; then for each its member of the set.
+local LEAST = 3600000 -- minimum ms for which a counter is kept while something of it is held
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 for index = 1, #KEYS / 2 do

@@ -1,8 +1,9 @@
--- Counts what was taken in the end.
--- KEYS: as for take.lua.  ARGV: the name of the lease; when it was granted; then of each claim its window in ms, the
--- amount that was granted, and the one that was taken.
+-- Counts what was actually used of granted claims.
+-- KEYS: as for take.lua.
+-- ARGV: the name of the lease; when it was granted; then for each claim its window in ms, the amount that was granted,
+-- and the amount that was used.
 local SLOTS = 60
-local IDLE = 600000 -- ms that a counter is kept of which nothing was ever spent
+local IDLE = 600000 -- ms for which a counter is kept of which nothing was spent
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local lease, granted_at = ARGV[1], tonumber(ARGV[2])
@@ -30,7 +31,7 @@ end
 
 local function settle_level(key, leases, granted, taken)
   local kept = redis.call('HMGET', key, 'spent', 'held')
-  if not kept[1] then return end -- lost; whoever needs it next says with what it begins
+  if not kept[1] then return end -- the counter was lost; the next claim brings its initial value
   local spent, held = tonumber(kept[1]) + taken, tonumber(kept[2]) or 0
   if granted > 0 and redis.call('ZREM', leases, lease .. ':' .. string.format('%.0f', granted)) == 1 then
     held = math.max(0, held - granted)

@@ -1,10 +1,9 @@
 -- Grants all claims or none.
--- KEYS: of each claim its counter, and the leases of what is held of it (the same key again where it has a window).
--- ARGV: the name of the lease, or "" to look only; the milliseconds that it lives; then of each claim its window in ms
--- (0 is none), the most, the amount, the ms that its counter is kept, and with what it begins ("" where unknown).
--- Gives {0, now, used…} where all was granted; {1, now, used…, whole…, index, wait} where one is full or it only looked,
--- the index then -1; {2, now, indexes…} where it
--- has to be told with what some begin.
+-- KEYS: for each claim its counter, and the sorted set of its leases (the same key again if it has a window).
+-- ARGV: the name of the lease, or "" to only read; the milliseconds until it expires; then for each claim its window in
+-- ms (0 means none), its limit, its amount, the ms for which its counter is kept, and its initial value ("" if unknown).
+-- Gives {0, now, used…} if all were granted; {1, now, used…, whole…, index, wait} if the claim at this index is above
+-- its limit, or with the index -1 if it only read; {2, now, indexes…} if these claims need an initial value.
 local SLOTS = 60
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -22,7 +21,7 @@ local function look_at_window(one)
   one.width = one.window / SLOTS
   one.slot = math.floor(now / one.width)
   local kept = redis.call('HMGET', one.key, 'total', 'oldest', 'newest')
-  if kept[3] and tonumber(kept[3]) > one.slot + SLOTS then -- the clock was set back: it would be full until then
+  if kept[3] and tonumber(kept[3]) > one.slot + SLOTS then -- the clock was set back: the amounts would not expire until then
     redis.call('DEL', one.key)
     kept = {}
   end
@@ -46,7 +45,7 @@ local function look_at_level(one)
   local kept = redis.call('HMGET', one.key, 'spent', 'held')
   one.fresh = not kept[1]
   if one.fresh then
-    redis.call('DEL', one.leases) -- of a counter that was lost
+    redis.call('DEL', one.leases) -- left over from a counter that was lost
     one.spent = tonumber(one.spent)
     one.held = 0
   else
@@ -66,7 +65,7 @@ local function look_at_level(one)
 end
 
 local function wait_for(one)
-  if one.window == 0 then return one.spent + one.amount <= one.most and 0 or -1 end -- 0: others hold it
+  if one.window == 0 then return one.spent + one.amount <= one.most and 0 or -1 end -- 0: when others settle
   local left = one.used + one.amount - one.most
   for slot = one.oldest, one.newest do
     left = left - (tonumber(redis.call('HGET', one.key, slot)) or 0)
