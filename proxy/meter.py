@@ -178,7 +178,7 @@ class Tally(Heard, eq=False, kw_only=True):
         return BROKEN
 
     def ended(self, error: str, tries: int) -> CallEnded:
-        """tries: how often an upstream was asked, if no fact says so."""
+        """tries: how often an upstream was asked, if the facts do not say it."""
         now, call, fact = self.host.clock.monotonic(), self.call, self.facts.get
         cache = "miss" if self.owed else "shared" if self.spares else fact("cache", "")
         kept = cache in KEPT

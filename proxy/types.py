@@ -225,7 +225,7 @@ class Caller:
     def whose(self, user: str | None) -> str | None:
         """The user whose figures this caller gets when it asks for those of `user`; None means all users.
 
-        Raises Denied if a caller who is no admin asks for another user.
+        Raises Denied if a caller who is not an admin asks for another user.
         """
         if self.is_admin:
             return user

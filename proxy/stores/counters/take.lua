@@ -1,9 +1,9 @@
 -- Grants all claims or none.
 -- KEYS: for each claim its counter, and the sorted set of its leases (the same key again if it has a window).
 -- ARGV: the name of the lease, or "" to only read; the milliseconds until it expires; then for each claim its window in
--- ms (0 means none), its limit, its amount, the ms for which its counter is kept, and its initial value ("" if unknown).
--- Gives {0, now, used…} if all were granted; {1, now, used…, whole…, index, wait} if the claim at this index is above
--- its limit, or with the index -1 if it only read; {2, now, indexes…} if these claims need an initial value.
+-- ms (0 means none), its limit, its amount, the ms for which its counter is kept, its initial value ("" if unknown).
+-- Gives {0, now, used…} if all were granted; {1, now, used…, whole…, index, wait} if the claim at this index is
+-- above its limit, or with the index -1 if it only read; {2, now, indexes…} if these claims need an initial value.
 local SLOTS = 60
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -21,7 +21,7 @@ local function look_at_window(one)
   one.width = one.window / SLOTS
   one.slot = math.floor(now / one.width)
   local kept = redis.call('HMGET', one.key, 'total', 'oldest', 'newest')
-  if kept[3] and tonumber(kept[3]) > one.slot + SLOTS then -- the clock was set back: the amounts would not expire until then
+  if kept[3] and tonumber(kept[3]) > one.slot + SLOTS then -- the clock was set back; it would stay full
     redis.call('DEL', one.key)
     kept = {}
   end
