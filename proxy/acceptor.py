@@ -76,6 +76,7 @@ class Acceptor:
             self.hang_up(taker)
 
     def answered(self, taker: Taker) -> None:
+        """Read a worker's acknowledgements; reading nothing means that it has closed the channel or died."""
         try:
             said = taker.channel.recv(WINDOW)
         except BlockingIOError:

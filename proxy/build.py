@@ -258,6 +258,7 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
 
 
 async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
+    """Open what must be open before the first call.  If that fails, everything is closed again."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(shelf.aclose)
         tell_unwritable(shelf)

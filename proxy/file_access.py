@@ -44,6 +44,8 @@ Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
 
 
 class Teller(Protocol):
+    """Extracts the text of files."""
+
     async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
         """A file's text, as a model is shown it, of at most `most` characters.
 

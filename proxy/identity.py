@@ -185,6 +185,7 @@ class Guard:
         return HERE if here else ELSEWHERE
 
     def identify(self, request: web.BaseRequest) -> Caller | Awaitable[Caller]:
+        """The caller by the identity header, else by the bearer token.  Raises Unauthenticated."""
         if self.header is not None and (told := self.told(request, self.header)) is not None:
             return told
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")

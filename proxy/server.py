@@ -207,6 +207,7 @@ async def serving(
 
 @asynccontextmanager
 async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> AsyncIterator[None]:
+    """Accept connections until the block is left, then drain."""
     front = Front(server.live, tell, server.readiness, server.services.place.server)
     http = HttpServer(
         front,

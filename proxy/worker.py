@@ -60,6 +60,7 @@ class Intake:
         self.loop.add_reader(self.channel, self.arrived)
 
     def arrived(self) -> None:
+        """Receive connections until none is waiting; the end of the channel means that there will be no more."""
         for _ in range(BATCH):
             try:
                 said, found, _, _ = socket.recv_fds(self.channel, 1, 1)
@@ -177,6 +178,7 @@ class Worker:
         self.stop.set()  # the supervisor was killed
 
     async def renew(self, server: Server, text: str) -> None:
+        """Apply a new configuration and report the outcome to the supervisor."""
         before, self.text = self.text, text
         try:
             await server.renew()

@@ -86,6 +86,7 @@ class Source:
             raise ConfigError(list(dict.fromkeys(problems))) from None
 
     def _fill(self, loader: Any, node: yaml.Node, env: Mapping[str, str]) -> None:
+        """Replace environment variables in all values, not in keys, and note duplicate keys."""
         match node:
             case yaml.ScalarNode(value=text) if "${" in text:
                 node.value = VARIABLE.sub(lambda found: self._value(found, node, env), text)

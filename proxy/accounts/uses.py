@@ -24,6 +24,8 @@ Write = Callable[[Mapping[str, int]], Awaitable[None]]
 
 
 class Uses:
+    """Collects when keys are used, and writes the times together."""
+
     def __init__(self, write: Write, clock: Clock, background: Background) -> None:
         self.write = write
         self.clock = clock

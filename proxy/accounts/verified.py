@@ -109,6 +109,7 @@ class Verified:
         return known.caller
 
     async def looked_up(self, digest: bytes, hash: str) -> Outcome:
+        """Wait for a query to the database that includes this key, `PATIENCE` seconds at most."""
         now = self.clock.monotonic()
         if now < self.away or (self.busy and now - self.asked > PATIENCE):
             return unavailable()

@@ -79,6 +79,7 @@ class Database:
         self.turn = asyncio.Lock()
 
     def opened(self, connections: int) -> AsyncEngine:
+        """The engine, with a pool of this many connections."""
         driver: URL = self.url.set(drivername=DRIVERS[self.dialect])
         sizes: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_timeout": self.timeout}
         sizes["hide_parameters"] = True  # errors are logged, and the values may be secret

@@ -73,6 +73,7 @@ class Disk:
         return await asyncio.get_running_loop().run_in_executor(self.thread, lambda: self.done(work))
 
     def done(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Run `work` in a transaction; called in the thread.  A damaged file is replaced for the next operation."""
         if self.closed:
             raise StoreError(f"{self.path} is closed")
         if self.opened is None:

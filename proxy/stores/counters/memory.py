@@ -101,6 +101,8 @@ Counter = Window | Level
 
 
 class InMemory:
+    """Counters for a server of a single process."""
+
     def __init__(self, clock: Clock) -> None:
         self.time = clock.monotonic  # so that setting the system's clock changes no limit
         self.windows: OrderedDict[str, Counter] = OrderedDict()

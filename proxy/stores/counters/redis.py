@@ -31,6 +31,8 @@ Run: TypeAlias = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
 
 
 class Script:
+    """A Lua script beside this file, called by its digest."""
+
     def __init__(self, name: str) -> None:
         self.text = (Path(__file__).parent / f"{name}.lua").read_bytes()
         # Redis identifies scripts by SHA-1; this is not used for security.
@@ -75,6 +77,7 @@ class Batch:
             await self.sent(some)
 
     async def sent(self, waiting: Sequence[Waiting]) -> None:
+        """Send commands; those whose script Redis does not know are sent again with its text."""
         try:
             told = await self.breaker.do(self.run([call for _, call, _ in waiting]))
             unheard = [index for index, one in enumerate(told) if isinstance(one, NoScriptError)]
