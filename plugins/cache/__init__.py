@@ -1,3 +1,3 @@
-"""Answers that were given before, and one generation for all who ask the same at once."""
+"""Caching of answers; equal calls at the same time share one generation."""
 
 from plugins.cache.plugin import Cache as Cache

@@ -1,4 +1,4 @@
-"""Looking into the cache, and taking things out of it: owners their own, admins all."""
+"""The cache's endpoints: statistics and removal of entries, for callers of their own, for admins of all."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from proxy.stores.memory import Memory
 from proxy.types import JSON, Route
 
 BATCH: Final = 1000
-"""Entries taken out at once."""
+"""Entries deleted at once."""
 PAUSE: Final = 100
-"""Entries that are looked at before others may go on: there may be hundreds of thousands."""
+"""Entries scanned before the event loop gets a turn: there may be hundreds of thousands."""
 
 
 LONGEST: Final = 10_000
-"""Characters of a pattern: every entry is looked through for it, and others wait meanwhile."""
+"""Maximum characters of a pattern: searching an entry for it blocks the event loop."""
 
 Said = Annotated[str, Field(min_length=1)]
 
@@ -43,11 +43,11 @@ class Clear(Strict):
 
 
 class ClearExpired(Strict):
-    """It has no fields: whoever names one wants something else."""
+    """Has no fields, so that any given one is refused."""
 
 
 class Invalidate(Strict):
-    """Which entries go; all that is said must fit, and something must be."""
+    """Which entries are removed: those that match all given criteria, of which at least one is required."""
 
     key: Said | None = None
     model: Said | None = None
@@ -55,9 +55,9 @@ class Invalidate(Strict):
     older_than: NonNegativeFloat | None = None
     """Seconds."""
     text: Annotated[str, Field(min_length=1, max_length=LONGEST)] | None = None
-    """What the prompt contains, whatever the case of its letters; `*` stands for anything."""
+    """Text that the prompt contains, ignoring case; `*` matches anything."""
     confirm: bool = False
-    """Unless true nothing is taken out, and the answer says how many would be."""
+    """Unless true, nothing is removed; the answer says how many entries would be."""
 
     @model_validator(mode="after")
     def _something(self) -> Invalidate:
@@ -71,10 +71,10 @@ EVERYTHING: Final = Invalidate.model_construct()
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """common: all callers share their entries, so that only admins may take any out.
+    """common: whether all callers share their entries, so that only admins may remove any.
 
-    written: returns when what was answered by now is in the store; else it would be missed here, and come afterwards.
-    cleared: told what is taken out, so that what is under way does not come afterwards either.
+    written: returns when all answers so far are in the store; otherwise later writes would escape a removal.
+    cleared: called with what is removed, so that answers still being generated are not cached afterwards.
     """
 
     store: KeyValue
@@ -84,7 +84,7 @@ class Api:
     written: Callable[[], Awaitable[None]]
     cleared: Callable[[str, Callable[[Entry], bool]], None]
     more: Callable[[], dict[str, JSON]]
-    """Further counts, for admins."""
+    """Gives further statistics, for admins."""
 
     def routes(self) -> Iterable[Route]:
         yield Route("GET", "/api/cache/stats", self.told, "user")
@@ -93,17 +93,20 @@ class Api:
         yield Route("POST", "/api/cache/invalidate", self.invalidate, "user")
 
     def place(self, alone: bool) -> dict[str, JSON]:
-        """Of several workers the one that answers, where this is of it alone."""
+        """Names the worker that answers, if there are several and the answer covers this one only."""
         place = self.host.services.place
         return {"worker": place.index, "workers": place.count} if alone and place.count > 1 else {}
 
     @property
     def own(self) -> bool:
-        """Whether every process has a store of its own, so that others are not reached from this one."""
+        """Whether the store is this process's own, so that other workers' entries cannot be reached."""
         return isinstance(self.store, Memory)
 
     def prefix(self, request: web.BaseRequest, named: str | None) -> str:
-        """What the keys begin with that this caller may see.  Raises Denied."""
+        """The key prefix of the entries that a request may see.  named: the caller it asks for.
+
+        Raises Denied, or BadCall if entries are shared and cannot be selected by caller.
+        """
         caller = self.host.desk.caller(request)
         if caller.is_admin:
             if named is not None and self.common:
@@ -115,17 +118,17 @@ class Api:
         return key.prefix_of("cache", caller.name)
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Counts of the server since its start, and the entries that this caller may see."""
+        """The size of the entries that this caller may see; for admins also the counts since the server started."""
         told = {**self.stats.told(), **self.more()} if self.host.desk.caller(request).is_admin else {}
         await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
-        except StoreError:  # the counts are told all the same
+        except StoreError:  # the counts are still returned
             kept = {"entries": None, "bytes": None, "entries_by_model": None}
         return document({**kept, **told, **self.place(self.own or bool(told))})
 
     async def entries(self, prefix: str) -> AsyncIterator[Entry]:
-        """Those in the store; nobody else waits until all were looked at."""
+        """The store's entries, with regular turns for the event loop."""
         count = 0
         async for one in self.store.entries(prefix):
             yield one
@@ -188,7 +191,7 @@ class Api:
 
 @asynccontextmanager
 async def available(written: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """The store with everything in it.  Raises Busy while it is away."""
+    """Wait until pending answers are written, then use the store.  Raises Busy while it cannot be used."""
     await written()
     try:
         yield
@@ -197,12 +200,12 @@ async def available(written: Callable[[], Awaitable[None]]) -> AsyncIterator[Non
 
 
 def same_model(one: str, other: str) -> bool:
-    """Ollama's names may leave out `:latest`."""
+    """Whether two names mean the same model: Ollama's names may omit `:latest`."""
     return one.lower().removesuffix(":latest") == other.lower().removesuffix(":latest")
 
 
 def contains(words: str, pattern: str) -> bool:
-    """One pass over the words, however many `*` there are."""
+    """Whether the words match a pattern with `*`, in a single pass however many `*` it has."""
     words, at = words.lower(), 0
     for part in filter(None, pattern.lower().split("*")):
         at = words.find(part, at)

@@ -1,4 +1,4 @@
-"""What the cache keeps for one caller: told, or taken out."""
+"""The cached answers of one caller, for export and deletion."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from proxy.types import JSON, Text
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Where callers do not share their entries; shared ones are nobody's."""
+    """Used only if callers do not share entries: shared ones belong to nobody."""
 
     store: KeyValue
     written: Callable[[], Awaitable[None]]
-    """Returns when what was answered by now is in the store."""
+    """Returns when all answers so far are in the store."""
     cleared: Callable[[str], None]
-    """Told what is taken out, so that what is under way does not come afterwards."""
+    """Called with the prefix that is removed, so that answers still being generated are not cached afterwards."""
     name: str = "cache"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:

@@ -1,4 +1,4 @@
-"""What one request wants of the cache.  Source: RFC 9111, section 5.2.1, for `Cache-Control` in requests."""
+"""Cache directives of a request.  Source: RFC 9111, section 5.2.1, for `Cache-Control` in requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_AGE: Final = re.compile(r"\s*max-age\s*=\s*\"?(\d{1,9})\"?\s*")
 
 
 class NotKept(UpstreamError):
-    """Only a kept answer was wanted, and there is none.  Source: RFC 9111, section 5.2.1.7, which makes it a 504."""
+    """`only-if-cached` was sent and nothing is cached: a 504.  Source: RFC 9111, section 5.2.1.7."""
 
     def __init__(self) -> None:
         super().__init__("No answer to this is kept, and no other was wanted.", "timeout", code="not_cached")
@@ -25,9 +25,9 @@ class NotKept(UpstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Directives:
-    """reads: whether a kept answer will do; keeps: whether the new one may be kept, and others may share it.
+    """reads: whether a cached answer is accepted; keeps: whether a new one may be cached and shared with others.
 
-    oldest: seconds that a kept answer may have; only: no new answer is wanted; ttl: seconds that one is kept.
+    oldest: maximum age of a cached answer in seconds; only: nothing is generated; ttl: seconds to cache an answer.
     """
 
     reads: bool = True
@@ -41,14 +41,14 @@ NONE: Final = Directives()
 
 
 def directives_of(call: Call) -> Directives:
-    """Raises BadCall for a wish that cannot be read."""
+    """The directives in a call's headers and body.  Raises BadCall for an invalid time to live."""
     if not call.headers and not call.extra:
         return NONE
     use = call.extra.get(FIELD)
     control = call.headers.get(CONTROL, "").lower()
     told = {one.strip() for one in control.split(",")}
     only = "only-if-cached" in told
-    # Of what is stored already `no-store` says nothing (section 5.2.1.5), and nothing is made for who wants only that.
+    # `no-store` does not concern what is stored already (section 5.2.1.5), and `only-if-cached` generates nothing new.
     keeps = use is not False and (only or "no-store" not in told)
     found = next((match for one in told if (match := MAX_AGE.fullmatch(one))), None)
     return Directives(

@@ -1,4 +1,4 @@
-"""An answer as it is kept: its events, what was told of it, and what it took."""
+"""A cached answer in its stored form: events, facts and duration."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SMALL: Final = b"z"
 COMPRESSED: Final = 4096
 """Bytes above which an entry is compressed."""
 LARGEST: Final = 256 * 1024 * 1024
-"""Bytes that an entry may have once it is inflated."""
+"""Maximum bytes of an entry after decompression."""
 PIECES: Final = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")
 LONG: Final = 32
-"""Characters above which a text is replayed in pieces: it was not one token."""
+"""Characters above which a text is replayed in pieces: it was more than one token."""
 VECTOR: Final = struct.Struct("!cII")
-"""Before the floats of one embedding: a mark, the tokens of its text, plus one if they are known, and the bytes of what
-was told of it, which come next."""
+"""Header before the floats of an embedding: a mark; the tokens of its text plus one, or 0 if unknown; and the length in
+bytes of its facts, which come next."""
 MARK: Final = b"w"
 GOOD: Final = frozenset({"stop", "tool_calls"})
-"""Why an answer ended that is worth keeping; the other ones have reached their limit."""
+"""Finish reasons of complete answers."""
 WITH_LENGTH: Final = GOOD | {"length"}
 FACTS: Final = ("model", "upstream", "digest", "params")
-"""What was told of an answer that is told again with its copy."""
+"""The facts of a reply that are stored, and repeated with the cached copy."""
 
 
 class Entry(Struct, frozen=True, array_like=True):
@@ -53,7 +53,7 @@ class Entry(Struct, frozen=True, array_like=True):
 
     @classmethod
     def unpack(cls, packed: bytes) -> Entry | None:
-        """None for what is malformed, or was kept by another version."""
+        """None if it is malformed or was written by an incompatible version."""
         try:
             found = READER.decode(packed[1:] if packed[:1] == PLAIN else inflated(packed))
         except (ValueError, msgspec.MsgspecError, RecursionError, zlib.error):
@@ -62,12 +62,12 @@ class Entry(Struct, frozen=True, array_like=True):
 
 
 WRITER: Final = msgspec.json.Encoder(enc_hook=dict)
-"""Mappings of another type are written, too."""
+"""`enc_hook` converts mappings that are not dicts."""
 READER: Final = msgspec.json.Decoder(Entry)
 
 
 def unpacked(packed: bytes) -> Entry | None:
-    """The same; what is small and was read a moment ago is not read again."""
+    """`Entry.unpack`, with small entries remembered."""
     return _remembered(packed) if len(packed) <= COMPRESSED else Entry.unpack(packed)
 
 
@@ -75,13 +75,13 @@ _remembered = lru_cache(512)(Entry.unpack)
 
 
 def of_kept(kept: Kept | None) -> tuple[Entry, float] | None:
-    """The answer, and when it was given; None for what is malformed, too."""
+    """The answer and when it was given, in Unix seconds; None if there is none or it is malformed."""
     found = None if kept is None else unpacked(kept.value)
     return None if kept is None or found is None else (found, kept.born)
 
 
 def inflated(packed: bytes) -> bytes:
-    """Raises ValueError or zlib.error."""
+    """The decompressed bytes.  Raises ValueError or zlib.error."""
     if packed[:1] != SMALL:
         raise ValueError("neither plain nor compressed")
     stream = zlib.decompressobj()
@@ -92,29 +92,29 @@ def inflated(packed: bytes) -> bytes:
 
 
 def told(facts: Mapping[str, str]) -> Mapping[str, str]:
-    """Those of an answer's facts that its copies tell, too."""
+    """The facts of a reply that are stored with its copy."""
     return _told(*map(facts.get, FACTS))
 
 
 @lru_cache(256)
 def _told(*values: str | None) -> Mapping[str, str]:
-    """The same ones for many answers."""
+    """Cached, since many answers have the same facts."""
     return {name: value for name, value in zip(FACTS, values, strict=True) if value is not None}
 
 
 def is_told(facts: object) -> bool:
-    """Whether these are such facts."""
+    """Whether these are valid stored facts."""
     return isinstance(facts, dict) and facts.keys() <= set(FACTS) and all(type(one) is str for one in facts.values())
 
 
 def is_of(facts: Mapping[str, str], stamp: str) -> bool:
-    """Whether the model of this stamp has answered: not another in its place, nor other weights by its name, which one
+    """Whether the model with this stamp has answered: not a fallback, nor other weights under the same name, which one
     of an upstream's hosts may have."""
     return "fallback" not in facts and facts.get("digest", "") in stamp
 
 
 def complete(events: Iterable[Event], length: bool) -> bool:
-    """Whether these events are an answer worth keeping.  length: also one that was cut by its limit."""
+    """Whether these events are a complete answer.  length: whether one that ended at its token limit counts, too."""
     good = WITH_LENGTH if length else GOOD
     ends = [event.reason in good for event in events if type(event) is Finish]
     return bool(ends) and all(ends)
@@ -125,7 +125,7 @@ def usage_of(events: Iterable[Event]) -> Usage | None:
 
 
 def in_pieces(events: Iterable[Event]) -> Iterable[Event]:
-    """For a stream: a text that came whole is told word by word, as its client expects."""
+    """The events for a stream: a long text is split into words, as a streaming client expects."""
     for event in events:
         if isinstance(event, Text) and len(event.text) > LONG and not event.logprobs:
             yield from (Text(piece, event.choice) for piece in PIECES.findall(event.text))
@@ -133,7 +133,7 @@ def in_pieces(events: Iterable[Event]) -> Iterable[Event]:
             yield event
 
 
-# --- embeddings: one entry a text --------------------------------------------------------------------
+# --- embeddings: one entry per text ------------------------------------------------------------------
 
 
 def pack_vector(vector: NDArray[np.float32], tokens: int | None, facts: Mapping[str, str]) -> bytes:
@@ -142,7 +142,7 @@ def pack_vector(vector: NDArray[np.float32], tokens: int | None, facts: Mapping[
 
 
 def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None, Mapping[str, str]] | None:
-    """None for what is malformed, or was kept by another version."""
+    """Vector, tokens and facts; None if it is malformed or was written by an incompatible version."""
     import numpy as np
 
     if len(packed) <= VECTOR.size or packed[:1] != MARK:
@@ -160,7 +160,7 @@ def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None, Mappi
 
 
 def shared_out(total: int | None, texts: Sequence[str]) -> list[int | None]:
-    """Tokens of each text, by its share of the characters; they add up to the total."""
+    """The tokens of each text, estimated by its share of the characters; they add up to the total."""
     if total is None:
         return [None] * len(texts)
     lengths = [len(text) + 1 for text in texts]

@@ -1,4 +1,4 @@
-"""One generation for all who ask the same at once."""
+"""One generation shared by all identical calls that arrive while it runs."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from proxy.types import Call, Deadline, Event, Events, Handler, Reply, Usage
 
 
 class Flight(Struct, eq=False):
-    """A call under way, and everything it has said so far.
+    """A running generation, with all its events so far.
 
-    It runs in a task of its own, so that its first caller may leave while others read on; when the last one leaves
-    it is cancelled.  Its events are kept until it ends: as much as one answer.
+    It runs in its own task, so that the first caller can disconnect while others continue to read; when the last one
+    leaves, it is cancelled.  All its events stay in memory until it ends: one answer's worth.
 
-    One of its readers pays for all of it: the first, and when that one leaves before the end, the next one who stays.
-    To all others it is `shared`.
+    One reader pays for the whole generation: the first, or, when that one leaves before the end, the next remaining
+    one.  For all others the answer counts as `shared`.
     """
 
     began: float
     """Monotonic seconds."""
     ended: Callable[[Flight], None]
-    """Called when it can be joined no more, before its readers go on."""
+    """Called when the flight can no longer be joined, before its readers resume."""
     deadline: Deadline | None = None
-    """When the last of its readers does not wait any more: its own, which is put off."""
+    """The latest of its readers' deadlines; joining readers extend it."""
     events: list[Event] = []
     facts: Mapping[str, str] = {}
     error: Exception | None = None
     over: bool = False
     whole: bool = False
-    """Whether it was asked for a whole answer, whose texts have no pieces."""
+    """Whether the first call was not streamed, so that texts arrive in one event each."""
     abandoned: bool = False
-    """Whether its last reader has left, so that nobody may join any more."""
+    """Whether its last reader has left, so that nobody can join any more."""
     readers: dict[object, Callable[[str], None]] = {}
-    """In the order in which they came, with who tells each of them why it waits."""
+    """The readers in order of arrival, each with its progress callback."""
     payer: object = None
     asked: Heard = field(default_factory=Heard)
     task: asyncio.Task[None] | None = None
@@ -48,13 +48,13 @@ class Flight(Struct, eq=False):
 
     @classmethod
     def of(cls, began: float, ended: Callable[[Flight], None], deadline: Deadline | None) -> Flight:
-        """deadline: its first caller's, which is not put off."""
+        """deadline: the first caller's; it is copied, so that extending the flight's does not change it."""
         return cls(began, ended, None if deadline is None else Deadline(deadline.at))
 
     def begun_by(self, call: Call, call_next: Handler, background: Background) -> Awaitable[Reply]:
-        """The reply for its first reader.  Raises Busy.
+        """Start the generation; gives the reply for its first reader.  Raises Busy.
 
-        It goes on at once to where it has to wait, so that who comes next may find it there, or over already.
+        It runs immediately up to its first wait, so that it may already be over when this returns.
         """
         reader = self.entered(call)
         self.task = background.begin(self.run(call, call_next, background), "generating a shared answer")
@@ -70,9 +70,9 @@ class Flight(Struct, eq=False):
                 self.events += reply.events.rest
             else:
                 await self.read(reply)
-        except Exception as error:  # raised by every reader
+        except Exception as error:  # raised again for every reader
             self.error = error
-        except BaseException:  # cancelled, and by its last reader unless the server stops
+        except BaseException:  # cancelled: its last reader has left, or the server is shutting down
             self.error = UpstreamError("The generation was broken off.", "cut")
             raise
         finally:
@@ -101,20 +101,20 @@ class Flight(Struct, eq=False):
                 one.set_result(None)
 
     def news(self) -> asyncio.Future[None]:
-        """Done when more is known."""
+        """A future that is done when there are new events, the flight has ended, or the payer has changed."""
         waiter = asyncio.get_running_loop().create_future()
         self.waiting.append(waiter)
         return waiter
 
     def joined(self, call: Call) -> Awaitable[Reply]:
-        """A reply of its own for one more reader: all that was said, and then what is being said.
+        """A reply for one more reader: all events so far, then the new ones as they arrive.
 
-        Raises what the generation failed with before its first event.
+        Raises the generation's error if it fails before its first event.
         """
         return self.heard(call, self.entered(call))
 
     def entered(self, call: Call) -> object:
-        """One more reader."""
+        """Add a reader; gives its identity."""
         reader = object()
         self.readers[reader] = call.progress
         if self.payer is None:
@@ -140,7 +140,7 @@ class Flight(Struct, eq=False):
         return Reply.of(self.reading(call, reader, pays), **facts).on_close(lambda: self.leave(call, reader))
 
     def cut(self, events: Iterable[Event], call: Call) -> Iterable[Event]:
-        """As this reader expects them."""
+        """The events in the form this reader expects: long texts in pieces if it streams and the flight does not."""
         return in_pieces(events) if self.whole and call.stream else events
 
     async def reading(self, call: Call, reader: object, pays: bool) -> Events:
@@ -160,9 +160,9 @@ class Flight(Struct, eq=False):
             await self.news()
 
     def leave(self, call: Call, reader: object, why: Sequence[object] = ()) -> None:
-        """why: the message with which it was cancelled, for the generation if it is the last."""
+        """Remove a reader; the last one cancels the generation.  why: the reader's cancellation message, passed on."""
         del self.readers[reader]
-        if self.payer is reader and (self.over or not self.readers):  # nobody else pays any more
+        if self.payer is reader and (self.over or not self.readers):  # no other reader can become the payer
             self.asked.retold(call.observer)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
@@ -175,13 +175,13 @@ class Flight(Struct, eq=False):
 
 
 def name_of(where: str, call: Call) -> str:
-    """Under which an answer is shared while it is under way: a fallback may lead one key to a model that is closed to
-    another."""
+    """The name under which a running generation is shared.  It includes the models that the API key allows: a
+    fallback may lead one key to a model that is closed to another."""
     return where if call.models is None else f"{where} {sorted(call.models)}"
 
 
 def owed(events: Sequence[Event]) -> Owed:
-    """With what a reader of these events was told already."""
+    """The event that makes a reader the payer, with the usage that it has already seen in these events."""
     told = next((event for event in reversed(events) if isinstance(event, Usage)), None)
     if told is None:
         return Owed(None, None)
@@ -190,5 +190,5 @@ def owed(events: Sequence[Event]) -> Owed:
 
 
 def own(error: Exception) -> Exception:
-    """Each reader's own copy: whoever stands around it may tell more of it."""
+    """A copy of an error for one reader, since plugins around it may add details."""
     return error.copied() if isinstance(error, ProxyError) else error

@@ -1,4 +1,4 @@
-"""What was taken out while answers were under way: these are not kept afterwards, nor given to who asks then."""
+"""Remembers clearings of the cache, so that answers still being generated are not cached or joined afterwards."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from proxy.host import Clock
 from proxy.stores.keyvalue import Entry
 
 MOST: Final = 100
-"""Invalidations that are remembered; of what began before an older one nothing is kept."""
+"""Invalidations that are remembered.  An answer that began before a forgotten one is not cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """at: monotonic seconds.  prefix: of the keys that it was about."""
+    """at: monotonic seconds.  prefix: of the keys it applies to.  fits: whether it removes an entry with such a key."""
 
     at: float
     prefix: str
@@ -28,27 +28,27 @@ def everything(entry: Entry) -> bool:
 
 
 class Invalidations:
-    """Of one process: what another one has under way it does not know of."""
+    """The invalidations made in this process; those of other processes are not known here."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.last: deque[Invalidation] = deque()
-        """In the order of their times."""
+        """Oldest first."""
         self.forgotten = float("-inf")
-        """When the newest was that is remembered no more."""
+        """Monotonic seconds of the newest clearing that is no longer in `last`."""
 
     def add(self, prefix: str, fits: Callable[[Entry], bool] = everything) -> None:
-        """Everything with such keys that fits is taken out now."""
+        """Record that all entries with this prefix that fit are removed now."""
         self.last.append(Invalidation(self.clock.monotonic(), prefix, fits))
         if len(self.last) > MOST:
             self.forgotten = self.last.popleft().at
 
     def took(self, began: float, where: str, label: Callable[[], bytes]) -> bool:
-        """Whether an answer of this key would be gone, had it been there since its generation began.
+        """Whether a clearing since the generation began would have removed its answer.
 
-        began: monotonic seconds.  label: what the entry could be found by.
+        began: monotonic seconds.  where: the answer's key.  label: gives the label of its entry.
         """
-        if not self.last or self.last[-1].at < began:  # as nearly always
+        if not self.last or self.last[-1].at < began:  # nearly always the case
             return False
         if began <= self.forgotten:
             return True

@@ -1,4 +1,4 @@
-"""What makes two calls equal: everything that the upstream will be asked, and who may share the answer."""
+"""Cache keys: a digest of everything that is sent to the upstream, prefixed by the tenant that shares the answer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from msgspec.structs import asdict, replace
 from proxy.types import JSON, Ask, Call, Chat, Complete, Embed, Image, Message
 
 VERSION: Final = "3"
-"""Of the key and of what is kept under it; another one finds nothing that was kept before."""
+"""Version of keys and entries; changing it invalidates everything cached before."""
 MOST: Final = 65_536
-"""Bytes of a question that can be looked through afterwards."""
+"""Maximum bytes of a question that are stored for searches."""
 LONG: Final = re.compile(r"[0-9]{16}")
-"""Digits that JSON's readers may round off."""
+"""So many digits in a row may be rounded by a JSON parser."""
 DEEP: Final = 200
-"""Levels that may be told with all that stands around them; orjson writes 254."""
+"""Maximum nesting of arguments.  orjson writes 254 levels, some of which the surrounding structure takes."""
 CHAT_PARTS: Final = 9
 PLAIN: Final = attrgetter("role", "text", "thinking", "tool_call_id", "name")
-"""All of a message without pictures and calls, as a tuple: JSON of that takes a quarter of the time."""
+"""A message without images and tool calls, as a tuple: serialising that takes a quarter of the time."""
 PICTURES: Final = attrgetter("images")
 CALLS: Final = attrgetter("tool_calls")
 ANY: Final = "*"
@@ -34,35 +34,36 @@ WORDLESS: Final = frozenset({"role", "name", "id", "tool_call_id", "mode", "base
 
 @lru_cache(4096)
 def prefix_of(space: str, tenant: str) -> str:
-    """What the keys of one tenant begin with.  space: the plugin's name in the configuration."""
+    """The key prefix of a tenant.  space: what the entries are, such as `cache`."""
     return f"{space}:{VERSION}:{hashlib.sha256(tenant.encode()).hexdigest()[:16]}:"
 
 
 def told_of(asked: JSON, route: str, stamp: str) -> bytes:
-    """All that makes a call what it is, as JSON; the order of names in a mapping does not count.
+    """Everything that identifies a call, as canonical JSON: the order of a mapping's names does not matter.
 
-    stamp: of the model, which differs when the same question may be answered otherwise.
+    stamp: of the model; it changes when the model may answer the same question differently.
     """
     return orjson.dumps([route, stamp, asked], asdict, orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
 
 
 def key_of(told: bytes) -> str:
-    """32 hexadecimal digits over all of it."""
+    """A digest, 32 hexadecimal digits."""
     return hashlib.sha256(told).hexdigest()[:32]
 
 
 class Keys:
-    """The keys of chats that are alive: the edge hands on the same one when the same request comes again.
+    """Remembers the keys of chats: the edge passes on the same object when the same request is repeated.
 
-    Each goes with its chat, so that there are never more than calls under way and requests remembered at the edge.
+    A key is dropped when its chat is garbage-collected, so there are never more than calls in progress and requests
+    remembered at the edge.
     """
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[ReferenceType[Chat], str, str, bytes, str]] = {}
-        """By the address of the chat: itself, route, stamp, what was told, key."""
+        """By the chat's `id()`: a weak reference to it, route, stamp, the key's input, and the key."""
 
     def of(self, call: Call, stamp: str) -> tuple[bytes, str]:
-        """What `told_of` and `key_of` make of a call."""
+        """The results of `told_of` and `key_of` for a call."""
         ask = call.ask
         found = self.known.get(id(ask))
         if found is not None and found[0]() is ask and found[1] == call.route and found[2] == stamp:
@@ -71,22 +72,22 @@ class Keys:
         return told, key_of(told)
 
     def remember(self, call: Call, stamp: str, told: bytes, digest: str) -> None:
-        """What `of` gave, of a chat that is worth it: one that came before."""
+        """Remember the result of `of` for a chat; called on cache hits, where the same request has come before."""
         ask = call.ask
         place = id(ask)
         known = self.known.get(place)
         if isinstance(ask, Chat) and (known is None or known[3] is not told):
-            # Called before another chat can have this address.
+            # The callback runs before another chat can get the same `id()`.
             reference = ref(ask, lambda _: self.known.pop(place, None))
             self.known[place] = (reference, call.route, stamp, told, digest)
 
 
 def asked_of(ask: Ask) -> JSON:
-    """A chat or a completion as what JSON can hold: every field that reaches the upstream."""
+    """All fields that reach the upstream, in a form that can be serialised."""
     if isinstance(ask, Chat):
         messages = list(map(spelled if told_in_parts(ask.messages) else PLAIN, ask.messages))
         choice = ask.tool_choice
-        # Not the client's own last question: it is among the messages, as the upstream will read it.
+        # `question` is left out: the messages contain it as the upstream will see it.
         return [messages, ask.tools, (choice.mode, choice.names), ask.parallel_tool_calls, ask.format, ask.options,
                 ask.think, ask.logprobs, ask.n]  # fmt: skip
     if isinstance(ask, Complete) and ask.images:
@@ -96,18 +97,18 @@ def asked_of(ask: Ask) -> JSON:
 
 
 def told_in_parts(messages: Sequence[Message]) -> bool:
-    """Whether there is more to them than JSON can tell of them as they are."""
+    """Whether any message has images or tool calls, which need a special form."""
     return any(map(PICTURES, messages)) or any(map(CALLS, messages))
 
 
 def spelled(message: Message) -> JSON:
-    """Pictures by digest, and arguments as values: how their JSON was spelled does not count."""
+    """A message with images as digests and arguments as parsed values, so that their JSON formatting is irrelevant."""
     calls = [{"id": one.id, "name": one.name, "arguments": arguments(one.arguments)} for one in message.tool_calls]
     return [*PLAIN(message), calls, [digest(one.base64) for one in message.images]]
 
 
 def arguments(text: str) -> JSON:
-    """As they are spelled where that is not JSON, or where its values are not the same as the text."""
+    """The parsed arguments; the text in a list if it is not JSON, nested too deeply, or could lose digits."""
     if LONG.search(text) or text.count("{") + text.count("[") > DEEP:
         return [text]
     try:
@@ -121,13 +122,13 @@ def digest(text: str) -> str:
 
 
 def repeats(call: Call) -> bool:
-    """Whether the caller wants the same answer every time: by a seed, or by leaving nothing to chance."""
+    """Whether the answer is reproducible: an embedding, or a call with a seed or a temperature of 0."""
     options = {} if isinstance(call.ask, Embed) else call.ask.options
     return isinstance(call.ask, Embed) or options.get("seed") is not None or options.get("temperature") == 0
 
 
 def label_of(call: Call, model: str, tenant: str, told: bytes) -> bytes:
-    """What an entry can be found by: a line of facts, and the question as JSON, whole or only its words."""
+    """An entry's label, for searches: a line of facts, then the question as JSON, or only its text if too long."""
     if len(told) > MOST:
         told = orjson.dumps([call.route, "", ["".join(words_of(call.ask))[:MOST]]])
     return head_of(model, tenant) + told
@@ -147,7 +148,7 @@ def facts_of(label: bytes) -> dict[str, JSON]:
 
 
 def words_in(label: bytes) -> str:
-    """The words that were asked."""
+    """The text of the question in a label."""
     try:
         _, _, asked = orjson.loads(label.partition(b"\n")[2])
     except (ValueError, TypeError):
@@ -156,7 +157,7 @@ def words_in(label: bytes) -> str:
 
 
 def written(asked: JSON) -> JSON:
-    """The parts of a question that somebody wrote: messages, tools and formats; or prompts."""
+    """The parts of a question that contain text: messages, tools and formats; or prompts."""
     if isinstance(asked, list) and len(asked) == CHAT_PARTS:
         return [[[text, thinking, *calls[:1]] for _, text, thinking, _, _, *calls in asked[0]], asked[1], asked[4]]
     if isinstance(asked, dict):
@@ -165,7 +166,7 @@ def written(asked: JSON) -> JSON:
 
 
 def strings(value: JSON, name: str) -> Iterator[str]:
-    """Every text in a question that somebody wrote; not names of roles, functions or fields."""
+    """Every text in a question; not the names of roles, functions or fields."""
     if isinstance(value, str):
         if name not in WORDLESS:
             yield value
@@ -174,7 +175,7 @@ def strings(value: JSON, name: str) -> Iterator[str]:
             yield from strings(one, name)
     elif isinstance(value, dict):
         for key, one in value.items():
-            # Inside of these the names are the caller's own.
+            # Inside these, the names are the caller's own.
             yield from strings(one, ANY if name == ANY or key in ("arguments", "parameters", "schema") else key)
 
 

@@ -1,4 +1,4 @@
-"""Answers on their way into a store."""
+"""A write buffer for answers that go into a store."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.types import Call
 
 SOON: Final = 0.01
-"""Seconds that an answer may wait for others; for so long no other process finds it in their store."""
+"""Maximum seconds for which an answer waits to be written with others; other processes see it only afterwards."""
 TOGETHER: Final = 64
-"""Answers that are written at once; as many do not wait."""
+"""Batch size: so many waiting answers are written without further delay."""
 MOST: Final = 1024
-"""Answers that wait or are being written, at most; a store that is slower than that keeps what it can."""
+"""Maximum number of answers waiting or being written; if the store is slower, further ones are not cached."""
 
 
 class Place(Struct, frozen=True):
-    """Where the answer to a call is kept: under which key, what that was made from, and for how many seconds.
+    """Where the answer to a call is cached.
 
-    stamp: of the model, as the key has it.  flight: under which it is shared while it is under way.
+    where: the key.  told: what the key is a digest of.  ttl: seconds.  stamp: the model's, as in the key.
+    flight: the name under which it is shared while being generated.
     """
 
     where: str
@@ -39,13 +40,13 @@ class Place(Struct, frozen=True):
     flight: str
 
     def label(self, model: str) -> bytes:
-        """What the entry can be found by.  model: the one that answered."""
+        """The entry's label, for searches.  model: the one that answered."""
         return key.label_of(self.call, model, self.tenant, self.told)
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """An answer to a call, and how it shall be kept.  born: Unix seconds; largest: bytes of an entry."""
+    """An answer to be written.  born: Unix seconds; largest: maximum bytes of an entry."""
 
     store: KeyValue
     place: Place
@@ -54,10 +55,10 @@ class Item:
     largest: int
     failed: Callable[[], None]
     packed: bytes | None = None
-    """The entry, once somebody wanted to know; to compress a long one again for every hit would cost more than it."""
+    """The packed entry, once it was needed; compressing a long one again for every hit would be expensive."""
 
     def new(self, now: float) -> New | None:
-        """None for what is too large, or has expired before it could be written."""
+        """The entry to be written; None if it is too large or has already expired."""
         if (packed := self.packed) is None:
             packed = self.packed = self.entry.pack()
         place = self.place
@@ -69,24 +70,23 @@ class Item:
 
 
 class Outbox:
-    """Packs and writes answers together, as they come within a moment, to stores that must be waited for: one at a
-    time that costs a miss a sixth more.
+    """Writes answers in batches to stores whose calls are awaited; single writes would make a miss a sixth slower.
 
-    What is in it can be had from it, so that nobody notices; a process that is killed loses what it holds.  It is one
-    for all stores, and outlives a reload.
+    Lookups include the answers still held here, so the delay is not visible within the process; if it is killed,
+    they are lost.  There is one outbox for all stores, and it survives reloads.
     """
 
     def __init__(self, services: Services) -> None:
         self.background = services.background
         self.clock = services.clock
         self.held: dict[str, Item] = {}
-        """By key: all that is not yet in its store."""
+        """By key: all answers that are not yet in their store."""
         self.waiting: list[Item] = []
         self.timer: asyncio.TimerHandle | None = None
         self.writing: set[asyncio.Task[None]] = set()
 
     def get(self, store: KeyValue, where: str) -> tuple[Entry, float] | None:
-        """An answer on its way into this store, and when it was given; not what is too large to be kept there."""
+        """An answer waiting for this store and when it was given (Unix seconds); None if too large or expired."""
         item = self.held.get(where)
         if item is None or item.store is not store or item.new(self.clock.time()) is None:
             return None
@@ -124,7 +124,7 @@ class Outbox:
                 mine = [item for item in items if item.store is store]
                 try:
                     await store.set(await self.packed(mine))
-                except StoreError:  # told by the store
+                except StoreError:  # logged by the store
                     self.over(mine, failed=True)
         finally:
             self.over(items)
@@ -135,7 +135,7 @@ class Outbox:
             if (new := item.new(self.clock.time())) is None:
                 continue
             news.append(new)
-            if len(new.value) > COMPRESSED:  # which took a while that others wait for
+            if len(new.value) > COMPRESSED:  # compression blocked the event loop for a while
                 await asyncio.sleep(0)
         return news
 
@@ -147,7 +147,7 @@ class Outbox:
                 del self.held[item.place.where]
 
     async def written(self) -> None:
-        """Return when every answer that was given by now is in its store, or could not be put there."""
+        """Return when every answer put so far is in its store, or writing it has failed."""
         self.send()
         if self.writing:
             await asyncio.wait(set(self.writing))

@@ -1,4 +1,4 @@
-"""Keeps answers, and gives them again to whoever asks exactly the same."""
+"""Caches answers and returns them for identical calls."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from proxy.streams import whole
 from proxy.types import JSON, Call, Embed, Handler, Reply, Route, Text
 
 MOST_FLIGHTS: Final = 10_000
-"""Generations that may be shared at the same time; what begins beyond is nobody else's."""
+"""Maximum number of concurrent shared generations; calls beyond it are generated without being shared."""
 MOST_STAMPS: Final = 1000
 RECENT: Final = 1.0
-"""Seconds for which a model is not asked after again."""
+"""Seconds for which a model's stamp is reused without looking it up again."""
 PATIENCE: Final = 0.25
-"""Seconds that an upstream may take to tell what it has, where that was known before."""
+"""Timeout in seconds for looking up a model's stamp, if an earlier one is known to fall back on."""
 BYPASS: Final = "bypass"
 UNKNOWN: Final[tuple[float, str | None]] = (float("-inf"), None)
 
@@ -89,20 +89,20 @@ class Cache:
             host.holds(Answers(self.store, self.outbox.written, self.invalidations.add))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
-        self.host.models.check(call)  # what is kept for a caller's other key may not be this one's
+        self.host.models.check(call)  # another API key of the same caller may have cached what this one may not use
         directives = directives_of(call)
         stamp = None
         if directives.keeps and (self.settings.sampled == "cache" or key.repeats(call)):
             stamp = self.recent(call.model) or await self.stamp(call.model)
-        if stamp is None:  # or it can be neither kept nor shared
+        if stamp is None:  # without a stamp, an answer can be neither cached nor shared
             return await self.bypassed(call, call_next, directives)
         tenant = self.tenant(call.caller)
-        if call.tags and (upstream := call.tags.get("upstream")):  # another plugin has chosen the place
+        if call.tags and (upstream := call.tags.get("upstream")):  # another plugin has chosen the upstream
             stamp = f"{stamp} {upstream}"
         told, digest = self.keys.of(call, stamp)
         where = key.prefix_of("cache", tenant) + digest
         if isinstance(call.ask, Embed):
-            where += f":{directives.only}:{directives.oldest}"  # shared under the directives of its first caller
+            where += f":{directives.only}:{directives.oldest}"  # a shared call applies its first caller's directives
             terms = Terms(stamp, tenant, self.ttl(directives))
             call_next = partial(self.vectors.answered, call_next, directives, terms)
             digest = only_key(call, call.ask, stamp)
@@ -130,22 +130,22 @@ class Cache:
         if directives.only:
             raise NotKept
         reply = await call_next(call)
-        self.stats.note(reply.facts.get("model", call.model), BYPASS)  # not names that no model has
+        self.stats.note(reply.facts.get("model", call.model), BYPASS)  # after the call: an unknown model is not counted
         return reply.noting(cache=BYPASS)
 
     def recent(self, model: str) -> str | None:
-        """The model's stamp, if it was learned a moment ago."""
+        """The model's stamp, if it was looked up less than `RECENT` seconds ago."""
         until, last = self.stamps.get(model, UNKNOWN)
         return last if until > self.clock.monotonic() else None
 
     async def stamp(self, model: str) -> str | None:
-        """The model's, or the last one known while its upstream does not answer: what is kept is still good."""
+        """The model's stamp; while its upstream does not answer, the last known one, so that cache hits still work."""
         _, last = self.stamps.get(model, UNKNOWN)
         try:
             async with asyncio.timeout(None if last is None else PATIENCE):
                 stamp = await self.host.models.stamp(model)
         except (TimeoutError, UpstreamError):
-            stamp = last  # and who comes next does not wait for it again
+            stamp = last  # remembered below, so that the next calls do not wait for the timeout again
         if len(self.stamps) >= MOST_STAMPS:
             self.stamps.clear()
         if stamp is not None:
@@ -159,14 +159,14 @@ class Cache:
         return min(directives.ttl or self.settings.ttl, self.settings.max_ttl)
 
     async def found(self, where: str, directives: Directives, call: Call, digest: str) -> Reply | None:
-        """The kept answer, if there is one that is wanted."""
+        """The cached answer, if there is one and it is not older than the call allows."""
         if self.instant is not None:
             answer = entry.of_kept(self.instant.look(where))
         else:
             outbox, store = self.outbox, self.store
             answer = (
                 outbox.get(store, where) or await self.looked_up(where) or outbox.get(store, where)
-            )  # it ended since
+            )  # the call may have ended during the lookup
         if answer is None:
             return None
         found, born = answer
@@ -183,13 +183,13 @@ class Cache:
     async def looked_up(self, where: str) -> tuple[Entry, float] | None:
         try:
             (kept,) = await self.store.get((where,))
-        except StoreError:  # told by the store; the call goes on without the cache
+        except StoreError:  # logged by the store; the call continues without the cache
             self.failed()
             return None
         return entry.of_kept(kept)
 
     def flying(self, place: Place) -> Flight | None:
-        """The answer that is under way, unless what it would become was taken out since it began."""
+        """The generation in progress that the call can join; none if its entry was cleared after it began."""
         name = place.flight
         if (flying := self.flights.get(name)) is None:
             return None
@@ -199,7 +199,7 @@ class Cache:
         return flying
 
     def begun(self, place: Place, call_next: Handler, near: Near | None) -> Awaitable[Reply]:
-        """A new answer under way, and what its first reader gets of it."""
+        """Start a generation that others can join; gives the reply for its first caller."""
         flight = Flight.of(self.clock.monotonic(), partial(self.keep, place, near), place.call.deadline)
         reply = flight.begun_by(place.call, call_next, self.host.background)
         if not flight.over and len(self.flights) < MOST_FLIGHTS:
@@ -207,7 +207,7 @@ class Cache:
         return reply
 
     def keep(self, place: Place, near: Near | None, flight: Flight) -> None:
-        """The flight cannot be joined any more: its answer, if it is worth that, is a hit from now on."""
+        """Called when a flight can no longer be joined: cache its answer if complete and not cleared meanwhile."""
         if self.flights.get(place.flight) is flight:
             del self.flights[place.flight]
         if not flight.over or flight.error is not None or isinstance(place.call.ask, Embed):
@@ -220,7 +220,7 @@ class Cache:
             return
         largest = self.settings.max_entry_bytes
         seconds = self.clock.monotonic() - flight.began
-        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # there are no vectors
+        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # embeddings returned above
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:
@@ -228,16 +228,16 @@ class Cache:
         if near is not None and self.semantic is not None:
             self.semantic.learn(near, place.where)
 
-    # --- like questions --------------------------------------------------------------------------------
+    # --- similar questions -----------------------------------------------------------------------------
 
     async def near(self, where: str, call: Call, directives: Directives, stamp: str, tenant: str) -> Near | None:
-        """The question, where like ones may be answered alike and no answer to it is under way."""
+        """The call's question as a vector, to find similar ones; None if that is off or refused, or a flight exists."""
         if self.semantic is None or not directives.reads or where in self.flights:
             return None
         return await self.semantic.near(where, call, stamp, tenant)
 
     async def like(self, near: Near, directives: Directives, call: Call, call_next: Handler) -> Reply | None:
-        """The answer to a question that means the same, if there is one that is wanted."""
+        """The cached answer to a question that means the same, if there is one and the call accepts its age."""
         if self.semantic is None:
             return None
         for where, cosine in await self.semantic.found(near, call.caller):
@@ -252,7 +252,7 @@ class Cache:
         return None
 
     async def audited(self, call: Call, call_next: Handler, near: Near, where: str) -> None:
-        """An answer that turns out wrong for this question is not given to it again."""
+        """Check a semantic hit against a new answer; if it was wrong, this question does not get it again."""
         kept = self.outbox.get(self.store, where) or await self.looked_up(where)
         if self.semantic is None or kept is None:
             return
@@ -264,7 +264,7 @@ class Cache:
         self.stats.note("", "error")
 
     def rated(self, one: Rated) -> None:
-        """An answer that its caller found bad is not given again."""
+        """Remove an answer that its caller rated down, and veto the pair if it was a semantic hit."""
         if self.semantic is not None and one.rating == "down":
             self.semantic.refused(one.caller, one.call)
         if one.rating == "down" and one.cache_key:
@@ -296,5 +296,5 @@ class Cache:
         ).routes()
 
     def more(self) -> dict[str, JSON]:
-        """What else there is to tell of the cache."""
+        """Further statistics: those of the semantic cache, if it is on."""
         return {} if self.semantic is None else {"semantic": self.semantic.state.stats()}

@@ -1,4 +1,4 @@
-"""What the cache did, by model."""
+"""Statistics of the cache, by model."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 from proxy.types import JSON, Usage
 
 MOST: Final = 1000
-"""Models that are counted each; what is over that is counted together."""
+"""Models that are counted separately; all further ones are counted together, as `OTHERS`."""
 OTHERS: Final = "(others)"
 OUTCOMES: Final = {"hit": "hits", "miss": "misses", "shared": "shared", "bypass": "bypassed", "error": "errors"}
 
 
 @dataclass(slots=True)
 class Counts:
-    """Of one model.  The saved ones are what was not generated again."""
+    """The counts of one model.  Tokens and seconds are those that cache hits saved."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
@@ -25,7 +25,7 @@ class Counts:
 
 
 class Stats:
-    """Counts since the server started; they outlive reloads."""
+    """Counts since the server started; reloads of the configuration keep them."""
 
     def __init__(self) -> None:
         self.models: dict[str, Counts] = {}
@@ -34,7 +34,7 @@ class Stats:
         self.of(model).outcomes[outcome] += 1
 
     def saved(self, model: str, usage: Usage, seconds: float = 0.0) -> None:
-        """What need not be generated again."""
+        """Count the tokens and seconds that a cache hit saved."""
         counts = self.of(model)
         counts.prompt_tokens += usage.prompt_tokens or 0
         counts.completion_tokens += usage.completion_tokens or 0

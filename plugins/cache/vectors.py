@@ -1,4 +1,4 @@
-"""Embeddings, kept text by text: a batch with one new text asks for one."""
+"""Embeddings, cached by text: a batch with one new text requests only that one from the upstream."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Row = tuple[NDArray[np.float32], int | None, Mapping[str, str]]
-    """A vector, the tokens of its text, and what was told of it."""
+    """A vector, the number of tokens of its text, and the facts of its reply."""
 
 
 NOTHING: Final = Usage(None, 0)
 
 
 class Terms(Struct, frozen=True):
-    """What texts of one call are kept under: their model's stamp, whose they are, and for how many seconds."""
+    """How the texts of a call are cached: their model's stamp, the tenant, and the time to live in seconds."""
 
     stamp: str
     tenant: str
@@ -46,7 +46,7 @@ class Vectors:
         self.host = host
 
     async def answered(self, call_next: Handler, directives: Directives, terms: Terms, call: Call) -> Reply:
-        """What is kept, and the rest from the upstream; in the order that was asked."""
+        """The vectors of all texts in the order requested: cached ones, and the rest from the upstream."""
         ask = call.ask
         if not isinstance(ask, Embed) or not ask.inputs:
             return await call_next(call)
@@ -65,7 +65,7 @@ class Vectors:
         wanted = {text: (keys[text], told[text]) for text in texts}
         reply, asked, took = await self.fetched(call_next, call, {text: wanted[text] for text in new}, terms)
         if known and (length_of(asked) != length_of(known) or not entry.is_of(reply.facts, terms.stamp)):
-            known = {}  # of other weights by the same name
+            known = {}  # computed with other weights under the same name
             reply, asked, took = await self.fetched(call_next, call, wanted, terms)
         self.saved(reply.facts.get("model", call.model), known)
         facts = {**reply.facts, "cache": "miss"}
@@ -76,13 +76,16 @@ class Vectors:
         return Reply.of(replay(together(ask.inputs, known | asked, took)), **facts)
 
     def saved(self, model: str, known: dict[str, Row]) -> None:
-        """These need not be read again.  How long that would have taken nobody knows."""
+        """Count the tokens saved by cached vectors; the seconds saved are unknown."""
         self.stats.saved(model, Usage(sum(row[1] or 0 for row in known.values()), 0))
 
     async def fetched(
         self, call_next: Handler, call: Call, new: dict[str, tuple[str, bytes]], terms: Terms
     ) -> tuple[Reply, dict[str, Row], Usage]:
-        """The upstream's reply, its vectors and what they took.  new: by text, its key and what that was made from."""
+        """The upstream's reply, its vectors and their usage; also caches them.
+
+        new: by text, its key and what the key is a digest of.
+        """
         ask = Embed(inputs=tuple(new), dimensions=call.ask.dimensions if isinstance(call.ask, Embed) else None)
         began = self.host.clock.monotonic()
         reply = await call_next(call.but(ask=ask))
@@ -103,7 +106,7 @@ class Vectors:
         return reply, rows, answer.usage or NOTHING
 
     async def known(self, keys: dict[str, str], directives: Directives) -> tuple[dict[str, Row], float]:
-        """Those that are kept and wanted, and the age of the oldest."""
+        """The cached vectors that are not too old for the call, and the age of the oldest in seconds."""
         try:
             found = await self.store.get(list(keys.values()))
         except StoreError:
@@ -117,9 +120,9 @@ class Vectors:
         return rows, oldest
 
     async def keep(self, news: list[New], began: float) -> None:
-        """What was taken out since it was asked for stays out, also what is so while it is written."""
+        """Cache vectors, except those cleared since their request began; one cleared during the write is deleted."""
         going = [one for one in news if not self.was_taken(one, began)]
-        with suppress(StoreError):  # told by the store
+        with suppress(StoreError):  # logged by the store
             await self.store.set(going)
             if late := [one.key for one in going if self.was_taken(one, began)]:
                 await self.store.delete(late)
@@ -129,7 +132,7 @@ class Vectors:
 
 
 def rows_of(answer: Answer, facts: Mapping[str, str], texts: list[str]) -> dict[str, Row]:
-    """What the upstream sent, by text.  Raises UpstreamError where it does not fit them."""
+    """The upstream's vectors by text.  Raises UpstreamError if their number is not that of the texts."""
     if answer.vectors is None or len(answer.vectors.values) != len(texts):
         raise UpstreamError("The upstream sent no vectors.", "server")
     tokens = entry.shared_out(answer.usage.prompt_tokens if answer.usage else None, texts)
@@ -139,12 +142,12 @@ def rows_of(answer: Answer, facts: Mapping[str, str], texts: list[str]) -> dict[
 
 
 def told_of(ask: Embed, text: str, route: str, stamp: str) -> bytes:
-    """All that makes one text's vector what it is."""
+    """Everything that determines the vector of a text, as the input of its key."""
     return key.told_of([ask.dimensions, text], route, stamp)
 
 
 def only_key(call: Call, ask: Embed, stamp: str) -> str:
-    """The key of the only text; "" of several, which have one each."""
+    """The key of a call's only text; "" if it has several, each with its own key."""
     return key.key_of(told_of(ask, ask.inputs[0], call.route, stamp)) if len(set(ask.inputs)) == 1 else ""
 
 
@@ -157,8 +160,7 @@ def of_one(call: Call, text: str) -> Call:
 
 
 def kept_of(inputs: Sequence[str], rows: dict[str, Row], asked: dict[str, Row]) -> int:
-    """Tokens that no upstream has read now: of texts that were kept, and of those that are asked for twice;
-    0 where nobody has counted."""
+    """Prompt tokens that were not processed now: those of cached texts and of repeated ones; 0 if not all are known."""
     told, read = [rows[text][1] for text in inputs], [row[1] for row in asked.values()]
     if None in told:
         return 0
@@ -166,7 +168,7 @@ def kept_of(inputs: Sequence[str], rows: dict[str, Row], asked: dict[str, Row]) 
 
 
 def together(inputs: Sequence[str], rows: dict[str, Row], took: Usage = NOTHING) -> list[VectorsEvent | Usage]:
-    """took: whose times are told; tokens are those of all the texts."""
+    """The events of the reply.  took: the upstream's usage, for its times; tokens are the sum over all texts."""
     import numpy as np
 
     counts = [rows[text][1] for text in inputs]

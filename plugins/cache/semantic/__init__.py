@@ -1,4 +1,4 @@
-"""Answers to questions that mean the same in other words."""
+"""The semantic cache: answers for questions that mean the same in other words."""
 
 from plugins.cache.semantic.semantic import Near as Near
 from plugins.cache.semantic.semantic import Semantic as Semantic

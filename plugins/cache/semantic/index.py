@@ -1,4 +1,4 @@
-"""Questions that were answered, by what surrounds them, as vectors."""
+"""An in-memory vector index of answered questions, grouped by their context."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 FIRST: Final = 1
-"""Most spheres have one question: room for more would be most of the memory."""
+"""Initial capacity of a sphere.  Most hold one question, so spare rows would take most of the memory."""
 MOST: Final = 2048
-"""Questions of one sphere: what has the same system prompt, history, options and so on."""
+"""Maximum number of questions in a sphere: those with the same system prompt, history, options and so on."""
 CLOSEST: Final = 5
-"""Questions that are looked at closely."""
+"""Nearest questions that a search returns at most."""
 
 
 class Sphere:
-    """Questions that differ in nothing else.  Their vectors have shape (capacity, dimensions), float32, unit length."""
+    """Questions with the same context.  Their vectors have shape (capacity, dimensions), float32, unit length."""
 
     def __init__(self, dimensions: int) -> None:
         import numpy as np
 
         self.vectors = np.zeros((FIRST, dimensions), np.float32)
         self.asked: list[tuple[str, str]] = []
-        """Where its answer is, and the question."""
+        """By row: the key of the answer, and the question."""
         self.places: dict[str, int] = {}
-        """In the order in which they came."""
+        """Row by key of the answer, oldest first."""
 
     def add(self, where: str, question: str, vector: Vector, most: int = MOST) -> None:
         import numpy as np
@@ -46,7 +46,7 @@ class Sphere:
         self.places[where] = place
 
     def drop(self, where: str) -> None:
-        """The last one takes its place."""
+        """Remove a question; the last row moves to its place."""
         place = self.places.pop(where, None)
         if place is None:
             return
@@ -57,7 +57,7 @@ class Sphere:
             self.places[last[0]] = place
 
     def near(self, vector: Vector, threshold: float) -> Iterator[tuple[str, str, float]]:
-        """Where, question and cosine, the nearest first."""
+        """Key of the answer, question and cosine of the nearest ones, best first."""
         import numpy as np
 
         cosines = self.vectors[: len(self.asked)] @ vector
@@ -68,7 +68,7 @@ class Sphere:
 
 
 class Index:
-    """Spheres, those that were used longest ago go first.  most: questions of all together."""
+    """All spheres; the least recently used are evicted when they hold more than `most` questions together."""
 
     def __init__(self) -> None:
         self.spheres: OrderedDict[str, Sphere] = OrderedDict()

@@ -1,7 +1,7 @@
-"""What two questions must have in common before their vectors are believed.
+"""Compares the words of two questions whose vectors are similar.
 
-No likeness of vectors tells a question from its opposite: for a good model "trade of poorer countries with richer ones"
-and its reverse have a cosine of 0.997.  What turns an answer is looked for in the words themselves.
+Vectors cannot tell a question from its opposite: even with a good model, "trade of poorer countries with richer ones"
+and its reverse have a cosine of 0.997.  Differences that change the answer are therefore found in the words.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Final
 
 LONGEST: Final = 2000
-"""Letters of a question that can be like another."""
+"""Maximum length of a question, in characters; longer ones are never matched."""
 PIECE: Final = re.compile(r"\d+(?:[.,:/-]\d+)*%?|[^\W\d_]+(?:['\u2019][^\W\d_]+)*\d*|[^\w\s]")
 ENDS: Final = frozenset('.!?:;\u201c\u201d"(')
-"""After these a capital says nothing."""
+"""After these a sentence may begin, so a capital letter does not mark a name."""
 SIGNS: Final = frozenset("+-*/=<>^%$|&~\u20ac\u00a3")
 
 
@@ -57,37 +57,38 @@ OPENERS: Final = words("""
     explain describe define list name write make create summarize summarise compare translate find calculate help let
     if and or but so then also as at by for from in of on to with about into my your our their its me us them
 """)
-"""Words that begin a sentence and are no names; they say little of what it is about."""
+"""Function words: with a capital at the start of a sentence they are not names, and they carry little meaning."""
 
 ENGLISH: Final = words("""
     the what who whom whose which where why how are were does did could should would there here these those this that
     it its she they you your our their please tell give explain write make summarize summarise translate find help if
     and from with about into
 """)
-"""Words of hardly any other language."""
+"""Words that hardly occur in other languages."""
 SHORT: Final = 40
-"""Words of an answer that says one thing."""
+"""Maximum number of words and signs of a short answer, which makes a single statement."""
 YES: Final = words("yes true correct right")
 NO: Final = words("no false incorrect wrong")
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether nothing that turns an answer differs: numbers, names, dates, negations, opposites, who does what."""
+    """Whether two questions agree in all that changes an answer: numbers, names, dates, negations, opposites, roles."""
     if len(one) > LONGEST or len(other) > LONGEST:
         return False
     (marks, said, known), (others, also_said, also_known) = read(one), read(other)
     if marks != others:
         return False
-    if not (known and also_known):  # what turns an answer in its language is not known
+    if not (known and also_known):  # the word lists above do not cover other languages
         return said == also_said
-    # The same words in another order are another matter: "the dog bites the man".
+    # The same words in another order can mean something else: "the dog bites the man".
     return said == also_said or sorted(said) != sorted(also_said)
 
 
 def at_odds(one: str, other: str) -> bool:
-    """Whether two answers to one question say different things, however like their vectors are.
+    """Whether two answers to one question contradict each other, even if their vectors are similar.
 
-    They begin with yes and no; or they are short, and each names something, but nothing that the other says.
+    They do if one begins with yes and the other with no; or if both are short, both contain names or numbers, and
+    none of these occurs in the other answer.
     """
     pieces, others = ([piece.lower() for piece in PIECE.findall(text)] for text in (one, other))
     first, second = (next(iter(several), "") for several in (pieces, others))
@@ -100,7 +101,7 @@ def at_odds(one: str, other: str) -> bool:
 
 
 def names_in(text: str) -> set[str]:
-    """And numbers; not what is written large only because a sentence begins."""
+    """The names and numbers in a text, in lower case.  Function words at the start of a sentence are not names."""
     found, fresh = set[str](), True
     for piece in PIECE.findall(text):
         if not piece[0].isalnum():
@@ -114,7 +115,7 @@ def names_in(text: str) -> set[str]:
 
 @lru_cache(4096)
 def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """What turns its answer, sorted; its words that say something, in their order; and whether it is English."""
+    """The marks of a question (see `is_mark`), sorted; its content words, in order; and whether it is English."""
     marks, said, fresh, english = list[str](), list[str](), True, False
     for piece in PIECE.findall(text):
         word = piece.lower().replace("\u2019", "'")
@@ -132,7 +133,7 @@ def read(text: str) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
 
 
 def is_mark(piece: str, word: str, fresh: bool) -> bool:
-    """fresh: whether it begins a sentence."""
+    """Whether a word can change the answer: a number, a name, a negation, an opposite.  fresh: it begins a sentence."""
     if piece[0].isdigit() or piece[-1].isdigit() or word in TURNING or word.endswith("n't"):
         return True
     if piece[1:] != piece[1:].lower():

@@ -1,4 +1,4 @@
-"""Which question was given which other one's answer, and which of these pairs are none any more."""
+"""Pairs of questions of which one got the other's answer, and the pairs that are vetoed because it was wrong."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from plugins.cache import key
 from proxy.stores.keyvalue import KeyValue, New, StoreError
 
 SPACE: Final = "pair"
-"""What keys in the store begin with, before their caller."""
+"""First part of the store's keys, before the tenant."""
 REMEMBERED: Final = 10_000
-"""Of each kind, in the process."""
+"""Maximum number of given pairs, and of vetoed ones, in a process's memory."""
 DAY: Final = 86_400.0
 GIVEN: Final = DAY
-"""Seconds for which an answer may be found bad by way of another process, or after a restart."""
+"""Seconds for which a rating that reaches another process, or this one after a restart, still finds its pair."""
 VETOED: Final = 30 * DAY
 Known = TypeVar("Known")
 Told = TypeVar("Told")
@@ -26,25 +26,25 @@ Told = TypeVar("Told")
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the process knows.  Pairs are digests of the places of two answers, and of all around their questions."""
+    """The pairs that this process knows.  A pair is a digest of two answers' keys and the context of the questions."""
 
     given: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
-    """By caller and id of the call."""
+    """By caller and call id."""
     vetoed: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """In the process's memory, and in the cache's store for the others that share it.  Without the store what this
-    process was told still holds in it."""
+    """Pairs in this process's memory, and in the cache's store for the other processes.  If the store fails, the
+    memory still applies."""
 
     memory: Memory
     store: KeyValue
     tenant: Callable[[str], str]
-    """Of a caller."""
+    """Gives the tenant of a caller."""
 
     async def open(self, caller: str, pairs: Sequence[str]) -> list[bool]:
-        """Of each, whether it was not vetoed."""
+        """For each pair, whether it may be used: it is not vetoed."""
         kept = [pair in self.memory.vetoed for pair in pairs]
         if not all(kept):
             with suppress(StoreError):
@@ -56,19 +56,19 @@ class Pairs:
         remember(self.memory.given, (caller, call), pair)
 
     async def tell(self, caller: str, call: str, pair: str) -> None:
-        """The same to other processes."""
+        """Store a given pair for the other processes."""
         with suppress(StoreError):
             await self.store.set([New(self.given(caller, call), pair.encode(), GIVEN)])
 
     def refused(self, caller: str, call: str) -> str:
-        """The pair that this process gave to a call, which is none any more; "" where it gave none."""
+        """Veto, in this process, the pair that it gave to a call, and return it; "" if it gave none."""
         pair = self.memory.given.pop((caller, call), "")
         if pair:
             remember(self.memory.vetoed, pair, None)
         return pair
 
     async def veto(self, caller: str, call: str, pair: str) -> None:
-        """For all processes.  pair: "" where another one gave it."""
+        """Veto a pair for all processes.  pair: "" if another process gave it; it is then looked up in the store."""
         if not pair and not (pair := await self.told(caller, call)):
             return
         with suppress(StoreError):
@@ -76,7 +76,7 @@ class Pairs:
         remember(self.memory.vetoed, pair, None)
 
     async def told(self, caller: str, call: str) -> str:
-        """The pair that another process gave to a call; "" where none did, or nobody knows."""
+        """The pair that any process gave to a call, from the store; "" if there is none or the store fails."""
         with suppress(StoreError):
             (kept,) = await self.store.get([self.given(caller, call)])
             return "" if kept is None else kept.value.decode()

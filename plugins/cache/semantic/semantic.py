@@ -1,4 +1,4 @@
-"""Finds the answer to a question that means the same in other words."""
+"""Finds cached answers to questions that mean the same in other words."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PATIENCE: Final = 2.0
-"""Seconds that a question's vector may take; without it the call goes on as if nothing were like it."""
+"""Timeout in seconds for embedding a question; after it the call continues as if no question were similar."""
 OFTEN: Final = 60.0
-"""Seconds between two lines of the log that say so."""
+"""Minimum seconds between two warnings about missing vectors."""
 REST: Final = 5.0
-"""Seconds for which no vectors are asked for after one did not come in time: every miss would wait for its own."""
+"""Seconds without any embedding after a timeout; otherwise every cache miss would wait for its own timeout."""
 AGREE: Final = 0.85
-"""Cosine of two answers that say the same, about."""
+"""Approximate cosine from which two answers say the same."""
 AUDITS: Final = 2
-"""At once."""
+"""Maximum number of audits at the same time."""
 BLANK: Final = "\0"
 
 
@@ -61,7 +61,7 @@ class Settings(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A question, and all that must be the same around it.  where: the place of its own answer."""
+    """A question with its vector.  sphere: digest of its context.  where: the key of its own answer."""
 
     sphere: str
     question: str
@@ -69,13 +69,13 @@ class Near:
     where: str
 
     def pair(self, where: str) -> str:
-        """With the question whose answer is there; the same as that one's with this."""
+        """The digest of this question paired with the one whose answer is at `where`; the same from either side."""
         return key.key_of(key.told_of(sorted((self.where, where)), "", self.sphere))
 
 
 @dataclass(slots=True)
 class State:
-    """Outlives reloads; of it only pairs are kept over a restart, or shared with other processes."""
+    """State that survives reloads.  Only pairs also survive a restart and are shared with other processes."""
 
     index: Index = field(default_factory=Index)
     pairs: Memory = field(default_factory=Memory)
@@ -86,10 +86,10 @@ class State:
     auditing: int = 0
     told: float = float("-inf")
     rests: float = float("-inf")
-    """Until when no vectors are asked for."""
+    """Until when nothing is embedded, in monotonic seconds."""
 
     def stats(self) -> dict[str, JSON]:
-        """wrong_hit_rate: None before anything was audited."""
+        """Statistics for the API.  wrong_hit_rate: None before the first audit."""
         return {
             "hits": self.hits,
             "questions": self.index.size,
@@ -102,7 +102,7 @@ class State:
 
 
 class Semantic:
-    """store: the cache's, in which processes tell each other of pairs.  tenant: of a caller, who shares entries."""
+    """store: the cache's, which shares pairs among processes.  tenant: gives the tenant of a caller."""
 
     def __init__(self, settings: Settings, host: Host, store: KeyValue, tenant: Callable[[str], str]) -> None:
         self.settings = settings
@@ -111,7 +111,7 @@ class Semantic:
         self.pairs = Pairs(self.state.pairs, store, tenant)
 
     async def near(self, where: str, call: Call, stamp: str, tenant: str) -> Near | None:
-        """The question of a call that may be like another; None for what never may.  where: the place of its answer."""
+        """The call's question with its vector; None if it cannot be matched or embedded.  where: key of its answer."""
         sphere = sphere_of(call, f"{stamp} {self.settings.model}", tenant)
         if sphere is None or not isinstance(call.ask, Chat):
             return None
@@ -119,7 +119,7 @@ class Semantic:
         return None if vector is None else Near(sphere, call.ask.question, vector, where)
 
     async def found(self, near: Near, caller: str) -> list[tuple[str, float]]:
-        """Where answers to like questions are, the nearest first, and the cosines."""
+        """Keys of the answers to similar questions, with the cosines, best first."""
         candidates = self.state.index.near(near.sphere, near.vector, self.settings.threshold)
         like = [(where, cosine) for where, question, cosine in candidates if alike(near.question, question)]
         fine = await self.pairs.open(caller, [near.pair(where) for where, _ in like])
@@ -129,7 +129,7 @@ class Semantic:
         self.state.index.add(near.sphere, where, near.question, near.vector, self.settings.questions)
 
     def lost(self, near: Near, where: str) -> None:
-        """There is no answer any more."""
+        """Remove a question whose answer is no longer in the cache."""
         self.state.index.drop(near.sphere, where)
 
     def gave(self, call: Call, near: Near, where: str) -> None:
@@ -139,12 +139,12 @@ class Semantic:
         self.host.background.start(self.pairs.tell(*told), "telling of a pair of questions")
 
     def refused(self, caller: str, call: str) -> None:
-        """A caller found an answer bad; if it was another question's, the two are no pair any more."""
+        """Called when an answer was rated down: if it was a semantic hit, veto the pair of questions."""
         pair = self.pairs.refused(caller, call)
         self.host.background.start(self.pairs.veto(caller, call, pair), "telling that two questions are no pair")
 
     async def vector(self, text: str, call: Call) -> Vector | None:
-        """Of unit length; None where there is none, or none in time."""
+        """The text's embedding, of unit length; None if there is none or it takes too long."""
         import numpy as np
 
         if self.host.clock.monotonic() < self.state.rests:
@@ -167,19 +167,21 @@ class Semantic:
         return vector / np.float32(length) if 0 < length < float("inf") else None
 
     def tell(self, why: str) -> None:
-        """Of vectors that there are not."""
+        """Count a missing vector, and log it at most once in `OFTEN` seconds."""
         self.state.failed += 1
         if (now := self.host.clock.monotonic()) - self.state.told >= OFTEN:
             self.state.told = now
             log.warning("the semantic cache is skipped, because there are no vectors: %s", why)
 
     def audits(self) -> bool:
-        """Whether this hit is one of those that are looked into."""
+        """Whether this hit is audited, by random choice."""
         return self.state.auditing < AUDITS and self.host.clock.uniform(0, 1) < self.settings.audit
 
     async def audit(self, call: Call, call_next: Handler, given: str) -> bool:
-        """Whether an answer that was given says the same as one that is generated anew: by their vectors, and by what
-        turns an answer."""
+        """Whether a given answer says the same as a newly generated one, by vectors and by `at_odds`.
+
+        True as well if their vectors cannot be computed.
+        """
         self.state.auditing += 1
         try:
             anew = (await collect(await metered(own(call), call_next, self.host))).choice(0).text
@@ -194,20 +196,21 @@ class Semantic:
         return right
 
     async def wrong(self, call: Call, near: Near, where: str) -> None:
-        """An answer is not given to this question again."""
+        """Veto the pair, so that this question does not get that answer again."""
         self.pairs.note(call.caller, call.id, near.pair(where))
         await self.pairs.veto(call.caller, call.id, self.pairs.refused(call.caller, call.id))
 
 
 def own(call: Call) -> Call:
-    """The same as a call that is made for it: what is rated by its id, and counted by its tags, is the first one."""
+    """A copy of a call for internal requests: with a new id and no tags, so that ratings and counts do not mix."""
     return call.but(id=timely_id("req_"), route="internal", tags={}, stream=False, deadline=None, observer=NOBODY)
 
 
 def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:
-    """What is the same for all questions that may be alike: everything but the question itself.
+    """Digest of a question's context: everything in the call except the question itself, and the tenant.
 
-    None for calls with tools, with pictures, or whose question does not stand in the last user message once.
+    None for calls with tools or images, for empty or long questions, and if the last user message does not contain
+    the question exactly once.
     """
     ask = call.ask
     if not isinstance(ask, Chat) or ask.tools or not 0 < len(ask.question.strip()) <= LONGEST:
