@@ -1,3 +1,3 @@
-"""One question to several models, side by side."""
+"""Sends one question to several models and compares the answers."""
 
 from plugins.comparison.plugin import Comparison as Comparison

@@ -1,4 +1,4 @@
-"""The endpoints of comparisons: everybody sees and changes only their own."""
+"""The endpoints of comparisons: callers see and change only their own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATH: Final = "/api/comparisons"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A comparison that is to be made.  calls: in the order in which they are made and told."""
+    """A validated request for a comparison.  calls: in the order in which they are started and reported."""
 
     compared: Compared
     calls: list[Call]
@@ -85,10 +85,12 @@ class Api:
         return answer(last)
 
     async def read(self, request: web.BaseRequest, form: Compare) -> Call:
-        """As it is asked of the first model.  Raises BadCall."""
+        """The call to the first model.  Raises BadCall."""
         body = form.body()
         call = await self.host.chat(request, body)
-        for model in form.models[1:] if body["messages"] == [] else ():  # which may bring none, unlike the first
+        for model in (
+            form.models[1:] if body["messages"] == [] else ()
+        ):  # the first may bring its own messages, others not
             await self.host.chat(request, {**body, "model": model})
         return call
 
@@ -117,12 +119,14 @@ class Api:
     async def told(
         self, asked: Asked, progress: Callable[[str], None]
     ) -> AsyncGenerator[tuple[str, dict[str, JSON]], None]:
-        """Everything that happens, by name; the last is the whole.  Raises what the last model failed with, where none
-        answered."""
+        """The events of a comparison, each with its name; the last is the whole comparison.
+
+        If no model answered, raises the error of the last one.
+        """
         names, head = asked.names, asked.compared
         begun = {"comparison_id": head.id, "models": names, "created_at": head.at // 10**6}
         yield "comparison.created", begun
-        watched = unheard if head.blind else progress  # which names models
+        watched = unheard if head.blind else progress  # they name the models
         calls, heard = [one.but(progress=watched) for one in asked.calls], dict[int, Heard]()
         async with aclosing(Round(self.host, self.ends, calls, asked.caller, self.at_once).steps()) as steps:
             async for step in steps:
@@ -136,7 +140,7 @@ class Api:
         yield "comparison.done", (await self.finished(asked, heard, progress)).told()
 
     async def finished(self, asked: Asked, heard: dict[int, Heard], progress: Callable[[str], None]) -> Compared:
-        """Kept, and judged where that is wanted.  While the database is away answers are told all the same."""
+        """Store the comparison, and judge it if requested.  If the database is unavailable, it is returned unsaved."""
         in_order = [heard[place] for place in range(len(asked.calls))]
         errors = [one.error for one in in_order if one.error is not None]
         if len(errors) == len(in_order):
@@ -146,7 +150,7 @@ class Api:
             kept = await self.store.add(compared)
         except Busy:
             return compared.but(kept=False)
-        # What is told is whole, even where less of it is kept.
+        # The answers are returned in full, even if they are stored shortened.
         compared = compared.but(number=kept.number)
         if asked.judge is None or len(in_order) - len(errors) < 2:
             return compared
@@ -155,14 +159,14 @@ class Api:
     async def judged(
         self, compared: Compared, judge: Judge, caller: Caller, progress: Callable[[str], None]
     ) -> Compared:
-        """A judge that fails costs no answers."""
+        """The comparison with its judgements; if the judge fails, with the error instead."""
         try:
             judgements = await self.judging.judge(compared, judge, caller, progress)
             return await self.store.judged(compared, judgements)
         except ProxyError as error:
             return compared.but(unjudged=error)
 
-    # --- what was compared ---
+    # --- stored comparisons ---
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         found, more = await self.store.page(self.owner(request), self.host.desk.query(request, Page))
@@ -179,7 +183,7 @@ class Api:
         return answer({"comparison_id": id, "deleted": True})
 
     async def rate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """The last vote counts."""
+        """Store a vote, or the rating of one answer; both replace earlier ones."""
         form, owner = await self.host.desk.form(request, Rate), self.owner(request)
         compared = await self.store.one(owner, id)
         if form.rating is None:
@@ -211,7 +215,7 @@ class Api:
 
 
 def check_route(caller: Caller) -> None:
-    """Raises Denied where the key does not open what models are asked through."""
+    """Raises Denied if the API key does not allow the route through which the models are called."""
     if caller.routes is not None and ROUTE not in caller.routes:
         raise Denied(f"This API key does not allow the route '{ROUTE}'.", code="route_not_allowed")
 

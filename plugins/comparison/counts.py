@@ -1,4 +1,4 @@
-"""What answers took, by model."""
+"""Statistics of answers by model: times, tokens, ratings and costs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Counts:
-    """Grows with comparisons, the newest first."""
+    """Sums over comparisons, which are added newest first."""
 
     def __init__(self) -> None:
         self.names = Names()
         self.comparisons = self.votes = 0
         self.sums: dict[str, Sum] = {}
-        """By the one form of a model's name."""
+        """By the normalised name of the model."""
 
     def add(self, one: Outcome) -> None:
         self.comparisons += 1
@@ -38,9 +38,10 @@ class Counts:
 
 @dataclass(slots=True)
 class Sum:
-    """Of one model's answers.  Times are of those that were generated, and not kept from before.
+    """The sums over one model's answers.  Times exclude cached answers.
 
-    tokens, eval_ns: of those whose times the upstream told.  currency: of the newest that has a price.
+    tokens, eval_ns: of answers for which the upstream reported a time.  currency: of the newest answer with a price;
+    costs in other currencies are ignored.
     """
 
     answers: int = 0
@@ -99,7 +100,7 @@ class Sum:
 
 
 def percentiles(nanoseconds: Sequence[int], unit: float) -> dict[str, JSON]:
-    """unit: how many nanoseconds one of what is told has."""
+    """Median and 90th percentile.  unit: the nanoseconds in one unit of the result."""
     if not nanoseconds:
         return {"p50": None, "p90": None}
     import numpy as np

@@ -1,4 +1,4 @@
-"""What rankings and figures are made from: many comparisons, the newest ones."""
+"""Reads the newest comparisons and computes rankings and statistics from them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from plugins.comparison.tables import JUDGEMENTS, RESULTS
 from proxy.types import JSON
 
 MOST: Final = 10_000
-"""Comparisons that are looked at."""
+"""Maximum number of comparisons that are read."""
 SOME: Final = 100
-"""Of them together: the event loop goes on in between."""
+"""Comparisons read at once; in between, the event loop gets a turn."""
 DAY: Final = 86_400 * 10**6
 
 
 class Reading:
-    """One figure is made at a time in each process: they cost a processor for up to a second."""
+    """Computes one result at a time per process: each can keep a CPU busy for up to a second."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.turn = asyncio.Lock()
 
     async def ranking(self, owner: str | None, asked: Ranking) -> dict[str, JSON]:
-        """owner: None is everybody's."""
+        """owner: None for the comparisons of all callers."""
         return {**head(owner, asked), "by": asked.by, **(await self.told(owner, asked, Meetings(asked.by)))}
 
     async def statistics(self, owner: str | None, asked: Figures) -> dict[str, JSON]:
@@ -44,7 +44,7 @@ class Reading:
             return await asyncio.to_thread(sums.told)
 
     async def rounds(self, owner: str | None, asked: Figures) -> AsyncIterator[Outcome]:
-        """The newest first."""
+        """The comparisons, newest first."""
         which, left = R.at >= self.store.now() - asked.days * DAY, MOST
         if owner is not None:
             which &= R.owner == owner

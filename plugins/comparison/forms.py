@@ -1,4 +1,4 @@
-"""What the endpoints of comparisons are asked, checked."""
+"""The request bodies and queries of the comparison endpoints, validated."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from proxy.errors import BadCall
 from proxy.types import JSON, Chat, Message
 
 MOST: Final = len(LETTERS)
-"""Models of one comparison."""
+"""Maximum number of models in one comparison."""
 ALONE: Final = ("tools", "functions", "tool_choice", "function_call", "parallel_tool_calls", "logprobs", "top_logprobs")
-"""Fields of a chat whose answers could not be laid side by side."""
+"""Chat fields that are refused, because their answers cannot be compared as text."""
 VOTES: Final[Mapping[str, int]] = {word: vote for vote, word in WORDS.items()}
 WORTH: Final = {"up": 1, "down": -1, "none": 0}
 
@@ -40,14 +40,14 @@ Criteria = Annotated[str, StringConstraints(max_length=4000), AfterValidator(cle
 
 
 class Judge(Strict):
-    """A model that says of two answers which is the better one, by what."""
+    """A model that decides which of two answers is better, and by which criteria."""
 
     model: Name
     criteria: Criteria = ""
 
 
 class Compare(BaseModel):
-    """A question to several models; what else a chat takes stands beside it."""
+    """A question to several models; further fields are those of a chat request."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -59,7 +59,7 @@ class Compare(BaseModel):
     judge: Judge | None = None
 
     def body(self) -> dict[str, JSON]:
-        """As a chat's, to the first of the models.  Raises BadCall."""
+        """The body of a chat request to the first model.  Raises BadCall."""
         given: dict[str, JSON] = dict(self.model_extra or {})
         for name in ALONE:
             if given.get(name) is not None:
@@ -84,11 +84,11 @@ class Compare(BaseModel):
         return [] if given is None else given
 
     def led(self, chat: Chat) -> Chat:
-        """With the system message, which is not one of the `messages` that errors count."""
+        """The chat with the system message in front; added late, since errors refer to `messages` by index."""
         return replace(chat, messages=(Message("system", self.system), *chat.messages)) if self.system else chat
 
     def nothing(self, error: BadCall) -> BadCall:
-        """What is wrong with the messages, where there are none at all."""
+        """The error to report if the request has neither `prompt` nor `messages`; otherwise the given one."""
         if error.param != "messages" or self.prompt is not None or (self.model_extra or {}).get("messages") is not None:
             return error
         message = "Missing required parameter: 'prompt', or 'messages'."
@@ -96,7 +96,7 @@ class Compare(BaseModel):
 
 
 def asked_of(chat: Chat) -> dict[str, JSON]:
-    """What is kept of a question.  Of pictures only how many there were."""
+    """The question as it is stored.  Of images only the number is kept."""
     messages = [
         {"role": one.role, "content": clean(one.text), **({"images": len(one.images)} if one.images else {})}
         for one in chat.messages
@@ -105,7 +105,7 @@ def asked_of(chat: Chat) -> dict[str, JSON]:
 
 
 class Rate(Strict):
-    """Who won; or what one answer is worth."""
+    """A vote for the winner, or a rating of one answer."""
 
     winner: str | None = None
     model: str | None = None
@@ -120,14 +120,14 @@ class Rate(Strict):
         return self
 
     def vote(self, compared: Compared) -> int:
-        """Raises BadCall."""
+        """The place that won, or TIE or NONE_GOOD.  Raises BadCall."""
         if (word := VOTES.get(self.winner or "")) is not None:
             return word
         return answered_by(compared, self.winner or "", "winner", ("tie", "none_good"))
 
 
 def answered_by(compared: Compared, name: str, param: str, besides: Sequence[str] = ()) -> int:
-    """The place of an answer that there is.  Raises BadCall."""
+    """The place of the named answer.  Raises BadCall, also if that model failed to answer."""
     place = place_of(compared, name, param, besides)
     if not compared.results[place].success:
         raise BadCall(f"Invalid '{param}': this model did not answer.", param=param, code="invalid_value")
@@ -135,7 +135,7 @@ def answered_by(compared: Compared, name: str, param: str, besides: Sequence[str
 
 
 def place_of(compared: Compared, name: str, param: str, besides: Sequence[str]) -> int:
-    """Of the result that is called so now, or whose model is.  Raises BadCall."""
+    """The place of the result shown under this name or, unless models are hidden, of this model.  Raises BadCall."""
     names = compared.names()
     if name in names:
         return names.index(name)
@@ -148,7 +148,7 @@ def place_of(compared: Compared, name: str, param: str, besides: Sequence[str]) 
 
 
 class Page(Strict):
-    """after: an id; what follows it is told."""
+    """Pagination.  after: the id after which the page begins."""
 
     after: Annotated[str, Field(max_length=64)] | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
@@ -156,7 +156,7 @@ class Page(Strict):
 
 
 class Figures(Strict):
-    """Of the last so many times 24 hours.  user: whose; admins may name anybody, and see all unless they do."""
+    """days: periods of 24 hours.  user: whose comparisons; admins may name anybody, and otherwise see all."""
 
     days: Annotated[int, Field(ge=1, le=3660)] = 90
     user: str | None = None

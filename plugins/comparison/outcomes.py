@@ -1,4 +1,4 @@
-"""What became of one comparison, as far as figures need it."""
+"""The parts of a comparison that rankings and statistics need."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 MODELS: Final = 100
-"""Models of which figures are told: those that were compared most."""
+"""Maximum number of models in a result: those compared most often."""
 
 
 class Brief(NamedTuple):
-    """What figures need of one answer; see `tables.RESULTS`."""
+    """The columns of an answer that statistics need; see `tables.RESULTS`."""
 
     model: str
     named: str
@@ -30,16 +30,16 @@ class Brief(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What figures need of one comparison.  results: by place."""
+    """The parts of a comparison that rankings and statistics need.  results: by place."""
 
     vote: int | None
     results: dict[int, Brief] = field(default_factory=dict)
     judgements: list[tuple[int, int, int]] = field(default_factory=list)
-    """Two places, and which of them won, or TIE."""
+    """Two places, and the one that won, or TIE."""
 
 
 class Names:
-    """Models by the one form of their names, and what they were called last.  It is told of the newest first."""
+    """The display names of models by normalised name.  Results are added newest first, so the latest name is shown."""
 
     def __init__(self) -> None:
         self.called: dict[str, str] = {}
@@ -51,6 +51,6 @@ class Names:
             self.times[one.named] += 1
 
     def most(self) -> dict[str, str]:
-        """By its one form, what a model is called; of those that were compared most, sorted."""
+        """Display name by normalised name, sorted, of the models compared most often."""
         most = sorted(self.called, key=lambda name: (-self.times[name], name))[:MODELS]
         return {name: self.called[name] for name in sorted(most)}

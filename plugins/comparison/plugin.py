@@ -1,4 +1,4 @@
-"""Asks several models the same, keeps what they said, and ranks them by who won."""
+"""Sends the same question to several models, stores their answers, and ranks the models by wins."""
 
 from __future__ import annotations
 

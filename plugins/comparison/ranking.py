@@ -1,4 +1,4 @@
-"""How strong models are, by who won against whom: Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952.
+"""Ratings of models from pairwise results: Bradley and Terry, "Rank Analysis of Incomplete Block Designs", 1952.
 
 A model of strength a beats one of strength b with probability 1 / (1 + exp(b - a)); a tie is half a win for both.
 """
@@ -17,26 +17,26 @@ if TYPE_CHECKING:  # numpy is imported by the first ranking that needs it, not a
     Array = NDArray[np.float64]
 
 PRIOR: Final = 0.5
-"""Wins, and as many losses, of every model against one of average strength: so that one that never lost has a strength,
-too."""
+"""Wins, and as many losses, of every model against one of average strength; so a model that never lost has a finite
+strength."""
 CENTRE: Final = 1000.0
 SCALE: Final = 400 / log(10)
-"""Points of Elo's scale: 400 more win ten times as often."""
+"""Factor to Elo's scale, on which 400 more points mean winning ten times as often."""
 DRAWS: Final = 400
 TOGETHER: Final = 2_000_000
-"""Numbers of draws that are in memory at once."""
+"""Maximum array elements of draws in memory at once."""
 STEPS: Final = 200
 CLOSE: Final = 1e-9
 SEED: Final = 20_010
 
 
 Game: TypeAlias = tuple[int, int, int, float]
-"""The number of a comparison, two models that met in it, and how the first did: 1 is a win, 0.5 a tie, 0 a loss."""
+"""The number of a comparison, two of its models, and the first one's score: 1 is a win, 0.5 a tie, 0 a loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strengths:
-    """By model, on Elo's scale: the rating, and between what it lies with a probability of 95 %."""
+    """By model, on Elo's scale: the rating and its 95 % interval."""
 
     ratings: Array
     low: Array
@@ -44,11 +44,11 @@ class Strengths:
 
 
 def strengths(games: Sequence[Game], models: int) -> Strengths:
-    """Of models that have met others, all of them.  The same games give the same numbers.
+    """The ratings of the models, each of which occurs in a game.  The same games give the same numbers.
 
-    The intervals are of a Bayesian bootstrap: comparisons, and the prior's wins and losses, are weighted at random.  A
-    plain one would say of a model that never lost that its rating is certain.  Source: Rubin, "The Bayesian Bootstrap",
-    1981.
+    The intervals come from a Bayesian bootstrap: comparisons, and the prior's wins and losses, get random weights.  A
+    plain bootstrap would give a model that never lost an interval of no width.  Source: Rubin, "The Bayesian
+    Bootstrap", 1981.
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ def strengths(games: Sequence[Game], models: int) -> Strengths:
 
 
 def likeliest(met: Met) -> Array:
-    """Around 0, not yet on Elo's scale."""
+    """The maximum-likelihood strengths, centred on 0, not yet on Elo's scale."""
     import numpy as np
 
     even = np.full((1, met.models), PRIOR)
@@ -69,7 +69,7 @@ def likeliest(met: Met) -> Array:
 
 
 def draws(met: Met, chance: np.random.Generator) -> Iterator[Array]:
-    """Strengths under random weights, some at a time."""
+    """Strengths under random weights, in batches."""
     left = DRAWS
     while left:
         some = max(1, min(left, TOGETHER // max(met.comparisons, met.models**2, 1)))
@@ -93,7 +93,7 @@ class Met:
         self.scores = scores.astype(np.float64)
 
     def wins(self, weights: Array) -> Array:
-        """Of each model against each other one, for each row of weights by comparison."""
+        """Weighted wins, shape (rows, models, models).  weights: shape (rows, comparisons)."""
         import numpy as np
 
         size = self.models**2
@@ -105,12 +105,12 @@ class Met:
 
 
 def fitted(wins: Array, prior_wins: Array, prior_losses: Array) -> Array:
-    """The likeliest strengths, shape (draws, models), by Newton's method, damped so that it cannot overshoot.
+    """The maximum-likelihood strengths, shape (draws, models), by Newton's method, damped so that it cannot overshoot.
 
-    Around 0 in each draw: how strong all are together the games do not say.
+    They are centred on 0 in each draw, since games only determine differences.
 
-    wins: shape (draws, models, models).  Source: Sun and Tran-Dinh, "Generalized self-concordant functions", 2019,
-    whose step for functions like this one is log(1 + r) / r of Newton's, r being how far that would go.
+    wins: shape (draws, models, models).  Source: Sun and Tran-Dinh, "Generalized self-concordant functions", 2019:
+    for functions like this one, Newton's step is scaled by log(1 + r) / r, where r is its length.
     """
     import numpy as np
 
@@ -133,7 +133,7 @@ def fitted(wins: Array, prior_wins: Array, prior_losses: Array) -> Array:
 
 
 def logistic(value: Array) -> Array:
-    """Without an overflow on either side."""
+    """The logistic function, written so that it cannot overflow."""
     import numpy as np
 
     half: Array = 0.5 * (1 + np.tanh(0.5 * value))

@@ -1,4 +1,4 @@
-"""A comparison as it is kept and told: a question, and the answer of each model."""
+"""A comparison as it is stored and returned: a question, and the answer of each model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PREFIX: Final = "cmp_"
 TIE: Final = -1
 NONE_GOOD: Final = -2
 WORDS: Final = {TIE: "tie", NONE_GOOD: "none_good"}
-"""What a vote may be that is no model's."""
+"""Votes that name no winner."""
 LETTERS: Final = "ABCDEFGH"
-"""What answers are called while their models are hidden."""
+"""Names of the answers while their models are hidden."""
 RATINGS: Final = {1: "up", -1: "down", 0: "none"}
 LONGEST: Final = 2000
-"""Letters of an error that are kept."""
+"""Characters of an error message that are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,16 @@ class Result:
     sources: Sequence[Mapping[str, JSON]] = ()
 
     def per_second(self) -> float | None:
-        """Tokens of the answer by the time that the upstream says they took; None where it does not say."""
+        """Completion tokens per second of the upstream's generation time; None if it did not report that."""
         if not self.eval_ns or self.eval_count is None:
             return None
         return round(self.eval_count * 1e9 / self.eval_ns, 2)
 
     def told(self, name: str, hidden: bool, whole: bool = True) -> dict[str, JSON]:
-        """name: what it is called.  hidden: whether nothing may tell its model.  whole: with the words of it."""
+        """The result for the API.  name: shown for the model.  hidden: omit everything that could reveal the model.
+
+        whole: whether the text is included.
+        """
         error = {"code": self.error_code, "message": "The model failed." if hidden else self.error}
         return {
             "model": name,
@@ -80,7 +83,7 @@ class Result:
         }
 
     def words(self) -> dict[str, JSON]:
-        """What was said, and the passages of documents that it rests on."""
+        """The text of the answer, and the passages of documents that it is based on."""
         more = {"thinking": self.thinking, "sources": list(self.sources)}
         return {"response": self.response, **{name: told for name, told in more.items() if told}}
 
@@ -113,9 +116,9 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One comparison.  number: of its row, 0 where it has none.  kept: whether it can be found again.
+    """A comparison.  number: of its row, 0 if it has none.  kept: whether it is stored.
 
-    unjudged: why the judge that was wanted has said nothing.
+    unjudged: the error of the requested judge.
     """
 
     id: str
@@ -136,11 +139,11 @@ class Compared:
 
     @property
     def hidden(self) -> bool:
-        """Whether its caller must not know yet which model said what.  Of what is not kept there will be no vote."""
+        """Whether models are still hidden: until the vote.  Without storage there is no vote, so nothing is hidden."""
         return self.blind and self.vote is None and self.kept
 
     def names(self) -> list[str]:
-        """By place, what the answers are called."""
+        """The displayed names of the answers, by place."""
         return [LETTERS[place] if self.hidden else one.model for place, one in enumerate(self.results)]
 
     def told(self, whole: bool = True) -> dict[str, JSON]:
@@ -175,7 +178,7 @@ def unknown(id: str) -> NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What became of one call.  named: one form of its model's name."""
+    """The outcome of one call.  named: the normalised name of its model."""
 
     call: Call
     named: str
@@ -212,11 +215,11 @@ class Heard:
 
 
 def counted(ended: CallEnded, name: str) -> int | None:
-    """Tokens as the upstream told them; None where they are estimated."""
+    """Tokens as the upstream reported them; None if they are estimated."""
     found: int | None = None if name in ended.estimated else getattr(ended, name)
     return found
 
 
 def clean(text: str) -> str:
-    """What every database takes."""
+    """The text without null characters and lone surrogates, which not every database accepts."""
     return text.replace("\0", "").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What goes: comparisons that are old, and all of a caller's."""
+"""Deletes old comparisons; exports and deletes all comparisons of a caller."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from plugins.comparison.tables import ROUNDS
 from proxy.types import JSON
 
 EVERY: Final = 3600.0
-"""Seconds between two times."""
+"""Seconds between two clean-ups."""
 CHUNK: Final = 50
-"""Comparisons that go at once: nobody waits for it long."""
+"""Comparisons deleted in one transaction, so that others do not wait for it long."""
 PAGE: Final = 4
-"""Comparisons that are in memory with all their words, of which each may have megabytes."""
+"""Comparisons in memory at once during an export: each can have megabytes of text."""
 PAUSE: Final = 0.01
-"""Seconds in which others write."""
+"""Seconds between two transactions, to let others write."""
 DAY: Final = 86_400 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """days: after which a comparison goes.  It does no harm where several processes do it."""
+    """days: the age at which a comparison is deleted; None for never.  Several processes may run it concurrently."""
 
     store: Store
     days: int | None
@@ -36,7 +36,7 @@ class Retention:
             await self.remove(ROUNDS.c.at < self.store.now() - self.days * DAY)
 
     async def remove(self, which: ColumnElement[bool]) -> int:
-        """How many there were."""
+        """Delete the selected comparisons; gives their number."""
         whole, some = 0, select(ROUNDS.c.number).where(which).limit(CHUNK)
         while True:
             async with self.store.database.writing() as connection:

@@ -1,4 +1,4 @@
-"""The same question to several models: some at once, the others in their order."""
+"""Sends the same question to several models, with limited concurrency."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROUTE: Final = "chat"
 CONVERSATION: Final = "x-gemmapy-conversation"
 NAME: Final = "asking a model of a comparison"
 WAITING: Final = 256
-"""Events kept for a reader that is slower than the models."""
+"""Events buffered for a slow reader; beyond that, the models' streams wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Some words of one answer, or of the thinking before it."""
+    """A piece of one answer, or of the thinking before it."""
 
     place: int
     text: str = ""
@@ -43,20 +43,20 @@ Step: TypeAlias = Said | Over
 
 
 class Ends:
-    """Hears what calls took, of those that somebody waits for."""
+    """Collects the `CallEnded` events of the calls that are awaited."""
 
     def __init__(self, host: Host) -> None:
         self.awaited: dict[str, CallEnded | None] = {}
         host.on(CallEnded, self.ended)
 
     def ended(self, ended: CallEnded) -> None:
-        # What plugins ask beside a call may have its id, but another route.
+        # Additional calls by plugins may have the same id, but have another route.
         if ended.id in self.awaited and ended.route == ROUTE:
             self.awaited[ended.id] = ended
 
 
 class Round:
-    """calls: one a model, of this caller's; each is made by itself, through its chain.  at_once: how many at a time."""
+    """Makes the calls of one comparison.  calls: one per model, each sent through its chain.  at_once: concurrency."""
 
     def __init__(self, host: Host, ends: Ends, calls: Sequence[Call], caller: Caller, at_once: int) -> None:
         self.host = host
@@ -67,7 +67,7 @@ class Round:
         self.steps_made: asyncio.Queue[Step] = asyncio.Queue(WAITING)
 
     async def steps(self) -> AsyncGenerator[Step, None]:
-        """What is said, as it is said; whoever stops reading ends every call.  Raises Busy."""
+        """The pieces of all answers as they arrive.  Closing the generator cancels all calls.  Raises Busy."""
         turns = iter(range(len(self.calls)))
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -88,7 +88,7 @@ class Round:
             await self.steps_made.put(Over(place, await self.heard(place, self.calls[place])))
 
     async def heard(self, place: int, call: Call) -> Heard:
-        """What came of one call, whatever that was."""
+        """The outcome of one call, whether it succeeds or fails."""
         answer = Answer()
         error: ProxyError | None = None
         self.ends.awaited[call.id] = None
@@ -99,7 +99,7 @@ class Round:
             error = UpstreamError("The answer was not complete before its caller's own limit.", "timeout")
         except ProxyError as failed:
             error = failed
-        except Exception:  # a fault of one call is not the others'
+        except Exception:  # one call's unexpected error must not end the others
             log.exception("a call of a comparison failed")
             error = ProxyError("The server failed to answer.", code="internal_error")
         finally:
@@ -120,7 +120,7 @@ class Round:
 
 
 def check_own(host: Host, call: Call, reply: Reply) -> None:
-    """Another model's answer, after a fallback, says nothing of the one that was asked.  Raises UpstreamError."""
+    """Raises UpstreamError if a fallback model answered: its answer must not count for the requested one."""
     told, named = reply.facts.get("fallback"), host.models.named
     if told and named(reply.facts.get("model", "")) != named(call.model):
         raise UpstreamError(f"Another model answered in its place: {told}.", "server", code="fell_back")
@@ -133,10 +133,10 @@ def step_of(place: int, event: Event) -> Step | None:
 
 
 def calls_of(asked: Call, id: str, models: Sequence[str], ids: Sequence[str]) -> list[Call]:
-    """One for each model.  id: of the comparison, which their records have as a tag.  ids: of the calls.
+    """One call per model.  id: the comparison's, which becomes a tag of the calls.  ids: the calls' own.
 
-    They stream, whatever their caller reads: when an answer begins is worth knowing.  None goes on with a conversation:
-    the answers would all be put into it.
+    They always stream, so that the time to the first token is known.  They name no conversation, since every answer
+    would be added to it.
     """
     tags = {**asked.tags, "comparison": id}
     headers = {name: value for name, value in asked.headers.items() if name != CONVERSATION}

@@ -1,4 +1,4 @@
-"""Who met whom in comparisons, who won, and how strong that makes them."""
+"""Pairs of models that were compared, who won, and the resulting ranking."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from proxy.types import JSON
 
 
 class Meetings:
-    """Grows with comparisons, the newest first.  by: `votes`, `judge` or `all`."""
+    """Collects games from comparisons, which are added newest first.  by: `votes`, `judge` or `all`."""
 
     def __init__(self, by: str) -> None:
         self.by = by
         self.names = Names()
         self.none_good = 0
         self.met: list[tuple[int, str, str, float]] = []
-        """The number of a comparison, two models, and what it was for the first: 1, 0.5 or 0.  Plain tuples, since of
-        what has names the garbage collector would look through a hundred thousand again and again."""
+        """The number of a comparison, two models, and the first one's score: 1, 0.5 or 0.  Plain tuples, because the
+        garbage collector would scan a hundred thousand objects of another type again and again."""
         self.count = 0
 
     def add(self, one: Outcome) -> None:
@@ -30,11 +30,11 @@ class Meetings:
         self.none_good += self.by != "judge" and one.vote == NONE_GOOD
         for first, second, score in pairs(one, self.by):
             here, there = one.results[first].named, one.results[second].named
-            if here != there:  # two names may lead to one model
+            if here != there:  # two names can mean the same model
                 self.met.append((self.count, here, there, score))
 
     def told(self) -> dict[str, JSON]:
-        """It takes a while, and no lock."""
+        """The ranking.  Takes a while and accesses nothing shared, so it can run in a thread."""
         called = self.names.most()
         met = [one for one in self.met if one[1] in called and one[2] in called]
         told: dict[str, JSON] = {"comparisons": len({one[0] for one in met}), "none_good": self.none_good}
@@ -47,7 +47,7 @@ class Meetings:
 
 
 def ranked(games: Sequence[Game], names: Sequence[str]) -> list[dict[str, JSON]]:
-    """The strongest first.  names: of all that play, by the number that they have in games."""
+    """The ranking, best first.  names: of the models, by their index in the games."""
     stood, found = standings(games, len(names)), strengths(games, len(names))
     return [
         {
@@ -62,7 +62,8 @@ def ranked(games: Sequence[Game], names: Sequence[str]) -> list[dict[str, JSON]]
 
 
 def pairs(one: Outcome, by: str) -> Iterable[tuple[int, int, float]]:
-    """Who met whom in a comparison, by places, and who won.  What was not answered, or found not good, met nobody."""
+    """Pairs of places in a comparison with the first one's score.  Failed answers are left out, and a vote that no
+    answer is good gives no pairs."""
     answered = sorted(place for place, result in one.results.items() if result.success)
     if by != "judge" and one.vote is not None and one.vote != NONE_GOOD:
         if one.vote == TIE:
@@ -76,7 +77,7 @@ def pairs(one: Outcome, by: str) -> Iterable[tuple[int, int, float]]:
 
 @dataclass(slots=True)
 class Standing:
-    """What becomes of one model in a ranking."""
+    """The totals of one model in a ranking."""
 
     wins: int = 0
     losses: int = 0

@@ -1,4 +1,4 @@
-"""Comparisons in the database.  Every query of a caller's names the owner."""
+"""Comparisons in the database.  Every query for a caller filters by owner."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from proxy.types import JSON
 R: Final = ROUNDS.c
 KEPT: Final = tuple(one.name for one in fields(Result))
 SHORT: Final = tuple(name for name in KEPT if name not in ("response", "thinking", "sources"))
-"""Columns without the words of answers."""
+"""Columns of a result without its text."""
 BEGINNING: Final = 2000
-"""Letters of a question that lists tell."""
+"""Characters of a question that lists contain."""
 LONG: Final = ("prompt", "asked")
 HEAD: Final = (
     *(one for one in R if one.name not in LONG),
     func.substr(R.prompt, 1, BEGINNING).label("prompt"),
     literal("{}").label("asked"),
 )
-"""Columns of a comparison without what may be long."""
+"""Columns of a comparison without the long ones."""
 
 
 def mine(owner: str, id: str) -> ColumnElement[bool]:
@@ -39,7 +39,7 @@ def mine(owner: str, id: str) -> ColumnElement[bool]:
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """comparisons: of one caller, the oldest go first.  bytes: of what one comparison keeps."""
+    """comparisons: per caller, beyond which the oldest are deleted.  bytes: stored of one comparison."""
 
     comparisons: int
     bytes: int
@@ -51,12 +51,12 @@ class Store(Records):
     most: Most
 
     async def ready(self) -> None:
-        """Raises DatabaseAway, before any model has been asked."""
+        """Raises DatabaseAway if the database is unavailable; called before any model is."""
         async with self.database.reading() as connection:
             await connection.execute(select(R.number).limit(1))
 
     async def add(self, made: Compared) -> Compared:
-        """As it is kept: shortened where it is too long."""
+        """Store a comparison; gives it as stored, shortened if it is too long."""
         results = fitted(made.results, self.most.bytes)
         asked = orjson.dumps(made.asked).decode()
         size = len(asked.encode()) + sum(size_of(one) for one in results)
@@ -72,7 +72,7 @@ class Store(Records):
         return made.but(number=number, results=results)
 
     async def trim(self, connection: AsyncConnection, owner: str) -> None:
-        """The oldest beyond what a caller may have go."""
+        """Delete the oldest comparisons beyond the caller's limit."""
         newest = select(R.number).where(R.owner == owner).order_by(R.number.desc()).offset(self.most.comparisons)
         old = (await connection.execute(newest.limit(1))).scalar()
         if old is not None:
@@ -80,18 +80,18 @@ class Store(Records):
             await self.remove(connection, (await connection.execute(some)).scalars().all())
 
     async def remove(self, connection: AsyncConnection, numbers: Sequence[int]) -> int:
-        """With all that is theirs, which the database sees to: rows are locked in one order only."""
+        """Delete comparisons; the database cascades to their rows, so that locks are taken in the same order."""
         return int((await connection.execute(delete(ROUNDS).where(R.number.in_(numbers)))).rowcount)
 
     async def drop(self, owner: str, id: str) -> None:
-        """Raises NotFound."""
+        """Delete one comparison.  Raises NotFound."""
         async with self.database.writing() as connection:
             number = (await connection.execute(select(R.number).where(mine(owner, id)))).scalar()
             if number is None or not await self.remove(connection, [number]):
                 raise unknown(id)
 
     async def one(self, owner: str, id: str) -> Compared:
-        """Raises NotFound."""
+        """One comparison with all its text.  Raises NotFound."""
         async with self.database.reading() as connection:
             found = await self.found(connection, mine(owner, id), 1)
         if not found:
@@ -99,9 +99,9 @@ class Store(Records):
         return found[0]
 
     async def page(self, owner: str, asked: Page, whole: bool = False) -> tuple[list[Compared], bool]:
-        """And whether there are more.  whole: with all words, else with the beginning of the question only.
+        """A page of comparisons, and whether there are more.
 
-        Raises NotFound for a wrong `after`.
+        whole: with all text, else only with the beginning of the question.  Raises NotFound for an unknown `after`.
         """
         which = R.owner == owner
         async with self.database.reading() as connection:
@@ -115,7 +115,7 @@ class Store(Records):
         return found[: asked.limit], len(found) > asked.limit
 
     async def following(self, owner: str, last: int, limit: int) -> list[Compared]:
-        """The oldest that are newer than this number, whole; whether that one is still there does not matter."""
+        """The oldest comparisons with a higher number than `last`, which need not exist any more, with all their text."""
         async with self.database.reading() as connection:
             return await self.found(connection, (R.owner == owner) & (R.number > last), limit, rising=True)
 
@@ -143,18 +143,18 @@ class Store(Records):
         return [
             compared_of({**one}, results[one["number"]], judgements[one["number"]])
             for one in heads
-            if results[one["number"]]  # else it was deleted a moment ago
+            if results[one["number"]]  # else it has just been deleted
         ]
 
     async def vote(self, compared: Compared, vote: int) -> Compared:
-        """Raises NotFound where it has gone."""
+        """Raises NotFound if the comparison has been deleted."""
         changed = update(ROUNDS).where(mine(compared.owner, compared.id)).values(vote=vote)
         await self.change(compared, changed)
         return compared.but(vote=vote)
 
     async def rate(self, compared: Compared, place: int, rating: int) -> Compared:
-        """Raises NotFound where it has gone."""
-        whose = select(R.number).where(mine(compared.owner, compared.id))  # SQLite gives a number again
+        """Raises NotFound if the comparison has been deleted."""
+        whose = select(R.number).where(mine(compared.owner, compared.id))  # not by number: SQLite reuses those
         here = RESULTS.c.comparison.in_(whose) & (RESULTS.c.place == place)
         await self.change(compared, update(RESULTS).where(here).values(rating=rating))
         results = list(compared.results)
@@ -167,7 +167,7 @@ class Store(Records):
                 raise unknown(compared.id)
 
     async def judged(self, compared: Compared, judgements: Sequence[Judgement]) -> Compared:
-        """In place of what the same judge said before.  Raises NotFound where the comparison has gone."""
+        """Replace the same judge's earlier judgements.  Raises NotFound if the comparison has been deleted."""
         judge, places = judgements[0].judge, ("judge", "one", "other", "winner", "criteria", "error", "at")
         rows = [
             {name: getattr(one, name) for name in places}
@@ -217,7 +217,8 @@ def size_of(one: Result) -> int:
 
 
 def fitted(results: Sequence[Result], most: int) -> list[Result]:
-    """Where all are too long together each keeps the same share, of its answer before its thinking and its sources."""
+    """The results within `most` bytes together.  If they exceed that, each longer than an equal share is shortened,
+    keeping its answer before its thinking and its sources."""
     if sum(map(size_of, results)) <= most:
         return list(results)
     share = most // len(results)

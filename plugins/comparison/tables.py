@@ -1,4 +1,4 @@
-"""The tables of comparisons.  Times are microseconds since 1970 in UTC, money billionths of the currency's unit."""
+"""The tables of comparisons.  Times are in Unix microseconds, money in billionths of the currency's unit."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ ROUNDS: Final = Table(
     Index("comparison_rounds_owner", "owner", "number"),
     Index("comparison_rounds_at", "at"),
 )
-"""One row a comparison.  asked: JSON of messages and options.  vote: the place of the answer that won, or TIE or
-NONE_GOOD; NULL before there is one.  bytes: of what it keeps."""
+"""One row per comparison.  asked: JSON of messages and options.  vote: the place of the answer that won, or TIE or
+NONE_GOOD; NULL before the vote.  bytes: the stored size of question and answers."""
 
 RESULTS: Final = Table(
     "comparison_results",
@@ -56,8 +56,8 @@ RESULTS: Final = Table(
     small("rating", nullable=False, server_default="0"),
     text("sources"),
 )
-"""One row an answer.  named: the one form of the model's name.  letters: of the answer, all of it.
-cut: whether less of it is kept.  sources: a JSON list of the passages that it rests on; empty where there are none."""
+"""One row per answer.  named: the normalised name of the model.  letters: characters of the full answer.
+cut: whether it is stored shortened.  sources: a JSON list of the passages that it is based on; empty if none."""
 
 JUDGEMENTS: Final = Table(
     "comparison_judgements",
@@ -71,5 +71,5 @@ JUDGEMENTS: Final = Table(
     *map(text, ("criteria", "reasons", "error")),
     Column("at", BigInteger, nullable=False),
 )
-"""What a model says of two answers, by their places; one row for each judge.  winner: a place, or TIE; NULL where it
-did not say, and `error` why.  agreed: whether it said the same in both orders.  reasons: a JSON list."""
+"""A judge's decision about two answers, given by their places; one row per pair and judge.  winner: a place, or TIE;
+NULL if the judge failed, see `error`.  agreed: whether it decided the same in both orders.  reasons: a JSON list."""

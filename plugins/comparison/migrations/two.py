@@ -1,4 +1,4 @@
-"""Answers keep the passages of documents that they rest on."""
+"""Adds the passages of documents that answers are based on."""
 
 import sqlalchemy as sa
 from alembic import op
