@@ -115,7 +115,7 @@ class Store(Records):
         return found[: asked.limit], len(found) > asked.limit
 
     async def following(self, owner: str, last: int, limit: int) -> list[Compared]:
-        """The oldest comparisons with a higher number than `last`, which need not exist any more, with all their text."""
+        """The oldest comparisons, with all text, whose number is above `last`, which may have been deleted."""
         async with self.database.reading() as connection:
             return await self.found(connection, (R.owner == owner) & (R.number > last), limit, rising=True)
 
