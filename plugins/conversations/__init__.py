@@ -1,3 +1,3 @@
-"""Conversations that the server remembers, so that a call need only bring what is new."""
+"""Conversations stored by the server, so that a call sends only its new messages."""
 
 from plugins.conversations.plugin import Conversations as Conversations

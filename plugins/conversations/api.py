@@ -1,4 +1,4 @@
-"""The endpoints of conversations: everybody sees and changes only their own."""
+"""The endpoints of conversations: callers see and change only their own."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Api:
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """Waits until no call of the conversation is being answered, so that nothing comes between its messages."""
+        """Append messages, once no call of the conversation is in progress, so that they stay together."""
         form = await self.host.desk.form(request, Add)
         new = await pictured(self.host.desk, form.read(), "" if form.messages is None else "messages")
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
@@ -144,7 +144,7 @@ class Api:
         return answer(data[0] if len(data) == 1 else reading.page(data, False), 201)
 
     async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """Through the chain of chats, as any call that names the conversation."""
+        """Answer through the chat chain, like any call that names the conversation."""
         form, owner = await self.host.desk.form(request, Generate), self.owner(request)
         talk, new = await self.store.talk(owner, id), await pictured(self.host.desk, form.new(), "message")
         call = await self.host.chat(request, form.body(talk.model))
@@ -186,7 +186,7 @@ class Api:
 
 
 def going_on(call: Call, id: str, new: Sequence[Message]) -> Call:
-    """The call with what is new as its messages, in the conversation of its path, whatever a header says."""
+    """The call with only the new messages, in the conversation of the path; a conversation header is ignored."""
     chat = cast(Chat, call.ask)
     ask = replace(chat, messages=tuple(new), question=new[-1].text if new else "")
     headers = {name: value for name, value in call.headers.items() if name != HEADER}

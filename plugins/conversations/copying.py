@@ -1,4 +1,4 @@
-"""A conversation that is there once all of it is, and is written a little at a time: nobody else waits for it long."""
+"""Copies a conversation in small transactions, so that others do not wait; it is visible only when complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from proxy.wire.ids import new_id
 
 
 async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **columns: Any) -> Talk:
-    """Raises Exists, BadCall."""
+    """A new conversation with these messages.  Raises Exists, BadCall."""
     hidden = await begun(store, owner, id, columns)
     try:
         while saids:
@@ -29,7 +29,7 @@ async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **col
             await store.host.clock.sleep(PAUSE)
         return await shown(store, hidden, owner, id)
     except BaseException:
-        with suppress(Busy):  # it goes later
+        with suppress(Busy):  # a later clean-up deletes it
             store.host.background.start(emptied(store, [hidden.number]), "deleting a copy that was not finished")
         raise
 
@@ -47,7 +47,7 @@ async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> T
 
 
 async def shown(store: Store, hidden: Talk, owner: str, id: str) -> Talk:
-    """Its owner has it from now on."""
+    """Make a finished copy visible, by giving it its owner and id."""
     which = update(TALKS).where(TALKS.c.number == hidden.number)
     try:
         async with store.database.writing() as connection:

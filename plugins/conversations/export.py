@@ -1,4 +1,4 @@
-"""A whole conversation as a document to keep elsewhere."""
+"""Exports a whole conversation as JSON or Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def document(talk: Talk, saids: Sequence[Said], summaries: Sequence[Summary]) ->
 
 
 def _itemised(one: Said) -> dict[str, JSON]:
-    """What a message does not say: annotations, logprobs, searches."""
+    """The items of a message, which also have annotations, logprobs and searches."""
     return {"items": [part for part in orjson.loads(one.items) if part is not None]} if one.items else {}
 
 
@@ -60,7 +60,7 @@ def _said(one: Said) -> Iterator[str]:
 
 
 def fenced(text: str) -> str:
-    """A block that what is in it cannot end."""
+    """A code block with a fence that is longer than any in the text."""
     fence = "```"
     while fence in text:
         fence += "`"

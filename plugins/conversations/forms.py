@@ -1,4 +1,4 @@
-"""What the endpoints of conversations are asked, checked."""
+"""The request bodies and queries of the conversation endpoints, validated."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from proxy.wire.openai_messages import Limits
 
 LIMITS: Final = Limits()
 MOST: Final = 1000
-"""Messages that are added by one request."""
+"""Maximum number of messages added by one request."""
 MOST_LETTERS: Final = 4 * 1024 * 1024
-"""Letters of these: all that is added stands in one transaction, and SQLite has one writer."""
+"""Maximum characters of them: they are added in one transaction, and SQLite allows one writer."""
 
 
 def _without_nul(text: str) -> str:
@@ -47,7 +47,7 @@ class Create(Strict):
 
 
 class Change(Strict):
-    """Only what is named changes."""
+    """Only the given fields change."""
 
     title: Title | None = None
     model: Name | None = None
@@ -78,7 +78,7 @@ class Add(BaseModel):
 
 
 class Generate(BaseModel):
-    """What a chat takes beside its messages; `message` is a further one, or the text of a user's."""
+    """The fields of a chat request without `messages`.  message: a new message, or just the text of a user's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -92,7 +92,7 @@ class Generate(BaseModel):
         return [message(self.message, "message")]
 
     def body(self, model: str) -> Mapping[str, JSON]:
-        """As a chat's, with a message in place of those that are stored."""
+        """The body of a chat request, with a placeholder for the messages."""
         given = self.model_extra or {}
         for name in ("messages", "conversation"):
             if name in given:
@@ -111,13 +111,13 @@ class Generate(BaseModel):
 
 class Fork(Strict):
     message: str | None = None
-    """Id of the last one that is copied; unset copies all."""
+    """Id of the last message to copy; unset copies all."""
     id: Id | None = None
     title: Title | None = None
 
 
 class Page(Strict):
-    """after: an id; what follows it is told."""
+    """Pagination.  after: the id after which the page begins."""
 
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
@@ -150,7 +150,7 @@ def read_messages(given: list[JSON], at: str = "messages") -> list[Message]:
 
 
 def message(given: JSON, at: str) -> Message:
-    """Raises BadCall naming the field.  at: where it stands in the body, "" for the body itself."""
+    """A message from JSON.  Raises BadCall naming the field.  at: its path in the body, "" for the body itself."""
     try:
         return openai_messages.message(given, at, LIMITS)
     except BadCall as error:
@@ -159,9 +159,9 @@ def message(given: JSON, at: str) -> Message:
 
 
 async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages") -> list[Message]:
-    """The messages, cleaned, with pictures in place of links to them.  Raises BadCall.
+    """The messages, cleaned, with links to images replaced by the images.  Raises BadCall.
 
-    at: the field of the only one, "" for the body itself, or `messages`.
+    at: `messages`, or the field of a single message, "" for the body itself.
     """
     alone = f"{at}.content".removeprefix(".")
     check_letters(messages, at or alone)
@@ -177,7 +177,7 @@ async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages"
 
 
 def check_letters(messages: Iterable[Message], at: str) -> None:
-    """Raises BadCall where one request would add too much."""
+    """Raises BadCall if the messages have too many characters for one request."""
     if sum(len(one.text) for one in messages) > MOST_LETTERS:
         message = f"Invalid '{at}': more than {MOST_LETTERS} characters in one request; use several requests."
         raise BadCall(message, param=at, code="input_too_large")

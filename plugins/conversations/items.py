@@ -1,6 +1,6 @@
-"""Messages as OpenAI's items, and items as messages.
+"""Converts messages to OpenAI's items and back.
 
-An item's id names the message that it is part of, and which part of it, so that no item need be looked for.
+An item's id contains the id of its message and the item's index in it, so no index of items is needed.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from proxy.wire.openai_items_in import PREFIXES
 from proxy.wire.openai_response_parts import logprob_of
 
 PART: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})([0-9a-f]{2,4})")
-"""Four digits say which part it is, or as many as a response gave it."""
+"""A prefix, the hexadecimal id of the message, and the item's index: four digits, or as many as a response used."""
 BEFORE: Final = ("reasoning", file_search.CALL)
-"""What comes before the words of the model's message."""
+"""Items that precede the text of the model's message."""
 TOGETHER: Final = (*BEFORE, "function_call")
 
 
 def place_of(id: str) -> tuple[str, int] | None:
-    """The message and the part of it that an item's id stands for."""
+    """The message id and the index in an item's id; None if it is not an item's id."""
     found = PART.fullmatch(id)
     return None if found is None else (PREFIX + found[1], int(found[2], 16))
 
 
 def parts_of(said: Said) -> list[Item | None]:
-    """The items that a message is made of; None in the place of one that was deleted."""
+    """The items of a message; a deleted one is None, so that the others keep their index."""
     mine = said.id.removeprefix(PREFIX)
     if said.items:
         parts: list[Item | None] = orjson.loads(said.items)
@@ -50,7 +50,7 @@ def parts_of(said: Said) -> list[Item | None]:
 
 
 def of_items(items: Sequence[Item]) -> list[Said]:
-    """The messages that items stand for, each with the items that it came in, under ids of their own."""
+    """The messages that items represent.  Each keeps its items, which get new ids."""
     return [_said(group) for group in grouped(items)]
 
 
@@ -62,12 +62,12 @@ def _said(group: Sequence[Item]) -> Said:
 
 
 def placed(item: Item, message: str, index: int) -> Item:
-    """With an id that says of which message it is, and which part."""
+    """The item with an id made of its message and index."""
     return {**item, "id": f"{PREFIXES[item['type']]}{message}{index:04x}"}
 
 
 def another(said: Said) -> Said:
-    """A copy, with ids of its own."""
+    """A copy of a message, with new ids."""
     if not said.items:
         return replace(said, id="")
     id = new_id(PREFIX)
@@ -77,12 +77,12 @@ def another(said: Said) -> Said:
 
 
 def message_of(group: Sequence[Item]) -> Message:
-    """What items say at once; thoughts without words, and searches, are the model's saying nothing."""
+    """The message of a group of items; empty if it has only reasoning or searches."""
     return cleaned(next(iter(openai_items.messages(group)), Message("assistant", "")))
 
 
 def grouped(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """What the model said at once is one message of several items."""
+    """Items grouped by message: consecutive items of one model turn form one message."""
     group: list[Item] = []
     for one in items:
         if group and not (_models(one) and _goes_on(group, one)):
@@ -98,7 +98,7 @@ def _models(one: Item) -> bool:
 
 
 def _goes_on(group: Sequence[Item], one: Item) -> bool:
-    """Whether it belongs to the model's message so far: searches and thoughts, then words, then calls."""
+    """Whether an item continues the group.  The order is: searches and reasoning, then text, then tool calls."""
     if not _models(group[-1]):
         return False
     return one["type"] == "function_call" or all(before["type"] in BEFORE for before in group)
@@ -115,7 +115,7 @@ def without(said: Said, part: int) -> Said | None:
 
 
 def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
-    """pictures, logprobs, results: whether these are told, too; they are large."""
+    """An item as the API returns it.  pictures, logprobs, results: whether to include these, which are large."""
     if item["type"] == file_search.CALL and not results:
         return {**item, "results": None}
     hidden: dict[str, JSON] = {} if pictures else {"image_url": None}
@@ -127,8 +127,7 @@ def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
 
 
 def detailed(said: Said, choice: Choice) -> Said:
-    """An answer that remembers what its message cannot say: how likely each of its tokens was, what it rests on, and
-    what was searched for."""
+    """The answer, with items for what a message cannot hold: logprobs, citations and searches."""
     cited = [] if choice.sources is None else file_search.cited(choice.sources.annotations)
     if not (choice.logprobs or cited or choice.searched):
         return said
@@ -143,5 +142,5 @@ def detailed(said: Said, choice: Choice) -> Said:
 
 
 def _with(item: Item, more: Item) -> Item:
-    """A message's words with more about them."""
+    """A message item with further fields in its content; other items unchanged."""
     return {**item, "content": [{**item["content"][0], **more}]} if item["type"] == "message" else item

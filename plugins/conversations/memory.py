@@ -1,4 +1,4 @@
-"""What of a conversation a model is told, and what becomes of the rest."""
+"""Selects the part of a conversation that is sent to the model, and summarises the rest."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from proxy.types import Call, Chat, Message
 
 log = logging.getLogger(__name__)
 LETTERS: Final = 3.0
-"""Letters that a token has, about, before one was measured; and how few and how many are believed."""
+"""Characters per token that are assumed before any measurement; FEWEST and MOST limit the measured value."""
 FEWEST: Final = 1.0
 MOST: Final = 5.0
 USUAL: Final = 200
-"""Tokens that a prompt must have for what was measured in it to count as much as that."""
+"""Weight of the assumed value: the measurement of a prompt with so many tokens counts as much."""
 BEFORE: Final = "Summary of what was said before:\n\n"
 
 
@@ -52,9 +52,9 @@ class Summarise(Strict):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a model is told.  left_out: messages that it is not; summary: what it is told in their place.
+    """What is sent to the model.  left_out: number of messages not sent; summary: sent in their place.
 
-    cut: what is left out from now on, if that is more than before.  failed: whether a summary lacks some of it.
+    cut: a new cut to be stored, if more is left out than before.  failed: whether the summary is incomplete.
     """
 
     turns: Sequence[Said]
@@ -65,7 +65,7 @@ class Kept:
 
     @property
     def fact(self) -> str:
-        """For the header; "" where everything is told."""
+        """The value for the reply's header; "" if nothing is left out."""
         if not self.left_out:
             return ""
         told = f"told={len(self.turns)}, left_out={self.left_out}"
@@ -78,13 +78,13 @@ class Kept:
 
 
 def is_silent(message: Message) -> bool:
-    """Whether the model said nothing at all: told so, it learns to say nothing."""
+    """Whether the model's answer was empty; such answers are not sent, since the model would imitate them."""
     return message.role == "assistant" and not (message.text or message.thinking or message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """What a call brings.  system: how what the model is told begins.  below: letters of a prompt that was too long."""
+    """A call's own part of the prompt.  system: the system prompt.  below: characters of a prompt that was too long."""
 
     turns: Sequence[Message]
     system: str
@@ -99,13 +99,13 @@ class Memory:
     summarise: Summarise | None
 
     async def kept(self, call: Call, talk: Talk, stored: Sequence[Said], new: New) -> Kept:
-        """stored: at least what models are still told."""
+        """What is sent to the model.  stored: the stored messages, at least those from the conversation's cut on."""
         shown = [one for one in stored if one.position >= talk.first]
         summary = None
         if talk.first > 1 and self.summarise is not None:
             async with self.store.database.reading() as connection:
                 summary = await self.store.summary(connection, talk)
-        assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
+        assert isinstance(call.ask, Chat)  # noqa: S101  (only chats have conversations)
         outset = len(new.system) + (0 if summary is None else len(summary.text)) + letters_beside(call.ask)
         start = kept_from(await self.room(call, talk, new.below), outset, shown, new.turns)
         if not start:
@@ -119,23 +119,23 @@ class Memory:
         return Kept(shown[start:], talk.messages - len(shown) + start, made, cut, self.lacks(made, first))
 
     def lacks(self, summary: Summary | None, first: int) -> bool:
-        """Whether something before this position should be in a summary and is not."""
+        """Whether messages before this position are missing from the summary that they should be in."""
         return self.summarise is not None and first > 1 and (summary is None or summary.upto < first - 1)
 
     async def room(self, call: Call, talk: Talk, below: int | None) -> Room:
-        """below: letters that are too many."""
+        """The room for a prompt.  below: characters that it must have fewer than, if a longer one was refused."""
         letters = letters_a_token(talk)
         tokens = self.window.tokens or await self.tokens(call)
         return Room(tokens if below is None else min(tokens, int((below - 1) / letters)), self.window.turns, letters)
 
     async def tokens(self, call: Call) -> int:
         context = await self.store.host.models.window(call.model) or CONTEXT
-        assert isinstance(call.ask, Chat)  # noqa: S101  (nothing else has a conversation)
+        assert isinstance(call.ask, Chat)  # noqa: S101  (only chats have conversations)
         wanted = call.ask.options.get("max_tokens") or 0
         return max(context - max(wanted, context // 4), context // 4)
 
     async def dropped(self, talk: Talk, going: Sequence[Said], before: Summary | None) -> Sequence[Said]:
-        """What is left out and in no summary yet: what goes now, and what went where none could be written."""
+        """Messages to summarise: those left out now, and earlier ones for which writing a summary failed."""
         after = 0 if before is None else before.upto
         if self.summarise is None or going[0].position <= after + 1:
             return going
@@ -146,8 +146,7 @@ class Memory:
     async def summarised(
         self, call: Call, talk: Talk, dropped: Sequence[Said], before: Summary | None
     ) -> Summary | None:
-        """The new one; where a model could write none, the last that it could, so that what that lacks is summarised
-        the next time."""
+        """The new summary; if the model fails, the last one that it wrote, so that the rest is summarised next time."""
         if self.summarise is None:
             return None
         call.progress("summarising the conversation")
@@ -164,7 +163,10 @@ class Memory:
 
 
 def letters_a_token(talk: Talk) -> float:
-    """As measured in its last prompt.  What there is around a few words says little of many."""
+    """Characters per token, as measured in the conversation's last prompt.
+
+    A short prompt has little weight, because much of it is the model's template.
+    """
     measured = (talk.read_letters + LETTERS * USUAL) / (talk.read_tokens + USUAL)
     return min(max(measured, FEWEST), MOST)
 

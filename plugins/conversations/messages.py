@@ -1,4 +1,4 @@
-"""Messages as they are kept, compared and told."""
+"""Messages as they are stored, compared and returned."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PREFIX: Final = "msg_"
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message with what is known of it.  position: counts from 1 in its conversation, 0 before it is kept.
+    """A message with its metadata.  position: counts from 1 in its conversation, 0 before it is stored.
 
-    status: `cut` is an answer whose upstream failed midway, `left` one that nobody waited for any more.
-    finish, model, usage: of an answer.  call: id of the request that brought it.  at: microseconds since 1970.
+    status: `cut` is an answer whose upstream failed midway, `left` one whose client disconnected.
+    finish, model, usage: of an answer.  call: id of the request that added it.  at: Unix microseconds.
     """
 
     message: Message
@@ -43,7 +43,7 @@ def answer_of(choice: Choice) -> Message:
 
 
 def cleaned(one: Message) -> Message:
-    """PostgreSQL holds no NUL; nor does any model know what to do with one."""
+    """The message without null characters, which PostgreSQL cannot store."""
     if "\0" not in one.text:
         return one
     return Message(
@@ -52,7 +52,7 @@ def cleaned(one: Message) -> Message:
 
 
 def row_of(said: Said) -> dict[str, Any]:
-    """The columns of a message, without those that say where it stands."""
+    """The columns of a message, except its conversation, owner and position."""
     one, usage = said.message, said.usage or Usage(None, None)
     return {
         "id": said.id or new_id(PREFIX),
@@ -71,7 +71,7 @@ def row_of(said: Said) -> dict[str, Any]:
 
 
 def body_of(one: Message) -> str:
-    """Everything but the role and the text, or "" where that is all."""
+    """JSON of everything except role and text; "" if there is nothing else."""
     body: dict[str, JSON] = {}
     if one.images:
         body["images"] = [image.base64 for image in one.images]
@@ -116,7 +116,7 @@ def said_of(row: Mapping[str, Any]) -> Said:
 
 
 def same(one: Message, other: Message) -> bool:
-    """Whether a client means the stored message; few clients send back what the model thought."""
+    """Whether a resent message is the stored one; thinking is ignored, since few clients send it back."""
     return (
         one.role == other.role
         and one.text == other.text
@@ -127,7 +127,7 @@ def same(one: Message, other: Message) -> bool:
 
 
 def called(call: ToolCall) -> tuple[str, str, JSON]:
-    """Clients that have read the arguments write them with other spaces."""
+    """A tool call with parsed arguments, since clients may serialise them with different whitespace."""
     try:
         return call.id, call.name, orjson.loads(call.arguments)
     except orjson.JSONDecodeError:
@@ -135,7 +135,7 @@ def called(call: ToolCall) -> tuple[str, str, JSON]:
 
 
 def told(said: Said) -> dict[str, JSON]:
-    """A message in OpenAI's shape, and beside it what is known of it."""
+    """A message in OpenAI's format, with its metadata."""
     one = said.message
     document: dict[str, JSON] = {
         "id": said.id,
@@ -164,7 +164,7 @@ def _answered(said: Said) -> dict[str, JSON]:
 
 
 def letters(messages: Sequence[Message]) -> int:
-    """What a prompt is roughly made of; a picture counts as a few hundred words do."""
+    """The approximate length of a prompt in characters; an image counts as `PICTURE`."""
     return sum(
         len(one.text) + len(one.thinking) + PICTURE * len(one.images) + sum(len(c.arguments) for c in one.tool_calls)
         for one in messages

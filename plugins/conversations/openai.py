@@ -1,4 +1,4 @@
-"""OpenAI's conversations, over the same data.  Source: OpenAI's API reference, "Conversations"."""
+"""OpenAI's conversations API, over the same data.  Source: OpenAI's API reference, "Conversations"."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from proxy.wire.openai_items_in import items as read_items
 
 PATH: Final = "/v1/conversations"
 MOST: Final = 20
-"""Items of one request, as at OpenAI."""
+"""Maximum items in one request, as at OpenAI."""
 PICTURES: Final = "message.input_image.image_url"
 LOGPROBS: Final = "message.output_text.logprobs"
 RESULTS: Final = "file_search_call.results"
@@ -113,24 +113,24 @@ class OpenAI:
         return answer(page(listed(added, asked), False))
 
     async def said(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Said]:
-        """The messages that a request's items stand for.  Raises BadCall naming the field."""
+        """The messages that a request's items represent.  Raises BadCall naming the field."""
         saids = of_items(await self.read(request, given))
         check_letters((one.message for one in saids), "items")
         return saids
 
     async def read(self, request: web.BaseRequest, given: Sequence[JSON]) -> list[Item]:
-        """A request's items, with what they refer and link to in its place.  Raises BadCall naming the field."""
+        """A request's items, with references, files and links resolved.  Raises BadCall naming the field."""
         files = attached({"items": given}, "items")
         whole = await self.referred(self.owner(request), given)
         found = read_items(whole, "items", LIMITS)
-        if files:  # not before it is known that all else is right
+        if files:  # only after everything else has been validated
             await self.host.desk.files(request, files)
             found = read_items(whole, "items", LIMITS)
         links = {link: f"items[{index}].content" for index, one in enumerate(found) for link in links_of(one)}
         return with_pictures(found, await self.host.desk.pictures(links, "items"))
 
     async def referred(self, owner: str, given: Sequence[JSON]) -> list[JSON]:
-        """The items, with those of the owner's conversations that they refer to in their place.  Raises NotFound."""
+        """The items, with references replaced by items of the owner's conversations.  Raises NotFound."""
         wanted = {
             index: str(one.get("id"))
             for index, one in enumerate(given)
@@ -155,7 +155,7 @@ class OpenAI:
         return answer(page(found[: asked.limit], len(found) > asked.limit))
 
     async def around(self, talk: Talk, asked: Listing) -> list[Said]:
-        """Enough messages for a page of items, in their order; with the one that `after` is part of."""
+        """Enough messages for a page of items, oldest first, including the one to which the item `after` belongs."""
         at, conditions = MESSAGES.c.position, [of(talk)]
         if asked.after is not None:
             said, _ = await self.part(talk, asked.after, "after")
@@ -166,7 +166,10 @@ class OpenAI:
         return sorted(saids, key=lambda one: one.position)
 
     async def part(self, talk: Talk, id: str, param: str = "item_id") -> tuple[Said, int]:
-        """The message that an item is of, and which part of it.  Raises NotFound."""
+        """The message of an item, and the item's index in it.  Raises NotFound.
+
+        A deleted item is found only as `after`.
+        """
         if (place := place_of(id)) is not None:
             rows = await Reading(self.store).rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == place[0]))
             if rows and place[1] < len(parts := parts_of(said := said_of(rows[0]))):
@@ -180,7 +183,7 @@ class OpenAI:
         asked = self.host.desk.query(request, Including)
         said, part = await self.part(await self.store.talk(self.owner(request), id), item)
         found = parts_of(said)[part]
-        assert found is not None  # noqa: S101  (`part` has looked)
+        assert found is not None  # noqa: S101  (`part` has checked it)
         return answer(asked.shown(found))
 
     async def remove(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
@@ -221,7 +224,7 @@ def listed(saids: Iterable[Said], asked: Including) -> list[Item]:
 
 
 def behind(found: Sequence[Item], after: str, order: str) -> list[Item]:
-    """What follows an item in a list, also where that was deleted."""
+    """The items after the one with this id, which may have been deleted."""
     place = place_of(after)
     for index, one in enumerate(found):
         here = place_of(one["id"])

@@ -1,4 +1,4 @@
-"""An answer's items as its client reads them, under the same ids, so that its conversation has the very same."""
+"""The items of a response with the ids that the client gets, so that the conversation stores the same ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from proxy.wire.openai_responses_out import Response
 
 
 class Output:
-    """What one response has said so far."""
+    """Builds the items of one response while it is generated."""
 
     def __init__(self, response: Response, streams: bool) -> None:
-        """streams: whether its client reads the events as they come; else the whole of them."""
+        """streams: whether the client gets events as they arrive; otherwise the answer as a whole."""
         self.response = response
         self.streams = streams
 
     @classmethod
     def of(cls, call: Call) -> Output | None:
-        """None for what is no response."""
+        """None if the call is not to the Responses API."""
         receipt = call.receipt
         if receipt is None or receipt.head["object"] != "response":
             return None
@@ -35,7 +35,7 @@ class Output:
             self.response.hear(event)
 
     def kept(self, said: Said, answer: Answer, whole: bool) -> Said:
-        """The answer with its items.  Its own id is made of the response's, as theirs are, so that they tell it."""
+        """The message with its items.  Like their ids, the message's is made of the response's."""
         if not self.streams:
             self.response.gather(answer)
             if whole:

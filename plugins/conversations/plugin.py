@@ -1,4 +1,4 @@
-"""Conversations: a call names one, gets what was said in it, and leaves there what is said now."""
+"""Stored conversations: a call that names one gets its history, and its exchange is appended to it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from proxy.types import Call, Chat, Handler, Message, Reply, Route
 FACT: Final = "conversation"
 PREVIOUS: Final = "previous_response_id"
 OWN_SYSTEM: Final = "own_system"
-"""The tag of an experiment's call that has the caller's own system message."""
+"""The tag with the caller's own system message, if an experiment has replaced it."""
 TRIES: Final = 3
-"""Times that a prompt is made shorter which its model cannot take: what it takes is known by estimate only."""
+"""Maximum number of times a prompt is shortened after the model refused it: token counts are estimates."""
 PATIENCE: Final = 5.0
-"""Seconds that what was said last may take to be kept when the server stops."""
+"""Seconds to wait at shutdown for the last exchanges to be stored."""
 
 
 class Conversations:
@@ -122,7 +122,7 @@ class Conversations:
         return kept.noting(**{FACT: id, "memory": told.left_out})
 
     async def asked(self, turn: Turn, call: Call, ask: Chat, call_next: Handler) -> tuple[Told, Reply]:
-        """What the model is told, and its answer; less where it says that this was too much."""
+        """The prompt and the reply; a prompt that the model refuses as too long is shortened."""
         told = await self.told(turn, call, ask)
         for _ in range(TRIES):
             try:
@@ -137,16 +137,16 @@ class Conversations:
         return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
 
     async def told(self, turn: Turn, call: Call, ask: Chat, below: int | None = None) -> Told:
-        """What the model is told: how it begins, what was said, and what is new.  Raises BadCall.
+        """The prompt: system prompt, history and new messages.  Raises BadCall.
 
-        below: letters that were too many.
+        below: characters that it must have fewer than, if a longer one was refused.
         """
         system, turns = apart([cleaned(one) for one in ask.messages])
         async with self.store.database.reading() as connection:
             stored = await self.store.turns(connection, turn.talk, 0 if answered(turns) else turn.talk.first)
         lead, earlier = apart([one.message for one in stored])
         new = new_of(turns, earlier)
-        # What was added as a message is told as that.
+        # A system prompt that is stored as the first messages is not stored or sent a second time.
         brought, system = (None if one == lead else one for one in (brought_by(call, system), system))
         if not new and (not stored or stored[-1].message.role == "assistant"):
             message = "There is nothing new to answer: send a message that the conversation does not have yet."
@@ -158,7 +158,7 @@ class Conversations:
         return Told(headed(ask, outset, kept, new), brought, new, kept.fact, kept.cut)
 
     def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
-        with suppress(Busy):  # the beginning of the first message will do
+        with suppress(Busy):  # then the beginning of the first message remains the title
             self.host.background.start(self.entitled(call, talk, saids), "giving a conversation its title")
 
     async def entitled(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
@@ -168,7 +168,7 @@ class Conversations:
 
     async def __aenter__(self) -> Self:
         start = self.host.background.start
-        if self.turns.renewing is None:  # for every pipeline that there will be
+        if self.turns.renewing is None:  # one task serves all pipelines of later reloads, too
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
         self.chores.every(EVERY, self.retention.tidy, "deleting old conversations", calm=True)
@@ -185,7 +185,7 @@ class Conversations:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """system: what the caller brought of it.  left_out: what is said of what is not told."""
+    """A prompt.  system: the caller's system prompt, to be stored.  left_out: the header about messages not sent."""
 
     ask: Chat
     system: str | None
@@ -199,13 +199,13 @@ class Told:
 
 
 def brought_by(call: Call, system: str | None) -> str | None:
-    """What its caller brought of the system prompt: what an experiment has put in its place is for this call only."""
+    """The caller's own system prompt, even if an experiment has replaced it for this call."""
     own = call.tags.get(OWN_SYSTEM)
     return system if own is None else own.replace("\0", "") or None
 
 
 def blamed(error: BadCall, ask: Chat) -> BadCall:
-    """What is wrong with pictures, with the field that has them: their place among all that was said is not it."""
+    """An error about images, naming the field in the request instead of the index in the whole prompt."""
     if error.code != "model_not_capable" or not (error.param or "").startswith("messages"):
         return error
     at = pictured_at(ask.messages)
@@ -221,12 +221,12 @@ def both(one: str, other: str) -> str:
 
 
 def is_once(call: Call) -> bool:
-    """Whether the call's instructions are not the next one's, as those of OpenAI's responses."""
+    """Whether the system prompt applies to this call only, as `instructions` do in OpenAI's Responses API."""
     return call.receipt is not None and call.receipt.head["object"] == "response"
 
 
 def named(call: Call) -> str | None:
-    """The conversation that a call names, if it does.  Raises BadCall."""
+    """The id of the conversation that a call names; None if it names none.  Raises BadCall."""
     if not call.extra and not call.headers:
         return None
     given = call.extra.get(FIELD)

@@ -1,4 +1,4 @@
-"""Pages of conversations and messages, and figures of them.  Every query names the owner."""
+"""Pages of conversations and messages, search and statistics.  Every query filters by owner."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DAY = 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class Some(Generic[Told]):
-    """A page.  more: whether there are others behind it."""
+    """A page.  more: whether others follow."""
 
     found: Sequence[Told]
     more: bool
 
 
 def page(found: Sequence[dict[str, JSON]], more: bool) -> dict[str, JSON]:
-    """As OpenAI tells a list."""
+    """A list in OpenAI's format."""
     first, last = (found[0]["id"], found[-1]["id"]) if found else (None, None)
     return {"object": "list", "data": list(found), "first_id": first, "last_id": last, "has_more": more}
 
@@ -41,7 +41,7 @@ def no_such(id: str) -> NotFound:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A message that fits what was looked for, with some words around."""
+    """A search result: a message, with an excerpt around the match."""
 
     talk: str
     title: str
@@ -58,7 +58,7 @@ class Reading:
             return [dict(one) for one in (await connection.execute(query)).mappings()]
 
     async def talks(self, owner: str, asked: Page) -> Some[Talk]:
-        """Those that were gone on with last come first, unless asked otherwise."""
+        """A page of conversations by last use; the order `desc` starts with the latest."""
         place = tuple_(TALKS.c.updated, TALKS.c.number)
         query = select(TALKS).where(TALKS.c.owner == owner)
         if asked.after is not None:
@@ -72,7 +72,7 @@ class Reading:
         return Some([talk_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
 
     async def following(self, owner: str, last: int, limit: int) -> list[Talk]:
-        """Those with greater numbers than this, of which the conversation may have gone."""
+        """Conversations with a higher number than `last`, which need not exist any more."""
         query = select(TALKS).where((TALKS.c.owner == owner) & (TALKS.c.number > last))
         return [talk_of(row) for row in await self.rows(query.order_by(TALKS.c.number).limit(limit))]
 
@@ -86,7 +86,7 @@ class Reading:
         return Some([said_of(row) for row in rows[: asked.limit]], len(rows) > asked.limit)
 
     async def position(self, talk: Talk, id: str, param: str = "after") -> Said:
-        """Raises NotFound."""
+        """The message with this id.  Raises NotFound."""
         rows = await self.rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == id.replace("\0", "")))
         if not rows:
             message = f"The conversation '{talk.id}' has no message '{id[:200]}'."
@@ -94,13 +94,13 @@ class Reading:
         return said_of(rows[0])
 
     async def summaries(self, talk: Talk) -> list[Summary]:
-        """The oldest first."""
+        """All summaries, oldest first."""
         whose = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
         rows = await self.rows(select(SUMMARIES).where(whose).order_by(SUMMARIES.c.upto, SUMMARIES.c.number))
         return [Summary(row["text"], row["upto"], row["at"], row["model"]) for row in rows]
 
     async def search(self, owner: str, asked: Query) -> Some[Found]:
-        """Messages that have all the words, the newest first."""
+        """Messages that contain all the words, newest first."""
         query = self.searching(asked.q.replace("\0", " ")).where(MESSAGES.c.owner == owner, TALKS.c.owner == owner)
         if asked.after is not None:
             here = select(MESSAGES.c.number).where(MESSAGES.c.owner == owner, MESSAGES.c.id == asked.after)
@@ -126,7 +126,7 @@ class Reading:
         return query.where(TALKS.c.number == MESSAGES.c.talk)
 
     async def statistics(self, owner: str, since: int) -> dict[str, JSON]:
-        """since: microseconds since 1970; days from then on are told one by one."""
+        """since: Unix microseconds from which on counts by day are included."""
         talks = TALKS.c.owner == owner
         messages = MESSAGES.c.talk.in_(select(TALKS.c.number).where(talks)) & (MESSAGES.c.owner == owner)
         counts = [func.count().label("conversations"), added("prompt_tokens"), added("completion_tokens")]
@@ -163,10 +163,10 @@ def added(name: str) -> ColumnElement[Any]:
 
 
 def ordered(query: Select[Any], columns: Sequence[ColumnElement[Any]], asked: Page) -> Select[Any]:
-    """One more than is asked for, to know whether there are more."""
+    """The query sorted, with one row more than the limit, to know whether others follow."""
     return query.order_by(*(one if asked.order == "asc" else one.desc() for one in columns)).limit(asked.limit + 1)
 
 
 def quoted(words: str) -> str:
-    """Every word as one to look for, and nothing of FTS5's language."""
+    """A query in FTS5's syntax with every word quoted, so that none is read as an operator."""
     return " ".join('"' + word.replace('"', '""') + '"' for word in words.split())

@@ -1,4 +1,4 @@
-"""One exchange on its way into its conversation: what was asked, and the answer as it is given."""
+"""Records one exchange, the new messages and the answer, and stores it in its conversation."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from proxy.types import Call, Chat, Events, Finish, Message
 
 log = logging.getLogger(__name__)
 OWN_MODEL: Final = "own_model"
-"""The tag of an experiment's call that has the model that its caller asked for."""
+"""The tag with the model that the caller requested, if an experiment has replaced it."""
 TITLE: Final = 60
-"""Letters of a title that is made from a message."""
+"""Maximum characters of a title taken from a message."""
 
 
 @dataclass(slots=True)
 class Recording:
-    """Keeps the exchange and gives the turn back, once, when the answer is complete or will never be.
+    """Stores the exchange and releases the turn, exactly once, when the answer is complete or has failed.
 
-    new: messages that are not stored yet.  system: what the model is told at the outset, None leaves it as it is.
-    keep_cut: whether answers are kept that are not complete.  sent: letters of the whole prompt.
-    entitle: is told of the first exchange, once it is kept.  cut: what models are told no more from now on.
-    output: the answer as a response, where its client reads it as one.
+    new: messages that are not stored yet.  system: the new system prompt; None leaves it unchanged.
+    keep_cut: whether incomplete answers are stored.  sent: characters of the whole prompt.
+    entitle: called with the first exchange after it is stored.  cut: messages to leave out from now on.
+    output: builds the items, for calls to the Responses API.
     """
 
     store: Store
@@ -68,18 +68,21 @@ class Recording:
             await self.kept()
 
     async def kept(self) -> None:
-        """In a task of its own: a client that leaves now must not undo what was answered."""
+        """Store the exchange in a separate task, so that a client that disconnects now does not cancel it."""
         if not self.over:
             self.over = True
             await self.detached(self.keep() if self.whole or self.keep_cut else self.give_back())
 
     async def failed(self) -> None:
-        """There is no answer: nothing is kept, and a conversation that would have begun has not."""
+        """Called if there is no answer: nothing is stored, and a new conversation is removed again."""
         self.over = True
         await self.detached(self.give_back())
 
     async def detached(self, work: Coroutine[Any, Any, None]) -> None:
-        """Raises Busy, with the turn given back here at least, where no task can be started."""
+        """Run this in a separate task and wait for it.
+
+        Raises Busy if none can be started; the turn is then released in this process only.
+        """
         try:
             background, name = self.store.host.background, "keeping what was said in a conversation"
             task = self.turn.turns.start(background, work, name)
@@ -91,7 +94,7 @@ class Recording:
     async def closed(self) -> None:
         try:
             await self.kept()
-        except ProxyError as error:  # the answer has failed in any case, and of what its client knows
+        except ProxyError as error:  # the client already knows that the answer failed
             log.warning("an incomplete answer in the conversation %s could not be stored: %s", self.turn.talk.id, error)
 
     async def give_back(self) -> None:
@@ -107,8 +110,8 @@ class Recording:
         talk, database, saids = self.turn.talk, self.store.database, self.saids()
         try:
             async with database.writing() as connection:
-                # Where another process took this one for dead, it stays the other's turn.  An exchange is kept as one,
-                # so that nothing is torn.
+                # If this turn's lease has expired, another process may hold the turn; `released` leaves it alone.  The
+                # exchange is still appended in one piece.
                 await self.store.append(connection, talk, saids, **self.columns(), **released(self.turn.token))
                 if self.cut is not None:
                     await self.store.leave_out(connection, talk, self.cut)
@@ -136,7 +139,7 @@ class Recording:
 
     @property
     def question(self) -> str:
-        """As it is kept: without what no database holds."""
+        """The client's question as it is stored, without null characters."""
         return self.call.ask.question.replace("\0", "") if isinstance(self.call.ask, Chat) else ""
 
     @property
@@ -151,14 +154,14 @@ class Recording:
         return "cut" if self.broken else "left"
 
     def columns(self) -> dict[str, Any]:
-        """What else changes in the conversation."""
+        """The other columns of the conversation that change."""
         talk, usage = self.turn.talk, self.answer.usage
         asked = self.call.tags.get(OWN_MODEL, self.call.model)
         changed: dict[str, Any] = {"model": talk.model or asked.replace("\0", "")}
         if self.system is not None:
             changed["system"] = self.system
         if not talk.title and (title := title_of(said_by(self.new, self.question))):
-            untitled = TALKS.c.title == ""  # its owner may have given it one by now
+            untitled = TALKS.c.title == ""  # its owner may have set one meanwhile
             changed["title"] = case((untitled, title), else_=TALKS.c.title)
             changed["titled"] = case((untitled, "first"), else_=TALKS.c.titled)
         if usage is not None and usage.prompt_tokens:
@@ -166,13 +169,13 @@ class Recording:
                 "prompt_tokens": TALKS.c.prompt_tokens + usage.prompt_tokens,
                 "completion_tokens": TALKS.c.completion_tokens + (usage.completion_tokens or 0),
             }
-            if not self.rests_on_passages:  # which are in the prompt that its upstream has counted
+            if not self.rests_on_passages:  # they are in the upstream's token count, but not in `sent`
                 changed |= {"read_letters": self.sent, "read_tokens": usage.prompt_tokens}
         return changed
 
 
 def said_by(messages: Sequence[Message], question: str) -> list[Message]:
-    """The messages, with the client's own words in place of what a template made of them."""
+    """The messages, with the client's own question in place of a templated user message."""
     users = [one for one in messages if one.role == "user"]
     if not question or any(one.text == question for one in users):
         return list(messages)
@@ -180,7 +183,7 @@ def said_by(messages: Sequence[Message], question: str) -> list[Message]:
 
 
 def title_of(messages: Sequence[Message]) -> str:
-    """The beginning of the first thing that a user says."""
+    """The beginning of the first user message that has text; "" if none has."""
     text = next((" ".join(one.text.split()) for one in messages if one.role == "user" and one.text.strip()), "")
     if len(text) <= TITLE:
         return text

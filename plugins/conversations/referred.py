@@ -1,4 +1,4 @@
-"""Items of a caller's conversations, for requests that refer to them."""
+"""Looks up items of a caller's conversations for requests that reference them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from proxy.errors import BadCall
 from proxy.wire.openai_items import Item
 
 MOST: Final = 64 * 1024 * 1024
-"""Letters of the messages that one request may refer to."""
+"""Maximum characters of the messages that one request may reference."""
 
 
 async def items_of(store: Store, owner: str, ids: Collection[str]) -> dict[str, Item]:
-    """Those of these items that are there and the owner's, by id.  Raises BadCall where they are too much to read."""
+    """The owner's items among these ids, by id.  Raises BadCall if their messages are too large."""
     places = {place[0] for id in ids if (place := place_of(id)) is not None}
     if not places:
         return {}

@@ -1,4 +1,4 @@
-"""Conversations go at once for their owner, and a little at a time from the database: nobody else waits for it long."""
+"""Deletes conversations: hides them at once, then removes their rows in small transactions, so nobody waits long."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from plugins.conversations.store import Store
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
 
 NOBODY: Final = "\x01"
-"""The owner of what is going, or not there yet: no caller's name."""
+"""The owner of conversations that are being deleted or copied; no caller can have this name."""
 CHUNK: Final = 50
-"""Conversations that are emptied together."""
+"""Conversations whose rows are deleted together."""
 MANY: Final = 1000
-"""Conversations that are taken from their owner at once."""
+"""Conversations that are hidden in one transaction."""
 ROWS: Final = 100
 LETTERS: Final = 500_000
-"""Messages that go at once, and letters of all but the first: to take words out of their index costs as much as to put
-them in."""
+"""Limits of one transaction: ROWS messages with LETTERS characters, but at least one message.  Removing words from the
+full-text index costs as much as adding them."""
 PAUSE: Final = 0.01
-"""Seconds in which others write."""
+"""Seconds between two transactions, to let others write."""
 LEFT: Final = 3600 * 10**6
-"""Microseconds after which whoever was removing a conversation is thought to have died."""
+"""Microseconds after which a process that was deleting or copying a conversation is assumed to have crashed."""
 
 
 async def remove(store: Store, which: ColumnElement[bool]) -> int:
-    """How many conversations that were.  which: a condition on TALKS.
+    """Delete conversations; gives their number.  which: a condition on TALKS.
 
-    What has gone for its owner goes from the database even if whoever waits for it leaves.
+    If the caller is cancelled, the rows of the conversations hidden so far are still deleted.
     """
     whole = 0
     while True:
         numbers = await taken(store, which)
         whole += len(numbers)
         await asyncio.shield(store.host.background.start(emptied(store, numbers), "deleting conversations"))
-        if len(numbers) < MANY:  # another of the same name may have begun by now
+        if len(numbers) < MANY:  # do not repeat until none is left: a new conversation may match by now
             return whole
 
 
@@ -58,7 +58,7 @@ async def emptied(store: Store, numbers: Sequence[int]) -> None:
 
 
 async def fewer(store: Store, numbers: Sequence[int]) -> bool:
-    """Whether nothing is left of these conversations."""
+    """Delete some rows of these conversations; gives whether nothing is left of them."""
     some = select(MESSAGES.c.number, func.length(MESSAGES.c.text)).where(MESSAGES.c.talk.in_(numbers)).limit(ROWS)
     async with store.database.reading() as connection:
         there = (await connection.execute(some)).all()
@@ -73,7 +73,7 @@ async def fewer(store: Store, numbers: Sequence[int]) -> bool:
 
 
 def together(lengths: Iterable[int]) -> int:
-    """How many of the first messages, of so many letters, are one bit."""
+    """How many of the first messages fit one transaction.  lengths: their characters."""
     count = whole = 0
     for length in islice(lengths, ROWS):
         whole += length
@@ -84,12 +84,12 @@ def together(lengths: Iterable[int]) -> int:
 
 
 async def remove_left(store: Store) -> None:
-    """What a process that died had begun to remove, or to make."""
+    """Delete what a crashed process has left half-deleted or half-copied."""
     await remove_hidden(store, TALKS.c.updated < store.now() - LEFT)
 
 
 async def remove_hidden(store: Store, which: ColumnElement[bool]) -> None:
-    """What has gone for its owner already, or is not there yet; whoever is at it finds it gone."""
+    """Delete hidden conversations: those being deleted or copied.  A copy in progress then fails."""
     hidden = select(TALKS.c.number).where(TALKS.c.owner == NOBODY, which).limit(MANY)
     while True:
         async with store.database.reading() as connection:

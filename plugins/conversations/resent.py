@@ -1,4 +1,4 @@
-"""What of a call's messages is new: clients that keep a history themselves send it again with every call."""
+"""Finds the new messages of a call: clients that keep the history themselves resend it with every call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.types import Message
 
 
 def apart(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
-    """What the model is told at the outset, if anything, and the turns."""
+    """The leading system messages as one text, None if there are none; and the other messages."""
     index = 0
     while index < len(messages) and messages[index].role == "system":
         index += 1
@@ -18,15 +18,15 @@ def apart(messages: Sequence[Message]) -> tuple[str | None, list[Message]]:
 
 
 def answered(turns: Sequence[Message]) -> int:
-    """How many turns there are up to the last answer: those that may be a history."""
+    """The number of messages up to the last answer, which may be a resent history."""
     return next((at for at in range(len(turns), 0, -1) if turns[at - 1].role == "assistant"), 0)
 
 
 def new_of(turns: Sequence[Message], stored: Sequence[Message]) -> list[Message]:
-    """The turns that are not stored yet.
+    """The messages that are not stored yet.
 
-    The history in them, up to the last answer, counts as resent only where all of it is what is stored from the
-    beginning on, as far as both go; a history that was shortened or changed is new, like few-shot examples.
+    The history up to the last answer counts as resent only if it matches the stored messages from the beginning, up
+    to the end of the shorter one.  A shortened or changed history counts as new, like few-shot examples.
     """
     history = answered(turns)
     both = min(history, len(stored))

@@ -1,4 +1,4 @@
-"""What goes: conversations that are old, and all of a caller's."""
+"""Deletes old conversations; exports and deletes all conversations of a caller."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from proxy.sql.now import now
 from proxy.types import JSON
 
 EVERY: Final = 3600.0
-"""Seconds between two times."""
+"""Seconds between two clean-ups."""
 CHUNK: Final = 50
-"""Conversations that are read at once."""
+"""Conversations read at once during an export."""
 DAY: Final = 86_400 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """days: after which a conversation goes that nobody has gone on with.  It may run in several processes."""
+    """days: after which an unused conversation is deleted; None for never.  Several processes may run it."""
 
     store: Store
     days: int | None
@@ -47,7 +47,7 @@ class Retention:
             last = found[-1].number
 
     async def forget(self, caller: str) -> int:
-        """With what a process that died was deleting or copying of theirs; a copy that is being made fails."""
+        """Also deletes what a crashed process has left half-deleted or half-copied; copies in progress fail."""
         whole = await remove(self.store, TALKS.c.owner == caller)
         said = (MESSAGES.c.talk == TALKS.c.number) & (MESSAGES.c.owner == caller)
         await remove_hidden(self.store, exists().where(said))

@@ -1,6 +1,6 @@
-"""What a database is asked for words, and some of a text around them.
+"""Prepares the words of a search, and makes excerpts around matches.
 
-Both databases have a function for the latter, which takes as long as the square of a text's length.
+The databases' own functions for excerpts take time proportional to the square of a text's length.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Final
 
 SPACED: Final = str.maketrans(dict.fromkeys(string.punctuation, " "))
-"""PostgreSQL is given no signs: its parser takes hours over some texts of them."""
+"""Replaces punctuation by spaces: PostgreSQL's parser takes hours for some sequences of it."""
 LOOKED: Final = 200_000
-"""Letters of a text that are looked through, as many as PostgreSQL keeps the words of."""
+"""Characters of a text that are searched for the excerpt, as many as PostgreSQL's index covers."""
 FEW: Final = 8
-"""Words, and places of each, that are looked at."""
+"""Maximum number of words, and of occurrences of each, that are looked at."""
 BEFORE: Final = 60
 LENGTH: Final = 200
-"""Letters before the first word that is found, and of all."""
+"""Maximum characters before the match, and of the whole excerpt."""
 
 
 def spaced(words: str) -> str:
@@ -25,7 +25,7 @@ def spaced(words: str) -> str:
 
 
 def around(text: str, words: Sequence[str]) -> str:
-    """Some of a text, with one of the words in it, where that is found soon; else its beginning."""
+    """An excerpt around the first of the words that is found; the beginning of the text if none is."""
     low = text[:LOOKED].lower()
     places = (place for word in words[:FEW] if (place := place_of(low, word.lower())) is not None)
     first = next(places, 0)
@@ -39,7 +39,7 @@ def around(text: str, words: Sequence[str]) -> str:
 
 
 def place_of(text: str, word: str) -> int | None:
-    """Where it stands as a word, or at least as part of one."""
+    """The index of an occurrence as a whole word; else the first as part of one; None if there is none."""
     first = at = text.find(word)
     for _ in range(FEW):
         end = at + len(word)

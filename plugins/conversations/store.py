@@ -1,4 +1,4 @@
-"""Conversations in the database.  Every query names the owner."""
+"""Conversations in the database.  Every query filters by owner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.host import Host
 from proxy.records import Records
 
 TOGETHER: Final = 500
-"""Rows that are written in one statement."""
+"""Rows inserted by one statement."""
 
 
 def mine(owner: str, id: str) -> ColumnElement[bool]:
@@ -25,13 +25,13 @@ def mine(owner: str, id: str) -> ColumnElement[bool]:
 
 
 def of(talk: Talk) -> ColumnElement[bool]:
-    """The messages of a conversation that was found as its owner's."""
+    """A condition: the messages of this conversation."""
     return (MESSAGES.c.talk == talk.number) & (MESSAGES.c.owner == talk.owner)
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """upto: position of the last message that it tells of."""
+    """upto: position of the last message that it covers."""
 
     text: str
     upto: int
@@ -41,9 +41,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """first: position of the first message that models are still told.  summary: a new one of what stands before.
+    """first: position of the first message that is still sent to models.  summary: a new one of the earlier messages.
 
-    lead: instructions that stood at the beginning as messages; they are told for ever, as the conversation's own.
+    lead: leading system messages that would be cut off; they are kept in the conversation's system prompt.
     """
 
     first: int
@@ -53,7 +53,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Most:
-    """What a caller may have."""
+    """Limits.  talks: conversations per caller; messages: per conversation."""
 
     talks: int
     messages: int
@@ -64,20 +64,20 @@ class Store(Records):
     host: Host
     most: Most
 
-    # --- in a transaction that is open ---
+    # --- within an open transaction ---
 
     async def found(self, connection: AsyncConnection, owner: str, id: str) -> Talk | None:
         row = (await connection.execute(select(TALKS).where(mine(owner, id)))).mappings().first()
         return None if row is None else talk_of(dict(row))
 
     async def check_room(self, connection: AsyncConnection, owner: str) -> None:
-        """Raises BadCall where the owner has as many as may be."""
+        """Raises BadCall if the owner has the maximum number of conversations."""
         count = select(func.count()).select_from(TALKS).where(TALKS.c.owner == owner)
         if (await connection.execute(count)).scalar_one() >= self.most.talks:
             raise full(f"You have {self.most.talks} conversations, which is the maximum; delete some.")
 
     async def made(self, connection: AsyncConnection, owner: str, id: str, **columns: Any) -> bool:
-        """False if it is there already."""
+        """Create a conversation; gives False if the id exists already."""
         now = self.now()
         row = {"owner": owner, "id": id, "created": now, "updated": now, "next": 1, "first": 1, **columns}
         done = await connection.execute(self.database.insert(TALKS).values(row).on_conflict_do_nothing())
@@ -86,10 +86,10 @@ class Store(Records):
     async def append(
         self, connection: AsyncConnection, talk: Talk, saids: Sequence[Said], whose: str | None = None, **columns: Any
     ) -> list[Said]:
-        """At the end, all or none, whoever else appends; gives them with their places.
+        """Append messages, all or none, safe against concurrent appends; gives them with their positions.
 
-        whose: the messages' owner, where that is not the conversation's.  columns: of this, that change with it.
-        Raises NotFound where it is gone, BadCall where it is full.
+        whose: the messages' owner, if not the conversation's.  columns: of the conversation, to change as well.
+        Raises NotFound if the conversation has been deleted, BadCall if it is full.
         """
         count, now = len(saids), self.now()
         changes = {"next": TALKS.c.next + count, "messages": TALKS.c.messages + count, "updated": now, **columns}
@@ -109,24 +109,24 @@ class Store(Records):
         return [said_of(one) for one in rows]
 
     async def name(self, connection: AsyncConnection, talk: Talk, title: str) -> None:
-        """A better title than the beginning of the first message; one that its owner gave stays."""
+        """Replace a title taken from the first message; one that the owner has set stays."""
         first = mine(talk.owner, talk.id) & (TALKS.c.number == talk.number) & (TALKS.c.titled == "first")
         await connection.execute(update(TALKS).where(first).values(title=title, titled="model"))
 
     async def turns(self, connection: AsyncConnection, talk: Talk, first: int = 0) -> list[Said]:
-        """The messages from this position on."""
+        """The messages from position `first` on."""
         chosen = select(MESSAGES).where(of(talk), MESSAGES.c.position >= first).order_by(MESSAGES.c.position)
         return [said_of(dict(row)) for row in (await connection.execute(chosen)).mappings()]
 
     async def summary(self, connection: AsyncConnection, talk: Talk) -> Summary | None:
-        """The newest."""
+        """The newest summary."""
         mine = (SUMMARIES.c.talk == talk.number) & (SUMMARIES.c.owner == talk.owner)
         chosen = select(SUMMARIES).where(mine).order_by(SUMMARIES.c.upto.desc(), SUMMARIES.c.number.desc()).limit(1)
         row = (await connection.execute(chosen)).mappings().first()
         return None if row is None else Summary(row["text"], row["upto"], row["at"], row["model"])
 
     async def leave_out(self, connection: AsyncConnection, talk: Talk, cut: Cut) -> None:
-        """From now on; what was left out already stays so."""
+        """Store a cut; it can only move forward."""
         further = (TALKS.c.number == talk.number) & (TALKS.c.owner == talk.owner) & (TALKS.c.first < cut.first)
         changes: dict[str, Any] = {"first": cut.first}
         if cut.lead:
@@ -137,10 +137,10 @@ class Store(Records):
             row = {"talk": talk.number, "owner": talk.owner, "upto": new.upto, "at": self.now()}
             await connection.execute(insert(SUMMARIES).values(row | {"text": new.text, "model": new.model}))
 
-    # --- whole ---
+    # --- in a transaction of their own ---
 
     async def talk(self, owner: str, id: str) -> Talk:
-        """Raises NotFound."""
+        """One conversation.  Raises NotFound."""
         async with self.database.reading() as connection:
             found = await self.found(connection, owner, id)
         if found is None:
@@ -148,7 +148,7 @@ class Store(Records):
         return found
 
     async def create(self, owner: str, id: str, saids: Sequence[Said] = (), **columns: Any) -> Talk:
-        """Raises Exists, BadCall."""
+        """Create a conversation with messages.  Raises Exists, BadCall."""
         async with self.database.writing() as connection:
             await self.check_room(connection, owner)
             made = await self.made(connection, owner, id, **columns)
@@ -161,7 +161,7 @@ class Store(Records):
         return talk
 
     async def change(self, owner: str, id: str, columns: Mapping[str, Any]) -> Talk:
-        """Raises NotFound."""
+        """Update columns.  Raises NotFound."""
         async with self.database.writing() as connection:
             await connection.execute(update(TALKS).where(mine(owner, id)).values(dict(columns)))
             talk = await self.found(connection, owner, id)
@@ -170,7 +170,7 @@ class Store(Records):
         return talk
 
     async def undo(self, talk: Talk) -> None:
-        """One that has begun, and in which nothing was said."""
+        """Delete a new conversation that has no messages yet."""
         async with self.database.writing() as connection:
             empty = (TALKS.c.number == talk.number) & (TALKS.c.messages == 0)
             await connection.execute(delete(TALKS).where(mine(talk.owner, talk.id) & empty))

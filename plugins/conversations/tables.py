@@ -1,4 +1,4 @@
-"""The tables of conversations.  Times are microseconds since 1970 in UTC."""
+"""The tables of conversations.  Times are Unix microseconds."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ TALKS: Final = Table(
     Index("conversations_updated", "owner", "updated", "number"),
     Index("conversations_old", "updated"),
 )
-"""One row a conversation; its id is its owner's to choose, and so it is another's, too.
+"""One row per conversation.  Owners choose ids, so an id is unique only per owner.
 
-titled: who gave the title: `caller`, `first` message, `model`.  parent: what it was forked from.
-messages: how many there are; next: the position of the next; first: that of the first which models are still told.
-read_letters, read_tokens: of the last prompt, as sent and as counted upstream.
-holder, held_until: whose turn it is, and until when unless it is renewed.
+titled: where the title comes from: `caller`, `first` message, `model`.  parent: the conversation it was forked from.
+messages: their number; next: position of the next one; first: position of the first one still sent to models.
+read_letters, read_tokens: characters of the last prompt as sent, and its tokens as the upstream counted them.
+holder, held_until: the lease of the current turn: its token, and when it expires unless renewed.
 """
 
 MESSAGES: Final = Table(
@@ -56,8 +56,8 @@ MESSAGES: Final = Table(
     Index("conversations_position", "talk", "owner", "position", unique=True),
     Index("conversations_message", "id", unique=True),
 )
-"""body: JSON of what a message has beside its role and text.  items: JSON of the items that it came in, "" where it
-came as a message.  status: `complete`, `cut` or `left`.  call: id of the request that brought it."""
+"""body: JSON of a message without role and text.  items: JSON of the items that it was received in, "" if it was
+received as a message.  status: `complete`, `cut` or `left`.  call: id of the request that added it."""
 
 SUMMARIES: Final = Table(
     "conversations_summaries",
@@ -70,4 +70,4 @@ SUMMARIES: Final = Table(
     *map(text, ("text", "model")),
     Index("conversations_summary", "talk", "upto"),
 )
-"""What was left out, in short; never changed.  upto: position of the last message that it tells of."""
+"""Summaries of left-out messages; never changed.  upto: position of the last message that a summary covers."""

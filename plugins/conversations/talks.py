@@ -1,4 +1,4 @@
-"""A conversation as it is read."""
+"""A conversation as read from the database, and its errors."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from proxy.types import JSON
 PREFIX: Final = "conv_"
 FIELD: Final = "conversation"
 HEADER: Final = "x-gemmapy-conversation"
-"""By which a call names its conversation, in its body or its head."""
+"""The body field (`FIELD`) or the header by which a call names its conversation."""
 SANE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 TOO_LONG: Final = "context_length_exceeded"
-"""The code of a prompt that is more than its model takes."""
+"""The error code of a prompt that is too long for the model."""
 RESERVED: Final = ("search", "statistics")
-"""Names of endpoints beside those of single conversations."""
+"""Paths of other endpoints, which cannot be ids."""
 
 
 def checked_id(given: str) -> str:
-    """Raises ValueError for what cannot be the id of a conversation."""
+    """The id itself.  Raises ValueError if it is not valid."""
     if not SANE.fullmatch(given):
         raise ValueError("expected up to 128 letters, digits and `_.:-`")
     if given in RESERVED:
@@ -76,7 +76,7 @@ def talk_of(row: Mapping[str, Any]) -> Talk:
 
 
 class Locked(ProxyError):
-    """Another call of this conversation has not ended."""
+    """Another call of this conversation is still in progress."""
 
     status, kind = 409, "invalid_request_error"
 
@@ -86,7 +86,7 @@ class Locked(ProxyError):
 
 
 class Exists(ProxyError):
-    """The id that was chosen for a new conversation is taken."""
+    """The id chosen for a new conversation is already in use."""
 
     status, kind = 409, "invalid_request_error"
 

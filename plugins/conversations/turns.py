@@ -1,4 +1,4 @@
-"""Whose turn it is: of the calls of one conversation one is answered at a time, whichever process it came to."""
+"""Turns: only one call of a conversation is answered at a time, across all processes, by a lease in the database."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ from proxy.sql.now import now
 
 log = logging.getLogger(__name__)
 LEASE: Final = 15.0
-"""Seconds after which a turn is over whose process does not say that it goes on, by the database's clock."""
+"""Seconds after which a lease expires unless it is renewed, by the database's clock."""
 PROLONGED: Final = int(LEASE * 1e6)
 SOONEST: Final = 0.01
 LATEST: Final = 0.25
-"""Seconds between two looks whether another process's turn is over."""
+"""Seconds between two attempts to get a lease that another process holds; the pause doubles up to LATEST."""
 PER_STATEMENT: Final = 500
 GIVING: Final = "giving back a turn in a conversation"
 
 
 @dataclass(slots=True)
 class Line:
-    """Calls of this process that wait for one conversation."""
+    """The queue of this process's calls for one conversation."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     waiting: int = 0
 
 
 class Turns:
-    """What this process holds and waits for; outlives reloads."""
+    """The turns that this process holds or waits for; survives reloads."""
 
     def __init__(self) -> None:
         self.lines: dict[tuple[str, str], Line] = {}
         self.held: dict[str, int] = {}
-        """By token the number of its conversation."""
+        """Number of the conversation by token of the turn."""
         self.renewing: asyncio.Task[None] | None = None
         self.writing: set[asyncio.Task[Any]] = set()
-        """What must be written though nobody waits for it."""
+        """Pending writes, which must finish even if nobody waits for them."""
 
     def start(self, background: Background, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Raises Busy."""
+        """Start a write that shutdown waits for.  Raises Busy."""
         task = background.start(work, name)
         self.writing.add(task)
         task.add_done_callback(self.writing.discard)
         return task
 
     async def written(self, patience: float) -> None:
-        """Wait until all is, or so many seconds."""
+        """Wait until all pending writes are done, for at most `patience` seconds."""
         if self.writing:
             await asyncio.wait(list(self.writing), timeout=patience)
 
     @asynccontextmanager
     async def line(self, owner: str, id: str, most: int) -> AsyncIterator[asyncio.Lock]:
-        """A place among those who wait, in their order.  Raises Locked where `most` wait already."""
+        """A place in the queue for a conversation.  Raises Locked if `most` calls are waiting already."""
         line = self.lines.setdefault((owner, id), Line())
         if line.waiting >= most and line.lock.locked():
             raise Locked(id, 1.0)
@@ -80,17 +80,17 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The right to go on with a conversation, held until it is given back.  token: names it in the database."""
+    """The exclusive right to continue a conversation until it is released.  token: identifies it in the database."""
 
     talk: Talk
     token: str
     lock: asyncio.Lock
     turns: Turns
     fresh: bool = False
-    """Whether the conversation began with it."""
+    """Whether the conversation was created for this turn."""
 
     def end(self) -> None:
-        """Here; in the database it ends with the last write, see `ended`."""
+        """Release the turn in this process; in the database, `released` or `given_back` does that."""
         self.turns.held.pop(self.token, None)
         self.lock.release()
         key = (self.talk.owner, self.talk.id)
@@ -100,7 +100,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Taking:
-    """How a turn is taken.  wait: seconds; waiting: calls of one conversation; create: what is not there yet."""
+    """Acquires turns.  wait: timeout in seconds; waiting: maximum length of a queue; create: whether an unknown
+    conversation is created."""
 
     store: Store
     turns: Turns
@@ -109,7 +110,7 @@ class Taking:
     create: bool
 
     async def turn(self, owner: str, id: str, create: bool | None = None) -> Turn:
-        """Raises Locked after `wait` seconds, NotFound, BadCall, Busy."""
+        """Acquire a turn.  Raises Locked after `wait` seconds, NotFound, BadCall, Busy."""
         wanted, began = self.create if create is None else create, time.monotonic()
         async with self.turns.line(owner, id, self.waiting) as lock:
             try:
@@ -125,7 +126,7 @@ class Taking:
 
     @asynccontextmanager
     async def held(self, owner: str, id: str) -> AsyncIterator[Turn]:
-        """A turn in a conversation that is there, for what is done at once."""
+        """A turn in an existing conversation, for the length of a `with` block."""
         turn = await self.turn(owner, id, False)
         try:
             yield turn
@@ -144,7 +145,7 @@ class Taking:
                     raise Locked(id, 1.0)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LATEST)
-        except asyncio.CancelledError:  # it may have been written already
+        except asyncio.CancelledError:  # the lease may have been written already
             self.turns.start(self.store.host.background, given_back(self.store, owner, id, token), GIVING)
             raise
         talk, fresh = found
@@ -152,7 +153,10 @@ class Taking:
         return Turn(talk, token, lock, self.turns, fresh)
 
     async def tried(self, owner: str, id: str, token: str, create: bool) -> tuple[Talk, bool] | None:
-        """The conversation, if nobody else holds it, and whether it is new.  Raises NotFound."""
+        """Try to get the lease: the conversation and whether it is new; None if another call holds it.
+
+        Raises NotFound, BadCall.
+        """
         async with self.store.database.writing() as connection:
             talk = await self.taken(connection, owner, id, token)
             if talk is not None:
@@ -175,14 +179,14 @@ class Taking:
 
 
 async def given_back(store: Store, owner: str, id: str, token: str) -> None:
-    """Others may have it."""
+    """Release a lease in the database."""
     holds = mine(owner, id) & (TALKS.c.holder == token)
     async with store.database.writing() as connection:
         await connection.execute(update(TALKS).where(holds).values(holder="", held_until=0))
 
 
 def released(token: str) -> dict[str, Any]:
-    """What changes in a conversation when a turn in it is given back; nothing where it was over already."""
+    """Columns that release a lease; they change nothing if it has expired and another call holds it."""
     holds = TALKS.c.holder == token
     return {
         "holder": case((holds, ""), else_=TALKS.c.holder),
@@ -191,12 +195,12 @@ def released(token: str) -> dict[str, Any]:
 
 
 async def renewing(turns: Turns, store: Store, clock: Clock) -> None:
-    """Says of every turn that is held that it goes on, as long as this process lives."""
+    """Renew the leases of all turns held by this process, for as long as it runs."""
     while True:
         await clock.sleep(LEASE / 4)
         try:
             await renewed(turns, store)
-        except Busy as error:  # the database may be back before the turns are over
+        except Busy as error:  # the database may be back before the leases expire
             log.warning("leases of conversations cannot be renewed: %s", error)
 
 
@@ -205,7 +209,7 @@ async def renewed(turns: Turns, store: Store) -> None:
     for start in range(0, len(held), PER_STATEMENT):
         some = held[start : start + PER_STATEMENT]
         which = TALKS.c.number.in_([number for _, number in some]) & TALKS.c.holder.in_([token for token, _ in some])
-        # A row that is locked is being written to; the other turns must not end while that takes.
+        # Rows locked by a write are skipped, so that waiting for one does not let the other leases expire.
         free = select(TALKS.c.number).where(which).with_for_update(skip_locked=True)
         async with store.database.writing() as connection:
             await connection.execute(update(TALKS).where(TALKS.c.number.in_(free)).values(held_until=now() + PROLONGED))

@@ -1,4 +1,4 @@
-"""How much of a conversation a model is told."""
+"""Decides how much of a conversation is sent to the model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from proxy.types import Message
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """tokens: of a whole prompt at most; turns: exchanges at most.  None is no bound.
+    """tokens: maximum of a whole prompt; turns: maximum number of exchanges.  None is unlimited.
 
-    letters_a_token: as measured in this conversation.
+    letters_a_token: characters per token, as measured in this conversation.
     """
 
     tokens: int | None
@@ -21,14 +21,15 @@ class Room:
     letters_a_token: float
 
     def holds(self, turns: int, length: float, part: float = 1.0) -> bool:
-        """turns: exchanges.  length: letters.  part: of what there is room for."""
+        """Whether so much fits.  turns: exchanges.  length: characters.  part: the fraction of the room to be used."""
         if self.turns is not None and turns > int(self.turns * part):
             return False
         return self.tokens is None or length <= self.tokens * part * self.letters_a_token
 
 
 def exchanges(turns: Sequence[Said]) -> list[int]:
-    """Where each begins: at a user's message after somebody else's.  A call of a tool and its answer are in one."""
+    """The start indices of exchanges.  Each begins with a user message after a message of another role, so a tool call
+    and its result belong to the same exchange."""
     found = []
     for index, one in enumerate(turns):
         if one.message.role == "user" and (not index or turns[index - 1].message.role != "user"):
@@ -39,16 +40,16 @@ def exchanges(turns: Sequence[Said]) -> list[int]:
 
 
 def kept_from(room: Room, outset: int, turns: Sequence[Said], new: Sequence[Message]) -> int:
-    """The index from which on turns are told: 0, or, once there is no room, where half of it is enough.
+    """The index of the first message to send: 0, or, if they do not all fit, one from which half the room is enough.
 
-    outset: letters of what is always told.  Cut so, what is told begins with the same bytes for many turns, which
-    upstream need not read again.
+    outset: characters that are always sent.  Cutting to half keeps the start of the prompt the same for many turns,
+    so that the upstream can use its prompt cache.
     """
     starts, lengths = exchanges(turns), [letters([one.message]) for one in turns]
     length = outset + letters(new)
     if room.holds(len(starts), length + sum(lengths)):
         return 0
-    within = bool(new) and new[0].role != "user"  # it goes on with the last exchange
+    within = bool(new) and new[0].role != "user"  # the new messages continue the last exchange
     found = len(turns)
     for count, start in enumerate(reversed(starts[1:]), 1):
         length += sum(lengths[start:found])
@@ -59,6 +60,6 @@ def kept_from(room: Room, outset: int, turns: Sequence[Said], new: Sequence[Mess
 
 
 def kept_last(turns: Sequence[Said], keep: int) -> int:
-    """The index of the last `keep` exchanges."""
+    """The index at which the last `keep` exchanges begin."""
     starts = exchanges(turns)
     return 0 if keep >= len(starts) else starts[-keep]

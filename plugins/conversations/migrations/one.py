@@ -1,6 +1,6 @@
 """The first tables.
 
-Spelled out, and not taken from `tables`: what they were at first does not change when those do.
+Written out instead of imported from `tables`, so that later changes there do not alter this migration.
 """
 
 import sqlalchemy as sa
@@ -70,7 +70,7 @@ def messages() -> None:
 
 
 def searched() -> None:
-    """What is looked for is kept by the database itself, beside every text."""
+    """The full-text index, which the database itself keeps up to date."""
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
             "ALTER TABLE conversations_messages ADD COLUMN words tsvector "

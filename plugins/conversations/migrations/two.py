@@ -1,4 +1,4 @@
-"""PostgreSQL takes hours over the words of some texts, such as `<!--` again and again; signs are taken out for it."""
+"""Punctuation is removed before PostgreSQL parses a text: repeated `<!--`, for example, would take it hours."""
 
 from alembic import op
 
