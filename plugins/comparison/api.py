@@ -88,9 +88,8 @@ class Api:
         """The call to the first model.  Raises BadCall."""
         body = form.body()
         call = await self.host.chat(request, body)
-        for model in (
-            form.models[1:] if body["messages"] == [] else ()
-        ):  # the first may bring its own messages, others not
+        # Without messages, each model must have its own, such as from a template; `chat` above checks only the first.
+        for model in form.models[1:] if body["messages"] == [] else ():
             await self.host.chat(request, {**body, "model": model})
         return call
 
