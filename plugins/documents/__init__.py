@@ -1,3 +1,3 @@
-"""Documents: kept, cut, searched, and put before a model where a call wants that."""
+"""Stores, indexes and searches documents, and adds matching passages to prompts."""
 
 from plugins.documents.plugin import Documents as Documents

@@ -1,4 +1,4 @@
-"""Documents over HTTP: added, told of, changed and removed, and what is being done with them."""
+"""The endpoints of documents and of the jobs that index them."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from proxy.stores.vectors import Vectors
 from proxy.types import Route
 
 LOOK: Final = 0.25
-"""Seconds between two looks at a job that another process may be doing."""
+"""Seconds between two polls of a job that another process may be running."""
 BEAT: Final = 10.0
-"""Seconds after which a stream of progress says that it still lives."""
+"""Seconds after which a stream of progress events sends a keep-alive comment."""
 STREAM: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Documents:
-    """most_bytes: of a file."""
+    """most_bytes: maximum size of a file."""
 
     def __init__(
         self, store: Store, collections: Collections, runner: Runner, index: Vectors, reader: Reader, most_bytes: int
@@ -85,19 +85,22 @@ class Documents:
                 return await self.taken(payer, collection, new, told.wait)
 
     async def collection(self, payer: Payer, named: str | None) -> Collection:
-        """The payer's own, to be added to; not made where its model is missing, since it would keep that one."""
+        """The payer's own collection, to add to.
+
+        The default collection is not created if its model is missing, because it would keep that model.
+        """
         found = await self.collections.find(payer.name, named or USUAL)
         if found is not None or named in (None, USUAL):
             await self.embeddable(payer, self.collections.model if found is None else found.model)
         return await self.collections.own(payer.name, named)
 
     async def embeddable(self, payer: Payer, model: str) -> None:
-        """Raises NotFound where no upstream has the model, so that what is sent could only fail.
+        """Raises NotFound if no upstream has the model, since indexing could only fail.
 
-        Where that cannot be told now, as while an upstream is away, the job finds it out.
+        If that cannot be checked now, such as while an upstream is unavailable, the job will find out.
         """
         try:
-            if await self.host.models.stamp(model) is None:  # which the chain may know how to mend
+            if await self.host.models.stamp(model) is None:  # the chain may still be able to provide it
                 await self.runner.ingest.embedder.vectors([model], model, payer)
         except NotFound as error:
             message = f"Nothing can be added to this collection, whose texts '{model}' is to embed: {error}"
@@ -106,7 +109,7 @@ class Documents:
             return
 
     async def taken(self, payer: Payer, collection: Collection, new: New, wait: float) -> web.StreamResponse:
-        """201 for a new document, 200 for one that was there already, 202 while it cannot be searched yet."""
+        """Add a document; answers 201 if it is new, 200 if it existed already, 202 while it is not searchable yet."""
         item, is_new = await self.store.add(payer, collection.id, new)
         self.runner.nudge()
         item = await self.waited(item, wait)
@@ -122,7 +125,7 @@ class Documents:
         return content
 
     async def waited(self, item: Item, seconds: float) -> Item:
-        """The document once its newest version is ready or has failed, or as it is after so many seconds."""
+        """The document when its newest version is ready or has failed, or after so many seconds."""
         now = asyncio.get_running_loop().time
         until = now() + seconds
         while item.status == "pending" and (left := until - now()) > 0:
@@ -160,7 +163,7 @@ class Documents:
         return shapes.answer(shapes.item(item, await self.runner.ledger.of_item(item.id)))
 
     async def content(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """The text as it is searched, or as it was sent where it is not yet."""
+        """The text of the searchable version, or of the newest if none is searchable yet."""
         item = await self.readable(self.caller(request), id)
         parts = self.store.text(item.id, item.version or item.newest)
         pieces = (part.encode() async for part in parts)
@@ -199,7 +202,7 @@ class Documents:
         return job
 
     async def job(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        """As JSON, or as events until it has ended, for those who accept them."""
+        """A job as JSON, or as server-sent events until it ends if the client accepts them."""
         job = await self.one_job(request, id)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return shapes.answer(shapes.job(job))

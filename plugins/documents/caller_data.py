@@ -1,4 +1,4 @@
-"""The documents of one caller: told, or deleted with the collections that they are in."""
+"""The documents of one caller, for export, and for deletion with the collections that they are in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.stores.vectors import Vectors, VectorsAway
 from proxy.types import JSON
 
 CHUNK: Final = 100
-"""Documents, without their texts, in memory at once."""
+"""Documents, without their texts, that are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Documents:
     name: str = "documents"
 
     async def told(self, caller: str) -> AsyncIterator[JSON]:
-        """With their texts, one document at a time."""
+        """The caller's documents with their texts, one at a time."""
         after = None
         while page := await self.store.page(ITEMS.c.owner == caller, after, CHUNK):
             for item in page:
@@ -38,10 +38,10 @@ class Documents:
             after = page[-1]
 
     async def forget(self, caller: str) -> int:
-        """How many documents there were."""
+        """Delete the caller's collections; gives the number of documents."""
         whole = 0
         for one in await self.collections.owned(caller):
             whole += await self.collections.remove(one)
-            with suppress(VectorsAway):  # the sweeper drops what is left of it
+            with suppress(VectorsAway):  # the sweep drops it later
                 await self.index.drop(one.place)
         return whole

@@ -1,4 +1,4 @@
-"""A text cut into chunks that can be understood by themselves."""
+"""Cuts texts into chunks that can be understood on their own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 PART: Final = 64 * 1024
-"""Characters that are cut at once, about."""
+"""Approximate characters of a part, the unit in which texts are stored and cut."""
 HEADING: Final = re.compile(r"(#{1,6})[ \t]+(.+?)[ \t]*#*[ \t]*$")
 FENCE: Final = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
 MARKDOWN: Final = re.compile(r"^(?:#{1,6} |```|~~~|\|.*\|[ \t]*$)", re.M)
 PAGE: Final = "\f"
 SMALL: Final = 200
-"""Characters that are worth a chunk of their own where a heading follows."""
+"""Minimum characters before a heading for which a chunk ends there."""
 LONGEST_HEAD: Final = 300
 NOTHING: Final = re.compile(r"[\W_]*")
 
 
 class Chunk(NamedTuple):
-    """start, end: characters of the whole text.  headings: the outermost first.  page: from 1, or 0."""
+    """start, end: offsets in the whole text, in characters.  headings: outermost first.  page: from 1, 0 if unknown."""
 
     text: str
     start: int
@@ -35,12 +35,12 @@ class Chunk(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """Without what no database takes, and with one kind of line end."""
+    """The text without null characters, which databases refuse, and with line feeds as line ends."""
     return text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parts(text: str, size: int = PART) -> Iterator[str]:
-    """The text in pieces that end between paragraphs, else lines, else words, wherever that is possible."""
+    """The text in parts that end at a page, else a paragraph, a line or a word, if possible."""
     at = 0
     while len(text) - at > size:
         end = at + size
@@ -56,9 +56,9 @@ def parts(text: str, size: int = PART) -> Iterator[str]:
 
 @dataclass(slots=True)
 class Cutter:
-    """Cuts the parts of one text in their order; what it has seen of headings and pages goes on into the next.
+    """Cuts the parts of one text in order; headings and page numbers carry over to the next part.
 
-    size: characters of a chunk at most.  overlap: those of them that the one before may have, too.
+    size: maximum characters of a chunk.  overlap: how many of them may repeat the previous chunk's end.
     """
 
     size: int
@@ -69,7 +69,7 @@ class Cutter:
     fence: str = ""
 
     def cut(self, part: str) -> list[Chunk]:
-        """The splitter is Rust and leaves the interpreter free: half a megabyte takes milliseconds."""
+        """The chunks of the next part.  The splitter is written in Rust and releases the GIL."""
         marked = bool(self.fence or MARKDOWN.search(part))
         places, paths = self.seen(part)
         chunks: list[Chunk] = []
@@ -91,7 +91,7 @@ class Cutter:
         return [one for one in chunks if not bare(one)] or chunks
 
     def seen(self, part: str) -> tuple[list[int], list[tuple[str, ...]]]:
-        """Where headings begin, and those that stand above what comes before the first, between them, and after all."""
+        """The offsets of headings, and the heading paths that apply before, between and after them."""
         places: list[int] = []
         paths = [self.path()]
         place = 0
@@ -108,7 +108,7 @@ class Cutter:
         return places, paths
 
     def fenced(self, mark: str) -> str:
-        """What closes the code that is open after this line; "" where none is."""
+        """The mark that closes the code block open after this line; "" if none is open."""
         if not self.fence:
             return mark
         return "" if mark.startswith(self.fence) else self.fence
@@ -118,8 +118,10 @@ class Cutter:
 
 
 def sections(page: str, place: int, places: list[int]) -> Iterator[tuple[int, str]]:
-    """What stands under one heading, or under several where that is little.  places: where headings begin; place: where
-    the page does."""
+    """The offset and text of each section: what is under one heading, or under several if that is short.
+
+    places: offsets of headings; place: offset of the page.
+    """
     at, end = place, place + len(page)
     for border in places[bisect_left(places, place + 1) : bisect_left(places, end)]:
         if border - at >= SMALL:
@@ -130,13 +132,15 @@ def sections(page: str, place: int, places: list[int]) -> Iterator[tuple[int, st
 
 
 def bare(chunk: Chunk) -> bool:
-    """Headings and nothing else: they stand above every chunk that follows anyway."""
+    """Whether a chunk has only headings; those are part of the following chunks' paths anyway."""
     return all(not line.strip() or HEADING.match(line) for line in chunk.text.splitlines())
 
 
 def head(title: str, chunk: Chunk) -> str:
-    """What stands before a chunk where it is embedded and indexed: the title, and headings that it does not begin with
-    itself; to name them twice would put every beginning before what follows it."""
+    """The text before a chunk when it is embedded and indexed: the title and its headings.
+
+    Headings in the chunk itself are left out, because repeating them would rank first chunks above the others.
+    """
     own = {found[2] for line in chunk.text.splitlines() if (found := HEADING.match(line)) is not None}
     told = " > ".join(dict.fromkeys(one for one in (title, *chunk.headings) if one and one not in own))[:LONGEST_HEAD]
     return f"{told}\n\n" if told else ""
@@ -144,6 +148,6 @@ def head(title: str, chunk: Chunk) -> str:
 
 @lru_cache(maxsize=32)
 def splitter(size: int, marked: bool, overlap: int) -> MarkdownSplitter | TextSplitter:
-    from semantic_text_splitter import MarkdownSplitter, TextSplitter  # only those who need it have it
+    from semantic_text_splitter import MarkdownSplitter, TextSplitter  # an optional dependency
 
     return MarkdownSplitter(size, overlap=overlap) if marked else TextSplitter(size, overlap=overlap)

@@ -1,6 +1,6 @@
-"""A closer look at the best passages: by those pieces of them that are most like the question.
+"""Reranks the best passages by their most similar pieces.
 
-The vector of a passage is one of all that it says, in which the sentence that answers a question weighs little.
+The vector of a passage represents all of its text, so the one sentence that answers a question has little weight in it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 END: Final = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n+")
-"""Of a sentence."""
+"""The end of a sentence."""
 SHORT: Final = 20
-"""Characters that are no sentence of their own."""
+"""Characters below which a text is joined with the next sentence."""
 SENTENCES: Final = 24
-"""Of a passage at most: where there are more they are taken together."""
+"""Approximate maximum of sentences in a passage: if there are more, some are joined."""
 PIECE: Final = 0.75
-"""How much the best piece counts; the rest is the passage as a whole."""
+"""Weight of the best piece; the passage as a whole has the rest."""
 WORDS: Final = 0.3
-"""How much words count among what is looked at: they have had their say in what that is."""
+"""Weight of the text score among the reranked passages: it has already influenced which those are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Closer:
     async def ranked(
         self, hits: Sequence[Hit], most: int, questions: Mapping[str, Vector], payer: Payer, least: float
     ) -> list[Hit]:
-        """The first `most` in a better order, and the others behind them.  Raises ProxyError.
+        """The first `most` hits reordered, followed by the others.  Raises ProxyError.
 
-        hits: the best first.  questions: their vectors, by model.
-        least: what the text scores of all that was not found are at most.
+        hits: best first.  questions: the question's vector by model.
+        least: upper bound of the text scores of everything that was not found.
         """
         some: list[Hit] = []
         for model, question in questions.items():
@@ -58,7 +58,7 @@ class Closer:
         return best + [replace(hit, score=min(hit.score, low)) for hit in hits[most:]]
 
     async def seen(self, hits: Sequence[Hit], question: Vector, model: str, payer: Payer) -> list[Hit]:
-        """With a cosine that their best pieces count in."""
+        """The hits with a cosine that includes their best piece."""
         pieces = [[head(hit) + one for one in pieces_of(hit.content)] for hit in hits]
         texts = list(dict.fromkeys(one for several in pieces if len(several) > 1 for one in several))
         if not texts:
@@ -79,12 +79,12 @@ def place(hit: Hit) -> tuple[str, str, int]:
 
 
 def head(hit: Hit) -> str:
-    """The title and headings that the passage was embedded with."""
+    """The title and headings with which the passage was embedded."""
     return hit.row.text[: hit.about.head]
 
 
 def pieces_of(text: str) -> list[str]:
-    """Every two sentences that follow each other."""
+    """All pairs of consecutive sentences."""
     said = [""]
     for one in END.split(text):
         if len(said[-1]) < max(SHORT, len(text) // SENTENCES):

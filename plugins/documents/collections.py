@@ -1,4 +1,4 @@
-"""Collections: whose documents are together, who may read them, and which model embeds them."""
+"""Collections of documents: their owners, readers and embedding models."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from proxy.sql.turns import turn
 from proxy.wire.ids import new_id
 
 USUAL: Final = "default"
-"""What a caller's documents are in that were put nowhere else."""
+"""The name of the collection for documents that name none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """model: which embeds its texts.  dimensions: of its vectors, 0 until there is one.  at: microseconds.
+    """model: embeds its texts.  dimensions: of its vectors, 0 before the first.  at: creation, Unix microseconds.
 
-    place: its table in the index.  next_place, next_model, next_dimensions: what these will be when it has moved, which
-    the job does that next_job names; "" and 0 where it stays.
+    place: its table in the index.  next_place, next_model, next_dimensions: the values after a move in progress, which
+    the job `next_job` does; "" and 0 if there is none.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A table of the index, and the model whose vectors are in it.  dimensions: 0 until there is one."""
+    """A table of the index, and the model of its vectors.  dimensions: 0 before the first vector."""
 
     place: str
     model: str
@@ -77,14 +77,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """Who may read: everyone, or these callers besides the owner."""
+    """Who may read a collection besides its owner: everyone, or these callers."""
 
     everyone: bool = False
     readers: tuple[str, ...] = ()
 
 
 def readable(caller: str | BindParameter[str]) -> ColumnElement[bool]:
-    """Which collections a caller may read: the only place that says so."""
+    """A condition: the collections that a caller may read.  This is the only place that decides it."""
     shared = select(READERS.c.collection).where(READERS.c.reader == caller)
     mine = (COLLECTIONS.c.owner == caller) | (COLLECTIONS.c.everyone == 1) | COLLECTIONS.c.id.in_(shared)
     return mine & (COLLECTIONS.c.gone == 0)
@@ -103,7 +103,7 @@ ALL = (
     .limit(bindparam("most", type_=Integer()))
 )
 FILLED = ALL.where(COLLECTIONS.c.dimensions > 0)
-"""Made once, because every search asks it."""
+"""Prepared once, because every search runs it."""
 
 
 def made(row: Any) -> Collection:
@@ -117,7 +117,7 @@ def unknown(named: str, param: str) -> NotFound:
 
 class Collections:
     def __init__(self, database: Database, clock: Clock, model: str, most: int) -> None:
-        """model: which embeds unless a collection says otherwise.  most: collections of one caller."""
+        """model: the default embedding model.  most: maximum collections of one caller."""
         self.database = database
         self.clock = clock
         self.model = model
@@ -127,7 +127,7 @@ class Collections:
         return int(self.clock.time() * 1e6)
 
     async def make(self, owner: str, name: str, about: str, model: str | None, sharing: Sharing) -> Collection:
-        """Raises BadCall where the owner has one of this name, or too many."""
+        """Create a collection.  Raises BadCall if the owner has one with this name, or too many."""
         id, now = new_id("col_"), self.now()
         one = Collection(id, owner, name, about, model or self.model, 0, sharing.everyone, now, id)
         try:
@@ -147,9 +147,9 @@ class Collections:
         return one
 
     async def own(self, owner: str, named: str | None, param: str = "collection") -> Collection:
-        """The caller's own, by name or id; that for usual documents is made when it is first named.
+        """The caller's own collection, by name or id; the default one is created when it is first used.
 
-        Raises NotFound, or Denied for another's that the caller may only read.
+        Raises NotFound, or Denied if the caller may only read it.
         """
         if (found := await self.find(owner, named or USUAL)) is None:
             if (named or USUAL) != USUAL:
@@ -159,13 +159,13 @@ class Collections:
             except BadCall as error:
                 if error.code != "collection_exists":
                     raise
-                return await self.one(owner, USUAL, param)  # somebody else has made it meanwhile
+                return await self.one(owner, USUAL, param)  # created concurrently
         if found.owner != owner:
             raise Denied("This collection is shared with you for reading only.", param=param, code="read_only")
         return found
 
     async def one(self, caller: str, named: str, param: str = "collection") -> Collection:
-        """One that the caller may read, by id, or by name if it is the caller's own.  Raises NotFound."""
+        """A collection that the caller may read, by id, or by name if it is the caller's own.  Raises NotFound."""
         if (found := await self.find(caller, named)) is None:
             raise unknown(named, param)
         return found
@@ -178,20 +178,20 @@ class Collections:
         return None if row is None else made(row)
 
     async def by_id(self, id: str) -> Collection | None:
-        """Whosever it is: for the server's own work."""
+        """A collection of any owner, for the server's own work."""
         async with self.database.reading() as connection:
             query = chosen().where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0))
             row = (await connection.execute(query)).first()
         return None if row is None else made(row)
 
     async def all(self, caller: str, most: int) -> list[Collection]:
-        """Those that the caller may read, its own first, then the oldest first."""
+        """The collections that the caller may read: its own first, each group oldest first."""
         given = {"caller": caller, "most": most}
         async with self.database.reading() as connection:
             return [made(row) for row in await connection.execute(ALL, given)]
 
     async def filled(self, caller: str, most: int) -> list[Collection]:
-        """The same of those in which there is something to be found."""
+        """Like `all`, but only collections that have vectors."""
         async with self.database.reading() as connection:
             return [made(row) for row in await connection.execute(FILLED, {"caller": caller, "most": most})]
 
@@ -209,7 +209,7 @@ class Collections:
         return found
 
     async def change(self, one: Collection, values: dict[str, Any], sharing: Sharing | None) -> None:
-        """Raises BadCall where another of the owner's has the name, and NotFound where it has gone meanwhile."""
+        """Raises BadCall if another collection of the owner has the name, NotFound if this one has been removed."""
         if sharing is not None:
             values = {**values, "everyone": int(sharing.everyone)}
         try:
@@ -225,7 +225,7 @@ class Collections:
             raise BadCall(message, param="name", code="collection_exists") from None
 
     async def remove(self, one: Collection) -> int:
-        """It is gone for everybody at once; its index goes after it.  How many documents it had."""
+        """Remove a collection with its documents; its index is dropped later.  Gives the number of documents."""
         items = select(ITEMS.c.id).where(ITEMS.c.collection == one.id)
         which, now = COLLECTIONS.c.id == one.id, self.now()
         async with self.database.writing(lasting=True) as connection:
@@ -238,30 +238,30 @@ class Collections:
             items_gone = await connection.execute(delete(ITEMS).where(ITEMS.c.collection == one.id))
             await connection.execute(delete(JOBS).where(JOBS.c.collection == one.id))
             await share(connection, one.id, ())
-            told = {"gone": 1, "owner": "", "name": one.id, "about": "", "at": now}  # the name is free for another
+            told = {"gone": 1, "owner": "", "name": one.id, "about": "", "at": now}  # frees the name
             await connection.execute(update(COLLECTIONS).where(which).values(**told))
         return int(items_gone.rowcount)
 
     async def forget(self, place: str) -> None:
-        """Where something was that is gone, once nothing is there."""
+        """Delete the row of a removed collection or place, after its table in the index was dropped."""
         async with self.database.writing(lasting=True) as connection:
             gone = (COLLECTIONS.c.place == place) & (COLLECTIONS.c.gone == 1)
             await connection.execute(delete(COLLECTIONS).where(gone))
 
     async def left(self, before: int) -> list[str]:
-        """Places of what has gone before then."""
+        """The index tables of what was removed before this time, in Unix microseconds."""
         async with self.database.reading() as connection:
             query = select(COLLECTIONS.c.place).where((COLLECTIONS.c.gone == 1) & (COLLECTIONS.c.at < before))
             return list((await connection.execute(query)).scalars())
 
     async def ids(self) -> list[str]:
-        """Of all that are there, whosever they are."""
+        """The ids of all existing collections of all owners."""
         async with self.database.reading() as connection:
             query = select(COLLECTIONS.c.id).where(COLLECTIONS.c.gone == 0)
             return list((await connection.execute(query)).scalars())
 
     async def measured(self, place: str, dimensions: int) -> int:
-        """How long the vectors of a place are: as its first one was."""
+        """The dimensions of a place's vectors, which its first vector sets."""
         now, onto = COLLECTIONS.c.place == place, COLLECTIONS.c.next_place == place
         async with self.database.writing() as connection:
             for which, name in ((now, "dimensions"), (onto, "next_dimensions")):

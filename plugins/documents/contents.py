@@ -1,4 +1,4 @@
-"""The text of a document, from a request or a file, in parts that fit into memory many times."""
+"""The text of a document, from a request or a file, in parts small enough to hold many in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import IO, Final
 from plugins.documents.chunks import PART, clean, parts
 
 SHORT: Final = 256 * 1024
-"""Characters that are prepared without a thread."""
+"""Characters below which a text is prepared without a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A text, cleaned.  parts: makes its parts, anew each time.  digest: of all of it.  blank: there is only space."""
+    """A cleaned text.  parts: gives its parts, anew on each call.  digest: SHA-256.  blank: whether it is all space."""
 
     parts: Callable[[], Iterable[str]]
     digest: str
@@ -36,7 +36,7 @@ class Content:
 
     @classmethod
     def of_file(cls, file: IO[bytes]) -> Content:
-        """UTF-8, of which no more is in memory than a part."""
+        """From a UTF-8 file, with only about one part in memory at a time."""
         digest, characters, blank = hashlib.sha256(), 0, True
         for piece in pieces_of(file):
             blank = blank and not piece.strip()
@@ -56,7 +56,7 @@ def pieces_of(file: IO[bytes]) -> Iterator[str]:
 
 
 def parts_of(file: IO[bytes]) -> Iterator[str]:
-    """The same parts that the whole text would be cut into, whatever is read at once."""
+    """The same parts as `parts` makes of the whole text, independent of the size of reads."""
     text = ""
     for piece in pieces_of(file):
         text += piece

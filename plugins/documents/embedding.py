@@ -1,4 +1,4 @@
-"""Vectors of texts, from the server's own chain of embeddings: kept, tried again and counted as any other call."""
+"""Embeds texts through a chain of the server, so that calls are cached, retried and counted like any other."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH: Final = 32
-"""Texts of one call."""
+"""Texts per call."""
 HALVES: Final = 64
-"""Characters that are not halved any more, however little the model reads."""
+"""Characters below which a text is not halved again, however small the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedder:
-    """route: the chain that the calls go through.  turns: how many at once.
+    """route: the chain of the calls.  turns: limits concurrent calls.
 
-    The calls are their payer's: its limits hold, and its tokens are counted.  Which model is asked is the operator's
-    choice, so its key need not open it.
+    The calls count for the payer, with its limits.  The operator chooses the model, so the payer's API key need not
+    allow it.
     """
 
     host: Host
@@ -37,7 +37,7 @@ class Embedder:
     turns: asyncio.Semaphore
 
     async def vectors(self, texts: Sequence[str], model: str, payer: Payer) -> NDArray[np.float32]:
-        """One row a text: float32, shape (texts, dimensions), unit length.  Raises ProxyError."""
+        """One row per text: float32, shape (texts, dimensions), unit length.  Raises ProxyError."""
         import numpy as np
 
         batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
@@ -59,7 +59,7 @@ class Embedder:
         return np.stack([await self.long(text, model, payer) for text in texts])
 
     async def long(self, text: str, model: str, payer: Payer) -> NDArray[np.float32]:
-        """A text that may be longer than the model reads: nothing of it is left out, its halves count alike."""
+        """The vector of a text that may exceed the model's context: then the normalised sum of its halves' vectors."""
         import numpy as np
 
         try:
@@ -88,9 +88,9 @@ class Embedder:
 
 
 def first_of(several: ExceptionGroup[Exception]) -> Exception:
-    """Of the failures of batches that were asked together, one: a fault of our own before those that are none.
+    """One of the errors of concurrent batches: unexpected ones before ProxyErrors.
 
-    Caught as a group, since Python before 3.11.4 makes another group of what is raised under `except*`.
+    The group is caught as such, because Python before 3.11.4 wraps what is raised under `except*` in another group.
     """
     known, faults = several.split(ProxyError)
     one = (faults or known or several).exceptions[0]

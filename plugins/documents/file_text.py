@@ -1,4 +1,4 @@
-"""Files that are sent along with a question, as the text that a model is told."""
+"""Converts files in chat messages to text for the prompt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from proxy.errors import BadCall, Busy
 from proxy.fence import fence_of
 
 MOST: Final = 64
-"""Files that are read, or wait for it, at once: each has a whole request behind it."""
+"""Maximum files being read or waiting at once; each holds a whole request in memory."""
 LONGEST: Final = 200
-"""Letters of a name, the last ones."""
+"""Maximum characters of a file name; the end of it is kept."""
 
 
 @dataclass(slots=True)
 class Teller:
-    """most: bytes of a file."""
+    """most: maximum bytes of a file."""
 
     reader: Reader
     most: int
     at_once: int = 0
 
     async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
-        """Inside a fence, as passages are: whoever wrote the file need not be whoever sends it."""
+        """The text inside a fence, like passages, since the file's author may not be the caller.
+
+        most: maximum characters.  Raises BadCall, Busy.
+        """
         if self.at_once >= MOST:
             raise Busy("Too many files in messages are waiting to be read; try again later.", code="busy", wait=5.0)
         self.at_once += 1
@@ -52,7 +55,7 @@ class Teller:
 
 
 def written(name: str, text: str) -> str:
-    """The same file is always written the same way."""
+    """The fenced text; deterministic, so that prompts with the same file can be cached."""
     told = CONTROL.sub(" ", text.replace("\f", "\n")).strip()
     called = one_line(name[-LONGEST:])
     fence = fence_of([called, told])

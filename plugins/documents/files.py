@@ -1,4 +1,4 @@
-"""Files that are sent: taken within bounds, told apart by their contents, and made text by a process of its own."""
+"""Converts uploaded files to text in a separate process with limits; their type is detected by content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plugins.documents.scratch import scratch
 from proxy.errors import BadCall
 
 UNREADABLE: Final = 3
-"""Its exit status where it says itself what is wrong."""
+"""Exit status of the process when it has written the reason to standard error."""
 SCRIPT: Final = Path(__file__).parent / "reading.py"
 PLAIN: Final = (
     ".c", ".cpp", ".cs", ".css", ".go", ".h", ".java", ".js", ".json", ".php", ".py", ".rb", ".rs", ".sh", ".sql",
@@ -43,14 +43,14 @@ KINDS: Final = {
 }
 MARKS: Final = {b"%PDF-": "pdf", b"PK\x03\x04": "docx"}
 LONGEST: Final = 4096
-"""Bytes that it says at most."""
+"""Maximum bytes read of that reason."""
 BARE: Final = frozenset({"text", "csv", "jsonl"})
-"""What needs nothing but Python."""
+"""Kinds that need only the standard library."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """memory: bytes that reading a file may take.  seconds: how long.  most: characters that may come of it."""
+    """Limits of a conversion.  memory: bytes.  seconds: timeout.  most: characters of the text.  turns: concurrency."""
 
     memory: int
     seconds: float
@@ -59,9 +59,9 @@ class Reader:
 
     @asynccontextmanager
     async def content(self, file: IO[bytes], name: str) -> AsyncIterator[Content]:
-        """The text of a file, for as long as the block lasts.  name: as it was sent, for its ending only.
+        """The text of a file, valid within the `with` block.  name: only its extension is used.
 
-        Raises BadCall for what cannot be read.
+        Raises BadCall if the file cannot be read.
         """
         kind = kind_of(name, await asyncio.to_thread(begins, file))
         async with scratch() as made:
@@ -78,9 +78,9 @@ class Reader:
         limits = (str(self.memory), str(max(1, round(self.seconds))), str(4 * self.most))
         how = ("-I", "-S") if kind in BARE else ("-I",)
         async with scratch() as said:
-            # A vfork, and so a millisecond: uvloop forks, which takes the longer the more memory the server has, and
-            # has LanceDB's hooks run in the child.
-            process = subprocess.Popen(  # noqa: ASYNC220, S603  (nothing of it is a caller's)
+            # Popen uses vfork, which takes a millisecond.  uvloop forks, which takes longer the more memory the server
+            # has, and runs LanceDB's fork hooks in the child.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603  (no argument comes from a caller)
                 [sys.executable, *how, str(SCRIPT), kind, *limits], stdin=file, stdout=made, stderr=said, env={}
             )
             try:
@@ -103,14 +103,14 @@ def last_words(said: IO[bytes]) -> str:
 
 
 def begins(file: IO[bytes]) -> bytes:
-    """Its first bytes.  Another process reads it from its start then, past the buffer that this one may have."""
+    """The first bytes of a file.  It is flushed and rewound, since another process reads it by its descriptor."""
     file.flush()
     os.lseek(file.fileno(), 0, os.SEEK_SET)
     return os.pread(file.fileno(), 8, 0)
 
 
 def kind_of(name: str, start: bytes) -> str:
-    """By what is in it; the ending tells kinds of text apart.  Raises BadCall."""
+    """The kind of a file, by its content; kinds of text by their extension.  Raises BadCall."""
     for mark, kind in MARKS.items():
         if start.startswith(mark):
             return kind

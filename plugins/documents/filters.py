@@ -1,4 +1,4 @@
-"""A filter on the metadata of documents, as conditions of SQL: values are bound, never written into it."""
+"""Turns a filter on the metadata of documents into an SQL condition, with bound parameters only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.wire import read
 
 DEEPEST: Final = 4
 MOST: Final = 64
-"""Comparisons of one filter."""
+"""Maximum comparisons in one filter."""
 ORDERS: Final[Mapping[str, Callable[[Any, float], ColumnElement[bool]]]] = {
     "gt": lambda column, value: column > value,
     "gte": lambda column, value: column >= value,
@@ -28,9 +28,9 @@ TOGETHER: Final = {"and": and_, "or": or_}
 
 
 def condition(given: JSON, name: str = "filter") -> ColumnElement[bool]:
-    """Which documents fit.
+    """The condition for documents that match.
 
-    given: `{name: value, …}`, of which all must be so, or OpenAI's `{type: "eq", key, value}` and
+    given: `{name: value, …}`, all of which must be equal, or OpenAI's `{type: "eq", key, value}` and
     `{type: "and", filters: […]}`.  Raises BadCall naming the field.
     """
     count = [0]
@@ -49,7 +49,7 @@ def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[
         if not several:
             raise BadCall(f"Invalid '{name}.filters': it is empty.", param=f"{name}.filters", code="empty_array")
         return together(*(part(one, f"{name}.filters[{at}]", depth - 1, count) for at, one in enumerate(several)))
-    if "type" in given and "key" in given:  # OpenAI's words, and no names of the documents' own
+    if "type" in given and "key" in given:  # OpenAI's form, not metadata names
         kind = read.one_of(given["type"], f"{name}.type", FOUND)
         return compared(kind, given["key"], read.needed(given, "value", f"{name}.value"), name)
     if not given or len(given) > MOST:
@@ -60,7 +60,7 @@ def part(given: JSON, name: str, depth: int, count: list[int]) -> ColumnElement[
 def compared(kind: str, key: JSON, value: JSON, name: str) -> ColumnElement[bool]:
     if type(key) is not str:
         raise read.wrong(f"{name}.key", "a string", key)
-    if "\0" in key:  # which not every database takes
+    if "\0" in key:  # not every database accepts it
         raise BadCall(f"Invalid '{name}.key': it can be no such thing.", param=f"{name}.key", code="invalid_value")
     if kind in ORDERS:
         if (number := number_of(value)) is None:
@@ -74,10 +74,10 @@ def compared(kind: str, key: JSON, value: JSON, name: str) -> ColumnElement[bool
 
 
 def among(several: Sequence[JSON], name: str) -> ColumnElement[bool]:
-    """1 and 1.0 are one number; true is none.
+    """Whether the value is one of several.  1 equals 1.0; true is not a number.
 
-    One condition for all numbers, and one for the rest: to write one for each of thousands of values takes a second, in
-    which nobody else is served.
+    One condition covers all numbers and one the rest: building thousands of conditions would block the event loop for a
+    second.
     """
     numbers: list[float] = []
     texts: list[str] = []

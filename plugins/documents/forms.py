@@ -1,4 +1,4 @@
-"""What may be sent to the endpoints."""
+"""The request bodies and queries of the document endpoints, validated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = str | bool | int | float
 
 
 def cleaned(text: str) -> str:
-    """Without what no database takes."""
+    """The text without null characters, which databases refuse.  Raises ValueError if it is not valid Unicode."""
     clean = text.replace("\0", "")
     try:
         clean.encode()
@@ -23,7 +23,7 @@ def cleaned(text: str) -> str:
 
 
 def something(text: str) -> str:
-    """The same of what may not be empty."""
+    """`cleaned`, for a text that must not be empty."""
     if not (clean := cleaned(text)):
         raise ValueError("it contains no usable character")
     return clean
@@ -58,7 +58,7 @@ Wait = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
 class AddDocument(Strict):
-    """wait: seconds that the answer may wait for the document to be searchable."""
+    """wait: maximum seconds that the request waits until the document is searchable."""
 
     title: Title
     content: Text
@@ -69,7 +69,7 @@ class AddDocument(Strict):
 
 
 class FileDocument(Strict):
-    """What a form says of a file; its title is the file's name unless it says another."""
+    """The fields sent with a file; the title defaults to the file's name."""
 
     title: Title
     source: Source = ""
@@ -79,7 +79,7 @@ class FileDocument(Strict):
 
 
 class ChangeDocument(Strict):
-    """Only what is sent is changed; a title or content makes a new version."""
+    """Only the given fields change; a new title or content creates a new version."""
 
     title: Title | None = None
     content: Text | None = None
@@ -103,11 +103,11 @@ class Shared(Strict):
     everyone: bool = False
     """All callers may read it."""
     readers: Annotated[tuple[Name, ...], BeforeValidator(_tuple), Field(max_length=1000)] = ()
-    """Or these."""
+    """Callers who may read it."""
 
 
 class MakeCollection(Strict):
-    """embed: the model that embeds its texts; a collection keeps it."""
+    """embed: the embedding model, which the collection keeps."""
 
     name: Name
     description: Source = ""
@@ -116,7 +116,7 @@ class MakeCollection(Strict):
 
 
 class ChangeCollection(Strict):
-    """embed: the model that it is moved to."""
+    """embed: the embedding model to move to."""
 
     name: Name | None = None
     embed: Name | None = None
@@ -131,14 +131,14 @@ class Asked(Strict):
     filter: Any = None
     explain: bool = False
     words: Annotated[float, Field(ge=0, le=1)] | None = None
-    """How much words count, in place of the setting."""
+    """Weight of the text score, in place of the setting."""
     fusion: Literal["scores", "ranks"] | None = None
     rerank: bool | None = None
-    """Whether a model reads what was found; None where one is set."""
+    """Whether a model reranks the results; None means if one is configured."""
     closer: Annotated[int, Field(ge=0, le=50)] | None = None
-    """Passages that are looked at closer, in place of the setting."""
+    """Passages that are reranked by their pieces, in place of the setting."""
     merge: bool = True
-    """Whether chunks that follow each other are one passage."""
+    """Whether consecutive chunks are merged into one passage."""
 
 
 class Generate(Strict):

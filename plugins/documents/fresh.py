@@ -1,4 +1,4 @@
-"""What has expired is not there from that moment on, whether or not it was taken away by then."""
+"""Conditions that hide expired documents from the moment of expiry, even before they are deleted."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from plugins.documents.tables import ITEMS, ORIGINS, STORES
 DAY: Final = 86_400 * 1_000_000
 """Microseconds."""
 Moment: TypeAlias = int | BindParameter[int]
-"""In microseconds; or what stands for it in a statement that is made once."""
+"""Unix microseconds, or a bound parameter for them in a prepared statement."""
 
 
 def over(now: Moment) -> ColumnElement[bool]:
-    """Which vector stores have expired."""
+    """A condition: vector stores that have expired."""
     due = STORES.c.days.is_not(None) & (STORES.c.active + STORES.c.days * DAY <= now)
     return (STORES.c.expired != 0) | due
 
 
 def kept(now: Moment) -> ColumnElement[bool]:
-    """Which documents were not made of a file that has expired."""
+    """A condition: documents that were not made of an expired file."""
     return ITEMS.c.id.not_in(select(ORIGINS.c.item).where(ORIGINS.c.expires <= now))
 
 
 def there(now: Moment) -> ColumnElement[bool]:
-    """Which documents may be seen: nothing of them has expired."""
+    """A condition: documents of which neither the file nor the vector store has expired."""
     mine = STORES.c.collection == ITEMS.c.collection
     return kept(now) & ~select(STORES.c.collection).where(mine & over(now)).exists()

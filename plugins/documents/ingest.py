@@ -1,4 +1,4 @@
-"""One document into the index: read, cut, embedded and added, with little of it in memory at any time."""
+"""Indexes a document: reads, cuts and embeds it and adds it to the index, with little of it in memory at a time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from plugins.documents.vectorstores.origins import Origins
 
 ROWS: Final = 1000
-"""Rows that are added at once."""
+"""Rows added at once."""
 
 
 class Overtaken(Exception):
-    """The job is not this process's any more."""
+    """The job is no longer this process's: it was cancelled, or another process has taken it over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Ingest:
     origins: Origins
 
     async def run(self, job: Job, item: Item, collection: Collection) -> None:
-        """Raises ProxyError where it fails, and Overtaken where nobody wants it any more."""
+        """Index the document's version of this job.  Raises ProxyError if that fails, or Overtaken."""
         place = collection.place
-        if await self.index.count(place, item.id, job.version):  # an earlier try has left it
+        if await self.index.count(place, item.id, job.version):  # left by an earlier attempt
             await self.index.remove(place, item.id, job.version, job.version + 1)
         await self.origins.ready(job, item)
         pen = Pen(self, job, collection.here)
@@ -55,14 +55,14 @@ class Ingest:
         if not pen.written:
             raise BadCall("There is no text in it.", code="no_text")
         if await self.index.count(place, item.id, job.version) != pen.written:
-            raise Overtaken  # another process has taken the same to do meanwhile
+            raise Overtaken  # another process has been indexing the same version
         if not await self.ledger.finish(job, pen.written, place):
             raise Overtaken
         if job.version > 1:
             await self.index.remove(place, item.id, 0, job.version)
 
     async def text(self, pen: Pen, item: Item, version: int) -> None:
-        """All of one version."""
+        """Write the text of one version."""
         cutter, first, position = await self.origins.cutter(item), pen.done, 0
         async for part in self.store.text(item.id, version):
             chunks = await asyncio.to_thread(cutter.cut, part)
@@ -74,9 +74,9 @@ class Ingest:
 
 @dataclass(slots=True)
 class Pen:
-    """Gathers rows, and embeds and writes them when there are enough.
+    """Collects rows, and embeds and writes them in batches.
 
-    done: characters that were given.  given, written: rows.
+    done: characters of the text given so far, for the job's progress.  given, written: numbers of rows.
     """
 
     ingest: Ingest
@@ -130,5 +130,5 @@ def row(item: Item, version: int, position: int, chunk: Chunk) -> Row:
 
 
 def lasting(error: ProxyError) -> bool:
-    """Whether another try would fail like this one."""
+    """Whether retrying would fail in the same way."""
     return isinstance(error, (BadCall, NotFound)) or error.status in (401, 403)

@@ -1,4 +1,4 @@
-"""The book of jobs: each is done by one process at a time, and by another if that one dies."""
+"""The job queue: each job is leased to one process, and another takes over when that one dies."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from proxy.sql.database import Database
 from proxy.sql.holder import Holder, Silence
 
 LEASE: Final = 30.0
-"""Seconds after which a job is another's that nobody has told anything of."""
+"""Seconds after the last heartbeat at which a job's lease expires."""
 SILENT: Final = LEASE / 2
-"""Seconds for which it has then told nothing indeed, whatever the clock says: longer than between two signs of life."""
+"""Seconds for which this process must also have seen no heartbeat, since clocks can differ; longer than the interval
+between two."""
 KEPT: Final = 7 * 86_400
-"""Seconds that a job is remembered after its end."""
+"""Seconds for which an ended job is kept."""
 SOME: Final = 20
 OPEN: Final = ("queued", "running")
 
 
 class Job(NamedTuple):
-    """What is to be taken into the index; see JOBS."""
+    """A document version to be indexed, or a collection to be moved; see JOBS."""
 
     id: str
     collection: str
@@ -45,11 +46,11 @@ class Job(NamedTuple):
 
 class Ledger:
     def __init__(self, database: Database, clock: Clock, server: str) -> None:
-        """server: an id that no other server has, nor this one after a restart."""
+        """server: an id that is unique to this run of this server."""
         self.database = database
         self.clock = clock
         self.changed = asyncio.Event()
-        """Set, and another one in its place, whenever a job of this process has got on."""
+        """Set, and replaced by a new event, whenever a job of this process makes progress."""
         self.holder = Holder(server)
         self.name = self.holder.name
         self.silence = Silence(clock, SILENT)
@@ -62,10 +63,10 @@ class Ledger:
         return int((self.clock.time() + more) * 1e6)
 
     async def claim(self, items: bool = True, moves: bool = True, but: Collection[str] = ()) -> Job | None:
-        """The oldest that nobody does, which is now this process's.
+        """Lease the oldest free job to this process.
 
-        items, moves: whether it may be such a one.  but: jobs that this process does already, however long it could
-        not say so.
+        items, moves: whether to take jobs for documents, and for moves.  but: jobs that this process is running, even
+        if it could not renew their leases.
         """
         if not items and not moves:
             return None
@@ -100,7 +101,7 @@ class Ledger:
         return (JOBS.c.id == job.id) & (JOBS.c.status == "running") & (JOBS.c.holder == self.name)
 
     async def progress(self, job: Job, done: int | None = None) -> bool:
-        """Tells how far it is.  False: it is not this process's any more, which stops."""
+        """Renew the lease and store the progress.  False if the job is no longer this process's, which must stop."""
         told = {"until": self.micros(LEASE)} | ({} if done is None else {"done": done})
         async with self.database.writing() as connection:
             changed = await connection.execute(update(JOBS).where(self.mine(job)).values(**told))
@@ -112,15 +113,17 @@ class Ledger:
             await connection.execute(update(JOBS).where(self.mine(job)).values(total=total))
 
     async def finish(self, job: Job, chunks: int, place: str) -> bool:
-        """Its version is what is searched from now on.  False: it was overtaken or cancelled, or its collection is not
-        in that place any more."""
+        """End a job: its version is the one that is searched from now on.
+
+        False if the job was taken over or cancelled, or its collection has moved to another place.
+        """
         now = self.micros()
         item = ITEMS.c.id == job.item
         async with self.database.writing(lasting=True) as connection:
             there = (COLLECTIONS.c.id == job.collection) & (COLLECTIONS.c.place == place)
             if (await connection.execute(held(there))).first() is None:
                 return False
-            await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # in the order of who renews it
+            await connection.execute(select(ITEMS.c.id).where(item).with_for_update())  # the lock order of `renew`
             told = {"status": "done", "done": JOBS.c.total, "error": "", "ended": now}
             if (await connection.execute(update(JOBS).where(self.mine(job)).values(**told))).rowcount != 1:
                 return False
@@ -135,7 +138,7 @@ class Ledger:
             return True
 
     async def wait(self, job: Job, reason: str) -> None:
-        """It is tried again, and why it has not gone well yet may be read meanwhile."""
+        """Store the reason of a failed attempt, to be shown until the next one."""
         newest = (ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version)
         held = select(JOBS.c.id).where(self.mine(job)).exists()
         async with self.database.writing() as connection:
@@ -147,21 +150,21 @@ class Ledger:
         await self.end(job, self.mine(job), "failed", reason)
 
     async def release(self, job: Job) -> None:
-        """To be done again by whoever comes: this process stops."""
+        """Put a job back into the queue, because this process is stopping."""
         async with self.database.writing() as connection:
             await connection.execute(update(JOBS).where(self.mine(job)).values(status="queued", holder="", until=0))
 
     async def cancel(self, job: Job) -> bool:
-        """False if it has ended already."""
+        """Cancel a job; False if it has ended already."""
         return await self.end(job, (JOBS.c.id == job.id) & JOBS.c.status.in_(OPEN), "cancelled", "")
 
     async def end(self, job: Job, which: ColumnElement[bool], status: str, reason: str) -> bool:
-        """Its document has failed then, or its collection stays where it is."""
+        """End a job without success: its document has failed, or its collection stays in its place."""
         now = self.micros()
         newest = (ITEMS.c.id == job.item) & (ITEMS.c.newest == job.version)
         moving = select(COLLECTIONS.c.id).where(COLLECTIONS.c.next_job == job.id)
         async with self.database.writing(lasting=True) as connection:
-            if job.item:  # in the order of who renews it, or moves it
+            if job.item:  # the lock order of `renew` and of moves
                 await connection.execute(select(ITEMS.c.id).where(ITEMS.c.id == job.item).with_for_update())
             else:
                 await connection.execute(moving.with_for_update())
@@ -178,7 +181,7 @@ class Ledger:
         return await self.first((JOBS.c.id == id) & (JOBS.c.owner == owner))
 
     async def of_item(self, item: str) -> Job | None:
-        """The last one of a document."""
+        """The latest job of a document."""
         return await self.first(JOBS.c.item == item)
 
     async def first(self, where: ColumnElement[bool]) -> Job | None:

@@ -1,4 +1,4 @@
-"""A collection moved to another model: all of it into a second table of the index, which then is the first."""
+"""Moves a collection to another model: indexes all of it in a second table, then switches to that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from proxy.sql.database import Database
 from proxy.wire.ids import new_id
 
 SOME: Final = 500
-"""Documents that are looked up at once."""
+"""Documents looked up at once."""
 
 
 def searched(collection: str) -> ColumnElement[bool]:
@@ -29,20 +29,23 @@ def searched(collection: str) -> ColumnElement[bool]:
 
 
 def copied(place: str) -> ColumnElement[bool]:
-    """Whether what is searched of a document is in that place as well."""
+    """A condition: the searchable version of the document has been copied to that place."""
     same = (COPIES.c.place == place) & (COPIES.c.item == ITEMS.c.id) & (COPIES.c.version == ITEMS.c.version)
     return select(COPIES.c.item).where(same).exists()
 
 
 class Moves:
-    """The book of moves."""
+    """The moves in the database."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self.database = database
         self.ledger = ledger
 
     async def begin(self, one: Collection, model: str, key: str) -> bool:
-        """Whether it moves now.  To move it to where it is ends a move that is under way.  key: of who asks for it."""
+        """Begin a move; gives whether the collection is moving now.  key: id of the requesting API key.
+
+        Moving to the current model cancels a move in progress.
+        """
         now = self.ledger.micros()
         async with self.database.writing(lasting=True) as connection:
             which = COLLECTIONS.c.id == one.id
@@ -63,7 +66,7 @@ class Moves:
         return True
 
     async def sizes(self, one: Collection) -> tuple[int, int]:
-        """Characters of what is copied, and of all that is to be."""
+        """Characters copied so far, and in total."""
         async with self.database.reading() as connection:
             return await size(connection, one.id, copied(one.next_place)), await size(connection, one.id)
 
@@ -73,7 +76,8 @@ class Moves:
             return [Item(*row) for row in await connection.execute(query)]
 
     async def note(self, one: Collection, item: Item, chunks: int) -> None:
-        """It is whole there; but not if it has another version by now: then its text went while it was read."""
+        """Record that a document is completely copied, unless it has a new version by now: its text was then replaced
+        while it was read."""
         same = (ITEMS.c.id == item.id) & (ITEMS.c.version == item.version)
         key = (COPIES.c.place == one.next_place) & (COPIES.c.item == item.id)
         async with self.database.writing() as connection:
@@ -83,13 +87,13 @@ class Moves:
                 if (await connection.execute(query.with_for_update(read=True))).first() is None:
                     return
             row = {"place": one.next_place, "item": item.id, "version": item.version, "chunks": chunks}
-            made = self.database.insert(COPIES).values(row)  # one whose lease has ended may note the same just now
+            made = self.database.insert(COPIES).values(row)  # a process whose lease has expired may record the same now
             keys = [COPIES.c.place, COPIES.c.item]
             new = {name: made.excluded[name] for name in ("version", "chunks")}
             await connection.execute(made.on_conflict_do_update(index_elements=keys, set_=new))
 
     async def noted(self, one: Collection) -> dict[tuple[str, int], int]:
-        """What should be there: chunks by document and version."""
+        """The recorded copies: number of chunks by document and version."""
         query = select(COPIES.c.item, COPIES.c.version, COPIES.c.chunks).join(ITEMS, ITEMS.c.id == COPIES.c.item)
         there = (COPIES.c.place == one.next_place) & (ITEMS.c.version == COPIES.c.version)
         pages = paged(self.database, query.where(there), COPIES.c.item)
@@ -102,7 +106,7 @@ class Moves:
                 await connection.execute(delete(COPIES).where(some))
 
     async def swap(self, job: Job, one: Collection) -> bool:
-        """The next place is the one that is searched.  False where there is more to be copied first.
+        """Switch searches to the next place.  False if something still has to be copied.
 
         Raises Overtaken.
         """
@@ -133,7 +137,7 @@ async def size(connection: AsyncConnection, collection: str, also: Any = True) -
 
 
 async def recount(connection: AsyncConnection, one: Collection) -> None:
-    """Texts are cut as new ones are, which may be otherwise than when they came."""
+    """Update the numbers of chunks: a copy is cut with today's settings, which may have changed."""
     same = (COPIES.c.place == one.next_place) & (COPIES.c.item == ITEMS.c.id)
     chunks = select(COPIES.c.chunks).where(same).scalar_subquery()
     await connection.execute(update(ITEMS).where(searched(one.id) & (ITEMS.c.chunks != chunks)).values(chunks=chunks))
@@ -141,15 +145,15 @@ async def recount(connection: AsyncConnection, one: Collection) -> None:
 
 @dataclass(slots=True)
 class Mover:
-    """Does it, by and by: what was copied stays so whatever fails then."""
+    """Moves a collection step by step; what has been copied survives later failures."""
 
     ingest: Ingest
     moves: Moves
     tidy: set[str] = field(default_factory=set)
-    """Places in which nothing is but what was noted."""
+    """Places known to contain only recorded copies."""
 
     async def step(self, job: Job, one: Collection) -> bool:
-        """Whether there is more to do.  Raises ProxyError where it fails, and Overtaken where nobody wants it."""
+        """Do a part of a move; gives whether there is more to do.  Raises ProxyError if it fails, or Overtaken."""
         place = one.next_place
         try:
             if place not in self.tidy:
@@ -158,7 +162,7 @@ class Mover:
             if some := await self.moves.missing(one, SOME):
                 await self.copy(job, one, some)
                 return True
-            await self.ingest.index.tend(place)  # so that nobody has to search it without its indices
+            await self.ingest.index.tend(place)  # so that no search runs without the indices
             return not (await self.tidied(one) and await self.swapped(job, one))
         except BaseException:
             self.tidy.discard(place)
@@ -172,7 +176,7 @@ class Mover:
         return True
 
     async def tidied(self, one: Collection) -> bool:
-        """What was not noted goes, and what was noted and is not there is to be copied again; whether all was there."""
+        """Remove rows that are not recorded, and records whose rows are missing; gives whether none were missing."""
         there = await self.ingest.index.counts(one.next_place)
         right = await self.moves.noted(one)
         for (item, version), rows in there.items():
@@ -197,7 +201,7 @@ class Mover:
         await self.note(one, pen, whole)
 
     async def note(self, one: Collection, pen: Pen, whole: deque[tuple[int, Item, int]]) -> None:
-        """Those of which the last row is written."""
+        """Record the documents whose last row has been written."""
         while whole and whole[0][0] <= pen.written:
             _, item, chunks = whole.popleft()
             await self.moves.note(one, item, chunks)

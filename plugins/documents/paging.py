@@ -1,4 +1,4 @@
-"""Many rows, a page at a time: the event loop goes on between pages."""
+"""Reads many rows page by page, with a turn for the event loop between pages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, Select
 from proxy.sql.database import Database
 
 ROWS: Final = 2000
-"""Rows of a page."""
+"""Rows per page."""
 
 
 async def paged(database: Database, query: Select[Any], key: ColumnElement[str]) -> AsyncIterator[Sequence[Any]]:
-    """All that a query finds, in the order of `key`, which is its first column and differs from row to row."""
+    """All rows of a query, ordered by `key`, which must be its first column and unique."""
     last: str | None = None
     while True:
         some = query if last is None else query.where(key > last)

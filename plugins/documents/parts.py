@@ -1,4 +1,4 @@
-"""The texts of documents' versions in the database."""
+"""The texts of document versions in the database."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ async def copy_parts(connection: AsyncConnection, item: str, version: int, onto:
 
 
 async def renumber(connection: AsyncConnection, item: str, failed: int) -> int:
-    """What has failed is another version when it is tried again, this one: whoever still takes the failed one out of
-    the index takes nothing of it."""
+    """Give a failed version the next number before it is retried, and return that.
+
+    A process that is still removing the failed version from the index then does not remove the new rows.
+    """
     parts = (PARTS.c.item == item) & (PARTS.c.version == failed)
     await connection.execute(update(PARTS).where(parts).values(version=failed + 1))
     return failed + 1

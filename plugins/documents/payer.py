@@ -1,4 +1,4 @@
-"""Whom what the server asks for documents is counted for."""
+"""The caller for whom calls on behalf of documents are counted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Payer(NamedTuple):
-    """A caller, and the id of the API key that the call or the document came with, "" where there was none.
+    """A caller, and the id of the API key of the request; "" if there was none.
 
-    A key that is revoked meanwhile stays the one that began it: its budget holds for what is left to do, too.
+    A job keeps its key even if that is revoked meanwhile: its budget also applies to the rest of the work.
     """
 
     name: str

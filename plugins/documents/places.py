@@ -1,4 +1,4 @@
-"""Where in the index collections are: their tables there, which outlive them for a while."""
+"""The index tables (places) of collections, which exist a little longer than the collections."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from plugins.documents.tables import COLLECTIONS, COPIES
 from proxy.wire.ids import new_id
 
 STILL: dict[str, str | int] = {"next_place": "", "next_model": "", "next_job": "", "next_dimensions": 0}
-"""Of a collection that does not move."""
+"""The column values of a collection that is not being moved."""
 
 
 def held(which: ColumnElement[bool]) -> Select[tuple[str]]:
-    """A collection that stays as it is until the transaction is over; others may hold it, too, but nobody move it."""
+    """Take a shared lock on a collection until the transaction ends: nobody can move or remove it."""
     return select(COLLECTIONS.c.id).where(which & (COLLECTIONS.c.gone == 0)).with_for_update(read=True)
 
 
 def locked(id: str) -> Select[tuple[str]]:
-    """A collection that is there, and that nobody else holds or changes until the transaction is over."""
+    """Take an exclusive lock on an existing collection until the transaction ends."""
     return select(COLLECTIONS.c.id).where((COLLECTIONS.c.id == id) & (COLLECTIONS.c.gone == 0)).with_for_update()
 
 
 async def retire(connection: AsyncConnection, place: str, now: int) -> None:
-    """Nobody will search there any more, but those who do now."""
+    """Mark a place for deletion; searches that have already begun may still use it for a while."""
     id = new_id("col_")
     row = {"id": id, "owner": "", "name": id, "place": place, "gone": 1, "at": now}
     await connection.execute(insert(COLLECTIONS).values(row))
 
 
 async def abandon(connection: AsyncConnection, collection: str, now: int) -> None:
-    """It moves no more, and stays where it is."""
+    """Cancel the move of a collection, if there is one; it stays in its current place."""
     query = select(COLLECTIONS.c.next_place).where(COLLECTIONS.c.id == collection).with_for_update()
     place = (await connection.execute(query)).scalar_one_or_none()
     if place:

@@ -1,4 +1,4 @@
-"""Documents: kept, cut and searched, and put before a model where a call wants that."""
+"""Stores, indexes and searches documents, and adds matching passages to prompts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
 FIELD: Final = "rag"
 SWEEP: Final = 60.0
-"""Seconds between two looks for what is to go from the index."""
+"""Seconds between two sweeps of removed tables in the index."""
 MIB: Final = 1024 * 1024
 NEEDED: Final = ("lancedb", "semantic_text_splitter")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,7 +60,7 @@ def _template(text: str) -> str:
 
 
 class Rag(Strict):
-    """What a call may say of the documents that it wants."""
+    """The options of the field `rag` in a call."""
 
     collections: Names = ()
     top: Top | None = None
@@ -213,7 +213,7 @@ class Documents:
 
 @dataclass(slots=True)
 class Parts:
-    """What runs beside the calls."""
+    """The background tasks."""
 
     runner: Runner
     tender: Tender
@@ -234,7 +234,7 @@ class Parts:
             self.chores.every(EVERY, self.expiring.tidy, "emptying old vector stores", calm=True)
 
     async def put_right(self) -> None:
-        """What a crash has left once, as soon as database and index are there; and what has gone, every time."""
+        """Repair what a crash has left, once database and index are available; sweep removed tables every time."""
         if not self.repaired:
             if await self.repair.run():
                 self.runner.nudge()
@@ -252,7 +252,7 @@ class Parts:
 
 
 def asked(given: JSON) -> Rag | None:
-    """Raises BadCall."""
+    """The options of a call; None if it does not use documents.  Raises BadCall."""
     if given is None or given is False:
         return None
     if given is True:

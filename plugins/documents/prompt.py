@@ -1,4 +1,4 @@
-"""Passages put before a model as what they are: data, inside a fence that nothing in them can close."""
+"""Adds passages to a prompt as data, inside a fence that their text cannot close."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.fence import fence_of
 from proxy.types import JSON, Chat, Events, Finish, Sources, Text
 
 LETTERS: Final = 3.5
-"""Letters of a token, with care."""
+"""Characters per token, a conservative estimate."""
 MARK: Final = re.compile(r"\[(\d{1,2})\]")
 CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]")
 TEMPLATE: Final = """\
@@ -31,7 +31,7 @@ do not have it, say so.
 
 
 def within(hits: Sequence[Hit], tokens: int) -> list[Hit]:
-    """The best of them that fit into so many tokens, roughly; one always does."""
+    """The best passages that fit into about so many tokens; at least one."""
     room, kept = tokens * LETTERS, list[Hit]()
     for hit in hits:
         room -= len(hit.row.text) + 80
@@ -42,8 +42,10 @@ def within(hits: Sequence[Hit], tokens: int) -> list[Hit]:
 
 
 def written(hits: Sequence[Hit], outcome: Outcome, template: str, question: str) -> str:
-    """The question with the passages before it.  The same passages are always written the same way, so that an answer
-    may be kept and a prompt be read only once."""
+    """The question with the passages before it.
+
+    The text is deterministic, so that answers can be cached and the upstream can use its prompt cache.
+    """
     texts = [passage(number, hit, outcome.item(hit).title) for number, hit in enumerate(hits, 1)]
     fence = fence_of(texts)
     lines = [f"{fence} passage {text}" for text in texts]
@@ -63,7 +65,7 @@ def one_line(text: str) -> str:
 
 
 def asked_last(chat: Chat) -> tuple[int | None, str]:
-    """Where the user's last message is, and what it asks: the client's own words, whatever stands around them."""
+    """The index of the last user message, None if there is none; and its question, without a template's text."""
     places = [place for place, message in enumerate(chat.messages) if message.role == "user"]
     place = places[-1] if places else None
     return place, chat.question or ("" if place is None else chat.messages[place].text)
@@ -78,15 +80,15 @@ def fact(hits: Sequence[Hit], outcome: Outcome) -> str:
 
 
 def asked_with(chat: Chat, text: str, place: int) -> Chat:
-    """The chat with this as its message at `place`; what stands before stays as it was, for it has been read before."""
+    """The chat with this text at `place`; earlier messages are unchanged, for the sake of the prompt cache."""
     before, message, after = chat.messages[:place], chat.messages[place], chat.messages[place + 1 :]
     return replace(chat, messages=(*before, replace(message, text=text), *after))
 
 
 class Citing:
-    """A stage: tells, when a choice is complete, what it rests on and where it says so.
+    """A stream stage that adds the sources and citations of a choice before its end.
 
-    link: an endpoint's path, as clients reach it.
+    link: turns an endpoint's path into one that clients can reach.
     """
 
     def __init__(self, hits: Sequence[Hit], outcome: Outcome, link: Callable[[str], str] = str) -> None:
@@ -110,7 +112,7 @@ class Citing:
         return Sources(passages, annotations, choice)
 
     def annotation(self, passage: dict[str, JSON], start: int, end: int) -> dict[str, JSON]:
-        """OpenAI's shape for a place in an answer that rests on a page."""
+        """A citation of a web page, in OpenAI's format."""
         source = passage["source"] or ""
         elsewhere = source.startswith(("http://", "https://"))
         url = source if elsewhere else self.link(f"/api/rag/documents/{passage['document_id']}/content")

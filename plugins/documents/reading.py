@@ -1,7 +1,7 @@
-"""Files made text, in a process of its own: run as a script, it reads a file from standard input and writes UTF-8.
+"""A script that converts a file to text in its own process, from standard input to UTF-8 on standard output.
 
-It imports nothing of the server and may be killed at any time.  What it cannot read it says in one line on standard
-error, with status 3.  Headings are written as Markdown has them, and pages end with a form feed.
+It imports nothing of the server and may be killed at any time.  If it cannot read the file, it writes the reason to
+standard error, in one line, and exits with status 3.  Headings become Markdown; a form feed separates pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 UNREADABLE = 3
 PIECE = 1 << 20
 UNPACKED = 256 << 20
-"""Bytes that a packed file may have in all."""
+"""Maximum bytes of a compressed file after decompression."""
 LONGEST_CELL = 1 << 20
 BLOCKS = re.compile(
     "address|article|aside|blockquote|body|dd|details|div|d[lt]|fieldset|fig(caption|ure)|footer|form|header|hr|main|nav"
@@ -32,7 +32,7 @@ NESTED = re.compile(
     r"|header|hgroup|main|menu|nav|ol|pre|search|section|summary|ul)\b",
     re.IGNORECASE,
 )
-"""Elements that end only where they are ended."""
+"""Elements that are never closed implicitly."""
 DEEPEST = 10_000
 SILENT = frozenset({"script", "style", "template", "noscript", "svg", "head"})
 
@@ -43,7 +43,7 @@ def refuse(reason: str) -> NoReturn:
 
 
 def text(source: BinaryIO) -> Iterator[str]:
-    """Plain text and Markdown: UTF-8, UTF-16 with its mark, else Windows's Latin."""
+    """Plain text and Markdown: UTF-8, UTF-16 with a byte order mark, else Windows-1252."""
     data = source.read()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "utf-16"
@@ -63,10 +63,10 @@ def valid(data: bytes) -> bool:
 
 
 def table(source: BinaryIO) -> Iterator[str]:
-    """A paragraph a row, with the name of each column before its value."""
+    """One paragraph per row, with the name of each column before its value."""
     csv.field_size_limit(LONGEST_CELL)
     whole = "".join(text(source))
-    # Only the separator is guessed: of quotes the sniffer takes what its sample does not show for what is never there.
+    # Only the delimiter is taken from the sniffer: if its sample has no quotes, it assumes that the file has none.
     try:
         separator = csv.Sniffer().sniff(whole[:8192], ",;\t|").delimiter
     except csv.Error:
@@ -83,7 +83,7 @@ def table(source: BinaryIO) -> Iterator[str]:
 
 
 def lines(source: BinaryIO) -> Iterator[str]:
-    """A paragraph for each line of JSON, with the name of each field before its value."""
+    """One paragraph per line of JSON, with the name of each field before its value."""
     for number, line in enumerate("".join(text(source)).split("\n"), 1):
         if not line.strip():
             continue
@@ -117,7 +117,7 @@ def html(source: BinaryIO) -> Iterator[str]:
 
 
 def deep(written: str) -> bool:
-    """For each of these elements the parser looks at all that are open around it: a megabyte of them takes minutes."""
+    """Whether nesting is too deep: for each such element the parser scans all open ones; a megabyte takes minutes."""
     depth = 0
     for found in NESTED.finditer(written):
         depth = max(0, depth - 1) if found[1] else depth + 1
@@ -127,7 +127,7 @@ def deep(written: str) -> bool:
 
 
 def said(root: Any) -> Iterator[str]:
-    """What a reader sees, in the order of the page."""
+    """The visible text, in document order."""
     for node in root.traverse(include_text=True):
         name = node.tag
         if name == "-text":
@@ -151,7 +151,7 @@ def preformatted(node: Any) -> bool:
 def pdf(source: BinaryIO) -> Iterator[str]:
     import pypdf
 
-    logging.disable()  # of its warnings, which are no words of ours
+    logging.disable()  # pypdf's warnings must not become the reason on standard error
     try:
         reader = pypdf.PdfReader(source)
         if reader.is_encrypted and not reader.decrypt(""):
@@ -182,7 +182,7 @@ def docx(source: BinaryIO) -> Iterator[str]:
 
 
 def unpacked_within(source: BinaryIO) -> None:
-    """A file of kilobytes may unpack to many gigabytes; what it says of itself is checked by whoever unpacks it."""
+    """Refuse a file that decompresses to too much; zipfile itself checks the declared sizes."""
     try:
         with zipfile.ZipFile(source) as packed:
             if sum(one.file_size for one in packed.infolist()) > UNPACKED:

@@ -1,4 +1,4 @@
-"""What a crash has left between the database and the index is put right: the database is believed."""
+"""Repairs differences between database and index after a crash; the database is authoritative."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from proxy.stores.vectors import Vectors
 
 log = logging.getLogger(__name__)
 GRACE: Final = 120.0
-"""Seconds for which a place that is gone may still be searched, by those who were told of it before."""
+"""Seconds for which a removed place is kept, for searches that have already begun."""
 PAGE: Final = 500
-"""Documents that are looked at together."""
+"""Documents per transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Repair:
     index: Vectors
 
     async def run(self) -> int:
-        """How many documents are to be taken in again."""
+        """Repair all collections; gives the number of documents that are indexed again."""
         again = 0
         for id in await self.collections.ids():
             if (one := await self.collections.by_id(id)) is not None:
@@ -44,13 +44,16 @@ class Repair:
         return again
 
     async def sweep(self) -> None:
-        """What has gone some time ago, so that nobody can be searching it any more, nor adding to it."""
+        """Drop places that were removed so long ago that nobody can still search or write them."""
         for place in await self.collections.left(self.collections.now() - int(GRACE * 1e6)):
             await self.index.drop(place)
             await self.collections.forget(place)
 
     async def collection(self, one: Collection) -> int:
-        """Counted before it is asked what should be there: what is added meanwhile is no fault."""
+        """Repair one collection; gives the number of documents that are indexed again.
+
+        Index rows are counted before reading what should be there, so that rows added meanwhile do not look wrong.
+        """
         before = await self.adding(one.id)
         there = await self.index.counts(one.place)
         right = await self.right(one.id)
@@ -62,9 +65,9 @@ class Repair:
         return await self.again(one, wrong + await self.stuck(one.id))
 
     async def right(self, id: str) -> Mapping[tuple[str, int], int]:
-        """How many rows of a version there should be; -1 where one is being added.
+        """The number of rows that each version should have; -1 while it is being added.
 
-        What is being added is looked up first: what is done by then is found among what is ready.
+        Open jobs are read first: one that ends in between is then found among the ready versions.
         """
         adding = dict.fromkeys(await self.adding(id), -1)
         query = select(ITEMS.c.id, ITEMS.c.version, ITEMS.c.chunks)
@@ -74,21 +77,24 @@ class Repair:
         return found | adding
 
     async def adding(self, id: str) -> set[tuple[str, int]]:
-        """Documents and their versions."""
+        """The documents and versions with open jobs."""
         query = select(JOBS.c.id, JOBS.c.item, JOBS.c.version)
         still = query.where((JOBS.c.collection == id) & JOBS.c.status.in_(OPEN))
         pages = paged(self.store.database, still, JOBS.c.id)
         return {(row.item, row.version) async for page in pages for row in page}
 
     async def stuck(self, id: str) -> list[str]:
-        """Documents that wait for nothing."""
+        """Pending documents without an open job."""
         has = select(JOBS.c.id).where((JOBS.c.item == ITEMS.c.id) & JOBS.c.status.in_(OPEN)).exists()
         async with self.store.database.reading() as connection:
             query = select(ITEMS.c.id).where((ITEMS.c.collection == id) & (ITEMS.c.status == "pending") & ~has)
             return list((await connection.execute(query)).scalars())
 
     async def again(self, one: Collection, ids: list[str]) -> int:
-        """How many.  None where it has moved since it was looked at: what was counted was in another place."""
+        """Index these documents again; gives their number.
+
+        It is 0 if the collection has moved meanwhile, since the rows were counted in another place.
+        """
         count, same = 0, (COLLECTIONS.c.id == one.id) & (COLLECTIONS.c.place == one.place)
         for at in range(0, len(ids), PAGE):
             async with self.store.database.writing(lasting=True) as connection:
@@ -99,18 +105,18 @@ class Repair:
 
 
 async def begun_again(connection: AsyncConnection, which: ColumnElement[bool], now: int) -> int:
-    """They are absent until they are whole again; of one with a newer version on its way that one is enough."""
+    """Queue documents to be indexed again, in their newest version; until then they cannot be found."""
     rows = (await connection.execute(select(ITEMS).where(which))).all()
     ids = [row.id for row in rows]
     values = {"version": 0, "chunks": 0, "status": "pending", "error": ""}
     await connection.execute(update(ITEMS).where(ITEMS.c.id.in_(ids)).values(**values))
     for row in rows:
-        await queue(connection, Item(*row), now, key="")  # nobody has asked for it
+        await queue(connection, Item(*row), now, key="")  # counted for no API key
     return len(rows)
 
 
 async def everything(database: Database, clock: Clock) -> int:
-    """Every document anew, a page at a time; a server that runs begins while others are still being put in line."""
+    """Queue every document to be indexed again, page by page; a running server starts with the first ones."""
     count, last = 0, ""
     while True:
         async with database.writing(lasting=True) as connection:

@@ -1,5 +1,5 @@
-"""Passages put in order by a model that reads them beside the question: one bounded call, and the fused order if it
-fails."""
+"""Reranks passages by a model that reads them with the question: a single call with a timeout; if it fails, the order
+stays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 LONGEST: Final = 1200
-"""Characters of a passage, and of a question, that are shown."""
+"""Characters of a passage, and of a question, that the model is shown."""
 BEST: Final = 10
 ASKED: Final = (
     "Say of each passage how well it answers the question: 0 if it has nothing to do with it, 10 if the answer "
@@ -33,7 +33,7 @@ ASKED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Reranker:
-    """model: which reads; None leaves every order as it is.  most: passages.  seconds: how long it may take."""
+    """model: reads and grades; None turns reranking off.  most: passages to rerank.  seconds: timeout."""
 
     host: Host
     model: str | None
@@ -41,7 +41,7 @@ class Reranker:
     seconds: float
 
     async def order(self, question: str, hits: Sequence[Hit], payer: Payer) -> tuple[list[Hit], str]:
-        """The hits, the best `most` of them in the model's order, and why they are not where it failed, else ""."""
+        """The hits, the first `most` in the model's order; and the reason if that failed, else ""."""
         some, rest = hits[: self.most], hits[self.most :]
         if self.model is None or len(some) < 2:
             return list(hits), ""
@@ -56,7 +56,7 @@ class Reranker:
         return [*sorted(graded, key=lambda hit: -(hit.grade or 0)), *rest], ""
 
     async def grades(self, model: str, question: str, hits: Sequence[Hit], payer: Payer) -> list[int]:
-        """Raises ProxyError, or ValueError where the answer is none."""
+        """A grade per hit, from 0 to 10.  Raises ProxyError, or ValueError if the answer is not valid."""
         texts = [f"[{number}] {hit.row.text[:LONGEST]}" for number, hit in enumerate(hits, 1)]
         fence = fence_of(texts)
         shown = "\n\n".join([f"Question: {question[:LONGEST]}", *(f"{fence} {text}" for text in texts), f"{fence} end"])

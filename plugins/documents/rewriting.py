@@ -1,4 +1,4 @@
-"""A question that only its conversation explains, written so that it can be searched for by itself."""
+"""Rewrites a question that depends on its conversation, so that it can be searched for on its own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 TURNS: Final = 6
-"""Messages before the question that are shown."""
+"""Messages before the question that the model is shown."""
 LONGEST: Final = 1000
-"""Characters of each, and of what is written."""
+"""Maximum characters of each message, and of the rewritten question."""
 ASKED: Final = (
     "Write the last question of this conversation so that somebody who has not read the rest understands it: put names "
     "in the place of words such as 'it' or 'there'. Do not answer it. Write the question only, in its own language."
@@ -30,13 +30,13 @@ ALONE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Rewriter:
-    """model: which writes; None leaves every question as it is."""
+    """model: rewrites questions; None turns rewriting off."""
 
     host: Host
     model: str | None
 
     async def question(self, call: Call, chat: Chat, place: int, question: str) -> str:
-        """What to search for.  Where the model fails that is the question as it was asked."""
+        """The question to search for; the original one if the model fails."""
         talk = [one for one in chat.messages[:place] if one.role in ("user", "assistant") and one.text][-TURNS:]
         if self.model is None or not talk:
             return question
@@ -44,7 +44,7 @@ class Rewriter:
         return await self.written(ASKED, shown, question, call.caller, call.key)
 
     async def alone(self, caller: Caller, question: str) -> str:
-        """The same for a question without a conversation: in words that documents may have."""
+        """A question without conversation, rewritten as search terms; the original one if the model fails."""
         if self.model is None:
             return question
         return await self.written(ALONE, question, question, caller.name, caller.key)

@@ -1,4 +1,4 @@
-"""Does the jobs: some at once, each again while what fails may pass, and none twice."""
+"""Runs jobs: several at once, with retries after temporary errors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from proxy.stores.vectors import VectorsAway
 
 log = logging.getLogger(__name__)
 EVERY: Final = 5.0
-"""Seconds after which it looks for jobs that other processes left."""
+"""Seconds between two polls for jobs, such as those of other processes."""
 PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 60.0)
-"""Seconds between tries, of which there is one more."""
+"""Seconds between attempts; there is one attempt more than pauses."""
 
 
 class Runner:
     def __init__(self, ingest: Ingest, mover: Mover, host: Host, most: int) -> None:
-        """most: documents at once, besides a collection that is moved."""
+        """most: documents indexed at once, in addition to one collection being moved."""
         self.ingest = ingest
         self.mover = mover
         self.ledger = ingest.ledger
@@ -36,12 +36,12 @@ class Runner:
         self.wake = asyncio.Event()
         self.running: dict[str, asyncio.Task[None]] = {}
         self.moving: set[str] = set()
-        """Those of them that move a collection: however long that takes, documents do not wait for it."""
+        """The running jobs that move a collection; they do not count towards `most`, so documents need not wait."""
         self.said = ""
-        """Why some of them wait, as the log has it."""
+        """The reason for retries that was logged last."""
 
     def nudge(self) -> None:
-        """There is something to do."""
+        """Wake the loop, because there is a new job."""
         self.wake.set()
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class Runner:
                     self.begin(job)
             except Busy as error:
                 log.warning("documents wait: %s", error)
-            except Exception:  # it would be the end of all that is still to come
+            except Exception:  # must not end the loop
                 log.exception("documents to be indexed could not be fetched")
             await rest(EVERY, self.wake)
             self.wake.clear()
@@ -80,10 +80,10 @@ class Runner:
                 pass
         except (Overtaken, asyncio.CancelledError) as error:
             with suppress(Busy):
-                await shielded(self.undo(job))  # what holds it stops it once more
+                await shielded(self.undo(job))  # the heartbeat may cancel this task once more
             if isinstance(error, asyncio.CancelledError):
                 raise
-        except Busy as error:  # nobody can write it down: the lease ends, and somebody takes it up again
+        except Busy as error:  # the failure cannot be stored; the lease expires, and the job is run again
             log.warning("a document could not be indexed: %s", error)
         except Exception:
             log.exception("%s could not be indexed", job.item or job.collection)
@@ -93,7 +93,7 @@ class Runner:
             beating.cancel()
 
     async def tried(self, job: Job) -> bool:
-        """Whether there is more of it to do."""
+        """Run a job or a step of it, with retries; gives whether there is more to do."""
         for pause in (*PAUSES, None):
             try:
                 more = await self.once(job)
@@ -113,7 +113,7 @@ class Runner:
         return False
 
     def say(self, job: Job, error: ProxyError) -> None:
-        """Once, however many documents wait for the same, and however often they are tried."""
+        """Log a retry, once per reason, however many documents are affected."""
         if error.why != self.said:
             self.said = error.why
             log.warning("%s will be tried again, as may others: %s", job.item or job.collection, error.why)
@@ -131,12 +131,12 @@ class Runner:
         except NotFound as error:
             if error.code != GONE:
                 raise
-            await self.ingest.store.remove(item)  # of a file that is deleted nothing stays
+            await self.ingest.store.remove(item)  # the file was deleted, so its document goes, too
             raise Overtaken from None
         return False
 
     async def beat(self, job: Job, task: asyncio.Task[None] | None) -> None:
-        """Holds it, and stops its work when it is not this process's any more."""
+        """Renew the lease of a job, and cancel its task if the job is no longer this process's."""
         while True:
             await asyncio.sleep(LEASE / 3)
             with suppress(Busy):
@@ -144,7 +144,7 @@ class Runner:
                     task.cancel()
 
     async def undo(self, job: Job) -> None:
-        """What was added of it goes if nobody wants it; else somebody else does it."""
+        """Clean up an interrupted job: remove its rows if it was cancelled, else put it back into the queue."""
         now = await self.ledger.first(JOBS.c.id == job.id)
         if now is None or now.status == "cancelled":
             await self.cleared(job)
@@ -152,20 +152,20 @@ class Runner:
             await self.ledger.release(job)
 
     async def failed(self, job: Job, reason: str) -> None:
-        if await self.ledger.progress(job):  # else another process has it, and what it has put into the index
-            with suppress(VectorsAway):  # what stays goes at the next start
+        if await self.ledger.progress(job):  # else another process has the job and its rows in the index
+            with suppress(VectorsAway):  # leftover rows are removed at the next start
                 await self.cleared(job)
             await self.ledger.fail(job, reason)
 
     async def cleared(self, job: Job) -> None:
-        """Nothing of a document's version is in the index: it would stand in the way of what can be found."""
+        """Remove a document version's rows from the index, since they would displace others in search results."""
         if job.item and (collection := await self.ingest.collections.by_id(job.collection)) is not None:
             await self.ingest.index.remove(collection.place, job.item, job.version, job.version + 1)
 
     async def remove(self, item: Item) -> None:
-        """A document, and what is being done for it.
+        """Remove a document and stop its job.
 
-        What is left of it in the index, should that be away, is not found, and goes at the next start.
+        If the index is unavailable, rows left there are ignored by searches and removed at the next start.
         """
         job = await self.ledger.of_item(item.id)
         await self.ingest.store.remove(item)
@@ -177,7 +177,7 @@ class Runner:
             self.ingest.tender.note(collection.place, 0)
 
     def stop(self, id: str) -> None:
-        """One that was cancelled."""
+        """Stop a cancelled job, if this process is running it."""
         if (task := self.running.get(id)) is not None:
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""Two ways of searching made one ranking: pure, no input or output."""
+"""Merges the results of vector search and text search into one ranking; pure functions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 FLAT: Final = 60
-"""How little first ranks differ from second ones."""
+"""The constant of reciprocal rank fusion: the higher, the less the first ranks differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage: one chunk, or several that stand one after the other.
+    """A passage: one chunk, or several consecutive ones.
 
-    last: position of its last chunk.  cosine: to the question.  words: BM25's score, 0 where no word fits.
-    near, worded: its ranks by either, from 1; None where that search did not find it.
-    score: from 0 to 1, comparable within one search only.  share: of the words in it.
-    grade: what a model that read it gave it, from 0 to 10; None where none did.
+    last: position of its last chunk.  cosine: to the question.  words: BM25 score, 0 if no word matches.
+    near, worded: its rank in vector search and text search, from 1; None if that did not find it.
+    score: from 0 to 1, comparable only within one search.  share: weight of the text score in it.
+    grade: from a reranking model, from 0 to 10; None without one.
     """
 
     row: Row
@@ -52,7 +52,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Of a chunk: characters of the document where it starts and ends; characters before it in the row's text."""
+    """About a chunk.  start, end: offsets in the document.  head: characters before it in the row's text."""
 
     start: int
     end: int
@@ -64,7 +64,7 @@ class About:
 def together(
     collection: str, model: str, question: NDArray[np.float32], near: Iterable[Found], worded: Iterable[Found]
 ) -> list[Hit]:
-    """What either search found in one collection, each once; the cosine of all of it is known."""
+    """The results of both searches in one collection, without duplicates, all with their cosine."""
     hits: dict[tuple[str, int, int], Hit] = {}
     for rank, one in enumerate(near, 1):
         hits.setdefault(key(one), Hit(one.row, collection, model, one.score, near=rank, last=one.row.position))
@@ -82,13 +82,13 @@ def key(found: Found) -> tuple[str, int, int]:
 
 
 def ranked(hits: Sequence[Hit], weights: Mapping[str, float], least: float = 0.0) -> list[Hit]:
-    """The best first.
+    """The hits by weighted score, best first.
 
-    weights: of the words, from 0 to 1, by model; the rest is the vectors'.
-    least: what the text scores of all that was not found are at most: 0 where everything was.
+    weights: of the text score, from 0 to 1, by model; cosines have the rest.
+    least: upper bound of the text scores of everything that was not found; 0 if everything was.
 
-    Either score is spread from 0 to 1 over what was found, so that the two weigh alike; cosines of different models
-    are never compared.
+    Both scores are scaled to 0 to 1 over the hits, to make them comparable; cosines per model, because those of
+    different models are not.
     """
     cosines: dict[str, list[float]] = {}
     for hit in hits:
@@ -106,9 +106,10 @@ def ranked(hits: Sequence[Hit], weights: Mapping[str, float], least: float = 0.0
 
 
 def by_rank(hits: Sequence[Hit], weights: Mapping[str, float]) -> list[Hit]:
-    """The best first by their ranks: each search gives 1 / (60 + rank), the words' so much of it as they weigh.
+    """The hits by their ranks, best first: the weighted sum of 1 / (60 + rank) in both searches.
 
-    Source: reciprocal rank fusion (Cormack, Clarke, Buettcher, 2009), here with weights, and 1 for what is first twice.
+    Source: reciprocal rank fusion (Cormack, Clarke, Buettcher, 2009), here weighted, and scaled so that a hit that is
+    first in both scores 1.
     """
     near: dict[tuple[str, str, int], int] = {}
     for model in {hit.model for hit in hits}:
@@ -131,7 +132,7 @@ def share_of(rank: int | None) -> float:
 
 
 def distinct(hits: Iterable[Hit]) -> tuple[list[Hit], list[Hit]]:
-    """Without those that say word for word what a better one says, and those."""
+    """The hits without exact duplicates of better ones; and these duplicates."""
     seen: set[str] = set()
     kept: list[Hit] = []
     dropped: list[Hit] = []
@@ -143,7 +144,7 @@ def distinct(hits: Iterable[Hit]) -> tuple[list[Hit], list[Hit]]:
 
 
 def chosen(hits: Iterable[Hit], top: int, merge: bool = True) -> list[Hit]:
-    """The best `top` passages; chunks that follow each other in a document are one."""
+    """The best `top` passages.  merge: whether consecutive chunks of a document become one passage."""
     passages: list[Hit] = []
     for hit in hits:
         beside = next((place for place, one in enumerate(passages) if merge and beside_each_other(one, hit)), None)
@@ -162,7 +163,7 @@ def beside_each_other(one: Hit, other: Hit) -> bool:
 
 
 def joined(better: Hit, other: Hit) -> Hit:
-    """One passage of two, with the better's scores."""
+    """Two passages merged, with the better one's scores."""
     first, second = (better, other) if better.row.position < other.row.position else (other, better)
     one, two = first.about, second.about
     between = "" if two.start < one.end else " " if two.start - one.end <= 1 else "\n\n"

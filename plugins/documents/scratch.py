@@ -1,4 +1,4 @@
-"""A file that nobody else sees, for as long as a block lasts."""
+"""Anonymous temporary files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from proxy.host import shielded
 
 @asynccontextmanager
 async def scratch() -> AsyncIterator[IO[bytes]]:
-    """It is closed by a thread: to free what the system has of a hundred megabytes would hold the event loop."""
+    """A temporary file for the length of a `with` block.
+
+    A thread closes it, because freeing a hundred megabytes of page cache would block the event loop.
+    """
     file = tempfile.TemporaryFile()  # noqa: SIM115  (a `with` would close it here)
     try:
         yield file

@@ -1,4 +1,4 @@
-"""Searching: who may read what is settled in the database before the index is asked, and looked at again after."""
+"""Searches documents.  Access is checked in the database before the index is searched, and again for the results."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 Fusion: TypeAlias = Literal["scores", "ranks"]
 CANDIDATES: Final = 50
-"""Chunks that either way of searching brings of one collection, at least."""
+"""Minimum chunks that vector search and text search each return per collection."""
 DEEPEST: Final = 1000
-"""From which on no more are looked at, however few of them may be told."""
+"""Number of chunks from which on a search is not widened again, even if most of them are outdated."""
 WIDEST: Final = 32
-"""Collections of one search."""
+"""Maximum collections of a search that names none."""
 FILTERED: Final = 10_000
-"""Documents that a filter may leave."""
+"""Maximum documents that may match a filter."""
 LONGEST: Final = 8000
-"""Characters of a question."""
+"""Maximum characters of a question; the rest is not searched for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is searched for.
+    """A search request.
 
-    collections: ids or the caller's own names; none are all that it may read.
-    words: how much they count, from 0 to 1; None is as usual.
-    fusion: `scores` or `ranks`; None is as usual.  rerank: whether a model that is set reads what was found.
-    closer: passages that are looked at closer; None is as usual, or none where it is said how much words count.
-    at: what names of fields begin with in the request, such as `rag.`.
+    collections: ids or the caller's own names; if empty, all that the caller may read.
+    words: weight of the text score, from 0 to 1; None for the default.
+    fusion: `scores` or `ranks`; None for the default.  rerank: whether to use the reranking model, if configured.
+    closer: passages to rerank by their pieces; None for the default, which is 0 if `words` is given.
+    at: prefix of field names in errors, such as `rag.`.
     """
 
     payer: Payer
@@ -65,21 +65,24 @@ class Wish:
     at: str = ""
 
     def needs(self, one: Collection) -> bool:
-        """Whether the search fails without it: what others share must not keep a caller from searching its own."""
+        """Whether the search must fail if this collection cannot be searched.
+
+        Collections shared by others are skipped instead, unless they are named.
+        """
         return bool(self.collections) or one.owner == self.caller
 
     @property
     def caller(self) -> str:
-        """Whose collections are meant."""
+        """The caller whose collections are searched."""
         return self.payer.name
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """hits: the best first.  dropped: with the reason why each of them is not among them.
+    """The result of a search.  hits: best first.  dropped: other hits, each with the reason why it was left out.
 
-    fusion: how their order was made.  unread: why a model that should have put them in order did not, or "".
-    partial: whether collections that others share were left out.
+    fusion: how the two searches were merged.  unread: why reranking failed, or "".
+    partial: whether collections shared by others were skipped.
     """
 
     hits: list[Hit] = field(default_factory=list)
@@ -95,7 +98,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one collection has.  least: what the text score of all the rest of it is at most."""
+    """The hits in one collection.  least: upper bound of the text scores of the rest of it."""
 
     hits: list[Hit]
     least: float
@@ -103,8 +106,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """weight: of the words, from 0 to 1; None has the weigher say it.  fusion: unless a wish says another.
-    looked_at: passages that are looked at closer.
+    """weight: of the text score, from 0 to 1; None lets the weigher decide.  fusion: the default.
+    looked_at: the default number of passages to rerank by their pieces.
     """
 
     store: Store
@@ -118,7 +121,7 @@ class Search:
     weigher: Weigher = field(default_factory=Weigher)
 
     async def run(self, wish: Wish) -> Outcome:
-        """Raises BadCall or NotFound for what may not be searched so, and what the embedding raises."""
+        """Search.  Raises BadCall or NotFound for an invalid request, and the errors of the embedding calls."""
         chosen, partial = await self.scope(wish)
         among = None if wish.filter is None else await self.filtered(wish, chosen)
         if not chosen or among == []:
@@ -142,9 +145,9 @@ class Search:
         vectors: Mapping[str, NDArray[np.float32]],
         among: Sequence[str] | None,
     ) -> tuple[dict[str, Item], list[Hit], float]:
-        """The best of each collection, and what the text scores of all the rest are at most.
+        """The documents and hits of all collections, and an upper bound of the text scores of everything else.
 
-        Where most of it is not true, as while a long document is taken in, more is looked at.
+        If most hits are not valid (see `known`), as while a long document is being indexed, the search is widened.
         """
         items: dict[str, Item] = {}
         found: dict[str, Found] = {}
@@ -163,7 +166,7 @@ class Search:
         return items, hits, min((one.least for one in found.values()), default=0.0)
 
     async def read(self, wish: Wish, kept: list[Hit]) -> tuple[list[Hit], str]:
-        """In the order of a model that reads them, and why they are not where it failed."""
+        """The hits in the order of the reranking model; and the reason if that failed, else ""."""
         return await self.reranker.order(wish.question, kept, wish.payer) if wish.rerank else (kept, "")
 
     def closer(self, wish: Wish) -> int:
@@ -172,7 +175,7 @@ class Search:
         return self.looked_at if wish.words is None else 0
 
     def fixed(self, wish: Wish) -> float | None:
-        """How much words count where that is said."""
+        """The weight of the text score if it is configured or requested; else None."""
         return self.weight if wish.words is None else wish.words
 
     def weights(self, wish: Wish, models: Iterable[str], hits: Sequence[Hit]) -> Mapping[str, float]:
@@ -180,7 +183,7 @@ class Search:
         return self.weigher.weights(models, wish.question, hits) if fixed is None else dict.fromkeys(models, fixed)
 
     async def scope(self, wish: Wish) -> tuple[list[Collection], bool]:
-        """Those in which there is something, and whether there are others, which are not the caller's own."""
+        """The collections to search, all with vectors; and whether shared ones are left out, being too many."""
         field = f"{wish.at}collections"
         if wish.collections:
             names = dict.fromkeys(wish.collections)
@@ -211,7 +214,7 @@ class Search:
         return ids
 
     async def questions(self, wish: Wish, chosen: Sequence[Collection]) -> dict[str, NDArray[np.float32]]:
-        """By model, but for one that fails and that only collections of others need."""
+        """The question's vector by model, without models that fail and that only collections shared by others use."""
         models = list({one.model: one for one in chosen})
         needed = {one.model for one in chosen if wish.needs(one)}
         found = await asyncio.gather(*(self.vector(wish, model) for model in models), return_exceptions=True)
@@ -224,7 +227,7 @@ class Search:
         return vectors
 
     async def vector(self, wish: Wish, model: str) -> NDArray[np.float32]:
-        """Of the question; with the first one goes what tells how good the model is, in the same call."""
+        """The question's vector.  The first call of a model also embeds the sample that measures it."""
         new = self.fixed(wish) is None and model not in self.weigher.eyes
         texts = [wish.question[:LONGEST], *(SAMPLE if new else ())]
         vectors = await self.embedder.vectors(texts, model, wish.payer)
@@ -241,7 +244,7 @@ class Search:
         among: Sequence[str] | None,
         some: int,
     ) -> Found:
-        """some: chunks that either way of searching brings."""
+        """Search one collection.  some: maximum chunks from each of the two searches."""
         if len(question) != collection.dimensions:
             message = f"The model '{collection.model}' gives other vectors than when '{collection.name}' was made."
             raise BadCall(message, param="collections", code="dimensions_changed")
@@ -253,7 +256,7 @@ class Search:
         return Found(hits, worded[-1].score if len(worded) >= some else 0.0)
 
     async def known(self, hits: list[Hit], allowed: set[str]) -> tuple[dict[str, Item], list[Hit]]:
-        """What the database does not know of, or knows otherwise, is not found."""
+        """The documents of the hits, and the hits whose document, version and collection match the database."""
         items = await self.store.found({hit.row.document for hit in hits})
         true = [
             hit

@@ -1,4 +1,4 @@
-"""Collections and searches over HTTP."""
+"""The endpoints of collections, searches and statistics."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from proxy.streams import collect
 from proxy.types import JSON, Route
 
 MOST: Final = 1000
-"""Collections that are listed."""
+"""Maximum number of collections in a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The collections."""
+    """The endpoints of collections."""
 
     collections: Collections
     index: Vectors
@@ -83,7 +83,7 @@ class Lookup:
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         one = await self.own(self.host.desk.caller(request).name, id)
         await self.collections.remove(one)
-        with suppress(VectorsAway):  # else the sweeper sees to it
+        with suppress(VectorsAway):  # then the sweep drops it later
             await self.index.drop(one.place)
         return shapes.answer({"id": one.id, "deleted": True})
 
@@ -132,11 +132,11 @@ class Searches:
         ]
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
-        """An answer from the documents: through the chain of chats, in which this plugin puts them before the model."""
+        """Answer from documents, through the chat chain, in which this plugin adds the passages."""
         form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
         try:
             call = await self.host.chat(request, chat_of(form))
-            if "rag" not in call.extra:  # which the chain's plugins would have declared as theirs
+            if "rag" not in call.extra:  # the field remains only if a plugin of the chain declares it
                 raise NotFound("The plugin `documents` is not in the chain 'chat'.", code="route_off")
             if form.stream:
                 return await self.host.answer(request, call)
@@ -179,7 +179,7 @@ class Searches:
 
 
 def chat_of(form: Generate) -> dict[str, JSON]:
-    """As the body of a chat."""
+    """The body of the chat request."""
     messages = [{"role": "system", "content": form.system}] if form.system else []
     wanted = {"collections": list(form.collections), "filter": form.filter, "top": form.top_k}
     rag = {name: value for name, value in wanted.items() if value not in (None, [])}

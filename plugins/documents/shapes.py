@@ -1,4 +1,4 @@
-"""How the endpoints tell of things."""
+"""The JSON of the endpoints' answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def job(one: Job) -> dict[str, JSON]:
 
 
 def collection(one: Collection, caller: str, readers: Mapping[str, Sequence[str]]) -> dict[str, JSON]:
-    """Whom it is shared with, and where it moves, only its owner is told."""
+    """A collection.  Only its owner sees its readers and whether it is being moved."""
     told: dict[str, JSON] = {
         "id": one.id,
         "name": one.name,

@@ -1,4 +1,4 @@
-"""Documents in the database: what is true of them, whatever the index says."""
+"""Documents in the database, which is authoritative over the index."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOUND = select(ITEMS).where(
     & (ITEMS.c.version > 0)
     & there(bindparam("now", type_=BigInteger()))
 )
-"""Made once: every search asks it, and to make it takes longer than SQLite takes for the answer."""
+"""Prepared once: every search runs it, and building it takes longer than SQLite takes to answer it."""
 
 
 class Item(NamedTuple):
@@ -55,7 +55,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """A document that is sent."""
+    """A document to be added."""
 
     title: str
     content: Content
@@ -65,17 +65,17 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A new version.  content: None is the same text under another title.  key: with which it is sent."""
+    """A new version.  content: None keeps the text under a new title.  key: id of the API key of the request."""
 
     content: Content | None
     key: str = ""
 
 
 class Store:
-    """Every method that names an owner or caller sees only what is theirs to see."""
+    """Methods with an owner or caller see only what that one may see."""
 
     def __init__(self, database: Database, clock: Clock, most: int) -> None:
-        """most: documents of one owner."""
+        """most: maximum documents of one owner."""
         self.database = database
         self.clock = clock
         self.most = most
@@ -84,15 +84,15 @@ class Store:
         return int(self.clock.time() * 1e6)
 
     async def add(self, payer: Payer, collection: str, new: New) -> tuple[Item, bool]:
-        """The document, and whether it is new: the same contents are there once in a collection.
+        """Add a document; gives it and whether it is new: the same content exists only once in a collection.
 
-        Raises BadCall, or NotFound where the collection is gone.
+        Raises BadCall, or NotFound if the collection has been removed.
         """
         for _ in range(2):
             try:
                 async with self.database.writing(lasting=True) as connection:
                     return await self.added(connection, payer, collection, new)
-            except IntegrityError:  # somebody else has added it meanwhile, and is found now
+            except IntegrityError:  # added concurrently; the second attempt finds it
                 continue
         raise BadCall("The collection is being changed; try again.", code="conflict")
 
@@ -136,7 +136,7 @@ class Store:
         return item, True
 
     async def again(self, connection: AsyncConnection, item: Item, key: str) -> Item:
-        """One that failed, when it is sent again."""
+        """A document that is sent again; if it had failed, it is queued again."""
         if item.status != "failed":
             return item
         newest = await renumber(connection, item.id, item.newest)
@@ -149,9 +149,9 @@ class Store:
     async def change(
         self, item: Item, values: Mapping[str, Any], metadata: Mapping[str, JSON] | None, renewal: Renewal | None = None
     ) -> None:
-        """What is told of a document, and a new version of it; all of that or nothing.
+        """Change the fields of a document, its metadata and its version, all or nothing.
 
-        Raises BadCall where another document has the text.
+        Raises BadCall if another document of the collection has the same content.
         """
         try:
             async with self.database.writing(lasting=True) as connection:
@@ -172,13 +172,13 @@ class Store:
 
     async def remove(self, item: Item) -> None:
         async with self.database.writing(lasting=True) as connection:
-            await connection.execute(held(COLLECTIONS.c.id == item.collection))  # else who removes that is in the way
+            await connection.execute(held(COLLECTIONS.c.id == item.collection))  # not while it is being removed
             await connection.execute(delete(ITEMS).where(ITEMS.c.id == item.id))
             for table in (PARTS, VALUES, JOBS, COPIES, ORIGINS):
                 await connection.execute(delete(table).where(table.c.item == item.id))
 
     async def one(self, caller: str, id: str) -> Item | None:
-        """One that the caller may read."""
+        """A document that the caller may read."""
         query = select(ITEMS).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
         async with self.database.reading() as connection:
             mine = (ITEMS.c.id == id) & readable(caller) & there(self.now())
@@ -186,13 +186,13 @@ class Store:
         return None if row is None else Item(*row)
 
     async def item(self, id: str) -> Item | None:
-        """Whosever it is: for the server's own work."""
+        """A document of any owner, for the server's own work."""
         async with self.database.reading() as connection:
             row = (await connection.execute(select(ITEMS).where(ITEMS.c.id == id))).first()
         return None if row is None else Item(*row)
 
     async def page(self, where: ColumnElement[bool], after: Item | None, limit: int) -> list[Item]:
-        """The newest first.  after: the last one of the page before."""
+        """A page of documents, newest first.  after: the last one of the previous page."""
         query = (
             select(ITEMS).where(where & there(self.now())).order_by(ITEMS.c.at.desc(), ITEMS.c.id.desc()).limit(limit)
         )
@@ -203,13 +203,13 @@ class Store:
             return [Item(*row) for row in await connection.execute(query)]
 
     async def found(self, ids: Collection[str]) -> dict[str, Item]:
-        """Of these documents those that may be searched: what the index says of any other is old."""
+        """Those of these documents that are searchable; rows of others in the index are outdated."""
         given = {"ids": list(ids), "now": self.now()}
         async with self.database.reading() as connection:
             return {row.id: Item(*row) for row in await connection.execute(FOUND, given)}
 
     async def text(self, item: str, version: int) -> AsyncIterator[str]:
-        """Its parts, one at a time.  Raises Busy where it is removed meanwhile, or another version comes."""
+        """The parts of a text, one at a time.  Raises Busy if the document is removed or replaced meanwhile."""
         number = 0
         parts = select(PARTS.c.content).where((PARTS.c.item == item) & (PARTS.c.version == version))
         first = parts.where(PARTS.c.part == 0).exists()
@@ -225,7 +225,7 @@ class Store:
             number += 1
 
     async def statistics(self, caller: str) -> Sequence[Any]:
-        """By collection that the caller may read: documents by status, their chunks and characters."""
+        """Documents, chunks and characters by collection and status, for the collections that the caller may read."""
         sums = [func.sum(ITEMS.c[name]).label(name) for name in ("chunks", "characters")]
         columns = (ITEMS.c.collection, ITEMS.c.status, func.count().label("documents"), *sums)
         query = select(*columns).join(COLLECTIONS, COLLECTIONS.c.id == ITEMS.c.collection)
@@ -239,7 +239,7 @@ def dumped(metadata: Mapping[str, JSON]) -> str:
 
 
 async def renew(connection: AsyncConnection, item: str, renewal: Renewal, now: int) -> None:
-    """The old version is found until the new one is ready."""
+    """Add a new version; the old one is searched until the new one is ready."""
     query, content = update(ITEMS).where(ITEMS.c.id == item), renewal.content
     raised = query.values(newest=ITEMS.c.newest + 1, status="pending", error="")
     newest = (await connection.execute(raised.returning(ITEMS.c.newest))).scalar_one()
@@ -271,9 +271,9 @@ def number_of(value: JSON) -> float | None:
 
 
 async def queue(connection: AsyncConnection, item: Item, now: int, key: str) -> str:
-    """Its newest version is to be taken into the index; what was to be done for an older one is not, any more.
+    """Queue the indexing of the newest version, and cancel open jobs of older ones.
 
-    key: with which it was sent.
+    key: id of the API key of the request.
     """
     open_jobs = (JOBS.c.item == item.id) & JOBS.c.status.in_(("queued", "running"))
     await connection.execute(update(JOBS).where(open_jobs).values(status="cancelled", ended=now))

@@ -1,4 +1,4 @@
-"""The tables of documents, which are their truth; the index is made from them.  Times are microseconds since 1970."""
+"""The tables of documents, from which the index is built.  Times are Unix microseconds."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ COLLECTIONS: Final = Table(
     count("at"),
     UniqueConstraint("owner", "name", name="documents_collections_name"),
 )
-"""dimensions: 0 until the first vector is there.  place: the table of the index that is searched.
+"""dimensions: 0 before the first vector.  place: the table of the index that is searched.
 
-next_place, next_model, next_dimensions: what these will be once it has moved, which `next_job` does; "" where it stays.
-everyone: all callers may read it.
-gone: there is only its place left, which goes some time after `at`, when nobody searches it any more.
+next_place, next_model, next_dimensions: the values after the move that `next_job` does; "" and 0 if there is none.
+everyone: whether all callers may read it.
+gone: 1 if it has been removed; its place is dropped some time after `at`, when no search uses it any more.
 """
 
 READERS: Final = Table(
@@ -56,7 +56,7 @@ READERS: Final = Table(
     Column("reader", String(200), primary_key=True),
     Index("documents_readers_reader", "reader"),
 )
-"""Callers, besides its owner, who may read a collection."""
+"""The callers, besides its owner, who may read a collection."""
 
 ITEMS: Final = Table(
     "documents_items",
@@ -73,9 +73,9 @@ ITEMS: Final = Table(
     UniqueConstraint("collection", "digest", name="documents_items_digest"),
     Index("documents_items_owner", "owner", "at", "id"),
 )
-"""version: the one that is searched, 0 before there is any.  newest: the one that was sent last.
+"""version: the one that is searched, 0 if there is none yet.  newest: the one that was sent last.
 
-characters, digest, status and error are the newest's, chunks are the searched one's.  metadata: a JSON object.
+characters, digest, status and error belong to the newest one, chunks to the searched one.  metadata: a JSON object.
 """
 
 PARTS: Final = Table(
@@ -87,7 +87,7 @@ PARTS: Final = Table(
     count("start"),
     text("content"),
 )
-"""The text of a version, in parts that fit into memory many times.  start: characters before it."""
+"""The text of a version, in parts small enough to hold many in memory.  start: offset in characters."""
 
 COPIES: Final = Table(
     "documents_copies",
@@ -97,7 +97,7 @@ COPIES: Final = Table(
     Column("version", Integer, nullable=False),
     count("chunks"),
 )
-"""Of a collection that moves, what is whole in its next place."""
+"""The documents of a moving collection that are completely in its next place."""
 
 VALUES: Final = Table(
     "documents_values",
@@ -108,7 +108,7 @@ VALUES: Final = Table(
     Column("number", Float, nullable=True),
     Index("documents_values_name", "name", "value"),
 )
-"""The metadata once more, to filter by.  value: as JSON.  number: where it is one."""
+"""The metadata of documents, by entry, for filters.  value: as JSON.  number: NULL if it is not a number."""
 
 JOBS: Final = Table(
     "documents_jobs",
@@ -127,9 +127,9 @@ JOBS: Final = Table(
     Index("documents_jobs_item", "item"),
     Index("documents_jobs_owner", "owner", "at"),
 )
-"""What is to be taken into the index, or, where no item is named, a collection that is to be moved.
+"""Documents to be indexed; a job without item moves its collection.
 
-done, total: characters.  holder: the process that does it, `until` when.  key_id: of the API key that asked for it.
+done, total: characters.  holder, until: the process that has the lease, and its end.  key_id: the request's API key.
 """
 
 STORES: Final = Table(
@@ -142,10 +142,10 @@ STORES: Final = Table(
     Column("expired", SmallInteger, nullable=False, server_default="0"),
     Index("documents_stores_expired", "expired", "active"),
 )
-"""What a collection is besides that OpenAI's API made as a vector store.
+"""What OpenAI's API stores of a vector store in addition to its collection.
 
-title: its name, where the collection could not have that one.  days: without use, after which it expires, or NULL.
-active: when it was used.  expired: 1 while its documents are being taken away, 2 when they are gone.
+title: its name, in case the collection could not get that one.  days: without use until it expires, or NULL.
+active: time of the last use.  expired: 1 while its documents are being deleted, 2 when that is done.
 """
 
 ORIGINS: Final = Table(
@@ -166,11 +166,11 @@ ORIGINS: Final = Table(
     Index("documents_origins_of", "file"),
     Index("documents_origins_expires", "expires"),
 )
-"""Documents that are made of files.
+"""The files that documents are made of.
 
-batch: with which it was added last, and `+` where it is wanted without that, too.
-size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.  read: whether its text is there.
-code: what kind of failure, where it failed.  expires: from when on its file, and so it, is not there, or NULL.
+batch: the last one that added it; `+` follows if it is also wanted without the batch.
+size, overlap: characters of a chunk, and of its overlap with the next; 0 for the default.  read: 1 if it has its text.
+code: kind of the failure, if it failed.  expires: when the file, and so the document, ceases to exist; or NULL.
 """
 
 BATCHES: Final = Table(
@@ -182,4 +182,4 @@ BATCHES: Final = Table(
     count("at"),
     Index("documents_batches_collection", "collection"),
 )
-"""Files that were added to a vector store together."""
+"""Files that were added to a vector store by one request."""

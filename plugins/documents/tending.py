@@ -1,4 +1,4 @@
-"""Takes what was added into the indices, soon after it came and not after every little bit of it."""
+"""Updates the search indices after additions, soon but in batches."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from proxy.stores.vectors import Vectors, VectorsAway
 log = logging.getLogger(__name__)
 ROWS: Final = 20_000
 ADDS: Final = 50
-"""Searches look at each row that is in no index, and at each addition by itself: with so many it is noticed.  To take
-them in costs in proportion to all that is there already, and so should not be done for every thousand."""
+"""Rows, and additions, after which indices are updated at once.  Searches scan unindexed rows, addition by addition,
+which is noticeable at these numbers.  An update costs time in proportion to the whole table, so it must be rare."""
 IDLE: Final = 2.0
-"""Seconds without an addition after which even a few are worth it."""
+"""Seconds without an addition after which even a few rows are indexed."""
 LONGEST: Final = 10.0
-"""Seconds after which they are, whatever else comes."""
+"""Seconds after the first addition when rows are indexed in any case."""
 EVERY: Final = 0.5
 
 
 @dataclass(slots=True)
 class Waiting:
-    """since, last: when the first of them came, and the last."""
+    """Changes that are not indexed yet.  since, last: monotonic seconds of the first and the last one."""
 
     rows: int
     adds: int
@@ -40,7 +40,7 @@ class Tender:
         self.wake = asyncio.Event()
 
     def note(self, table: str, rows: int) -> None:
-        """So many rows were added to it, or removed."""
+        """Called after rows were added to a table, or removed (0)."""
         now = self.clock.monotonic()
         one = self.waiting.setdefault(table, Waiting(0, 0, now, now))
         one.last = now
@@ -65,7 +65,7 @@ class Tender:
     async def tend(self, table: str) -> None:
         try:
             await self.index.tend(table)
-        except VectorsAway as error:  # another process may be at it; the next addition brings it up again
+        except VectorsAway as error:  # another process may be doing it; the next addition tries again
             log.info("maintenance of the index of %s failed: %s", table, error)
-        except Exception:  # it is no reason to leave all others as they are, too
+        except Exception:  # must not end the loop for the other tables
             log.exception("the index of %s was not tended", table)

@@ -1,4 +1,4 @@
-"""A document that is sent as a file, in a form of several parts."""
+"""Receives a document as a file in a multipart form."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FORM: Final = "multipart/form-data"
 
 @dataclass(slots=True)
 class Form:
-    """name: of the file, as its sender calls it; nothing is ever opened by it."""
+    """A received form.  name: the file's name as sent; it is never used as a path."""
 
     file: IO[bytes]
     name: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
     def told(self) -> FileDocument:
-        """Raises BadCall."""
+        """The validated fields.  Raises BadCall."""
         if not self.name:
             raise BadCall("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
         given = {"title": PurePosixPath(self.name.replace("\\", "/")).name[:500], **self.fields}
@@ -36,7 +36,7 @@ class Form:
 
 
 async def received(parts: AsyncIterator[Part], file: IO[bytes], most: int) -> Form:
-    """most: bytes of the file.  Raises BadCall, TooLarge, TooSlow or WrongType."""
+    """Read a form.  most: maximum bytes of the file.  Raises BadCall, TooLarge, TooSlow or WrongType."""
     form = Form(file)
     async for part in parts:
         await taken(part, form, most)
@@ -53,7 +53,7 @@ async def taken(part: Part, form: Form, most: int) -> None:
     text = await part.text()
     form.fields[part.name] = text
     if part.name == "metadata":
-        with suppress(orjson.JSONDecodeError):  # else the form's check says what is wrong
+        with suppress(orjson.JSONDecodeError):  # the validation of the form reports it
             form.fields[part.name] = orjson.loads(text)
 
 

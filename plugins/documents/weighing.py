@@ -1,10 +1,10 @@
-"""How much words count in a search where nobody says it: pure, no input or output.
+"""Chooses the weight of the text score for a question, if none is configured; pure functions.
 
-Each of the two scores counts as much as it tells: that of the words by how much of the question the texts have, that of
-the vectors by how far apart it sees what was found.  The first is little where a question is asked in other words, and
-those that it shares with the texts, such as a name, stand in many of them; the second where nothing that was found is
-clearly nearer than the rest.  How far apart is far differs from model to model, and is measured by a few sentences; a
-model that knows no meaning stays near a search by words.
+Each of the two scores counts by how much it can distinguish.  For the text score, that is how much of the question the
+best text contains: little if the question uses other words, and those in common, such as a name, occur in many texts.
+For the cosines, it is how far they are spread: little if no hit is clearly nearer than the rest.  What is a wide spread
+depends on the model, and is measured with a few sentences; with a model that does not capture meaning, the text score
+keeps most of the weight.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ ANSWERS: Final = (
     "Felines feed on mice and birds.",
     "The store is closed at the weekend.",
 )
-"""To these questions, in their order, with no word of theirs that tells anything."""
+"""The answers to QUESTIONS, in the same order, which share no content words with them."""
 SAMPLE: Final = (*QUESTIONS, *ANSWERS)
 CHANCE: Final = 2.0
 SURE: Final = 4.0
-"""By how many standard deviations answers are more like their questions than others are: of hashed words -0.2 was
-measured, of the mean of words' vectors 1.3, of all-MiniLM-L6-v2 7.2."""
+"""Limits of trust, in standard deviations by which answers are more similar to their own questions than to others.
+Measured: -0.2 for hashed words, 1.3 for the mean of word vectors, 7.2 for all-MiniLM-L6-v2."""
 KEPT: Final = 256
-"""Models of which that is remembered."""
+"""Maximum number of models whose measurement is remembered."""
 POOR: Final = 0.7
-"""Of the words, beside a model that knows no meaning."""
+"""Weight of the text score with a model that does not capture meaning."""
 LOOKED_AT: Final = 100
 LONGEST: Final = 32
-"""Texts by which words are weighed, and words: a question may be as long as a text, and a search wide."""
+"""Limits for weighing words: LOOKED_AT texts and LONGEST words, since questions can be long and results many."""
 WORD: Final = re.compile(r"\w+")
 STEM: Final = 5
-"""Letters by which a word is told, whatever its ending is."""
+"""Leading characters by which words are compared, to ignore their endings."""
 ASKING: Final = frozenset(("what", "when", "where", "which", "who", "whom", "whose", "why", "how", "does", "did"))
-"""Words that ask: no answer has them, however well it fits."""
+"""Question words, which even a good answer does not contain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Eye:
-    """What a model sees.  trust: whether it knows what texts mean, from 0 to 1.
+    """The measurement of a model.  trust: how well it captures meaning, from 0 to 1.
 
-    apart: by how much an answer's cosine is above that of a text that has nothing to do with the question.
+    apart: mean difference between the cosine of a question with its answer and with an unrelated text.
     """
 
     trust: float
@@ -75,18 +75,18 @@ class Eye:
 
 @dataclass(frozen=True, slots=True)
 class Weigher:
-    """eyes: of models whose vectors of the sample were seen."""
+    """eyes: the measurements by model."""
 
     eyes: OrderedDict[str, Eye] = field(default_factory=OrderedDict)
 
     def learn(self, model: str, vectors: NDArray[np.float32]) -> None:
-        """vectors: of the sample, shape (texts, dimensions), unit length."""
+        """Measure a model.  vectors: of SAMPLE, shape (texts, dimensions), unit length."""
         self.eyes[model] = eye(vectors)
         while len(self.eyes) > KEPT:
             self.eyes.popitem(last=False)
 
     def weights(self, models: Iterable[str], question: str, hits: Sequence[Hit]) -> Mapping[str, float]:
-        """Of the words, from 0 to 1, by model: for this question, of which these texts were found."""
+        """The weight of the text score by model, from 0 to 1, for a question and its hits."""
         seen = {model: self.eyes.get(model, Eye(0.0, 1.0)) for model in models}
         covered = coverage(question, hits) if any(one.trust for one in seen.values()) else 0.0
         return {
@@ -114,10 +114,10 @@ def weight(one: Eye, covered: float, cosines: Sequence[float]) -> float:
 
 
 def coverage(question: str, hits: Sequence[Hit]) -> float:
-    """The share of what is asked that the best text by words has, from 0 to 1; rare words count for more.
+    """The share of the question's words that the best text by text score contains, from 0 to 1, weighted by rarity.
 
-    What is rare is told by what was found: a word that all of it has, such as the name that is asked about, tells
-    nothing apart, and one that none of it has is what the question says in other words.
+    Rarity is measured among the hits: a word that all of them contain, such as the name in question, distinguishes
+    nothing, and one that none contains shows that the question uses other words.
     """
     best = sorted(hits, key=lambda hit: (-hit.words, -hit.cosine))[:LOOKED_AT]
     if not best or not best[0].words:
@@ -131,5 +131,5 @@ def coverage(question: str, hits: Sequence[Hit]) -> float:
 
 
 def rarity(having: int, texts: int) -> float:
-    """Source: BM25's weight of a word."""
+    """The weight of a word that so many of the texts contain.  Source: BM25's inverse document frequency."""
     return log(1 + (texts - having + 0.5) / (having + 0.5))

@@ -1,4 +1,4 @@
-"""Documents of files that expire."""
+"""Adds the expiry of files to their documents."""
 
 import sqlalchemy as sa
 from alembic import op

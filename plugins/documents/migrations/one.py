@@ -1,6 +1,6 @@
 """The first tables.
 
-Spelled out, and not taken from `tables`: what they were at first does not change when those do.
+Written out instead of imported from `tables`, so that later changes there do not alter this migration.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Jobs that know the API key which they are done for."""
+"""Adds the API key to jobs, for accounting."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Collections that move to another model: where their index is, and where it will be."""
+"""Adds what is needed to move collections to another model: their current and next place in the index."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Tables of vector stores, and of the files that documents are made of."""
+"""Adds the tables of vector stores and of the files that documents are made of."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,1 +1,1 @@
-"""Vector stores: collections in OpenAI's words, whose documents are made of files."""
+"""Vector stores: OpenAI's API for collections, whose documents are made of files."""

@@ -1,4 +1,4 @@
-"""Files into a vector store: each becomes a document, with a job that reads it."""
+"""Adds files to a vector store: each becomes a document, with a job that reads it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from proxy.types import JSON
 from proxy.wire.ids import new_id
 
 ASKED: Final = 500
-"""Ids of one query."""
+"""Ids per query."""
 
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """A file, and how it is to be kept.  attributes: None leaves those of one that is there already.
+    """A file to be added.  attributes: None keeps those of a file that is there already.
 
-    size, overlap: characters of a chunk, and of what the next one repeats; 0 is as usual.
+    size, overlap: characters of a chunk, and of its overlap with the next; 0 for the default.
     """
 
     file: Filed
@@ -47,11 +47,11 @@ class Adding:
     store: Store
 
     async def add(self, payer: Payer, collection: str, several: Sequence[New], batch: bool = False) -> str:
-        """All of them or none; the id of their batch, where they are one.  A file that is there already stays the
-        same document: it is cut anew where it is to be cut otherwise, and read again where that failed.
+        """Add files, all or none; gives the id of their batch, "" if `batch` is false.
 
-        Raises BadCall where the owner has too many documents, or the vector store has expired, and NotFound where it is
-        gone.
+        A file that is there already stays the same document: it is cut again if its chunking changes, and read again
+        if it had failed.  Raises BadCall if the owner has too many documents or the vector store has expired, and
+        NotFound if it has been deleted.
         """
         for _ in range(2):
             try:
@@ -60,12 +60,12 @@ class Adding:
                     id = await self.batch(connection, collection) if batch else ""
                     await self.added(connection, payer, collection, several, id)
                     return id
-            except IntegrityError:  # somebody else has added one meanwhile, which is found now
+            except IntegrityError:  # one was added concurrently; the second attempt finds it
                 continue
         raise BadCall("The vector store is being changed; try again.", code="conflict")
 
     async def hold(self, connection: AsyncConnection, collection: str) -> None:
-        """It neither goes nor expires until the transaction is over."""
+        """Lock a vector store against deletion and expiry until the transaction ends."""
         if (await connection.execute(held(COLLECTIONS.c.id == collection))).first() is None:
             message = "The vector store has been deleted meanwhile."
             raise NotFound(message, param="vector_store_id", code="vector_store_not_found")
@@ -108,10 +108,10 @@ class Adding:
         now = self.store.now()
         items, origins, jobs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
         values: list[dict[str, Any]] = []
-        for at, new in enumerate(several, now):  # one after the other, so that lists have their order
+        for at, new in enumerate(several, now):  # distinct times, so that lists keep their order
             item, file = new_id("doc_"), new.file
             own = {"id": item, "collection": collection, "owner": payer.name, "title": file.name[-500:]}
-            digest = hashlib.sha256(file.id.encode()).hexdigest()  # two files are two documents, whatever is in them
+            digest = hashlib.sha256(file.id.encode()).hexdigest()  # equal files are still separate documents
             told = {"metadata": dumped(new.attributes or {}), "digest": digest, "newest": 1, "status": "pending"}
             items.append({**own, **told, "source": "", "error": "", "at": at, "changed": at})
             how = {"size": new.size, "overlap": new.overlap, "batch": batch, "bytes": file.bytes}
@@ -121,7 +121,7 @@ class Adding:
             paid = {"owner": payer.name, "key_id": payer.key}
             jobs.append({**job, **paid, "status": "queued", "total": file.bytes, "at": at})
             values += values_of(item, new.attributes or {})
-        items.sort(key=lambda row: str(row["digest"]))  # who adds the same waits for one order only
+        items.sort(key=lambda row: str(row["digest"]))  # one lock order for concurrent additions of the same files
         for table, rows in ((ITEMS, items), (ORIGINS, origins), (JOBS, jobs), (VALUES, values)):
             if rows:
                 await connection.execute(insert(table), rows)
@@ -148,7 +148,7 @@ class Adding:
         await queue(connection, item._replace(newest=newest), now, key)
 
     async def cancel(self, batch: str) -> list[str]:
-        """What of a batch is not done yet is not done any more; its jobs."""
+        """Cancel the pending files of a batch; gives the ids of their jobs."""
         mine = select(ORIGINS.c.item).where(ORIGINS.c.batch == batch)
         open_jobs = JOBS.c.item.in_(mine) & JOBS.c.status.in_(OPEN)
         now = self.store.now()
@@ -163,7 +163,7 @@ class Adding:
 
 
 def batch_of(origin: Origin, item: Item, batch: str) -> str:
-    """The batch of a file that was there already.  batch: with which it is added again, "" where it is so singly."""
+    """The new batch of a file that is there already.  batch: the one that adds it again, "" if it is added singly."""
     if batch:
         return batch if item.status == "failed" else batch + WANTED
     return origin.batch.removesuffix(WANTED) + WANTED if origin.batch else ""

@@ -29,7 +29,7 @@ from proxy.types import Route
 
 @dataclass(frozen=True, slots=True)
 class VectorStores:
-    """The stores themselves, and searching them."""
+    """The endpoints of vector stores and their search, with those of their files."""
 
     contents: Contents
     searching: Searching
@@ -40,7 +40,7 @@ class VectorStores:
 
     @classmethod
     def of(cls, runner: Runner, search: Search, rewriter: Rewriter, size: int, floor: float) -> VectorStores:
-        """size: letters of a chunk as usual.  floor: the text score from which on a passage fits."""
+        """size: default characters of a chunk.  floor: the text score from which a passage is considered a match."""
         ingest, host = runner.ingest, runner.host
         stores = Stores(search.collections)
         contents = Contents(stores, search.store, ingest.origins, Adding(search.store), runner)
@@ -78,7 +78,7 @@ class VectorStores:
         if new:
             try:
                 await self.files.put(payer, one, new)
-            except ProxyError:  # whoever hears of that asks again, and knows of no store
+            except ProxyError:  # the client will retry, and does not know the new store's id
                 await self.remove(one.id)
                 raise
         return await self.told(one)
@@ -119,7 +119,7 @@ class VectorStores:
         collections, index = self.stores.collections, self.contents.runner.ingest.index
         if (collection := await collections.by_id(id)) is not None:
             await collections.remove(collection)
-            with suppress(VectorsAway):  # else the sweeper sees to it
+            with suppress(VectorsAway):  # then the sweep drops it later
                 await index.drop(collection.place)
 
     async def search(self, request: web.BaseRequest, id: str) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""What is in a vector store: documents, those that were made of files under the files' ids."""
+"""The contents of a vector store: documents, identified by their files' ids if they are made of files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.errors import NotFound
 
 
 class Batch(NamedTuple):
-    """See BATCHES.  at: microseconds."""
+    """See BATCHES.  at: Unix microseconds."""
 
     id: str
     collection: str
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A document in a vector store.  origin: None of one that was not made of a file."""
+    """A document in a vector store.  origin: None if it was not made of a file."""
 
     item: Item
     origin: Origin | None
@@ -61,7 +61,7 @@ class Contents:
         return select(ITEMS, ORIGINS).outerjoin(ORIGINS, ORIGINS.c.item == ITEMS.c.id).where(seen)
 
     async def one(self, collection: str, file: str, param: str = "file_id") -> Entry:
-        """By the id of its file, or its own.  Raises NotFound."""
+        """A document, by the id of its file or its own.  Raises NotFound."""
         named = (ORIGINS.c.file == file) | (ITEMS.c.id == file)
         async with self.store.database.reading() as connection:
             row = (await connection.execute(self.chosen((ITEMS.c.collection == collection) & named))).first()
@@ -76,14 +76,14 @@ class Contents:
         return [entry(row) for row in rows], more
 
     async def file_goes(self, owner: str, file: str) -> None:
-        """Of a file that is deleted nothing stays in any vector store."""
+        """Called when a file is deleted: remove its documents from all vector stores."""
         for item in await self.origins.documents(owner, file):
             await self.runner.remove(item)
 
     # --- batches ---
 
     async def batch(self, collection: str, id: str) -> Batch:
-        """Raises NotFound."""
+        """One batch.  Raises NotFound."""
         query = select(BATCHES).where((BATCHES.c.id == id) & (BATCHES.c.collection == collection))
         async with self.store.database.reading() as connection:
             row = (await connection.execute(query)).first()
@@ -101,7 +101,7 @@ class Contents:
             self.runner.stop(job)
 
     async def filenames(self, items: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Of these documents the ids and names of their files, where they have one."""
+        """The id and name of the file by document, for those that have one."""
         found = await self.origins.of(items)
         return {item: (origin.file, origin.name) for item, origin in found.items()}
 
@@ -116,5 +116,5 @@ def entry(row: Any) -> Entry:
 
 
 def usage_of(one: Entry, store: VectorStore) -> int:
-    """Letters of its text, and bytes of its vectors."""
+    """Approximate bytes: characters of its text plus bytes of its vectors."""
     return one.item.characters + 4 * store.dimensions * one.item.chunks

@@ -1,4 +1,4 @@
-"""Vector stores that nobody has used for as long as they said: their documents go, and they say that they expired."""
+"""Deletes the documents of vector stores that were not used for the time they are kept, and marks them as expired."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from plugins.documents.vectorstores.stores import Stores
 from proxy.wire.ids import new_id
 
 EVERY: Final = 300.0
-"""Seconds between two times."""
+"""Seconds between two clean-ups."""
 SOME: Final = 20
-"""Vector stores of one time."""
+"""Maximum vector stores per clean-up."""
 CHUNK: Final = 50
-"""Documents that go at once."""
+"""Documents deleted in one transaction."""
 BEGUN, DONE = 1, 2
 
 
@@ -29,26 +29,26 @@ class Expiring:
     runner: Runner
 
     async def tidy(self) -> None:
-        """It does no harm where several processes do it."""
+        """Empty expired vector stores.  Several processes may run it."""
         which = over(self.stores.now()) & (STORES.c.expired != DONE)
         async with self.stores.database.reading() as connection:
             ids = list((await connection.execute(select(STORES.c.collection).where(which).limit(SOME))).scalars())
         for id in ids:
             async with self.stores.database.writing(lasting=True) as connection:
                 await connection.execute(select(COLLECTIONS.c.id).where(COLLECTIONS.c.id == id).with_for_update())
-                mine = STORES.c.collection == id  # unless it was used meanwhile
+                mine = STORES.c.collection == id  # `which` is checked again, since it may have been used meanwhile
                 begun = await connection.execute(update(STORES).where(mine & which).values(expired=BEGUN))
             if begun.rowcount:
                 await self.empty(id)
 
     async def empty(self, id: str) -> None:
-        """Where it was in the index is swept with all else that has gone."""
+        """Delete all documents of a vector store; its table in the index is dropped by the sweep."""
         while not await self.over(id):
             while await self.fewer(id):
                 continue
 
     async def over(self, id: str) -> bool:
-        """False where documents are in it, also such as came while others went."""
+        """Finish the expiry if no documents are left; False if there are some, such as ones added meanwhile."""
         now, which = self.stores.now(), COLLECTIONS.c.id == id
         some = select(ITEMS.c.id).where(ITEMS.c.collection == id).limit(1)
         async with self.stores.database.writing(lasting=True) as connection:

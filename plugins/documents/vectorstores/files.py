@@ -1,4 +1,4 @@
-"""OpenAI's endpoints for the files of vector stores, one by one and in batches."""
+"""OpenAI's endpoints for the files of vector stores, singly and in batches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from proxy.types import Route
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """size: letters of a chunk as usual."""
+    """size: default characters of a chunk."""
 
     contents: Contents
     host: Host
@@ -43,10 +43,13 @@ class Files:
         yield Route("POST", batches + "/{batch}/cancel", self.cancel, "user")
         yield Route("GET", batches + "/{batch}/files", self.of_batch, "user")
 
-    # --- adding, also by who makes a store ---
+    # --- adding, also used when a store is created ---
 
     async def known(self, caller: str, files: Sequence[AddFile], at: str) -> list[New]:
-        """Raises NotFound for a file that is not the caller's.  at: the field that names them, "" for `file_id`."""
+        """The files to be added.  Raises NotFound for one that is not the caller's.
+
+        at: the field that lists them, "" for `file_id`.
+        """
         there = await self.contents.origins.keeper.found(caller, [one.file_id for one in files])
         new: dict[str, New] = {}
         for index, one in enumerate(files):
@@ -74,7 +77,7 @@ class Files:
         alive(one)
         return one
 
-    # --- one by one ---
+    # --- singly ---
 
     def told(self, one: Entry, store: VectorStore) -> web.StreamResponse:
         return shapes.answer(shapes.file(one, store, self.size), one.status == "in_progress")
@@ -102,14 +105,14 @@ class Files:
         return self.told(await self.contents.one(store.id, file), store)
 
     async def delete(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
-        """The file itself stays."""
+        """Remove a file from the vector store; the file itself is not deleted."""
         store = await self.contents.stores.own(self.caller(request), id)
         one = await self.contents.one(store.id, file)
         await self.contents.runner.remove(one.item)
         return shapes.answer({"id": one.id, "object": "vector_store.file.deleted", "deleted": True})
 
     async def content(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
-        """The text as it was read, in parts; no more than one of them is in memory."""
+        """The text of a file, sent part by part, with one of them in memory at a time."""
         _, one = await self.found(request, id, file)
         text = self.contents.store.text(one.item.id, one.item.version or one.item.newest)
         return await self.host.desk.streamed(request, page_of(text), {"Content-Type": "application/json"})
@@ -150,7 +153,7 @@ class Files:
         return await self.told_batch(await self.contents.stores.one(self.caller(request), id), batch)
 
     async def cancel(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
-        """What is done stays; of one that has ended nothing changes."""
+        """Cancel a batch: files already done stay, and a batch that has ended does not change."""
         store = await self.contents.stores.own(self.caller(request), id)
         one = await self.contents.batch(store.id, batch)
         if (await self.contents.counts(one)).get("in_progress"):
@@ -164,7 +167,7 @@ class Files:
 
 
 async def page_of(parts: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    """The only one there is."""
+    """The JSON of a page with all parts; there is only one page."""
     before = b'{"object":"vector_store.file_content.page","data":['
     async for part in parts:
         yield before + orjson.dumps({"type": "text", "text": part})

@@ -1,4 +1,4 @@
-"""What may be sent to the endpoints of vector stores.  Source: OpenAI's API reference, "Vector stores"."""
+"""The request bodies of the vector store endpoints, validated.  Source: OpenAI's API reference, "Vector stores"."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from plugins.documents.forms import Metadata, Name, Question, Source, cleaned
 from proxy.config import Strict
 
 MOST_FILES: Final = 2000
-"""Of one batch."""
+"""Maximum files of one batch."""
 MOST_QUERIES: Final = 16
 LETTERS: Final = 3.5
-"""Of a token, with care: chunks are cut by letters, since every model counts tokens otherwise."""
+"""Characters per token, a conservative estimate: chunks are cut by characters, since tokens differ among models."""
 
 
 def _sane(id: str) -> str:
-    if "\0" in id:  # which not every database takes
+    if "\0" in id:  # not every database accepts it
         raise ValueError("it can be no such thing")
     return id
 
@@ -69,7 +69,7 @@ class Chunking(Strict):
 
     @property
     def letters(self) -> tuple[int, int]:
-        """Of a chunk, and of its overlap; 0 is as usual."""
+        """Characters of a chunk and of its overlap; 0 for the default."""
         if self.static is None:
             return 0, 0
         sizes = (self.static.max_chunk_size_tokens, self.static.chunk_overlap_tokens)
@@ -91,7 +91,7 @@ class MakeStore(Strict):
 
 
 class ChangeStore(Strict):
-    """Only what is sent is changed; `expires_after: null` means never."""
+    """Only the given fields change; `expires_after: null` means never."""
 
     name: Name | None = None
     expires_after: Expiry | None = None
@@ -105,7 +105,7 @@ class AddFile(Strict):
 
 
 class AddFiles(Strict):
-    """Either `file_ids`, with what is said of all of them, or `files`, of which each says it itself."""
+    """Either `file_ids` with common options, or `files` with options of their own."""
 
     file_ids: Ids | None = None
     files: Annotated[tuple[AddFile, ...], BeforeValidator(_tuple), Field(min_length=1, max_length=MOST_FILES)] | None
@@ -153,7 +153,7 @@ class Hybrid(Strict):
 
 
 class Ranking(Strict):
-    """ranker: `none` does without the closer look at the best; all others are the same one."""
+    """ranker: `none` turns reranking off; the others all mean the same."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] = "auto"
     score_threshold: Share = 0.0
@@ -161,7 +161,7 @@ class Ranking(Strict):
 
     @property
     def words(self) -> float | None:
-        """How much words count; None is as usual."""
+        """Weight of the text score; None for the default."""
         if self.hybrid_search is None:
             return None
         one = self.hybrid_search
@@ -177,7 +177,7 @@ class Asked(Strict):
 
 
 class Tool(Strict):
-    """The tool `file_search`.  results: whether the answer repeats what was found."""
+    """The tool `file_search`.  results: whether the answer includes the passages found."""
 
     vector_store_ids: Annotated[tuple[Id, ...], BeforeValidator(_tuple), Field(min_length=1, max_length=32)]
     filters: Any = None

@@ -1,4 +1,4 @@
-"""Documents that are made of files: read when it is their turn, by whichever process has the job."""
+"""The files that documents are made of; the process that runs a document's job reads its file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from proxy.file_access import Cabinet, Keeper
 from proxy.sql.database import Database
 
 WANTED: Final = "+"
-"""Follows the id of the batch of a file that was there, or on its way, without it, or was added singly since: it is
-told with the batch, and not cancelled with it."""
+"""Suffix to the batch id of a file that was there before the batch, or was added singly since: it is listed with the
+batch, but not cancelled with it."""
 UNSUPPORTED: Final = "unsupported_file"
 GONE: Final = "file_not_found"
-"""The code where a file was deleted, or has expired, before it was read."""
+"""The error code if a file was deleted, or has expired, before it was read."""
 INVALID: Final = ("unreadable_file", "no_text")
-"""Codes of failures that are the file's own."""
+"""Error codes that are due to the file itself."""
 
 
 class Origin(NamedTuple):
@@ -51,7 +51,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """size: characters of a chunk, unless the document says otherwise.  most: bytes of a file."""
+    """size: default characters of a chunk.  most: maximum bytes of a file."""
 
     database: Database
     cabinet: Cabinet
@@ -61,20 +61,20 @@ class Origins:
 
     @property
     def keeper(self) -> Keeper:
-        """Raises BadCall where no feature keeps files."""
+        """The store of uploaded files.  Raises BadCall if no plugin provides one."""
         if self.cabinet.keeper is None:
             message = "Files are kept by the plugin 'files', which is not in the configuration of this server."
             raise BadCall(message, param="file_id", code="plugin_missing")
         return self.cabinet.keeper
 
     async def ready(self, job: Job, item: Item) -> None:
-        """The text of a document is there: it is read from its file, where that was not done."""
+        """Make sure that a document has its text: read its file if that was not done yet."""
         origin = (await self.of([item.id])).get(item.id)
         if origin is not None and not origin.read:
             await self.take(job, item, origin)
 
     async def cutter(self, item: Item) -> Cutter:
-        """How the text of a document is cut."""
+        """A cutter with the document's chunking options."""
         origin = (await self.of([item.id])).get(item.id)
         return Cutter(self.size) if origin is None else Cutter(origin.size or self.size, origin.overlap)
 
@@ -89,7 +89,7 @@ class Origins:
                 await self.fill(job, content)
 
     async def fill(self, job: Job, content: Content) -> None:
-        """Its text, all of it or none."""
+        """Store the text of a document in one transaction.  Raises Overtaken."""
         async with self.database.writing(lasting=True) as connection:
             if (await connection.execute(held(COLLECTIONS.c.id == job.collection))).first() is None:
                 raise Overtaken
@@ -102,13 +102,13 @@ class Origins:
             await connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(total=content.characters))
 
     async def note(self, item: str, error: ProxyError) -> None:
-        """Why it failed, in OpenAI's words; "" is the server's fault."""
+        """Store OpenAI's code for a failure; "" if it is the server's fault."""
         code = UNSUPPORTED if error.code == UNSUPPORTED else "invalid_file" if error.code in INVALID else ""
         async with self.database.writing() as connection:
             await connection.execute(update(ORIGINS).where(ORIGINS.c.item == item).values(code=code))
 
     async def some(self, where: ColumnElement[bool]) -> dict[str, Origin]:
-        """By document."""
+        """The origins by document."""
         async with self.database.reading() as connection:
             return {row.item: Origin(*row) for row in await connection.execute(select(ORIGINS).where(where))}
 
@@ -116,7 +116,7 @@ class Origins:
         return await self.some(ORIGINS.c.item.in_(list(items)))
 
     async def documents(self, owner: str, file: str) -> list[Item]:
-        """All that were made of a file."""
+        """All documents that were made of a file."""
         query = select(ITEMS).join(ORIGINS, ORIGINS.c.item == ITEMS.c.id)
         async with self.database.reading() as connection:
             found = await connection.execute(query.where((ORIGINS.c.file == file) & (ITEMS.c.owner == owner)))

@@ -1,4 +1,4 @@
-"""Pages in OpenAI's way: after an id, or before one."""
+"""Pagination as in OpenAI's API: after an id, or before one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.types import JSON
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Which part of a list is wanted.  after, before: time and id of those that it stands between."""
+    """The requested part of a list.  after, before: time and id of the rows around it."""
 
     limit: int
     rising: bool
@@ -26,7 +26,7 @@ async def page(
     connection: AsyncConnection, query: Select[Any], at: ColumnElement[int], id: ColumnElement[str], cut: Cut
 ) -> tuple[Sequence[Any], bool]:
     """The rows of a page in their order, and whether there are more."""
-    backwards = cut.before is not None and cut.after is None  # the page that ends where the known one begins
+    backwards = cut.before is not None and cut.after is None  # the page just before a known row
     if cut.after is not None:
         query = query.where(beyond(at, id, cut.after, cut.rising))
     if cut.before is not None:

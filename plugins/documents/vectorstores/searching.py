@@ -1,4 +1,4 @@
-"""Searching vector stores, by the endpoint and by the tool `file_search`."""
+"""Searches vector stores, for the endpoint and for the tool `file_search`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEEPEST: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A passage.  score: from 0 to 1.  file: its id, or the document's where that was not made of one."""
+    """A passage.  score: from 0 to 1.  file: the file's id, or the document's if it was not made of a file."""
 
     hit: Hit
     item: Item
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is searched for, in which vector stores.  filters: checked."""
+    """A search request.  filters: already validated."""
 
     payer: Payer
     stores: Sequence[VectorStore]
@@ -54,14 +54,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Searching:
-    """floor: the text score from which on a passage is taken to fit."""
+    """floor: the text score from which a passage is considered a match."""
 
     search: Search
     contents: Contents
     floor: float
 
     async def stores(self, caller: str, ids: Sequence[str], param: str) -> list[VectorStore]:
-        """Raises NotFound for what the caller may not read, and BadCall for one that has expired."""
+        """The vector stores with these ids, marked as used.
+
+        Raises NotFound if the caller may not read one, BadCall if one has expired.
+        """
         several = [await self.contents.stores.one(caller, id, param) for id in dict.fromkeys(ids)]
         for one in several:
             alive(one, param)
@@ -69,7 +72,7 @@ class Searching:
         return several
 
     async def run(self, wanted: Wanted) -> list[Result]:
-        """The best first, of all questions together."""
+        """The results of all queries together, best first."""
         ranking = wanted.ranking or Ranking()
         found: dict[tuple[str, int], Result] = {}
         for query in wanted.queries:
@@ -99,14 +102,14 @@ class Searching:
                 for one in best]  # fmt: skip
 
     def fit(self, hits: Sequence[Hit]) -> float:
-        """How well the best of them fits, from 0 to 1: by its cosine, or by its words, of which the floor is a half."""
+        """How well the best hit matches, from 0 to 1: by cosine, or by text score, where `floor` counts as a half."""
         cosine = max((hit.cosine for hit in hits), default=0.0)
         words = max((hit.words for hit in hits), default=0.0)
         by_words = words / (words + self.floor) if words > 0 else 0.0
         return min(1.0, max(0.0, cosine, by_words))
 
     def result(self, hit: Hit, outcome: Outcome, fit: float) -> Result:
-        """Its score is the search's, which is of this search only, times how well the best one fits."""
+        """A result whose score is comparable among searches: the hit's relative score times `fit`."""
         item = outcome.item(hit)
         return Result(hit, item, item.id, item.title, round(min(1.0, max(0.0, hit.score)) * fit, 4))
 
@@ -118,7 +121,10 @@ def alive(one: VectorStore, param: str = "vector_store_id") -> None:
 
 
 def checked(given: JSON, at: str) -> JSON:
-    """OpenAI's filters only, so that one which is misspelled is no filter on its own names.  Raises BadCall."""
+    """A valid filter in OpenAI's form.  Raises BadCall.
+
+    The short form is refused, so that a misspelt filter is not taken for one on metadata with these names.
+    """
     if given is None:
         return None
     typed(given, at, DEEPEST)

@@ -1,4 +1,4 @@
-"""Vector stores in OpenAI's shapes.  Source: OpenAI's API reference, "Vector stores"."""
+"""The JSON of vector stores, in OpenAI's format.  Source: OpenAI's API reference, "Vector stores"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.types import JSON
 
 SECOND: Final = 1_000_000
 POLL: Final = "openai-poll-after-ms"
-"""The header by which OpenAI's clients know when to look again; a second, unless it is there."""
+"""The header that tells OpenAI's clients when to poll again; without it they wait a second."""
 SOON: Final = "200"
 UNKNOWN: Final = Counts({}, 0)
 
@@ -45,7 +45,7 @@ def store(one: VectorStore, counts: Counts) -> dict[str, JSON]:
 
 
 def file(one: Entry, within: VectorStore, size: int) -> dict[str, JSON]:
-    """size: letters of a chunk as usual."""
+    """size: default characters of a chunk."""
     error = None
     if one.status == "failed":
         code = (one.origin.code if one.origin is not None else "") or "server_error"
@@ -64,7 +64,7 @@ def file(one: Entry, within: VectorStore, size: int) -> dict[str, JSON]:
 
 
 def chunking(one: Entry, size: int) -> dict[str, JSON]:
-    """What is really done, also where nothing was said."""
+    """The chunking that is actually applied, including the default."""
     letters, overlap = size, 0
     if one.origin is not None and one.origin.size:
         letters, overlap = one.origin.size, one.origin.overlap

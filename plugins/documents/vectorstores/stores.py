@@ -1,4 +1,4 @@
-"""Vector stores in the database: collections, and what OpenAI's API knows of them besides."""
+"""Vector stores in the database: collections with the additional fields of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from proxy.types import JSON
 from proxy.wire.ids import new_id
 
 FRESH: Final = 60 * 1_000_000
-"""Microseconds within which a use is not written down again."""
+"""Microseconds within which another use is not recorded."""
 STATUSES: Final[Mapping[str, str]] = {"pending": "in_progress", "ready": "completed", "failed": "failed"}
 CANCELLED: Final = "cancelled"
-"""What is wrong with a document that was."""
+"""The `error` of a document whose batch was cancelled."""
 COLUMNS: Final = ("id", "owner", "name", "about", "model", "dimensions", "at")
 
 
 @dataclass(frozen=True, slots=True)
 class VectorStore:
-    """A collection as a vector store.  active: microseconds.  days: without use, after which it expires."""
+    """A collection as a vector store.  active: last use, Unix microseconds.  days: without use until it expires."""
 
     id: str
     owner: str
@@ -53,7 +53,7 @@ class VectorStore:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Documents by their status in OpenAI's words, and what they take."""
+    """Documents by OpenAI status, and their approximate size."""
 
     by_status: Mapping[str, int]
     bytes: int
@@ -76,7 +76,7 @@ class Stores:
         return int(self.collections.clock.time() * 1e6)
 
     def made(self, row: Any) -> VectorStore:
-        """Where its own name was another collection's already, the name is beside; one that nobody named is ''."""
+        """A vector store from its row.  If its name was taken by another collection, or is empty, it is in `title`."""
         told = {name: getattr(row, name) for name in COLUMNS}
         if row.name == row.id:
             told["name"] = row.title or ""
@@ -90,11 +90,11 @@ class Stores:
     async def make(
         self, owner: str, name: str, about: str, metadata: Mapping[str, JSON] | None, days: int | None
     ) -> VectorStore:
-        """Raises BadCall where the owner has too many collections."""
+        """Create a vector store.  Raises BadCall if the owner has too many collections."""
         now, id = self.now(), new_id("vs_")
         row = {"id": id, "owner": owner, "about": about, "model": self.collections.model, "place": id, "at": now}
         beside = {"collection": id, "metadata": dumped(metadata), "days": days, "active": now, "title": name}
-        for called in (name or id, id):  # names of vector stores need not differ, those of collections must
+        for called in (name or id, id):  # unlike these, collections need unique names
             try:
                 async with self.database.writing(lasting=True) as connection:
                     await self.room(connection, owner)
@@ -118,7 +118,7 @@ class Stores:
         return select(*columns, *beside).outerjoin(STORES, STORES.c.collection == COLLECTIONS.c.id)
 
     async def one(self, caller: str, id: str, param: str = "vector_store_id") -> VectorStore:
-        """One that the caller may read, by its id.  Raises NotFound, also for what is another's."""
+        """A vector store that the caller may read, by id.  Raises NotFound, also if the caller may not read it."""
         async with self.database.reading() as connection:
             row = (await connection.execute(self.chosen().where(readable(caller) & (COLLECTIONS.c.id == id)))).first()
         if row is None:
@@ -126,7 +126,7 @@ class Stores:
         return self.made(row)
 
     async def own(self, caller: str, id: str) -> VectorStore:
-        """One that the caller may change.  Raises Denied for what is shared."""
+        """A vector store that the caller may change.  Raises NotFound, or Denied if it is shared for reading."""
         one = await self.one(caller, id)
         if one.owner != caller:
             raise Denied("This vector store is shared with you for reading only.", code="read_only")
@@ -139,12 +139,12 @@ class Stores:
         return [self.made(row) for row in rows], more
 
     async def change(self, one: VectorStore, name: str | None, beside: Mapping[str, Any]) -> None:
-        """beside: columns of STORES.  Raises NotFound where it has gone meanwhile."""
+        """beside: columns of STORES.  Raises NotFound if the vector store has been deleted."""
         if name is not None:
             await self.rename(one, name)
         now = self.now()
         values = {**beside} | ({} if name is None else {"title": name})
-        active = case((over(now), STORES.c.active), else_=now)  # what has expired is not called back
+        active = case((over(now), STORES.c.active), else_=now)  # a change does not revive an expired store
         async with self.database.writing(lasting=True) as connection:
             if (await connection.execute(locked(one.id))).first() is None:
                 raise unknown(one.id)
@@ -164,7 +164,7 @@ class Stores:
                 continue
 
     async def used(self, several: Iterable[VectorStore]) -> None:
-        """They last longer now."""
+        """Record a use, which postpones the expiry."""
         now = self.now()
         ids = [one.id for one in several if one.active < now - FRESH]
         if ids:
@@ -183,7 +183,7 @@ class Stores:
         return made
 
     async def counted(self, where: ColumnElement[bool], key: ColumnElement[str]) -> Sequence[Any]:
-        """Documents by key, status and whether they were cancelled."""
+        """Numbers and sizes of documents by key, status and whether they were cancelled."""
         cancelled = (ITEMS.c.error == CANCELLED).label("cancelled")
         sums = (func.sum(ITEMS.c.characters).label("characters"), func.sum(ITEMS.c.chunks).label("chunks"))
         query = select(key.label("key"), ITEMS.c.status, cancelled, func.count().label("documents"), *sums)
@@ -206,12 +206,12 @@ def by_status(rows: Iterable[Any]) -> dict[str, int]:
 
 
 def status_of(status: str, error: str) -> str:
-    """A document's, in OpenAI's words."""
+    """OpenAI's status of a document."""
     return CANCELLED if status == "failed" and error == CANCELLED else STATUSES[status]
 
 
 def fits(status: str) -> ColumnElement[bool]:
-    """Which documents have this status in OpenAI's words."""
+    """A condition: documents with this OpenAI status."""
     if status == CANCELLED:
         return (ITEMS.c.status == "failed") & (ITEMS.c.error == CANCELLED)
     own = next(mine for mine, theirs in STATUSES.items() if theirs == status)

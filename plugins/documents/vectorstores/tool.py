@@ -1,4 +1,4 @@
-"""The tool `file_search` of OpenAI's responses: a question is searched for before the model is asked it."""
+"""OpenAI's tool `file_search` for responses: the server always searches before it calls the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESPONSE: Final = "response"
 
 
 class Citing(prompt.Citing):
-    """Tells what was searched for first, and cites files."""
+    """Reports the search first, and cites files."""
 
     def __init__(self, told: Searched, results: Sequence[Result], outcome: Outcome) -> None:
         super().__init__([one.hit for one in results], outcome)
@@ -43,7 +43,7 @@ class Citing(prompt.Citing):
 
 @dataclass(frozen=True, slots=True)
 class FileSearch:
-    """top, budget, template: as of `rag`.  fits: whether a passage is put before a question."""
+    """top, budget, template: as for `rag`.  fits: whether a passage is good enough for the prompt."""
 
     searching: Searching
     rewriter: Rewriter
@@ -53,7 +53,7 @@ class FileSearch:
     fits: Callable[[Hit], bool]
 
     async def answer(self, call: Call, call_next: Handler, given: JSON) -> Reply:
-        """Raises BadCall or NotFound naming the part of the tool that is wrong."""
+        """Search, and answer with the passages.  Raises BadCall or NotFound naming the wrong field of the tool."""
         if not isinstance(call.ask, Chat) or call.receipt is None or call.receipt.head.get("object") != RESPONSE:
             raise BadCall(f"'{FIELD}' is a tool of POST /v1/responses.", param=FIELD, code="unsupported_parameter")
         tool, at = tool_of(given)
@@ -81,13 +81,13 @@ class FileSearch:
         return prompt.written([one.hit for one in results], outcome, self.template, question)
 
     def chosen(self, found: Sequence[Result]) -> list[Result]:
-        """Those that fit the question, and into the prompt."""
+        """The results that match well enough and fit into the prompt's budget."""
         fitting = [one for one in found if self.fits(one.hit)]
         return fitting[: len(prompt.within([one.hit for one in fitting], self.budget))]
 
 
 def tool_of(given: JSON) -> tuple[Tool, str]:
-    """The tool, and where it stands in the request.  Raises BadCall."""
+    """The tool, and its path in the request.  Raises BadCall."""
     told = dict(given) if isinstance(given, Mapping) else {}
     at = str(told.pop("at", FIELD))
     return forms.checked(Tool, told, at), at
