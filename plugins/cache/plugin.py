@@ -189,7 +189,7 @@ class Cache:
         return entry.of_kept(kept)
 
     def flying(self, place: Place) -> Flight | None:
-        """The generation in progress that the call can join; none if its entry was cleared after it began."""
+        """The generation in progress that the call can join; None if its entry was cleared after it began."""
         name = place.flight
         if (flying := self.flights.get(name)) is None:
             return None
@@ -220,7 +220,7 @@ class Cache:
             return
         largest = self.settings.max_entry_bytes
         seconds = self.clock.monotonic() - flight.began
-        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # embeddings returned above
+        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # no vectors, see `Embed` above
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:

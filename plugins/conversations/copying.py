@@ -35,6 +35,7 @@ async def copied(store: Store, owner: str, id: str, saids: Sequence[Said], **col
 
 
 async def begun(store: Store, owner: str, id: str, columns: dict[str, Any]) -> Talk:
+    """Create the hidden conversation that the messages are copied to.  Raises Exists, BadCall."""
     name = new_id("copy_")
     async with store.database.writing() as connection:
         await store.check_room(connection, owner)

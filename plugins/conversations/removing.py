@@ -43,6 +43,7 @@ async def remove(store: Store, which: ColumnElement[bool]) -> int:
 
 
 async def taken(store: Store, which: ColumnElement[bool]) -> list[int]:
+    """Hide up to MANY conversations from their owners; gives their numbers."""
     some = TALKS.c.number.in_(select(TALKS.c.number).where(which).limit(MANY))
     name = literal("gone_") + cast(TALKS.c.number, String)
     gone = {"owner": NOBODY, "id": name, "updated": store.now(), "holder": "", "held_until": 0}

@@ -85,9 +85,10 @@ class Documents:
                 return await self.taken(payer, collection, new, told.wait)
 
     async def collection(self, payer: Payer, named: str | None) -> Collection:
-        """The payer's own collection, to add to.
+        """The payer's own collection, to add to.  Raises NotFound, Denied.
 
-        The default collection is not created if its model is missing, because it would keep that model.
+        A missing model is a NotFound, too.  The default collection is then not created, because it would keep that
+        model.
         """
         found = await self.collections.find(payer.name, named or USUAL)
         if found is not None or named in (None, USUAL):

@@ -104,7 +104,7 @@ class Pen:
             await self.put(self.waiting)
 
     async def put(self, rows: Sequence[Row]) -> None:
-        """Raises Overtaken."""
+        """Embed rows and add them to the index.  Raises Overtaken, ProxyError."""
         vectors = await self.ingest.embedder.vectors([row.text for row in rows], self.target.model, self.payer)
         await self.check(vectors)
         if not await self.ingest.ledger.progress(self.job, self.done):
@@ -115,6 +115,7 @@ class Pen:
         self.waiting = self.waiting[len(rows) :]
 
     async def check(self, vectors: NDArray[np.float32]) -> None:
+        """Raises BadCall if the vectors have other dimensions than those of the table."""
         length = vectors.shape[1]
         wanted = self.target.dimensions or await self.ingest.collections.measured(self.target.place, length)
         if length != wanted:

@@ -101,7 +101,7 @@ def at_odds(one: str, other: str) -> bool:
 
 
 def names_in(text: str) -> set[str]:
-    """The names and numbers in a text, in lower case.  Function words at the start of a sentence are not names."""
+    """The names and numbers in a text, in lower case.  The first word of a sentence never counts as a name."""
     found, fresh = set[str](), True
     for piece in PIECE.findall(text):
         if not piece[0].isalnum():
