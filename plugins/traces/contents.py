@@ -14,6 +14,8 @@ LETTERS: Final = 4096
 """Maximum characters of a text; the rest is cut off."""
 MESSAGES: Final = 64
 """Maximum messages of a prompt; the last ones are kept."""
+CALLS: Final = 128
+"""Maximum tool calls of a message; the first ones are kept."""
 
 
 def asked(ask: Ask) -> str:
@@ -36,7 +38,7 @@ def parts(message: Message) -> Iterator[JSON]:
         yield {"type": "tool_call_response", "id": message.tool_call_id, "response": message.text[:LETTERS]}
     elif message.text:
         yield part("text", message.text)
-    for one in message.tool_calls:
+    for one in message.tool_calls[:CALLS]:
         yield {"type": "tool_call", "id": one.id, "name": one.name, "arguments": one.arguments[:LETTERS]}
 
 
@@ -59,8 +61,10 @@ class Answer:
             if len(before := said.get(kind, "")) < LETTERS:
                 said[kind] = (before + event.text)[:LETTERS]
         elif isinstance(event, ToolCalled):
-            wish = {"type": "tool_call", "id": event.id, "name": event.name, "arguments": event.arguments[:LETTERS]}
-            self.calls.setdefault(event.choice, []).append(wish)
+            calls = self.calls.setdefault(event.choice, [])
+            if len(calls) < CALLS:
+                made = {"id": event.id, "name": event.name, "arguments": event.arguments[:LETTERS]}
+                calls.append({"type": "tool_call", **made})
         elif isinstance(event, Finish):
             self.reasons[event.choice] = event.reason
 

@@ -13,6 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from plugins.traces import contents
+from proxy.types import Chat, Message, ToolCall, ToolCalled
 from proxy.upstreams.demo import Fault, Simulator
 from tests.conftest import ASK, Running, Start
 
@@ -89,6 +91,16 @@ async def test_words_are_told_where_that_is_wished(start: Start, stream: bool) -
     assert asked == {"role": "user", "parts": [{"type": "text", "content": ("hi " * 3000)[:4096]}]}
     (answered,) = orjson.loads(call["gen_ai.output.messages"])
     assert answered["finish_reason"] == "stop" and answered["parts"][0]["content"]
+
+
+def test_a_span_holds_only_so_many_tool_calls_of_a_message() -> None:
+    calls = tuple(ToolCall(f"call_{number}", "look", "{}") for number in range(200))
+    (turn,) = orjson.loads(contents.asked(Chat((Message("assistant", "", tool_calls=calls),))))
+    answer = contents.Answer()
+    for one in calls:
+        answer.add(ToolCalled(one.id, one.name, one.arguments))
+    (said,) = orjson.loads(answer.told())
+    assert [one["id"] for one in turn["parts"]] == [one["id"] for one in said["parts"]] == [c.id for c in calls[:128]]
 
 
 async def test_a_trace_that_its_client_does_not_keep_costs_no_spans(start: Start) -> None:
