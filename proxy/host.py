@@ -32,7 +32,7 @@ from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.shelf import Shelf, Unknown
 from proxy.stores.vectors import Vectors
-from proxy.types import JSON, Call, Caller, Handler, Reply
+from proxy.types import JSON, Call, Caller, Handler
 from proxy.wire.ids import new_id
 
 if TYPE_CHECKING:  # SQLAlchemy is imported only if there is a database
@@ -293,8 +293,3 @@ class Host:
     def record(self, fact: str) -> None:
         """Store this fact of replies and errors as a tag in the records of calls."""
         self.bus.recorded.add(fact)
-
-
-async def nowhere(call: Call) -> Reply:
-    """A `send` for plugins that are built only to be checked; always raises."""
-    raise LookupError("this pipeline is not running")

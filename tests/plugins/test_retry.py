@@ -7,7 +7,7 @@ from plugins.retry.record import Record
 from proxy.announcements import Attempt
 from proxy.background import Background
 from proxy.errors import BadCall, Cause, ProxyError, UpstreamError
-from proxy.host import Clock, Host, Services, nowhere
+from proxy.host import Clock, Host, Services
 from proxy.streams import collect, replay
 from proxy.types import Call, Chat, Deadline, Finish, Handler, Message, Reply, Text
 from tests.clocks import Watch
@@ -49,7 +49,7 @@ class Upstream:
 
 def retry(clock: Clock, **settings: object) -> Retry:
     services = Services(None, Background(), clock)  # type: ignore[arg-type]  # no HTTP is made here
-    host = Host(services, nowhere, None, None, None, None)  # type: ignore[arg-type]
+    host = Host(services, None, None, None, None, None)  # type: ignore[arg-type]
     return Retry(Retry.Settings.model_validate(settings), host)
 
 

@@ -7,7 +7,7 @@ import pytest
 from plugins.timeouts import Timeouts
 from proxy.background import Background
 from proxy.errors import UpstreamError
-from proxy.host import Host, Services, nowhere
+from proxy.host import Host, Services
 from proxy.streams import collect
 from proxy.types import Call, Chat, Deadline, Events, Finish, Message, Reply, Text
 
@@ -15,7 +15,7 @@ CALL = Call(id="1", route="chat", model="m", ask=Chat(messages=(Message("user", 
 
 
 def timeouts(**settings: float | None) -> Timeouts:
-    host = Host(Services(None, Background()), nowhere, None, None, None, None)  # type: ignore[arg-type]  # lends only the clock
+    host = Host(Services(None, Background()), None, None, None, None, None)  # type: ignore[arg-type]  # lends only the clock
     return Timeouts(Timeouts.Settings.model_validate(settings), host)
 
 

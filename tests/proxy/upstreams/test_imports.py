@@ -13,7 +13,7 @@ import pytest
 
 from proxy.config import Upstream
 from proxy.errors import BadCall, NotFound, UpstreamError
-from proxy.host import Background, Host, Services, nowhere
+from proxy.host import Background, Host, Services
 from proxy.imports import NewModel
 from proxy.upstreams.catalogue import Catalogue, Settled
 from proxy.upstreams.demo import Fault, Simulator, running
@@ -153,7 +153,7 @@ async def test_upstreams_that_take_no_models(adapter: NewModel) -> None:
 
 
 async def test_without_upstreams_there_is_nothing_to_bring_a_model_to(adapter: NewModel) -> None:
-    host = Host(Services(None, Background()), nowhere, None, None, None, None)  # type: ignore[arg-type]
+    host = Host(Services(None, Background()), None, None, None, None, None)  # type: ignore[arg-type]
     with pytest.raises(NotFound):
         await host.imports.create(adapter, Told())
     for asking in (host.imports.check("demo", True), host.imports.facts("demo"), host.imports.remove("x", "demo")):
