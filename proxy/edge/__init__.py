@@ -1,1 +1,1 @@
-"""HTTP on one side, Call and Reply on the other."""
+"""Translates between HTTP and Call/Reply."""

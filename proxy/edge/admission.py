@@ -1,4 +1,4 @@
-"""Who may ask for what: looked at before any plugin could answer."""
+"""Authorisation by chain and model, checked before any plugin could answer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from proxy.upstreams.catalogue import Catalogue
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Of all chains."""
+    """Checks callers' permissions, for every chain."""
 
     catalogue: Catalogue
     host: Host
     prefixes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By chain, how names begin that stand for no model until a plugin has said for which."""
+    """By chain, the prefixes of names that a plugin resolves to a model later; they are not checked here."""
     measured: set[str] = field(default_factory=set)
-    """Chains in which somebody measures calls, who hears of those, too, that are not let in."""
+    """Chains with a plugin that measures calls; it is also told of refused ones."""
 
     def note(self, route: str, plugins: Collection[Plugin]) -> None:
-        """These stand in this chain."""
+        """Record what the plugins of a chain need."""
         self.prefixes[route] = tuple(one for plugin in plugins for one in getattr(plugin, "prefixes", ()))
         if any(getattr(plugin, "measures", False) for plugin in plugins):
             self.measured.add(route)

@@ -1,4 +1,4 @@
-"""Files in messages, put there as texts and pictures: read by whichever features keep files, and read them."""
+"""Replaces files in messages by their text or picture, using the features that store files and extract text."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from proxy.wire.openai_turns import data_url
 
 @dataclass(frozen=True, slots=True)
 class Attachments:
-    """most: letters of all files of a request together, and bytes of one that it sends itself; as many as a body may
-    have.  picture: bytes of one."""
+    """most: maximum characters of all files of a request together, and maximum bytes of one sent inline; as many as a
+    body may have.  picture: maximum bytes of one picture."""
 
     most: int
     picture: int
     cabinet: Cabinet = field(default_factory=Cabinet)
 
     async def put(self, several: Sequence[Attached], caller: Caller) -> None:
-        """What they say into their places.  Raises BadCall or NotFound naming the first that cannot be had."""
+        """Replace each file by its contents.  Raises BadCall or NotFound, which name the first that cannot be read."""
         texts = [one for one in several if one.picture is None]
         teller = self.teller(texts[0]) if texts else None
         kept, left = await self.kept(several, caller), self.most
@@ -74,7 +74,7 @@ class Attachments:
         return found
 
     def opened(self, one: Attached, kept: Mapping[str, Filed], caller: Caller) -> tuple[str, AsyncIterator[bytes]]:
-        """Its name, and its bytes."""
+        """A file's name and its bytes, whether stored or sent inline."""
         if one.id:
             return kept[one.id].name, self.keeper(one).pieces(caller.name, one.id)
         return one.called(), self.sent(one)

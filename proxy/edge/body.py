@@ -1,4 +1,4 @@
-"""A request's JSON body, read within bounds."""
+"""Reads a request's JSON body, within limits of size, depth and time."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from proxy.wire import read
 JSON_TYPE: Final = "application/json"
 ENCODINGS: Final = ("identity", "gzip", "deflate")
 LARGE: Final = 256 * 1024
-"""Bytes from which on a body may be of too many values."""
+"""Bytes of a body; only a larger one is checked for having too many values."""
 CONTAINERS: Final = 100_000
-"""Objects and arrays of a body; each takes a microsecond to make, to look at and to take apart."""
+"""Maximum number of objects and arrays in a body; each takes about a microsecond to parse, check and free."""
 VALUES: Final = 500_000
-"""Values of a body, or texts, names included: more than OpenAI takes tokens of in one request for embeddings."""
+"""Maximum number of values in a body, and of strings including keys; more than the tokens that OpenAI accepts in one
+embeddings request."""
 UNREADABLE: Final = "invalid_body"
-"""The code of a body after which nothing more can be read from its connection."""
+"""The error code of a body that could not be read to its end, so that its connection must be closed."""
 
 
 async def read_json(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> JSON:
-    """What `read_text` and `parsed` give and raise."""
+    """The parsed body.  Raises what `read_text` and `parsed` raise."""
     return parsed(await read_text(request, bounds, any_type), bounds)
 
 
 async def read_text(request: web.BaseRequest, bounds: Requests, any_type: bool = False) -> bytes:
-    """any_type: the dialect does not look at the content type.  Raises WrongType, TooLarge, TooSlow or BadCall."""
+    """The body's bytes.  Raises WrongType, TooLarge, TooSlow or BadCall.
+
+    any_type: accept every content type.
+    """
     if (
         not any_type
         and request.headers.get(hdrs.CONTENT_TYPE, JSON_TYPE) != JSON_TYPE
@@ -47,14 +51,14 @@ async def read_text(request: web.BaseRequest, bounds: Requests, any_type: bool =
 
 
 def parsed(body: bytes, bounds: Requests) -> JSON:
-    """Raises BadCall for what is no JSON, or too deep, or too much of it."""
+    """Raises BadCall if the body is not JSON, too deeply nested, or has too many values."""
     if len(body) > LARGE:
         not_many(body)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadCall(f"The body is not JSON: {error}.", code="invalid_json") from None
-    if body.count(b"{") + body.count(b"[") > bounds.max_depth:  # else it cannot be so deep
+    if body.count(b"{") + body.count(b"[") > bounds.max_depth:  # fewer cannot be nested too deeply
         for name, part in value.items() if isinstance(value, dict) else [("the body", value)]:
             if type(part) in (dict, list):
                 read.not_deep(part, name[:100], bounds.max_depth)
@@ -62,8 +66,8 @@ def parsed(body: bytes, bounds: Requests) -> JSON:
 
 
 def not_many(body: bytes) -> None:
-    """Refuse a body of so many values that to read it would stop the server for everybody: what takes time is not how
-    long it is, but of how many parts."""
+    """Raises BadCall for a body with so many values that parsing it would block the event loop for everybody: the time
+    depends on the number of values, not on the size in bytes."""
     if body.count(b"{") + body.count(b"[") <= CONTAINERS and body.count(b",") <= VALUES:
         return
     texts, containers, commas = structure(body)
@@ -73,9 +77,9 @@ def not_many(body: bytes) -> None:
 
 
 def structure(body: bytes) -> tuple[int, int, int]:
-    """How many texts, names included, how many objects and arrays, and how many commas between values are in it.
+    """The numbers of strings (including keys), of objects and arrays, and of commas between values, without parsing.
 
-    Where there are too many texts anyway, the others are not counted.
+    If there are too many strings anyway, the other two are 0.
     """
     plain = body.replace(rb"\\", b"").replace(rb"\"", b"")
     texts = plain.count(b'"') // 2
@@ -96,7 +100,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     if encoding not in ENCODINGS:
         raise WrongType(f"The content encoding '{encoding[:40]}' is not supported.", code="unsupported_encoding")
     try:
-        if request.content.is_eof():  # it came with the head, as nearly all do
+        if request.content.is_eof():  # it arrived together with the head, as nearly all do
             return within(most, request.content.read_nowait())
         async with asyncio.timeout(patience):
             return await request.read()
@@ -106,7 +110,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         raise too_large(most) from None
     except (web.RequestPayloadError, ValueError):
-        request.content.feed_eof()  # what is left of it cannot be read either
+        request.content.feed_eof()  # the rest of it cannot be read either
         raise BadCall("The body is not encoded as its headers say.", code=UNREADABLE) from None
 
 
@@ -118,14 +122,14 @@ def within(most: int, body: bytes) -> bytes:
 
 
 async def welcome(request: web.BaseRequest) -> None:
-    """Tell a client that asks first that its body may come."""
+    """Send `100 Continue` to a client that expects it before it sends its body."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # nothing of an answer has been written yet
+        request.writer.output_size = 0  # the answer itself has not begun, which `output_size` is used to detect
 
 
 def check_notes(notes: Mapping[str, str], params: str) -> None:
-    """Where the operator wants it exact, nothing is emulated, changed or ignored.  Raises BadCall."""
+    """Raises BadCall if a parameter would not be honoured exactly although `params: strict` is configured."""
     if notes and params == "strict":
         name, fate = next(iter(notes.items()))
         message = f"'{name[:100]}' would be {fate}, and this server is set to refuse that (params: strict)."

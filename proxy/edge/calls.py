@@ -1,4 +1,4 @@
-"""A request that a dialect has read -> the Call that goes through a chain."""
+"""Builds the Call that goes through a chain from a request that a dialect has parsed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from proxy.types import JSON, Ask, Call, Caller, Deadline
 TRACE_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 TRACE_STATE: Final = re.compile(r"[\x20-\x7e]{1,512}")
 READ_TIMEOUT: Final = "x-stainless-read-timeout"
-"""Seconds that OpenAI's SDKs wait for bytes."""
+"""Header with which OpenAI's SDKs send their read timeout, in seconds."""
 EARLIER: Final = 1.0
-"""Seconds before such a limit at which the call is given up, so that the SDK reads why instead of trying again; a
-tenth of the limit where that is less."""
+"""Seconds before the client's read timeout at which the call fails, so that the SDK reads an error instead of retrying.
+A tenth of the timeout if that is less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Of a chain, whom it admits, and the parts of a request that its plugins declared as theirs.
+    """A chain's permission check, and the parts of a request that its plugins declared.
 
-    admit: raises Denied where a caller's key does not open the chain, or the model.  fields: of the body; brings: those
-    that bring messages, so that the client's own may be empty, and how names of models begin that do; flags: those that
-    are booleans.
+    admit: raises Denied if the caller's key does not permit the chain or the model.  fields: names of fields in the
+    body.  brings: those that add messages, so that the client's may be empty; also prefixes of model names that do so.
+    flags: fields that are booleans.
     """
 
     admit: Callable[[Call, Caller], None]
@@ -42,7 +42,7 @@ class Own:
 
 
 class Listening(Heard, eq=False, kw_only=True):
-    """Puts what is known early of an answer where its head is written."""
+    """Passes facts that are known before a streamed answer begins to its exchange, for the headers."""
 
     exchange: Exchange
 
@@ -51,7 +51,7 @@ class Listening(Heard, eq=False, kw_only=True):
 
 
 class Read(Protocol):
-    """What every dialect reads of a request."""
+    """What every dialect's parsed request has."""
 
     model: str
     about: dict[str, JSON]
@@ -59,9 +59,10 @@ class Read(Protocol):
 
 
 def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
-    """The call, with what the request's headers say of it.  own: what belongs to the plugins of its chain.
+    """The call, completed from the request's headers, for a caller who is permitted to make it.
 
-    Raises Denied where the caller's key does not open the chain or the model, and BadCall for a flag that is none.
+    own: what the plugins of its chain declared.
+    Raises Denied if the caller's key does not permit the chain or the model, BadCall if a flag is not a boolean.
     """
     exchange = exchange_of(request)
     exchange.model, exchange.route = asked.model, route
@@ -88,14 +89,17 @@ def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream:
 
 
 def check_flags(given: Mapping[str, JSON], flags: Collection[str]) -> None:
-    """Here, and not by the plugins themselves: one that another answers for would not see them.  Raises BadCall."""
+    """Raises BadCall if a plugin's flag is not a boolean.
+
+    Not checked by the plugins themselves, because an outer plugin may answer before an inner one sees the call.
+    """
     for name in flags:
         if given.get(name) is not None and type(given[name]) is not bool:
             raise BadCall(f"Invalid type for '{name}': expected a boolean.", param=name, code="invalid_type")
 
 
 def trail(request: web.BaseRequest) -> Mapping[str, str]:
-    """What goes on to the upstream: nothing of the client's but the trace that it began."""
+    """Headers for the upstream.  Of the client's own, only valid W3C trace context is passed on."""
     exchange, headers = exchange_of(request), request.headers
     told = {REQUEST_ID: exchange.id, "Via": exchange.via}
     parent = headers.get("traceparent")
@@ -107,8 +111,8 @@ def trail(request: web.BaseRequest) -> Mapping[str, str]:
 
 
 def deadline(request: web.BaseRequest, exchange: Exchange) -> Deadline | None:
-    """When a whole answer comes too late for its caller, who has waited since the request came, such as for its files
-    to be read.  A stream's comments keep its caller waiting."""
+    """The deadline for a whole answer by the client's read timeout, counted from the request's arrival; None if it sent
+    no valid one.  Streams need no deadline, since their heartbeats keep the client from timing out."""
     given = request.headers.get(READ_TIMEOUT)
     if given is None:
         return None

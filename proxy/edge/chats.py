@@ -1,4 +1,4 @@
-"""What a body asks of the chain `chat`, for endpoints of plugins that ask it themselves."""
+"""Builds calls to the chain `chat` for plugins' own endpoints."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from proxy.wire.openai_messages import Limits
 
 
 def later(call: Call, caller: Caller) -> None:
-    """Who sends the call asks whether it is admitted."""
+    """Admits every call: the plugin that sends it checks the caller's permissions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """own: by chain, what its plugins declared as theirs; known once they are built."""
+    """own: gives for each chain what its plugins declared, once these are built; see `Own`."""
 
     config: Config
     images: Images
@@ -34,7 +34,10 @@ class Chats:
     own: Callable[[], Mapping[str, Own]]
 
     async def call(self, request: web.BaseRequest, body: Mapping[str, JSON]) -> Call:
-        """Not yet admitted: it may be sent otherwise than it was asked.  Raises BadCall naming a field, and Denied."""
+        """The call that a body describes.  Permissions are not checked yet, because the plugin may still change it.
+
+        Raises BadCall, which names the field, and Denied if linked images would be fetched for a forbidden model.
+        """
         own, bounds = replace(self.own().get("chat", Own(later)), admit=later), self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         asked = read_chat(dict(body), limits, own.fields, own.brings)
@@ -45,6 +48,6 @@ class Chats:
             exchange.headers["x-gemmapy-params"] = exchange.noted(asked.notes)
         call = call_of(request, "chat", asked, chat, asked.stream, own)
         if self.images.linked(chat):
-            self.models.check(call)  # nothing is fetched for those who may not ask
+            self.models.check(call)  # before anything is fetched for a caller without permission
             call = call.but(ask=await self.images.fetched(chat))
         return call

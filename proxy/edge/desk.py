@@ -1,4 +1,4 @@
-"""What a request to a plugin's own endpoint says: who asks, and its body as a checked form."""
+"""Reads requests to plugins' own endpoints: the caller, and bodies and queries as checked forms."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from proxy.types import Caller, Image
 from proxy.wire.openai_attached import Attached
 
 LARGE: Final = 1024 * 1024
-"""Bytes of a body, such as a whole book, that are checked beside the event loop."""
+"""Bytes from which on a body, such as a whole book, is checked in a thread and not in the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """bounds: what is taken of a body.  images: fetches those that it links to.  attachments: reads files in it.
-    base: with which all paths begin.
+    """bounds: limits for bodies.  images: fetches linked images.  attachments: reads files in a body.
+    base: the path prefix of all routes.
     """
 
     bounds: Requests
@@ -46,7 +46,7 @@ class Counter:
         return exchange_of(request).headers
 
     async def form(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """Raises BadCall naming the first field that is wrong."""
+        """Raises BadCall, which names the first wrong field."""
         text = await read_text(request, self.bounds) if request.body_exists else b"{}"
         if len(text) < LARGE:
             return self.read(text, kind)
@@ -81,10 +81,10 @@ class Counter:
         return await streamed(request, pieces, headers)
 
     def query(self, request: web.BaseRequest, kind: type[Form]) -> Form:
-        """Lists are `name=a&name=b`, or `name[]=a&name[]=b` as some clients write them."""
+        """The query as a checked form.  A list is `name=a&name=b`, or `name[]=a&name[]=b` as some clients write it."""
         given: dict[str, Any] = {}
         for name, value in request.query.items():
-            if "\0" in value:  # which not every database takes
+            if "\0" in value:  # PostgreSQL does not accept it
                 raise BadCall(
                     f"Invalid '{name[:200]}': it contains a NUL character.", param=name[:200], code="invalid_value"
                 )

@@ -1,4 +1,4 @@
-"""A whole answer, written in one piece."""
+"""A whole answer, written together with its head."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from aiohttp import HttpVersion11, web
 
 
 class Document(web.StreamResponse):
-    """An answer of status 200 whose bytes are all there; its head is written with them.
+    """An answer of status 200 with its complete body; both are sent with one write.
 
-    aiohttp's Response also knows chunks, cookies, compression and files, and to find out that there are none takes it a
-    tenth of a hit's time.
+    aiohttp's Response also handles chunks, cookies, compression and files. Finding out that there are none takes it a
+    tenth of the time of a cache hit.
     """
 
     def __init__(self, body: bytes, told: Mapping[str, str]) -> None:
-        """told: every header but those of the connection; aiohttp's own mapping of them is not sent."""
+        """told: all headers except those of the connection.  aiohttp's own `headers` are not sent."""
         super().__init__()
         self.whole = body
         self.told = told
@@ -47,14 +47,14 @@ class Document(web.StreamResponse):
         await request.writer.drain()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """All was written with the head."""
+        """Nothing to do: `prepare` has written everything."""
 
     def head(self, request: web.BaseRequest) -> bytes:
         version = request.version
         lines = [f"HTTP/{version.major}.{version.minor} 200 OK"]
         lines += [f"{name}: {value}" for name, value in self.told.items()]
         lines += [f"Content-Length: {len(self.whole)}", f"Date: {date(int(time.time()))}"]
-        if self.lasting is not (version == HttpVersion11):  # what the version does not say by itself
+        if self.lasting is not (version == HttpVersion11):  # only if it differs from the HTTP version's default
             lines.append(f"Connection: {'keep-alive' if self.lasting else 'close'}")
         head = "\r\n".join(lines)
         if head.count("\n") >= len(lines) or head.count("\r") >= len(lines) or "\0" in head:
@@ -64,5 +64,5 @@ class Document(web.StreamResponse):
 
 @lru_cache(2)
 def date(seconds: int) -> str:
-    """Unix seconds as a header tells them.  Source: RFC 9110, section 5.6.7."""
+    """Unix seconds in the format of a `Date` header.  Source: RFC 9110, section 5.6.7."""
     return formatdate(seconds, usegmt=True)

@@ -1,4 +1,4 @@
-"""What is known of one request while it is answered, for its headers and its line in the log."""
+"""The state of one request while it is answered, from which its response headers and log line are made."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ PROCESSING: Final = "openai-processing-ms"
 RATES: Final = frozenset(
     f"ratelimit-{told}-{what}" for told in ("limit", "remaining", "reset") for what in ("requests", "tokens")
 )
-"""Facts of limits, which every answer tells and no log."""
+"""Facts about rate limits, which are sent as headers but not logged."""
 STANDARD: Final = {"age": "Age", **{name: f"x-{name}" for name in RATES}}
-"""Facts that have a header of their own."""
+"""Facts whose header is not `x-gemmapy-…`, with its name."""
 SANE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 LONGEST: Final = 2000
-"""Letters of a header's value."""
+"""Maximum length of a header's value, in characters."""
 UNSAFE: Final = re.compile(r"[^\x20-\x7e]")
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """headers: those that every response to this request carries.  Times in seconds of `perf_counter`."""
+    """headers: sent with every response to this request.  Times are seconds of `perf_counter`."""
 
     id: str
     headers: dict[str, str]
@@ -43,10 +43,10 @@ class Exchange:
     path: str
     started: float = field(default_factory=time.perf_counter)
     client: str = ""
-    """The address that it came from, as far as a gateway is believed."""
+    """The client's address; from `X-Forwarded-For` if a trusted gateway sent it."""
     scheme: str = "http"
     via: str = ""
-    """What goes on in the header `Via`: the proxies so far, and this one."""
+    """The header `Via` for the upstream: the proxies so far, and this one."""
     caller: Caller = UNKNOWN
     model: str = ""
     route: str = ""
@@ -57,16 +57,16 @@ class Exchange:
     usage: Usage | None = None
     errors: Callable[[ProxyError], bytes] = error_body
     cut: Callable[[ProxyError], None] | None = None
-    """Ends a stream under way with an error that its client reads."""
+    """Ends a running stream with an error event; None while there is no stream."""
     facts: Mapping[str, str] = field(default_factory=dict)
     spelled: Spelling = as_it_is
-    """What the request calls a field that is known further in by its name in OpenAI's chats."""
+    """Translates the name of a field in OpenAI's chat API into its name in this request's dialect."""
     style: Callable[[str], ChatStyle] = ChatStyle
-    """How the answer of a model is written, by its name, where a plugin's own endpoint asks the chain `chat`."""
+    """Makes, from a model's name, the style of an answer, if a plugin's own endpoint calls the chain `chat`."""
 
     @classmethod
     def of(cls, request: web.BaseRequest) -> Exchange:
-        """Keeps a sane request id that the client or a gateway gave."""
+        """Create and register a request's exchange.  A valid request id from the client or a gateway is kept."""
         given = request.headers.get(REQUEST_ID, "")
         made = given if SANE.fullmatch(given) else timely_id("req_")
         exchange = cls(made, {REQUEST_ID: made, "Server": "gemmapy-proxy"}, request.method, request.rel_url.raw_path)
@@ -74,16 +74,16 @@ class Exchange:
         return exchange
 
     def answered(self, facts: Mapping[str, str]) -> None:
-        """The first event has arrived."""
+        """Record that the first event has arrived."""
         self.first = time.perf_counter()
         self.facts = facts
 
     def processing(self) -> str:
-        """Milliseconds until the answer begins, as OpenAI tells them."""
+        """Milliseconds since the request arrived, for the header `openai-processing-ms`."""
         return str(int((time.perf_counter() - self.started) * 1000))
 
     def told(self) -> dict[str, JSON]:
-        """What the log says of this request: never a body, never a key."""
+        """The fields of this request's log line.  They never contain a body or a key."""
         told: dict[str, JSON] = {"id": self.id, "client": self.client, "caller": self.caller.name}
         if self.scheme != "http":
             told["scheme"] = self.scheme
@@ -103,11 +103,11 @@ class Exchange:
         return told
 
     def noted(self, notes: Mapping[str, str]) -> str:
-        """What became of fields that were not simply honoured."""
+        """What was done with fields that were not simply honoured, as `name=fate, …`."""
         return header_safe(", ".join(f"{name}={fate}" for name, fate in notes.items()))
 
     def telling(self, notes: Mapping[str, str]) -> dict[str, str]:
-        """The headers of an answer: those of every response, and the facts."""
+        """The headers of an answer: those of every response, the facts, and the notes about fields."""
         headers = {"Content-Type": "application/json", **self.headers, PROCESSING: self.processing()}
         facts = self.facts
         if not is_safe("".join(facts.values())):
@@ -124,7 +124,7 @@ class Exchange:
         return headers
 
     def respelled(self, told: str) -> str:
-        """Inner notes, as `name=fate, …`, in the request's own names."""
+        """Notes from the upstream, as `name=fate, …`, with the names of the request's dialect."""
         parts = (one.rpartition("=") for one in told.split(", "))
         return ", ".join(dict.fromkeys(f"{self.spelled(name)}={fate}" for name, _, fate in parts))
 
@@ -135,7 +135,7 @@ def header_of(fact: str) -> str:
 
 
 def header_safe(text: str) -> str:
-    """A header cannot hold line breaks, and a caller's field names are theirs to choose."""
+    """A text made valid as a header's value: it may contain names that the caller chose, even with line breaks."""
     return text if is_safe(text) else UNSAFE.sub("?", text)[:LONGEST]
 
 
@@ -144,7 +144,7 @@ def is_safe(text: str) -> bool:
 
 
 CLIENT_LEFT: Final = 499
-"""nginx's status for a client that did not wait."""
+"""nginx's status for a client that closed the connection before it was answered."""
 KEY: Final = web.RequestKey("exchange", Exchange)
 
 

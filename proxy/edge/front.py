@@ -1,4 +1,4 @@
-"""Every request's way in: who asks, which route, what went wrong, and one line in the log."""
+"""The entry point of every request: authentication, routing, error responses and the access log."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What the front needs of one configuration; the value of a Pipeline."""
+    """What the front needs of a configuration; it is replaced on reload, as the value of the Pipeline."""
 
     guard: Guard
     max_bytes: int
     patience: float
-    """Seconds in which a client must take something of what waits for it."""
+    """Seconds after which a client that reads nothing of a waiting response is disconnected."""
     gateways: Gateways
     guide: UnknownPaths
     upstreams: Mapping[str, Pool]
     doubts: Callable[[], Awaitable[Sequence[str]]]
-    """Gives what of the configuration does not seem to be so."""
+    """Gives warnings about what in the configuration does not match reality."""
     stripped: frozenset[str] = frozenset()
-    """Headers, in lower case, that are taken out of every request but a gateway's."""
+    """Headers, in lower case, that are removed from every request that a trusted gateway did not send."""
 
 
 Tell = Callable[[Exchange], None]
-"""Takes a request that has ended."""
+"""Is called with every finished request, for the log."""
 
 
 class Front:
-    """The server's only handler: asks whichever pipeline is newest."""
+    """The server's only handler.  Every request runs through the newest pipeline."""
 
     def __init__(self, live: Live[Door], tell: Tell | None, readiness: Readiness, server: str) -> None:
         """server: this server's own id."""
@@ -84,14 +84,14 @@ class Front:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or not self.readiness.cut or not can_be_told(request):
-                    # Unless the answer had already been written whole.
+                    # A status that is already set belongs to an answer that was written whole.
                     exchange.status = exchange.status or self.broken_off(exchange)
                     raise
                 task.uncancel()
                 return error_response(stopped(), exchange)
             except ProxyError as error:
                 return failed(request, error, exchange)
-            except Exception:  # the last resort: a fault of ours is told as one, and written down
+            except Exception:  # the last resort: a bug of ours is logged, and reported as a 500
                 log.exception("request %s failed", exchange.id)
                 message = f"The server failed to answer request {exchange.id}."
                 return failed(request, ProxyError(message, code="internal_error"), exchange)
@@ -99,7 +99,7 @@ class Front:
             return response
 
     def cut(self) -> None:
-        """Nobody waits any more for the calls under way: each is told so, as long as anything can be told it."""
+        """At shutdown, stop waiting for running calls: end each with an error that the client can still read."""
         self.readiness.cut = True
         for exchange, task in list(self.under_way.items()):
             if exchange.cut is not None:
@@ -108,7 +108,7 @@ class Front:
                 task.cancel()
 
     def broken_off(self, exchange: Exchange) -> int:
-        """The status, for the log, of a call that was cancelled: its client left, or the server waits no longer."""
+        """The status to log for a cancelled call: its client left, or the server has stopped waiting for it."""
         if not self.readiness.cut:
             return CLIENT_LEFT
         exchange.error = STOPPED
@@ -152,21 +152,21 @@ def stopped() -> ProxyError:
 
 
 def can_be_told(request: web.BaseRequest) -> bool:
-    """Whether its client is there, and nothing of an answer has been written."""
+    """Whether the client is still connected and no part of an answer has been written."""
     there = request.transport is not None and not request.transport.is_closing()
     return there and not request.writer.output_size
 
 
 def ends_with_its_connection(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """Whether nothing else tells a client where the answer ends: HTTP/1.0 has no chunks.
+    """Whether only the end of the connection marks the end of the answer, because HTTP/1.0 has no chunks.
 
-    aiohttp knows that for the header alone, and would leave a client that asked for keep-alive waiting for the end.
+    aiohttp only writes the header for it, and would leave a client that asked for keep-alive waiting for the end.
     """
     return request.version < HttpVersion11 and not isinstance(response, Document | web.Response)
 
 
 def preflight(exchange: Exchange) -> web.Response:
-    """What a browser asks before it lets a page call; no headers of permission mean no."""
+    """The answer to a CORS preflight request: 403 if the origin is not allowed."""
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in exchange.headers:
         return web.Response(status=403)
     allowed = {
@@ -178,7 +178,8 @@ def preflight(exchange: Exchange) -> web.Response:
 
 
 def failed(request: web.BaseRequest, error: ProxyError, exchange: Exchange) -> web.Response:
-    """Of an answer that has begun the rest is missing, and another one behind it would be taken for that."""
+    """The error response.  If an answer has begun, the connection is broken off instead, because a client would take a
+    second response for the rest of the first."""
     if request.writer.output_size:
         break_off(request)
     return error_response(error, exchange)
@@ -189,7 +190,7 @@ def error_response(error: ProxyError, exchange: Exchange) -> web.Response:
     exchange.facts = {**exchange.facts, **error.facts}
     headers = exchange.telling({})
     if error.wait is not None:
-        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.wait)))  # not too early
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.wait)))  # rounded up, so that nobody retries too early
         headers["retry-after-ms"] = str(max(1, round(error.wait * 1000)))
     if error.again is not None:
         headers["x-should-retry"] = str(error.again).lower()

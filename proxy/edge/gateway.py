@@ -1,4 +1,4 @@
-"""What a gateway in front of the server says of a request, where it is believed."""
+"""The client's address and scheme as reported by a trusted gateway in front of the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORWARDED_PROTO: Final = "X-Forwarded-Proto"
 
 
 class Gateways:
-    """networks: addresses of the gateways whose word counts."""
+    """networks: addresses of the trusted gateways, in CIDR notation."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self.networks = [ipaddress.ip_network(one) for one in networks]
@@ -28,7 +28,7 @@ class Gateways:
         return any((mapped or parsed) in network for network in self.networks)
 
     def client(self, request: web.BaseRequest) -> str:
-        """The address that the request came from: the last one that no trusted gateway could have made up."""
+        """The client's address: going back through `X-Forwarded-For`, the first that is not a trusted gateway's."""
         address = request.remote or ""
         if not self.networks or not self.trusts(address):
             return address
@@ -42,7 +42,7 @@ class Gateways:
         return address
 
     def scheme(self, request: web.BaseRequest) -> str:
-        """`https` where a trusted gateway says that its client came so."""
+        """`https` if a trusted gateway reports that its client used it, otherwise `http`."""
         if self.networks and self.trusts(request.remote or ""):
             told = request.headers.get(FORWARDED_PROTO, "").strip().lower()
             return told if told in ("http", "https") else "http"
@@ -50,7 +50,7 @@ class Gateways:
 
 
 def without_port(hop: str) -> str:
-    """Some gateways put their client's port behind its address."""
+    """The address alone: some gateways append the client's port."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     address, colon, port = hop.partition(":")

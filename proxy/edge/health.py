@@ -1,4 +1,4 @@
-"""Whether the server lives, and whether it can do its work.  Runs no model."""
+"""Liveness and readiness probes.  They never run a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from proxy.seen import Seen
 from proxy.types import Route
 
 FRESH = 1.0
-"""Seconds for which an answer of the upstreams is believed; anybody may ask."""
+"""Seconds for which the upstreams' states are cached, because the endpoint is public."""
 
 
 @dataclass(slots=True)
@@ -35,9 +35,10 @@ class Health:
         return web.Response(body=b'{"status":"ok"}', content_type="application/json")
 
     async def readyz(self, request: web.BaseRequest) -> web.StreamResponse:
-        """200 when an upstream answers; 503 when none does, or when the server is stopping.
+        """200 if an upstream answers; 503 if none does, or if the server is stopping.
 
-        Of stores that are away it only tells: every server would find the same one away, and much goes on without.
+        Unavailable stores are only listed. All servers share them, so all would become unready at once, although most
+        features work without.
         """
         told = {} if self.readiness.stopping else await self.upstreams()
         upstreams = {name: "unreachable" if why else "ok" for name, why in told.items()}
@@ -48,7 +49,7 @@ class Health:
         return web.Response(body=body, content_type="application/json", status=200 if ready else 503)
 
     async def upstreams(self) -> Mapping[str, str]:
-        """One question at a time, whoever waits for it."""
+        """The upstreams' states, asked for once for all who wait at the same time."""
         async with self.asking:
             if asyncio.get_running_loop().time() - self.asked > FRESH:
                 self.told = await self.alive()

@@ -1,4 +1,4 @@
-"""How the hosts of every upstream stand, for whoever runs the server."""
+"""The state of every upstream's hosts, for admins."""
 
 from __future__ import annotations
 

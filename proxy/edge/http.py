@@ -1,4 +1,4 @@
-"""aiohttp's server under our front: its limits, and its own errors in our shape."""
+"""aiohttp's server below our front, with its limits, and with its own errors in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.errors import BadCall, HeadTooLarge, ProxyError, WrongType
 
 log = logging.getLogger(__name__)
 LONGEST: Final = 8190
-"""Bytes of the URL and of each header: about what nginx takes, too, unless told otherwise."""
+"""Maximum bytes of the URL and of each header; about nginx's default."""
 OPTIONS: Final[dict[str, Any]] = {
     "access_log": None,
     "max_line_size": LONGEST,
@@ -27,8 +27,8 @@ OPTIONS: Final[dict[str, Any]] = {
 
 
 class Handler(web.RequestHandler):
-    """One connection.  What aiohttp's parser refuses is told in OpenAI's shape, too; and a client that takes nothing of
-    what was written to it is not waited for without end, whatever wrote it."""
+    """One connection.  Reports aiohttp's parsing errors in OpenAI's form, and aborts the connection if the client reads
+    nothing for too long, whichever part of the server wrote to it."""
 
     def __init__(self, server: HttpServer) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
@@ -53,7 +53,7 @@ class Handler(web.RequestHandler):
             self.look = asyncio.get_running_loop().call_later(self.patience(), self.looked, left)
 
     def looked(self, left: int) -> None:
-        """left: bytes that the client had still to take when its time began."""
+        """Abort the connection if the client has read nothing.  left: unread bytes when the timer was started."""
         if self.transport is not None and self.transport.get_write_buffer_size() >= left:
             self.transport.abort()
         else:
@@ -64,7 +64,7 @@ class Handler(web.RequestHandler):
             self.look.cancel()
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """What is wrong with the rest of a body that was answered before it came is its sender's fault."""
+        """Does not log a malformed rest of a body whose request is already answered: that is the client's fault."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kw)
 
@@ -91,7 +91,7 @@ class Handler(web.RequestHandler):
 
 
 class HttpServer(web.Server):
-    """Hands every request to `front`."""
+    """Passes every request to `front`."""
 
     def __init__(
         self,
@@ -100,12 +100,12 @@ class HttpServer(web.Server):
         patience: Callable[[], float],
         unbelieved: Callable[[Any], Collection[str]] = lambda _: (),
     ) -> None:
-        """most: gives the bytes that a body may have at present.
+        """most: gives the current maximum of bytes in a body.
 
-        patience: gives the seconds in which a client must take something of what waits for it.
+        patience: gives the seconds after which a client that reads nothing of a waiting response is disconnected.
 
-        unbelieved: gives the headers, in lower case, that whoever has a connection may not send; it is asked with the
-        connection, and nobody here gets to see them.
+        unbelieved: gives, for a connection, the names in lower case of headers that its client is not trusted to send.
+        They are removed before the request exists.
         """
         self.most = most
         self.patience = patience
@@ -113,7 +113,7 @@ class HttpServer(web.Server):
         # A client that leaves before the first byte must be noticed.
         super().__init__(front, request_factory=self.request_of, handler_cancellation=True)
 
-    # aiohttp calls it with five things whose types it does not export.
+    # aiohttp calls it with five arguments whose types it does not export.
     def request_of(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         loop = asyncio.get_running_loop()
         if names := self.unbelieved(protocol):
@@ -125,7 +125,7 @@ class HttpServer(web.Server):
 
 
 def without(message: Any, names: Collection[str]) -> Any:
-    """The head of a request without these headers.  names: in lower case."""
+    """A request's head without these headers.  names: in lower case."""
     if not any(name in message.headers for name in names):
         return message
     kept = [(name, value) for name, value in message.headers.items() if name.lower() not in names]

@@ -1,4 +1,4 @@
-"""Fetches images that messages link to: only from hosts that the operator named, never from private addresses."""
+"""Fetches linked images in messages, only from hosts that the operator listed and never from private addresses."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=20, sock_connect=5)
 
 
 MOST_LINKS: Final = 16
-"""Linked images in one call."""
+"""Maximum number of linked images in one call."""
 GLOBAL: Final = ipaddress.ip_network("2000::/3")
-"""Where IPv6 addresses of the internet are; the others are local or stand for IPv4 ones.  Source: RFC 4291."""
+"""The range of public IPv6 addresses; all others are local or embed an IPv4 address.  Source: RFC 4291."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address leads to the internet, in whatever disguise.  Raises ValueError for what is no address."""
+    """Whether an IP address, or the IPv4 address mapped to it, is public.  Raises ValueError if it is not an address.
+
+    Tunnel addresses (6to4, Teredo), which hide an IPv4 address, count as private.
+    """
     found = ipaddress.ip_address(address)
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is None:
@@ -45,10 +48,10 @@ def pictured(chat: Chat) -> bool:
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses those that lead to a private address.
+    """Resolves host names, and refuses those that resolve to a private address.
 
-    The check is made on the very addresses that are then connected to, so that a name cannot change its
-    meaning between the two.
+    It returns the addresses that it has checked, and these are connected to. So DNS rebinding, a name that resolves
+    differently the second time, does not work.
     """
 
     def __init__(self, allowed: Callable[[str], bool]) -> None:
@@ -72,18 +75,19 @@ class Images:
         self.hosts = frozenset(host.lower() for host in requests.image_hosts)
         self.most = requests.max_image_bytes
         self.together = requests.max_bytes
-        """Bytes of all linked images of a call; as many as it could have sent itself."""
+        """Maximum bytes of all linked images of a call; as many as its body may have."""
         self.allowed = allowed
 
     def linked(self, chat: Chat) -> bool:
-        """Whether there is anything to fetch."""
+        """Whether any image has to be fetched."""
         pictured = [message.images for message in chat.messages if message.images]
         return any(image.url for images in pictured for image in images)
 
     async def fetched(self, chat: Chat, name: str = "") -> Chat:
-        """The chat with every linked image in it.  Raises BadCall naming the one that may not or cannot be had.
+        """The chat with its links replaced by the images.
 
-        name: of the field that they came in, where it is not `messages`.
+        name: the field that they are from, if it is not `messages`.
+        Raises BadCall, which names the field of an image that is not allowed or cannot be fetched.
         """
         wanted = {
             one.url: name or f"messages[{index}].content"
@@ -101,9 +105,9 @@ class Images:
         )
 
     async def got(self, wanted: Mapping[str, str], whole: str) -> Mapping[str, Image]:
-        """Pictures by their links.  Raises BadCall as `fetched`.
+        """Images by their links.  Raises BadCall as `fetched` does.
 
-        wanted: by link the name of the field that it came in.  whole: of the field that all came in.
+        wanted: for each link, the name of its field.  whole: the name of the field that contains all of them.
         """
         for count, (url, at) in enumerate(wanted.items()):
             if count >= MOST_LINKS:
@@ -118,7 +122,7 @@ class Images:
         return dict(zip(wanted, got, strict=True))
 
     async def all(self, wanted: Mapping[str, str]) -> list[Image]:
-        """In the order of `wanted`; the first that cannot be had ends the fetching of the others."""
+        """The images in the order of `wanted`.  The first failure cancels the other requests."""
         try:
             async with self.session() as http, asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self.get(http, url, at)) for url, at in wanted.items()]

@@ -1,4 +1,4 @@
-"""Everything that is kept of a caller, by whatever feature: told, or deleted."""
+"""Shows or deletes everything that any feature stores about a caller."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from proxy.types import Route
 
 log = logging.getLogger(__name__)
 LATE = 1.0
-"""Seconds after which other processes have written what was over before: twice what their records wait."""
+"""Seconds after which other processes have written their records of calls that had ended: twice their longest delay."""
 CHUNK = 64 * 1024
-"""Bytes that are gathered before they are written."""
+"""Bytes that are collected for one write."""
 HEADERS = {"Content-Type": "application/json", "Content-Disposition": 'attachment; filename="data.json"'}
 
 
 class Whose(Strict):
-    """Admins may name anybody."""
+    """The query.  Only admins may name another user."""
 
     user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Me:
-    """several: whether other processes may have something of a caller's that they have not written yet."""
+    """several: whether other processes share the data, and may have records of a caller that are not written yet."""
 
     holdings: Sequence[Holding]
     desk: Desk
@@ -42,12 +42,12 @@ class Me:
         yield Route("DELETE", "/api/me/data", self.forget, "user")
 
     def whose(self, request: web.BaseRequest) -> str:
-        """Raises Denied."""
+        """The user whose data is meant.  Raises Denied if the caller may not access it."""
         caller, user = self.desk.caller(request), self.desk.query(request, Whose).user
         return caller.whose(user) or caller.name
 
     async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
-        """A document that is read and written bit by bit.  One that cannot be finished breaks off."""
+        """All data of a user as one JSON document, streamed.  If it cannot be completed, the connection is aborted."""
         user = self.whose(request)
         return await self.desk.streamed(request, gathered(self.pieces(user)), HEADERS)
 
@@ -63,10 +63,10 @@ class Me:
         yield b"}}"
 
     async def forget(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Raises Busy where something cannot be deleted now; what was deleted before stays so."""
+        """Delete all data of a user.  Raises Busy if some of it cannot be deleted now; the rest may already be deleted."""
         user = self.whose(request)
         if self.several:
-            await asyncio.sleep(LATE)  # else it would come back with their next batch
+            await asyncio.sleep(LATE)  # otherwise their next batch would add some again
         deleted = {holding.name: await holding.forget(user) for holding in self.holdings}
         return web.Response(body=orjson.dumps({"user": user, "deleted": deleted}), content_type="application/json")
 

@@ -1,4 +1,4 @@
-"""What was read of a request's body, for the next one that says the same."""
+"""A cache of parsed request bodies, for repeated requests."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Final, Generic, TypeVar
 Read = TypeVar("Read")
 
 LARGEST: Final = 64 * 1024
-"""Bytes of a body that is remembered; a larger one is rarely sent twice, and is hashed for nothing."""
+"""Maximum bytes of a body that is cached: larger ones are rarely repeated, so hashing them would be wasted."""
 MOST: Final = 8 * 1024 * 1024
-"""Bytes that everything remembered takes, about."""
+"""Approximate bytes of the whole cache."""
 WEIGHT: Final = 6
-"""Bytes that a byte of a body takes once it was read, about."""
+"""Approximate bytes of memory per byte of a body, including its parsed form."""
 OVERHEAD: Final = 2000
 SEEN: Final = 8192
 
 
 class Memo(Generic[Read]):
-    """Remembers what was made of bodies that came more than once, so that those that a cache answers are not read anew.
+    """Caches parsed bodies from their second occurrence on, so that cache hits need no parsing.
 
-    What it gives is given to many requests: nobody may change it.  Bounded in two halves: when the younger one is full,
-    what was not asked for meanwhile goes.  A body that comes once leaves a number behind and nothing else, so that what
-    was read of it is freed while it is in the processor's cache.
+    Many requests share a result, so it must not be changed.  The size is bounded by two generations: when the young one
+    is full, it becomes the old one, and entries of the old one that were not used since are dropped.  Of a body that
+    occurred once only the hash is kept, so that its parsed form is freed while it is still in the processor's cache.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -29,7 +29,7 @@ class Memo(Generic[Read]):
         self.young: dict[bytes, Read] = {}
         self.old: dict[bytes, Read] = {}
         self.size = 0
-        """Bytes of the younger half."""
+        """Approximate bytes of the young generation."""
         self.seen: set[int] = set()
 
     def get(self, body: bytes) -> Read | None:
@@ -41,7 +41,7 @@ class Memo(Generic[Read]):
         return found
 
     def put(self, body: bytes, read: Read) -> None:
-        """From the second time on it is kept."""
+        """Cache a parsed body if it occurred before; otherwise only remember its hash."""
         if len(body) > LARGEST:
             return
         number = hash(body)

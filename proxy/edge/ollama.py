@@ -1,4 +1,4 @@
-"""Ollama's own endpoints, for clients that speak its native API; their calls run through the same chains."""
+"""Ollama's native API; its calls run through the same chains as OpenAI's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from proxy.wire.openai_messages import Limits
 
 @dataclass(frozen=True, slots=True)
 class Ollama:
-    """own: by chain, what its plugins declared as theirs."""
+    """own: for each chain, what its plugins declared; see `Own`."""
 
     config: Config
     send: Handler
@@ -41,7 +41,7 @@ class Ollama:
     known: Memo[tuple[AskedNatively, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
-        """A route without a chain is off."""
+        """The endpoints; those whose chain is not configured are left out."""
         errors = ollama_out.error_body
         if "chat" in self.config.chains:
             yield Route("POST", "/api/chat", self.chat, "user", errors)
@@ -63,7 +63,7 @@ class Ollama:
         return await self.answered(request, asked, "chat", chat, not asked.messages)
 
     def read(self, body: bytes) -> tuple[AskedNatively, Chat]:
-        """Raises BadCall naming a field."""
+        """Parse and check a body.  Raises BadCall, which names the field."""
         given = parsed(body, self.config.requests)
         asked = ollama_in.read_native(given, ollama_in.CHAT, self.limits, self.own["chat"].fields)
         read = asked, asked.chat()
@@ -77,13 +77,13 @@ class Ollama:
         return await self.answered(request, asked, "completions", asked.complete(), not asked.prompt)
 
     async def body(self, request: web.BaseRequest) -> JSON:
-        """Ollama reads a body as JSON whatever its content type says, and its documentation leaves that out."""
+        """The JSON body with any content type: Ollama ignores it, and the examples in its documentation omit it."""
         return await read_json(request, self.config.requests, any_type=True)
 
     async def answered(
         self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, empty: bool
     ) -> web.StreamResponse:
-        """empty: only the loading of a model is asked for, which is answered with one document."""
+        """empty: there is no prompt: the request only loads the model, and its answer is not streamed."""
         check_notes(asked.notes, self.config.params)
         if empty and asked.unload:
             raise Denied("The operator sets how long a model stays loaded, under `models:` in the configuration.")
@@ -115,7 +115,7 @@ class Ollama:
         return web.Response(body=written, headers=exchange.telling(asked.notes))
 
     async def tags(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Every upstream's entries, and the aliases and what plugins offer under their own names."""
+        """Models of all upstreams, including aliases and those that plugins offer."""
         listed = await self.shown.to(exchange_of(request).caller)
         entries = [{**one.told, "name": one.name, "model": one.name} for one in listed]
         return document({"models": entries})
@@ -142,7 +142,7 @@ class Ollama:
         return document({"version": await self.catalogue.version()})
 
     async def hello(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Ollama's own words: many clients compare them to see whether one is there."""
+        """Ollama's exact text, because many clients compare it to detect a server."""
         return web.Response(text="Ollama is running")
 
 

@@ -1,4 +1,4 @@
-"""Ollama's endpoints that change what it has: handed on as they are, for admins, where the configuration opens them."""
+"""Relays Ollama's endpoints that change its models, for admins, if the configuration enables them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from proxy.upstreams.pool import Pool
 from proxy.wire.ollama_out import error_body
 
 CONNECT: Final = 10.0
-"""Seconds that Ollama may take to accept a connection; the rest, such as a pull, takes as long as it takes."""
+"""Seconds to connect.  There is no other timeout, because a pull may take hours."""
 HOST: Final = "x-gemmapy-host"
 DIGEST: Final = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 PATHS: Final = (
@@ -35,7 +35,7 @@ PATHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class OllamaWrites:
-    """pool: the hosts that may be changed."""
+    """pool: the hosts whose models may be changed."""
 
     http: aiohttp.ClientSession
     pool: Pool
@@ -47,7 +47,7 @@ class OllamaWrites:
             yield Route(method, "/api/blobs/{digest}", self.blob, "admin", error_body)
 
     async def write(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The path is one of ours, whatever stands before it."""
+        """Relay to one of `PATHS`, without a base path before it."""
         return await self.relayed(request, f"/api/{request.path.rpartition('/')[2]}")
 
     async def blob(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
@@ -56,7 +56,7 @@ class OllamaWrites:
         return await self.relayed(request, f"/api/blobs/{digest}")
 
     def host(self, request: web.BaseRequest) -> str:
-        """The URL of the host that is meant.  Raises BadCall if there are several and none is named."""
+        """The URL of the requested host.  Raises BadCall if there are several and none of them is named."""
         hosts = {address_of(url): url for url in self.pool.members}
         named = request.headers.get(HOST)
         if named is None and len(hosts) == 1:
@@ -68,7 +68,7 @@ class OllamaWrites:
     async def relayed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         url = self.host(request)
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-            # It would go on inflated, under the length of what was sent.
+            # aiohttp would decompress it, but the Content-Length that is sent on is that of the compressed body.
             raise WrongType("A compressed body is not accepted here.", code="unsupported_encoding")
         await welcome(request)
         headers = dict(trail(request))
@@ -107,7 +107,7 @@ class OllamaWrites:
             await response.write_eof()
         except aiohttp.ClientPayloadError:
             exchange.error = "upstream_cut"
-            if request.transport is not None:  # an end that looks like one would be a lie
+            if request.transport is not None:  # a normal end would hide that the rest is missing
                 request.transport.abort()
         except ConnectionError:
             exchange.status = CLIENT_LEFT
@@ -115,5 +115,5 @@ class OllamaWrites:
 
 
 def unframed(answer: aiohttp.ClientResponse) -> bool:
-    """Whether nothing but the end of its connection says where it ends."""
+    """Whether only the end of the connection marks the end of the body."""
     return hdrs.CONTENT_LENGTH not in answer.headers and hdrs.TRANSFER_ENCODING not in answer.headers

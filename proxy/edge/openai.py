@@ -1,4 +1,4 @@
-"""OpenAI's endpoints: chat completions, embeddings, models."""
+"""OpenAI's endpoints: chat completions, completions, embeddings, models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from proxy.wire.openai_messages import Limits
 
 @dataclass(frozen=True, slots=True)
 class OpenAI:
-    """own: by chain, what its plugins declared as theirs."""
+    """own: for each chain, what its plugins declared; see `Own`."""
 
     config: Config
     send: Handler
@@ -46,7 +46,7 @@ class OpenAI:
     known: Memo[tuple[Asked, Chat]] = field(default_factory=Memo)
 
     def routes(self) -> Iterable[Route]:
-        """A route without a chain is off."""
+        """The endpoints; those whose chain is not configured are left out."""
         if "chat" in self.config.chains:
             yield Route("POST", "/v1/chat/completions", self.chat, "user")
         if "completions" in self.config.chains:
@@ -69,14 +69,16 @@ class OpenAI:
         return await self.writer.answer(request, call, style, asked.notes)
 
     async def read(self, request: web.BaseRequest, body: bytes) -> tuple[Asked, Chat]:
-        """Raises BadCall naming a field."""
+        """Parse and check a body.  Raises BadCall, which names the field."""
         given = parsed(body, self.config.requests)
         files = openai_attached.of_chat(given)
         read = self.checked(given)
         if files:
             asked, chat = read
-            call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])  # nothing is read for who may not ask
-            await self.attachments.put(files, exchange_of(request).caller)  # nor before all else is known to be right
+            call_of(
+                request, "chat", asked, chat, asked.stream, self.own["chat"]
+            )  # checks permissions before files are read
+            await self.attachments.put(files, exchange_of(request).caller)  # and only if the rest is valid
             told, whole = self.checked(given)
             return told, replace(whole, question=chat.question.strip())
         if not pictured(read[1]):

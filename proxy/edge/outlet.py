@@ -1,4 +1,4 @@
-"""What waits to be written to one client: bounded, and never silent for long."""
+"""The bounded buffer of a streamed answer, with heartbeats."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ WAITING: Final = "waiting"
 
 
 class Outlet:
-    """A pump puts bytes in, a writer takes them out in one piece.
+    """A pump puts bytes in, and the request's handler takes all of them out at once, for a single write.
 
-    All that arrives at once leaves with one write.  After `heartbeat` seconds without a byte a comment is put
-    in, which says what the call waits for.
+    After `heartbeat` seconds without a byte, a comment is put in that says what the call is waiting for.
     """
 
     def __init__(self, streams: Streams, comment: Callable[[str], bytes]) -> None:
@@ -26,7 +25,7 @@ class Outlet:
         self.parts: list[bytes] = []
         self.size = 0
         self.begun = False
-        """Whether something was taken: the status is 200 then, and failures can only be told in-band."""
+        """Whether bytes were taken; the status 200 is then sent, so failures can only be reported in the stream."""
         self.over = False
         self.failure: ProxyError | None = None
         self.ready = asyncio.Event()
@@ -38,11 +37,11 @@ class Outlet:
             self.timer = self.loop.call_later(streams.heartbeat, self.beat)
 
     def progress(self, text: str) -> None:
-        """What a waiting call is doing, for the next heartbeat."""
+        """Set what the next heartbeat says about a waiting call."""
         self.doing = text
 
     def put(self, data: bytes) -> None:
-        if not data or self.over:  # an event that is not written, and no end
+        if not data or self.over:  # b"" is an event that the dialect does not write, and would be taken for the end
             return
         self.size += len(data)
         if not self.parts:
@@ -54,7 +53,7 @@ class Outlet:
         return self.size > self.streams.buffer_bytes
 
     async def until_room(self) -> None:
-        """Raises ReaderTooSlow when the client takes nothing for `slow_reader` seconds."""
+        """Wait until the client has read.  Raises ReaderTooSlow if it reads nothing for `slow_reader` seconds."""
         self.room.clear()
         try:
             async with asyncio.timeout(self.streams.slow_reader):
@@ -65,11 +64,11 @@ class Outlet:
 
     def end(self) -> None:
         self.over = True
-        self.close()  # nothing may follow the last word, not even a comment
+        self.close()  # nothing may follow the end, not even a heartbeat
         self.ready.set()
 
     def fail(self, error: ProxyError, in_band: bytes) -> None:
-        """Before anything was taken the error has its own status; afterwards it is told in the stream."""
+        """End with an error: as the bytes `in_band` if others were put in before, else raised by `take`."""
         if self.begun or self.parts:
             self.put(in_band)
         else:
@@ -77,7 +76,7 @@ class Outlet:
         self.end()
 
     async def take(self) -> bytes:
-        """All that waits, b"" at the end.  Raises the failure of a call that sent nothing."""
+        """Wait for bytes and take all of them; b"" means the end.  Raises the error of a call that failed before any."""
         if not self.parts and not self.over:
             self.ready.clear()
             await self.ready.wait()

@@ -1,4 +1,4 @@
-"""A form of several parts, read as it arrives and within bounds."""
+"""Reads multipart forms as they arrive, within limits."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from proxy.errors import BadCall, TooLarge, TooSlow, WrongType
 FORM: Final = "multipart/form-data"
 CHUNK: Final = 256 * 1024
 FIELD: Final = 64 * 1024
-"""Bytes of a part that is no file."""
+"""Maximum bytes of a part that is not a file."""
 MOST: Final = 16
-"""Parts of a form."""
+"""Maximum number of parts in a form."""
 PATIENCE: Final = 30.0
-"""Seconds that the next bytes may take to arrive."""
+"""Seconds to wait for the next bytes."""
 
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """What is wrong with a form, as an error that its sender understands."""
+    """Turns errors while reading a form into ones that tell the client what is wrong with it."""
     try:
         yield
     except TimeoutError:
         raise TooSlow(f"Nothing of the form came for {PATIENCE:g} seconds.", code=UNREADABLE) from None
-    except HttpProcessingError as error:  # of the head of a part
+    except HttpProcessingError as error:  # in the head of a part
         raise unreadable(error.message) from None
     except (ValueError, AssertionError, RuntimeError, web.RequestPayloadError, web.HTTPException) as error:
         raise unreadable(str(error)) from None

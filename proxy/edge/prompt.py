@@ -1,4 +1,4 @@
-"""One prompt and what a model says to it: `/api/ollama/generate`, with the fields of OpenAI's chats."""
+"""`/api/ollama/generate`: one prompt and its answer, with the other fields of OpenAI's chat API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from proxy.wire.openai_messages import Limits
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """own: by chain, what its plugins declared as theirs."""
+    """own: for each chain, what its plugins declared; see `Own`."""
 
     config: Config
     writer: Writer

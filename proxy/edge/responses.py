@@ -1,4 +1,4 @@
-"""OpenAI's responses: one more dialect of the chain `chat`.  What is kept of them is a plugin's."""
+"""OpenAI's responses, as another dialect of the chain `chat`.  The plugin `stored` stores them."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ ABSENT: Final[Mapping[str, str]] = {
     "/v1/responses/compact": "nothing is compacted; 'truncation': 'auto' leaves out the oldest exchanges, "
     "and a conversation may have them summarised",
 }
-"""Endpoints of OpenAI's that are not here, and what is."""
+"""OpenAI's endpoints that are not supported, and what to use instead."""
 COUNT: Final = "input_tokens"
 UNSEEN: Final = ("previous_response_id", "conversation", "prompt")
-"""Fields that stand for what only a plugin knows."""
+"""Fields that refer to content which only plugins have, so it cannot be counted here."""
 EACH: Final = 4
-"""Tokens that a message takes besides its words, about."""
+"""Approximate number of tokens that a message adds to those of its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """own: by chain, what its plugins declared as theirs."""
+    """own: for each chain, what its plugins declared; see `Own`."""
 
     config: Config
     writer: Writer
@@ -53,11 +53,11 @@ class Responses:
     limits: Limits
 
     def routes(self) -> Iterable[Route]:
-        """A route without a chain is off."""
+        """The endpoints; those whose chain is not configured are left out."""
         if "chat" in self.config.chains:
             yield Route("POST", "/v1/responses", self.create, "user")
             yield Route("POST", f"/v1/responses/{COUNT}", self.count, "user")
-            for path in ABSENT:  # else they would be responses of these names
+            for path in ABSENT:  # otherwise they would be taken for ids of responses
                 yield Route("POST", path, self.absent, "user")
 
     async def absent(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -65,7 +65,7 @@ class Responses:
         raise NotFound(f"{path} of OpenAI's is not served here; {ABSENT[path]}.", code="unknown_url")
 
     async def count(self, request: web.BaseRequest) -> web.StreamResponse:
-        """How long a prompt would be, by an estimate: only the model that reads it could count."""
+        """An estimate of a request's prompt tokens: only the model could count them exactly."""
         body = await read_json(request, self.config.requests)
         for name in UNSEEN if type(body) is dict else ():
             if body.get(name) is not None:
@@ -84,7 +84,7 @@ class Responses:
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat, asked.stream, own)
         exchange_of(request).spelled = asked.spelled
-        ask, items = await self.fetched(chat, asked.items)  # nothing is fetched for those who may not ask
+        ask, items = await self.fetched(chat, asked.items)  # after `call_of` has checked permissions
         receipt = Receipt(head, items, spelled=asked.spelled)
         call = call.but(ask=ask, receipt=receipt, deadline=None if asked.background else call.deadline)
         deferred = asked.background and not asked.stream
@@ -96,13 +96,15 @@ class Responses:
             raise
 
     async def read(self, request: web.BaseRequest, body: JSON) -> tuple[AskedResponse, Chat]:
-        """With what its files say in it, which is kept in their place.  Raises BadCall naming a field."""
+        """The request, with files replaced by their contents, also in `body`.  Raises BadCall, which names the field."""
         files = openai_attached.of_items(body)
         asked, chat = self.checked(body)
         if not files:
             return asked, chat
-        call_of(request, "chat", asked, chat, asked.stream, self.own["chat"])  # nothing is read for who may not ask
-        await self.attachments.put(files, exchange_of(request).caller)  # not before it is known that all else is right
+        call_of(
+            request, "chat", asked, chat, asked.stream, self.own["chat"]
+        )  # checks permissions before files are read
+        await self.attachments.put(files, exchange_of(request).caller)  # only if the rest is valid
         told, whole = self.checked(body)
         return told, replace(whole, question=chat.question.strip())
 
@@ -112,7 +114,7 @@ class Responses:
         return asked, asked.chat()
 
     async def fetched(self, chat: Chat, items: Sequence[Item]) -> tuple[Chat, Sequence[Item]]:
-        """Both with linked pictures in them: what is kept must be the same when it is read again."""
+        """Both with links replaced by their images, which could have changed when the stored response is used again."""
         if not self.images.linked(chat):
             return chat, items
         full = await self.images.fetched(chat, "input")
@@ -120,7 +122,7 @@ class Responses:
 
 
 def estimated(chat: Chat) -> int:
-    """Tokens of a prompt, about."""
+    """Approximate number of tokens of a prompt."""
     return -(-letters(chat) // LETTERS) + EACH * len(chat.messages)
 
 

@@ -1,4 +1,4 @@
-"""Answers that are written piece by piece, and break off where they cannot be finished."""
+"""Writes answers piece by piece, and breaks off the connection if they cannot be completed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from proxy.errors import ProxyError
 
 log = logging.getLogger(__name__)
 PATIENCE: Final = 60.0
-"""Seconds that a client may take nothing of it."""
+"""Seconds after which a client that reads nothing is disconnected."""
 
 
 async def streamed(
     request: web.BaseRequest, pieces: AsyncIterator[bytes], headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """What fails before the first piece, which may be empty, is raised and told with its status.
+    """Write an answer piece by piece.  Raises what fails before the first piece, which may be empty.
 
-    Afterwards only a connection that breaks says that the rest is missing: an end that looks like one would be a lie.
+    On a later failure the connection is aborted, because a normal end would hide that the rest is missing.
     """
     exchange = exchange_of(request)
     first = await anext(pieces, b"")

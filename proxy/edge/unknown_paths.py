@@ -1,4 +1,4 @@
-"""What is told whoever asks for a path that leads nowhere: in which dialect, and what was probably meant."""
+"""The error for a path without a route: in the right dialect, with what the client probably meant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.wire import ollama_out, openai_errors
 OLLAMAS: Final = re.compile(
     r"/api/(chat|generate|embed|embeddings|tags|show|ps|version|create|pull|push|copy|delete|blobs/.*)"
 )
-"""The paths of Ollama's own; other ones under `/api` are not its dialect's."""
+"""Paths of Ollama's API; others under `/api` are our own."""
 CHAINS: Final[Mapping[str, str]] = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -26,11 +26,11 @@ CHAINS: Final[Mapping[str, str]] = {
     "/api/embed": "embeddings",
     "/api/embeddings": "embeddings",
 }
-"""Which chain opens a path."""
+"""The chain that must be configured for a path to exist."""
 ALIKE: Final = 0.85
-"""From which share of equal letters on one path may have been meant by another."""
+"""Similarity from which on another path is suggested; 1 is equal."""
 LONGEST: Final = 60
-"""Letters of a path that is compared with others, which takes their square."""
+"""Maximum length of a path that is compared with others, because that takes quadratic time."""
 CHAT: Final = "use POST /v1/chat/completions"
 INSTEAD: Final[Mapping[str, str]] = {
     "responses": "what is kept of POST /v1/responses is served where the plugin `stored` is used",
@@ -47,7 +47,7 @@ INSTEAD: Final[Mapping[str, str]] = {
     "audio": "models here read and write text",
     "fine_tuning": "the plugin `finetuning` opens its jobs, which can be cancelled but not paused",
 }
-"""OpenAI's endpoints that are not here, and what is."""
+"""OpenAI's endpoints that are missing, and what to use or configure instead."""
 OURS: Final[Mapping[str, str]] = {
     "/api/cache": "cache",
     "/api/comparisons": "comparison",
@@ -66,11 +66,11 @@ OURS: Final[Mapping[str, str]] = {
     "/v1/feedback": "usage",
     "/v1/organization": "usage",
 }
-"""How the paths of our own endpoints begin, and the plugin that has them."""
+"""Prefixes of our own endpoints' paths, and the plugin that serves them."""
 
 
 class UnknownPaths:
-    """routes: those that are there, their paths with the base path."""
+    """routes: all existing routes, whose paths include the base path."""
 
     def __init__(self, config: Config, routes: Iterable[Route]) -> None:
         self.base = config.listen.base_path
@@ -78,11 +78,11 @@ class UnknownPaths:
         self.there = {route.path for route in routes if "{" not in route.path}
 
     def dialect(self, path: str) -> Callable[[ProxyError], bytes]:
-        """How errors are written at a path, until a route says so."""
+        """How to write errors for a path that has no route, or whose route is not found yet."""
         return ollama_out.error_body if OLLAMAS.fullmatch(path.removeprefix(self.base)) else openai_errors.error_body
 
     def nowhere(self, method: str, path: str) -> NotFound:
-        """path: of a URL without a route."""
+        """The error for a path without a route."""
         if self.base and not path.startswith(f"{self.base}/"):
             hint = f"every path here begins with {self.base} (listen.base_path)"
             return unknown(method, path, hint)
@@ -98,14 +98,14 @@ class UnknownPaths:
         return unknown(method, path, self.plugin(bare) or self.meant(bare))
 
     def plugin(self, bare: str) -> str:
-        """What has the path, where nothing of it is there."""
+        """A hint at the plugin that would serve this path, if it is not configured; otherwise ""."""
         for start, name in OURS.items():
             if f"{bare}/".startswith(f"{start}/") and not any(one.startswith(self.base + start) for one in self.there):
                 return f"the plugin `{name}` must be in the configuration"
         return ""
 
     def meant(self, bare: str) -> str:
-        """The path that is there, where `/v1` is missing or too much, or the end has a slash."""
+        """A hint at an existing path: with or without `/v1`, without the last slash, or spelled similarly; else ""."""
         for one in (f"/v1{bare}", bare.removeprefix("/v1"), bare.rstrip("/")):
             there = self.base + one in self.there or one.startswith("/v1/models/")
             if one != bare and there and one != "/":

@@ -1,4 +1,4 @@
-"""Writes the answer to a call, whole or as a stream, in whatever dialect it was asked."""
+"""Writes the answer to a call, whole or as a stream, in the request's dialect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STREAM_HEADERS: Final = {
     "X-Accel-Buffering": "no",  # nginx would otherwise collect the stream
 }
 UNWAITED: Final = 65_536
-"""Bytes that a connection takes without anybody waiting for its client: asyncio's own limit."""
+"""Bytes that a connection buffers before a write waits for the client: asyncio's default."""
 
 
 class Chunks(Protocol):
@@ -43,21 +43,21 @@ class Chunks(Protocol):
 
 
 class Style(Protocol):
-    """How one call wants its answer written; a dialect is one of these and a module of the edge."""
+    """How to write the answer to one call.  A dialect consists of a Style and a module of the edge."""
 
     @property
     def media_type(self) -> str:
-        """Of a stream."""
+        """The content type of a stream."""
 
     def whole(self, answer: Answer, fingerprint: str) -> bytes: ...
 
     def chunks(self, fingerprint: str) -> Chunks: ...
 
     def comment(self, text: str) -> bytes:
-        """Something that clients skip, for an idle stream; b"" where the dialect has none."""
+        """A heartbeat that clients skip; b"" if the dialect has none."""
 
     def failed(self, error: ProxyError) -> bytes:
-        """An error after the stream began."""
+        """An error in a stream that has begun."""
 
 
 class Writer:
@@ -68,7 +68,7 @@ class Writer:
     async def answer(
         self, request: web.BaseRequest, call: Call, style: Style, notes: Mapping[str, str]
     ) -> web.StreamResponse:
-        """Raises what the chain raises before anything was written."""
+        """Send the call and write its answer.  Raises what the chain raises before the first byte was written."""
         exchange = exchange_of(request)
         exchange.model, exchange.route = call.model, call.route
         if call.stream:
@@ -81,7 +81,7 @@ class Writer:
         return response
 
     async def delivered(self, request: web.BaseRequest, exchange: Exchange, response: Document) -> None:
-        """A large answer is waited for here, where it is known whether its client has taken it."""
+        """Write a large answer and wait until the client has read enough of it, to log a client that left."""
         try:
             await response.prepare(request)
             exchange.status = response.status
@@ -96,7 +96,7 @@ class Writer:
         return await self.let_out(request, outlet, pump, style, notes)
 
     async def stream(self, request: web.BaseRequest, frames: Frames) -> web.StreamResponse:
-        """What an endpoint of a plugin's own tells as server-sent events, under the same rules as an answer's."""
+        """Write server-sent events of a plugin's own endpoint, by the same rules as a streamed answer."""
         style = SseStyle()
         outlet = Outlet(self.streams, style.comment)
         return await self.let_out(request, outlet, self.pour(request, frames, style, outlet), style, {})
@@ -109,7 +109,7 @@ class Writer:
         style: Style | SseStyle,
         notes: Mapping[str, str],
     ) -> web.StreamResponse:
-        """Write what comes into the outlet while it is filled; whoever leaves ends that."""
+        """Write from the outlet while `filling` puts bytes into it.  If the client leaves, `filling` is cancelled."""
         exchange = exchange_of(request)
         exchange.cut = partial(self.failed, request, style=style, outlet=outlet)
         # Not a Background task: it belongs to this request and ends with it.
@@ -130,14 +130,14 @@ class Writer:
                 exchange.status = CLIENT_LEFT
             return response
         finally:
-            exchange.cut = None  # else request and exchange hold each other until the collector comes
+            exchange.cut = None  # breaks a reference cycle, which only the garbage collector would free
             outlet.close()
             if not pump.done():
                 pump.cancel()
                 await asyncio.wait([pump])
 
     async def pump(self, request: web.BaseRequest, call: Call, style: Style, outlet: Outlet) -> None:
-        """Run the call and put what it says into the outlet; upstream is never left waiting for a slow client."""
+        """Run the call and put its events into the outlet, whose buffer separates the upstream from a slow client."""
         exchange = exchange_of(request)
         try:
             reply = await self.send(call)
@@ -176,7 +176,7 @@ class Writer:
 
 
 async def written(events: Events, chunks: Chunks, outlet: Outlet) -> None:
-    if type(events) is Replay:  # half of its time would be waiting for what is there
+    if type(events) is Replay:  # its events are there already: iterating asynchronously would double the time
         for event in events.rest:
             outlet.put(chunks.write(event))
             if outlet.full:
@@ -191,7 +191,7 @@ async def written(events: Events, chunks: Chunks, outlet: Outlet) -> None:
 async def in_time(send: Handler, call: Call, exchange: Exchange) -> Answer:
     """The whole answer to a call, within its caller's deadline.
 
-    Raises UpstreamError when that has passed: OpenAI's SDKs would give up a moment later, and ask again.
+    Raises UpstreamError at the deadline, because OpenAI's SDKs would time out a moment later and retry.
     """
     if call.deadline is None:
         return await collected(send, call, exchange)
@@ -207,6 +207,6 @@ async def in_time(send: Handler, call: Call, exchange: Exchange) -> Answer:
 async def collected(send: Handler, call: Call, exchange: Exchange) -> Answer:
     reply = await send(call)
     exchange.answered(reply.facts)
-    answer = await collect(reply)  # of which some may still be to come, where it joined a stream
+    answer = await collect(reply)  # part of it may still have to arrive, if the call joined a running stream
     exchange.usage = answer.usage
     return answer
