@@ -63,7 +63,7 @@ class Me:
         yield b"}}"
 
     async def forget(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Delete all data of a user.  Raises Busy if some of it cannot be deleted now; the rest may already be deleted."""
+        """Delete all data of a user.  Raises Busy if some cannot be deleted now; other data may be deleted already."""
         user = self.whose(request)
         if self.several:
             await asyncio.sleep(LATE)  # otherwise their next batch would add some again

@@ -76,7 +76,7 @@ class Outlet:
         self.end()
 
     async def take(self) -> bytes:
-        """Wait for bytes and take all of them; b"" means the end.  Raises the error of a call that failed before any."""
+        """Wait for bytes and take all of them; b"" is the end.  Raises the error of a call that failed before any."""
         if not self.parts and not self.over:
             self.ready.clear()
             await self.ready.wait()

@@ -96,7 +96,7 @@ class Responses:
             raise
 
     async def read(self, request: web.BaseRequest, body: JSON) -> tuple[AskedResponse, Chat]:
-        """The request, with files replaced by their contents, also in `body`.  Raises BadCall, which names the field."""
+        """The request with its files replaced by their contents, also in `body`.  Raises BadCall naming the field."""
         files = openai_attached.of_items(body)
         asked, chat = self.checked(body)
         if not files:

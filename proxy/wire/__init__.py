@@ -1,1 +1,1 @@
-"""Pure translation between a dialect's JSON and the nouns of the pipeline.  No I/O here."""
+"""Pure translation between a dialect's JSON and the pipeline's types.  No I/O here."""

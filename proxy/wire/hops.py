@@ -1,4 +1,4 @@
-"""The proxies that a call came through, in the header `Via`.  Source: RFC 9110, section 7.6.3."""
+"""Loop detection by `Via`, a header that lists the proxies that a call came through.  Source: RFC 9110, section 7.6.3."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Final
 from proxy.errors import Looped
 
 OURS: Final = re.compile(r"(?<![\w-])gemmapy-[0-9a-f]{16}(?![\w-])")
-"""How a proxy of this kind names itself; what other proxies write there is not handed on."""
+"""The name of a GemmaPy Proxy in `Via`; entries of other proxies are not passed on."""
 MOST: Final = 8
-"""Proxies of this kind in a row; more are a loop through servers that do not know each other's names."""
+"""Maximum number of GemmaPy Proxies in a row; more are taken for a loop."""
 
 VIA: ContextVar[str] = ContextVar("via", default="")
-"""What goes on with anything that is asked because of the request under way, such as a list of models."""
+"""The `Via` to send with every request to an upstream that the current request causes, such as for a list of models."""
 
 
 def named(server: str) -> str:
-    """What a server adds.  server: its id, hexadecimal."""
+    """The entry that a server adds.  server: its id, hexadecimal."""
     return f"1.1 gemmapy-{server[:16]}"
 
 
 def onwards(via: Sequence[str], server: str) -> str:
-    """The header of what goes on from here.  via: those of the request.  Raises Looped if it has been here before."""
+    """The `Via` to send to upstreams.  via: the request's.  Raises Looped if it contains this server or too many."""
     mine = named(server)
     if not via:
         return mine

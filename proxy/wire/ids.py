@@ -1,21 +1,21 @@
-"""Ids that are unique, not secret: a system call for each would cost more than reading a request."""
+"""Ids that are unique but not secret, because a system call for each would cost more than parsing a request."""
 
 from __future__ import annotations
 
 from random import Random, SystemRandom
 from time import time_ns
 
-_random = Random(SystemRandom().getrandbits(256))  # noqa: S311  (nothing is guarded by an id)
+_random = Random(SystemRandom().getrandbits(256))  # noqa: S311  (ids are not secrets)
 
 
 def new_id(prefix: str) -> str:
-    """The prefix and 32 hex digits; the prefix brings its own separator."""
+    """The prefix, which includes any separator, and 32 hex digits."""
     return f"{prefix}{_random.getrandbits(128):032x}"
 
 
 def timely_id(prefix: str) -> str:
-    """The same, later ones after earlier ones: in an index of a table those of one time then stand together.
+    """The same, but ids sort by time, so that rows of the same time are adjacent in a table's index.
 
-    12 digits are milliseconds since 1970.
+    The first 12 digits are milliseconds since 1970.
     """
     return f"{prefix}{time_ns() // 1_000_000:012x}{_random.getrandbits(80):020x}"

@@ -1,4 +1,4 @@
-"""Chat -> the body of Ollama's /api/chat, and what of it Ollama cannot do by itself."""
+"""Chat -> the body of Ollama's /api/chat, and what has to be emulated because Ollama cannot do it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from proxy.wire import ollama_schema
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What the operator fixed for a model; the same on every call, since a change makes Ollama reload.
+    """What the operator set for a model; the same on every call, because a change makes Ollama reload it.
 
     options: load-time ones only, such as num_ctx.
     """
@@ -32,12 +32,13 @@ class Pins:
 
 
 class Plan(Struct, frozen=True):
-    """One call as Ollama is asked, and what must be done to its answer.
+    """The request to Ollama for one call, and what must be done with its answer.
 
-    notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
-    forced: the tools of which one must be called; the answer is then JSON that stands for the call.
+    notes: field -> `emulated`, `changed` or `ignored`, reported to the caller in a header.
+    forced: the tools of which one must be called; the answer is then JSON that represents the call.
     one_call: only the first tool call is kept.
-    checked: whether the answer must be JSON, and the schema it must fit.
+    json: whether the answer must be JSON.  schema: what it must match, if that is checked.
+    strict_tools: for each tool whose arguments are checked, their schema.
     """
 
     body: dict[str, JSON]
@@ -50,7 +51,7 @@ class Plan(Struct, frozen=True):
 
 
 def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | None) -> Plan:
-    """How a chat is put to Ollama.  Never truncates: an overflow is an error, not a silent loss."""
+    """Plan the request for a chat.  Nothing is truncated: a prompt that is too long is an error, not a silent loss."""
     notes: dict[str, str] = {}
     tools, forced = offered(chat, notes)
     body: dict[str, JSON] = {"model": model, "stream": stream, "truncate": False, "shift": pins.shift}
@@ -66,7 +67,7 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
         body["tools"] = [tool_of(tool, index, budget) for index, tool in enumerate(chat.tools) if tool.name in names]
     body["messages"] = list(messages_of(ending(messages, notes), notes))
     body |= sampled(chat, notes, info)
-    if forced and "logprobs" in body:  # the tokens would be those of the JSON that stands for the call
+    if forced and "logprobs" in body:  # the tokens would be those of the JSON that represents the call
         del body["logprobs"], body["top_logprobs"]
         notes["logprobs"] = "ignored"
     if options := {**options_of(chat.options), **pins.options}:
@@ -83,7 +84,7 @@ def plan(model: str, chat: Chat, stream: bool, pins: Pins, info: ModelInfo | Non
 
 
 def offered(chat: Chat, notes: dict[str, str]) -> tuple[tuple[Tool, ...], tuple[Tool, ...]]:
-    """The tools shown to Ollama, and those of which one is forced: Ollama has no tool_choice."""
+    """The tools to send to Ollama, and those of which one is forced, because Ollama has no tool_choice."""
     choice = chat.tool_choice
     if not chat.tools:
         return (), ()
@@ -115,13 +116,15 @@ def sampled(chat: Chat | Complete, notes: dict[str, str], info: ModelInfo | None
 def options_of(options: Mapping[str, JSON]) -> dict[str, JSON]:
     told = {"num_predict" if name == "max_tokens" else name: value for name, value in options.items()}
     if "num_predict" in told and told["num_predict"] is None:
-        told["num_predict"] = -1  # left out, the model's own bound would hold
+        told["num_predict"] = -1  # without it the model's own limit would apply
     return told
 
 
 def ending(messages: tuple[Message, ...], notes: dict[str, str]) -> tuple[Message, ...]:
-    """Messages of the assistant's that stand last, as where several agents speak in turn, are made one: Ollama refuses
-    more, and those of its models that have a template join them by an empty line, too."""
+    """Merge several assistant messages at the end, as multi-agent apps send them: Ollama refuses more than one.
+
+    They are joined by an empty line, as Ollama itself does for models that have a template.
+    """
     first = len(messages)
     while first and messages[first - 1].role == "assistant":
         first -= 1
@@ -165,14 +168,14 @@ def tool_of(tool: Tool, index: int, budget: ollama_schema.Budget) -> dict[str, J
     return {"type": "function", "function": function}
 
 
-# --- what Ollama does not do, said in a prompt and enforced by a grammar -----------------------------
+# --- what Ollama cannot do: requested in the prompt, and enforced by a grammar -----------------------
 
 
 def telling(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
-    """Add an instruction where it disturbs least.
+    """Add an instruction to the client's system message, or else to its last user message.
 
-    To the client's own system message, which stays the same from turn to turn; without one to the last
-    user message, because a system message of ours would displace the model's own.
+    The system message stays the same from turn to turn, so the prompt cache remains valid. A system message of our
+    own would replace the model's.
     """
     spots = [index for index, one in enumerate(messages) if one.role == "system"][:1]
     spots += [index for index, one in enumerate(messages) if one.role == "user"][-1:]
@@ -198,7 +201,7 @@ def must_call(forced: tuple[Tool, ...]) -> str:
 
 
 def calling(forced: tuple[Tool, ...]) -> dict[str, JSON]:
-    """The schema of a JSON object that stands for a call of one of the tools."""
+    """The schema of a JSON object that represents a call of one of the tools."""
     definitions: dict[str, JSON] = {}
     shapes = []
     for index, tool in enumerate(forced):
@@ -219,7 +222,7 @@ def calling(forced: tuple[Tool, ...]) -> dict[str, JSON]:
 
 
 def rebased(schema: JSON, place: str) -> JSON:
-    """The schema with its references as they must be when it stands at `place`."""
+    """A schema with its references adjusted to being moved from the root to `place`."""
     if isinstance(schema, list):
         return [rebased(one, place) for one in schema]
     if not isinstance(schema, Mapping):
@@ -231,7 +234,7 @@ def rebased(schema: JSON, place: str) -> JSON:
 
 
 def load_body(model: str, pins: Pins) -> dict[str, JSON]:
-    """An empty chat loads the model, with the same load-time options as every other call."""
+    """The body of an empty chat, which loads the model with the same load-time options as every other call."""
     body: dict[str, JSON] = {"model": model, "messages": [], "stream": False, "shift": pins.shift}
     if pins.options:
         body["options"] = dict(pins.options)
@@ -239,7 +242,7 @@ def load_body(model: str, pins: Pins) -> dict[str, JSON]:
 
 
 def embed_body(model: str, inputs: tuple[str, ...], dimensions: int | None, pins: Pins) -> dict[str, JSON]:
-    """The body of /api/embed; it has no `shift`.  Empty inputs only load the model."""
+    """The body of /api/embed, which has no `shift`.  Without inputs it only loads the model."""
     body: dict[str, JSON] = {"model": model, "input": inputs, "truncate": False}
     if dimensions is not None:
         body["dimensions"] = dimensions

@@ -1,4 +1,4 @@
-"""Ollama's error texts -> errors of ours.  Ollama says everything in one string and often with status 500."""
+"""Ollama's errors -> ours, by their text, because many different ones have status 500."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LOADING: Final = ("llama-server process has terminated", "timed out waiting for 
                   "error starting llama-server", "llama-server binary not found",
                   "may be incompatible with your version",
                   "llama runner process has terminated", "loading model")  # fmt: skip
-# Faults of the request that Ollama answers with 500.
+# Client errors that Ollama answers with 500.
 CALLERS: Final = ("invalid format:", "does not support multimodal", "image input is not supported", 'option "',
                   "invalid tool call arguments in")  # fmt: skip
 PASSING: Final = (408, 409)
-"""Of the call's faults by their number, but not so the next time: OpenAI's clients ask again, too."""
+"""4xx statuses that are transient, so not the client's fault; OpenAI's SDKs retry them, too."""
 NO_MODEL: Final = re.compile(r"model ['\"].*['\"] not found")
 
 
 def error_of(status: int, body: bytes, model: str) -> ProxyError:
-    """What an answer with an error status means to the caller."""
+    """The error for an answer with an error status."""
     return of_text(status, text_of(body) or f"Ollama answered with status {status}.", model)
 
 
 def text_of(body: bytes) -> str:
-    """The message in `{"error": "…"}`, or the start of whatever else was sent; not the page of a gateway."""
+    """The message in `{"error": "…"}`, or the start of any other text; "" for a gateway's HTML page."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -41,7 +41,7 @@ def text_of(body: bytes) -> str:
 
 
 def unwrapped(value: JSON) -> str:
-    """llama-server's own JSON arrives as a string inside Ollama's; dig down to the message."""
+    """The innermost message: llama-server's JSON error arrives as a string inside Ollama's."""
     for _ in range(4):
         if isinstance(value, dict):
             value = value.get("error", value.get("message", ""))
@@ -56,12 +56,12 @@ def unwrapped(value: JSON) -> str:
 
 
 def of_text(status: int, text: str, model: str) -> ProxyError:
-    """status: Ollama's, or 200 for an error line inside an answer."""
+    """The error that a text means.  status: Ollama's, or 200 for an error line inside an answer."""
     lower = text.lower()
     if status == 404 and NO_MODEL.search(text):
         return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
     if any(sign in lower for sign in OVERFLOW):
-        param = "input" if "input length" in lower else "messages"  # only embeddings speak of inputs
+        param = "input" if "input length" in lower else "messages"  # only errors of embeddings mention inputs
         return BadCall(text, param=param, code="context_length_exceeded")
     if status == 400 or any(sign in lower for sign in CALLERS):
         capable = None if "does not support" not in lower else "model_not_capable"
@@ -72,8 +72,8 @@ def of_text(status: int, text: str, model: str) -> ProxyError:
 
 
 def of_status(status: int, text: str) -> ProxyError:
-    """Where the text says nothing that is known."""
-    if status in (404, 405):  # an endpoint that this Ollama is too old for; another try would find it as old
+    """The error by the status alone, if the text is not a known one."""
+    if status in (404, 405):  # this Ollama is too old for the endpoint, so a retry would not help
         return TooOld(f"Ollama has no such endpoint: {text}")
     if status in (401, 402, 403):
         return Denied(f"Ollama refused the request: {text}", code="upstream_denied")
@@ -83,7 +83,7 @@ def of_status(status: int, text: str) -> ProxyError:
         return UpstreamError(text, "overloaded", wait=1.0)
     if status == 413:
         return TooLarge(text, code="request_too_large")
-    # Ollama itself knows few of these; a gateway before it may say any.
+    # Ollama itself sends few of these, but a gateway in front of it may send any.
     ours = 400 <= status < 500 and status not in PASSING
     return BadCall(text) if ours else UpstreamError(text, _cause(text.lower()))
 

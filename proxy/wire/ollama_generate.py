@@ -9,13 +9,13 @@ from proxy.wire.ollama_lines import ChatReader
 
 
 def plan(model: str, ask: Complete, stream: bool, pins: Pins, info: ModelInfo) -> Plan:
-    """How one prompt is put to Ollama.  Never truncates."""
+    """Plan the request for one prompt.  Nothing is truncated."""
     notes: dict[str, str] = {}
     body: dict[str, JSON] = {"model": model, "stream": stream, "truncate": False, "shift": pins.shift}
     body |= prompt_of(ask)
     body |= sampled(ask, notes, info)
     if "raw" in body:
-        body["think"] = False  # there is no template that could say where a thought ends
+        body["think"] = False  # without a template Ollama cannot tell where the thinking ends
     if options := {**options_of(ask.options), **pins.options}:
         body["options"] = options
     form = ask.format
@@ -24,7 +24,7 @@ def plan(model: str, ask: Complete, stream: bool, pins: Pins, info: ModelInfo) -
 
 
 def prompt_of(ask: Complete) -> dict[str, JSON]:
-    """A raw prompt cannot have a suffix: the model's own template says where that goes."""
+    """The prompt and its fields.  One with a suffix is not raw: the model's template says where the suffix goes."""
     body: dict[str, JSON] = {"prompt": ask.prompts[0]}
     if ask.raw and not ask.suffix:
         body["raw"] = True

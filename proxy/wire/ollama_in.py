@@ -1,6 +1,6 @@
-"""Ollama's own requests -> ours, for clients that speak its native API.  Their defaults are Ollama's: `stream` is true.
+"""Requests to Ollama's native API -> ours.  Defaults are Ollama's: `stream` is true.
 
-`truncate` and load-time options are the operator's here as everywhere: ignored, and told.
+`truncate` and load-time options are set by the operator, so clients' are ignored, which a header reports.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from proxy.wire.openai_messages import Limits
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 LEVELS: tuple[Level, ...] = ("low", "medium", "high", "max")
 NO_TIME: Final = re.compile(r"[+-]?0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
-"""A duration of Go's that is 0."""
+"""A duration of 0 in Go's notation."""
 
 
 SPELLED: Final = {"reasoning_effort": "think", "response_format": "format"}
-"""What chats of OpenAI's call otherwise."""
+"""Names of fields in OpenAI's chat API, and what Ollama calls them."""
 
 
 def spelled(param: str | None) -> str | None:
-    """The field of a native request that an inner one's name stands for."""
+    """The name in a native request for a field of OpenAI's chat API."""
     return SPELLED.get(param or "", param)
 
 
 @dataclass(slots=True)
 class AskedNatively(Asked):
-    """A native request as it is read."""
+    """A native request, while it is parsed field by field."""
 
     stream: bool = True
     prompt: str = ""
@@ -50,7 +50,7 @@ class AskedNatively(Asked):
     def complete(self) -> Complete:
         return Complete(
             prompts=(self.prompt,),
-            raw=self.raw and self.prompt != "",  # an empty one loads the model even then
+            raw=self.raw and self.prompt != "",  # an empty prompt only loads the model, even with `raw`
             suffix=self.suffix,
             system=self.system,
             images=self.images,
@@ -65,7 +65,7 @@ class AskedNatively(Asked):
 
 
 def read_native(body: JSON, known: Mapping[str, Field], limits: Limits, theirs: Collection[str] = ()) -> AskedNatively:
-    """A body by the rows of one of the tables below.  Raises BadCall naming the first field that is wrong."""
+    """Parse a body by one of the tables below.  Raises BadCall, which names the first wrong field."""
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = AskedNatively(limits)
@@ -75,7 +75,7 @@ def read_native(body: JSON, known: Mapping[str, Field], limits: Limits, theirs: 
 
 
 def _native(asked: Asked) -> AskedNatively:
-    """The readers below are only in this module's tables."""
+    """The request as this module's type: the readers below are used only in its own tables."""
     if not isinstance(asked, AskedNatively):
         raise TypeError("a native field in another dialect")
     return asked
@@ -131,7 +131,7 @@ def _tool_call(value: JSON, at: str, index: int) -> ToolCall:
     return ToolCall(_text(call, "id", at) or f"call_{index}", name, read.dumped(arguments))
 
 
-# --- one reader a field -------------------------------------------------------------------------------
+# --- one reader per field -----------------------------------------------------------------------------
 
 
 def _think(asked: Asked, value: JSON, at: str) -> None:
@@ -143,7 +143,7 @@ def _format(asked: Asked, value: JSON, at: str) -> None:
         asked.format = Format() if value else None
     else:
         read.not_deep(read.mapping(value, at), at, asked.limits.max_depth)
-        asked.format = Format(value, strict=False)  # Ollama enforces it by a grammar and checks nothing
+        asked.format = Format(value, strict=False)  # Ollama enforces it by a grammar, but does not check the answer
 
 
 def _logprobs(asked: Asked, value: JSON, at: str) -> None:
@@ -173,7 +173,7 @@ def _system(asked: Asked, value: JSON, at: str) -> None:
 
 
 def _template(asked: Asked, value: JSON, at: str) -> None:
-    if read.text(value, at):  # Ollama's own command line always sends one, mostly empty
+    if read.text(value, at):  # Ollama's command line always sends one, mostly empty
         raise BadCall(
             f"'{at}' is not supported: templates are set by the operator.", param=at, code="unsupported_parameter"
         )

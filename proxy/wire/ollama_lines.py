@@ -1,4 +1,4 @@
-"""What Ollama answers -> Events."""
+"""Ollama's answers -> Events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from proxy.wire.told import count, number, text
 
 
 class Lines:
-    """Cuts a byte stream, however it was split on its way, into lines of at most `most` bytes."""
+    """Splits a byte stream, which arrives in arbitrary pieces, into lines of at most `most` bytes."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now; raises UpstreamError when one grows past its bound."""
+        """The lines that are now complete.  Raises UpstreamError if one becomes longer than `most`."""
         lines = (self.rest + data if self.rest else data).split(b"\n")
         self.rest = lines.pop()
         if len(self.rest) > self.most or any(len(line) > self.most for line in lines):
@@ -28,17 +28,17 @@ class Lines:
 
 
 class ChatReader:
-    """Reads the lines of one /api/chat answer, or its only document."""
+    """Reads the lines of one streamed /api/chat answer, or the only document of a whole one."""
 
     def __init__(self, model: str) -> None:
         self.model = model
         self.called = False
         self.done = False
         self.held: tuple[JSON, ...] = ()
-        """The logprobs of tokens whose text Ollama has not told yet: it holds some back until it has seen more."""
+        """Logprobs of tokens whose text Ollama has not sent yet: its parser holds back text until it has seen more."""
 
     def read(self, line: bytes) -> list[Event]:
-        """Raises UpstreamError, or the error that an error line tells of."""
+        """The events of one line.  Raises UpstreamError, or the error that an error line contains."""
         try:
             data = orjson.loads(line)
             if "error" in data:
@@ -65,15 +65,15 @@ class ChatReader:
         events: list[Event] = []
         if thought := message.get("thinking"):
             events.append(Thinking(text(thought)))
-            self.held = ()  # what began the thought
-        # Ollama marks no logprob as a thought's; those that come with a thought are not the answer's.
+            self.held = ()  # they belong to the text that began the thinking
+        # Ollama does not say which logprobs belong to thinking; those in a line with thinking are not the answer's.
         told = () if thought else tuple(map(logprob, data.get("logprobs") or ()))
         events += self.spoken(text(message.get("content") or ""), told, data["done"])
         events += [self.calling(call["function"]) for call in message.get("tool_calls") or ()]
         return events
 
     def spoken(self, words: str, told: tuple[JSON, ...], done: bool) -> list[Event]:
-        """A text with the logprobs of its own tokens, as OpenAI's clients expect them; those of none come last."""
+        """Text with the logprobs of its tokens, as OpenAI's clients expect; those without text are given at the end."""
         logprobs = self.held + told
         if not words and not done:
             self.held = logprobs
@@ -82,7 +82,7 @@ class ChatReader:
         return [Text(words, 0, logprobs)] if words or logprobs else []
 
     def calling(self, function: dict[str, JSON]) -> ToolCalled:
-        """Ids and order are ours: Ollama's are missing, or all 0, in one style or another."""
+        """A tool call with an id of our own: for some models Ollama's ids are missing, or its indexes are all 0."""
         self.called = True
         arguments = orjson.dumps(function.get("arguments") or {}).decode()
         return ToolCalled(new_id("call_"), text(function["name"]), arguments)
@@ -111,7 +111,7 @@ class ChatReader:
 
 
 def logprob(one: dict[str, JSON]) -> dict[str, JSON]:
-    """As it was told.  Raises KeyError or TypeError where it is none."""
+    """A copy of a valid logprob.  Raises KeyError or TypeError if it is invalid."""
     for told in (one, *(one.get("top_logprobs") or ())):
         text(told["token"])
         number(told["logprob"])
@@ -119,12 +119,12 @@ def logprob(one: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
-    """One /api/embed document: `wanted` rows of unit length, and what they took.  Raises UpstreamError."""
+    """The vectors of an /api/embed document, `wanted` rows of unit length, and their usage.  Raises UpstreamError."""
     import numpy as np
 
     try:
         data = orjson.loads(document)
-        with np.errstate(over="ignore"):  # it is seen below
+        with np.errstate(over="ignore"):  # checked below
             values = np.asarray(data["embeddings"], dtype=np.float32)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         raise UpstreamError("Ollama sent embeddings that cannot be read.", "server") from None

@@ -1,4 +1,4 @@
-"""What Ollama tells of its models -> ModelInfo.  Older servers leave out capabilities and context."""
+"""Ollama's descriptions of models -> ModelInfo.  Older servers omit capabilities and context length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARY = "registry.ollama.ai/library/"
 
 @lru_cache(4096)
 def canonical(name: str) -> str:
-    """The form in which two spellings of one model are equal: `Llama3.2` and `llama3.2:latest` are one."""
+    """A model's canonical name, the same for all its spellings, such as `Llama3.2` and `llama3.2:latest`."""
     name = name.lower().removeprefix(LIBRARY).removeprefix("library/")
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
@@ -32,12 +32,12 @@ def is_cloud(name: str) -> bool:
 
 
 def is_remote(info: ModelInfo) -> bool:
-    """Whether Ollama forwards a call for this model: a copy of a cloud model may have any name."""
+    """Whether Ollama forwards calls for this model to another host; a copy of a cloud model may have any name."""
     return is_cloud(info.name) or bool(info.told.get("remote_host"))
 
 
 def read_tags(document: bytes) -> list[ModelInfo]:
-    """The models of /api/tags, as listed.  Raises UpstreamError."""
+    """The models of /api/tags, in their order.  Raises UpstreamError."""
     try:
         return [_listed(one) for one in orjson.loads(document)["models"] or ()]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
@@ -100,7 +100,7 @@ def loaded_entries(document: bytes) -> list[dict[str, JSON]]:
 
 
 def read_loaded(document: bytes) -> dict[str, int | None]:
-    """The models in /api/ps by canonical name, with their context, which older servers do not tell.
+    """Context lengths of the models in /api/ps, by canonical name; None on older servers, which omit it.
 
     Raises UpstreamError.
     """

@@ -1,4 +1,4 @@
-"""Events -> Ollama's own answers, whole or as lines, for clients that speak its native API."""
+"""Events -> answers of Ollama's native API, whole or as lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from proxy.wire.openai_errors import clean
 
 LISTED: Final = "GET /v1/models lists"
 TAGGED: Final = "GET /api/tags lists"
-"""Where a client of Ollama's finds the models that others are told to look for there."""
+"""What replaces `LISTED` in an error message to a client of Ollama's API."""
 MILLI: Final = 0.001
 METRICS: Final = (
     ("load_duration", attrgetter("load_ns")),
@@ -32,12 +32,12 @@ METRICS: Final = (
 
 
 def error_body(error: ProxyError) -> bytes:
-    """Ollama's errors are one string, which points its clients to its own endpoints."""
+    """An error in Ollama's form, one string, which refers to Ollama's endpoints instead of OpenAI's."""
     return orjson.dumps({"error": clean(str(error)).replace(LISTED, TAGGED)})
 
 
 def now() -> str:
-    """RFC 3339 in UTC, as Ollama writes it."""
+    """The time in UTC by RFC 3339, as Ollama writes it."""
     micros = time.time_ns() // 1000
     return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06}Z"
 
@@ -48,7 +48,7 @@ def _second(seconds: int) -> str:
 
 
 def metrics(usage: Usage | None, started: int) -> dict[str, JSON]:
-    """Durations in ns; what is zero or unknown is left out, as Ollama does."""
+    """Token counts, and durations in ns.  Zero and unknown ones are omitted, as by Ollama."""
     told: dict[str, JSON] = {"total_duration": time.perf_counter_ns() - started}
     if usage is not None:
         for name, read in METRICS:
@@ -59,7 +59,7 @@ def metrics(usage: Usage | None, started: int) -> dict[str, JSON]:
 
 @dataclass(slots=True)
 class NativeStyle:
-    """How one call wants its answer written.  model: the name as asked."""
+    """How to write the answer to one call.  model: the name in the request."""
 
     model: str
     kind: Literal["chat", "generate"] = "chat"
@@ -68,7 +68,7 @@ class NativeStyle:
     media_type = "application/x-ndjson"
 
     def comment(self, text: str) -> bytes:
-        """Lines of JSON have no place for one."""
+        """None: lines of JSON cannot contain a comment."""
         return b""
 
     def failed(self, error: ProxyError) -> bytes:
@@ -111,7 +111,7 @@ def tool_call(call: ToolCall | ToolCalled, index: int) -> JSON:
 
 
 class NativeLines:
-    """Writes the events of one answer as lines; the last one carries the figures."""
+    """Writes the events of one answer as lines; the last one has the token counts and durations."""
 
     def __init__(self, style: NativeStyle) -> None:
         self.style = style
@@ -119,7 +119,7 @@ class NativeLines:
         self.reason = "stop"
         self.calls = 0
         self.sources: dict[str, JSON] = {}
-        # A line with text costs one `dumps` of the text between parts made beforehand.
+        # For speed, a line with text is one `dumps` of the text between prepared parts.
         self.head = orjson.dumps({"model": style.model})[:-1] + b',"created_at":"'
         self.stamped = 0.0
         self.before = b""
@@ -128,7 +128,7 @@ class NativeLines:
 
     def write(self, event: Event) -> bytes:
         if type(event) is Text and not event.logprobs:
-            if (moment := time.time()) - self.stamped >= MILLI:  # tokens that come together are stamped together
+            if (moment := time.time()) - self.stamped >= MILLI:  # tokens within a millisecond share a timestamp
                 self.stamped, self.before = moment, self.head + now().encode() + self.between
             return self.before + orjson.dumps(event.text) + self.after
         return self.other(event)
@@ -156,7 +156,7 @@ class NativeLines:
 
 
 def write_embed(model: str, answer: Answer, started: int, legacy: bool) -> bytes:
-    """All figures that are known, zeros too: unlike those of chats, clients take them for granted."""
+    """The answer of /api/embed, with zeros too: unlike in chats, clients expect these fields to be present."""
     rows = [] if answer.vectors is None else list(answer.vectors.values)
     if legacy:
         told: dict[str, JSON] = {"embedding": rows[0] if rows else []}

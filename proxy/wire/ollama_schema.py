@@ -1,8 +1,8 @@
-"""A function's JSON schema, rewritten so that Ollama loses nothing of it.
+"""Rewrites a function's JSON schema so that Ollama loses nothing of it.
 
-Ollama reads tool parameters into types of its own that keep only type, anyOf, items, description, enum,
-properties and required.  What else a schema says is put in words into the description, references are
-written out, `allOf` is merged, and `oneOf` becomes `anyOf`.
+Ollama parses tool parameters into Go types that keep only type, anyOf, items, description, enum, properties and
+required.  Other keywords are therefore written into the description, references are replaced by their targets,
+`allOf` is merged, and `oneOf` becomes `anyOf`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ KEPT: Final = frozenset(
     {"type", "description", "const", "enum", "anyOf", "oneOf", "allOf", "properties", "required", "items"}
 )
 SILENT: Final = frozenset({"title", "$schema", "$id", "$anchor", "$comment", "$defs", "definitions"})
-"""Keywords that say nothing of a value; a title stands in where there is no description."""
+"""Keywords that do not restrict a value.  A title is used as the description if there is none."""
 EXAMPLES: Final = frozenset({"default", "examples"})
-"""Keywords whose value is not made of schemas."""
+"""Keywords whose values are data and not schemas."""
 NULLS: Final = frozenset({"const", "default"})
-"""Keywords that may be null; other nulls are how some writers leave a keyword out."""
+"""Keywords for which null is a value; for others some generators write null to mean that they are absent."""
 NOTES: Final = SILENT | EXAMPLES | {"description"}
-"""Keywords beside a reference that stand in place of its target's own."""
+"""Keywords beside a reference that replace those of its target."""
 MOST_NODES: Final = 20_000
-"""Of all tools of a call."""
+"""Maximum number of nodes in all tools of a call together."""
 MOST_UNFOLDED: Final = 1_000_000
-"""Bytes that references and words may add, of all tools of a call."""
+"""Maximum bytes that expanded references and descriptions may add to all tools of a call together."""
 DEEPEST: Final = 64
 
 
 def parameters(schema: Mapping[str, JSON], at: str, budget: Budget | None = None) -> dict[str, JSON]:
-    """The `parameters` of a tool as Ollama keeps them, and a `description` of what it does not keep at the root.
+    """The `parameters` of a tool in a form that Ollama keeps, and a `description` of what it would drop at the root.
 
-    Raises BadCall if it is no schema, or if its references lead nowhere or unfold without bound.
+    Raises BadCall if this is not a valid schema, or if references do not exist or expand without bound.
     """
     kept = _Writer(schema, at, budget or Budget()).node(
         {name: value for name, value in schema.items() if name != "title"}, 0
@@ -48,17 +48,17 @@ def parameters(schema: Mapping[str, JSON], at: str, budget: Budget | None = None
     kind = kept.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise BadCall(f"Invalid '{at}': the schema must be of type object.", param=at, code="invalid_schema")
-    # Without properties Ollama would make of it a schema that llama-server refuses.
+    # Without properties Ollama would build a schema that llama-server refuses.
     return {"properties": {}, **kept, "type": "object"}
 
 
 def also(kept: dict[str, JSON], name: str, value: JSON) -> None:
-    """Say in words what cannot be said otherwise."""
+    """Add a keyword that Ollama does not keep to the description."""
     kept["description"] = f"{kept.get('description', '')} ({name}: {orjson.dumps(value).decode()})".strip()
 
 
 def merge(kept: dict[str, JSON], more: Mapping[str, JSON]) -> None:
-    """Let `kept` say what `more` says, too."""
+    """Add the keywords of `more` to `kept`, so that both apply."""
     for name, value in more.items():
         own: JSON = kept.get(name)
         if name not in kept or own == value:
@@ -75,7 +75,7 @@ def merge(kept: dict[str, JSON], more: Mapping[str, JSON]) -> None:
 
 
 class Budget:
-    """What the tools of one call may grow to, all together."""
+    """The limits of size for all tools of one call together."""
 
     def __init__(self) -> None:
         self.nodes = 0
@@ -108,7 +108,7 @@ class _Writer:
         self.budget.count(self.at)
         if depth > DEEPEST:
             raise too_large(self.at)
-        if isinstance(schema, bool):  # a schema too, but Ollama wants an object
+        if isinstance(schema, bool):  # also a schema, but Ollama accepts only objects
             return {} if schema else {"description": "(never given)"}
         schema = self.of_kind(schema, Mapping, "a schema")
         if "$ref" in schema:
@@ -172,7 +172,7 @@ class _Writer:
         return {name: self.written_out(one, depth + 1) for name, one in value.items()}
 
     def resolved(self, schema: Mapping[str, JSON]) -> Mapping[str, JSON]:
-        """The reference's target together with what is said beside the reference."""
+        """The target of a reference, combined with the keywords beside the reference."""
         target = self.target(schema["$ref"])
         beside = {name: value for name, value in schema.items() if name != "$ref"}
         if any(name in target and name not in NOTES for name in beside):

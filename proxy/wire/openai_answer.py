@@ -17,7 +17,7 @@ from proxy.wire.openai_errors import SseStyle
 
 @dataclass(slots=True)
 class ChatStyle(SseStyle):
-    """How one call wants its answer written.  model: the name as the client asked for it."""
+    """How to write the answer to one call.  model: the name in the request."""
 
     model: str
     include_usage: bool = False
@@ -69,7 +69,7 @@ class ChatStyle(SseStyle):
 
 
 def fingerprint(facts: Mapping[str, str]) -> str:
-    """OpenAI's `system_fingerprint`: here it tells which weights answered."""
+    """OpenAI's `system_fingerprint`: here the digest of the model's weights."""
     return f"fp_{facts.get('digest') or 'ollama'}"
 
 
@@ -78,7 +78,7 @@ def tool_call(call: ToolCall | ToolCalled) -> dict[str, JSON]:
 
 
 def sources_of(event: Sources) -> dict[str, JSON]:
-    """`annotations` are OpenAI's, `sources` more than it has a place for."""
+    """`annotations` as OpenAI defines them, and our own `sources` with more details."""
     return {"annotations": event.annotations, "sources": event.passages}
 
 
@@ -88,7 +88,7 @@ def logprobs_of(logprobs: JSON) -> JSON:
 
 
 def usage_of(usage: Usage | None) -> JSON:
-    """OpenAI's counts are numbers; what the upstream did not tell is 0 here and unknown in our own events."""
+    """Usage in OpenAI's form, in which counts that the upstream did not report are 0."""
     prompt = usage.prompt_tokens or 0 if usage else 0
     completion = usage.completion_tokens or 0 if usage else 0
     told: dict[str, JSON] = {
@@ -106,7 +106,7 @@ def usage_of(usage: Usage | None) -> JSON:
 class Chunks:
     """Writes the events of one answer as chunks.
 
-    A chunk with text costs one `dumps` of the text between two halves made beforehand.
+    For speed, a chunk with text is one `dumps` of the text between two prepared halves.
     """
 
     def __init__(self, style: ChatStyle, fingerprint: str) -> None:
@@ -154,8 +154,10 @@ class Chunks:
         return b""
 
     def opening(self, choice: int, content: str | None = "") -> bytes:
-        """The first chunk of a choice names the role.  content: None where no text comes yet, as OpenAI has it: some
-        clients begin a text at anything else."""
+        """The first chunk of a choice, with its role; b"" if it was already sent.
+
+        content: None if there is no text yet, as OpenAI does it: some clients begin a text at anything else.
+        """
         if choice in self.begun:
             return b""
         self.begun.add(choice)

@@ -1,5 +1,5 @@
-"""Files in the messages of OpenAI's requests: `file` parts of chats, `input_file` parts of items, and pictures in items
-that are named as files.
+"""Finds files in OpenAI's requests: `file` parts of chats, `input_file` parts of items, and pictures in items that are
+given by a file's id.
 
 Source: OpenAI's API reference, "Create chat completion", "Responses" and "Conversations".
 """
@@ -17,7 +17,7 @@ from proxy.types import JSON
 from proxy.wire import read
 
 MOST: Final = 16
-"""Files of one request."""
+"""Maximum number of files in one request."""
 ENDINGS: Final[Mapping[str, str]] = {
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
     "application/pdf": ".pdf",
@@ -29,16 +29,17 @@ ENDINGS: Final[Mapping[str, str]] = {
     "text/markdown": ".md",
     "text/plain": ".txt",
 }
-"""How the names of files end that are of these types."""
+"""The file name extensions of these content types."""
 TALKING: Final = ("user", "system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A file in a message, in whose place there is an empty text until it was read.
+    """A file in a message, which is replaced by an empty text until its contents are known.
 
-    part: what is there now.  at: how the request calls it.  id: of a file that is kept, or "".  data: as it was sent,
-    or "".  name: as its sender calls it, or "".  picture: what else its part says, where it is to be seen and not read.
+    part: the placeholder in the message.  at: its path in the request.  id: of a stored file, or "".  data: of a file
+    sent inline, or "".  name: given by the sender, or "".  picture: the fields of its part if it is shown to the model
+    as a picture; None if its text is.
     """
 
     part: dict[str, JSON]
@@ -49,7 +50,7 @@ class Attached:
     picture: Mapping[str, JSON] | None = None
 
     def put(self, told: str) -> None:
-        """told: its text, or the data: URL of a picture."""
+        """Put the contents into the message.  told: the file's text, or a picture's data: URL."""
         if self.picture is None:
             self.part["text"] = told
         else:
@@ -58,11 +59,11 @@ class Attached:
 
     @property
     def field(self) -> str:
-        """What names it in the request."""
+        """The path of the request's field that contains it."""
         return f"{self.at}.{'file_id' if self.id else 'file_data'}"
 
     def called(self) -> str:
-        """Its name, with an ending that says what it is, where anything says it."""
+        """Its name, with an extension by its content type if it has none."""
         name = self.name or "file"
         if "." in name or not self.data.startswith("data:"):
             return name
@@ -70,7 +71,7 @@ class Attached:
         return name + (ENDINGS.get(kind, ""))
 
     def bytes(self, most: int) -> bytes:
-        """Of a file that was sent, by a data: URL or as bare base64.  Raises BadCall."""
+        """The bytes of an inline file, which is a data: URL or bare base64.  Raises BadCall."""
         head, comma, body = self.data.partition(",")
         if comma and not (head.startswith("data:") and head.endswith(";base64")):
             message = f"Invalid '{self.field}': expected base64, or a data: URL with it."
@@ -87,7 +88,7 @@ class Attached:
 
 
 def of_chat(body: JSON) -> list[Attached]:
-    """Takes the files out of a chat's messages; whatever else is wrong with these is not looked at.  Raises BadCall."""
+    """Replace the files in a chat's messages by placeholders.  The rest is not checked here.  Raises BadCall."""
     found = []
     for at, parts in lists(body, "messages", {"content": ("user",)}):
         for index, part in enumerate(parts):
@@ -100,7 +101,7 @@ def of_chat(body: JSON) -> list[Attached]:
 
 
 def of_items(body: JSON, field: str = "input") -> list[Attached]:
-    """The same of a list of items."""
+    """The same for a list of items."""
     found = []
     for at, parts in lists(body, field, {"content": TALKING, "output": (None,)}):
         for index, part in enumerate(parts):
@@ -111,7 +112,7 @@ def of_items(body: JSON, field: str = "input") -> list[Attached]:
 
 
 def attaching(part: JSON) -> Callable[[Mapping[str, JSON], str, dict[str, JSON]], Attached] | None:
-    """How a part of an item is read that names a file; None for any other."""
+    """The function that reads a part with a file; None if the part has none."""
     if type(part) is not dict:
         return None
     if part.get("type") == "input_image" and part.get("file_id") is not None:
@@ -120,7 +121,7 @@ def attaching(part: JSON) -> Callable[[Mapping[str, JSON], str, dict[str, JSON]]
 
 
 def lists(body: JSON, field: str, where: Mapping[str, tuple[str | None, ...]]) -> Iterator[tuple[str, list[JSON]]]:
-    """The lists of parts in which files may be, and how they are called.  where: by field, whose it is."""
+    """The lists of parts that may contain files, with their paths.  where: for each field, the roles of its items."""
     given = body.get(field) if type(body) is dict else None
     for index, one in enumerate(given if type(given) is list else ()):
         for name, roles in where.items() if type(one) is dict else ():

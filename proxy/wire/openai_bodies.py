@@ -1,6 +1,6 @@
-"""What is asked -> the bodies that any OpenAI-compatible server reads.
+"""Chat, Complete and Embed -> request bodies for any OpenAI-compatible server.
 
-Source: OpenAI's API reference; vLLM's and llama.cpp's servers, for what they call the options that OpenAI has not.
+Source: OpenAI's API reference; for the names of other options, vLLM's and llama.cpp's servers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from proxy.wire.ollama_chat import must_fit, telling
 from proxy.wire.openai_turns import messages_of, response_format, tool_of
 
 PLAIN: Final = ("temperature", "top_p", "seed", "stop", "presence_penalty", "frequency_penalty")
-"""Options that every such server has, under the same name."""
+"""Options that every server has, under the same name."""
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "top_k": ("top_k",),
     "min_p": ("min_p",),
@@ -25,14 +25,14 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "repeat_last_n": ("repeat_last_n",),
     "num_keep": ("n_keep",),
 }
-"""Ollama's further options, and what those servers call them that have them."""
+"""Ollama's other options, and their names on servers that have them."""
 
 
 class Plan(Struct, frozen=True):
-    """One call as such a server is asked, and what must hold of its answer.
+    """The request to a server for one call, and what must be checked in its answer.
 
-    notes: field -> `emulated`, `changed` or `ignored`, for the caller to read.
-    top: alternatives a token that the caller wants to see.
+    notes: field -> `emulated`, `changed` or `ignored`, reported to the caller in a header.
+    top: number of alternatives per token that the caller requested.
     must_call: the functions of which one has to be called.
     """
 
@@ -48,7 +48,7 @@ class Plan(Struct, frozen=True):
 
 
 def plan(model: str, ask: Chat | Complete, stream: bool, extras: Collection[str]) -> Plan:
-    """extras: the options beyond OpenAI's that the server understands.  Only what the caller gave is sent."""
+    """Plan the request, with the options that the caller gave.  extras: the server's options beyond OpenAI's."""
     if isinstance(ask, Chat):
         return chat(model, ask, stream, extras)
     if ask.raw or ask.suffix:
@@ -57,7 +57,7 @@ def plan(model: str, ask: Chat | Complete, stream: bool, extras: Collection[str]
 
 
 def turned(ask: Complete) -> Chat:
-    """A prompt that wants the model's own template is a chat of one turn."""
+    """A prompt to be put into the model's template, as a chat of one turn."""
     user = Message("user", ask.prompts[0], ask.images)
     return Chat(
         messages=(Message("system", ask.system), user) if ask.system else (user,),
@@ -97,7 +97,7 @@ def chat(model: str, ask: Chat, stream: bool, extras: Collection[str]) -> Plan:
 
 
 def completion(model: str, ask: Complete, stream: bool, extras: Collection[str]) -> Plan:
-    """A raw prompt; nobody is told of a system message or of images there."""
+    """Plan the request for a raw prompt, which has no system message or images.  Raises BadCall for images."""
     if ask.images:
         message = "'images' are supported in chats only: a raw prompt cannot contain them."
         raise BadCall(message, param="images", code="unsupported_parameter")
@@ -121,7 +121,7 @@ def completion(model: str, ask: Complete, stream: bool, extras: Collection[str])
 
 
 def embed_body(model: str, inputs: tuple[str, ...], dimensions: int | None) -> dict[str, JSON]:
-    """Floats, since some servers know nothing else."""
+    """The body of /embeddings.  It asks for floats, because some servers support nothing else."""
     body: dict[str, JSON] = {"model": model, "input": inputs, "encoding_format": "float"}
     return body if dimensions is None else {**body, "dimensions": dimensions}
 
@@ -134,7 +134,7 @@ def begun(model: str, stream: bool) -> dict[str, JSON]:
 
 
 def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], notes: dict[str, str]) -> dict[str, JSON]:
-    """most: what the endpoint calls the bound of an answer's tokens."""
+    """The options, with their names on the server.  most: the endpoint's name for the maximum of tokens."""
     body: dict[str, JSON] = {}
     for name, given in options.items():
         if name in PLAIN:
@@ -142,7 +142,7 @@ def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], not
         elif name == "max_tokens":
             if given is not None:
                 body[most] = given
-            elif most == name:  # a completion without a bound has the server's own, often of 16
+            elif most == name:  # without it a completion has the server's default, often 16
                 notes["options.num_predict"] = "ignored"
         elif name in extras:
             body |= dict.fromkeys(EXTRAS[name], given)
@@ -152,7 +152,7 @@ def sampled(options: Mapping[str, JSON], most: str, extras: Collection[str], not
 
 
 def effort(think: bool | str | None, notes: dict[str, str]) -> dict[str, JSON]:
-    """True leaves it to the model, as saying nothing does."""
+    """The reasoning effort.  True leaves it to the model, by omitting the field."""
     if think is None or think is True:
         return {}
     if think == "max":
@@ -162,10 +162,10 @@ def effort(think: bool | str | None, notes: dict[str, str]) -> dict[str, JSON]:
 
 
 def offered(ask: Chat, notes: dict[str, str]) -> dict[str, JSON]:
-    """The tools and how they may be used.
+    """The tools, and how they may be used.
 
-    A named function is the only one that is shown, and required: llama.cpp takes a name for `auto`.  A choice among
-    several only OpenAI knows, so that there, too, the others are hidden.
+    If a function is named, only this one is sent, with `required`, because llama.cpp treats a name as `auto`.  If
+    several are allowed, only these are sent, because only OpenAI supports such a choice.
     """
     choice = ask.tool_choice
     if not ask.tools:

@@ -1,7 +1,7 @@
 """An OpenAI chat request -> Chat.  Source: OpenAI's API reference, "Create chat completion".
 
-`FIELDS` is the whole of it: one row a field, with what becomes of it.  The parameter table in the docs is
-made from these rows.
+`FIELDS` has one row for each supported field and says what is done with it.  The parameter table in the docs is
+generated from these rows.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ TWINS = {"max_tokens": "max_completion_tokens", "tools": "functions", "tool_choi
 
 
 def read_chat(body: JSON, limits: Limits, theirs: Collection[str] = (), brings: Collection[str] = ()) -> Asked:
-    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared; `brings`: those of them with
-    which there need be no messages, and how names of models begin, up to a colon, with which there need be none.
+    """Parse and check a request's body.
 
-    Raises BadCall naming the first field that is wrong or not supported.
+    theirs: the fields that the chain's plugins declared.
+    brings: those of them that add messages, so that the request needs none; also prefixes of model names, with a colon
+    at the end, that do so.
+    Raises BadCall, which names the first field that is wrong or not supported.
     """
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
@@ -53,7 +55,7 @@ def _alike(one: str, first: JSON, other: str, second: JSON) -> None:
 
 
 def together(asked: Asked, choice: str) -> None:
-    """What only two fields together can show to be wrong.  choice: the name of the field that chose a tool."""
+    """Check combinations of fields.  choice: the name of the field with the tool choice.  Raises BadCall."""
     if asked.top_logprobs and not asked.logprobs:
         raise BadCall("'top_logprobs' requires 'logprobs' to be true.", param="top_logprobs")
     for name, native in fields.OLLAMA_NAMES.items() if asked.native else ():
