@@ -1,4 +1,4 @@
-"""Loop detection by `Via`, a header that lists the proxies that a call came through.  Source: RFC 9110, section 7.6.3."""
+"""Loop detection by `Via`, a header that lists the proxies a call has passed.  Source: RFC 9110, section 7.6.3."""
 
 from __future__ import annotations
 
