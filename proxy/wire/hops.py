@@ -1,4 +1,4 @@
-"""Loop detection by `Via`, a header that lists the proxies a call has passed.  Source: RFC 9110, section 7.6.3."""
+"""Loop detection by the header `Via`, which lists the proxies behind a call.  Source: RFC 9110, section 7.6.3."""
 
 from __future__ import annotations
 

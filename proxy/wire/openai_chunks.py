@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server answers, whole or in chunks -> Events."""
+"""Answers of OpenAI-compatible servers, whole or in chunks -> Events."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from proxy.wire.ids import new_id
 from proxy.wire.told import count, number, text
 
 BROKEN = ("abort", "error", "cancelled")
-"""Why a server says that it ended an answer which it did not end well."""
+"""Finish reasons with which servers report that an answer failed."""
 
 
 ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
 
 
 class AnswerReader:
-    """Reads the chunks of one answer, or its only document, of chats and of completions.
+    """Reads the chunks of one streamed answer, or the only document of a whole one, of chats and of completions.
 
-    top: alternatives a token that were asked for; some servers tell more.  error_of: what an error of theirs means.
+    top: number of alternatives per token that were requested; some servers send more.
+    error_of: translates the server's errors.
     """
 
     def __init__(self, model: str, top: int = 0, error_of: ReadError = openai_refusals.error_of) -> None:
@@ -33,30 +34,32 @@ class AnswerReader:
         self.calls = Calls()
         self.called = self.finished = False
         self.done = False
-        """Whether the server has said that nothing more comes."""
+        """Whether the server has sent `[DONE]`."""
         self.usage: Usage | None = None
 
     def read(self, payload: bytes) -> list[Event]:
-        """Raises UpstreamError, or the error that the payload tells of."""
+        """The events of one payload.  Raises UpstreamError, or the error that the payload contains."""
         if payload == b"[DONE]" or self.done:
             self.done = True
             return []
         try:
             data = orjson.loads(payload)
-            if data.get("error") or data.get("object") == "error":  # as FastChat's heirs say it
+            if data.get("error") or data.get("object") == "error":  # the form of FastChat and servers derived from it
                 raise self.failure(payload)
             if usage := data.get("usage"):
                 self.usage = usage_of(usage)
-            choices = (data.get("choices") or ()) if usage else data["choices"]  # some tell it alone, without a list
+            choices = (
+                (data.get("choices") or ()) if usage else data["choices"]
+            )  # some send usage alone, without a list of choices
             return [event for choice in choices for event in self.of(choice)]
-        except (ValueError, KeyError, TypeError, AttributeError):  # JSON that is none is a ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):  # orjson's JSONDecodeError is a ValueError
             raise UpstreamError("The upstream sent something that is not a valid answer.", "server") from None
 
     def failure(self, payload: bytes) -> ProxyError:
         return self.error_of(200, payload, self.model)
 
     def end(self) -> list[Event]:
-        """What is known when nothing more comes.  Raises UpstreamError if that was too early."""
+        """The usage, at the end of the stream.  Raises UpstreamError if the answer is not complete."""
         if not self.finished:
             raise UpstreamError("The upstream's answer ended before it was complete.", "cut")
         return [self.usage] if self.usage else []
@@ -67,7 +70,7 @@ class AnswerReader:
             yield Thinking(text(thought))
         words, refusal = said.get("content") or choice.get("text"), said.get("refusal")
         if logprobs := self.logprobs(choice.get("logprobs")):
-            # In a chunk they are the thought's if it is one; in a document nobody can tell.
+            # In a chunk with reasoning they are those of the reasoning; in a whole document one cannot tell.
             if words or not thought:
                 yield Text(text(words or ""), 0, logprobs)
         elif words:
@@ -88,12 +91,12 @@ class AnswerReader:
             raise UpstreamError(f"The upstream aborted the answer: {reason}.", "cut")
         yield from self.calls.end(cut=reason == "length")
         self.finished = True
-        if self.called and reason in ("stop", "function_call"):  # as some servers end a call that was forced
+        if self.called and reason in ("stop", "function_call"):  # some servers end a forced call like this
             reason = "tool_calls"
         yield Finish("content_filter" if refused and reason == "stop" else reason)
 
     def logprobs(self, told: JSON) -> tuple[Mapping[str, JSON], ...]:
-        """Those of chats; completions have four lists of their own, except where they have not."""
+        """Logprobs in the form of chats.  Completions usually have them as parallel lists, but not on all servers."""
         if not told:
             return ()
         if "tokens" in told:
@@ -119,7 +122,7 @@ def spelled(token: str, logprob: float | None) -> dict[str, JSON]:
 
 
 def likely(logprob: JSON) -> float:
-    """null is what JSON makes of minus infinity."""
+    """A logprob.  null is minus infinity, which JSON cannot represent."""
     return -9999.0 if logprob is None else number(logprob)
 
 
@@ -134,7 +137,7 @@ def usage_of(told: Mapping[str, JSON]) -> Usage:
 
 
 class Begun:
-    """A call of a function, as far as it has come."""
+    """A function call that is still arriving."""
 
     def __init__(self) -> None:
         self.id = self.name = ""
@@ -153,16 +156,20 @@ class Begun:
 
 
 class Calls:
-    """Calls of functions, put together from their pieces, which may come in turn; each is given once, when it is whole,
-    and in the order in which they began."""
+    """Assembles function calls from their pieces, which may be interleaved.
+
+    Each call is returned once, when it is complete, and in the order in which they began.
+    """
 
     def __init__(self) -> None:
         self.open: dict[int, Begun] = {}
         self.last = 0
 
     def add(self, piece: Mapping[str, JSON], index: int | None) -> Iterator[ToolCalled]:
-        """The calls before this one that are whole, if a new one begins: by its index, or, where that is the same for
-        all or there is none, by its id."""
+        """Add a piece.  If it begins a new call, gives the earlier ones that are complete.
+
+        A new call has a new index, or a new id if the server sends no index or always the same.
+        """
         id, function = text(piece.get("id") or ""), piece.get("function") or {}
         name, arguments = text(function.get("name") or ""), function.get("arguments") or ""
         words = orjson.dumps(arguments).decode() if isinstance(arguments, dict) else text(arguments)
@@ -172,7 +179,7 @@ class Calls:
             yield from self.end()
             one = None
         if one is None:
-            if not (id or name or words.strip()):  # nothing, of a call that was given
+            if not (id or name or words.strip()):  # an empty piece of a call that was already returned
                 return
             yield from self.whole()
             one = self.open[self.last] = Begun()
@@ -186,7 +193,10 @@ class Calls:
             yield self.open.pop(index).called()
 
     def end(self, cut: bool = False) -> Iterator[ToolCalled]:
-        """cut: the model was stopped, so that a call may be half of one, which is none."""
+        """The remaining calls.  cut: the answer reached its maximum length, so an incomplete call is dropped.
+
+        Raises UpstreamError for any other incomplete call.
+        """
         found, self.open = self.open, {}
         for one in found.values():
             if one.is_whole or (one.name and not one.arguments):
@@ -205,9 +215,9 @@ def is_object(arguments: str) -> bool:
 
 
 def vectors_of(document: bytes, wanted: int, dimensions: int | None = None) -> tuple[Vectors, Usage]:
-    """One /embeddings document: `wanted` rows of unit length in the order of the inputs, and what they took.
+    """The vectors of an /embeddings document, `wanted` rows of unit length in the order of the inputs, and their usage.
 
-    dimensions: as many of them at most, for servers that give a model's own whatever is asked.
+    dimensions: cuts the vectors, because some servers ignore the requested number.
     Raises UpstreamError.
     """
     import numpy as np

@@ -1,4 +1,4 @@
-"""OpenAI's text completions, both ways.  Source: OpenAI's API reference, "Completions"."""
+"""OpenAI's text completions, requests and answers.  Source: OpenAI's API reference, "Completions"."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from proxy.wire.openai_messages import Limits
 
 MOST_PROMPTS = 128
 MAX_TOKENS = 16
-"""OpenAI's default: a completion has no natural end."""
+"""OpenAI's default: many completions have no natural end."""
 
 
 @dataclass(slots=True)
 class AskedCompletion(Asked):
-    """A request for completions as it is read; its prompts are texts or token lists."""
+    """A completion request, while it is parsed.  Its prompts are texts or lists of tokens."""
 
     prompts: list[str] = field(default_factory=list)
     tokens: list[list[int]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class AskedCompletion(Asked):
 
 
 def read_completion(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> AskedCompletion:
-    """Raises BadCall naming the first field that is wrong or not supported."""
+    """Parse and check a body.  Raises BadCall, which names the first field that is wrong or not supported."""
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = AskedCompletion(limits)
@@ -125,14 +125,14 @@ FIELDS: Mapping[str, Field] = {
 
 
 def renamed(error: ProxyError) -> None:
-    """Upstreams say the same of a prompt that is too long as of messages."""
+    """Change the field of an upstream's error from `messages` to `prompt`."""
     if error.param == "messages":
         error.renamed("prompt")
 
 
 @dataclass(slots=True)
 class CompletionStyle(SseStyle):
-    """How one call wants its answer written.  model: the name as asked; echoed: prompts to put before the answers."""
+    """How to write the answer to one call.  model: the name in the request.  echoed: prompts before the answers."""
 
     model: str
     include_usage: bool = False
@@ -169,7 +169,7 @@ class CompletionStyle(SseStyle):
 
 
 def legacy(logprobs: list[Mapping[str, JSON]] | tuple[Mapping[str, JSON], ...], offset: int) -> dict[str, JSON]:
-    """Logprobs in the shape of completions: four lists, and where each token begins in the text."""
+    """Logprobs in the form of completions: parallel lists, one of them with each token's offset in the text."""
     offsets = []
     for one in logprobs:
         offsets.append(offset)
@@ -203,7 +203,7 @@ class CompletionChunks:
         return b""
 
     def opening(self, choice: int) -> bytes:
-        """The prompt, where it is to be echoed."""
+        """The prompt before a choice's first chunk, if it is to be echoed; otherwise b""."""
         if choice in self.lengths:
             return b""
         echo = self.style.echo(choice)

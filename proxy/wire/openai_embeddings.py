@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, both ways.  Source: OpenAI's API reference, "Create embeddings"."""
+"""OpenAI's embeddings, requests and answers.  Source: OpenAI's API reference, "Create embeddings"."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from proxy.types import JSON, Embed
 from proxy.wire import read
 
 MOST_TOKENS: Final = 1_000_000
-"""Tokens of one request that come as such; they are read while nobody else is served."""
+"""Maximum number of tokens in a request; checking them blocks the event loop."""
 
 
 @dataclass(slots=True)
 class AskedEmbed:
-    """A request for embeddings as it was read: its inputs are texts or token lists."""
+    """A parsed embeddings request.  Its inputs are texts or lists of tokens."""
 
     model: str
     texts: list[str]
@@ -45,7 +45,7 @@ FIELDS = {
 
 
 def read_embeddings(body: JSON, most: int, theirs: Collection[str] = (), max_depth: int = 64) -> AskedEmbed:
-    """Raises BadCall naming the first field that is wrong."""
+    """Parse and check a body.  Raises BadCall, which names the first wrong field."""
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     model = read.model(read.needed(body, "model", "model"), "model")
@@ -70,7 +70,7 @@ def read_embeddings(body: JSON, most: int, theirs: Collection[str] = (), max_dep
 
 
 def inputs(value: JSON, most: int, at: str = "input") -> tuple[list[str], list[list[int]]]:
-    """The texts or the token lists, whichever were given."""
+    """The texts and the lists of tokens, one of which is empty."""
     if type(value) is str:
         return [read.filled(value, at)], []
     items = read.array(value, at, MOST_TOKENS)

@@ -13,7 +13,7 @@ TOO_LONG: Final = "context_length_exceeded"
 
 
 class SseStyle:
-    """What every dialect of OpenAI's does alike in a stream."""
+    """What streams in all of OpenAI's dialects have in common."""
 
     __slots__ = ()
     media_type = "text/event-stream; charset=utf-8"
@@ -22,18 +22,20 @@ class SseStyle:
         return sse.comment(text)
 
     def failed(self, error: ProxyError) -> bytes:
-        """An error in the stream, which OpenAI's SDKs raise; no `[DONE]` follows."""
+        """An error in a stream, which OpenAI's SDKs raise as an exception.  No `[DONE]` follows."""
         return sse.data(error_body(error))
 
 
 def clean(text: str) -> str:
-    """Text that JSON can hold, whatever bytes a header brought."""
+    """Text without lone surrogates, which orjson refuses and undecodable bytes in a header produce."""
     return text.encode(errors="replace").decode()
 
 
 def message_of(error: ProxyError) -> str:
-    """With the code in it where LangChain knows the error by that: it looks at nothing but the text of the SDK's
-    exception, which is the message alone."""
+    """The message, with the code `context_length_exceeded` appended if that is the error's code.
+
+    LangChain recognises this error only by the text of the SDK's exception, which consists of the message.
+    """
     text = str(error)
     return f"{text} ({TOO_LONG})" if error.code == TOO_LONG and TOO_LONG not in text else text
 

@@ -1,4 +1,4 @@
-"""One reader for each field of an OpenAI chat request."""
+"""Readers for the fields of an OpenAI chat request, one per field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy.types import JSON, Chat, Format, Level, Message, Tool, ToolChoice
 from proxy.wire import openai_messages, read
 from proxy.wire.openai_messages import Limits
 
-# Ollama's options that shape an answer; the others are fixed when a model is loaded and are the operator's.
+# Ollama's sampling options; the others take effect when a model is loaded, and are set by the operator.
 SAMPLING: Mapping[str, Callable[[JSON, str], JSON]] = {
     "temperature": lambda value, at: read.number(value, at, 0, 2),
     "top_p": lambda value, at: read.number(value, at, 0, 1),
@@ -30,16 +30,16 @@ SAMPLING: Mapping[str, Callable[[JSON, str], JSON]] = {
 }
 OLLAMA_NAMES = {**{name: name for name in SAMPLING if name != "max_tokens"}, "num_predict": "max_tokens"}
 MOST_STOPS = 64
-"""Editors that complete code send dozens of them."""
+"""Maximum number of stop sequences; code editors send dozens."""
 BESIDE = ("schema", "value")
-"""Where the schema of a `json_object` is for llama.cpp, Together and Fireworks, and for Hugging Face's clients."""
+"""Fields with the schema of a `json_object`: of llama.cpp, Together and Fireworks, and of Hugging Face's clients."""
 ENDLESS = (-1, -2)
-"""What Ollama's clients send as `num_predict` where the answer may be as long as the model likes."""
+"""Values of Ollama's `num_predict` that mean no limit."""
 
 
 @dataclass(slots=True)
 class Asked:
-    """A chat request as it is read, field by field."""
+    """A chat request, while it is parsed field by field."""
 
     limits: Limits
     model: str = ""
@@ -51,7 +51,7 @@ class Asked:
     format: Format | None = None
     options: dict[str, JSON] = field(default_factory=dict)
     native: dict[str, JSON] = field(default_factory=dict)
-    """Those from Ollama's `options`; OpenAI's own fields go before them."""
+    """Options from Ollama's `options`; OpenAI's own fields take precedence."""
     think: bool | Level | None = None
     logprobs: bool = False
     top_logprobs: int = 0
@@ -61,7 +61,7 @@ class Asked:
     about: dict[str, JSON] = field(default_factory=dict)
     extra: dict[str, JSON] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    """What became of a field that was not simply honoured: `emulated`, `changed` or `ignored`."""
+    """What was done with fields that were not simply honoured: `emulated`, `changed` or `ignored`."""
 
     def chat(self) -> Chat:
         return Chat(
@@ -84,7 +84,7 @@ Fate = Literal["honoured", "emulated", "carried", "ignored", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What becomes of one field of a request, and in words for the documentation."""
+    """How one field of a request is handled.  says: a description for the documentation."""
 
     fate: Fate
     read: Read
@@ -92,9 +92,9 @@ class Field:
 
 
 def read_fields(asked: Asked, body: dict[str, JSON], known: Mapping[str, Field], theirs: Collection[str]) -> None:
-    """Every field of a body by its row; what has none is ignored and told, or is a plugin's.
+    """Read every field of a body by its row.  Plugins' fields go to `extra`; unknown ones are ignored, with a note.
 
-    Raises BadCall naming the first field that is wrong or not supported.
+    Raises BadCall, which names the first field that is wrong or not supported.
     """
     for name, value in body.items():
         if name in theirs:
@@ -133,7 +133,7 @@ def read_option(name: str) -> Read:
 
     def reader(asked: Asked, value: JSON, at: str) -> None:
         checked = check(value, at)
-        if checked != []:  # no stop sequences: the model's own stay
+        if checked != []:  # an empty list of stop sequences leaves the model's own in effect
             asked.options[name] = checked
 
     return reader
@@ -190,7 +190,7 @@ def read_response_format(asked: Asked, value: JSON, at: str) -> None:
 
 
 def formatted(given: dict[str, JSON], schema: dict[str, JSON], at: str, limits: Limits) -> Format:
-    """What an answer must fit.  given: the object that has the schema, at `at`."""
+    """The format that an answer must match.  given: the object with the schema, at `at`."""
     read.not_deep(schema, f"{at}.schema", limits.max_depth)
     if schema and (description := given.get("description")) is not None:  # the model reads it with the schema
         schema = {"description": read.text(description, f"{at}.description"), **schema}
@@ -244,7 +244,7 @@ def read_parallel(asked: Asked, value: JSON, at: str) -> None:
     asked.parallel_tool_calls = read.flag(value, at)
 
 
-# OpenAI's levels, and what Ollama calls them; a level that is not the same is told.
+# OpenAI's levels, and Ollama's names for them; if a level becomes another one, a note says so.
 EFFORTS: Mapping[str, bool | Level] = {
     "none": False, "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "max", "max": "max",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""OpenAI's tool `file_search` in a request for a response, and what the answer tells of it.
+"""OpenAI's tool `file_search`, in requests for a response and in its answers.
 
 Source: OpenAI's API reference, "Responses", and its guide "File search".
 """
@@ -16,7 +16,7 @@ from proxy.wire.openai_items import Item
 from proxy.wire.openai_response_parts import Frames
 
 KIND: Final = "file_search"
-"""The tool's type, and the field as which a plugin declares that it serves it."""
+"""The tool's type, and the name of the field by which a plugin declares that it provides the tool."""
 CALL: Final = "file_search_call"
 RESULTS: Final = "file_search_call.results"
 HOSTED: Final = ("vector_store_ids", "filters", "max_num_results", "ranking_options")
@@ -26,11 +26,11 @@ TOLD: Final = ("attributes", "file_id", "filename", "score", "text")
 
 @dataclass(slots=True)
 class Choosing:
-    """What a request says of the tool.
+    """What a request says about the tool.
 
-    tool: as the plugin reads it, with its place in the request as `at`; None where there is none.
-    chosen: whether `tool_choice` wants it; None where that says nothing of it.  place: where it says so.
-    included: whether results are wanted.
+    tool: the tool as the plugin reads it, with its path in the request as `at`; None if the request has none.
+    chosen: whether `tool_choice` selects it; None if that names no tools.  place: the field that does so.
+    included: whether the answer is to contain the results.
     """
 
     tool: dict[str, JSON] | None = None
@@ -39,7 +39,7 @@ class Choosing:
     included: bool = False
 
     def add(self, given: Item, at: str, theirs: Iterable[str], deepest: int) -> Item:
-        """The tool as the response repeats it.  Raises BadCall."""
+        """Record the tool, and give it as the response repeats it.  Raises BadCall."""
         if KIND not in theirs:
             message = f"'{KIND}' is served by the plugin 'documents', which is not in the chain 'chat' of this server."
             raise BadCall(message, param=at, code="plugin_missing")
@@ -57,8 +57,11 @@ class Choosing:
         return {"type": KIND, **told}
 
     def settled(self, choice: ToolChoice, extra: dict[str, JSON], notes: dict[str, str]) -> ToolChoice:
-        """Leaves the plugin its part in `extra`; how the functions may be used then.  The files are always searched
-        unless that is not wanted, so that a choice which wants some tool has had it.  Raises BadCall."""
+        """Put the tool into `extra` for the plugin, and give the tool choice that applies to the functions.
+
+        Files are always searched unless the choice excludes it, so the search satisfies a choice that requires a tool.
+        Raises BadCall.
+        """
         if self.chosen and self.tool is None:
             message = f"Invalid '{self.place}': there is no tool '{KIND}' in 'tools'."
             raise BadCall(message, param=self.place, code="invalid_value")
@@ -79,7 +82,7 @@ def told(id: str, event: Searched) -> Item:
 
 
 def called(frames: Frames, id: str, index: int, event: Searched) -> tuple[Item, bytes]:
-    """The item that says what was searched for, and the events that tell of it: by now all of it is over."""
+    """The item of a search that has already ended, and all of its events."""
     item = told(id, event)
     said = frames.added(index, {**item, "queries": [], "results": None})
     for stage in ("in_progress", "searching", "completed"):
@@ -88,7 +91,7 @@ def called(frames: Frames, id: str, index: int, event: Searched) -> tuple[Item, 
 
 
 def cited(given: Iterable[Mapping[str, JSON]]) -> list[Item]:
-    """As responses have them: what chats put into an object of its own stands beside the type here."""
+    """Annotations in the form of responses, whose fields are beside the type and not in an object as in chats."""
     return [{"type": one["type"], **one[one["type"]]} if one["type"] in one else dict(one) for one in given]
 
 
@@ -96,7 +99,7 @@ def cited(given: Iterable[Mapping[str, JSON]]) -> list[Item]:
 
 
 def item(given: Item, at: str) -> Item:
-    """One of an earlier answer's, whose words the model is not told again."""
+    """The fields of an earlier answer's search, which is listed but not shown to the model again."""
     queries = [
         read.text(one, f"{at}.queries[{index}]")
         for index, one in enumerate(read.array(given.get("queries") or [], f"{at}.queries"))

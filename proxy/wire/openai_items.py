@@ -1,4 +1,4 @@
-"""Items of OpenAI's responses and conversations <-> our messages; `openai_items_in` reads a request's.
+"""Items of OpenAI's responses and conversations <-> our messages.  `openai_items_in` reads those of requests.
 
 Source: OpenAI's API reference, "Responses" and "Conversations".
 """
@@ -17,7 +17,7 @@ from proxy.wire.ids import new_id
 from proxy.wire.openai_turns import data_url
 
 Item: TypeAlias = dict[str, JSON]
-"""A whole item, as it is listed again: with `id`, `type` and `status`, and content in parts."""
+"""A complete item, as it is listed to clients: with `id`, `type` and `status`, and with its content in parts."""
 
 Include = Literal[
     "web_search_call.action.sources",
@@ -29,35 +29,35 @@ Include = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
 ]
-"""What OpenAI's clients may ask for beside an item; kept are pictures, logprobs and what was found in files."""
+"""What clients may ask to include in items.  Only pictures, logprobs and results of file searches are stored."""
 RESPONSE: Final = "resp_"
-"""How a response's id begins."""
+"""The prefix of a response's id."""
 REFERENCE: Final = "item_reference"
-"""An item that stands for another one, whose id it has."""
+"""The type of an item that only refers to another one, by its id."""
 PLACED: Final = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})[0-9a-f]{2,4}")
 PARTS: Final = {"message": "content", "function_call_output": "output"}
-"""Where the parts of an item are that may have pictures, by its type."""
+"""The field with an item's parts, which may have pictures, by the item's type."""
 TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Where the words of a part are, by its type."""
+"""The field with a part's text, by the part's type."""
 
 
 def placed(response: str, prefix: str, index: int, digits: int = 2) -> str:
-    """The id of an item that a response made, which tells the response; of 4 digits that of one that it was given."""
+    """The id of a response's item, which contains the response's id.  digits: 2 for output items, 4 for input items."""
     return f"{prefix}{response.removeprefix(RESPONSE)}{index:0{digits}x}"
 
 
 def response_of(id: str) -> str | None:
-    """The response that made an item or was given it without an id; None where the item's id does not tell."""
+    """The id of the response that an item's id contains; None if it contains none."""
     found = PLACED.fullmatch(id)
     return None if found is None else RESPONSE + found[1]
 
 
-# --- whole items -> messages ----------------------------------------------------------------------------
+# --- complete items -> messages -------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Turn:
-    """What the model said at once: items that follow each other are one message of the assistant's."""
+    """One turn of the model: successive items become one assistant message."""
 
     thinking: list[str] = field(default_factory=list)
     text: str | None = None
@@ -74,8 +74,8 @@ class Turn:
 
 
 def messages(whole: Iterable[Item]) -> tuple[Message, ...]:
-    """The messages that whole items stand for.  More items at the end do not change what was before them, unless both
-    are one turn of the model's."""
+    """The messages that complete items represent.  Further items at the end do not change the earlier messages, unless
+    they continue a turn of the model."""
     return tuple(_messages(whole))
 
 
@@ -83,7 +83,7 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
     turn = Turn()
     for one in whole:
         kind = one["type"]
-        if kind == "file_search_call":  # what was found is searched for again, where that is wanted again
+        if kind == "file_search_call":  # results are not repeated: the new request searches again if it has the tool
             continue
         if kind == "function_call":
             name = namespaces.joined(one.get("namespace"), one["name"])
@@ -94,8 +94,8 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
                 turn = Turn()
             turn.thinking += [part["text"] for part in one["content"] or one["summary"]]
         elif one.get("role") == "assistant":
-            # Behind calls, too: in a stream a message is done when nothing can be added to it any more, and some
-            # clients send items again in the order in which they were done.
+            # It may also follow calls: in a stream a message is only done when nothing can be added to it any more, and
+            # some clients send items back in the order in which they were done.
             if turn.text is not None:
                 yield from turn.end()
                 turn = Turn()
@@ -108,7 +108,7 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
 
 
 def _heard(one: Item) -> Message:
-    """What the model is told by others."""
+    """An item that is input for the model, as a message."""
     parts = told_parts(one)
     pictures = tuple(picture(part["image_url"]) for part in parts if part["type"] == "input_image")
     if one["type"] == "function_call_output":
@@ -118,15 +118,15 @@ def _heard(one: Item) -> Message:
 
 
 def told_parts(one: Item) -> list[Item]:
-    """What a message, or a function's output, says in parts."""
+    """The parts of a message or of a function's output; an empty list if it has none."""
     parts: JSON = one.get(PARTS.get(one["type"], ""))
     return parts if type(parts) is list else []
 
 
 def check_outputs(given: Iterable[Item], told: Sequence[Message]) -> None:
-    """given: what a request brings.  told: all that its model is told, in which what came first may be left out.
+    """Raises BadCall for the output of a function call that the model never made.
 
-    Raises BadCall for the output of a call that was never made.
+    given: the request's items.  told: all messages for its model, of which the oldest may be left out.
     """
     outputs = {one["call_id"] for one in given if one["type"] == "function_call_output"}
     if not outputs:
@@ -143,12 +143,12 @@ def words(parts: Iterable[Item]) -> str:
 
 
 def picture(url: str) -> Image:
-    """Of a URL that was checked."""
+    """The picture of a URL that was already checked."""
     return Image("", url) if url.startswith(("http://", "https://")) else Image(url.partition(",")[2])
 
 
 def with_pictures(whole: Sequence[Item], linked: Mapping[str, Image]) -> list[Item]:
-    """The items with pictures in place of links, so that they can be read again.  linked: by URL."""
+    """The items with links replaced by pictures, so that they stay readable.  linked: pictures by URL."""
     return [_pictured(one, linked) if told_parts(one) else one for one in whole]
 
 
@@ -160,18 +160,18 @@ def _pictured(one: Item, linked: Mapping[str, Image]) -> Item:
     return {**one, PARTS[one["type"]]: parts}
 
 
-# --- messages -> whole items ----------------------------------------------------------------------------
+# --- messages -> complete items -------------------------------------------------------------------------
 
 
 def said(role: str, text: str) -> Item:
-    """A text as a part of the content of this role."""
+    """A text as a part of a message's content, in the form for this role."""
     if role == "assistant":
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"type": "input_text", "text": text}
 
 
 def items_of(message: Message, made: Callable[[str], str] = new_id) -> list[Item]:
-    """The items that say what a message says.  made: gives an id that begins with this prefix."""
+    """The items that represent a message.  made: makes an id with a prefix."""
     if message.role == "tool":
         output = _heard_parts(message) if message.images else message.text
         return [
@@ -205,13 +205,13 @@ def _heard_parts(message: Message) -> list[Item]:
 def spoken(
     id: str, text: str, status: str = "completed", logprobs: Sequence[JSON] = (), annotations: Sequence[JSON] = ()
 ) -> Item:
-    """What the model said as an item."""
+    """The model's text as an item."""
     part = {**said("assistant", text), "logprobs": list(logprobs), "annotations": list(annotations)}
     return {"id": id, "type": "message", "status": status, "role": "assistant", "content": [part]}
 
 
 def reasoning(id: str, text: str, summed: bool = False, status: str = "completed") -> Item:
-    """What the model thought as an item.  summed: as a summary, where that is asked for."""
+    """The model's reasoning as an item.  summed: whether it is given as a summary."""
     summary = [{"type": "summary_text", "text": text}] if summed else []
     content = [] if summed else [{"type": "reasoning_text", "text": text}]
     return {"id": id, "type": "reasoning", "summary": summary, "content": content, "encrypted_content": None,

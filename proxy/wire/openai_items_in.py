@@ -1,4 +1,4 @@
-"""A request's items of OpenAI's responses and conversations -> whole ones, checked.
+"""Checks the items in requests for OpenAI's responses and conversations, and completes them.
 
 Source: OpenAI's API reference, "Responses" and "Conversations".
 """
@@ -28,15 +28,15 @@ CITED: Final[Mapping[str, tuple[str, ...]]] = {
     "container_file_citation": ("container_id", "file_id", "filename", "start_index", "end_index"),
     "file_path": ("file_id", "index"),
 }
-"""What says on what the words of an answer rest, and its fields; those that are an index are whole numbers."""
+"""Types of annotations, which name an answer's sources, and their fields.  Those that end with `index` are integers."""
 
 
 def items(value: JSON, at: str, limits: Limits, response: str = "") -> list[Item]:
-    """What a request gives as items, checked and made whole; a text is one message of the user's.
+    """A request's items, checked and completed.  A text becomes one user message.
 
-    An item that comes without an id, or with one that another has, gets a new one, which tells the response that it is
-    for.  response: its id, where items may refer to others; these are left as they are.  Raises BadCall naming the
-    first field that is wrong or not supported.
+    An item without an id, or with the same id as another, gets a new one, which contains the response's id.
+    response: the response's id, if items may refer to others; references remain unchanged.
+    Raises BadCall, which names the first field that is wrong or not supported.
     """
     if type(value) is str:
         value = [{"role": "user", "content": read.filled(value, at)}]
@@ -46,7 +46,7 @@ def items(value: JSON, at: str, limits: Limits, response: str = "") -> list[Item
 
 
 def distinct(made: Sequence[Item], response: str = "") -> list[Item]:
-    """The items, none without an id and no two with one: a list is paged by them.  response: as `items` takes it."""
+    """The items with unique ids, which paging needs.  response: as for `items`."""
     seen: set[str] = set()
     found = []
     for index, one in enumerate(made):
@@ -59,7 +59,7 @@ def distinct(made: Sequence[Item], response: str = "") -> list[Item]:
 
 
 def item(value: JSON, at: str, limits: Limits, referring: bool) -> Item:
-    """An item that comes without an id has "" as its id.  referring: whether it may stand for another one."""
+    """A checked and completed item; without an id it gets "".  referring: whether it may be a reference."""
     given = read.mapping(value, at)
     kind = _kind(given, at)
     if kind == REFERENCE:
@@ -90,7 +90,7 @@ def _reference(given: Item, at: str, allowed: bool) -> Item:
 
 
 def _id(value: JSON, at: str) -> str:
-    """ "" for none, and for what cannot be one."""
+    """The id; "" if there is none, or an invalid one."""
     given = "" if value is None else read.text(value, f"{at}.id")
     return given if SANE.fullmatch(given) else ""
 
@@ -181,7 +181,7 @@ def _output_part(value: JSON, at: str, limits: Limits) -> Item:
 
 
 def _reasoning(given: Item, at: str, limits: Limits) -> Item:
-    """What other servers have encrypted is not read."""
+    """Drops reasoning that other servers have encrypted."""
     made = {
         name: [
             {"type": kind, "text": _needed(read.mapping(one, f"{at}.{name}"), "text", f"{at}.{name}", empty=True)}

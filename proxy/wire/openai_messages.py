@@ -12,7 +12,7 @@ from proxy.errors import BadCall
 from proxy.types import JSON, Image, Message, Tool, ToolCall
 from proxy.wire import read
 
-# What the first bytes of a picture say of its kind.
+# The first bytes of a picture, and the format that they indicate.
 MAGIC = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"RIFF", "webp"), (b"GIF8", "gif"))
 MOST_TOOLS = 128
 MESSAGE = frozenset(
@@ -26,7 +26,7 @@ READABLE = ("png", "jpeg", "webp")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a caller may send.  max_image_bytes counts an image decoded."""
+    """Limits for requests.  max_image_bytes is the size of a decoded image."""
 
     max_choices: int = 8
     max_depth: int = 64
@@ -45,7 +45,7 @@ def messages(value: JSON, limits: Limits) -> tuple[Message, ...]:
 
 
 def unheard(value: JSON) -> Iterator[str]:
-    """What messages that were read may also ask for, and no local model hears."""
+    """Names of valid messages' fields that local models do not support, so that they are ignored."""
     for item in value:
         yield from (f"messages.{name}" for name in item if name not in MESSAGE)
         for part in item["content"] if type(item.get("content")) is list else ():
@@ -60,7 +60,7 @@ def _lacks_id(one: Message) -> bool:
 
 
 def plain(item: JSON) -> Message | None:
-    """The most frequent message, a role and a text, without the names that only a complaint would need."""
+    """A message with only a role and a text, the most frequent kind, read quickly; None for all others."""
     if type(item) is dict and len(item) == 2 and type(content := item.get("content")) is str:
         role = item.get("role")
         if role == "user" or role == "system" or (role == "assistant" and content):
@@ -130,7 +130,7 @@ def _tool(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:
 
 
 def _function(item: Mapping[str, JSON], at: str, limits: Limits) -> Message:
-    """The deprecated answer of a function; its id is found by name afterwards."""
+    """The deprecated result of a function; `_with_ids` finds the call's id by name."""
     name = read.filled(read.needed(item, "name", f"{at}.name"), f"{at}.name")
     content = item.get("content")
     return Message("tool", "" if content is None else read.text(content, f"{at}.content"), name=name)
@@ -164,7 +164,7 @@ def _words(item: Mapping[str, JSON], at: str) -> str:
 
 
 def _parts(content: JSON, at: str, limits: Limits) -> tuple[str, tuple[Image, ...]]:
-    """Ollama puts a turn's text before its pictures, so the order between the two is not kept."""
+    """The text and the images.  Ollama puts text before images, so their order is not kept."""
     texts, images = [], []
     parts = read.array(content, at)
     if not parts:
@@ -194,9 +194,9 @@ def image(value: JSON, at: str, limits: Limits) -> Image:
 
 
 def check_image(picture: bytes, at: str) -> None:
-    """Refuse what Ollama does not read, by the picture's own first bytes."""
+    """Raises BadCall for image formats that Ollama does not support, by the image's first bytes."""
     kind = next((kind for magic, kind in MAGIC if picture.startswith(magic)), "unknown")
-    if kind == "webp" and picture[8:12] != b"WEBP":  # sound and films are RIFF, too
+    if kind == "webp" and picture[8:12] != b"WEBP":  # audio and video files are RIFF, too
         kind = "unknown"
     if kind not in READABLE:
         found = "a GIF" if kind == "gif" else "none of them"
@@ -228,7 +228,7 @@ def _called(value: JSON, at: str) -> tuple[str, str]:
 
 
 def _with_ids(found: Sequence[Message]) -> tuple[Message, ...]:
-    """Give the deprecated function calls and their answers, which have no ids, the same made-up ones."""
+    """Give deprecated function calls and their results, which have no ids, matching generated ones."""
     made, given = [], {}
     for index, one in enumerate(found):
         if one.tool_calls and not one.tool_calls[0].id:
@@ -242,9 +242,9 @@ def _with_ids(found: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def distinct(found: Mapping[str, Tool]) -> tuple[Tool, ...]:
-    """Tools by where each stands, without those that say the same again.
+    """The tools without duplicates.  found: tools by their paths in the request.
 
-    Raises BadCall where two of one name differ: a call of that name could mean either.
+    Raises BadCall if two with the same name differ, because a call could mean either.
     """
     named: dict[str, Tool] = {}
     for at, one in found.items():
@@ -265,14 +265,14 @@ def tools(value: JSON, limits: Limits) -> tuple[Tool, ...]:
 
 
 def unheard_of_tools(value: JSON) -> Iterator[str]:
-    """What tools that were read also say, and nobody hears."""
+    """Names of valid tools' fields that are ignored."""
     for item in value:
         yield from (f"tools.{name}" for name in item if name not in ("type", "function"))
         yield from (f"tools.function.{name}" for name in item["function"] if name not in FUNCTION)
 
 
 def bounded(value: JSON, at: str) -> list[JSON]:
-    """As many functions as OpenAI takes, and no more."""
+    """A list of at most as many functions as OpenAI accepts.  Raises BadCall."""
     items = read.array(value, at)
     if len(items) > MOST_TOOLS:
         message = f"Invalid '{at}': more than {MOST_TOOLS} functions."

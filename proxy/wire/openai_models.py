@@ -1,4 +1,4 @@
-"""OpenAI's model objects, both ways."""
+"""OpenAI's model objects, read and written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_models(infos: Iterable[ModelInfo]) -> bytes:
 
 
 def read_models(document: bytes) -> list[ModelInfo]:
-    """The models that another server lists.  Raises UpstreamError."""
+    """The models in another server's list.  Raises UpstreamError."""
     try:
         return [_listed(one) for one in orjson.loads(document)["data"] or ()]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError):
@@ -33,7 +33,7 @@ def read_models(document: bytes) -> list[ModelInfo]:
 
 
 def _listed(one: Mapping[str, JSON]) -> ModelInfo:
-    """What it can do is not told; how long its context is, by vLLM and llama.cpp only."""
+    """A listed model.  Servers do not report its capabilities, and only vLLM and llama.cpp its context length."""
     name, created = one["id"], int(one.get("created") or 0)
     context = one.get("max_model_len") or (one.get("meta") or {}).get("n_ctx_train")
     if not isinstance(name, str) or not name:
@@ -56,13 +56,13 @@ def _listed(one: Mapping[str, JSON]) -> ModelInfo:
 
 
 def details() -> dict[str, JSON]:
-    """Ollama's words for what is not known of a model's weights."""
+    """Ollama's details of a model whose weights are unknown."""
     unknown = {"parent_model": "", "format": "", "family": "", "parameter_size": "", "quantization_level": ""}
     return {**unknown, "families": []}
 
 
 def shown(info: ModelInfo) -> bytes:
-    """What Ollama's /api/show says, of a model of which a name is all that is known."""
+    """An answer of Ollama's /api/show for a model of another server.  Unknown capabilities are guessed by its name."""
     kinds = ["embedding"] if "embed" in info.name.lower() else ["completion", "tools"]
     described = {"modified_at": info.told.get("modified_at"), "details": details(), "model_info": {}}
     return orjson.dumps({**described, "capabilities": sorted(info.capabilities or kinds)})

@@ -1,4 +1,4 @@
-"""The errors of OpenAI-compatible servers -> errors of ours.
+"""Errors of OpenAI-compatible servers -> ours.
 
 Source: OpenAI's API reference, "Errors"; what vLLM, llama.cpp and FastAPI send.
 """
@@ -23,26 +23,26 @@ SIGNS: Final = (
                                        "does not support image")),
     ("model_not_capable", "model", ("does not support embeddings", "does not support the embeddings")),
 )  # fmt: skip
-"""Faults of the call that are known by their words, whatever status they come with: code, field, words."""
+"""Client errors that are recognised by their text, whatever their status: code, field, texts."""
 NO_MODEL: Final = re.compile(r"model\b.*\b(not exist|not found|not available)", re.IGNORECASE | re.DOTALL)
 PASSING: Final = (408, 409, 499)
-"""Of the call's faults by their number, but not so the next time: OpenAI's clients ask again, too."""
+"""4xx statuses that are transient, so not the client's fault; OpenAI's SDKs retry them, too."""
 MOST_TEXT: Final = 2000
 
 
 class Told(Struct, frozen=True):
-    """What an error says of itself; "" and None where it does not."""
+    """The contents of an error; "" and None for what it does not contain."""
 
     message: str = ""
     param: str | None = None
     code: str | None = None
     status: int | None = None
     signs: str = ""
-    """All of it in lower case, to look for words in."""
+    """All of its text in lower case, to be searched."""
 
 
 def error_of(status: int, body: bytes, model: str) -> ProxyError:
-    """What an answer with an error means to the caller.  status: the server's, or 200 for an error in a stream."""
+    """The error for a server's error answer.  status: the server's, or 200 for an error in a stream."""
     told = told_in(body)
     if status == 200:
         status = told.status or 500
@@ -73,7 +73,7 @@ def told_in(body: bytes) -> Told:
 
 
 def message_of(data: dict[str, JSON]) -> str:
-    """Its words; FastAPI's are a list, with the place of each."""
+    """The error's message.  FastAPI's is a list, each entry with a location."""
     words = data.get("message") or data.get("detail") or data.get("msg") or ""
     if isinstance(words, list):
         return "; ".join(map(problem_of, words))
@@ -89,7 +89,7 @@ def problem_of(one: JSON) -> str:
 
 
 def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None:
-    """Where the call is at fault, or nobody is."""
+    """The error if a retry would not help: the request is wrong or not permitted; otherwise None."""
     if status in (401, 402, 403):
         return denied(status, text)
     if status == 429:
@@ -98,7 +98,7 @@ def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None
         return known
     if told.code == "model_not_found" or (status == 404 and (told.param == "model" or NO_MODEL.search(text))):
         return NotFound(f"The model '{model}' does not exist: {text}", param="model", code="model_not_found")
-    if status in (404, 405, 501):  # an endpoint that this server does not have; another try would not find it either
+    if status in (404, 405, 501):  # this server does not have the endpoint, so a retry would not help
         return TooOld(f"The upstream cannot do this: {text}")
     if status == 413:
         return TooLarge(text, param=told.param, code=told.code or "request_too_large")
@@ -115,7 +115,7 @@ def by_its_words(text: str, told: Told) -> BadCall | None:
 
 
 def denied(status: int, text: str) -> Denied:
-    """Servers like to repeat a key that they do not know, so what they say of one is not handed on."""
+    """The error for a refused request, without the text of a 401, in which servers often repeat the key."""
     if status == 401:
         text = "The upstream does not accept the key that this server has for it."
     else:
@@ -124,14 +124,14 @@ def denied(status: int, text: str) -> Denied:
 
 
 def failure(status: int, text: str, told: Told) -> ProxyError:
-    """Where the server is at fault."""
+    """The error if the server is at fault."""
     if "insufficient_quota" in told.signs:
         error = UpstreamError(text, "overloaded", code="insufficient_quota")
         error.again = False
         return error
     if status == Looped.status:
         return Looped(text)
-    if "the model produced output that does not match" in told.signs:  # llama.cpp, of a call that is none
+    if "the model produced output that does not match" in told.signs:  # llama.cpp, for an invalid function call
         return UpstreamError(text, "invalid_answer")
     if status in (429, 503, 529):
         return UpstreamError(text, "overloaded", wait=1.0)

@@ -1,4 +1,4 @@
-"""One reader for each field of a request for a response.  Source: OpenAI's API reference, "Responses"."""
+"""Readers for the fields of a request for a response, one per field.  Source: OpenAI's API reference, "Responses"."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from proxy.wire.openai_fields import Asked, Read, formatted
 from proxy.wire.openai_items import RESPONSE, Item, told_parts
 
 KEPT: Final = "previous_response_id"
-"""The field by which it is known whether a chain keeps responses."""
+"""The field whose declaration by a plugin shows that a chain stores responses."""
 OWNERS: Final = {KEPT: "stored", "background": "stored", "conversation": "conversations", "prompt": "templates"}
-"""Fields of OpenAI's that a plugin serves."""
+"""OpenAI's fields that need a plugin, and the plugin."""
 DECLARED: Final = {"prompt": "template"}
-"""As which such a plugin declares it, where that is not the same."""
+"""The names under which plugins declare these fields, where they differ."""
 INNER: Final = {"name": "id"}
-"""Parts of a template's wish, and what they are called in a prompt."""
+"""Parts of the plugin's field `template`, and their names in OpenAI's `prompt`."""
 SPELLED: Final = {
     "response_format": "text.format", "reasoning_effort": "reasoning.effort", "max_tokens": "max_output_tokens"
 }  # fmt: skip
-"""What chats call otherwise."""
+"""Names of fields in OpenAI's chat API, and their names here."""
 NOTHING: Final[Mapping[str, JSON]] = {
     "instructions": None, "max_output_tokens": None, "max_tool_calls": None, "metadata": {},
     "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "prompt_cache_key": None,
@@ -34,12 +34,12 @@ NOTHING: Final[Mapping[str, JSON]] = {
     "temperature": None, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": [],
     "top_logprobs": 0, "top_p": None, "truncation": "disabled", "user": None,
 }  # fmt: skip
-"""What a response says of a field that its request left out."""
+"""A response's values for fields that the request omitted."""
 
 
 @dataclass(slots=True)
 class AskedResponse(Asked):
-    """A request for a response as it is read.
+    """A request for a response, while it is parsed field by field.
 
     id: the response's.
     theirs: the fields that the chain's plugins declared.
@@ -51,14 +51,14 @@ class AskedResponse(Asked):
     items: list[Item] = field(default_factory=list)
     instructions: str = ""
     summed: bool = False
-    """Whether the reasoning is wanted as a summary."""
+    """Whether reasoning is to be given as a summary."""
     store: bool = True
     background: bool = False
     echo: dict[str, JSON] = field(default_factory=dict)
     search: file_search.Choosing = field(default_factory=file_search.Choosing)
 
     def head(self, created: int) -> dict[str, JSON]:
-        """The response before anything was answered.  created: Unix seconds."""
+        """The response before it has any content.  created: Unix seconds."""
         return {
             "id": self.id, "object": "response", "created_at": created, "status": "in_progress", "error": None,
             "incomplete_details": None, **NOTHING, **self.echo, "background": self.background, "model": self.model,
@@ -66,9 +66,9 @@ class AskedResponse(Asked):
         }  # fmt: skip
 
     def spelled(self, param: str | None) -> str | None:
-        """The field of this request that an inner one's name stands for."""
+        """This request's name for a field of the chat API, or of a plugin."""
         outer, _, rest = (param or "").partition(".")
-        if outer.startswith("messages"):  # which are other ones than the items
+        if outer.startswith("messages"):  # whose indexes are not those of the items
             return "input"
         if outer in SPELLED:
             return SPELLED[outer]
@@ -78,21 +78,21 @@ class AskedResponse(Asked):
 
 
 def response(asked: Asked) -> AskedResponse:
-    """The readers below are only in this module's table."""
+    """The request as this module's type: the readers below are used only for requests for a response."""
     if not isinstance(asked, AskedResponse):
         raise TypeError("a field of responses in another dialect")
     return asked
 
 
 def _owned(asked: AskedResponse, at: str) -> None:
-    """Raises BadCall where no plugin of the chain serves this field."""
+    """Raises BadCall if no plugin of the chain provides this field."""
     if DECLARED.get(at, at) not in asked.theirs:
         message = f"'{at}' is served by the plugin '{OWNERS[at]}', which is not in the chain 'chat' of this server."
         raise BadCall(message, param=at, code="plugin_missing")
 
 
 def echoed(reader: Read) -> Read:
-    """As it is read, and said again in the response."""
+    """A reader that also makes the response repeat the field."""
 
     def read_and_echo(asked: Asked, value: JSON, at: str) -> None:
         reader(asked, value, at)
@@ -103,10 +103,10 @@ def echoed(reader: Read) -> Read:
 
 def read_input(asked: Asked, value: JSON, at: str) -> None:
     mine = response(asked)
-    kept = KEPT in mine.theirs  # else there is nothing that an item could refer to
+    kept = KEPT in mine.theirs  # otherwise items have nothing to refer to
     mine.items = openai_items_in.items(value, at, asked.limits, mine.id if kept else "")
     parts = (part for one in mine.items for part in told_parts(one))
-    if any(part.get("detail", "auto") != "auto" for part in parts):  # no local model hears it
+    if any(part.get("detail", "auto") != "auto" for part in parts):  # local models do not support it
         asked.notes["input.input_image.detail"] = "ignored"
 
 
@@ -162,7 +162,7 @@ def read_background(asked: Asked, value: JSON, at: str) -> None:
 
 
 INCLUDED: Final = ("message.output_text.logprobs", "message.input_image.image_url")
-"""The second is there in any case."""
+"""Supported values of `include`.  Pictures are always included."""
 ABSENT: Final = (
     "reasoning.encrypted_content", "web_search_call.results",
     "web_search_call.action.sources", "code_interpreter_call.outputs", "computer_call_output.output.image_url",

@@ -1,4 +1,4 @@
-"""Items of a response while they are being said, and the events that tell of them."""
+"""Items of a response while they are generated, and their events in the stream."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from proxy.wire import openai_items
 from proxy.wire.openai_items import Item
 
 TOLD: Final = ("token", "logprob", "top_logprobs")
-"""What a stream says of a token."""
+"""Fields of a token's logprob that events contain."""
 Parted: TypeAlias = Mapping[str, tuple[str, str]]
-"""By the name that the model knows of a function, its namespace and its name there."""
+"""Namespace and name of each function, by its name for the model."""
 
 
 class Frames:
-    """Events of one stream, each with its number."""
+    """Writes the events of one stream, with their sequence numbers."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Those that were written."""
+        """Number of events that were written."""
 
     def event(self, kind: str, **fields: JSON) -> bytes:
         told = orjson.dumps({"type": kind, **fields, "sequence_number": self.count})
@@ -38,7 +38,7 @@ class Frames:
 
 
 class Speech:
-    """A message that is being said.  A delta costs one `dumps` of its text between two parts made beforehand."""
+    """A message that is being generated.  For speed, a delta is one `dumps` of its text between two prepared parts."""
 
     def __init__(self, frames: Frames, id: str, index: int) -> None:
         self.frames, self.id, self.index = frames, id, index
@@ -73,7 +73,7 @@ class Speech:
         )
 
     def annotate(self, annotation: JSON) -> bytes:
-        """A place of what was said that rests on something."""
+        """The event that adds an annotation, which names a source of the text."""
         number = len(self.annotations)
         self.annotations.append(annotation)
         kind = "response.output_text.annotation.added"
@@ -92,7 +92,7 @@ class Speech:
 
 
 class Thought:
-    """Reasoning that is being made.  summed: it is told as a summary."""
+    """Reasoning that is being generated.  summed: whether it is given as a summary."""
 
     def __init__(self, frames: Frames, id: str, index: int, summed: bool) -> None:
         self.frames, self.id, self.index, self.summed = frames, id, index, summed
@@ -125,7 +125,7 @@ class Thought:
 
 
 def called(frames: Frames, id: str, index: int, event: ToolCalled, parted: Parted) -> tuple[Item, bytes]:
-    """A call of a function, which models make at once, and the events that tell of it."""
+    """The item of a function call, which arrives complete, and all of its events."""
     namespace, name = parted.get(event.name, ("", event.name))
     item = openai_items.called(id, ToolCall(event.id, name, event.arguments), namespace=namespace)
     place, kind = {"item_id": id, "output_index": index}, "response.function_call_arguments"

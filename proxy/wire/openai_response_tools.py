@@ -1,4 +1,4 @@
-"""What a request for a response says of tools.  Source: OpenAI's API reference, "Responses"."""
+"""Reads the tools and the tool choice of a request for a response.  Source: OpenAI's API reference, "Responses"."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_tools(asked: Asked, value: JSON, at: str) -> None:
 
 
 def kinds(value: JSON, at: str) -> Iterator[tuple[dict[str, JSON], str, str]]:
-    """Each tool of a list, its type, and its place."""
+    """Each tool of a list, its type, and its path in the request."""
     for index, one in enumerate(openai_messages.bounded(value, at)):
         name = f"{at}[{index}]"
         given = read.mapping(one, name)
@@ -50,7 +50,7 @@ def _unsupported(kind: str, at: str, known: Iterable[str]) -> BadCall:
 
 
 Heard = tuple[dict[str, Tool], dict[str, JSON], list[str]]
-"""Functions by place, the tool as the response repeats it, and what of it nobody hears."""
+"""Functions by their paths, the tool as the response repeats it, and the names of ignored fields."""
 
 
 def _function(given: dict[str, JSON], at: str, limits: Limits) -> Heard:
@@ -59,8 +59,10 @@ def _function(given: dict[str, JSON], at: str, limits: Limits) -> Heard:
 
 
 def _namespace(given: dict[str, JSON], at: str, limits: Limits) -> Heard:
-    """Its functions, for the model with the namespace in their names.  All that describes these are their own words:
-    before each of them, what is said of the namespace would be read as often as it has functions."""
+    """A namespace's functions, with the namespace in their names.
+
+    Its description is not given to the model, which would have to read it once for each function.
+    """
     space = read.filled(read.needed(given, "name", f"{at}.name"), f"{at}.name")
     found, echo, unheard = dict[str, Tool](), list[JSON](), list[str]()
     for inner, kind, name in kinds(read.needed(given, "tools", f"{at}.tools"), f"{at}.tools"):

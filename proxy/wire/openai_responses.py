@@ -1,7 +1,7 @@
 """A request for a response -> Chat.  Source: OpenAI's API reference, "Responses".
 
-`FIELDS` is the whole of it: one row a field, with what becomes of it.  The parameter table in the docs is made from
-these rows.
+`FIELDS` has one row for each supported field and says what is done with it.  The parameter table in the docs is
+generated from these rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from proxy.wire.openai_response_fields import KEPT, AskedResponse
 
 
 def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> AskedResponse:
-    """A request's body, checked.  `theirs`: the fields that the chain's plugins declared.
+    """Parse and check a request's body.  theirs: the fields that the chain's plugins declared.
 
-    Raises BadCall naming the first field that is wrong or not supported.
+    Raises BadCall, which names the first field that is wrong or not supported.
     """
     if type(body) is not dict:
         raise BadCall(f"The body must be a JSON object, but is {read.kind_of(body)}.", code="invalid_type")
     asked = AskedResponse(limits, theirs=theirs)
-    inner = (*FIELDS, file_search.KIND)  # which is declared as a field, and comes as a tool
+    inner = (*FIELDS, file_search.KIND)  # plugins declare `file_search` as a field, but in requests it is a tool
     fields.read_fields(asked, body, FIELDS, [name for name in theirs if name not in inner])
     told = (Message("system", asked.instructions),) if asked.instructions else ()
     asked.messages = (*told, *messages(one for one in asked.items if one["type"] != REFERENCE))
@@ -43,7 +43,7 @@ def read_response(body: JSON, limits: Limits, theirs: Collection[str] = ()) -> A
 
 
 def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
-    template = asked.extra.get("template")  # of `prompt`, or the plugin's own field, which nobody has checked yet
+    template = asked.extra.get("template")  # from `prompt`, or the plugin's own field, which is not checked yet
     name = template.get("name") if type(template) is dict else template
     if not asked.model and type(name) is str:
         asked.model = f"template:{name}"
@@ -58,7 +58,7 @@ def _needed(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
 
 
 def _settle_store(asked: AskedResponse, body: Mapping[str, JSON]) -> None:
-    """A response is kept unless it says otherwise, where somebody keeps any."""
+    """Responses are stored by default, if a plugin of the chain stores them."""
     if asked.background and not asked.store:
         message = "A response in the background is fetched later: 'background' requires 'store' to be true."
         raise BadCall(message, param="store", code="invalid_parameter_combination")

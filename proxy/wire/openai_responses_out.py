@@ -24,19 +24,19 @@ from proxy.wire.openai_response_parts import Frames, Speech, Thought, called
 RATE: Final = 429
 
 NOTHING: Final = Text("")
-"""The first event of a response in the background, so that its stream begins before it does."""
+"""The first event of a background response, so that its stream begins before the generation does."""
 CANCELLED: Final = "response_cancelled"
-"""The code of what ends a response that its owner has cancelled."""
+"""The error code of a response that its owner has cancelled."""
 
 
 @dataclass(slots=True)
 class ResponseStyle(SseStyle):
-    """How one response is written.
+    """How to write one response.
 
-    head: the response before anything was answered.
-    complete: when it was.
-    deferred: the answer comes later; whoever asks is told no more than that it is in line.
-    spelled: what the request called a field that an inner one's name stands for.
+    head: the response before it has any content.
+    complete: gives the time at which it was complete.
+    deferred: it is generated in the background, so the client gets it with the status `queued`.
+    spelled: translates the name of an internal field into the request's.
     """
 
     head: Mapping[str, JSON]
@@ -62,9 +62,9 @@ class ResponseStyle(SseStyle):
 
 
 class Response:
-    """Writes the events of one answer, and knows the response so far.
+    """Writes the events of one answer, and holds the response so far.
 
-    The same head, moment and events make the same bytes: ids of items are made of the response's own.
+    Deterministic: the same head, time and events give the same bytes.  Ids of items derive from the response's id.
     """
 
     def __init__(self, head: Mapping[str, JSON], complete: Moment) -> None:
@@ -91,7 +91,7 @@ class Response:
         return self.opening(not self.later or event != NOTHING) + self.other(event)
 
     def hear(self, event: Event) -> None:
-        """What `write` does, for those who keep the response and tell nobody of its events: a token costs no JSON."""
+        """The same as `write` but without its output, to store a response: most events then need no JSON."""
         if type(event) is Text and not event.logprobs and self.speech is not None and self.thought is None:
             self.speech.texts.append(event.text)
         elif type(event) is Thinking and self.thought is not None and not event.choice:
@@ -119,12 +119,12 @@ class Response:
         return b""
 
     def take(self, answer: Answer) -> None:
-        """All of a whole answer."""
+        """Write a whole answer."""
         self.gather(answer)
         self.write(Finish(answer.choice(0).finish))
 
     def gather(self, answer: Answer) -> None:
-        """All of an answer that is whole but for its end."""
+        """Write a whole answer without its end."""
         choice = answer.choice(0)
         events: list[Event] = [] if choice.searched is None else [choice.searched]
         events += [Thinking(choice.thinking)] if choice.thinking else []
@@ -141,7 +141,7 @@ class Response:
         return told + self.frames.event(f"response.{document['status']}", response=document)
 
     def failed(self, error: ProxyError) -> bytes:
-        """What failed is told on its own and in the response, since clients look for either."""
+        """The error as an event of its own and in the response, because clients look for one or the other."""
         opening = self.opening(not self.later)
         code, message = error.code or error.kind, clean(str(error))
         told = self.frames.event("error", code=code, message=message, param=error.param)
@@ -150,7 +150,7 @@ class Response:
     # --- the response so far ---
 
     def document(self, status: str = "") -> dict[str, JSON]:
-        """The response as it would be if nothing more came.  status: where it is not that of one that has ended."""
+        """The response so far.  status: if it is not that of a response that has ended normally."""
         full = self.finish == "length"
         told: dict[str, JSON] = {"status": status or ("incomplete" if full else "completed"), "output": self.so_far()}
         if not status and full:
@@ -175,7 +175,7 @@ class Response:
     # --- its parts ---
 
     def opening(self, running: bool = True) -> bytes:
-        """What comes before everything else.  running: something is done for it; else it may still be in line."""
+        """The first events, if they are not sent yet.  running: whether it is being generated, and not only queued."""
         event, told = self.frames.event, b""
         if not self.frames.count:
             head = {**self.head, "status": "queued" if self.later else "in_progress"}
@@ -227,7 +227,7 @@ class Response:
         return b"".join(map(speech.annotate, file_search.cited(event.annotations)))
 
     def thought_out(self, status: str = "completed") -> bytes:
-        """The end of what is being thought, if anything is."""
+        """End the current reasoning, if there is any."""
         thought, self.thought = self.thought, None
         if thought is None:
             return b""
@@ -235,7 +235,7 @@ class Response:
         return thought.end(status)
 
     def closing(self) -> bytes:
-        """What is open ends.  An answer that says nothing has a message that is empty."""
+        """End all open items.  A completed answer without any output gets an empty message."""
         status = "incomplete" if self.finish == "length" else "completed"
         told = self.thought_out(status)
         if status == "completed" and self.speech is None and not self.spoke:
@@ -252,14 +252,14 @@ class Response:
 
 
 def failing(status: int) -> str:
-    """OpenAI's code of what fails a response: of these there are few, and most are of pictures."""
+    """OpenAI's error code of a failed response, of which only a few exist, most of them about pictures."""
     if status == RATE:
         return "rate_limit_exceeded"
     return "invalid_prompt" if 400 <= status < 500 else "server_error"
 
 
 def usage_of(usage: Usage | None) -> JSON:
-    """What the upstream did not tell is 0."""
+    """Usage in the form of responses; counts that the upstream did not report are 0."""
     if usage is None:
         return None
     asked, said = usage.prompt_tokens or 0, usage.completion_tokens or 0
@@ -273,5 +273,5 @@ def usage_of(usage: Usage | None) -> JSON:
 
 
 def cut() -> UpstreamError:
-    """Why a response is failed whose server has stopped."""
+    """The error of a response whose server stopped before it was complete."""
     return UpstreamError("The server stopped before the response was complete.", "cut")

@@ -1,4 +1,4 @@
-"""Messages, tools and formats as any OpenAI-compatible server reads them."""
+"""Messages, tools and formats for requests to any OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from proxy.wire.openai_messages import MAGIC
 
 def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterator[dict[str, JSON]]:
     open_calls: list[ToolCall] = []
-    pictures: list[JSON] = []  # that tools gave: a tool's message has no room for them there
+    pictures: list[JSON] = []  # from tools; these servers do not accept them in a tool message
     for one in messages:
         if pictures and one.role != "tool":
             yield {"role": "user", "content": pictures}
             pictures = []
         said: dict[str, JSON] = {"role": one.role, "content": content_of(one)}
-        if one.thinking:  # no such server wants to be told again
+        if one.thinking:  # these servers do not accept earlier reasoning
             notes["messages.thinking"] = "ignored"
         if one.name:
             said["name"] = one.name
@@ -36,7 +36,7 @@ def messages_of(messages: tuple[Message, ...], notes: dict[str, str]) -> Iterato
 
 
 def answered(calls: list[ToolCall], name: str) -> str:
-    """The id of the call that a result without one answers: the first of its name, else the first."""
+    """The id of the call that a result without an id belongs to: the first with its name, otherwise the first."""
     call = next((one for one in calls if one.name == name), calls[0] if calls else None)
     if call is None:
         return "call_0"
@@ -73,7 +73,7 @@ def tool_of(tool: Tool) -> dict[str, JSON]:
 
 
 def response_format(form: Format) -> dict[str, JSON]:
-    """`strict` only where OpenAI would take it: whether an answer fits is checked here in any case."""
+    """The response format.  `strict` is set only where OpenAI accepts it; the answer is checked here in any case."""
     if not form.schema:
         return {"type": "json_object"}
     shape: dict[str, JSON] = {"name": "answer", "schema": form.schema}
@@ -83,7 +83,7 @@ def response_format(form: Format) -> dict[str, JSON]:
 
 
 def closed(schema: JSON) -> bool:
-    """Whether every object of a schema says all that it may have, and must have all of it."""
+    """Whether all objects in a schema require all their properties and allow no others, as OpenAI's `strict` does."""
     if isinstance(schema, list):
         return all(map(closed, schema))
     if not isinstance(schema, Mapping):

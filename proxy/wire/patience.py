@@ -1,4 +1,4 @@
-"""How long a server wants to be left alone.  Source: RFC 9110, 10.2.3, and OpenAI's `retry-after-ms`."""
+"""How long a server asks clients to wait before a retry.  Source: RFC 9110, 10.2.3, and OpenAI's `retry-after-ms`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 
 MOST: Final = 86_400.0
-"""Seconds that are believed; who names more is asked again after a day."""
+"""Maximum seconds; after a day a server is tried again in any case."""
 NUMBER: Final = re.compile(r"\d+(\.\d*)?", re.ASCII)
 
 
 def seconds(told: bytes) -> float | None:
-    """What `Retry-After` says, in seconds from now: a number, also with a fraction, or a date.  None is neither."""
+    """`Retry-After`, a number, also with a fraction, or a date, as seconds from now; None if it is neither."""
     text = told.decode("latin-1").strip()
     return bounded(float(text)) if NUMBER.fullmatch(text) else until(text)
 
 
 def milliseconds(told: bytes) -> float | None:
-    """What `retry-after-ms` says, in seconds."""
+    """`retry-after-ms` in seconds; None if it is not a number."""
     text = told.decode("latin-1").strip()
     return bounded(float(text) / 1000) if NUMBER.fullmatch(text) else None
 
 
 def until(date: str) -> float | None:
-    """0 where it is over."""
+    """Seconds until a date, 0 if it has passed; None if it is not a date."""
     try:
         then = parsedate_to_datetime(date)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where the references of a JSON schema lead.  Source: RFC 6901, sections 4 and 6."""
+"""Resolves references within a JSON schema.  Source: RFC 6901, sections 4 and 6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from proxy.types import JSON
 
 
 def pointed(root: JSON, ref: str) -> JSON:
-    """The part of a schema that a reference such as `#/$defs/Tree` or `#/properties/a/anyOf/0` stands for.
+    """The part of a schema that a reference such as `#/$defs/Tree` or `#/properties/a/anyOf/0` points to.
 
     Raises LookupError if there is none.
     """

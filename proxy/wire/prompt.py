@@ -1,4 +1,4 @@
-"""One prompt with the parameters of OpenAI's chats, and its answer in the shape of Ollama's `generate`."""
+"""Requests with one prompt and the other fields of OpenAI's chat API, answered in the form of Ollama's `generate`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from proxy.wire.ollama_out import NativeStyle
 from proxy.wire.openai_errors import error_body
 
 OTHERS: Final = ("messages", "n", "store", "stream_options")
-"""Fields of a chat that mean nothing here."""
+"""Fields of the chat API that are refused here."""
 SPELLED: Final = {"messages": "prompt"}
 
 
 def spelled(param: str | None) -> str | None:
-    """The field of the request that a chat's stands for."""
+    """This request's name for a field of the chat API."""
     return SPELLED.get(param or "", param)
 
 
 def chat_of(body: JSON) -> dict[str, JSON]:
-    """The chat that a body with `prompt` and `system` stands for.  Raises BadCall naming a field."""
+    """The chat request that a body with `prompt` and `system` means.  Raises BadCall, which names the field."""
     given = read.mapping(body, "the body")
     for name in OTHERS:
         if given.get(name) is not None:
@@ -41,7 +41,7 @@ def nothing() -> Mapping[str, str]:
 
 @dataclass(slots=True)
 class Style(NativeStyle):
-    """told: the facts of the answer, once it has begun."""
+    """How to write the answer to one call.  told: gives the facts of the answer, once it has begun."""
 
     kind: Literal["chat", "generate"] = "generate"
     told: Callable[[], Mapping[str, str]] = nothing

@@ -1,4 +1,4 @@
-"""Checks of JSON values, each a BadCall that names the field."""
+"""Checks of JSON values, which raise BadCall naming the field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from proxy.types import JSON
 Named = TypeVar("Named", bound=str)
 
 MOST_ITEMS: Final = 10_000
-"""Messages of one request, parts of one message, and the like."""
+"""Maximum number of messages in a request, of parts in a message, and the like."""
 
 KINDS = {
     dict: "an object",
@@ -43,7 +43,7 @@ def text(value: JSON, name: str) -> str:
 
 
 def filled(value: JSON, name: str) -> str:
-    """A string with something in it."""
+    """A string that is not empty."""
     if not text(value, name):
         raise BadCall(f"Invalid '{name}': the string is empty.", param=name, code="empty_string")
     return str(value)
@@ -86,7 +86,7 @@ def mapping(value: JSON, name: str) -> dict[str, JSON]:
 
 
 def array(value: JSON, name: str, most: int = MOST_ITEMS) -> list[JSON]:
-    """A list of at most that many items: each is read while nobody else is served."""
+    """A list of at most `most` items, because checking them blocks the event loop."""
     if type(value) is not list:
         raise wrong(name, "an array", value)
     if len(value) > most:
@@ -105,21 +105,21 @@ def one_of(value: JSON, name: str, allowed: Sequence[Named]) -> Named:
 
 
 def model(value: JSON, name: str) -> str:
-    """A model's name, not longer than Ollama knows them: a host of 350 characters and three parts of 80."""
+    """A model's name, with Ollama's maximum length: a host of 350 characters and three parts of 80."""
     if len(filled(value, name)) > 600:
         raise BadCall(f"Invalid '{name}': the name is too long.", param=name, code="string_above_max_length")
     return str(value)
 
 
 def needed(body: Mapping[str, JSON], key: str, name: str) -> JSON:
-    """A field that must be there and not null."""
+    """The value of a required field, which is not null."""
     if (value := body.get(key)) is None:
         raise BadCall(f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter")
     return value
 
 
 def object_text(value: JSON, name: str) -> str:
-    """The text of a JSON object, as tool calls carry it; an empty one stands for `{}`."""
+    """A text that must be a JSON object, as in tool calls; an empty one becomes `{}`."""
     source = text(value, name).strip() or "{}"
     try:
         parsed = orjson.loads(source)
@@ -139,7 +139,7 @@ def base64_bytes(value: str, name: str, most: int) -> bytes:
 
 
 def not_deep(value: JSON, name: str, most: int) -> None:
-    """Refuse JSON nested more than `most` levels; what is passed on must not exhaust a writer's stack."""
+    """Raises BadCall for JSON nested more than `most` levels, which could exhaust a serialiser's stack."""
     level: list[JSON] = [value]
     for _ in range(most):
         level = [child for node in level for child in _children(node)]
@@ -157,6 +157,6 @@ def _children(node: JSON) -> Sequence[JSON]:
 
 
 def dumped(value: JSON) -> str:
-    """JSON as text, of a value that was read from a body and not yet bounded in depth."""
+    """A value from a request as JSON text.  Raises BadCall if it is nested too deeply."""
     not_deep(value, "arguments", 200)
     return orjson.dumps(value).decode()

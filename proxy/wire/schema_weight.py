@@ -1,4 +1,4 @@
-"""How much work a caller's JSON schema can make of checking an answer."""
+"""Bounds the work of checking an answer against a caller's JSON schema."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from proxy.types import JSON
 from proxy.wire.pointer import pointed
 
 MOST_NODES: Final = 20_000
-"""Nodes of a schema once its references are followed."""
+"""Maximum number of nodes in a schema with its references followed."""
 MOST_STEPS: Final = 1_000_000
-"""Steps that one answer may take, estimated from above."""
+"""Maximum number of steps to check one answer, as an upper estimate."""
 ROOT: Final = "#"
 
 
 @dataclass(slots=True)
 class Part:
-    """Of a schema with its references followed: its nodes, and the references that lead back to where they stand.
+    """A part of a schema with its references followed: the numbers of its nodes and of its recursive references.
 
-    back: of those that lead out of it, how many to each target.  loops: all others.
+    back: recursive references to a schema that encloses this part, counted by target.  loops: all others.
     """
 
     nodes: int = 1
@@ -36,15 +36,15 @@ class Part:
             self.back[target] += times * count
 
     def closed(self, ref: str) -> None:
-        """It is what this reference stands for: what leads to its own beginning does not lead out of it."""
+        """Mark the part as the complete target of a reference: references to it no longer lead out of it."""
         self.loops += self.back.pop(ref, 0)
 
 
 class Weight:
-    """Nodes of a schema with its references followed, and how many of these lead back to where they stand.
+    """The number of a schema's nodes with its references followed, and of its recursive references.
 
-    A chain of schemas that each refer twice to the next is exponential in its length, and one that refers twice
-    to itself, by whatever others, is exponential in the depth of the answer; no validator is safe from either.
+    Checking takes exponential time in two cases, with any validator: in the length of a chain of schemas that each
+    refer twice to the next, and in the depth of the answer if a schema refers twice to itself, also indirectly.
     Raises BadCall for the first, and for references that are not of the form `#` or `#/…`.
     """
 
@@ -54,7 +54,7 @@ class Weight:
         self.known: dict[str, Part] = {}
         self.open: set[str] = {ROOT}
         self.loops = self.steps = 0
-        """loops: the most of them between which an answer may choose anew with each of its levels."""
+        """loops: the largest number of recursive references that one level of an answer may have to try."""
         try:
             whole = self.weigh(schema)
         except RecursionError:  # a long chain of references
@@ -63,7 +63,7 @@ class Weight:
         self.settle(ROOT, whole)
 
     def settle(self, ref: str, part: Part) -> None:
-        """part: all that a reference stands for.  Nobody comes back to one that nothing in it leads to."""
+        """Count the loops in a reference's target.  part: the target, which is recursive if it refers to itself."""
         if part.back[ref]:
             self.loops = max(self.loops, part.loops + part.back.total())
         part.closed(ref)
@@ -97,8 +97,11 @@ class Weight:
         return self.again(ref, frozenset({ref}))
 
     def again(self, ref: str, seen: frozenset[str]) -> Part:
-        """What a reference stands for here, where others are open than when it was followed: what led back to one of
-        those that are not leads on.  seen: those on the way here."""
+        """The target of a reference that was already followed, as it is here.
+
+        Other references may be open than at that time; those that led back to one that is not open now are followed.
+        seen: the references on the way here.
+        """
         self.steps += 1
         if self.steps > MOST_NODES:
             raise self.too_large()
@@ -129,14 +132,14 @@ class Weight:
         return BadCall(f"Invalid '{self.param}': {why}.", param=self.param, code="invalid_schema")
 
     def allows(self, answer: JSON) -> bool:
-        """Whether checking this answer ends in reasonable time."""
+        """Whether checking this answer takes a reasonable time."""
         if self.loops < 2:
             return True
         return all(count * self.loops**depth <= MOST_STEPS for depth, count in enumerate(levels(answer), 1))
 
 
 def levels(value: JSON) -> Iterator[int]:
-    """How many values it has at each depth."""
+    """The number of values at each depth."""
     level = [value]
     while level:
         yield len(level)

@@ -8,18 +8,18 @@ from proxy.errors import UpstreamError
 
 DONE: Final = b"data: [DONE]\n\n"
 MARK: Final = b"\xef\xbb\xbf"
-"""A byte order mark, which may stand before a stream and means nothing."""
+"""A byte order mark, which may precede a stream and is ignored."""
 NO_FIELD: Final = (b"{", b"[", b"<")
-"""How a whole document begins, and no line of a stream that means anything."""
+"""First bytes of a whole document; no field of an event begins with them."""
 
 
 def data(payload: bytes) -> bytes:
-    """One event; JSON written by orjson has no line breaks."""
+    """One event.  payload: without line breaks, such as JSON written by orjson."""
     return b"data: " + payload + b"\n\n"
 
 
 def event(name: str, payload: bytes) -> bytes:
-    """One event that says what it is."""
+    """One event with its type."""
     return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n"
 
 
@@ -29,23 +29,23 @@ def comment(text: str) -> bytes:
 
 
 class Parser:
-    """Cuts a byte stream, however it was split on its way, into the data of its events.
+    """Splits a byte stream, which arrives in arbitrary pieces, into the data of its events.
 
-    A document that comes instead, from a server that does not stream, is one event, whole at the `end`.
+    If a server sends a whole document instead of a stream, that is one event, given by `end`.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        """Bytes that one event may have."""
+        """Maximum bytes of one event."""
         self.rest = b""
         self.held: list[bytes] = []
         self.size = 0
         self.fresh = True
-        """Whether nothing has come that would tell which of the two it is."""
+        """Whether too little has arrived to tell a stream from a document."""
         self.document = False
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that are complete now; raises UpstreamError when one grows past its bound."""
+        """The data of the events that are now complete.  Raises UpstreamError if one becomes too large."""
         if self.fresh:
             data = self.begun(data)
         if self.document:
@@ -58,7 +58,7 @@ class Parser:
         return self.bounded(found)
 
     def begun(self, data: bytes) -> bytes:
-        """What is to be read of the first bytes."""
+        """The first bytes without a byte order mark or blank lines; decides between stream and document."""
         data, self.rest = self.rest + data, b""
         if data.startswith(MARK) or not MARK.startswith(data):
             data = data.removeprefix(MARK).lstrip()
@@ -72,7 +72,7 @@ class Parser:
         return found
 
     def line(self, line: bytes) -> bytes | None:
-        """The data of the event that a line ends."""
+        """Read a line.  Gives the data of an event if an empty line ends it."""
         if line:
             name, _, value = line.partition(b":")
             if name == b"data":
@@ -87,5 +87,5 @@ class Parser:
         return event
 
     def end(self) -> list[bytes]:
-        """What a stream that ended without an empty line still had to say, or the document."""
+        """The last event of a stream that ended without an empty line, or the document."""
         return [b"".join(self.held)] if self.document else self.feed(b"\n\n")
