@@ -92,6 +92,7 @@ def is_json(kind: str) -> bool:
 
 
 async def read_body(request: web.BaseRequest, patience: float) -> bytes:
+    """The body, decompressed.  patience: seconds for all of it.  Raises WrongType, TooLarge, TooSlow or BadCall."""
     most = request.client_max_size
     if (request.content_length or 0) > most:
         raise too_large(most)
@@ -115,7 +116,7 @@ async def read_body(request: web.BaseRequest, patience: float) -> bytes:
 
 
 def within(most: int, body: bytes) -> bytes:
-    """Raises TooLarge."""
+    """The body itself.  Raises TooLarge if it has more than `most` bytes."""
     if len(body) > most:
         raise too_large(most)
     return body

@@ -19,6 +19,12 @@ FRESH = 1.0
 
 @dataclass(slots=True)
 class Health:
+    """The probes' endpoints.
+
+    alive: gives for each upstream why it does not answer, or "" if it does.  seen: gives the state of the database and of each store.
+    told: the last result of `alive`.  asked: when it was obtained, by the event loop's clock.
+    """
+
     readiness: Readiness
     alive: Callable[[], Awaitable[Mapping[str, str]]]
     seen: Callable[[], Mapping[str, Seen]]

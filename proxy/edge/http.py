@@ -48,6 +48,7 @@ class Handler(web.RequestHandler):
         super().connection_lost(exc)
 
     def look_later(self) -> None:
+        """Check after `patience` seconds whether the client has read anything."""
         if self.transport is not None:
             left = self.transport.get_write_buffer_size()
             self.look = asyncio.get_running_loop().call_later(self.patience(), self.looked, left)

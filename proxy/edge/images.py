@@ -71,6 +71,8 @@ class PublicResolver(AbstractResolver):
 
 
 class Images:
+    """Fetches linked images.  allowed: tells whether an address may be connected to."""
+
     def __init__(self, requests: Requests, allowed: Callable[[str], bool] = is_public) -> None:
         self.hosts = frozenset(host.lower() for host in requests.image_hosts)
         self.most = requests.max_image_bytes
@@ -131,6 +133,7 @@ class Images:
         return [task.result() for task in tasks]
 
     def check(self, url: str, at: str) -> None:
+        """Raises BadCall if this URL may not be fetched: by its host, by credentials in it, or by its address."""
         try:
             parts = urlsplit(url)
             host, user = (parts.hostname or "").lower(), parts.username

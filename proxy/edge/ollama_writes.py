@@ -66,6 +66,7 @@ class OllamaWrites:
         raise BadCall(f"The upstream has several hosts: name one in the header {HOST}: {', '.join(hosts)}.")
 
     async def relayed(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
+        """Send a request to the host and stream its answer back.  Raises UpstreamError if it cannot be reached."""
         url = self.host(request)
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             # aiohttp would decompress it, but the Content-Length that is sent on is that of the compressed body.

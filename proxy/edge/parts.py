@@ -45,6 +45,8 @@ def unreadable(why: str) -> BadCall:
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """One part of a form, which is read before the next one."""
+
     reader: aiohttp.BodyPartReader
     name: str
 
@@ -62,6 +64,7 @@ class Part:
             yield piece
 
     async def text(self) -> str:
+        """The value of a field.  Raises TooLarge beyond `FIELD` bytes."""
         data = b""
         async for piece in self.pieces():
             data += piece
@@ -72,6 +75,7 @@ class Part:
 
 
 async def parts_of(request: web.BaseRequest) -> AsyncIterator[Part]:
+    """The parts of a form as they arrive.  Raises WrongType, TooSlow or BadCall."""
     if request.content_type != FORM:
         given = request.content_type[:100]
         raise WrongType(f"Unsupported content type '{given}': send '{FORM}'.", code="unsupported_media_type")

@@ -157,6 +157,7 @@ class Writer:
             self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
 
     async def pour(self, request: web.BaseRequest, frames: Frames, style: SseStyle, outlet: Outlet) -> None:
+        """Put the events of a plugin's own endpoint into the outlet, as `pump` does with those of a call."""
         try:
             async with aclosing(frames(outlet.progress)) as parts:
                 async for part in parts:
@@ -176,6 +177,7 @@ class Writer:
 
 
 async def written(events: Events, chunks: Chunks, outlet: Outlet) -> None:
+    """Put all events into the outlet.  Raises ReaderTooSlow."""
     if type(events) is Replay:  # its events are there already: iterating asynchronously would double the time
         for event in events.rest:
             outlet.put(chunks.write(event))

@@ -98,6 +98,8 @@ def too_large(at: str) -> BadCall:
 
 
 class _Writer:
+    """Rewrites one schema.  root: the schema in which references are resolved.  at: its field, for errors."""
+
     def __init__(self, root: Mapping[str, JSON], at: str, budget: Budget) -> None:
         self.root = root
         self.at = at

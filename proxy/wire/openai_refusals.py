@@ -51,6 +51,7 @@ def error_of(status: int, body: bytes, model: str) -> ProxyError:
 
 
 def told_in(body: bytes) -> Told:
+    """The error in a body: `{"error": {…}}`, the bare object, a list of them, or a text that is not HTML."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
