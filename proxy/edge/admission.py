@@ -22,7 +22,7 @@ class Admission:
     prefixes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By chain, the prefixes of names that a plugin resolves to a model later; they are not checked here."""
     measured: set[str] = field(default_factory=set)
-    """Chains with a plugin that measures calls; it is also told of refused ones."""
+    """Chains with a plugin that measures calls; refused calls are also reported to it."""
 
     def note(self, route: str, plugins: Collection[Plugin]) -> None:
         """Record what the plugins of a chain need."""
@@ -31,7 +31,7 @@ class Admission:
             self.measured.add(route)
 
     def caller(self, call: Call, caller: Caller) -> None:
-        """Raises Denied for a chain or a model that the caller's key does not open."""
+        """Raises Denied if the caller's key does not permit the call's chain or model."""
         try:
             check_route(caller, call.route)
         except Denied as error:
@@ -40,7 +40,7 @@ class Admission:
         self.model(call)
 
     def model(self, call: Call) -> None:
-        """Raises Denied for a model that the caller's key does not open."""
+        """Raises Denied if the caller's key does not permit the call's model."""
         if call.models is None or call.model.startswith(self.prefixes.get(call.route, ())):
             return
         try:

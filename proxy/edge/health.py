@@ -21,7 +21,8 @@ FRESH = 1.0
 class Health:
     """The probes' endpoints.
 
-    alive: gives for each upstream why it does not answer, or "" if it does.  seen: gives the state of the database and of each store.
+    alive: gives for each upstream why it does not answer, or "" if it does.
+    seen: gives the state of the database and of each store.
     told: the last result of `alive`.  asked: when it was obtained, by the event loop's clock.
     """
 

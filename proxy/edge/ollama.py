@@ -83,7 +83,7 @@ class Ollama:
     async def answered(
         self, request: web.BaseRequest, asked: AskedNatively, route: str, ask: Ask, empty: bool
     ) -> web.StreamResponse:
-        """empty: there is no prompt: the request only loads the model, and its answer is not streamed."""
+        """empty: whether there is no prompt, so that the request only loads the model and is not streamed."""
         check_notes(asked.notes, self.config.params)
         if empty and asked.unload:
             raise Denied("The operator sets how long a model stays loaded, under `models:` in the configuration.")

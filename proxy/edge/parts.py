@@ -45,7 +45,7 @@ def unreadable(why: str) -> BadCall:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a form, which is read before the next one."""
+    """One part of a form.  It must be read before the next one is requested."""
 
     reader: aiohttp.BodyPartReader
     name: str

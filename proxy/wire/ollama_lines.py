@@ -119,7 +119,10 @@ def logprob(one: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
-    """The vectors of an /api/embed document, `wanted` rows of unit length, and their usage.  Raises UpstreamError."""
+    """Vectors of an /api/embed document, and their usage.  Raises UpstreamError if there are not `wanted` of them.
+
+    Ollama has already scaled them to unit length, which is not checked.
+    """
     import numpy as np
 
     try:

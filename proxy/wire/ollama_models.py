@@ -84,7 +84,7 @@ def with_show(info: ModelInfo, document: bytes) -> ModelInfo:
 
 
 def read_version(document: bytes) -> str:
-    """Raises UpstreamError."""
+    """The version in /api/version.  Raises UpstreamError."""
     try:
         return str(orjson.loads(document)["version"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
