@@ -119,7 +119,7 @@ def logprob(one: dict[str, JSON]) -> dict[str, JSON]:
 
 
 def vectors_of(document: bytes, wanted: int) -> tuple[Vectors, Usage]:
-    """Vectors of an /api/embed document, and their usage.  Raises UpstreamError if there are not `wanted` of them.
+    """Vectors of an /api/embed document, and their usage.  Raises UpstreamError if invalid or not `wanted` many.
 
     Ollama has already scaled them to unit length, which is not checked.
     """
