@@ -71,13 +71,7 @@ class Instruments:
         )
         for route in (*OPERATIONS, "internal"):  # a worker that died in this place may have had calls in progress
             self.running.labels(route).set(0)
-        self.store_up = Gauge(
-            "gemmapy_store_up",
-            "Whether it answered when it was last asked.",
-            ("store",),
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
+        self.store_up = store_gauge(registry)
         self.looked: dict[str, tuple[Seen, int]] = {}
         """By store, what was last reported here."""
         if registry is not None:
@@ -149,6 +143,12 @@ class Instruments:
 
 def counter(name: str, told: str, labels: tuple[str, ...], registry: CollectorRegistry | None) -> Counter:
     return Counter(name, told, labels, registry=registry)
+
+
+def store_gauge(registry: CollectorRegistry | None) -> Gauge:
+    """Of several workers, the one that used a store last knows whether it answers."""
+    name, what = "gemmapy_store_up", "Whether a store answered when it was last used."
+    return Gauge(name, what, ("store",), registry=registry, multiprocess_mode="mostrecent")
 
 
 def histogram(
