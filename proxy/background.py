@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LONGEST: Final = 60.0
 """Seconds that a shutdown waits for cancelled tasks to end."""
 CALM: Final = 30.0
-"""Maximum seconds by which chores that are not urgent are delayed when the server starts."""
+"""Maximum seconds by which periodic tasks that are not urgent are delayed when the server starts."""
 Result = TypeVar("Result")
 
 
@@ -35,8 +35,8 @@ class Background:
         task.add_done_callback(self._ended)
         return task
 
-    def begin(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-        """As `start`, two turns of the event loop cheaper, for work that never raises and calls `over` at its end.
+    def start_eagerly(self, work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
+        """As `start`, two turns of the event loop cheaper: for work that never raises and ends with `discard_current`.
 
         With Python 3.12 or later, the work has run up to its first wait when this returns.
         """
@@ -48,8 +48,8 @@ class Background:
             self.tasks.add(task)
         return task
 
-    def over(self) -> None:
-        """To be called by the current task at its end, if `begin` started it."""
+    def discard_current(self) -> None:
+        """To be called by the current task at its end, if `start_eagerly` started it."""
         self.tasks.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
 
     def _room(self, work: Coroutine[Any, Any, Result], name: str) -> None:
@@ -89,7 +89,7 @@ class Background:
             )
 
 
-class Chores:
+class PeriodicTasks:
     """The periodic tasks of one part of the server."""
 
     def __init__(self, background: Background) -> None:
@@ -99,10 +99,10 @@ class Chores:
 
     def every(self, seconds: float, work: Callable[[], Awaitable[object]], name: str, calm: bool = False) -> None:
         """Do `work` at once and then every `seconds` seconds.  calm: it is not urgent, so its first run is delayed."""
-        self.tasks.append(self.background.start(now_and_then(work, seconds, self.over, calm), name))
+        self.tasks.append(self.background.start(periodically(work, seconds, self.over, calm), name))
 
     async def end(self, patience: float = 5.0) -> None:
-        """Stop all chores; a run in progress has `patience` seconds to finish and is then cancelled.
+        """Stop all tasks; a run in progress has `patience` seconds to finish and is then cancelled.
 
         It is not cancelled at once, because a statement of a database would continue in its thread.
         """
@@ -113,7 +113,7 @@ class Chores:
             task.cancel()
 
 
-async def now_and_then(
+async def periodically(
     work: Callable[[], Awaitable[object]], seconds: float, over: asyncio.Event, calm: bool = False
 ) -> None:
     """Do `work` at once and then every `seconds` seconds until `over` is set, which does not interrupt a run.
@@ -122,7 +122,7 @@ async def now_and_then(
     Busy is ignored, because what raises it logs the outage; any other error is logged and ends only that run.
     """
     if calm:
-        await rest(min(CALM, seconds), over)
+        await interruptible_sleep(min(CALM, seconds), over)
     while not over.is_set():
         try:
             await work()
@@ -130,10 +130,10 @@ async def now_and_then(
             pass
         except Exception:
             log.exception("a periodic task failed")
-        await rest(seconds, over)
+        await interruptible_sleep(seconds, over)
 
 
-async def rest(seconds: float, over: asyncio.Event) -> bool:
+async def interruptible_sleep(seconds: float, over: asyncio.Event) -> bool:
     """Sleep, but wake early if `over` is set.  Gives whether it is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
@@ -153,7 +153,7 @@ async def shielded(work: Coroutine[Any, Any, object]) -> None:
         raise asyncio.CancelledError
 
 
-async def either(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:
+async def ends_first(wanted: Awaitable[object], other: Awaitable[object], patience: float) -> bool:
     """Wait until one of the two has ended, `patience` seconds at most.  Gives whether `wanted` has."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     try:

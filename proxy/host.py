@@ -13,8 +13,8 @@ from aiohttp import web
 
 from proxy.announcements import CallEnded, Cost
 from proxy.background import Background as Background
-from proxy.background import Chores as Chores
-from proxy.background import rest as rest
+from proxy.background import PeriodicTasks as PeriodicTasks
+from proxy.background import interruptible_sleep as interruptible_sleep
 from proxy.background import shielded as shielded
 from proxy.caller_data import Finding, Holding
 from proxy.clock import Clock as Clock

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from proxy.acceptor import Acceptor
-from proxy.background import rest
+from proxy.background import interruptible_sleep
 from proxy.host import Place
 from proxy.worker_messages import (
     BEAT,
@@ -224,7 +224,7 @@ class Seat:
                 return
             pause = pause_before_restart(pause, loop.time() - began)
             log.error("worker %s %s; another one starts in %g s", self.place.index, how, pause)
-            if await rest(pause, self.leaving):
+            if await interruptible_sleep(pause, self.leaving):
                 return
             self.life = Life(self.place, self.acceptor)
 

@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 import aiohttp
 from aiohttp import web
 
-from proxy.background import Background, either
+from proxy.background import Background, ends_first
 from proxy.build import build, check, migrate
 from proxy.config import Config, Log
 from proxy.config_file import Read, Watch, held
@@ -118,7 +118,7 @@ class Server:
 
     async def quiet(self, patience: float) -> bool:
         """Wait for the end of running calls, up to `patience` seconds or until `hurry`; gives whether they ended."""
-        return await either(self.live.idle(), self.hurry.wait(), patience)
+        return await ends_first(self.live.idle(), self.hurry.wait(), patience)
 
 
 async def renewed(renew: Renew) -> bool:

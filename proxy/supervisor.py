@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 
 from proxy.acceptor import Acceptor, bound
-from proxy.background import Background, either
+from proxy.background import Background, ends_first
 from proxy.config import Config
 from proxy.config_file import Overrides, Read, Watch, held
 from proxy.errors import ConfigError
@@ -100,16 +100,16 @@ class Supervisor:
         lives, drain = [seat.life for seat in self.seats], self.config.listen.drain
         for seat in self.seats:
             seat.leave()
-        await either(every([life.counted for life in lives]), self.hurry.wait(), GRACE)
+        await ends_first(every([life.counted for life in lives]), self.hurry.wait(), GRACE)
         if calls := sum(life.calls for life in lives):
             log.info(STOPPING, calls)
-            await either(every([life.idle for life in lives]), self.hurry.wait(), min(GRACE, drain))
+            await ends_first(every([life.idle for life in lives]), self.hurry.wait(), min(GRACE, drain))
         self.acceptor.close()
 
     async def end(self, keeping: list[asyncio.Task[None]]) -> None:
         """Wait until all workers have exited; those that take too long are killed."""
         patience = self.config.listen.drain + MARGIN
-        if not await either(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
+        if not await ends_first(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
             await asyncio.wait(keeping, timeout=MARGIN)
         for seat in self.seats:
             if seat.life.kill():
@@ -130,13 +130,13 @@ class Supervisor:
 
     async def run(self, watch: Watch, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Run until the server is told to stop, or no worker can be started."""
-        workers, chores = Background(), Background()
+        workers, own_tasks = Background(), Background()
         keeping = [workers.start(seat.keep(), f"keeping worker {seat.place.index}") for seat in self.seats]
-        chores.start(reloading(self.renew, watch), "reloading")
-        chores.start(watch.looking(), "watching the configuration")
-        chores.start(self.begin(tell), "starting")
+        own_tasks.start(reloading(self.renew, watch), "reloading")
+        own_tasks.start(watch.looking(), "watching the configuration")
+        own_tasks.start(self.begin(tell), "starting")
         await self.stop.wait()
-        await chores.aclose()
+        await own_tasks.aclose()
         await self.leave()
         await self.end(keeping)
 

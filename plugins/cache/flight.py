@@ -57,7 +57,7 @@ class Flight(Struct, eq=False):
         It runs immediately up to its first wait, so that it may already be over when this returns.
         """
         reader = self.entered(call)
-        self.task = background.begin(self.run(call, call_next, background), "generating a shared answer")
+        self.task = background.start_eagerly(self.run(call, call_next, background), "generating a shared answer")
         return self.heard(call, reader)
 
     async def run(self, call: Call, call_next: Handler, background: Background) -> None:
@@ -78,7 +78,7 @@ class Flight(Struct, eq=False):
         finally:
             self.over = True
             self.wake()
-            background.over()
+            background.discard_current()
             self.ended(self)
 
     async def read(self, reply: Reply) -> None:

@@ -13,7 +13,7 @@ from plugins.comparison.retention import EVERY, Retention
 from plugins.comparison.store import Most, Store
 from plugins.comparison.tables import FEATURE
 from proxy.config import Strict
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.page import Page
 from proxy.types import Route
 
@@ -42,7 +42,7 @@ class Comparison:
         self.store = Store(host, Most(settings.max_comparisons, settings.max_bytes))
         self.retention = Retention(self.store, settings.keep_days)
         self.api = Api(self.store, host, settings.at_once)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.holds(self.retention)
 
     def routes(self) -> Iterable[Route]:
@@ -50,8 +50,8 @@ class Comparison:
         yield from Page("/compare", Path(__file__).with_name("page.html")).routes()
 
     async def __aenter__(self) -> Self:
-        self.chores.every(EVERY, self.retention.tidy, "deleting old comparisons", calm=True)
+        self.periodic.every(EVERY, self.retention.tidy, "deleting old comparisons", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()

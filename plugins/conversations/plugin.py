@@ -28,7 +28,7 @@ from proxy.asks import pictured_at
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError
 from proxy.estimates import letters_beside
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.types import Call, Chat, Handler, Message, Reply, Route
 
 FACT: Final = "conversation"
@@ -86,7 +86,7 @@ class Conversations:
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.retention = Retention(self.store, settings.keep_days)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.holds(self.retention)
         host.finds(partial(items_of, self.store))
         host.record(FIELD)
@@ -171,11 +171,11 @@ class Conversations:
         if self.turns.renewing is None:  # one task serves all pipelines of later reloads, too
             renews = renewing(self.turns, self.store, self.host.clock)
             self.turns.renewing = start(renews, "prolonging turns in conversations")
-        self.chores.every(EVERY, self.retention.tidy, "deleting old conversations", calm=True)
+        self.periodic.every(EVERY, self.retention.tidy, "deleting old conversations", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()
         await self.turns.written(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

@@ -21,7 +21,7 @@ from plugins.documents.scratch import scratch
 from plugins.documents.store import Item, New, Renewal, Store
 from plugins.documents.tables import ITEMS
 from proxy.errors import BadCall, Busy, Denied, NotFound, ProxyError
-from proxy.host import Host, rest
+from proxy.host import Host, interruptible_sleep
 from proxy.stores.vectors import Vectors
 from proxy.types import Route
 
@@ -130,7 +130,7 @@ class Documents:
         now = asyncio.get_running_loop().time
         until = now() + seconds
         while item.status == "pending" and (left := until - now()) > 0:
-            await rest(min(left, LOOK), self.runner.ledger.changed)
+            await interruptible_sleep(min(left, LOOK), self.runner.ledger.changed)
             item = await self.store.item(item.id) or item._replace(status="failed", error="removed")
         return item
 
@@ -218,7 +218,7 @@ class Documents:
                 last, quiet = event, 0.0
             if job.status not in OPEN:
                 return
-            await rest(LOOK, self.runner.ledger.changed)
+            await interruptible_sleep(LOOK, self.runner.ledger.changed)
             quiet += LOOK
             try:
                 job = await self.runner.ledger.one(job.owner, job.id) or job._replace(status="cancelled")

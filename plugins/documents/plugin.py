@@ -40,7 +40,7 @@ from plugins.documents.vectorstores.origins import Origins
 from proxy.config import Strict
 from proxy.errors import BadCall, ConfigError
 from proxy.forms import checked
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.streams import begun
 from proxy.types import JSON, Call, Chat, Handler, Reply, Route
 
@@ -160,7 +160,11 @@ class Documents:
             self.vector_stores.searching, self.rewriter, settings.top, settings.budget, settings.prompt, self.fits
         )
         self.parts = Parts(
-            runner, tender, Repair(store, collections, index), self.vector_stores.expiring, Chores(host.background)
+            runner,
+            tender,
+            Repair(store, collections, index),
+            self.vector_stores.expiring,
+            PeriodicTasks(host.background),
         )
         host.holds(Holding(store, collections, index))
         host.cabinet.teller = Teller(reader, settings.max_file_bytes)
@@ -219,7 +223,7 @@ class Parts:
     tender: Tender
     repair: Repair
     expiring: Expiring
-    chores: Chores
+    periodic: PeriodicTasks
     tasks: tuple[asyncio.Task[object], ...] = ()
     repaired: bool = False
 
@@ -230,8 +234,8 @@ class Parts:
             begin(self.tender.run(), "tending the index of documents"),
         )
         if host.services.place.index == 0:
-            self.chores.every(SWEEP, self.put_right, "comparing documents and their index")
-            self.chores.every(EVERY, self.expiring.tidy, "emptying old vector stores", calm=True)
+            self.periodic.every(SWEEP, self.put_right, "comparing documents and their index")
+            self.periodic.every(EVERY, self.expiring.tidy, "emptying old vector stores", calm=True)
 
     async def put_right(self) -> None:
         """Repair what a crash has left, once database and index are available; sweep removed tables every time."""
@@ -242,7 +246,7 @@ class Parts:
         await self.repair.sweep()
 
     async def stop(self) -> None:
-        await self.chores.end()
+        await self.periodic.end()
         for task in self.tasks:
             task.cancel()
         for task in self.tasks:

@@ -14,7 +14,7 @@ from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
 from plugins.documents.vectorstores.origins import GONE
 from proxy.errors import Busy, NotFound, ProxyError
-from proxy.host import Host, rest, shielded
+from proxy.host import Host, interruptible_sleep, shielded
 from proxy.sql.database import DatabaseAway
 from proxy.stores.vectors import VectorsAway
 
@@ -53,7 +53,7 @@ class Runner:
                 log.warning("documents wait: %s", error)
             except Exception:  # must not end the loop
                 log.exception("documents to be indexed could not be fetched")
-            await rest(EVERY, self.wake)
+            await interruptible_sleep(EVERY, self.wake)
             self.wake.clear()
 
     async def claimed(self) -> Job | None:

@@ -25,7 +25,7 @@ from plugins.experiments.writer import Writer
 from proxy.announcements import CallEnded, Rated
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, Denied, ProxyError
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.meter import metered
 from proxy.types import Call, Handler, Reply, Route
 
@@ -81,7 +81,7 @@ class Experiments:
         """What each call in progress counts for, by its meter's id.  CallEnded, which every call sends, removes it."""
         self.odd: set[str] = set()
         """Variants whose templates are not filled in, because no `templates` follows in the chain."""
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.record(FACT)
         host.holds(Rows(self.writer))
         host.on(CallEnded, self.ended)
@@ -195,13 +195,13 @@ class Experiments:
         start = self.host.background.start
         if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing what experiments have counted")
-        self.chores.every(LOOK, self.known.read, "looking for new experiments")
-        self.chores.every(WATCH, self.watch, "guarding experiments")
-        self.chores.every(TIDY, self.tidy, "deleting what is old of experiments", calm=True)
+        self.periodic.every(LOOK, self.known.read, "looking for new experiments")
+        self.periodic.every(WATCH, self.watch, "guarding experiments")
+        self.periodic.every(TIDY, self.tidy, "deleting what is old of experiments", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()
         await self.writer.close(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

@@ -15,7 +15,7 @@ from plugins.files.store import Bounds, Store
 from plugins.files.tables import FEATURE
 from proxy.config import Strict
 from proxy.errors import ConfigError
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.types import Route
 
 MIB: Final = 1024 * 1024
@@ -41,7 +41,7 @@ class Files:
         bounds = Bounds(settings.max_file_bytes, settings.max_bytes, settings.max_files)
         self.store = Store(host.database, host.clock, bounds, host.cabinet)
         self.api = Api(self.store, host)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         if host.cabinet.keeper is not None:
             raise ConfigError(["files are kept by one plugin only"])
         host.cabinet.keeper = self.store
@@ -51,12 +51,12 @@ class Files:
         yield from self.api.routes()
 
     async def __aenter__(self) -> Self:
-        self.chores.every(retention.EVERY, partial(retention.tidy, self.store), "deleting old files", calm=True)
+        self.periodic.every(retention.EVERY, partial(retention.tidy, self.store), "deleting old files", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Waits for writes in progress, and cancels those that take longer than PATIENCE."""
-        await self.chores.end()
+        await self.periodic.end()
         if self.api.tasks:
             await asyncio.wait(self.api.tasks, timeout=PATIENCE)
             for task in self.api.tasks:

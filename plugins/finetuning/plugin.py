@@ -19,7 +19,7 @@ from plugins.finetuning.tables import FEATURE
 from plugins.finetuning.trainer import Trainer
 from plugins.finetuning.work import Work
 from proxy.config import Strict
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.types import Route
 
 MIB: Final = 1024 * 1024
@@ -61,7 +61,7 @@ class FineTuning:
         work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
         self.runner = Runner(work, ledger, host)
         self.api = Api(store, events, datasets, self.runner, settings.trainers, host, settings.who)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.holds(Holding(store, events, self.runner, host))
 
     def routes(self) -> Iterable[Route]:
@@ -69,9 +69,9 @@ class FineTuning:
 
     async def __aenter__(self) -> Self:
         self.runner.open()
-        self.chores.every(EVERY, self.runner.tidy, "tidying after fine-tuning")
+        self.periodic.every(EVERY, self.runner.tidy, "tidying after fine-tuning")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.runner.close()
-        await self.chores.end()
+        await self.periodic.end()

@@ -22,7 +22,7 @@ from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
 from plugins.finetuning.work import TRAINED, Overtaken, Work
 from proxy.errors import Busy, ProxyError
-from proxy.host import Host, rest, shielded
+from proxy.host import Host, interruptible_sleep, shielded
 from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Runner:
                 log.warning("fine-tuning waits: %s", error)
             except Exception:
                 log.exception("fine-tuning jobs could not be fetched")
-            await rest(EVERY, self.wake)
+            await interruptible_sleep(EVERY, self.wake)
             self.wake.clear()
 
     async def claimed(self) -> Job | None:

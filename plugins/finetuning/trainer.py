@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat
 
 from proxy.config import Strict
 from proxy.errors import ProxyError
-from proxy.host import rest, shielded
+from proxy.host import interruptible_sleep, shielded
 from proxy.sql.lockfile import taken
 
 GUARD: Final = Path(__file__).parent / "guard.py"
@@ -85,7 +85,7 @@ class Training:
             )
         try:
             await self.watched(said)
-            await rest(DRAIN, said.silent)
+            await interruptible_sleep(DRAIN, said.silent)
         finally:
             await shielded(end(process, said))
         said.check()
@@ -100,7 +100,7 @@ class Training:
         """Wait until it has ended.  Raises Failed if it exceeds a limit, and what `hear` raised."""
         loop = asyncio.get_running_loop()
         over, measured = loop.time() + self.trainer.timeout, loop.time()
-        while not await rest(LOOK, said.ended):
+        while not await interruptible_sleep(LOOK, said.ended):
             await self.rest()
             said.check()
             if loop.time() > over:
@@ -190,10 +190,10 @@ async def end(process: asyncio.SubprocessTransport, said: Said) -> None:
     """End the process and its children: the guard ends them once its standard input is closed."""
     if (pipe := process.get_pipe_transport(0)) is not None:
         pipe.close()
-    if not await rest(2 * GRACE, said.ended):
+    if not await interruptible_sleep(2 * GRACE, said.ended):
         with suppress(ProcessLookupError):
             process.kill()
-        await rest(GRACE, said.ended)
+        await interruptible_sleep(GRACE, said.ended)
     process.close()  # also closes pipes that its descendants hold open
 
 

@@ -21,7 +21,7 @@ from plugins.limits.rules import Rule
 from proxy.announcements import KEPT, CallEnded
 from proxy.config import Strict
 from proxy.errors import ProxyError, TooMany
-from proxy.host import Host, rest
+from proxy.host import Host, interruptible_sleep
 from proxy.meter import metered
 from proxy.sql.feature import Feature
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
@@ -171,7 +171,7 @@ class Limits:
 
     async def tick(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping.is_set():
-            await rest(TICK, self.stopping)
+            await interruptible_sleep(TICK, self.stopping)
             try:
                 await work()
             except Exception:  # one failed run must not end the loop

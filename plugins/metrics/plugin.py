@@ -14,7 +14,7 @@ from plugins.metrics.registry import Registry, registry_of
 from proxy.announcements import Attempt, CallEnded, FellBack
 from proxy.config import Strict
 from proxy.errors import ConfigError
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.meter import metered
 from proxy.types import Call, Handler, Reply, Route
 
@@ -47,7 +47,7 @@ class Metrics:
         self.host = host
         self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
         self.instruments = host.kept("metrics", self.made)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         self.said = float("-inf")
         host.on(CallEnded, lambda one: self.count(self.instruments.ended, one, host.models.provider(one.upstream)))
         host.on(Attempt, lambda one: self.count(self.instruments.attempted, one))
@@ -55,11 +55,11 @@ class Metrics:
 
     async def __aenter__(self) -> Self:
         if self.host.workers > 1:
-            self.chores.every(LOOK, self.look, "metrics of stores")
+            self.periodic.every(LOOK, self.look, "metrics of stores")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()
 
     async def look(self) -> None:
         self.count(self.instruments.stand, self.host.seen())

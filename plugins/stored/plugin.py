@@ -24,7 +24,7 @@ from plugins.stored.written import written
 from proxy.asks import last_words
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError, TooLarge
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.types import Call, Chat, Events, Handler, Receipt, Reply, Route
 from proxy.wire.openai_items import messages
 
@@ -62,7 +62,7 @@ class Stored:
         self.store = Store(host)
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.retention = Retention(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.holds(Answers(self.retention))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
@@ -129,11 +129,11 @@ class Stored:
 
     async def __aenter__(self) -> Self:
         self.runs.open()
-        self.chores.every(EVERY, self.retention.tidy, "deleting old answers", calm=True)
+        self.periodic.every(EVERY, self.retention.tidy, "deleting old answers", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()
         await self.runs.close()
         await self.store.settled()
 

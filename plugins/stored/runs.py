@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from plugins.stored.answers import RESPONSE, Document, events_of
 from plugins.stored.store import Store
 from proxy.errors import Busy, NotFound, ProxyError
-from proxy.host import Host, rest
+from proxy.host import Host, interruptible_sleep
 from proxy.streams import replay
 from proxy.types import Call, Event, Events, Handler, Receipt, Reply, unheard
 from proxy.wire.openai_responses_out import CANCELLED, NOTHING, Response, cut
@@ -77,7 +77,7 @@ class Run:
 
     async def refused(self) -> ProxyError | None:
         """The error if the call is invalid and this is known soon."""
-        await rest(PATIENCE, self.found)
+        await interruptible_sleep(PATIENCE, self.found)
         return self.wrong
 
     def tell(self) -> None:

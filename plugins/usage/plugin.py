@@ -25,7 +25,7 @@ from plugins.usage.writer import Writer
 from proxy.announcements import Attempt, AttemptsAsked, CallEnded, FellBack
 from proxy.config import Strict
 from proxy.errors import Busy
-from proxy.host import Chores, Host
+from proxy.host import Host, PeriodicTasks
 from proxy.meter import metered
 from proxy.page import Page
 from proxy.types import Call, Handler, Reply, Route
@@ -66,7 +66,7 @@ class Usage:
         self.retention = Retention(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
-        self.chores = Chores(host.background)
+        self.periodic = PeriodicTasks(host.background)
         host.holds(Rows(self.writer, host))
         host.on(CallEnded, self.writer.add)
         host.on(Attempt, self.writer.tried)
@@ -88,12 +88,12 @@ class Usage:
         start = self.host.background.start
         if self.writer.task is None:  # one writer serves the pipelines of all later reloads, too
             self.writer.task = start(self.writer.run(), "writing records of usage")
-        self.chores.every(LOOK, self.pricing.read, "looking for new prices")
-        self.chores.every(TIDY, self.retention.tidy, "deleting old records of usage", calm=True)
+        self.periodic.every(LOOK, self.pricing.read, "looking for new prices")
+        self.periodic.every(TIDY, self.retention.tidy, "deleting old records of usage", calm=True)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.chores.end()
+        await self.periodic.end()
         await self.writer.close(PATIENCE)
 
     def routes(self) -> Iterable[Route]:

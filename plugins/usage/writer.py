@@ -18,7 +18,7 @@ from plugins.usage.statements import alone, insert_rows
 from plugins.usage.tables import ATTEMPTS, BATCHES, CALLS
 from proxy.announcements import Attempt, CallEnded
 from proxy.errors import Busy
-from proxy.host import Clock, rest
+from proxy.host import Clock, interruptible_sleep
 from proxy.sql.backlog import EVERY, Backlog
 from proxy.sql.database import Database
 
@@ -85,7 +85,7 @@ class Writer(Backlog):
         if seconds > EVERY:
             await asyncio.sleep(seconds)
             return
-        await rest(seconds, self.full)
+        await interruptible_sleep(seconds, self.full)
 
     async def flush(self) -> None:
         async with self.turn:

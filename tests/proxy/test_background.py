@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from proxy.background import Background, Chores, now_and_then, shielded
+from proxy.background import Background, PeriodicTasks, periodically, shielded
 from proxy.commands import shared
 from proxy.errors import Busy
 
@@ -28,7 +28,7 @@ async def test_a_fault_ends_one_time_only_and_what_is_away_is_told_by_others(cap
 
     caplog.set_level(logging.WARNING)
     async with asyncio.timeout(10):
-        await now_and_then(work, 0.001, over)
+        await periodically(work, 0.001, over)
     assert times == 3
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
@@ -40,7 +40,7 @@ async def test_what_is_not_urgent_does_not_begin_while_a_server_starts() -> None
         nonlocal times
         times += 1
 
-    task = asyncio.ensure_future(now_and_then(work, 1000, over, calm=True))
+    task = asyncio.ensure_future(periodically(work, 1000, over, calm=True))
     await asyncio.sleep(0.01)
     over.set()
     await task
@@ -55,40 +55,40 @@ async def test_work_that_says_when_it_is_over_has_gone_to_where_it_waits() -> No
             done.append("begun")
             await may_end.wait()
         finally:
-            background.over()
+            background.discard_current()
 
-    task = background.begin(work(), "work")
+    task = background.start_eagerly(work(), "work")
     assert done == (["begun"] if sys.version_info >= (3, 12) else [])
     assert background.tasks == {task}
     with pytest.raises(Busy):
-        background.begin(work(), "more")
+        background.start_eagerly(work(), "more")
     may_end.set()
     await task
     assert not background.tasks
-    await background.begin(work(), "what need not wait")
+    await background.start_eagerly(work(), "what need not wait")
     assert not background.tasks
     may_end.clear()
-    background.begin(work(), "what is cut off")
+    background.start_eagerly(work(), "what is cut off")
     await background.aclose()
 
 
 @pytest.mark.parametrize("patience", [10, 0])
 async def test_a_chore_that_has_begun_is_finished_unless_that_takes_too_long(patience: float) -> None:
     background, begun, done = Background(), asyncio.Event(), False
-    chores = Chores(background)
+    tasks = PeriodicTasks(background)
 
     async def work() -> None:
         nonlocal done
         begun.set()
-        await chores.over.wait()
+        await tasks.over.wait()
         await asyncio.sleep(0.01)
         done = True
 
     async with asyncio.timeout(10):
-        chores.every(1000, work, "a chore")
+        tasks.every(1000, work, "a task")
         await begun.wait()
-        await chores.end(patience)
-        await asyncio.wait(chores.tasks)
+        await tasks.end(patience)
+        await asyncio.wait(tasks.tasks)
     assert done is bool(patience) and not background.tasks
 
 
