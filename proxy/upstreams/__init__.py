@@ -1,1 +1,1 @@
-"""The innermost handlers: where models live."""
+"""The innermost handlers of every chain: they send calls to model servers."""

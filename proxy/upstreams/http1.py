@@ -1,7 +1,7 @@
-"""A keep-alive HTTP/1.1 client for one origin: POST or GET, and the body as it comes.
+"""A keep-alive HTTP/1.1 client for one origin: POST or GET, with the answer's body read while it arrives.
 
-aiohttp's client does far more (redirects, cookies, proxies, compression, tracing), and between a proxy and its
-upstream that costs more than all the rest of a call.  The parsing is httptools'; connections are kept here.
+aiohttp's client does far more (redirects, cookies, proxies, compression, tracing), which between a proxy and its
+upstream costs more than all the rest of a call.  httptools parses; this module has the connection pool.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from proxy.wire import patience
 IDLE: Final = 30.0
 """Seconds that an unused connection is kept."""
 NEXT: Final = 0.25
-"""Seconds after which the next address of a name is tried beside one that does not answer (RFC 8305)."""
+"""Seconds after which the next address of a host name is tried in parallel (Happy Eyeballs, RFC 8305)."""
 MOST_IDLE: Final = 100
+"""Maximum number of unused connections kept per origin."""
 MOST_HEAD: Final = 65_536
-"""Bytes that the head of an answer may have."""
+"""Maximum bytes of an answer's head."""
 HIGH: Final = 262_144
-"""Bytes of a body that may wait to be read; more are left to the network."""
+"""High-water mark: bytes of a body that are buffered before reading from the socket is paused."""
 
 
 @lru_cache(1)
 def trusted() -> ssl.SSLContext:
-    """Whom the system trusts.  To learn that takes some thirty milliseconds, in which nobody else is served."""
+    """A TLS context with the system's certificates; cached, as loading them blocks the event loop for some 30 ms."""
     return ssl.create_default_context()
 
 
 def nobody() -> None:
-    """Waits for a request to be on its way."""
+    """The default for the parameter `written`: does nothing."""
 
 
 class Broken(ConnectionError):
-    """A connection ended, or carried what is no HTTP, in the middle of an exchange."""
+    """A connection ended, or carried invalid HTTP, during an exchange."""
 
 
 class Unreachable(OSError):
-    """No connection could be made, and why."""
+    """No connection could be made; the message says why."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection, and the answer that it carries at the time."""
+    """One connection, and the answer that is being received on it."""
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -65,12 +66,12 @@ class Connection(asyncio.Protocol):
         self.begin()
 
     def begin(self) -> None:
-        """Forget the last answer."""
+        """Reset the state of the previous answer."""
         self.status = 0
         self.wait_for: float | None = None
-        """Seconds after which the server wants to be asked again."""
+        """Seconds after which the server wants a retry, None if it does not say."""
         self.final = False
-        """Whether the server says that trying again makes no sense."""
+        """Whether the server says that a retry is pointless."""
         self.framed = False
         self.head = 0
         self.parts: list[bytes] = []
@@ -98,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.status and not self.framed and error is None:
-            self.complete = True  # such a body ends with its connection
+            self.complete = True  # a body without a declared length ends with its connection
         self.broken = self.broken or "broke off the connection"
         self.origin.forget(self)
         self.wake()
@@ -106,13 +107,13 @@ class Connection(asyncio.Protocol):
     # --- what the parser calls -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self.complete:  # another answer to the same request, of which nothing may be taken for a part of the first
-            raise Broken("spoke when it was not asked")  # ends the parsing; what was answered before it stays
+        if self.complete:  # a second answer to one request, which must not be taken for a part of the first
+            raise Broken("spoke when it was not asked")  # ends the parsing; the first answer remains valid
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
         if lower == b"content-length" or lower == b"transfer-encoding":
-            self.framed = True  # else the body ends with the connection
+            self.framed = True  # otherwise the body ends with the connection
         elif lower == b"retry-after" and self.wait_for is None:
             self.wait_for = patience.seconds(value)
         elif lower == b"retry-after-ms" and (exact := patience.milliseconds(value)) is not None:
@@ -155,7 +156,7 @@ class Connection(asyncio.Protocol):
             self.waiter = None
 
     async def answered(self, request: bytes, written: Callable[[], None]) -> None:
-        """Send a request and wait for the head of its answer.  written: called between the two.  Raises Broken."""
+        """Send a request and wait for the head of its answer.  written: called in between.  Raises Broken."""
         if self.transport is None:
             raise Broken("is not connected")
         self.begin()
@@ -167,7 +168,7 @@ class Connection(asyncio.Protocol):
             await self.wait()
 
     async def part(self) -> bytes:
-        """What has arrived of the body, or b"" at its end.  Raises Broken if it ends too early."""
+        """The next bytes of the body, or b"" at its end.  Raises Broken if it ends too early."""
         while not self.parts:
             if self.complete:
                 return b""
@@ -185,12 +186,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_sent(self) -> bool:
-        """Whether all of the request has been: one that was answered before may never be read to its end, and whoever
-        came next on this connection would wait behind it."""
+        """Whether the whole request has been sent.  A server that answers earlier may never read the rest, and the next
+        request on this connection would wait behind it."""
         return self.transport is not None and not self.transport.get_write_buffer_size()
 
     def close(self) -> None:
-        """End the exchange; the connection serves again if its request was sent and its answer read, both whole."""
+        """End the exchange.  The connection is reused if the request was sent and the answer read, both completely."""
         if self.reusable and not self.parts and not self.broken and self.is_sent:
             self.origin.keep(self)
         else:
@@ -198,7 +199,7 @@ class Connection(asyncio.Protocol):
 
 
 class Origin:
-    """The connections to one server."""
+    """The connection pool of one server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -207,7 +208,7 @@ class Origin:
         self.port = parts.port or (443 if self.tls else 80)
         named = self.host.replace(".", "").strip("0123456789") and ":" not in self.host
         self.address: dict[str, Any] = {} if named else {"host": self.host, "port": self.port}
-        """Where it is, if its URL says so: then there is no name to be looked up."""
+        """Host and port if the URL has an IP address; empty if a host name must be resolved."""
         self.path = parts.path
         self.name = parts.netloc
         self.headers = ""
@@ -215,14 +216,15 @@ class Origin:
         self.idle: deque[Connection] = deque()
 
     def head(self, method: str, path: str, length: int, more: str = "") -> bytes:
+        """length: bytes of the JSON body, 0 if there is none.  more: further header lines."""
         kind = f"Content-Type: application/json\r\nContent-Length: {length}\r\n" if length else ""
         lines = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{self.headers}{more}{kind}\r\n"
         return lines.encode()
 
     async def ask(self, request: bytes, connect: float, written: Callable[[], None] = nobody) -> Connection:
-        """An answer whose head has come; whoever gets it closes it.
+        """Send a request; gives its answer, unread, which the caller must close.
 
-        request: a `head` and its body.  written: called when it is on its way.
+        request: a `head` and its body.  written: called when the request has been passed to the connection.
         Raises Broken, or Unreachable if no connection can be made within `connect` seconds.
         """
         connection = self.kept() or await self.connected(connect)
@@ -247,7 +249,7 @@ class Origin:
         return connection
 
     async def reached(self) -> dict[str, Any]:
-        """A socket that is connected to whichever address of the name answers first; uvloop cannot do it by itself."""
+        """A socket connected to the first address of the host name that answers; uvloop lacks Happy Eyeballs."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         made = await start_connection(found, happy_eyeballs_delay=NEXT, loop=loop)
@@ -255,7 +257,7 @@ class Origin:
         return {"sock": made, "server_hostname": self.host if self.tls else None}
 
     def kept(self) -> Connection | None:
-        """The connection that was used last, if it is not too old."""
+        """The most recently used idle connection that is neither too old nor broken, or None."""
         oldest = asyncio.get_running_loop().time() - IDLE
         while self.idle:
             connection = self.idle.pop()
@@ -284,9 +286,9 @@ def reason_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
         plain = error.reason == "WRONG_VERSION_NUMBER"
         return f"TLS failed: {'it speaks plain HTTP; use http://' if plain else error.reason or error}"
-    if isinstance(error, socket.gaierror):  # whose numbers are not the system's
+    if isinstance(error, socket.gaierror):  # its `errno` is not one of the system's
         return "its host name is not known"
     if error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()
-    # A name with several addresses, such as `localhost`, failed at each of them, and asyncio tells it in one string.
+    # If each address of a name such as `localhost` fails, asyncio raises one error that only contains them as text.
     return os.strerror(errno.ECONNREFUSED).lower() if f"Errno {errno.ECONNREFUSED}]" in str(error) else str(error)

@@ -1,4 +1,4 @@
-"""Where calls wait while every host that could take them is busy: one line for a pool."""
+"""The queue of a pool, where calls wait while every host that could take them is busy."""
 
 from __future__ import annotations
 
@@ -17,30 +17,35 @@ from proxy.upstreams.members import Member
 from proxy.upstreams.standing import COOLING, Standing
 
 LONGEST: Final = 60.0
-"""Seconds that a refused caller is told to wait at most."""
+"""Maximum of the wait in seconds that a refused caller is told, and of one interval in `pace`."""
 NEW: Final = 0.1
-"""Weight of the newest interval in the mean that foretells how fast the line moves."""
+"""Weight of the newest interval in the moving average `pace`."""
 
 
 Pick = Callable[[str, tuple[str, ...], int], Standing | None]
-"""Model, hosts that were tried, and beginning of the conversation -> the host that could take such a call now."""
+"""Model, URLs of tried hosts, and beginning of the conversation -> the best host for such a call now, None if all are
+busy."""
 Warm = Callable[[Standing, str], bool]
 """Whether a host has a model loaded."""
 
 
 def address_of(url: str) -> str:
-    """What tells hosts of a pool apart: the path as well, since a gateway may have several under one name."""
+    """The part of a URL that identifies a host, including the path, since a gateway may serve several hosts."""
     return url.partition("://")[2]
 
 
 def named(upstream: str, url: str, several: bool) -> str:
-    """What callers are told of one host.  several: whether its upstream has more."""
+    """The name of a host as callers see it.  several: whether its upstream has more than one."""
     return f"{upstream}/{address_of(url)}" if several else upstream
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One call in line.  model: canonical; tried: hosts that it has been to; beginning: of its conversation."""
+    """One waiting call.
+
+    model: canonical name.  tried: URLs of the hosts that failed it.  beginning: see `beginning_of`.
+    ready: resolved with the host whose slot is reserved for it, or failed with TooMany.
+    """
 
     call: Call
     model: str
@@ -50,18 +55,18 @@ class Waiting:
 
 
 class Order(Protocol):
-    """Who waits, and in which order they are served; iterating gives the first one first."""
+    """The waiting calls; iterating gives them in the order in which they are served."""
 
     def add(self, one: Waiting) -> None: ...
 
     def remove(self, one: Waiting) -> None:
-        """Of one that may have left already."""
+        """Remove a call that gives up waiting; it may have been removed already."""
 
     def served(self, one: Waiting) -> None:
-        """The same of one that is sent on."""
+        """Remove a call that has been assigned to a host."""
 
     def giving_way(self, one: Waiting) -> Waiting:
-        """Of those who wait, whose place this one may have where there is none left; its own if nobody's."""
+        """The waiting call that is refused if there is no room for `one`; that may be `one` itself."""
 
     def __iter__(self) -> Iterator[Waiting]: ...
 
@@ -69,9 +74,9 @@ class Order(Protocol):
 
 
 class Turns:
-    """A turn for each caller, so that none of them starves another; of one caller's calls the first comes first.
+    """Round robin over callers, so that none starves another; each caller's calls are served first in, first out.
 
-    Places, too, go by callers: who has most of them gives one to whoever has fewer.
+    If the queue is full, the caller with the most places loses the newest one to a caller with fewer.
     """
 
     def __init__(self) -> None:
@@ -105,58 +110,64 @@ class Turns:
 
 
 def places(calls: Iterable[Waiting]) -> int:
-    """A call for several answers is one that waits, or it could never be served.  Its parts share a trail; an id is its
-    client's to choose, and any number of calls may have it."""
+    """The number of places that waiting calls take.
+
+    The parts of a call for several answers share one place; otherwise a call with more parts than places could never
+    be served.  They share one `trail` object; the request id would not do, as clients may choose equal ones.
+    """
     return len({id(one.call.trail) for one in calls})
 
 
 class Line:
-    """Lets calls to hosts that have room; the others wait.  Outlives reloads, so that nobody loses a place."""
+    """Assigns calls to hosts with free slots; the others wait.  Survives reloads, so that no call loses its place."""
 
     def __init__(self, order: Order, clock: Clock) -> None:
         self.order = order
         self.waits = False
-        """Whether anybody does."""
+        """Whether any call is waiting."""
         self.clock = clock
         self.standings: dict[str, Standing] = {}
         self.members: dict[str, Member] = {}
-        """The hosts by their URLs, each of the newest pool that has it: whoever waits over a reload may be sent to one
-        that its own pool does not know."""
+        """The hosts by URL, each from the newest pool that has it: a call that waits during a reload may be assigned to
+        a host that its own pool does not know."""
         self.current: Sequence[Standing] = ()
-        """The newest pool's hosts, of which `pick` gives one."""
+        """The newest pool's hosts, from which `pick` chooses."""
         self.turn = 0
         self.pick: Pick = lambda model, tried, beginning: None
-        """The newest pool's: those who wait longest are not bound to what the hosts were allowed when they came."""
+        """The newest pool's, so that calls that have waited since before a reload follow the new settings."""
         self.warm: Warm = lambda standing, model: True
         self.group = 0.0
-        """Seconds for which calls whose model is loaded may go before one whose model is not."""
+        """Seconds for which calls whose model is loaded may overtake one whose model is not."""
         self.grouped: dict[str, float] = {}
-        """Since when others are held because of the model that a host, by its URL, has loaded."""
+        """By a host's URL, the time since which calls are held back in favour of those for its loaded models."""
         self.look_again: asyncio.TimerHandle | None = None
-        """Wakes those who are held at a host that has room, where nobody leaves one so soon."""
+        """Serves held-back calls when their time is over, if no call ends earlier."""
         self.loads = self.loads_avoided = 0
-        """Calls that were sent to a host which had to load their model; and those that were not, because others of
-        the loaded model went first."""
+        """Calls assigned to a host that had to load their model; and calls that overtook one for which a model would
+        have been loaded."""
         self.pace = 1.0
-        """Mean seconds between two calls that leave while others wait."""
+        """Moving average of the seconds between the ends of two calls while others wait."""
         self.left: float | None = None
-        """When the last one left, if others have waited since."""
+        """When the latest call ended, if others have been waiting since; otherwise None."""
 
     def standing(self, url: str, name: str) -> Standing:
-        """name: of a host that was not known."""
+        """The state of a host, created if it is new."""
         return self.standings.setdefault(url, Standing(url, name))
 
     def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
-        """Serve those who wait by what a pool says from now on."""
+        """Use this pool's hosts, choices and settings from now on, also for calls that already wait."""
         self.members |= members
         self.current, self.pick, self.group = current, pick, group
         self.warm = lambda standing, model: members[standing.url].warm(model)
         if len(current) == 1:
-            current[0].out = False  # whatever was known of it among others: the only host is never out
+            current[0].out = False  # it may have been taken out in a larger pool; an only host never is
         self.serve()
 
     async def enter(self, one: Waiting, bounds: Settings) -> Standing:
-        """The host that takes this call, in its turn; give it back with `leave`.  Raises TooMany."""
+        """Wait for a host with a free slot, which is reserved until `leave`.
+
+        Raises TooMany if the queue is full or the wait too long.
+        """
         self.come(one)
         self.serve()
         if not one.ready.done() and places(self.order) > bounds.most:
@@ -165,7 +176,7 @@ class Line:
 
     def refuse(self, one: Waiting, most: int) -> None:
         self.gone(one)
-        if not one.ready.done():  # else it is leaving
+        if not one.ready.done():  # otherwise it was just cancelled
             message = f"All hosts are busy, and {most} calls are already waiting."
             one.ready.set_exception(TooMany(message, code="queue_full", wait=self.foretold()))
 
@@ -176,7 +187,7 @@ class Line:
         except BaseException as error:
             self.gone(one)
             if one.ready.done() and not one.ready.cancelled() and one.ready.exception() is None:
-                # Served while it was leaving.
+                # A host was assigned just before it gave up.
                 one.ready.result().trial = False
                 self.leave(one.ready.result())
             if isinstance(error, TimeoutError):
@@ -193,7 +204,7 @@ class Line:
         self.waits = len(self.order) > 0
 
     def taken(self, found: Standing) -> Standing:
-        """A call begins on this host; give it back with `leave`."""
+        """Reserve a slot of this host for a call; `leave` releases it."""
         self.turn += 1
         found.picked = self.turn
         found.busy += 1
@@ -202,7 +213,7 @@ class Line:
         return found
 
     def leave(self, standing: Standing) -> None:
-        """A call has ended on this host."""
+        """Release the slot of a call that has ended, and serve waiting calls."""
         standing.busy -= 1
         if not self.waits:
             self.left = None
@@ -215,12 +226,12 @@ class Line:
         self.serve()
 
     def serve(self) -> None:
-        """Send on whoever can be taken now; tell the others how many stand before them."""
+        """Assign hosts to the waiting calls that can be served now, and tell the others how many are before them."""
         before, waiting = 0, {one.model for one in self.order if not one.ready.done()}
         held: list[Waiting] = []
         served = False
         for one in self.order:
-            if one.ready.done():  # it is leaving
+            if one.ready.done():  # it was just cancelled
                 continue
             found = self.pick(one.model, one.tried, one.beginning)
             if found is not None and self.holds(one, found, waiting):
@@ -233,13 +244,13 @@ class Line:
                 self.send(one, found)
                 self.loads_avoided += bool(held)
                 served = True
-        if held and not served:  # those for whom they were held could not be taken
+        if held and not served:  # the calls in whose favour they were held back have no host
             self.send_first(held)
 
     def holds(self, one: Waiting, found: Standing, waiting: Collection[str]) -> bool:
-        """Whether a call shall wait, although there is room, for others whose model is loaded there.
+        """Whether a call must wait although a slot is free, so that calls for that host's loaded models go first.
 
-        On a GPU with room for one model two of them would otherwise put each other out with every call.
+        On a GPU with memory for one model, two models would otherwise evict each other with every call.
         """
         if not self.group or len(waiting) == 1 or self.warm(found, one.model):
             return False
@@ -259,7 +270,7 @@ class Line:
         self.order.served(one)
         self.waits = len(self.order) > 0
         if self.grouped and not self.warm(found, one.model):
-            self.grouped.pop(found.url, None)  # now another group begins there
+            self.grouped.pop(found.url, None)  # another model is loaded there now, which starts a new period
         one.ready.set_result(self.taken(found))
 
     def send_first(self, held: Iterable[Waiting]) -> None:
@@ -268,9 +279,9 @@ class Line:
                 self.send(one, found)
 
     def foretold(self) -> float:
-        """Seconds after which a refused caller may find a place."""
+        """Estimated seconds after which a refused caller may find a place."""
         return max(1.0, min(LONGEST, self.pace * len(self.order)))
 
     def told(self) -> dict[str, JSON]:
-        """For people."""
+        """The state of the queue, for operators."""
         return {"waiting": len(self.order), "loads": self.loads, "loads_avoided": self.loads_avoided}

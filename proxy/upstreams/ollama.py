@@ -1,4 +1,4 @@
-"""One Ollama server as a handler: a Call in, Ollama's native API asked, Events out."""
+"""One Ollama server as a handler: sends a Call to Ollama's native API, and translates the answer into Events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KIND = Kind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an 
 
 
 class Way(Struct, frozen=True):
-    """How one answer is got: the path that is asked, what is said there, and who reads the answer."""
+    """How one answer is obtained: the path, the planned request, and the reader of the answer."""
 
     path: str
     plan: Plan
@@ -37,7 +37,7 @@ class Way(Struct, frozen=True):
 
 
 class Ollama:
-    """pins: what the operator fixed for a model.  strict: refuse what would have to be emulated or dropped."""
+    """pins: gives what the operator fixed for a model.  strict: refuse parameters that would be emulated or dropped."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Ollama:
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
         self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
-        # What is known of a server is worth keeping over a reload, and so are loads that are under way.
+        # The cached lists and the loads under way survive reloads.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(
             f"loading {url}",
@@ -65,18 +65,18 @@ class Ollama:
         self.loading.limit = self.settings.load_timeout
 
     def is_here(self, info: ModelInfo | None) -> bool:
-        """Whether callers may ask for this model: what leaves this server's hosts only where the operator allows it."""
+        """Whether callers may use this model: one that Ollama forwards elsewhere only if the operator allows it."""
         return info is not None and (self.settings.allow_cloud or not ollama_models.is_remote(info))
 
     async def models(self) -> Mapping[str, ModelInfo]:
         return {name: info for name, info in (await self.listing.all()).items() if self.is_here(info)}
 
     async def running(self) -> list[JSON]:
-        """What it has loaded, in its own words."""
+        """The entries of `/api/ps`: the models that it has loaded."""
         return list(ollama_models.loaded_entries(await self.http.ask_soon("/api/ps")))
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
-        """What it says of one model, in its own words."""
+        """The unchanged answer of `/api/show` for one model."""
         return await self.http.ask_soon("/api/show", body, str(body.get("model", "")))
 
     async def version(self) -> str:
@@ -114,7 +114,7 @@ class Ollama:
         return self.generated(call, call.ask, info)
 
     async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
-        """A chat or a completion: planned, the model loaded, asked, and repaired where Ollama falls short."""
+        """Answer a chat or completion: load the model, send the request, and repair what Ollama cannot do by itself."""
         pins = self.pins(info.name)
         if isinstance(ask, Chat):
             way = Way("/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model))
@@ -124,10 +124,12 @@ class Ollama:
         plan = way.plan
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
-        stages = repair.stages_of(plan, call.stream)  # before Ollama is asked: a bad schema costs nobody a token
+        stages = repair.stages_of(
+            plan, call.stream
+        )  # before the request is sent: an invalid schema must not cost tokens
         if not self.loading.is_warm(info.name):
             await self.loading.ready(info, pins, call.progress)
-        if is_empty(ask):  # nothing was asked but that the model be loaded
+        if is_empty(ask):  # the call only loads the model
             return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
         if stages:
@@ -135,7 +137,7 @@ class Ollama:
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, way: Way) -> Reply:
-        """One JSON document: sixty-four wake-ups for one answer would cost more than all else here."""
+        """Request one JSON document: to wake up for each token of the answer would cost more than all the rest."""
         response = await self.http.send(way.path, way.plan.body, call)
         try:
             document = await self.http.read(response)

@@ -27,14 +27,14 @@ KIND = Kind("The upstream", "an `openai` URL is all that stands before it, which
 
 
 class OpenAI:
-    """strict: refuse what would have to be emulated or dropped."""
+    """strict: refuse parameters that would be emulated or dropped."""
 
     def __init__(self, url: str, settings: Upstream, services: Services, strict: bool = False) -> None:
         self.url = url
         self.settings = settings
         self.strict = strict
         self.key = settings.key.get_secret_value() if settings.key else ""
-        # What another key may see is another list, and its connections are others.
+        # The list of models may depend on the key, so lists and connections are kept per key.
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
@@ -45,7 +45,7 @@ class OpenAI:
         self.listing.remote = self.http
 
     def error_of(self, status: int, body: bytes, model: str) -> ProxyError:
-        """What the server says, without the key if it repeats it."""
+        """The error of a failed answer, from which the key is removed if the server repeats it."""
         if self.key:
             body = body.replace(self.key.encode(), b"(key)")
         return openai_refusals.error_of(status, body, model)
@@ -53,7 +53,7 @@ class OpenAI:
     # --- what it has ---------------------------------------------------------------------------------
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        """By canonical name.  Raises UpstreamError if none was ever told."""
+        """By canonical name.  Raises UpstreamError if there is no list that is recent enough."""
         return await self.listing.all()
 
     async def find(self, name: str) -> ModelInfo | None:
@@ -61,39 +61,39 @@ class OpenAI:
         return await self.listing.find(name)
 
     def known(self, name: str) -> ModelInfo | None:
-        """By canonical name, as last told."""
+        """A model by its canonical name, from the cached list."""
         return self.listing.known.get(name)
 
     def warm(self, name: str) -> bool:
-        """Such a server has loaded what it lists."""
+        """Always true: such a server is taken to have loaded all that it lists."""
         return True
 
     def loaded(self) -> Collection[str]:
         return self.listing.known.keys()
 
     async def poll(self) -> None:
-        """Brings the list up to date.  Raises UpstreamError."""
+        """Refresh the list of models if it is old.  Raises UpstreamError."""
         if self.listing.is_old:
             await asyncio.shield(self.listing.refreshing())
 
     def window(self, name: str) -> int | None:
-        """It is what its list says."""
+        """Unknown: only the list of models may have it."""
         return None
 
     def changed(self) -> None:
         self.listing.asked = float("-inf")
 
     async def running(self) -> list[JSON]:
-        """Nobody tells."""
+        """Unknown: OpenAI's API does not tell."""
         return []
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
-        """What is known of a model, in Ollama's words."""
+        """What is known about a model, in the format of Ollama's `/api/show`."""
         name = str(body.get("model", ""))
         return openai_models.shown(await self.find(name) or ModelInfo(name))
 
     async def version(self) -> str:
-        """It has none that Ollama's clients could compare.  Raises UpstreamError if the server does not answer."""
+        """Always "", since it is no Ollama's.  Raises UpstreamError if the server does not answer."""
         await self.poll()
         return ""
 
@@ -105,12 +105,12 @@ class OpenAI:
         return self.generated(call, call.ask, info)
 
     async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
-        if is_empty(ask):  # nothing was asked but that the model be loaded, and it is
+        if is_empty(ask):  # the call only loads the model, which counts as loaded
             return Reply.of(replay([Finish("load")]))
         plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
-        stages = stages_of(plan, call.stream)  # before the server is asked: a bad schema costs nobody a token
+        stages = stages_of(plan, call.stream)  # before the request is sent: an invalid schema must not cost tokens
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
             reply = await repair.checked(call, reply, stages)
@@ -131,7 +131,7 @@ class OpenAI:
         return await begun(Reply.of(events).on_close(response.close))
 
     async def events(self, response: Connection, reader: AnswerReader) -> Events:
-        """What was counted comes after the finish, so that only `[DONE]` or the end of the body is the end."""
+        """Reads until `[DONE]` or the end of the body, because the usage comes after the finish reason."""
         parser = sse.Parser(self.http.most)
         while not reader.done and (data := await self.http.part(response)):
             for payload in parser.feed(data):
@@ -157,7 +157,7 @@ class OpenAI:
 
 
 class Models(Listing):
-    """Such a server's list says all that it tells of its models."""
+    """The models of such a server; it tells nothing about them beyond its list."""
 
     def __init__(self, remote: Remote, services: Services) -> None:
         super().__init__(remote, services.background, services.clock, "/models", openai_models.read_models)
@@ -167,12 +167,12 @@ class Models(Listing):
 
 
 def headers_of(settings: Upstream) -> str:
-    """The lines that every request to such a server carries besides those of every upstream."""
+    """Additional header lines of every request to such a server."""
     return f"Authorization: Bearer {settings.key.get_secret_value()}\r\n" if settings.key else ""
 
 
 def stages_of(plan: Plan, stream: bool) -> list[Stage]:
-    """What is promised of an answer, whatever the server made of it; often nothing."""
+    """The checks that an answer must pass, as the server may ignore what it was asked for; often none."""
     stages: list[Stage] = []
     if plan.one_call:
         stages.append(repair.first_call)

@@ -1,4 +1,4 @@
-"""Equal hosts as one upstream: the least busy one that has the model, loaded if possible, takes a call."""
+"""Equal hosts as one upstream: a call goes to the least busy one that has its model, loaded if possible."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 NEVER: Final = 2**60
 COOL: Final = CLOSED - LEAD
-"""The least that a host counts which cools down."""
+"""The smallest load of a host that cools down, since LEAD may have been subtracted."""
 MOST: Final = 1000
-"""Models of which it is remembered who has them."""
+"""Maximum number of models whose hosts are cached."""
 COLD: Final = 4
-"""Calls more that a host may have under way and still be preferred to one that would have to load the model,
-where no number of slots says so."""
+"""How many more calls a host that has loaded the model may have and still be preferred to one that has not, if
+`slots` is unset."""
 
 
 @dataclass(slots=True)
 class Asking:
-    """A call for a model, by its canonical name, with the beginning of its conversation.
+    """A call, and the state of finding a host for it.
 
-    tried: the hosts that it has been to; queued: milliseconds that it waited for the one it is at.
-    hasty: whether it should begin soon at the one it is at.
+    name: canonical name of its model.  beginning: see `beginning_of`.  tried: URLs of the hosts that failed it.
+    queued: milliseconds that it waited for its host.  hasty: whether a late start counts as a failure of its host.
     """
 
     call: Call
@@ -55,7 +55,7 @@ class Asking:
 
 
 class Pool:
-    """name: the upstream's.  sharing: what other processes say of its hosts."""
+    """name: the upstream's.  sharing: informs other processes of hosts that cool down; None if nothing is shared."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Pool:
         self.watch = Watch(self.members, self.standings, services, self.heard)
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
-        """Raises TooMany when the line is full or does not move, else what the host raises."""
+        """Raises TooMany if the queue is full or the wait too long, otherwise what the host raises."""
         if self.alone is not None and self.slots is None:
             return self.straight(self.alone, call, info)
         return self.shared(call, info)
@@ -97,7 +97,7 @@ class Pool:
             raise
 
     async def shared(self, call: Call, info: ModelInfo) -> Reply:
-        """At a host that has room, now or in its turn; at another one if that certainly has not begun it."""
+        """Send the call to a host with a free slot, queueing if there is none; to another host if it was not begun."""
         if self.services.clock.monotonic() - self.watch.polled > POLL and self.alone is None:
             await self.watch.fresh()
         name = canonical(info.name)
@@ -120,16 +120,16 @@ class Pool:
                 return self.gained(asking, standing, reply)
 
     def free(self, asking: Asking) -> Standing | None:
-        """The host that takes this call at once."""
+        """A host whose free slot is now reserved for the call; None if the call has to wait."""
         if self.sharing is not None:
             self.sharing.look(self.standings)
-        # Nobody who comes later is served before those who wait, even if it could be.
+        # A new call never overtakes waiting ones, even if a host is free for it.
         if self.line.waits or (standing := self.pick(asking.name, (), asking.beginning)) is None:
             return None
         return self.line.taken(standing)
 
     async def waited(self, asking: Asking) -> Standing:
-        """In its turn, and whichever host has room then."""
+        """Wait in the queue for a host whose slot is reserved for the call."""
         began = self.services.clock.monotonic()
         waiting = Waiting(asking.call, asking.name, asking.tried, asking.beginning)
         standing = await self.line.enter(waiting, self.line_settings)
@@ -137,7 +137,7 @@ class Pool:
         return standing
 
     def lost(self, asking: Asking, standing: Standing, error: BaseException) -> bool:
-        """A host has failed.  Whether another one may take the call."""
+        """Record that the call failed at a host.  Gives whether another host may be tried."""
         self.outcomes.ended(standing, error, asking.hasty)
         self.line.leave(standing)
         if not isinstance(error, ProxyError):
@@ -159,12 +159,12 @@ class Pool:
             return watched.on_close(partial(self.line.leave, standing))
         if not standing.well:
             self.outcomes.answered(standing)
-        self.line.leave(standing)  # a whole answer has been read to its end
+        self.line.leave(standing)  # an answer that is not streamed has been read completely
         return reply
 
     def hastens(self, asking: Asking, member: Member) -> bool:
-        """Whether a stream has all of its time for this host: it has neither waited nor failed before, and no model is
-        to be loaded."""
+        """Whether a late start of a stream would be this host's fault: the call has not waited or failed before, and
+        the model is loaded."""
         observer = asking.call.observer
         fresh = not (asking.queued or asking.tried) and not (isinstance(observer, Heard) and observer.failures)
         return fresh and asking.name in member.loaded()
@@ -172,14 +172,14 @@ class Pool:
     # --- which host ----------------------------------------------------------------------------------
 
     def pick(self, name: str, tried: Sequence[str] = (), beginning: int = 0) -> Standing | None:
-        """The host that would take a call for this model now; None if those that could are all busy."""
+        """The best host for a call to this model now; None if all that could take it are busy."""
         places = self.having.get(name) or self.places_of(name)
         if tried:
             places = [place for place in places if place[0].url not in tried]
         return self.least_busy(name, places, beginning) if places else self.last_resort(name, tried)
 
     def least_busy(self, name: str, places: Sequence[tuple[Standing, Member]], beginning: int) -> Standing | None:
-        """Of these the one with the least to do, counting what speaks against it and for it."""
+        """The host with the smallest load: its calls, corrected for its health, prompt cache and loaded models."""
         best, least, turn, slots = None, NEVER, 0, self.slots or NEVER
         read = self.prompts.at(beginning) if self.prompts is not None and beginning else None
         for one, member in places:
@@ -192,18 +192,18 @@ class Pool:
                 continue
             if not member.warm(name):
                 load += self.cold
-            # Among equals the one that was chosen longest ago, so that none is starved.
+            # Among equals, the least recently chosen one, so that none is starved.
             if load < least or (load == least and one.picked < turn):
                 best, least, turn = one, load, one.picked
         return None if least >= COOL and self.trusted(places) else best
 
     def trusted(self, places: Iterable[tuple[Standing, Member]]) -> bool:
-        """Whether one of these is not cooling down; then those that are get no call, even if it is busy."""
+        """Whether at least one host is not cooling down.  Then the others get no calls, even if that one is busy."""
         now = self.services.clock.monotonic()
         return any(one.burden(now) < CLOSED for one, _ in places)
 
     def places_of(self, name: str) -> Sequence[tuple[Standing, Member]]:
-        """The hosts that are in and have a model, as far as known; remembered until something is heard of any."""
+        """The reachable hosts that are known to have a model; cached until something changes at any host."""
         if len(self.having) >= MOST:
             self.having.clear()
         found = [(one, member) for one, member in self.places if not one.out and member.known(name) is not None]
@@ -211,13 +211,13 @@ class Pool:
         return found
 
     def last_resort(self, name: str, tried: Sequence[str]) -> Standing | None:
-        """Where no host that is in is known to have a model, whoever is asked says so; the only host is never out."""
+        """The host to ask if no reachable one is known to have the model; its error tells the caller what is wrong."""
         free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
     def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
-        """Whether another host may take a call that this one certainly has not begun."""
+        """Whether to try another host: this one certainly has not begun the call, and another one has the model."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
             if failed.url in self.members:
                 self.watch.take_out(failed, error)
@@ -227,19 +227,19 @@ class Pool:
         return any(self.line.members[one.url].known(name) for one in others)
 
     def heard(self) -> None:
-        """What is known of the hosts has changed, and somebody who waits may go on."""
+        """Called when the state of a host has changed: clear cached hosts, and serve waiting calls if possible."""
         self.having.clear()
         self.line.serve()
 
     def open(self) -> None:
-        """From now on its hosts are as it says, and those who wait are served by what it says of them."""
+        """Take over the hosts and the queue from the pool of the previous configuration."""
         for one in self.standings:
             one.name = named(self.name, one.url, self.alone is None)
             self.members[one.url].open()
         self.line.follow(self.members, self.standings, self.pick, self.line_settings.group)
 
     def close(self) -> None:
-        """Whoever follows looks after the hosts that are out."""
+        """Stop probing unreachable hosts; the pool that replaces this one continues."""
         for one in self.standings:
             if one.probe is not None:
                 one.probe.cancel()
@@ -254,14 +254,14 @@ class Pool:
         return [self.members[one.url] for one in self.standings if not one.out] or list(self.members.values())
 
     async def find(self, name: str) -> ModelInfo | None:
-        """Raises UpstreamError if no host could be asked, or if none that has the model can."""
+        """Raises UpstreamError if no host answers, or none of those that are known to have the model."""
         await self.watch.fresh()
         found = await members.found(self.usable(), name)
         self.having.clear()
         return found
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        """Merged.  Raises UpstreamError if no host was ever heard of."""
+        """All hosts' models, merged.  Raises UpstreamError if no host has a current list."""
         return await members.models(self.usable())
 
     def window(self, name: str) -> int | None:
@@ -276,11 +276,11 @@ class Pool:
         return await next((one for one in there if one.known(name)), there[0]).show(body)
 
     async def version(self) -> str:
-        """Of the first host that answers.  Raises UpstreamError if none does."""
+        """The version of the first host that answers.  Raises UpstreamError if none does."""
         return await members.version(list(self.members.values()))
 
     def told(self) -> JSON:
-        """How its hosts stand, for people."""
+        """The state of the queue and the hosts, for operators."""
         now = self.services.clock.monotonic()
         hosts = [
             {
@@ -295,6 +295,6 @@ class Pool:
         return {"slots": self.slots, **self.line.told(), "hosts": hosts}
 
     async def alive(self) -> Mapping[str, str]:
-        """Host -> "" if it answers, else why not."""
+        """URL of each host -> "" if it answers, otherwise the error."""
         told = await asyncio.gather(*(one.version() for one in self.members.values()), return_exceptions=True)
         return {url: "" if isinstance(one, str) else str(one) for url, one in zip(self.members, told, strict=True)}

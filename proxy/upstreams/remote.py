@@ -1,4 +1,4 @@
-"""HTTP with one host of an upstream: nothing of a client's own request goes through but what is put here."""
+"""HTTP requests to one host of an upstream.  They carry nothing of a client's request but what is set here."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from proxy.upstreams.http1 import Connection, Origin, Unreachable, nobody
 from proxy.wire import hops
 
 CONNECT = 10.0
-"""Seconds that a server may take to accept a connection, unless a call says otherwise."""
+"""Seconds that connecting to a server may take, unless the call sets a limit."""
 SMALL = 10.0
-"""Seconds that a list of models, or the like, may take."""
+"""Seconds that a small request, such as for a list of models, may take."""
 
 
 ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
-"""Status, body and model -> what they mean to the caller."""
+"""Status, body and model -> the error that the caller gets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """name: what such a host is called in messages.  url: how its URL is written."""
+    """Phrases for error messages.  name: what such a host is called.  url: what its URL must look like."""
 
     name: str
     url: str
 
 
 class Remote:
-    """server: this server's own id.  kind: the upstream's, which says what its errors mean."""
+    """server: this server's own id, for loop detection.  read_error: makes an error of a failed answer."""
 
     def __init__(self, origin: Origin, server: str, most: int, kind: Kind, read_error: ReadError) -> None:
         self.origin = origin
         self.url = origin.url
         self.server = server
         self.most = most
-        """Bytes that one answer may have."""
+        """Maximum bytes of one answer."""
         self.name = kind.name
         self.kind = kind
         self.read_error = read_error
 
     async def send(self, path: str, body: JSON, call: Call) -> Connection:
-        """The answer to a caller's call, with status 200, not yet read; whoever gets it closes it.
+        """POST a caller's call; gives the answer, with status 200 and unread, which must be closed.
 
         Raises the error that the host's answer means, or UpstreamError.
         """
@@ -77,11 +77,11 @@ class Remote:
             answer.close()
 
     def own(self) -> str:
-        """The header lines of what is not a caller's call, though a request may be the reason."""
+        """The `Via` header of a request of the proxy's own, which a client's request may have caused."""
         return f"Via: {hops.VIA.get() or hops.named(self.server)}\r\n"
 
     async def read(self, answer: Connection) -> bytes:
-        """The whole body, bounded.  Raises UpstreamError."""
+        """The whole body.  Raises UpstreamError, also if it is too large."""
         parts, size = [], 0
         while data := await self.part(answer):
             parts.append(data)
@@ -91,21 +91,21 @@ class Remote:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def part(self, answer: Connection) -> bytes:
-        """What has arrived of the body, or b"" at its end."""
+        """The next bytes of the body, or b"" at its end.  Raises UpstreamError."""
         try:
             return await answer.part()
         except OSError as error:
             raise self.blamed(error) from error
 
     async def finish(self, answer: Connection) -> None:
-        """Read the end of a body of which nothing more is wanted, so that its connection can be used again."""
+        """Read and discard the rest of a body, for at most a second, so that its connection can be reused."""
         with suppress(OSError):
             async with asyncio.timeout(1):
                 while await answer.part():
                     pass
 
     async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
-        """One small document; a GET where there is no body."""
+        """The body of the answer to a small request: a GET if there is no `body`, otherwise a POST."""
         method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
         answer = await self.exchange(self.origin.head(method, path, len(written), self.own()) + written, model)
         try:
@@ -114,7 +114,7 @@ class Remote:
             answer.close()
 
     async def ask_soon(self, path: str, body: JSON = None, model: str = "") -> bytes:
-        """The same for what must not take long, because no model runs."""
+        """As `ask`, but limited to SMALL seconds.  If no model is given, refusals are raised as UpstreamError."""
         try:
             async with asyncio.timeout(SMALL):
                 return await self.ask(path, body, model)
@@ -126,7 +126,7 @@ class Remote:
             raise self.amiss(path, error) from error
 
     def amiss(self, path: str, error: ProxyError) -> UpstreamError:
-        """What is wrong where nobody's call can be at fault; another try would not find it otherwise."""
+        """The error of a refused request that no caller is to blame for; a retry would be refused, too."""
         text = f"{self.url}{path}: {error}"
         if isinstance(error, NotFound | TooOld):
             text = f"{self.url} answers, but has no {path}: {self.kind.url}."
@@ -135,7 +135,7 @@ class Remote:
         return found
 
     def blamed(self, error: OSError) -> UpstreamError:
-        """What went wrong with a connection, and with whom."""
+        """A failed connection as an error that names the host."""
         if isinstance(error, TimeoutError):
             return UpstreamError(f"{self.url} did not answer in time.", "timeout")
         if isinstance(error, Unreachable):

@@ -1,4 +1,4 @@
-"""Stages that give an answer what its upstream leaves out: forced calls, single calls, checked JSON."""
+"""Stages that do to an answer what its upstream cannot: forced tool calls, single tool calls, validated JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
 
 BACKTRACKS: Final = 10_000
-"""How often one regular expression may go back in one text, which takes half a millisecond.  With the library's own
-million a schema of forty of them would keep everybody else waiting for seconds; most need none at all."""
+"""Maximum backtracking steps of one regular expression on one text, which take half a millisecond.  With the library's
+default of a million, a schema with forty expressions could block the event loop for seconds; most need no steps."""
 
 
 class Fit:
-    """Whether JSON fits a schema.  Raises BadCall at once if it is no schema; never fetches a reference."""
+    """A validator for one JSON schema.  Raises BadCall if the schema is invalid; never fetches a remote reference."""
 
     def __init__(self, schema: Mapping[str, JSON], param: str) -> None:
         self.weight = Weight(schema, param)
-        import jsonschema_rs  # its start-up is paid by the first call that brings a schema
+        import jsonschema_rs  # slow to import, and only needed by calls with a schema
 
         try:
             patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
@@ -39,7 +39,7 @@ class Fit:
             raise BadCall(f"Invalid '{param}': {reason}", param=param, code="invalid_schema") from None
 
     def check(self, value: JSON, what: str) -> None:
-        """Raises UpstreamError naming the first place that does not fit."""
+        """Raises UpstreamError, which names the first place that does not match.  what: names the value in messages."""
         if not self.weight.allows(value):
             raise UpstreamError(f"{what} is too deep to be checked against its schema.", "invalid_answer")
         error = next(self.validator.iter_errors(value), None)
@@ -53,9 +53,9 @@ def _not_fetched(uri: str) -> JSON:
 
 
 def stages_of(plan: Plan, stream: bool) -> list[Stage]:
-    """What this call's answer must go through, from the upstream outwards; often nothing.
+    """The stages that a call's answer must pass, from the upstream outwards; often none.  Raises BadCall.
 
-    A whole answer that fails its check fails before its first event, so that another try is safe.
+    If the answer is not streamed, a failed check raises before the first event, so that a retry is safe.
     """
     stages: list[Stage] = []
     if plan.forced:
@@ -71,7 +71,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
 
 
 async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
-    """Through these stages, up to its first event.  What it takes until then nobody further out can see."""
+    """Apply the stages, and wait for the first event.  What is generated until then is reported to the observer."""
     call.observer.holds(made := Made())
     reply = reply.through(partial(noted, made))
     for stage in stages:
@@ -88,7 +88,7 @@ async def noted(made: Made, source: Events) -> Events:
 
 
 async def forced(source: Events, names: set[str]) -> Events:
-    """The JSON object that stands for a call becomes that call; nothing passes before it is known to be one."""
+    """Turn the JSON object that stands for a tool call into that call.  Text is held back until it is complete."""
     words: list[str] = []
     usage: list[Event] = []
     async for event in source:
@@ -97,7 +97,7 @@ async def forced(source: Events, names: set[str]) -> Events:
         elif isinstance(event, Usage):
             usage.append(event)
         elif isinstance(event, Finish):
-            # Cut short, half a call is no call, so the words are shown.
+            # If it was cut short, it is not a valid call, and is passed on as text.
             whole = event.reason == "stop"
             yield called("".join(words), names) if whole else Text("".join(words))
             for one in usage:
@@ -132,9 +132,9 @@ async def first_call(source: Events) -> Events:
 
 
 class Check:
-    """The answer is JSON, fits its schema, and so do the arguments of strict tools.
+    """Checks that an answer is JSON that matches its schema, and the arguments of strict tools theirs.
 
-    must_call: the functions of which one has to be called, where one has to be.
+    must_call: the only functions that may be called, of which one must be; empty if none is required.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Check:
         return self.along if stream else self.before
 
     async def along(self, source: Events) -> Events:
-        """Lets events pass and raises at the end."""
+        """For streams: passes events on, and raises if a tool call or, at the end, the text is wrong."""
         words: list[str] = []
         called = False
         async for event in source:
@@ -169,7 +169,7 @@ class Check:
             yield event
 
     async def before(self, source: Events) -> Events:
-        """Lets nothing pass before all of it is checked, and checks nothing before all of it is there."""
+        """For other answers: passes nothing on until the whole answer has arrived and is valid."""
         whole: list[Event] = [event async for event in source]
         events: list[Event] = [event async for event in self.along(replay(whole))]
         for event in events:

@@ -1,4 +1,4 @@
-"""How one host stands with those who send it calls."""
+"""The health of one host: its failures, its cool-down, and its recovery."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from math import ceil
 from typing import Final
 
 COOLING: Final = 3
-"""Failures in a row after which a host cools down: it gets no call until it has rested, and then one to try it."""
+"""Consecutive failures after which a host cools down: it gets no calls until its rest is over, then one as a trial."""
 FIRST: Final = 1.0
-"""Seconds that one rests after a failure; twice as long after each further one in a row."""
+"""Seconds that a host rests after a failure; doubled with each further consecutive one, up to LONGEST."""
 LONGEST: Final = 30.0
 START: Final = 10.0
-"""Seconds in which one that has come back grows into its whole share."""
+"""Seconds of slow start, in which a host that has recovered gets back its full share of calls."""
 STARTING: Final = 8
-"""Calls that it counts as having more than it has when that begins."""
+"""Calls added to its load at the beginning of the slow start; they decrease linearly to 0."""
 RESTING: Final = 2**20
-"""The same of one that rests: it comes last."""
+"""Calls added to the load of a host that rests: it is chosen last."""
 CLOSED: Final = 2**40
-"""The same of one that cools down: it comes only where there is no other."""
+"""Calls added to the load of a host that cools down or has its trial: it is chosen only if no other could be."""
 
 
 @dataclass(slots=True, eq=False)
 class Standing:
-    """busy: calls under way; picked: when it was last chosen, as a running number.  Times are monotonic seconds."""
+    """busy: number of calls under way.  picked: sequence number of its latest choice.  Times are monotonic seconds."""
 
     url: str
     name: str = ""
-    """What callers are told of where their answer comes from."""
+    """The upstream that callers are told for its answers."""
     busy: int = 0
     picked: int = 0
     out: bool = False
-    """Whether it did not answer, and another is asked instead."""
+    """Whether it is unreachable and gets no calls until a probe succeeds."""
     failures: int = 0
-    """Calls in a row that failed there."""
+    """Consecutive failed calls."""
     rests: float = 0.0
-    """Until when others go before it, because of these."""
+    """Time until which other hosts are preferred because of these failures."""
     trial: bool = False
-    """Whether a call is under way that shows if it is well again."""
+    """Whether a trial call is under way, which decides if the cool-down ends."""
     back: float = float("-inf")
-    """When it came back."""
+    """Time of its latest recovery, when its slow start began."""
     well: bool = True
-    """Whether there is nothing to be said against it: then none of the others need be looked at."""
+    """Whether it has no failures and its slow start is over, so that `burden` is 0 and need not be computed."""
     told: bool = False
-    """Whether another process said so, and this one has not seen it."""
+    """Whether its cool-down was reported by another process, not observed by this one."""
     probe: asyncio.Task[None] | None = None
-    """Looks whether it is back."""
+    """Checks periodically whether it is reachable again."""
 
     def failed(self, now: float) -> float:
-        """A call has failed there.  Gives the seconds that it cools down, 0 where it only rests."""
+        """Record a failed call.  Gives the seconds for which it cools down, 0 if it only rests."""
         self.failures += 1
         self.trial = self.well = self.told = False
         seconds = min(LONGEST, FIRST * 2.0 ** (self.failures - 1))
@@ -57,7 +57,7 @@ class Standing:
         return seconds if self.failures >= COOLING else 0.0
 
     def answered(self, now: float) -> bool:
-        """A call went well there.  Whether that ends its cooling down: only a call that came after it does."""
+        """Record a successful call.  Gives whether this ends a cool-down: calls that began before the trial do not."""
         if self.failures >= COOLING:
             if self.trial:
                 self.recovered(now)
@@ -75,7 +75,7 @@ class Standing:
         self.back, self.well = now, False
 
     def burden(self, now: float) -> int:
-        """The calls that it counts as having more than it has."""
+        """Calls to add to its load, because of its failures or slow start."""
         if self.failures and self.rests > now:
             return CLOSED if self.failures >= COOLING else RESTING
         if self.failures:
@@ -86,7 +86,7 @@ class Standing:
         return 0
 
     def state(self, now: float) -> str:
-        """In a word: `in`, `out`, `cooling`, `resting`, `trial` or `starting`."""
+        """One of `in`, `out`, `cooling`, `resting`, `trial` and `starting`."""
         if self.out:
             return "out"
         if self.failures and self.rests > now:
