@@ -1,4 +1,4 @@
-"""Which models a key opens, by patterns of their names, and what is told of one that is not there."""
+"""Which models a key permits, by patterns of their names, and the error for an unknown model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from proxy.wire.ollama_models import canonical
 from proxy.wire.ollama_out import LISTED
 
 Patterns: TypeAlias = tuple[str, ...] | None
-"""As the shell has them, such as `gemma*`; None opens every model."""
+"""Shell patterns such as `gemma*`; None permits every model."""
 SERVED: Final = {"template": "templates", "experiment": "experiments"}
-"""How names begin that plugins put a model's in place of, and which plugin does."""
+"""Prefixes of names that stand for no model until a plugin has resolved them, and that plugin."""
 
 
 @lru_cache(4096)
 def opens(patterns: tuple[str, ...], name: str) -> bool:
-    """Whether a pattern fits a model's name, with its tag, or without it where that is `latest`."""
+    """Whether a pattern matches a model's name, with its tag or, if that is `latest`, without it."""
     whole = canonical(name)
     spelled = (whole, whole.removesuffix(":latest"))
     return any(fnmatchcase(one, pattern.lower()) for pattern in patterns for one in spelled)
 
 
 def unknown(name: str, alias: str | None = None, near: str = "") -> NotFound:
-    """alias: what the name stands for.  near: a name that was probably meant."""
+    """alias: the model that the name is an alias of.  near: a similar name to suggest."""
     if alias:
         message = f"The model '{name[:200]}' is an alias of '{alias}', which no upstream has."
     else:

@@ -1,4 +1,4 @@
-"""Which host has read the beginning of a conversation, so that it need not be read again."""
+"""Which host has read the beginning of a conversation, so that its prompt cache can be used."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 from proxy.types import Call, Chat
 
 MOST: Final = 10_000
-"""Conversations that are remembered."""
+"""Maximum number of conversations that are remembered."""
 LEAD: Final = 2
-"""Calls more than another that a host may have under way and still be preferred for what it has read."""
+"""How many more calls than another a host may have and still be preferred for a conversation that it has read."""
 
 
 def beginning_of(call: Call, model: str) -> int:
-    """Equal for calls that go on with the same conversation; 0 for those that are none.
+    """A hash that is equal for all turns of a conversation; 0 if the call is not a chat.
 
-    It is made of everything up to the first words of the user: what follows grows with each turn.
+    It covers the model and all messages up to the user's first one, since later ones are added with each turn.
     """
     ask = call.ask
     if type(ask) is not Chat:
@@ -30,7 +30,7 @@ def beginning_of(call: Call, model: str) -> int:
 
 
 class Affinity:
-    """The hosts that read what, the latest last."""
+    """By the beginning of a conversation, the host that last read it; least recently used first."""
 
     def __init__(self) -> None:
         self.hosts: OrderedDict[int, str] = OrderedDict()
@@ -39,7 +39,7 @@ class Affinity:
         return self.hosts.get(beginning)
 
     def read(self, beginning: int, url: str) -> None:
-        """A host has read this beginning."""
+        """Record that a host has read this beginning."""
         self.hosts[beginning] = url
         self.hosts.move_to_end(beginning)
         if len(self.hosts) > MOST:

@@ -1,4 +1,4 @@
-"""Where models live, and who may ask for them: the innermost handler of every chain."""
+"""Finds the upstream of each model, and applies the operator's rules: the innermost handler of every chain."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ from proxy.wire.openai_items import check_outputs
 
 EVERY = "*"
 UPSTREAM = "upstream"
-"""The tag of a call with which a plugin chooses where it is asked."""
+"""The tag of a call with which a plugin chooses its upstream."""
 PROBED = 2.0
-"""Seconds that an upstream may take to show that it is there."""
+"""Seconds within which an upstream must answer a probe."""
 RECENT = 1.0
-"""Seconds for which it is not asked again where a model lives."""
+"""Seconds for which the upstream of a model is cached."""
 MOST_HOMES = 1000
+"""Maximum number of cached upstreams of models."""
 SOON = 0.5
-"""Seconds that advice on a wrong name may take."""
+"""Seconds that finding a similar name for an unknown model may take."""
 UNKNOWN = "0.0.0"
-"""What an Ollama says that was built without a version, and a server that is none."""
+"""The version if no upstream reports one; an Ollama that was built without a version has it, too."""
 Home: TypeAlias = tuple[str, ModelInfo]
-"""The name of an upstream, and what it says of a model."""
+"""The name of an upstream, and what it reports about a model."""
 LOAD_TIME = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "use_mmap", "draft_num_predict")
+"""Options that Ollama applies when it loads a model."""
 
 
 class Server(Protocol):
-    """One upstream; its replies tell `model`, `upstream` and `digest`."""
+    """One upstream.  Its replies have the facts `model`, `upstream` and `digest`."""
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
 
@@ -78,7 +80,7 @@ class Settled:
 
 
 class Catalogue:
-    """Every upstream's models under the operator's rules; also what plugins see as `host.models`."""
+    """All upstreams' models under the operator's rules.  Plugins see it as `host.models`."""
 
     def __init__(self, settled: Settled, servers: Mapping[str, Server], settings: Mapping[str, Upstream]) -> None:
         self.settled = settled
@@ -90,7 +92,7 @@ class Catalogue:
     async def __call__(self, call: Call) -> Reply:
         """Sends the call to the upstream of its model.
 
-        Raises NotFound for what is not there or not allowed, and Denied for what the caller's key does not open.
+        Raises NotFound if the model does not exist or is not allowed, Denied if the caller's key does not permit it.
         """
         self.check(call)
         if call.tags and (wanted := call.tags.get(UPSTREAM)):
@@ -101,27 +103,27 @@ class Catalogue:
         if isinstance(ask, Chat) and info.can("vision") is False:
             check_images(call.model, ask)
         if call.receipt is not None and call.receipt.head["object"] == "response" and isinstance(ask, Chat):
-            check_outputs(call.receipt.input, ask.messages)  # no earlier: plugins add what was said before
+            check_outputs(call.receipt.input, ask.messages)  # not earlier, since plugins add previous messages
             call.receipt.right()
         if choices.several(ask):
             return await choices.fanned_out(call, lambda one: server(one, info))
         return await server(call, info)
 
     def check(self, call: Call) -> None:
-        """Raises Denied for a model that the caller's key does not open."""
+        """Raises Denied for a model that the caller's key does not permit."""
         if call.models is not None and not self.opens(call.models, call.model):
             message = f"This API key does not allow the model '{call.model[:200]}'."
             raise Denied(message, param="model", code="model_not_allowed")
 
     def opens(self, patterns: Patterns, name: str) -> bool:
-        """Whether a pattern fits the name that is asked for, or the model whose alias it is."""
+        """Whether a pattern matches the name, or the model that the name is an alias of."""
         if patterns is None or opens(patterns, name):
             return True
         alias = self.settled.of(name).alias
         return alias is not None and opens(patterns, alias)
 
     def recent(self, name: str) -> Home | None:
-        """Where a model was a moment ago; nearly every call asks for one that another just asked for."""
+        """The cached upstream of a model, if still valid; most calls are for a model that was used a moment ago."""
         found = self.homes.get(name)
         return found[1] if found is not None and found[0] > time.monotonic() else None
 
@@ -133,9 +135,9 @@ class Catalogue:
         return home
 
     async def home(self, name: str, at: str | None = None, patterns: Patterns = None) -> Home:
-        """The upstream of a model, and what it says of it.
+        """The upstream of a model, and what it reports about the model.  Raises NotFound, UpstreamError.
 
-        at: the one that a plugin chose.  patterns: of the models that the caller may be told of.
+        at: the upstream that a plugin chose.  patterns: of the models that may be suggested to the caller.
         """
         asked = self.settled.of(name)
         if not asked.allowed:
@@ -149,7 +151,7 @@ class Catalogue:
         raise unknown(name, asked.alias, "" if asked.alias or wanted else await self.nearest(name, patterns))
 
     async def nearest(self, name: str, patterns: Patterns) -> str:
-        """The name most like this one that callers may ask for; "" if there is none, or if it is not known soon."""
+        """The most similar name that the caller may use; "" if there is none, or finding it takes too long."""
         with suppress(UpstreamError, TimeoutError):
             async with asyncio.timeout(SOON):
                 names = [info.name.removesuffix(":latest") for info in await self.all(patterns)]
@@ -179,7 +181,7 @@ class Catalogue:
         return self.settled.of(name).alias or name
 
     async def found(self, upstream: str, name: str, alone: bool) -> ModelInfo | None:
-        """alone: no other upstream may be asked."""
+        """alone: no other upstream will be asked, so an error is raised."""
         try:
             return await self.servers[upstream].find(name)
         except UpstreamError:
@@ -206,8 +208,10 @@ class Catalogue:
         return f"{upstream} {canonical(model)} {digest} {fixed}{self.settings[upstream].answering}"
 
     async def all(self, patterns: Patterns = None) -> list[ModelInfo]:
-        """Those that these patterns open, None being every one.  Raises UpstreamError only if no upstream at all
-        answers."""
+        """All models that may be used and match the patterns; None matches all.
+
+        Raises UpstreamError only if no upstream answers.
+        """
         lists = await asyncio.gather(*(s.models() for s in self.servers.values()), return_exceptions=True)
         there: dict[str, ModelInfo] = {}
         for listed in lists:
@@ -223,7 +227,7 @@ class Catalogue:
         return [one for one in (*allowed, *self.aliases(there)) if self.opens(patterns, one.name)]
 
     def aliases(self, there: Mapping[str, ModelInfo]) -> list[ModelInfo]:
-        """Those whose model is there, even if that one itself is hidden."""
+        """Allowed aliases whose model exists, even if using that model by its own name is not allowed."""
         listed = []
         for name in self.settled.names:
             model = self.settled.of(name)
@@ -232,7 +236,7 @@ class Catalogue:
         return listed
 
     async def lost_aliases(self) -> list[str]:
-        """Those whose model no upstream lists, in words; none where not every upstream tells its list."""
+        """A message for each alias whose model no upstream lists; none unless every upstream answers."""
         aliases = {name: alias for name in self.settled.names if (alias := self.settled.of(name).alias)}
         if not aliases or any((await self.alive()).values()):
             return []
@@ -246,9 +250,9 @@ class Catalogue:
         return [f"models.{name}: no upstream lists {alias!r}, whose alias it is" for name, alias in lost]
 
     async def running(self, patterns: Patterns = None) -> list[JSON]:
-        """What is loaded anywhere, of the models that may be asked for and that these patterns open.
+        """The loaded models of all upstreams, as entries of `/api/ps`, that may be used and match the patterns.
 
-        An upstream that is away has nothing loaded.
+        An upstream that does not answer counts as having none.
         """
         lists = await asyncio.gather(*(s.running() for s in self.servers.values()), return_exceptions=True)
         entries = [entry for listed in lists if not isinstance(listed, BaseException) for entry in listed]
@@ -256,7 +260,7 @@ class Catalogue:
         return [one for name, one in named if self.settled.of(name).allowed and self.opens(patterns, name)]
 
     async def version(self) -> str:
-        """Of the first Ollama that answers.  Raises UpstreamError if no upstream does."""
+        """The version of the first configured Ollama that answers.  Raises UpstreamError if no upstream answers."""
         told = await asyncio.gather(*(in_time(s.version()) for s in self.servers.values()), return_exceptions=True)
         answered = [one for one in told if isinstance(one, str)]
         if not answered:
@@ -264,14 +268,14 @@ class Catalogue:
         return next(filter(None, answered), UNKNOWN)
 
     async def alive(self) -> dict[str, str]:
-        """Upstream -> "" if it answers, else why not."""
+        """Name of each upstream -> "" if it answers, otherwise the error."""
         names = list(self.servers)
         results = await asyncio.gather(*(in_time(self.servers[n].version()) for n in names), return_exceptions=True)
         return {name: "" if isinstance(told, str) else str(told) for name, told in zip(names, results, strict=True)}
 
 
 async def in_time(asking: Awaitable[str]) -> str:
-    """Raises UpstreamError for what takes longer than a probe waits."""
+    """Raises UpstreamError if a probe takes longer than PROBED."""
     try:
         async with asyncio.timeout(PROBED):
             return await asking
@@ -280,7 +284,7 @@ async def in_time(asking: Awaitable[str]) -> str:
 
 
 def check_images(asked: str, chat: Chat) -> None:
-    """Ollama would only notice when the model is loaded, or not at all."""
+    """Raises BadCall if there are images.  Ollama would notice only after loading the model, or not at all."""
     at = pictured_at(chat.messages)
     if at is not None:
         raise BadCall(f"The model '{asked}' does not support images.", param=at, code="model_not_capable")

@@ -1,4 +1,4 @@
-"""Several answers to one question, which Ollama does not give: as many calls at once."""
+"""Several answers to one question, by as many concurrent calls, because Ollama gives only one answer each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, 
 
 Start: TypeAlias = Callable[[], Awaitable[Reply]]
 WAITING = 256
-"""Events kept for a reader that is slower than the models."""
+"""Events buffered for a slow reader before the calls are paused."""
 
 
 def several(ask: Ask) -> bool:
@@ -28,7 +28,7 @@ def several(ask: Ask) -> bool:
 
 
 async def fanned_out(call: Call, handler: Handler) -> Reply:
-    """A call for each answer; one that fails to start fails the whole call, and so does one that fails later."""
+    """One call for each answer, merged into one reply.  If any of them fails, at any time, the whole call fails."""
     ask = call.ask
     singles = list(of_prompts(ask) if isinstance(ask, Complete) else of_seeds(ask))
     group = max(ask.n, ask.best_of) if isinstance(ask, Complete) else len(singles)
@@ -41,7 +41,7 @@ async def fanned_out(call: Call, handler: Handler) -> Reply:
 
 
 def of_seeds(ask: Ask) -> Iterable[Chat]:
-    """`n` chats with `seed`, `seed + 1`, …; without a seed the model draws its own."""
+    """`n` chats with `seed`, `seed + 1`, …; without a seed the model chooses random ones."""
     if isinstance(ask, Chat):
         for index in range(ask.n):
             yield replace(ask, n=1, options=seeded(ask.options, index))
@@ -62,7 +62,7 @@ def seeded(options: Mapping[str, JSON], index: int) -> Mapping[str, JSON]:
 
 
 class Best:
-    """Keeps of each prompt's candidates those whose tokens were the likeliest, as OpenAI's `best_of` does."""
+    """Keeps the most likely candidates of each prompt, as OpenAI's `best_of` does."""
 
     def __init__(self, ask: Complete) -> None:
         self.ask = ask
@@ -89,7 +89,7 @@ class Best:
 
 
 def likelihood(choice: Choice) -> float:
-    """The mean logarithm of the tokens' probabilities."""
+    """The mean log probability of the tokens; minus infinity if they have none."""
     logprobs = [one["logprob"] for one in choice.logprobs]
     return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
@@ -97,13 +97,13 @@ def likelihood(choice: Choice) -> float:
 class Merged:
     """Several replies as one: events in the order of their arrival, one Usage at the end.
 
-    Each is read as soon as it begins.  One that waited for the others, unread, would keep a slot of its host that the
-    others may be waiting for.
+    Each is read as soon as it begins.  An unread one would occupy a slot of its host that the others may be waiting
+    for.
     """
 
     def __init__(self, calls: Sequence[Start], group: int, observer: Observer) -> None:
-        """group: how many replies have the same prompt.  observer: told what is read before all have begun, since
-        nothing of it is given if one of them does not."""
+        """group: number of consecutive replies with the same prompt.  observer: is told what is read before all have
+        begun, since it is not delivered if one of them fails to begin."""
         self.group = group
         self.observer = observer
         self.held: list[Made] = []
@@ -118,7 +118,7 @@ class Merged:
         self.tasks = [loop.create_task(self.pump(index, one)) for index, one in enumerate(calls)]
 
     async def started(self) -> Mapping[str, str]:
-        """The facts of the first reply, once all have begun; or the first failure, with every other one ended."""
+        """The facts of the first reply, once all have begun.  If one fails, cancels the others and raises its error."""
         try:
             facts = await asyncio.gather(*self.begun)
         except BaseException:
@@ -151,7 +151,7 @@ class Merged:
         try:
             reply = await start()
             try:
-                if not begun.done():  # else whoever waited for it has just left
+                if not begun.done():  # otherwise `started` was just cancelled
                     begun.set_result(reply.facts)
                 await self.read(index, reply)
             finally:
@@ -178,7 +178,7 @@ class Merged:
                 await self.put(replace(event, choice=index))
 
     async def put(self, event: Event | BaseException | None) -> None:
-        """Waits while the reader has enough to do, but not before there is a reader."""
+        """Waits while the buffer is full, but only after all have begun: nobody reads it earlier."""
         self.events_read.append(event)
         self.arrived.set()
         while self.all_begun and len(self.events_read) > WAITING:
@@ -191,8 +191,8 @@ class Merged:
         await asyncio.gather(*self.tasks, *self.begun, return_exceptions=True)
 
     def total(self) -> Usage:
-        """A prompt is counted once, as OpenAI does; the answers are added up.  What one of them does not tell is not
-        known of all: whoever measures the call estimates it then."""
+        """Each prompt is counted once, as OpenAI does; completion tokens are added up.  A count that one reply lacks is
+        None in total, and is then estimated where the call is measured."""
         firsts = [usage for index, usage in self.usages.items() if index % self.group == 0]
         every = self.usages.values()
         return Usage(

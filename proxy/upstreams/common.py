@@ -1,4 +1,4 @@
-"""What every kind of upstream does alike with a call, whatever is behind it."""
+"""Functions that all kinds of upstreams share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from proxy.types import Chat, Complete, Embed, Event, Reply, Usage, Vectors
 
 
 def is_empty(ask: Chat | Complete) -> bool:
-    """Whether nothing is asked but that the model be loaded."""
+    """Whether the call only loads the model."""
     return not ask.messages if isinstance(ask, Chat) else ask.prompts == ("",) and not ask.raw
 
 
 async def in_batches(
     ask: Embed, size: int, batch: Callable[[tuple[str, ...]], Awaitable[tuple[Vectors, Usage]]]
 ) -> Reply:
-    """The vectors of all inputs, so many at once, one batch after the other."""
+    """The vectors of all inputs, requested one batch after the other.  size: inputs in a batch."""
     if not ask.inputs:
         return Reply.of(replay([Usage(0, 0)]))
     found = [await batch(ask.inputs[at : at + size]) for at in range(0, len(ask.inputs), size)]
@@ -25,7 +25,7 @@ async def in_batches(
 
 
 def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
-    """The batches as one; raises BadCall if the model cannot give the dimensions that were asked for."""
+    """The batches as one.  Raises BadCall if the vectors do not have the requested dimensions."""
     import numpy as np
 
     values = np.concatenate([vectors.values for vectors, _ in batches])

@@ -1,4 +1,4 @@
-"""Models brought to the Ollama hosts of an upstream.  Source: Ollama's API, "Create a Model" and "Push a Blob"."""
+"""Creates models on the Ollama hosts of an upstream.  Source: Ollama's API, "Create a Model" and "Push a Blob"."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from proxy.wire.ollama_models import canonical
 
 CONNECT: Final = 10.0
 SILENT: Final = 1800.0
-"""Seconds without a word that a host may take to check or copy what it was sent."""
+"""Seconds that a host may take to check or copy a file, without sending anything."""
 SLOWEST: Final = 1024 * 1024
-"""Bytes of a file that a host takes in a second at least."""
+"""Minimum bytes per second of an upload, from which its timeout is computed."""
 LONGEST: Final = 64 * 1024
-"""Bytes of one line that a host says, or of what it says of an error."""
+"""Maximum bytes of one line of a host's answer; also how much of an error is read."""
 MOST_LINES: Final = 100_000
 SMALL: Final = 10.0
 NOTHING: Final = f"sha256:{'0' * 64}"
 ABSENT: Final = ("connect", "timeout", "cut")
-"""Why a host may have to do without the model for now."""
+"""Causes of errors for which a host is skipped instead of giving up the import."""
 GONE: Final = "no longer supported"
-"""What an Ollama says of adapters that does not take them any more: from 0.34.1 on."""
+"""Part of the error of an Ollama that no longer accepts adapters (0.34.1 and later)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Importer:
-    """server: this server's own id, by which loops are found."""
+    """Implements `proxy.imports.Imports`.  server: this server's own id, for loop detection."""
 
     http: aiohttp.ClientSession
     catalogue: Catalogue
@@ -48,7 +48,7 @@ class Importer:
     server: str
 
     async def pool(self, base: str) -> tuple[Pool, str]:
-        """Of a model, with its real name.  Raises BadCall where its hosts are no Ollamas."""
+        """The pool of a model, and the model's real name.  Raises BadCall if its hosts are not Ollama servers."""
         upstream, info = await self.catalogue.home(base)
         pool = self.pools[upstream]
         if not all(isinstance(host, Ollama) for host in pool.members.values()):
@@ -71,7 +71,7 @@ class Importer:
             raise BadCall(message, param="model", code="adapters_unsupported")
 
     async def takes(self, url: str, base: str) -> bool:
-        """Whether it takes adapters.  A model without a name can never be made: it says what else is wrong, or that."""
+        """Whether the host accepts adapters.  A request without a name always fails; the error shows the reason."""
         body = {"model": "", "from": base, "adapters": {"a.gguf": NOTHING}, "stream": False}
         patience = aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)
         async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
@@ -114,7 +114,7 @@ class Importer:
         return [*without, *map(str, away)]
 
     async def inherited(self, pool: Pool, base: str) -> dict[str, JSON]:
-        """What a whole model does not have from its base by itself; how it is prompted stands in the GGUF."""
+        """The base's system prompt and parameters, for a complete model.  Its chat template is in its GGUF file."""
         shown = orjson.loads(await pool.show({"model": base}))
         system, parameters = shown.get("system"), parameters_of(str(shown.get("parameters") or ""))
         return ({"system": system} if system else {}) | ({"parameters": parameters} if parameters else {})
@@ -137,7 +137,7 @@ class Importer:
             file.close()
 
     async def made(self, url: str, body: Mapping[str, JSON], told: Telling) -> None:
-        """Any line that tells of an error is the last that counts, whatever follows it."""
+        """Create the model at one host.  Raises UpstreamError for the first line with an error, whatever follows it."""
         patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENT)
         async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
             if answer.status != 200:
@@ -161,7 +161,7 @@ class Importer:
                 pool.changed(url)
 
     async def home_of(self, name: str, base: str) -> Pool:
-        """Where a model is, or the one that it was made of where nobody may ask for it or it has gone."""
+        """The pool of a model; if it does not exist or may not be used, that of the model that it was made of."""
         try:
             return (await self.pool(name))[0]
         except NotFound:
@@ -180,7 +180,7 @@ class Importer:
 
 
 class Asked:
-    """An exchange for as long as the block lasts; whatever breaks it is an UpstreamError of its host."""
+    """A context manager for one exchange, whose failures are raised as UpstreamErrors that name the host."""
 
     def __init__(self, ask: Callable[[], Awaitable[aiohttp.ClientResponse]], url: str) -> None:
         self.ask = ask
@@ -216,7 +216,7 @@ def digest_of(path: Path) -> str:
 
 
 async def said_of(answer: aiohttp.ClientResponse) -> str:
-    """Its error, or the beginning of what it says instead."""
+    """The error in a failed answer, or the beginning of its text."""
     text = (await answer.content.read(LONGEST)).decode("utf-8", "replace")
     try:
         return str(orjson.loads(text)["error"])
@@ -225,7 +225,7 @@ async def said_of(answer: aiohttp.ClientResponse) -> str:
 
 
 async def lines_of(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, JSON]]:
-    """Objects, line by line.  Raises UpstreamError for what is none, and for lines without end."""
+    """The answer's JSON objects, one per line.  Raises UpstreamError for other, too long, and too many lines."""
     rest, count = b"", 0
     async for part in answer.content.iter_any():
         *lines, rest = (rest + part).split(b"\n")
@@ -249,7 +249,7 @@ def object_of(line: bytes) -> dict[str, JSON]:
 
 
 def parameters_of(text: str) -> dict[str, JSON]:
-    """As `/api/show` writes them, a name and a value a line; what stands there several times is a list."""
+    """Parse what `/api/show` writes, a name and a value per line; a name with several lines gets a list."""
     found: dict[str, JSON] = {}
     for line in text.splitlines():
         name, _, written = line.strip().partition(" ")

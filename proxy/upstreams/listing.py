@@ -1,4 +1,4 @@
-"""Which models one server has: asked seldom, known always."""
+"""The list of one server's models, cached and refreshed in the background."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from proxy.upstreams.remote import Remote
 from proxy.wire import ollama_models
 
 FRESH = 10.0
-"""Seconds after which the list is asked for again, while the old one still serves."""
+"""Seconds after which the list is refreshed, while the old one is still used."""
 PATIENCE = 0.5
-"""Seconds that one waits for a server that did not answer the last time."""
+"""Seconds to wait for a server that did not answer the last time."""
 SETTLED = 1.0
-"""Seconds for which a name that is not on the list is believed not to exist."""
+"""Seconds of age up to which the list is not refreshed for a name that it lacks."""
 
 
 class Listing:
-    """path, read: where the list is, and who reads it."""
+    """path: where the server has the list.  read: parses it."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class Listing:
         self.asked = float("-inf")
         self.asking: asyncio.Task[None] | None = None
         self.failed: UpstreamError | None = None
-        """Why the last answer did not come."""
+        """The error of the last refresh, None if it succeeded."""
 
     @property
     def is_old(self) -> bool:
         return self.clock.monotonic() - self.asked > FRESH
 
     async def all(self) -> Mapping[str, ModelInfo]:
-        """Every model by its canonical name.  Raises UpstreamError if none was ever told."""
+        """Every model by its canonical name.  Raises UpstreamError if there is no list that is recent enough."""
         age = self.clock.monotonic() - self.asked
         if age > FRESH:
             asking = self.refreshing()
@@ -57,18 +57,18 @@ class Listing:
         return self.known
 
     async def waited(self, asking: asyncio.Task[None]) -> None:
-        """Not for long where the last answer did not come either: one server that hangs does not hold up all calls."""
+        """Wait for a refresh; only briefly if the last failed, so that a hanging server does not delay all calls."""
         if self.failed is not None:
             await asyncio.wait([asking], timeout=PATIENCE)
             if not asking.done():
                 raise self.failed.copied()
         try:
             await asyncio.shield(asking)
-        except ProxyError as error:  # which all who wait are given
+        except ProxyError as error:  # a copy, since all who wait get this error
             raise error.copied() from error
 
     async def find(self, name: str) -> ModelInfo | None:
-        """What is known of a model, capabilities included; None if the server does not have it."""
+        """What is known about a model, including its capabilities; None if the server does not have it."""
         canonical = ollama_models.canonical(name)
         found = (await self.all()).get(canonical)
         if found is None and self.clock.monotonic() - self.asked > SETTLED:
@@ -79,7 +79,7 @@ class Listing:
         return found
 
     def refreshing(self) -> asyncio.Task[None]:
-        """One question at a time, whoever waits for it, and not undone by who leaves."""
+        """The running refresh, or a new one; it is shared by all who wait, and goes on if they leave."""
         if self.asking is None or self.asking.done():
             self.asking = self.background.start(self.refresh(), f"listing the models of {self.remote.url}")
         return self.asking
@@ -90,7 +90,7 @@ class Listing:
         except UpstreamError as error:
             self.failed = error
             raise
-        except ProxyError as error:  # no fault of whoever asks here for a model
+        except ProxyError as error:  # not an error of the caller who needs the list
             self.failed = UpstreamError(f"{self.remote.url}{self.path}: {error}", "server", code=error.code)
             raise self.failed from error
         self.failed = None
@@ -103,7 +103,7 @@ class Listing:
         self.asked = self.clock.monotonic()
 
     async def described(self, info: ModelInfo) -> ModelInfo:
-        """Older servers tell capabilities only when asked for one model."""
+        """The model with its capabilities, which older servers only report for a single model; cached."""
         key = (info.name, info.digest)
         if key not in self.shown:
             document = await self.remote.ask_soon("/api/show", {"model": info.name}, info.name)

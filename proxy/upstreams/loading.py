@@ -1,4 +1,4 @@
-"""Loads cold models by a call of its own, so that a client that leaves does not abort the load for others."""
+"""Loads cold models by separate calls, so that a client that leaves does not abort the load for others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins
 
 FRESH = 2.0
-"""Seconds after which the list of loaded models is asked for again, while the old one still serves."""
+"""Seconds after which the list of loaded models is refreshed, while the old one is still used."""
 BELIEVED = 30.0
-"""Seconds after which it does not: Ollama unloads what nobody uses."""
+"""Seconds after which the old list is no longer used, since Ollama unloads idle models."""
 
 
 class Loading:
@@ -28,17 +28,17 @@ class Loading:
         self.limit = limit
         """Seconds that a load may take."""
         self.loaded: dict[str, int | None] = {}
-        """By canonical name the tokens of context that a model was loaded with; None where that is not known."""
+        """By canonical name, the context window that a model was loaded with, in tokens; None if unknown."""
         self.asked = float("-inf")
         self.asking: asyncio.Task[None] | None = None
         self.loads: dict[str, asyncio.Task[None]] = {}
 
     def is_warm(self, model: str) -> bool:
-        """Whether a model is loaded as far as is known without asking."""
+        """Whether a model is loaded, by a list that is still fresh."""
         return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
 
     async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
-        """Return when the model is loaded.  Raises the error that Ollama's load ended with."""
+        """Wait until the model is loaded.  Raises the error with which loading failed."""
         name = ollama_models.canonical(info.name)
         age = self.clock.monotonic() - self.asked
         if name in self.loaded and age <= BELIEVED:
@@ -46,13 +46,13 @@ class Loading:
                 self.refreshing()
             return
         if age > FRESH and name not in self.loads:
-            with suppress(ProxyError):  # unknown; a load of a loaded model costs next to nothing
+            with suppress(ProxyError):  # unknown; loading a loaded model costs next to nothing
                 await asyncio.shield(self.refreshing())
         if name not in self.loaded:
             progress(f"loading {info.name}")
             try:
                 await asyncio.shield(self.load(name, info, pins))
-            except ProxyError as error:  # which all who wait are given
+            except ProxyError as error:  # a copy, since all who wait get this error
                 raise error.copied() from error
             progress("waiting")
 
@@ -62,7 +62,7 @@ class Loading:
         return self.asking
 
     async def refresh(self) -> None:
-        """Raises UpstreamError; nothing is then known to be loaded."""
+        """Raises UpstreamError; then no model is known to be loaded."""
         try:
             self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
         except ProxyError as error:
@@ -74,7 +74,7 @@ class Loading:
             self.asked = self.clock.monotonic()
 
     def load(self, name: str, info: ModelInfo, pins: Pins) -> asyncio.Task[None]:
-        """One load a model at a time, shared by all who wait for it."""
+        """The running load of a model, or a new one; it is shared by all who wait for it."""
         if name not in self.loads:
             task = self.background.start(self.loading(name, info, pins), f"loading {info.name}")
             self.loads[name] = task
@@ -92,6 +92,6 @@ class Loading:
         except TimeoutError:
             message = f"{info.name} was not loaded within {self.limit:g} seconds."
             raise UpstreamError(message, "load") from None
-        with suppress(ProxyError):  # it may have put others out
+        with suppress(ProxyError):  # the load may have evicted other models
             await asyncio.shield(self.refreshing())
         self.loaded.setdefault(name)

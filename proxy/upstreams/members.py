@@ -1,4 +1,4 @@
-"""The hosts of a pool, and what they say together."""
+"""The interface of a pool's hosts, and their combined answers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Member(Protocol):
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]: ...
 
     def open(self) -> None:
-        """What is kept of it over reloads goes by its settings from now on."""
+        """Apply its settings to the objects that it shares with the previous configuration."""
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        """By canonical name.  Raises UpstreamError if none was ever told."""
+        """By canonical name.  Raises UpstreamError if there is no list that is recent enough."""
 
     async def find(self, name: str) -> ModelInfo | None: ...
 
     def known(self, name: str) -> ModelInfo | None:
-        """By canonical name, as last told, without asking."""
+        """A model by its canonical name, from the cached list."""
 
     def warm(self, name: str) -> bool:
         """Whether a model, by canonical name, is loaded or being loaded, as far as known."""
@@ -40,10 +40,10 @@ class Member(Protocol):
         """Tokens of context that a model, by canonical name, was loaded with, as far as known."""
 
     async def poll(self) -> None:
-        """Bring what is known up to date.  Raises UpstreamError."""
+        """Refresh what is cached, if it is old.  Raises UpstreamError."""
 
     def changed(self) -> None:
-        """What is known of its models may not be so any more."""
+        """Mark cached lists as outdated, because its models may have changed."""
 
     async def running(self) -> list[JSON]: ...
 
@@ -53,9 +53,9 @@ class Member(Protocol):
 
 
 async def found(members: Sequence[Member], name: str) -> ModelInfo | None:
-    """What the first says that knows a model.
+    """What the first host that has a model reports about it; None if no host has it.
 
-    Raises UpstreamError if none could be asked, or if none that is known to have it can.
+    Raises UpstreamError if no host answers, or none of those that are known to have the model.
     """
     failed: UpstreamError | None = None
     for member in members:
@@ -74,7 +74,7 @@ async def found(members: Sequence[Member], name: str) -> ModelInfo | None:
 
 
 async def models(members: Sequence[Member]) -> Mapping[str, ModelInfo]:
-    """Merged; a host that is away takes nothing from what the others have."""
+    """The models of all hosts that have a current list, merged.  Raises UpstreamError if there is none."""
     lists = await asyncio.gather(*(one.models() for one in members), return_exceptions=True)
     answered = [listed for listed in lists if not isinstance(listed, BaseException)]
     if not answered:
@@ -83,7 +83,7 @@ async def models(members: Sequence[Member]) -> Mapping[str, ModelInfo]:
 
 
 async def running(members: Sequence[Member]) -> list[JSON]:
-    """What any of them has loaded.  Raises UpstreamError only if none answers."""
+    """The loaded models of all hosts, as entries of `/api/ps`.  Raises UpstreamError only if none answers."""
     lists = await asyncio.gather(*(one.running() for one in members), return_exceptions=True)
     answered = [listed for listed in lists if not isinstance(listed, BaseException)]
     if not answered:
@@ -92,7 +92,7 @@ async def running(members: Sequence[Member]) -> list[JSON]:
 
 
 async def version(members: Sequence[Member]) -> str:
-    """Of the first that answers, however long others take.  Raises UpstreamError if none does."""
+    """The version of the host that answers first.  Raises UpstreamError if none answers."""
     asking = [asyncio.ensure_future(one.version()) for one in members]
     failed: list[ProxyError] = []
     try:
@@ -113,13 +113,13 @@ def first_failure(told: Sequence[object]) -> BaseException:
 
 
 def placed(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
-    """A failure that says where it happened."""
+    """The error, with the facts where it happened."""
     error.facts.setdefault("model", info.name)
     error.facts.setdefault("upstream", upstream)
     return error
 
 
 def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
-    """The reply with what is to be known of where it comes from."""
+    """The reply, with the facts where it comes from."""
     facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10]}
     return Reply(reply.events, {**facts, **reply.facts} if reply.facts else facts, reply.closers)

@@ -1,4 +1,4 @@
-"""What becomes of calls at the hosts of a pool, and what that says of these."""
+"""Derives the health of a pool's hosts from the outcomes of their calls."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from proxy.upstreams.sharing import Sharing
 from proxy.upstreams.standing import Standing
 
 FAULTS: Final = ("server", "cut", "load", "memory")
-"""Failures that speak against a host."""
+"""Causes of errors that count as failures of the host."""
 
 
 class Outcomes:
-    """sharing: where other processes are told."""
+    """sharing: informs other processes of cool-downs; None if nothing is shared."""
 
     def __init__(self, clock: Clock, sharing: Sharing | None) -> None:
         self.clock = clock
         self.sharing = sharing
 
     def failed(self, one: Standing) -> None:
-        """A host that fails at once has always the fewest calls; let others go before it for a while."""
+        """Let the host rest: one that fails at once has the fewest calls, and would otherwise attract all of them."""
         seconds = one.failed(self.clock.monotonic())
         if seconds and self.sharing is not None:
             self.sharing.cools(one, seconds)
@@ -34,19 +34,19 @@ class Outcomes:
             self.sharing.is_well(one)
 
     def ended(self, one: Standing, error: BaseException, hasty: bool) -> None:
-        """A call has ended there before anything came of it.  hasty: it should have begun soon."""
+        """Record that a call failed before its first event.  hasty: whether a timeout counts as the host's failure."""
         if is_its_fault(error, hasty):
             self.failed(one)
         else:
-            one.trial = False  # it has said nothing of the host
+            one.trial = False  # the trial was inconclusive
 
     def begun(self, one: Standing) -> None:
-        """A stream has begun there: the trial of a host is over, but not yet a row of its failures."""
+        """Record that a stream has begun: a trial then succeeds.  Other failures are reset at the stream's end."""
         if one.trial:
             self.answered(one)
 
     async def watched(self, one: Standing, deadline: Deadline | None, source: Events) -> Events:
-        """A stream that breaks off or hangs midway speaks against its host as one does that never began."""
+        """Pass a stream on.  Breaking off or hanging midway counts as a failure of its host, ending well as success."""
         try:
             async for event in source:
                 yield event
@@ -60,9 +60,9 @@ class Outcomes:
 
 
 def is_its_fault(error: BaseException, hasty: bool) -> bool:
-    """Whether what ended a call speaks against its host.
+    """Whether an error counts as a failure of the host.
 
-    hasty: whether more should have come soon.  Where that takes too long the host hangs, and would have its share of
-    calls for ever.
+    hasty: whether a timeout does, because more should have arrived soon.  A host that hangs would otherwise keep
+    getting its share of calls.
     """
     return error.cause in FAULTS if isinstance(error, UpstreamError) else hasty and LATE in error.args

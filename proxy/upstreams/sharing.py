@@ -1,4 +1,4 @@
-"""What several processes, or several servers, tell each other of hosts that cool down."""
+"""Shares the cool-downs of hosts with other processes and servers, through a store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from proxy.upstreams.standing import COOLING, LONGEST, Standing
 
 PREFIX: Final = "host:"
 AGAIN: Final = 1.0
-"""Seconds after which it is looked at again what others say, while calls come in."""
+"""Minimum seconds between two look-ups of what others report; they are caused by calls."""
 
 
 class Sharing:
-    """Written and read in the background: no call waits for it, and a store that is away changes nothing else."""
+    """Writes and reads in the background: no call waits for the store, and its failures have no other effect."""
 
     def __init__(self, store: KeyValue, background: Background, clock: Clock) -> None:
         self.store = store
@@ -29,18 +29,18 @@ class Sharing:
         self.looked = float("-inf")
 
     def key(self, one: Standing) -> str:
-        """An address of this machine's own means another host to every machine."""
+        """The host's key in the store, with this machine's name if the address is a loopback one."""
         host = urlsplit(one.url).hostname or ""
         here = f"{gethostname()}:" if host in ("localhost", "::1") or host.startswith("127.") else ""
         return f"{PREFIX}{here}{one.url}"
 
     def cools(self, one: Standing, seconds: float) -> None:
-        """A host has begun to cool down here."""
+        """Report that a host has begun to cool down."""
         value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
         self.background.start(self.write(New(self.key(one), value, seconds)), "telling of a host that cools down")
 
     def is_well(self, one: Standing) -> None:
-        """It is not cooling down any more."""
+        """Report that a host no longer cools down."""
         self.background.start(self.forget(self.key(one)), "telling of a host that is well again")
 
     def look(self, standings: Sequence[Standing]) -> None:
@@ -51,7 +51,7 @@ class Sharing:
     async def write(self, new: New) -> None:
         try:
             await self.store.set([new])
-        except StoreError:  # told by the store
+        except StoreError:  # the store has logged it
             return
 
     async def forget(self, key: str) -> None:
@@ -69,16 +69,16 @@ class Sharing:
             self.learn(one, 0.0 if kept is None else remaining(kept.value, self.clock.time()))
 
     def learn(self, one: Standing, seconds: float) -> None:
-        """Others say that it cools down for so long; 0 where they say nothing."""
+        """Apply what others report.  seconds: for which the host still cools down; 0 if nothing is reported."""
         if seconds and (one.told or not one.failures):
             one.failures, one.rests = COOLING, self.clock.monotonic() + seconds
             one.well, one.told = False, True
         elif not seconds and one.told and one.rests > self.clock.monotonic():
-            one.recovered(self.clock.monotonic())  # somebody else's call went well
+            one.recovered(self.clock.monotonic())  # the trial of another process succeeded
 
 
 def remaining(value: bytes, now: float) -> float:
-    """Seconds that are left; 0 of what is no such value."""
+    """Seconds that are left of a stored cool-down, at most LONGEST; 0 if it is over or the value is invalid."""
     try:
         left = float(orjson.loads(value)["until"]) - now
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What the hosts of a pool have, looked after while calls come in, and whether one that was away is back."""
+"""Polls the hosts of a pool while calls come in, and probes those that are out of service."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from proxy.upstreams.standing import Standing
 log = logging.getLogger(__name__)
 
 POLL: Final = 2.0
-"""Seconds after which the hosts are asked again what they have, while calls come in."""
+"""Seconds after which the hosts' models are polled again, while calls come in."""
 BELIEVED: Final = 30.0
-"""Seconds after which a call waits for their answers."""
+"""Seconds after which what is known is too old, and a call waits for the poll."""
 PATIENCE: Final = 1.0
-"""Seconds that it waits at most: one host that hangs does not hold up the others."""
+"""Maximum seconds of this wait, so that one host that hangs does not delay the others."""
 PROBE: Final = 1.0
-"""Seconds between two looks at a host that is out."""
+"""Seconds between two probes of a host that is out."""
 
 
 class Watch:
-    """heard: called when something has become known.  The only host of a pool is neither asked nor taken out."""
+    """heard: called when the state of a host has changed.  The only host of a pool is neither polled nor taken out."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Watch:
         self.polling: asyncio.Task[None] | None = None
 
     async def fresh(self) -> None:
-        """See to it that what the hosts have is known, and not long ago."""
+        """Start a poll if the last one is old; wait for it, briefly, if that is too old to be used."""
         age = self.services.clock.monotonic() - self.polled
         if self.alone or age <= POLL:
             return
@@ -54,7 +54,7 @@ class Watch:
 
     async def poll(self) -> None:
         for one in self.standings:
-            if one.out and (one.probe is None or one.probe.done()):  # found out by a pipeline that is gone
+            if one.out and (one.probe is None or one.probe.done()):  # taken out by the previous pipeline
                 self.start_probe(one)
         asked = [one for one in self.standings if not one.out]
         told = await asyncio.gather(*(self.members[one.url].poll() for one in asked), return_exceptions=True)
@@ -77,7 +77,7 @@ class Watch:
         one.probe = self.services.background.start(self.probe(one), f"looking after {one.url}")
 
     async def probe(self, one: Standing) -> None:
-        """Until the host answers again; no model is run."""
+        """Poll until the host answers again; no model is run."""
         try:
             while True:
                 await self.services.clock.sleep(PROBE)

@@ -1,4 +1,4 @@
-"""What the simulator says: honest about being simulated, and the same for the same request."""
+"""The simulator's answers: they say that they are simulated, and are the same for the same request."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,18 +11,18 @@ from .schema import instance
 
 OPENING = "This is a simulated answer; no model is running."
 QUOTED = 1_000
-"""Characters of the user's text that are quoted."""
+"""Maximum characters of a message that are quoted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One answer, built in or put in the simulator's mouth by a test."""
+    """One answer, the simulator's own or prescribed by a test."""
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[tuple[str, dict[str, Any]], ...] = ()
     pieces: tuple[str, ...] = ()
-    """The text as it is cut into lines; overrides `text`."""
+    """The text as it is split into lines; overrides `text`."""
     done_reason: str = "stop"
 
     @property
@@ -33,14 +33,14 @@ class Said:
         return replace(self, **changes)
 
     def inlined(self) -> "Said":
-        """With its thinking between tags in the text."""
+        """The answer with its thinking at the beginning of the text, between tags."""
         thought = f"<think>\n{self.thinking}\n</think>\n\n" if self.thinking else ""
         pieces = (thought, *self.pieces) if self.pieces and thought else self.pieces
         return replace(self, thinking="", text=thought + self.text, pieces=pieces)
 
 
 def answer(ask: Ask, prompt: Prompt) -> Said:
-    """Calls of the tools that the last message names, else a value of the format, else text."""
+    """Calls of the tools that the user's message names, otherwise a value of the requested format, otherwise text."""
     schema = schema_of(ask)
     last = prompt.messages[-1] if prompt.messages else Message("user")
     thinking = f"The last of {_counted(len(prompt.messages), 'message')} is from the {last.role}."
@@ -59,8 +59,8 @@ def _formatted(schema: dict[str, Any], last: Message) -> str:
 
 
 def _in_turn(schema: dict[str, Any], last: Message) -> dict[str, Any]:
-    """Once a tool has answered the last alternative is taken: an agent whose tools are all that it may answer with ends
-    by one of them, and would else go on for ever."""
+    """After a tool's result, the last alternative is preferred: an agent that may only answer by tool calls has one
+    that ends its work, and would otherwise never get there."""
     if last.role == "tool" and isinstance(options := schema.get("anyOf"), list):
         return {**schema, "anyOf": options[::-1]}
     return schema
@@ -84,7 +84,7 @@ def _seen(ask: Ask, prompt: Prompt) -> str:
 
 
 def _results(messages: tuple[Message, ...]) -> list[str]:
-    """What the tools answered since the assistant called them."""
+    """The results of the tools that the assistant called last."""
     found = []
     for message in reversed(messages):
         if message.role != "tool":

@@ -1,4 +1,4 @@
-"""One request for a generation, checked and typed."""
+"""One request for a generation, parsed and checked."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -122,7 +122,7 @@ def _think(value: Any) -> bool | str | None:
 
 
 def schema_of(ask: Ask) -> dict[str, Any] | None:
-    """The schema to obey: None for free text, an empty one for any JSON."""
+    """The schema of the answer: None for free text, an empty one for any JSON."""
     wanted = ask.body.get("format")
     if wanted in (None, ""):
         return None

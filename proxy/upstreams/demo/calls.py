@@ -1,4 +1,4 @@
-"""One request as it comes in, and what is remembered of it."""
+"""One incoming request, and the record of it for tests."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request that was received, whatever became of it."""
+    """A request that was received, whether or not it was answered."""
 
     method: str
     path: str
@@ -48,7 +48,7 @@ class Call:
 
 
 class Watch:
-    """Counts what becomes of one generation."""
+    """Keeps the simulator's counters for one generation."""
 
     def __init__(self, simulator: "Simulator") -> None:
         self.simulator = simulator
@@ -72,7 +72,7 @@ class Watch:
 
 @contextmanager
 def watching(simulator: "Simulator", generates: bool) -> Iterator[Watch]:
-    """Notices a client that leaves, be it in the queue, during the load or in the middle of a line."""
+    """Counts a client that leaves: while it is queued, during the load, or during the answer."""
     watch = Watch(simulator)
     try:
         yield watch

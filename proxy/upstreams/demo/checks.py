@@ -1,4 +1,4 @@
-"""Whether a model can do what is asked, in the order in which Ollama looks."""
+"""Checks whether a model can do what a request asks for, in the same order as Ollama."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from .shelf import Shelf, Stored
 
 
 def chosen(shelf: Shelf, ask: Ask) -> Stored:
-    """The model asked for, or the words of the endpoint for not having it."""
+    """The requested model.  Raises Refused with the error message of the endpoint."""
     name = parsed(local(ask.model)) if ask.model else None
     if name is None and ask.chats:
         raise Refused(400, "invalid model name" if ask.model else "model is required")
@@ -21,7 +21,7 @@ def chosen(shelf: Shelf, ask: Ask) -> Stored:
 
 
 def embedder(shelf: Shelf, spelled: str) -> Stored:
-    """The same for embeddings, which quote otherwise."""
+    """As `chosen`, for the endpoints for embeddings, whose messages differ."""
     name = parsed(local(spelled)) if spelled else None
     if name is None:
         raise Refused(404, f"model '{spelled}' not found")
@@ -31,7 +31,7 @@ def embedder(shelf: Shelf, spelled: str) -> Stored:
 
 
 def able(ask: Ask, stored: Stored) -> Ask:
-    """The ask as the model will have it, if the model has the capabilities for it."""
+    """The request with the model's system prompt.  Raises Refused if the model lacks a capability."""
     model, full = stored.model, stored.name.full
     if ask.raw and any(ask.body.get(name) for name in ("template", "system", "context")):
         raise Refused(400, "raw mode does not support template, system, or context")
@@ -53,7 +53,7 @@ def _with_system(ask: Ask, system: str) -> Ask:
 
 
 def fitting(ask: Ask, model: Model) -> None:
-    """What only the runner finds out, once the model is loaded."""
+    """The checks that are made only when the model is loaded, by its runner.  Raises Refused."""
     schema_of(ask)
     if ask.images and not model.can("vision"):
         raise _no_images(model)

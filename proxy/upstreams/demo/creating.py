@@ -1,4 +1,4 @@
-"""Models that are made here: of another one, with an adapter over it, or of a file that was uploaded."""
+"""Creates models: from another one, with or without an adapter, or from an uploaded file."""
 
 import hashlib
 import time
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 GGUF = b"GGUF"
 WITHOUT_ADAPTERS = (0, 34, 1)
-"""The version from which on models are not made with adapters any more."""
+"""The first version that no longer accepts adapters."""
 NO_ADAPTERS = "LoRA adapters are no longer supported"
 NOT_GGUF = "supplied file was not in GGUF format"
 ONE_ADAPTER = "only one adapter is currently supported"
 
 
 async def create(call: "Call") -> web.StreamResponse:
-    """A model made from another one or from a file, with a system prompt and parameters of its own."""
+    """/api/create: a model from another one or a file, optionally with its own system prompt and parameters."""
     body = body_of(call.body(), "CreateRequest")
     for path in (*body.get("files", ()), *body.get("adapters", ())):
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -41,7 +41,7 @@ async def create(call: "Call") -> web.StreamResponse:
 
 
 def made(shelf: Shelf, body: Body, name: Name) -> list[dict[str, Any]]:
-    """What is said meanwhile; the model is on the shelf if it ends well."""
+    """Create and store the model; gives the status lines, or one line with an error."""
     if body.get("from"):
         base = shelf.find(parsed(local(body["from"])))
         if base is None:
@@ -69,7 +69,7 @@ def of_adapters(shelf: Shelf, adapters: dict[str, Any]) -> list[str]:
 
 
 def of_file(shelf: Shelf, files: dict[str, Any]) -> str:
-    """The digest of the one file that there is."""
+    """The digest of the first file, which must have been uploaded and be GGUF."""
     for path, digest in files.items():
         if str(digest) not in shelf.blobs:
             raise Refused(400, f"open blobs/{str(digest).replace(':', '-')}: no such file or directory")
@@ -93,7 +93,7 @@ def renamed(stored: Stored, name: Name) -> Stored:
 
 
 async def told(call: "Call", body: Body, lines: list[dict[str, Any]]) -> web.StreamResponse:
-    """Status lines, or without a stream only how it ended."""
+    """Answer with all status lines, or only with the last one if it is not streamed."""
     if body.get("stream", True):
         sending = Delivery(call.request, True, call.fault(), call.simulator.delay, call.simulator.split)
         await sending.lines(lines)

@@ -1,4 +1,4 @@
-"""Bodies of requests, decoded with the strictness (and the texts) of Go's encoding/json."""
+"""Decodes request bodies as strictly as Go's encoding/json, with its error messages."""
 
 import base64
 import binascii
@@ -57,7 +57,7 @@ STRUCTS: dict[str, str] = {
     "PullRequest": "model name stream",
     "CreateRequest": "model name from files adapters system template stream parameters",
 }
-"""The fields of each request; those of type any have their own checks elsewhere."""
+"""The fields of each request; those that are not in FIELDS are checked elsewhere."""
 MESSAGE: dict[str, type] = {
     "role": str,
     "content": str,
@@ -71,7 +71,7 @@ BASE64 = frozenset(string.ascii_letters + string.digits + "+/")
 
 
 def checked(value: Any, want: type, where: str) -> Any:
-    """The value if it has the type wanted or is null."""
+    """The value, if it has the wanted type or is null.  Raises Refused."""
     if value is None or type(value) is want:
         return value
     if want is int and isinstance(value, float):
@@ -84,7 +84,7 @@ def unfit(found: str, where: str, want: str) -> Refused:
 
 
 def body_of(value: Any, struct: str) -> Body:
-    """The known fields of a body, whatever the case of their names; null counts as absent."""
+    """The fields of a body; known names are matched regardless of case, and null counts as absent."""
     if not isinstance(value, dict):
         raise Refused(400, f"json: cannot unmarshal {kind_of(value)} into Go value of type api.{struct}")
     names = STRUCTS[struct].split()
@@ -96,7 +96,7 @@ def body_of(value: Any, struct: str) -> Body:
 
 
 def folded(value: Body, known: frozenset[str]) -> Body:
-    """Go matches names of fields without regard to case, and takes null for "leave the default"."""
+    """Go matches names of fields regardless of case, and null leaves a field at its default."""
     return {key.lower() if key.lower() in known else key: item for key, item in value.items() if item is not None}
 
 

@@ -1,4 +1,4 @@
-"""Sending what was generated, as a stream or a document, and what can go wrong on the way."""
+"""Sends answers, as a stream or one document, with the faults that can happen meanwhile."""
 
 import asyncio
 import socket
@@ -16,12 +16,12 @@ from .refusals import Refused
 Json = dict[str, Any]
 GARBAGE = b"<html><body>502 Bad Gateway</body></html>\n"
 ELSEWHERE = LOADING | {"long_line"}
-"""Faults that are not matters of delivery."""
+"""Faults that happen before delivery."""
 DOCUMENT = "application/json; charset=utf-8"
 
 
 class CutOff(Exception):
-    """The simulator itself broke the connection."""
+    """The simulator has reset the connection on purpose."""
 
 
 def document(value: Any, status: int = 200) -> web.Response:
@@ -34,7 +34,7 @@ def refusal(trouble: Refused) -> web.Response:
 
 @dataclass
 class Delivery:
-    """One answer on its way: lines as they come, or kept for a document."""
+    """The delivery of one answer, whose lines are sent at once or collected for one document."""
 
     request: web.Request
     stream: bool
@@ -50,7 +50,7 @@ class Delivery:
             self.fault = None
 
     async def lines(self, lines: Iterable[Json]) -> bool:
-        """Sends them all, or what a fault lets through; whether the last was sent."""
+        """Send all lines, or those before a fault.  Gives whether all were sent."""
         for line in lines:
             if self.delay and self.sent:
                 await asyncio.sleep(self.delay)
@@ -60,7 +60,7 @@ class Delivery:
         return True
 
     async def struck(self) -> bool:
-        """Whether a fault has ended the answer here. A stall only delays it."""
+        """Make the fault happen if it is due.  Gives whether it has ended the answer; a stall only delays it."""
         fault = self.fault
         if not fault or self.sent < fault.after:
             return False
@@ -91,7 +91,7 @@ class Delivery:
             self.kept.append(line)
 
     async def bytes(self, piece: bytes) -> None:
-        """In several writes if the simulator splits lines; each is a packet of its own."""
+        """Written in several packets if the simulator splits lines."""
         if not self.response.prepared:
             await self.response.prepare(self.request)
         if not self.split:
@@ -116,7 +116,7 @@ class Delivery:
 
 
 async def delivered(request: web.Request, value: Json, fault: Fault | None) -> web.StreamResponse:
-    """A document that was not generated, and what a fault makes of it."""
+    """Answer with a document that was not generated; a fault may damage or replace it."""
     delivery = Delivery(request, False, fault)
     if not await delivery.struck():
         return document(value)

@@ -45,7 +45,7 @@ async def embed(call: "Call") -> web.StreamResponse:
 
 
 async def embeddings(call: "Call") -> web.StreamResponse:
-    """The old endpoint: one prompt, doubles instead of floats, and all errors are 500."""
+    """The old endpoint: one prompt, and a vector of doubles that is not normalised."""
     body = body_of(call.body(), "EmbeddingRequest")
     keep = seconds_of(body.get("keep_alive"))
     stored = embedder(call.simulator.shelf, body.get("model", ""))
@@ -65,7 +65,7 @@ async def embeddings(call: "Call") -> web.StreamResponse:
 
 
 def _wanted(body: Body, stored: Stored) -> LoadOptions:
-    # There is no shift here, so a model that chats without it is loaded anew.
+    # Embeddings have no `shift`, so a model that was loaded for chats without it is reloaded.
     options = checked_options({**stored.parameters, **body.get("options", {})})
     return load_options(options, None, stored.model)
 
@@ -80,7 +80,7 @@ def _inputs(given: Any) -> list[str]:
 
 
 def _vectors(texts: list[str], body: Body, model: Model, wanted: LoadOptions) -> tuple[list[Vector], int]:
-    """Their embeddings, and the tokens that were read for them."""
+    """The texts' embeddings, and the number of tokens that were read."""
     if not model.can("embedding"):
         raise Refused(501, NO_EMBEDDINGS)
     room = min(wanted.room(model), model.context) - 2  # One each for BOS and EOS.

@@ -1,4 +1,4 @@
-"""What is to go wrong with requests to come."""
+"""Faults, which are injected into later requests."""
 
 import asyncio
 from collections import deque
@@ -36,23 +36,23 @@ BY_STATUS = {499: CANCELED, 503: BUSY}
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with one later request; calls that only load or unload meet load faults only."""
+    """A fault in later requests.  Requests that generate nothing are only hit by faults of loading."""
 
     kind: Kind
     after: int = 0
     """Lines sent before it happens; 0 = before the first, when errors still have a status."""
     status: int = 500
-    """Of "status" and "error_line" when no line has been sent."""
+    """HTTP status of "status" and "error_line", if no line has been sent."""
     message: str = ""
     """Text of the error; "" = what Ollama would say."""
     seconds: float = 3600.0
     """How long a "stall" lasts, or a "slow_load" takes."""
     until: asyncio.Event | None = None
-    """Ends a "stall" or a "slow_load" before its seconds are over; a "load_failure" does not come before it."""
+    """Ends a "stall" or a "slow_load" early; a "load_failure" waits for it."""
     path: str = ""
-    """Only requests whose path starts so; "" = chat, generate and embed."""
+    """Prefix of the paths that it hits; "" = chat, generate and embed."""
     times: int = 1
-    """How many requests it hits."""
+    """Number of requests that it hits."""
     size: int = 4_000_000
     """Characters in a "long_line"."""
 
@@ -64,7 +64,7 @@ class Fault:
         return MESSAGES.get(self.kind, usual)
 
     async def over(self) -> None:
-        """Waits as long as a stall lasts."""
+        """Wait until a stall or a slow load is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.seconds):
                 await (self.until or asyncio.Event()).wait()
@@ -76,7 +76,7 @@ class Fault:
 
 
 def taken(faults: deque[Fault], path: str, generates: bool) -> Fault | None:
-    """The first fault that hits this request, with one of its times used up."""
+    """The first fault that hits this request; it is counted down, and removed after its last time."""
     for place, fault in enumerate(faults):
         if fault.hits(path, generates):
             if fault.times > 1:

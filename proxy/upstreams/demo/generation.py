@@ -62,7 +62,7 @@ def _only(ask: Ask, reason: str) -> Json:
 
 
 def _shaped(ask: Ask, line: Line, done: bool) -> Json:
-    """A line of an answer as the wire has it; empty extras are left out."""
+    """A line of an answer as JSON; optional fields that are empty are omitted."""
     said: Json = {"content" if ask.chats else "response": line.text}
     if line.thinking:
         said["thinking"] = line.thinking
@@ -110,7 +110,7 @@ class Run:
         if not self._thinks():
             said = said.but(thinking="")
         elif not self.ask.chats and self.model.mode == "native":
-            # Without a Go template nobody knows the tags here, and they stay in the text.
+            # Without a Go template, Ollama does not know the tags here, so they stay in the text.
             said = said.inlined()
         script = script_of(said, self._rules(prompt))
         if fault and fault.kind == "long_line":
@@ -150,7 +150,7 @@ class Run:
             yield "prompt_eval_count", prompt.tokens
             yield "prompt_eval_cached_count", cached
         else:
-            # Old servers count what was evaluated; a prompt that was cached whole has no count.
+            # Old servers count only evaluated tokens, and omit the count if the whole prompt was cached.
             yield "prompt_eval_count", prompt.tokens - cached if prompt.tokens - cached > 1 else 0
         yield "prompt_eval_duration", first - self.ready
         yield "eval_count", script.tokens
@@ -158,7 +158,7 @@ class Run:
 
 
 def _limit(ask: Ask, model: Model, prompt: Prompt, wanted: LoadOptions) -> int | None:
-    """Tokens that may be generated, None for all; zero means all except in a native chat."""
+    """Tokens that may be generated.  A `num_predict` of 0 means no limit, or 1 in a native chat, as in Ollama."""
     asked = ask.options.get("num_predict", -1)
     if asked == 0:
         asked = 1 if model.mode == "native" and ask.chats else -1
@@ -168,7 +168,7 @@ def _limit(ask: Ask, model: Model, prompt: Prompt, wanted: LoadOptions) -> int |
 
 
 def _gathered(ask: Ask, kept: list[Json]) -> Json:
-    """The lines of an answer as one document; `done` is false if the last is missing."""
+    """The lines of an answer, merged into one document; `done` is false if the last line is missing."""
     if not kept:
         return _shaped(ask, Line(), False)
     whole = dict(kept[-1])

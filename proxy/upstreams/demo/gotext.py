@@ -1,4 +1,4 @@
-"""JSON, times and durations as Go's standard library reads and writes them."""
+"""Reads and writes JSON, times and durations like Go's standard library."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from .refusals import Refused
 
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 PART = re.compile(r"(\d+\.?\d*|\.\d+)([^\d.]*)")
-# Go escapes these so that JSON can stand in an HTML page; the bytes occur in strings only.
+# Go escapes these so that JSON can be embedded in HTML.  In JSON, the bytes only occur in strings.
 ESCAPES = (
     (b"<", b"\\u003c"),
     (b">", b"\\u003e"),
@@ -33,7 +33,7 @@ COMPLAINTS = {
 
 
 def quoted(text: str) -> str:
-    """Go's %q, near enough."""
+    """Approximately Go's %q."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -45,7 +45,7 @@ def written(value: Any) -> bytes:
 
 
 def read(raw: bytes) -> Any:
-    """The first JSON value of a body; what trails it is ignored, as Go's decoder does."""
+    """The first JSON value of a body; the rest is ignored, as by Go's decoder."""
     if not raw.strip():
         raise Refused(400, "missing request body")
     try:
@@ -57,7 +57,7 @@ def read(raw: bytes) -> Any:
 def _read_first(text: str) -> Any:
     try:
         value = DECODER.raw_decode(text)[0]
-        # Go reads half a surrogate pair as U+FFFD.
+        # Go decodes a lone surrogate as U+FFFD.
         return json.loads(_whole(json.dumps(value, ensure_ascii=False)))
     except json.JSONDecodeError as error:
         raise Refused(400, _complaint(text, error)) from error

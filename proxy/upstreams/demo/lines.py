@@ -1,4 +1,4 @@
-"""An answer cut into the lines of a stream, in either style of Ollama."""
+"""Splits an answer into the lines of a stream, in either of Ollama's modes."""
 
 import hashlib
 import string
@@ -16,11 +16,11 @@ from .prompts import tokens_of
 
 Json = dict[str, Any]
 SIZES = (1, 1, 2, 1, 3)
-"""Tokens on a line, over and over: lines are not tokens."""
+"""Numbers of tokens per line, repeated cyclically: as with Ollama, a line is not a token."""
 HELD_BACK = 7
-"""Every so many lines one has logprobs only, and its text comes with the next."""
+"""With logprobs, every seventh line has nothing else, and its text comes with the next line."""
 REPEATS = 30
-"""Like pieces in a row that Ollama bears where it generates itself."""
+"""Consecutive equal pieces after which Ollama aborts an answer that it parses itself."""
 LETTERS = string.ascii_lowercase + string.digits
 ALPHANUMERIC = string.ascii_letters + string.digits
 
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How an answer has to be cut."""
+    """How to split an answer."""
 
     mode: Mode = "native"
     limit: int | None = None
@@ -43,21 +43,21 @@ class Rules:
     logprobs: bool = False
     ids: bool = True
     patient: bool = True
-    """Whether an answer may repeat itself without end, as in a native chat."""
+    """Whether an answer may repeat itself without limit, as in a native chat."""
     seed: str = ""
-    """Makes the ids of tool calls."""
+    """From which the ids of tool calls are derived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
     lines: list[Line]
     last: Line
-    """What the done line carries."""
+    """The contents of the final line."""
     reason: str
     tokens: int
     text: str = ""
     broken: bool = False
-    """Whether it repeated itself so long that Ollama gave it up, without a last line."""
+    """Whether it repeated itself so often that Ollama aborts it, without a final line."""
 
 
 def script_of(said: Said, rules: Rules) -> Script:
@@ -77,7 +77,7 @@ def script_of(said: Said, rules: Rules) -> Script:
 
 
 def _given_up(script: Script) -> Script:
-    """The script up to where its pieces have been the same for too long."""
+    """The script, aborted where a piece was repeated too often."""
     row = 0
     for place, line in enumerate(script.lines):
         row = row + 1 if place and line.text and line.text == script.lines[place - 1].text else 0
@@ -87,7 +87,7 @@ def _given_up(script: Script) -> Script:
 
 
 def _stopped(said: Said, stops: tuple[str, ...]) -> Said:
-    """Cut before the first stop string, wherever in the answer it is."""
+    """The answer up to the first stop string, in its thinking or its text."""
     thinking, text = _before(said.thinking, stops), _before(said.whole, stops)
     if thinking != said.thinking:
         return replace(said, thinking=thinking, text="", pieces=(), tool_calls=())
@@ -122,7 +122,7 @@ def _grouped(text: str) -> Iterator[tuple[str, ...]]:
 
 
 def _limited(lines: list[Line], limit: int | None) -> tuple[list[Line], int]:
-    """As many lines as the limit allows, and their tokens."""
+    """As many lines as the limit permits, and their number of tokens."""
     kept, count = [], 0
     for line in lines:
         room = len(line.tokens) if limit is None else min(len(line.tokens), limit - count)
@@ -148,7 +148,7 @@ def _held(lines: list[Line]) -> Iterator[Line]:
 
 
 def _placed(lines: list[Line], calls: list[Json], mode: Mode, cut: bool) -> tuple[list[Line], Line]:
-    """Native: all calls on the done line. Rendered: a line each before it, and text may end on it."""
+    """Native: all calls on the final line. Rendered: each call on a line before it, and it may have text."""
     if mode == "native":
         return lines, Line(calls=tuple(calls))
     if not calls and not cut and len(lines) > 1 and lines[-1].text:
@@ -177,7 +177,7 @@ def logprobs_of(tokens: tuple[str, ...], top: int) -> list[Json]:
 
 
 def _logprob(token: str, top: int) -> Json:
-    # Low enough that no alternative can be likelier than the token itself.
+    # Above -0.61, so that no alternative is more likely than the token itself.
     likely = _entry(token, -(crc32(token.encode()) % 600) / 1000 - 0.001)
     if not top:
         return likely

@@ -17,13 +17,13 @@ class Model:
     context: int = 8192
     """Trained context, in tokens."""
     mode: Mode = "native"
-    """Who templates and parses: the model's own server, or Ollama itself."""
+    """Who applies the chat template and parses answers: the model's own server ("native"), or Ollama ("rendered")."""
     dimensions: int = 384
     """Length of its embeddings."""
     digest: str = ""
-    """64 hex digits; made from the name if not given."""
+    """64 hex digits; derived from the name if not given."""
     remote: str = ""
-    """The URL of the server that calls are forwarded to."""
+    """URL of the server to which calls are forwarded; "" for a local model."""
 
     def __post_init__(self) -> None:
         if not self.digest:

@@ -31,7 +31,7 @@ def checked_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _missed(name: str, value: Any) -> str:
-    """The type that the value should have had, or "" if it has."""
+    """The type that the value should have, or "" if it has it."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in INTEGERS and not (number and value == int(value)):
         return "type integer"
@@ -50,7 +50,7 @@ def _missed_stop(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What a model is loaded with; a request that differs in any makes Ollama load it anew."""
+    """The options a model is loaded with; a request with different ones makes Ollama reload it."""
 
     num_ctx: int | None = None
     num_batch: int | None = None
@@ -62,7 +62,7 @@ class LoadOptions:
     shift: bool = True
 
     def room(self, model: Model) -> int:
-        """Tokens of context, whether asked for or by default."""
+        """Tokens of context, as requested or by default."""
         return clamped(self.num_ctx or DEFAULT_CONTEXT, model)
 
 

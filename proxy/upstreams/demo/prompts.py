@@ -16,7 +16,7 @@ IMAGE_TOKENS = 768
 
 
 def tokens_of(text: str) -> list[str]:
-    """About one for every four characters; put together they are the text."""
+    """Simulated tokens of up to four letters; joined, they are the text."""
     return TOKEN.findall(text)
 
 
@@ -27,13 +27,13 @@ class Prompt:
     tokens: int
 
     def shared(self, before: str) -> int:
-        """Tokens that it has in common with the prompt before it; the last is always evaluated."""
+        """Number of tokens that are cached from the previous prompt; the last token is always evaluated."""
         length = common(self.text, before)
         return min(len(tokens_of(self.text[:length])), self.tokens - 1) if length else 0
 
 
 def common(one: str, other: str) -> int:
-    """Length of the common prefix, by halving; a character at a time is slow for long prompts."""
+    """Length of the common prefix, by bisection: comparing single characters is slow for long prompts."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -45,7 +45,7 @@ def common(one: str, other: str) -> int:
 
 
 def prompt_of(ask: Ask, model: Model, wanted: LoadOptions) -> Prompt:
-    """The prompt as it fits in the context; old messages are dropped without a word, as Ollama does."""
+    """The prompt, shortened to the context; old messages are dropped silently, as in Ollama.  Raises Refused."""
     room = wanted.room(model)
     whole = _prompt(ask, model, ask.messages)
     if whole.tokens <= room or ask.raw:
@@ -62,7 +62,7 @@ def _held(prompt: Prompt, room: int) -> Prompt:
 
 
 def _shortened(ask: Ask, model: Model, prompt: Prompt, room: int) -> Prompt:
-    """Without its oldest messages, sparing system messages and the last."""
+    """The prompt without as many of the oldest messages as necessary; system messages and the last one are kept."""
     old = [place for place, message in enumerate(ask.messages[:-1]) if message.role != "system"]
     sizes = [_size(model, message) for message in ask.messages]
     tokens, gone = prompt.tokens, set[int]()
@@ -101,7 +101,7 @@ def _rendered(ask: Ask, model: Model, messages: tuple[Message, ...]) -> str:
 
 
 def _turn(model: Model, message: Message) -> str:
-    # The native mode never forwards what an assistant thought before.
+    # In native mode, Ollama does not forward previous thinking.
     thought = f"<think>{message.thinking}</think>" if model.mode == "rendered" and message.thinking else ""
     calls = "".join(f"<call>{name}{orjson.dumps(given).decode()}" for name, given in message.calls)
     return f"<|{message.role}|>{thought}{message.content}{calls}\n"

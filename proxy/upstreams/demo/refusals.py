@@ -1,4 +1,4 @@
-"""What Ollama says when it will not do a thing, word for word."""
+"""Ollama's error messages, verbatim."""
 
 import orjson
 
@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 def nested(status: int, message: str, kind: str = "invalid_request_error", **more: int) -> Refused:
-    """A refusal by the model's own server: Ollama passes its JSON on as the text of the error."""
+    """An error of the model's own server, whose JSON Ollama uses as the text of its error."""
     inner = {"error": {"code": status, "message": message, "type": kind, **more}}
     return Refused(status, orjson.dumps(inner).decode())
 

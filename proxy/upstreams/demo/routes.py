@@ -1,4 +1,4 @@
-"""The paths of Ollama's API, and what every request meets before it gets to one."""
+"""The paths of Ollama's API, and what is done for every request."""
 
 import ipaddress
 import platform
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Call], Awaitable[web.StreamResponse]]
 LARGEST = 256 * 1024 * 1024
-"""Bytes of a body."""
+"""Maximum bytes of a body."""
 BLOB = "/api/blobs/{digest}"
 ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/", storage.root),
@@ -81,7 +81,7 @@ def _at_the_door(simulator: "Simulator") -> Middleware:
             allowed = {"Allow": ", ".join(sorted(error.allowed_methods))}
             return web.Response(status=405, text="405 method not allowed", headers=allowed)
         except CutOff:
-            # The connection is gone; whatever is returned here reaches nobody.
+            # The connection is closed, so this response is never sent.
             return web.Response()
 
     return door

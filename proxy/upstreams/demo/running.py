@@ -1,4 +1,4 @@
-"""Serving a simulator: for a test, or from the command line until it is stopped."""
+"""Serves a simulator, for a test or from the command line."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ from .simulator import Simulator
 
 @asynccontextmanager
 async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """The URL of the simulator, which is served until the block is left."""
+    """Serve the simulator until the block is left; gives its URL."""
     runner = web.AppRunner(
         simulator.app(),
         handler_cancellation=True,
@@ -32,7 +32,7 @@ async def running(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) 
 
 
 async def simulate(host: str, port: int, *, delay: float = 0.0, load_time: float = 0.0) -> None:
-    """Serves a simulator until SIGTERM or SIGINT; says on one line where."""
+    """Serve a simulator until SIGTERM or SIGINT; prints its URL."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -1,4 +1,4 @@
-"""Numbers, strings and members of enums that a JSON schema allows."""
+"""Numbers, strings and enum values that match a JSON schema."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 Schema = dict[str, Any]
 LONGEST = 100_000
-"""Characters of a string that has to be long."""
+"""Maximum characters of a string."""
 KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -38,13 +38,13 @@ SAMPLES = (
 
 
 def fitting_enum(values: list[Any], kind: Any) -> Any:
-    """The first value of an enum that also has the type asked for."""
+    """The first value of an enum that also has the required type, otherwise the first one."""
     want = KINDS.get(kind) if isinstance(kind, str) else None
     return next((value for value in values if want and isinstance(value, want)), values[0])
 
 
 def number(schema: Schema, kind: str) -> int | float:
-    """As near to 1 as the bounds allow."""
+    """As close to 1 as the bounds permit."""
     step = schema.get("multipleOf") or (1 if kind == "integer" else 0)
     low, high = _bounds(schema, step or 0.5)
     value: int | float = min(max(1, low), high)
@@ -72,13 +72,13 @@ def text_of(schema: Schema, hint: str) -> str:
 
 
 def _matching(pattern: str, text: str) -> str:
-    """The text if it matches, else the first short sample that does; patterns are not solved."""
+    """The text or the first sample that matches; if none does, the text anyway."""
     wanted = re.compile(pattern)
     return next((sample for sample in (text[:64], *SAMPLES) if wanted.search(sample)), text)
 
 
 def distinct(made: list[Any], items: Any) -> Iterator[Any]:
-    """The same items made different from one another as far as their kind lets them be."""
+    """The items, made different from each other as far as their types permit."""
     choices = items.get("enum", []) if isinstance(items, dict) else []
     for place, item in enumerate(made):
         if place < len(choices):

@@ -1,4 +1,4 @@
-"""Which models are loaded: one load at a time, a bounded queue, idle times, eviction."""
+"""Loads models like Ollama: one load at a time, a bounded queue, idle timeouts, eviction."""
 
 import asyncio
 import math
@@ -13,9 +13,9 @@ from .options import LoadOptions
 from .refusals import BUSY, CANCELED, Refused
 
 IDLE = 300.0
-"""Seconds a model stays without being asked, if the request does not say."""
+"""Seconds that an unused model stays loaded, if the request does not say."""
 FOREVER = 292 * 365.25 * 86_400
-"""Go's longest duration, which stands for a negative keep_alive."""
+"""Go's longest duration, which a negative keep_alive means."""
 
 
 class Runner:
@@ -31,11 +31,11 @@ class Runner:
         self.keep = IDLE
         self.expires = math.inf
         self.prompt = ""
-        """The last prompt, which its cache holds."""
+        """The previous prompt, which is in its prompt cache."""
 
 
 class Load:
-    """A load under way, and all who wait for it."""
+    """A load under way, for which several requests may wait."""
 
     def __init__(self) -> None:
         self.over = asyncio.Event()
@@ -47,7 +47,7 @@ class Load:
             self.over.set()
 
     async def last(self, seconds: float, fault: Fault | None) -> None:
-        """The time it takes, unless somebody who waits for it leaves."""
+        """Wait as long as loading takes.  Raises Refused if a client that waits for it leaves."""
         if fault and (fault.kind == "slow_load" or (fault.kind == "load_failure" and fault.until)):
             await self._unless_over(fault.over())
         if seconds > 0:
@@ -86,7 +86,7 @@ class Scheduler:
     async def using(
         self, model: Model, wanted: LoadOptions, keep: float | None, fault: Fault | None
     ) -> AsyncIterator[Runner]:
-        """The model loaded as wanted, with one of its slots held."""
+        """The model, loaded with these options, with one of its slots reserved."""
         runner = await self._ready(model, wanted, fault)
         runner.active += 1
         runner.idle.clear()
@@ -127,7 +127,7 @@ class Scheduler:
         runner = self.loaded.get(model.name)
         if runner is None or runner.wanted != wanted:
             return None
-        self.loaded[model.name] = self.loaded.pop(model.name)  # The order is that of last use.
+        self.loaded[model.name] = self.loaded.pop(model.name)  # Keeps the least recently used first.
         return runner
 
     async def _ready(self, model: Model, wanted: LoadOptions, fault: Fault | None) -> Runner:
@@ -178,12 +178,12 @@ class Scheduler:
             raise
         finally:
             load.end()
-            # One that was aborted in the queue may have been followed by another since.
+            # If this one was aborted in the queue, another may have replaced it.
             if self._under_way.get((model.name, wanted)) is load:
                 del self._under_way[model.name, wanted]
 
     def _abort(self, load: Load) -> None:
-        """Whoever leaves while a model loads takes the load along, for all who wait for it."""
+        """A client that leaves while a model loads aborts the load, for all who wait for it."""
         if not load.over.is_set():
             self.load_aborts += 1
             load.end(Refused(499, CANCELED))

@@ -1,4 +1,4 @@
-"""An instance of a JSON schema: always the same one, and small."""
+"""Generates a small value that matches a JSON schema, always the same one."""
 
 import re
 from typing import Any
@@ -8,15 +8,15 @@ from .scalars import distinct, fitting_enum, number, text_of
 
 Schema = dict[str, Any]
 DEEP = 8
-"""Levels after which optional parts are left out, so that recursive schemas end."""
+"""Depth from which on optional parts are omitted, so that recursive schemas end."""
 DEEPEST = 32
 BUDGET = 4_000
-"""Values in one instance; optional parts are left out from the half on."""
+"""Maximum number of values in one instance; optional parts are omitted after half of them."""
 BAD = "Unable to generate parser for this template. Automatic parser generation failed: "
 
 
 def instance(schema: Schema) -> Any:
-    """A value that obeys the schema. Raises Refused (400) for a schema that cannot be read."""
+    """A value that matches the schema. Raises Refused (400) if the schema is invalid."""
     try:
         return Maker(schema).value(schema)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, re.error) as error:
@@ -28,14 +28,14 @@ def bad(reason: str) -> Refused:
 
 
 class Maker:
-    """Makes one instance; `root` is where references are looked up."""
+    """Generates one instance; references are resolved in `root`."""
 
     def __init__(self, root: Schema) -> None:
         self.root = root
         self.left = BUDGET
 
     def value(self, schema: Any, hint: str = "simulated", depth: int = 0) -> Any:
-        """A value for one place of the schema; `hint` is the text of free strings."""
+        """A value for one part of the schema; `hint` is used for strings that may be anything."""
         self.left -= 1
         if depth > DEEPEST or self.left < 0:
             return None
@@ -52,7 +52,7 @@ class Maker:
         return self.typed(schema, hint, depth)
 
     def generous(self, depth: int) -> bool:
-        """Whether optional parts are made here."""
+        """Whether optional parts are generated at this depth."""
         return depth < DEEP and self.left > BUDGET // 2
 
     def resolved(self, schema: Schema) -> Schema:
@@ -78,7 +78,7 @@ class Maker:
         return found
 
     def chosen(self, schema: Schema, choice: str, depth: int) -> Schema:
-        """The first alternative that is not null, with what surrounds it; deep down null is welcome."""
+        """The first alternative that is not null, merged with the schema around it; deep down, null is preferred."""
         around = without(schema, choice)
         options = [merged(around, self.resolved(item)) for item in schema[choice]]
         null = [item for item in options if item.get("type") == "null"]
@@ -136,7 +136,7 @@ def without(schema: Schema, key: str) -> Schema:
 
 
 def merged(one: Schema, other: Schema) -> Schema:
-    """Both schemas at once; where they say different things of one key, the second holds."""
+    """Both schemas combined; the second one wins where they differ."""
     both = {**one, **other}
     if properties := {**one.get("properties", {}), **other.get("properties", {})}:
         both["properties"] = properties

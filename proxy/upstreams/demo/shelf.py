@@ -1,4 +1,4 @@
-"""The models on the simulated disk, and how they are described."""
+"""The models on the simulated disk, and their descriptions in answers."""
 
 import time
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from .models import Model
 from .names import Name, parsed
 
 MOST = 1_000
-"""Models and blobs kept; nothing here may grow without bound."""
+"""Maximum number of models, and of blobs, so that memory is bounded."""
 SIZE = 4_661_224_676
 BLOCKS, HEADS, HEADS_KV = 32, 32, 8
 ORDER = ("completion", "vision", "tools", "insert", "thinking", "embedding")
@@ -18,7 +18,7 @@ ORDER = ("completion", "vision", "tools", "insert", "thinking", "embedding")
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A model as it lies on disk, with what a Modelfile added."""
+    """A model on disk, with what its Modelfile added."""
 
     model: Model
     modified: float
@@ -36,11 +36,11 @@ class Stored:
 
 
 class Shelf:
-    """Stored models by their full names, whatever the case."""
+    """Stored models by full name, regardless of case, and uploaded blobs."""
 
     def __init__(self, models: Iterable[Model]) -> None:
         self.blobs: dict[str, bytes] = {}
-        """How each of them begins."""
+        """By digest, the first bytes of each blob."""
         self._stored: dict[str, Stored] = {}
         for model in models:
             self.keep(Stored(model, time.time()))
@@ -83,7 +83,7 @@ def details(stored: Stored) -> dict[str, Any]:
 
 
 def tagged(stored: Stored, old: bool) -> dict[str, Any]:
-    """An entry of /api/tags; old servers say nothing of capabilities and lengths."""
+    """An entry of /api/tags; old servers omit capabilities and lengths."""
     model, about = stored.model, details(stored)
     entry = {
         "name": stored.name.short,

@@ -23,12 +23,12 @@ Say = Callable[[dict[str, Any]], Said | None]
 
 
 class Simulator:
-    """A server that answers like Ollama without a model, and goes wrong when told to.
+    """A server that answers like Ollama without a model, and fails on demand.
 
-    delay: seconds between lines. load_time: seconds that a cold model takes.
-    parallel: requests that one model answers at a time (Ollama's own default is 1).
-    split: bytes after which a line is cut into another packet; 0 = never.
-    profile: "old" is a server without capabilities in tags, ids of tool calls and logprobs.
+    delay: seconds between lines. load_time: seconds that a cold model takes to load.
+    parallel: requests that one model answers concurrently (Ollama's own default is 1).
+    split: bytes after which a line continues in another packet; 0 = never.
+    profile: "old" is a server without capabilities in tags, ids of tool calls, and logprobs.
     """
 
     def __init__(  # noqa: PLR0913 -- every one of them is a knob, given by name
@@ -79,14 +79,14 @@ class Simulator:
 
     @property
     def load_aborts(self) -> int:
-        """Loads given up because a client that waited for them left."""
+        """Loads aborted because a client that waited for them left."""
         return self.scheduler.load_aborts
 
     def app(self) -> web.Application:
         return application(self)
 
     def said(self, ask: Ask, prompt: Prompt) -> Said | None:
-        """What a test wants said to this request, if it does."""
+        """The answer that a test prescribes for this request, if any."""
         return self.say(ask.body) if self.say else None
 
     def watching(self, *, generates: bool) -> AbstractContextManager[Watch]:
@@ -97,7 +97,7 @@ class Simulator:
         self.note()
 
     def note(self) -> None:
-        """Tells whoever waits that something has happened."""
+        """Wake those who wait in `until`, since a counter has changed."""
         self._news.set()
 
     async def until_abandoned(self, n: int = 1, within: float = 30.0) -> None:

@@ -1,4 +1,4 @@
-"""The endpoints about models themselves: reading, and in-memory versions of those that write."""
+"""The endpoints that list, describe and manage models; changes are kept in memory."""
 
 import hashlib
 import re
@@ -87,7 +87,7 @@ async def copy(call: "Call") -> web.StreamResponse:
 
 
 async def pull(call: "Call") -> web.StreamResponse:
-    """The models of the catalogue can be had again; no other is in this registry."""
+    """Only the models of CATALOGUE can be pulled, for instance after they were deleted."""
     body = body_of(call.body(), "PullRequest")
     name = _valid(body.get("model") or body.get("name", ""), "invalid model name")
     found = next((model for model in CATALOGUE if (known := parsed(model.name)) and known.key == name.key), None)
@@ -109,7 +109,7 @@ async def blob(call: "Call") -> web.StreamResponse:
 
 
 async def upload(call: "Call") -> web.StreamResponse:
-    """Only the digest is kept of what is uploaded, and its first bytes."""
+    """Keeps only the digest and the first bytes of an uploaded file."""
     digest, found, head = _digest(call), hashlib.sha256(), b""
     async for piece in call.request.content.iter_any():
         found.update(piece)

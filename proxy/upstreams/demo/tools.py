@@ -1,4 +1,4 @@
-"""Tools as Ollama understands them, and which of them an answer calls."""
+"""Tools as Ollama parses them, and whether a message asks for one."""
 
 import re
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Tool:
     name: str
     description: str = ""
     parameters: Schema | None = None
-    """Only what Ollama keeps of them; None if they are missing or empty."""
+    """The part that Ollama keeps; None if there are no properties."""
 
     def meant_by(self, text: str) -> bool:
-        """Whether the text has the tool's name, or every word of it."""
+        """Whether the text contains the tool's name, or every word of it."""
         if not self.name or self.name.lower() in text.lower():
             return bool(self.name)
         said = {word.lower() for word in WORD.findall(text)}
@@ -58,7 +58,7 @@ def _properties(value: Any, where: str) -> Schema:
 
 
 def _property(value: Any, where: str) -> Schema:
-    """Ollama keeps a typed subset: defaults, $ref, oneOf, const, formats and bounds are lost here."""
+    """Ollama keeps a typed subset; it drops defaults, $ref, oneOf, const, formats and bounds."""
     if not isinstance(value, dict):
         raise unfit(kind_of(value), where, "api.ToolProperty")
     kept = {key: value[key] for key in PROPERTY if value.get(key) is not None}

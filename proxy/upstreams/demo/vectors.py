@@ -1,4 +1,4 @@
-"""Embeddings without a model: hashed words and parts of words, so that like texts lie near."""
+"""Embeddings without a model: hashed words and parts of words, so that similar texts have similar vectors."""
 
 import hashlib
 import re
@@ -13,11 +13,11 @@ COMMON = re.compile(
     r"an?|and|are|as|at|be|by|do|does|for|from|has|have|how|i|in|is|it|its|of|on|or|that|the|this|to|was"
     r"|were|what|when|where|which|who|why|will|with|you|your"
 )
-"""Words that say little of what a text is about."""
+"""Stop words, which get a tenth of the weight."""
 
 
 def vector(text: str, dimensions: int) -> Vector:
-    """Shape (dimensions,), unit length; a text without words gets a vector of its own."""
+    """Shape (dimensions,), unit length; the vector of a text without words is a hash of the text."""
     total = np.zeros(dimensions)
     for word in WORD.findall(text.lower()):
         total += _word(word, dimensions)
@@ -27,7 +27,7 @@ def vector(text: str, dimensions: int) -> Vector:
 
 
 def shortened(full: Vector, dimensions: int) -> Vector:
-    """Its first coordinates at unit length; a number that is not smaller is ignored."""
+    """The first `dimensions` coordinates, at unit length; unchanged if `dimensions` is 0 or not smaller."""
     return unit(full[:dimensions].astype(np.float64)) if 0 < dimensions < len(full) else full
 
 
@@ -38,7 +38,7 @@ def unit(raw: NDArray[np.float64]) -> Vector:
 
 @lru_cache(maxsize=4096)
 def _word(word: str, dimensions: int) -> NDArray[np.float64]:
-    """The word itself, and its three-letter parts so that "cat" and "cats" are alike."""
+    """The word itself, and its three-letter parts, so that "cat" and "cats" are similar."""
     edged = f"<{word[:64]}>"
     parts = [edged[place : place + 3] for place in range(len(edged) - 2)]
     total = _feature(word, dimensions)
@@ -48,6 +48,6 @@ def _word(word: str, dimensions: int) -> NDArray[np.float64]:
 
 
 def _feature(name: str, dimensions: int) -> NDArray[np.float64]:
-    """A coin thrown for each coordinate: any two features are nearly at right angles, cut short too."""
+    """Pseudo-random signs: the vectors of any two features are nearly orthogonal, also if they are shortened."""
     coins = np.frombuffer(hashlib.shake_128(name.encode()).digest(dimensions // 8 + 1), dtype=np.uint8)
     return np.unpackbits(coins)[:dimensions].astype(np.float64) * 2.0 - 1.0
