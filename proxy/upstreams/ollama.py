@@ -124,9 +124,8 @@ class Ollama:
         plan = way.plan
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
-        stages = repair.stages_of(
-            plan, call.stream
-        )  # before the request is sent: an invalid schema must not cost tokens
+        # Before the request is sent, since an invalid schema must not cost tokens.
+        stages = repair.stages_of(plan, call.stream)
         if not self.loading.is_warm(info.name):
             await self.loading.ready(info, pins, call.progress)
         if is_empty(ask):  # the call only loads the model

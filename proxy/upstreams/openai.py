@@ -110,7 +110,8 @@ class OpenAI:
         plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
         if plan.notes and self.strict:
             raise refused(next(iter(plan.notes)))
-        stages = stages_of(plan, call.stream)  # before the request is sent: an invalid schema must not cost tokens
+        # Before the request is sent, since an invalid schema must not cost tokens.
+        stages = stages_of(plan, call.stream)
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
             reply = await repair.checked(call, reply, stages)
