@@ -14,9 +14,9 @@ from pydantic import PositiveFloat, model_validator
 from proxy.announcements import FellBack
 from proxy.attempts import tried
 from proxy.config import Strict
-from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError
+from proxy.errors import Cause, ConfigError, Denied, NotFound, ProxyError, TooMany, UpstreamError, was_asked
 from proxy.host import Host
-from proxy.meter import LATE, was_asked
+from proxy.meter import LATE
 from proxy.types import Call, Embed, Handler, Plugin, Reply
 from proxy.wire.ollama_models import canonical
 

@@ -153,3 +153,10 @@ class Receipt(Struct, frozen=True):
 
 
 Ask: TypeAlias = Chat | Complete | Embed
+
+
+def choices(ask: Ask) -> int:
+    """How many choices are requested."""
+    if isinstance(ask, Chat):
+        return ask.n
+    return ask.n * len(ask.prompts) if isinstance(ask, Complete) else 1

@@ -143,3 +143,8 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def was_asked(error: BaseException) -> bool:
+    """Whether a call that failed before its first event had been sent to an upstream."""
+    return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))

@@ -43,3 +43,9 @@ def letters_beside(chat: Chat) -> int:
     if chat.format is not None and chat.format.schema:
         shapes.append(chat.format.schema)
     return sum(len(orjson.dumps(one, default=dict)) for one in shapes)
+
+
+def guess(guessed: list[str], name: str, about: float) -> int:
+    """A whole number near `about`; the name of what it estimates is appended to `guessed`."""
+    guessed.append(name)
+    return max(1, round(about)) if about else 0

@@ -136,7 +136,8 @@ class Bus:
             try:
                 listener(event)
             except Exception:  # a faulty listener must not break the call or other listeners
-                log.exception("a listener for %s failed", type(event).__name__)
+                whose = f"{getattr(listener, '__module__', '')}.{getattr(listener, '__qualname__', '')}"
+                log.exception("a listener for %s failed: %s", type(event).__name__, whose)
 
 
 Price: TypeAlias = Callable[[CallEnded], Cost | None]

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
 from proxy import rejected
 from proxy.announcements import KEPT, CallEnded, Rejected
-from proxy.asks import Chat, Complete
-from proxy.errors import ProxyError, UpstreamError
-from proxy.estimates import LETTERS, letters
+from proxy.asks import choices
+from proxy.errors import ProxyError, UpstreamError, was_asked
+from proxy.estimates import LETTERS, guess, letters
 from proxy.host import Host
 from proxy.observer import Heard, Made
 from proxy.readiness import STOPPED
 from proxy.rejected import NOTHING, Counts
 from proxy.streams import Owed, Replay
-from proxy.types import (
-    Ask,
-    Call,
-    Event,
-    Events,
-    Finish,
-    Handler,
-    Reply,
-    Text,
-    Thinking,
-    ToolCalled,
-    Usage,
-    Vectors,
-)
+from proxy.types import Call, Event, Events, Finish, Handler, Reply, Text, Thinking, ToolCalled, Usage, Vectors
 
+log = logging.getLogger(__name__)
+Known = TypeVar("Known")
 NUMBERS: Final = count(1)
 LEFT: Final = "client_left"
 LATE: Final = "upstream_timeout"
@@ -102,7 +92,8 @@ class Tally(Heard, eq=False, kw_only=True):
         self.first = self.host.clock.monotonic()
         self.facts = reply.facts
         if type(reply.events) is Replay:
-            self.add_all(reply.events.left())
+            left = reply.events.left()
+            self.safely(lambda: self.add_all(left))
             self.whole = bool(self.finish)
             self.end(None)
             return reply
@@ -163,7 +154,19 @@ class Tally(Heard, eq=False, kw_only=True):
             code, tries = self.failing(error), max(tries, was_asked(error))
         elif not self.whole and self.finished < choices(self.call.ask):
             code = unread(self.host)
-        self.host.announce(self.ended(code, self.failures + self.asking or tries))
+        tries = self.failures + self.asking or tries
+        # Features wait for the end of every call, for example to give back its place, whichever figures are missing.
+        ended = self.safely(lambda: self.ended(code, tries)) or self.bare(code)
+        cost = self.safely(lambda: self.host.price(ended))
+        self.host.announce(ended if cost is None else replace(ended, cost=cost))
+
+    def safely(self, step: Callable[[], Known]) -> Known | None:
+        """The result of a step that computes figures; None if it fails, which is logged."""
+        try:
+            return step()
+        except Exception:
+            log.exception("not all figures of call %s are known, because computing them failed", self.call.id)
+            return None
 
     def failing(self, error: BaseException) -> str:
         """The error code of the failure, whose facts are added to the measurement."""
@@ -184,14 +187,8 @@ class Tally(Heard, eq=False, kw_only=True):
         kept = cache in KEPT
         usage, tokens, estimated, lost = self.took()
         times = NOTHING if kept else usage
-        ended = CallEnded(
-            call.id,
-            self.at,
-            call.caller,
-            call.key,
-            call.route,
-            call.stream,
-            call.model,
+        return CallEnded(
+            *self.asked(),
             fact("model", self.sent_as if self.worked else ""),
             fact("upstream", ""),
             *tokens,
@@ -215,8 +212,28 @@ class Tally(Heard, eq=False, kw_only=True):
             0 if kept else int(fact("kept-tokens", 0)),
             lost,
         )
-        cost = self.host.price(ended)
-        return ended if cost is None else replace(ended, cost=cost)
+
+    def asked(self) -> tuple[str, float, str, str, str, bool, str]:
+        """What the CallEnded begins with."""
+        call = self.call
+        return call.id, self.at, call.caller, call.key, call.route, call.stream, call.model
+
+    def bare(self, error: str) -> CallEnded:
+        """What is certain of a call whose figures cannot be computed."""
+        call, fact, usage = self.call, self.facts.get, self.usage or NOTHING
+        return CallEnded(
+            *self.asked(),
+            fact("model", ""),
+            fact("upstream", ""),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            total_ns=int((self.host.clock.monotonic() - self.began) * 1e9),
+            finish="" if error else self.finish,
+            error=error,
+            about=call.about,
+            tags=call.tags,
+            meter=self.meter,
+        )
 
     def took(self) -> tuple[Usage, Counts, tuple[str, ...], tuple[Rejected, ...]]:
         """Times and tokens, undelivered answers included, the names of estimated ones, and the undelivered answers."""
@@ -273,26 +290,9 @@ def unread(host: Host) -> str:
     return STOPPED if host.services.readiness.cut else LEFT
 
 
-def was_asked(error: BaseException) -> bool:
-    """Whether a call that failed before its first event had been sent to an upstream."""
-    return isinstance(error, UpstreamError) or (isinstance(error, ProxyError) and bool(error.facts.get("upstream")))
-
-
 def was_at_work(error: BaseException, asking: bool) -> bool:
     """Whether the upstream had begun to work on a call that failed: assumed for timeouts and cancelled calls, not for
     those that it refused or broke off without an event.  asking: whether the last try had not failed yet."""
     if isinstance(error, UpstreamError):
         return error.cause in WORKED
     return asking and not isinstance(error, ProxyError)
-
-
-def choices(ask: Ask) -> int:
-    """How many choices are requested."""
-    if isinstance(ask, Chat):
-        return ask.n
-    return ask.n * len(ask.prompts) if isinstance(ask, Complete) else 1
-
-
-def guess(guessed: list[str], name: str, about: float) -> int:
-    guessed.append(name)
-    return max(1, round(about)) if about else 0

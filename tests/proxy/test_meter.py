@@ -17,7 +17,7 @@ from proxy.errors import TooMany
 from proxy.host import Host
 from proxy.meter import metered
 from proxy.streams import replay
-from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled
+from proxy.types import Call, Events, Finish, Handler, Reply, Sources, Text, ToolCalled, Usage
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import ASK, Late, Running, Start
 from tests.whole.asking import PNG, data_url, until_shared
@@ -359,3 +359,35 @@ async def test_sources_do_not_complete_an_answer(start: Start) -> None:
         response.close()
         one = await ended()
     assert (one.error, one.finish) == ("client_left", "")
+
+
+class Fateful(Metering):
+    """Tells a figure that is none."""
+
+    async def refusing(self, call: Call) -> Reply:
+        return Reply.of(replay([Text("hi"), Usage(3, 2), Finish("stop")]), **{"queue-ms": "long", "model": "demo"})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_end_is_told_although_a_figure_cannot_be_computed(
+    start: Start, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = config(full="true").replace(":Metering", ":Fateful")
+    async with start(text) as run:
+        response = await run.chat(stream=stream)
+        assert response.status == 200 and "hi" in await response.text()
+        one = await ended()
+    assert (one.asked, one.model, one.prompt_tokens, one.completion_tokens) == ("demo", "demo", 3, 2)
+    assert (one.finish, one.error, one.meter) == ("stop", "", one.meter) and one.meter and one.total_ns
+    assert caplog.text.count("not all figures of call") == 1
+
+
+async def test_an_end_is_told_with_its_figures_although_pricing_fails(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("proxy.prices.Book.cost", lambda *_: 1 / 0)
+    async with start(config()) as run:
+        assert (await run.chat()).status == 200
+        one = await ended()
+    assert one.cost is None and one.prompt_tokens and one.completion_tokens and one.eval_ns
+    assert caplog.text.count("not all figures of call") == 1

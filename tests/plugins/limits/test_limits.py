@@ -42,6 +42,14 @@ async def test_an_upstream_that_counts_nonsense_keeps_nobodys_place(
         assert await statuses(run, 3) == [200] * 3
 
 
+async def test_a_call_whose_cost_cannot_be_computed_keeps_nobodys_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.prices.Book.cost", lambda *_: 1 / 0)
+    async with start(limits("{at_once: 1}")) as run:
+        assert await statuses(run, 3) == [200] * 3
+
+
 async def test_every_answer_tells_what_is_left(start: Start) -> None:
     rules = ("{requests_per_minute: 10, tokens_per_minute: 10000}", "{per: all, requests_per_minute: 5}")
     async with start(limits(*rules)) as run:
