@@ -13,8 +13,8 @@ from proxy.clock import Clock
 from proxy.errors import TooMany
 from proxy.settings import Line as Settings
 from proxy.types import JSON, Call
+from proxy.upstreams.host_state import COOLDOWN_AFTER, HostState
 from proxy.upstreams.members import Member
-from proxy.upstreams.standing import COOLING, Standing
 
 LONGEST: Final = 60.0
 """Maximum of the wait in seconds that a refused caller is told, and of one interval in `pace`."""
@@ -22,10 +22,10 @@ NEW: Final = 0.1
 """Weight of the newest interval in the moving average `pace`."""
 
 
-Pick = Callable[[str, tuple[str, ...], int], Standing | None]
+Pick = Callable[[str, tuple[str, ...], int], HostState | None]
 """Model, URLs of tried hosts, and beginning of the conversation -> the best host for such a call now, None if all are
 busy."""
-Warm = Callable[[Standing, str], bool]
+Warm = Callable[[HostState, str], bool]
 """Whether a host has a model loaded."""
 
 
@@ -51,7 +51,7 @@ class Waiting:
     model: str
     tried: tuple[str, ...] = ()
     beginning: int = 0
-    ready: asyncio.Future[Standing] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    ready: asyncio.Future[HostState] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Order(Protocol):
@@ -126,16 +126,16 @@ class Line:
         self.waits = False
         """Whether any call is waiting."""
         self.clock = clock
-        self.standings: dict[str, Standing] = {}
+        self.states: dict[str, HostState] = {}
         self.members: dict[str, Member] = {}
         """The hosts by URL, each from the newest pool that has it: a call that waits during a reload may be assigned to
         a host that its own pool does not know."""
-        self.current: Sequence[Standing] = ()
+        self.current: Sequence[HostState] = ()
         """The newest pool's hosts, from which `pick` chooses."""
         self.turn = 0
         self.pick: Pick = lambda model, tried, beginning: None
         """The newest pool's, so that calls that have waited since before a reload follow the new settings."""
-        self.warm: Warm = lambda standing, model: True
+        self.warm: Warm = lambda state, model: True
         self.group = 0.0
         """Seconds for which calls whose model is loaded may overtake one whose model is not."""
         self.grouped: dict[str, float] = {}
@@ -150,20 +150,20 @@ class Line:
         self.left: float | None = None
         """When the latest call ended, if others have been waiting since; otherwise None."""
 
-    def standing(self, url: str, name: str) -> Standing:
+    def state(self, url: str, name: str) -> HostState:
         """The state of a host, created if it is new."""
-        return self.standings.setdefault(url, Standing(url, name))
+        return self.states.setdefault(url, HostState(url, name))
 
-    def follow(self, members: Mapping[str, Member], current: Sequence[Standing], pick: Pick, group: float) -> None:
+    def follow(self, members: Mapping[str, Member], current: Sequence[HostState], pick: Pick, group: float) -> None:
         """Use this pool's hosts, choices and settings from now on, also for calls that already wait."""
         self.members |= members
         self.current, self.pick, self.group = current, pick, group
-        self.warm = lambda standing, model: members[standing.url].warm(model)
+        self.warm = lambda state, model: members[state.url].warm(model)
         if len(current) == 1:
             current[0].out = False  # it may have been taken out in a larger pool; an only host never is
         self.serve()
 
-    async def enter(self, one: Waiting, bounds: Settings) -> Standing:
+    async def enter(self, one: Waiting, bounds: Settings) -> HostState:
         """Wait for a host with a free slot, which is reserved until `leave`.
 
         Raises TooMany if the queue is full or the wait too long.
@@ -180,7 +180,7 @@ class Line:
             message = f"All hosts are busy, and {most} calls are already waiting."
             one.ready.set_exception(TooMany(message, code="queue_full", wait=self.foretold()))
 
-    async def waited(self, one: Waiting, patience: float) -> Standing:
+    async def waited(self, one: Waiting, patience: float) -> HostState:
         try:
             async with asyncio.timeout(patience):
                 return await one.ready
@@ -203,18 +203,18 @@ class Line:
         self.order.remove(one)
         self.waits = len(self.order) > 0
 
-    def taken(self, found: Standing) -> Standing:
+    def taken(self, found: HostState) -> HostState:
         """Reserve a slot of this host for a call; `leave` releases it."""
         self.turn += 1
         found.picked = self.turn
         found.busy += 1
-        if not found.well:
-            found.trial = found.failures >= COOLING
+        if not found.healthy:
+            found.trial = found.failures >= COOLDOWN_AFTER
         return found
 
-    def leave(self, standing: Standing) -> None:
+    def leave(self, state: HostState) -> None:
         """Release the slot of a call that has ended, and serve waiting calls."""
-        standing.busy -= 1
+        state.busy -= 1
         if not self.waits:
             self.left = None
             self.grouped.clear()
@@ -247,7 +247,7 @@ class Line:
         if held and not served:  # the calls in whose favour they were held back have no host
             self.send_first(held)
 
-    def holds(self, one: Waiting, found: Standing, waiting: Collection[str]) -> bool:
+    def holds(self, one: Waiting, found: HostState, waiting: Collection[str]) -> bool:
         """Whether a call must wait although a slot is free, so that calls for that host's loaded models go first.
 
         On a GPU with memory for one model, two models would otherwise evict each other with every call.
@@ -266,7 +266,7 @@ class Line:
         self.look_again = None
         self.serve()
 
-    def send(self, one: Waiting, found: Standing) -> None:
+    def send(self, one: Waiting, found: HostState) -> None:
         self.order.served(one)
         self.waits = len(self.order) > 0
         if self.grouped and not self.warm(found, one.model):

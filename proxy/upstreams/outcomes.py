@@ -9,8 +9,8 @@ from proxy.clock import Clock, Deadline
 from proxy.errors import UpstreamError
 from proxy.meter import LATE
 from proxy.types import Events
+from proxy.upstreams.host_state import HostState
 from proxy.upstreams.sharing import Sharing
-from proxy.upstreams.standing import Standing
 
 FAULTS: Final = ("server", "cut", "load", "memory")
 """Causes of errors that count as failures of the host."""
@@ -23,29 +23,29 @@ class Outcomes:
         self.clock = clock
         self.sharing = sharing
 
-    def failed(self, one: Standing) -> None:
+    def failed(self, one: HostState) -> None:
         """Let the host rest: one that fails at once has the fewest calls, and would otherwise attract all of them."""
-        seconds = one.failed(self.clock.monotonic())
+        seconds = one.record_failure(self.clock.monotonic())
         if seconds and self.sharing is not None:
             self.sharing.cools(one, seconds)
 
-    def answered(self, one: Standing) -> None:
-        if one.answered(self.clock.monotonic()) and self.sharing is not None:
+    def answered(self, one: HostState) -> None:
+        if one.record_success(self.clock.monotonic()) and self.sharing is not None:
             self.sharing.is_well(one)
 
-    def ended(self, one: Standing, error: BaseException, hasty: bool) -> None:
+    def ended(self, one: HostState, error: BaseException, hasty: bool) -> None:
         """Record that a call failed before its first event.  hasty: whether a timeout counts as the host's failure."""
         if is_its_fault(error, hasty):
             self.failed(one)
         else:
             one.trial = False  # the trial was inconclusive
 
-    def begun(self, one: Standing) -> None:
+    def begun(self, one: HostState) -> None:
         """Record that a stream has begun: a trial then succeeds.  Other failures are reset at the stream's end."""
         if one.trial:
             self.answered(one)
 
-    async def watched(self, one: Standing, deadline: Deadline | None, source: Events) -> Events:
+    async def watched(self, one: HostState, deadline: Deadline | None, source: Events) -> Events:
         """Pass a stream on.  Breaking off or hanging midway counts as a failure of its host, ending well as success."""
         try:
             async for event in source:
@@ -55,7 +55,7 @@ class Outcomes:
             if is_its_fault(error, paused):
                 self.failed(one)
             raise
-        if not one.well:
+        if not one.healthy:
             self.answered(one)
 
 

@@ -17,18 +17,18 @@ from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
+from proxy.upstreams.host_state import COOLDOWN_PENALTY, HostState
 from proxy.upstreams.line import Line, Turns, Waiting, named
 from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.outcomes import Outcomes
 from proxy.upstreams.sharing import Sharing
-from proxy.upstreams.standing import CLOSED, Standing
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
 
 log = logging.getLogger(__name__)
 
 NEVER: Final = 2**60
-COOL: Final = CLOSED - LEAD
+LEAST_COOLDOWN: Final = COOLDOWN_PENALTY - LEAD
 """The smallest load of a host that cools down, since LEAD may have been subtracted."""
 MOST: Final = 1000
 """Maximum number of models whose hosts are cached."""
@@ -73,14 +73,14 @@ class Pool:
         self.cold = self.slots or COLD
         self.services = services
         self.line = services.kept(f"line {name}", lambda: Line(Turns(), services.clock))
-        self.standings = [self.line.standing(one.url, named(name, one.url, len(hosts) > 1)) for one in hosts]
-        self.places = list(zip(self.standings, hosts, strict=True))
+        self.states = [self.line.state(one.url, named(name, one.url, len(hosts) > 1)) for one in hosts]
+        self.places = list(zip(self.states, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
         self.outcomes = Outcomes(services.clock, self.sharing)
         self.prompts = None if self.alone else services.kept(f"prompts {name}", Affinity)
-        self.having: dict[str, Sequence[tuple[Standing, Member]]] = {}
-        self.watch = Watch(self.members, self.standings, services, self.heard)
+        self.having: dict[str, Sequence[tuple[HostState, Member]]] = {}
+        self.watch = Watch(self.members, self.states, services, self.heard)
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         """Raises TooMany if the queue is full or the wait too long, otherwise what the host raises."""
@@ -102,64 +102,64 @@ class Pool:
             await self.watch.fresh()
         name = canonical(info.name)
         asking = Asking(call, info, name, 0 if self.prompts is None else beginning_of(call, name))
-        standing = self.free(asking)
+        state = self.free(asking)
         while True:
-            if standing is None:
-                standing = await self.waited(asking)
-            member = self.members.get(standing.url) or self.line.members[standing.url]
+            if state is None:
+                state = await self.waited(asking)
+            member = self.members.get(state.url) or self.line.members[state.url]
             if not member.warm(name):
                 self.line.loads += 1
             asking.info, asking.hasty = member.known(name) or info, call.stream and self.hastens(asking, member)
             try:
                 reply = await member(call, asking.info)
             except BaseException as error:
-                if not self.lost(asking, standing, error):
+                if not self.lost(asking, state, error):
                     raise
-                standing = None
+                state = None
             else:
-                return self.gained(asking, standing, reply)
+                return self.gained(asking, state, reply)
 
-    def free(self, asking: Asking) -> Standing | None:
+    def free(self, asking: Asking) -> HostState | None:
         """A host whose free slot is now reserved for the call; None if the call has to wait."""
         if self.sharing is not None:
-            self.sharing.look(self.standings)
+            self.sharing.look(self.states)
         # A new call never overtakes waiting ones, even if a host is free for it.
-        if self.line.waits or (standing := self.pick(asking.name, (), asking.beginning)) is None:
+        if self.line.waits or (state := self.pick(asking.name, (), asking.beginning)) is None:
             return None
-        return self.line.taken(standing)
+        return self.line.taken(state)
 
-    async def waited(self, asking: Asking) -> Standing:
+    async def waited(self, asking: Asking) -> HostState:
         """Wait in the queue for a host whose slot is reserved for the call."""
         began = self.services.clock.monotonic()
         waiting = Waiting(asking.call, asking.name, asking.tried, asking.beginning)
-        standing = await self.line.enter(waiting, self.line_settings)
+        state = await self.line.enter(waiting, self.line_settings)
         asking.queued = (self.services.clock.monotonic() - began) * 1000
-        return standing
+        return state
 
-    def lost(self, asking: Asking, standing: Standing, error: BaseException) -> bool:
+    def lost(self, asking: Asking, state: HostState, error: BaseException) -> bool:
         """Record that the call failed at a host.  Gives whether another host may be tried."""
-        self.outcomes.ended(standing, error, asking.hasty)
-        self.line.leave(standing)
+        self.outcomes.ended(state, error, asking.hasty)
+        self.line.leave(state)
         if not isinstance(error, ProxyError):
             return False
-        placed(error, asking.info, standing.name)
-        asking.call.observer.placed(standing.name)
-        asking.tried = (*asking.tried, standing.url)
-        return self.elsewhere(error, standing, asking.name, asking.tried)
+        placed(error, asking.info, state.name)
+        asking.call.observer.placed(state.name)
+        asking.tried = (*asking.tried, state.url)
+        return self.elsewhere(error, state, asking.name, asking.tried)
 
-    def gained(self, asking: Asking, standing: Standing, reply: Reply) -> Reply:
+    def gained(self, asking: Asking, state: HostState, reply: Reply) -> Reply:
         if self.prompts is not None and asking.beginning:
-            self.prompts.read(asking.beginning, standing.url)
-        reply = told(reply, asking.info, standing.name)
+            self.prompts.read(asking.beginning, state.url)
+        reply = told(reply, asking.info, state.name)
         if asking.queued:
             reply = reply.noting(**{"queue-ms": f"{asking.queued:.1f}"})
         if asking.call.stream:
-            self.outcomes.begun(standing)
-            watched = reply.through(partial(self.outcomes.watched, standing, asking.call.deadline))
-            return watched.on_close(partial(self.line.leave, standing))
-        if not standing.well:
-            self.outcomes.answered(standing)
-        self.line.leave(standing)  # an answer that is not streamed has been read completely
+            self.outcomes.begun(state)
+            watched = reply.through(partial(self.outcomes.watched, state, asking.call.deadline))
+            return watched.on_close(partial(self.line.leave, state))
+        if not state.healthy:
+            self.outcomes.answered(state)
+        self.line.leave(state)  # an answer that is not streamed has been read completely
         return reply
 
     def hastens(self, asking: Asking, member: Member) -> bool:
@@ -171,21 +171,21 @@ class Pool:
 
     # --- which host ----------------------------------------------------------------------------------
 
-    def pick(self, name: str, tried: Sequence[str] = (), beginning: int = 0) -> Standing | None:
+    def pick(self, name: str, tried: Sequence[str] = (), beginning: int = 0) -> HostState | None:
         """The best host for a call to this model now; None if all that could take it are busy."""
         places = self.having.get(name) or self.places_of(name)
         if tried:
             places = [place for place in places if place[0].url not in tried]
         return self.least_busy(name, places, beginning) if places else self.last_resort(name, tried)
 
-    def least_busy(self, name: str, places: Sequence[tuple[Standing, Member]], beginning: int) -> Standing | None:
+    def least_busy(self, name: str, places: Sequence[tuple[HostState, Member]], beginning: int) -> HostState | None:
         """The host with the smallest load: its calls, corrected for its health, prompt cache and loaded models."""
         best, least, turn, slots = None, NEVER, 0, self.slots or NEVER
         read = self.prompts.at(beginning) if self.prompts is not None and beginning else None
         for one, member in places:
             if one.busy >= slots:
                 continue
-            load = one.busy if one.well else one.busy + one.burden(self.services.clock.monotonic())
+            load = one.busy if one.healthy else one.busy + one.penalty(self.services.clock.monotonic())
             if one.url == read:
                 load -= LEAD
             if load > least or (load == least and one.picked > turn):
@@ -195,14 +195,14 @@ class Pool:
             # Among equals, the least recently chosen one, so that none is starved.
             if load < least or (load == least and one.picked < turn):
                 best, least, turn = one, load, one.picked
-        return None if least >= COOL and self.trusted(places) else best
+        return None if least >= LEAST_COOLDOWN and self.trusted(places) else best
 
-    def trusted(self, places: Iterable[tuple[Standing, Member]]) -> bool:
+    def trusted(self, places: Iterable[tuple[HostState, Member]]) -> bool:
         """Whether at least one host is not cooling down.  Then the others get no calls, even if that one is busy."""
         now = self.services.clock.monotonic()
-        return any(one.burden(now) < CLOSED for one, _ in places)
+        return any(one.penalty(now) < COOLDOWN_PENALTY for one, _ in places)
 
-    def places_of(self, name: str) -> Sequence[tuple[Standing, Member]]:
+    def places_of(self, name: str) -> Sequence[tuple[HostState, Member]]:
         """The reachable hosts that are known to have a model; cached until something changes at any host."""
         if len(self.having) >= MOST:
             self.having.clear()
@@ -210,13 +210,13 @@ class Pool:
         self.having[name] = found
         return found
 
-    def last_resort(self, name: str, tried: Sequence[str]) -> Standing | None:
+    def last_resort(self, name: str, tried: Sequence[str]) -> HostState | None:
         """The host to ask if no reachable one is known to have the model; its error tells the caller what is wrong."""
-        free = [one for one in self.standings if one.url not in tried and (self.slots is None or one.busy < self.slots)]
+        free = [one for one in self.states if one.url not in tried and (self.slots is None or one.busy < self.slots)]
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
-    def elsewhere(self, error: ProxyError, failed: Standing, name: str, tried: Sequence[str]) -> bool:
+    def elsewhere(self, error: ProxyError, failed: HostState, name: str, tried: Sequence[str]) -> bool:
         """Whether to try another host: this one certainly has not begun the call, and another one has the model."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
             if failed.url in self.members:
@@ -233,14 +233,14 @@ class Pool:
 
     def open(self) -> None:
         """Take over the hosts and the queue from the pool of the previous configuration."""
-        for one in self.standings:
+        for one in self.states:
             one.name = named(self.name, one.url, self.alone is None)
             self.members[one.url].open()
-        self.line.follow(self.members, self.standings, self.pick, self.line_settings.group)
+        self.line.follow(self.members, self.states, self.pick, self.line_settings.group)
 
     def close(self) -> None:
         """Stop probing unreachable hosts; the pool that replaces this one continues."""
-        for one in self.standings:
+        for one in self.states:
             if one.probe is not None:
                 one.probe.cancel()
 
@@ -251,7 +251,7 @@ class Pool:
     # --- what they have ------------------------------------------------------------------------------
 
     def usable(self) -> list[Member]:
-        return [self.members[one.url] for one in self.standings if not one.out] or list(self.members.values())
+        return [self.members[one.url] for one in self.states if not one.out] or list(self.members.values())
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host answers, or none of those that are known to have the model."""
@@ -290,7 +290,7 @@ class Pool:
                 "failures": one.failures,
                 "loaded": sorted(self.members[one.url].loaded()),
             }
-            for one in self.standings
+            for one in self.states
         ]
         return {"slots": self.slots, **self.line.told(), "hosts": hosts}
 

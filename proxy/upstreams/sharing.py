@@ -12,7 +12,7 @@ import orjson
 from proxy.background import Background
 from proxy.clock import Clock
 from proxy.stores.keyvalue import KeyValue, New, StoreError
-from proxy.upstreams.standing import COOLING, LONGEST, Standing
+from proxy.upstreams.host_state import COOLDOWN_AFTER, LONGEST_REST, HostState
 
 PREFIX: Final = "host:"
 AGAIN: Final = 1.0
@@ -28,25 +28,25 @@ class Sharing:
         self.clock = clock
         self.looked = float("-inf")
 
-    def key(self, one: Standing) -> str:
+    def key(self, one: HostState) -> str:
         """The host's key in the store, with this machine's name if the address is a loopback one."""
         host = urlsplit(one.url).hostname or ""
         here = f"{gethostname()}:" if host in ("localhost", "::1") or host.startswith("127.") else ""
         return f"{PREFIX}{here}{one.url}"
 
-    def cools(self, one: Standing, seconds: float) -> None:
+    def cools(self, one: HostState, seconds: float) -> None:
         """Report that a host has begun to cool down."""
         value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
         self.background.start(self.write(New(self.key(one), value, seconds)), "telling of a host that cools down")
 
-    def is_well(self, one: Standing) -> None:
+    def is_well(self, one: HostState) -> None:
         """Report that a host no longer cools down."""
         self.background.start(self.forget(self.key(one)), "telling of a host that is well again")
 
-    def look(self, standings: Sequence[Standing]) -> None:
+    def look(self, states: Sequence[HostState]) -> None:
         if self.clock.monotonic() - self.looked > AGAIN:
             self.looked = self.clock.monotonic()
-            self.background.start(self.read(standings), "asking which hosts cool down")
+            self.background.start(self.read(states), "asking which hosts cool down")
 
     async def write(self, new: New) -> None:
         try:
@@ -60,21 +60,21 @@ class Sharing:
         except StoreError:
             return
 
-    async def read(self, standings: Sequence[Standing]) -> None:
+    async def read(self, states: Sequence[HostState]) -> None:
         try:
-            found = await self.store.get([self.key(one) for one in standings])
+            found = await self.store.get([self.key(one) for one in states])
         except StoreError:
             return
-        for one, kept in zip(standings, found, strict=True):
+        for one, kept in zip(states, found, strict=True):
             self.learn(one, 0.0 if kept is None else remaining(kept.value, self.clock.time()))
 
-    def learn(self, one: Standing, seconds: float) -> None:
+    def learn(self, one: HostState, seconds: float) -> None:
         """Apply what others report.  seconds: for which the host still cools down; 0 if nothing is reported."""
-        if seconds and (one.told or not one.failures):
-            one.failures, one.rests = COOLING, self.clock.monotonic() + seconds
-            one.well, one.told = False, True
-        elif not seconds and one.told and one.rests > self.clock.monotonic():
-            one.recovered(self.clock.monotonic())  # the trial of another process succeeded
+        if seconds and (one.reported or not one.failures):
+            one.failures, one.rests_until = COOLDOWN_AFTER, self.clock.monotonic() + seconds
+            one.healthy, one.reported = False, True
+        elif not seconds and one.reported and one.rests_until > self.clock.monotonic():
+            one.recover(self.clock.monotonic())  # the trial of another process succeeded
 
 
 def remaining(value: bytes, now: float) -> float:
@@ -83,4 +83,4 @@ def remaining(value: bytes, now: float) -> float:
         left = float(orjson.loads(value)["until"]) - now
     except (ValueError, KeyError, TypeError):
         return 0.0
-    return min(left, LONGEST) if left > 0 else 0.0
+    return min(left, LONGEST_REST) if left > 0 else 0.0

@@ -9,8 +9,8 @@ from typing import Final
 
 from proxy.errors import UpstreamError
 from proxy.host import Services
+from proxy.upstreams.host_state import HostState
 from proxy.upstreams.members import Member
-from proxy.upstreams.standing import Standing
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +30,15 @@ class Watch:
     def __init__(
         self,
         members: Mapping[str, Member],
-        standings: Sequence[Standing],
+        states: Sequence[HostState],
         services: Services,
         heard: Callable[[], None],
     ) -> None:
         self.members = members
-        self.standings = standings
+        self.states = states
         self.services = services
         self.heard = heard
-        self.alone = len(standings) == 1
+        self.alone = len(states) == 1
         self.polled = float("-inf")
         self.polling: asyncio.Task[None] | None = None
 
@@ -53,10 +53,10 @@ class Watch:
             await asyncio.wait([self.polling], timeout=PATIENCE)
 
     async def poll(self) -> None:
-        for one in self.standings:
+        for one in self.states:
             if one.out and (one.probe is None or one.probe.done()):  # taken out by the previous pipeline
                 self.start_probe(one)
-        asked = [one for one in self.standings if not one.out]
+        asked = [one for one in self.states if not one.out]
         told = await asyncio.gather(*(self.members[one.url].poll() for one in asked), return_exceptions=True)
         for one, error in zip(asked, told, strict=True):
             if isinstance(error, UpstreamError):
@@ -66,17 +66,17 @@ class Watch:
         self.polled = self.services.clock.monotonic()
         self.heard()
 
-    def take_out(self, one: Standing, error: UpstreamError) -> None:
+    def take_out(self, one: HostState, error: UpstreamError) -> None:
         if not self.alone and not one.out:
             log.warning("%s gets no calls until it answers again: %s", one.url, error)
             one.out = True
             self.heard()
             self.start_probe(one)
 
-    def start_probe(self, one: Standing) -> None:
+    def start_probe(self, one: HostState) -> None:
         one.probe = self.services.background.start(self.probe(one), f"looking after {one.url}")
 
-    async def probe(self, one: Standing) -> None:
+    async def probe(self, one: HostState) -> None:
         """Poll until the host answers again; no model is run."""
         try:
             while True:
@@ -86,7 +86,7 @@ class Watch:
                 except UpstreamError:
                     continue
                 break
-            one.let_back(self.services.clock.monotonic())
+            one.mark_reachable(self.services.clock.monotonic())
             log.info("%s answers again", one.url)
             self.heard()
         finally:

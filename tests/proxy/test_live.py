@@ -88,7 +88,7 @@ upstreams: {far: {ollama: ['$OLLAMA'], load_timeout: 10, max_answer_bytes: 10}}
 def kept(run: Running) -> list[Any]:
     """Settings of what outlives reloads."""
     state = run.server.services.state
-    host = run.server.live.pipeline.value.upstreams["far"].standings[0]
+    host = run.server.live.pipeline.value.upstreams["far"].states[0]
     listing, loading = state[f"listing {host.url}"], state[f"loading {host.url}"]
     usage, experiments = state["usage writer"], state["experiments writer"]
     bounds = [loading.limit, loading.ollama.most, listing.remote.most]
@@ -106,7 +106,7 @@ async def test_a_refused_reload_leaves_nothing_of_its_settings_behind(start: Sta
         assert kept(run) == before
         run.configure(other)
         assert await run.server.reload()
-        address = run.server.live.pipeline.value.upstreams["far"].standings[0].url.removeprefix("http://")
+        address = run.server.live.pipeline.value.upstreams["far"].states[0].url.removeprefix("http://")
         assert kept(run) == [f"far/{address}", *[20] * 6]
 
 

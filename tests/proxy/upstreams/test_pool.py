@@ -145,10 +145,10 @@ async def test_a_host_that_dies_is_left_out_and_let_back_once_it_answers(
             await life.aclose()
             for _ in range(4):
                 assert (await run.chat()).status == 200
-            assert [one.out for one in pool.standings] == [False, True]
+            assert [one.out for one in pool.states] == [False, True]
             async with running(Simulator(), port=int(url.rpartition(":")[2])):
                 async with asyncio.timeout(30):
-                    while pool.standings[1].out:  # noqa: ASYNC110  (only the probe tells, and it tells nobody)
+                    while pool.states[1].out:  # noqa: ASYNC110  (only the probe tells, and it tells nobody)
                         await asyncio.sleep(0.01)
                 assert {(await run.chat()).status for _ in range(4)} == {200}
 
@@ -210,7 +210,7 @@ async def test_no_host_works_on_more_calls_than_it_has_slots(start: Start) -> No
         go.set()
         await asyncio.gather(*asking)
         pool = run.server.live.pipeline.value.upstreams["pool"]
-        assert [one.busy for one in pool.standings] == [0, 0] and len(pool.line.order) == 0
+        assert [one.busy for one in pool.states] == [0, 0] and len(pool.line.order) == 0
     assert most == [3, 3]
 
 
@@ -253,7 +253,7 @@ async def test_a_call_waits_only_so_long(start: Start) -> None:
         go.set()
         assert (await streamed(first)).done
         async with asyncio.timeout(30):
-            while run.server.live.pipeline.value.upstreams["pool"].standings[0].busy:  # noqa: ASYNC110
+            while run.server.live.pipeline.value.upstreams["pool"].states[0].busy:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert (await run.chat()).status == 200
 
@@ -324,7 +324,7 @@ async def test_a_call_that_fails_gives_its_slot_back(start: Start) -> None:
             for stream in (False, True):
                 await (await run.chat(stream=stream, messages=HI)).read()
         pool = run.server.live.pipeline.value.upstreams["pool"]
-        assert [one.busy for one in pool.standings] == [0]
+        assert [one.busy for one in pool.states] == [0]
         assert (await run.chat()).status == 200
 
 

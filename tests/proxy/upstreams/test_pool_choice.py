@@ -11,9 +11,9 @@ import pytest
 
 from proxy.types import Call, Chat
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
+from proxy.upstreams.host_state import HostState
 from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.pool import Pool
-from proxy.upstreams.standing import Standing
 from tests.clocks import put_forward
 from tests.conftest import Running, Start
 from tests.contracts.test_stores import Watch
@@ -67,24 +67,24 @@ async def test_but_not_where_that_host_has_much_more_to_do(start: Start) -> None
 async def test_a_host_that_fails_again_and_again_is_left_alone_until_it_has_rested(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
-    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.FIRST_REST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.LONGEST_REST", 3600.0)
     steady, failing = Simulator(), Simulator()
     async with pooled(start, [steady, failing]) as run:
         pool, clock = await warmed(run), run.server.services.clock
-        standing = pool.standings[1]
+        state = pool.states[1]
         failing.faults.extend([Fault("status")] * 3)
         numbers = count()
         async with asyncio.timeout(30):
-            while standing.failures < 3:
+            while state.failures < 3:
                 put_forward(clock, 3600.0)
                 await (await run.chat(messages=user(f"again {next(numbers)}"))).read()
         had = answers(failing)
         assert [(await run.chat(messages=user(f"now {n}"))).status for n in range(5)] == [200] * 5
-        assert answers(failing) == had and standing.failures == 3
+        assert answers(failing) == had and state.failures == 3
         put_forward(clock, 3600.0)
         async with asyncio.timeout(30):
-            while standing.failures:
+            while state.failures:
                 assert (await run.chat(messages=user(f"well {next(numbers)}"))).status == 200
         told = await (await run.http.get(f"{run.url}/api/hosts")).json()
     states = [host["state"] for host in told["upstreams"]["pool"]["hosts"]]
@@ -95,9 +95,9 @@ async def test_where_every_host_cools_down_the_last_one_is_asked_all_the_same(st
     hosts = [Simulator(), Simulator()]
     async with pooled(start, hosts) as run:
         pool = await warmed(run)
-        for one in pool.standings:
+        for one in pool.states:
             for _ in range(3):
-                one.failed(run.server.services.clock.monotonic())
+                one.record_failure(run.server.services.clock.monotonic())
         assert (await run.chat()).status == 200
 
 
@@ -130,7 +130,7 @@ async def test_a_host_that_hangs_is_a_host_that_fails(start: Start, limit: str) 
             assert sorted(await streams(run, 8)) == ["200"] * 7 + ["504"]
         else:  # the other model's turn may come at the host that hangs, too
             assert (await streams(run, 8)).count("200") >= 6
-        assert [one.failures > 0 for one in pool.standings] == [True, False]
+        assert [one.failures > 0 for one in pool.states] == [True, False]
 
 
 @pytest.mark.parametrize("kind", ["reset", "error_line", "stall"])
@@ -146,11 +146,11 @@ async def test_a_host_whose_streams_break_off_midway_is_one_that_fails(start: St
             dones.append(text.endswith("[DONE]\n\n"))
         assert dones.count(False) == 1, dones
         for _ in range(2):
-            pool.standings[0].rests = 0.0  # it has rested, and the other one has more to do
-            pool.standings[1].busy += 10
+            pool.states[0].rests_until = 0.0  # it has rested, and the other one has more to do
+            pool.states[1].busy += 10
             assert "error" in await (await run.chat(stream=True)).text()
-            pool.standings[1].busy -= 10
-        assert pool.standings[0].state(run.server.services.clock.monotonic()) == "cooling"
+            pool.states[1].busy -= 10
+        assert pool.states[0].state(run.server.services.clock.monotonic()) == "cooling"
 
 
 async def test_a_stream_that_only_waited_in_line_says_nothing_of_its_host(start: Start) -> None:
@@ -159,7 +159,7 @@ async def test_a_stream_that_only_waited_in_line_says_nothing_of_its_host(start:
         pool = await warmed(run)
         found = await asyncio.gather(*(run.chat(stream=True, messages=user(f"{number}")) for number in range(8)))
         assert {one.status for one in found} == {200, 504}
-        assert [one.failures for one in pool.standings] == [0, 0]
+        assert [one.failures for one in pool.states] == [0, 0]
 
 
 async def test_a_load_that_takes_longer_than_a_stream_may_is_no_failure_of_the_host(start: Start) -> None:
@@ -167,7 +167,7 @@ async def test_a_load_that_takes_longer_than_a_stream_may_is_no_failure_of_the_h
     async with pooled(start, hosts, HURRIED["timeouts"]) as run:
         assert await streams(run, 2) == ["504", "504"]
         pool = run.server.live.pipeline.value.upstreams["pool"]
-        assert [one.failures for one in pool.standings] == [0, 0]
+        assert [one.failures for one in pool.states] == [0, 0]
 
 
 async def test_a_client_that_does_not_wait_says_nothing_of_the_host(start: Start) -> None:
@@ -181,18 +181,18 @@ async def test_a_client_that_does_not_wait_says_nothing_of_the_host(start: Start
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         async with asyncio.timeout(5):
-            while any(one.busy for one in pool.standings):  # noqa: ASYNC110  (a slot tells nobody that it is free)
+            while any(one.busy for one in pool.states):  # noqa: ASYNC110  (a slot tells nobody that it is free)
                 await asyncio.sleep(0.005)
-        assert [one.failures for one in pool.standings] == [0, 0]
+        assert [one.failures for one in pool.states] == [0, 0]
 
 
 async def test_servers_tell_each_other_of_a_host_that_cools_down(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.sharing.AGAIN", 0.02)
-    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
-    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
-    monkeypatch.setattr("proxy.upstreams.sharing.LONGEST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.FIRST_REST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.LONGEST_REST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.sharing.LONGEST_REST", 3600.0)
     async with redis_server(tmp_path) as redis, running(Simulator()) as first, running(Simulator()) as second:
         stores = f"stores: {{both: {{redis: '{redis.url}', timeout: 30}}}}\nchains: {{chat: []}}\n"
         async with (
@@ -201,15 +201,15 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
         ):
             mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
             for _ in range(3):
-                mine.outcomes.failed(mine.standings[0])
+                mine.outcomes.failed(mine.states[0])
             async with asyncio.timeout(30):
-                while theirs.standings[0].failures < 3:
+                while theirs.states[0].failures < 3:
                     assert (await other.chat()).status == 200
-            assert theirs.standings[0].state(other.server.services.clock.monotonic()) == "cooling"
-            mine.standings[0].trial = True
-            mine.outcomes.answered(mine.standings[0])
+            assert theirs.states[0].state(other.server.services.clock.monotonic()) == "cooling"
+            mine.states[0].trial = True
+            mine.outcomes.answered(mine.states[0])
             async with asyncio.timeout(30):
-                while theirs.standings[0].failures:
+                while theirs.states[0].failures:
                     assert (await other.chat()).status == 200
 
 
@@ -218,10 +218,10 @@ async def test_a_store_that_is_away_changes_nothing_else(start: Start) -> None:
     async with pooled(start, [Simulator(), Simulator()], stores, share="gone") as run:
         pool = run.server.live.pipeline.value.upstreams["pool"]
         for _ in range(3):
-            pool.outcomes.failed(pool.standings[0])
+            pool.outcomes.failed(pool.states[0])
         assert [(await run.chat()).status for _ in range(3)] == [200] * 3
-        pool.standings[0].trial = True
-        pool.outcomes.answered(pool.standings[0])
+        pool.states[0].trial = True
+        pool.outcomes.answered(pool.states[0])
         assert (await run.chat()).status == 200
 
 
@@ -252,9 +252,9 @@ async def test_calls_for_one_model_go_together_so_that_two_do_not_put_each_other
 async def test_groups_stay_together_however_long_calls_have_waited() -> None:
     clock, loaded, loads = Watch(), "a", 0
     line = Line(Turns(), clock)
-    host = Standing("h")
+    host = HostState("h")
     line.pick = lambda model, tried, beginning: None if host.busy else host
-    line.warm = lambda standing, model: model == loaded
+    line.warm = lambda state, model: model == loaded
     line.group = 5.0
     waiting = [Waiting(Call(str(n), "chat", "ab"[n % 2], Chat(())), "ab"[n % 2]) for n in range(40)]
     host.busy = 1

@@ -19,8 +19,8 @@ from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
+from proxy.upstreams.host_state import HostState
 from proxy.upstreams.line import Line, Turns, Waiting
-from proxy.upstreams.standing import Standing
 from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
@@ -98,45 +98,45 @@ async def test_callers_that_leave_at_any_moment_leave_no_slot_behind(start: Star
             await asyncio.gather(*(leaving(number / 1500) for number in range(24)))
         pool = run.server.live.pipeline.value.upstreams["pool"]
         async with asyncio.timeout(10):
-            while pool.standings[0].busy:  # noqa: ASYNC110  (a slot tells nobody that it is free)
+            while pool.states[0].busy:  # noqa: ASYNC110  (a slot tells nobody that it is free)
                 await asyncio.sleep(0.01)
         assert (await whole(await run.chat()))["choices"]
 
 
 async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
-    line, standing = Line(Turns(), FakeClock()), Standing("http://one")
-    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
-    standing.busy = 1
+    line, state = Line(Turns(), FakeClock()), HostState("http://one")
+    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
+    state.busy = 1
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
-    line.leave(standing)  # the first is served now, and has not heard of it
+    line.leave(state)  # the first is served now, and has not heard of it
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    assert await asyncio.wait_for(second, 30) is standing
-    assert standing.busy == 1 and len(line.order) == 0
+    assert await asyncio.wait_for(second, 30) is state
+    assert state.busy == 1 and len(line.order) == 0
 
 
 async def test_whoever_leaves_is_not_served_any_more() -> None:
-    line, standing = Line(Turns(), FakeClock()), Standing("http://one", busy=1)
-    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
+    line, state = Line(Turns(), FakeClock()), HostState("http://one", busy=1)
+    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
     first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
     first.cancel()
-    line.leave(standing)
-    assert await asyncio.wait_for(second, 30) is standing
+    line.leave(state)
+    assert await asyncio.wait_for(second, 30) is state
     await asyncio.gather(first, return_exceptions=True)
-    assert standing.busy == 1
+    assert state.busy == 1
 
 
 async def test_a_refused_caller_is_told_how_fast_the_line_moves() -> None:
     clock = FakeClock()
-    line, standing = Line(Turns(), clock), Standing("http://one", busy=1)
-    line.pick = lambda model, tried, beginning: standing if standing.busy < 1 else None
+    line, state = Line(Turns(), clock), HostState("http://one", busy=1)
+    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
     tasks = [asyncio.ensure_future(line.enter(waiting(str(number)), Settings())) for number in range(61)]
     await asyncio.sleep(0)
     for _ in range(40):
         clock.now += 5
-        line.leave(standing)
+        line.leave(state)
         await asyncio.sleep(0)
     assert 55 <= line.foretold() <= 60, "twenty-one before it, five seconds each, and a minute at most"
     for task in tasks:
@@ -190,7 +190,7 @@ async def test_those_who_wait_over_a_reload_may_be_sent_to_a_host_that_is_new(st
             go.set()
             assert (await streamed(first)).done
             pool = run.server.live.pipeline.value.upstreams["pool"]
-            assert [one.busy for one in pool.standings] == [0], "and none holds its place for ever"
+            assert [one.busy for one in pool.states] == [0], "and none holds its place for ever"
             assert (await run.chat()).status == (502 if away else 200)
 
 
@@ -220,7 +220,7 @@ async def test_a_host_that_was_out_among_others_is_not_out_as_the_only_one(start
         text = f"{BARE}\nupstreams: {{pool: {{ollama: [HOSTS]}}}}\n"
         async with start(text.replace("HOSTS", f"'{url}', '{dead}'")) as run:
             assert {(await run.chat()).status for _ in range(4)} == {200}
-            assert [one.out for one in run.server.live.pipeline.value.upstreams["pool"].standings] == [False, True]
+            assert [one.out for one in run.server.live.pipeline.value.upstreams["pool"].states] == [False, True]
             run.configure(text.replace("HOSTS", f"'{dead}'"))
             assert await run.server.reload()
             assert (await run.chat()).status == 502
@@ -247,7 +247,7 @@ async def test_an_upstream_that_denies_its_list_takes_nothing_from_the_others(st
 async def test_a_host_whose_probe_was_ended_before_it_began_is_probed_again(start: Start) -> None:
     async with pooled(start, [Simulator(), Simulator()]) as run:
         watch = run.server.live.pipeline.value.upstreams["pool"].watch
-        one = watch.standings[0]
+        one = watch.states[0]
         watch.take_out(one, UpstreamError("refused", "connect"))
         assert one.probe is not None
         one.probe.cancel()  # as a pool does whose configuration is replaced
@@ -267,8 +267,8 @@ async def test_a_host_that_fails_at_once_does_not_draw_all_calls(start: Start) -
 
 
 async def test_one_that_has_recovered_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstreams.standing.FIRST", 3600.0)
-    monkeypatch.setattr("proxy.upstreams.standing.LONGEST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.FIRST_REST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.host_state.LONGEST_REST", 3600.0)
     hosts, go = held(2)
     for host in hosts:
         host.faults.appendleft(Fault("status"))
