@@ -16,8 +16,8 @@ from proxy.edge.exchange import CLIENT_LEFT, exchange_of
 from proxy.edge.writer import STREAM_HEADERS
 from proxy.errors import BadCall, UpstreamError, WrongType
 from proxy.types import Route
-from proxy.upstreams.line import address_of
 from proxy.upstreams.pool import Pool
+from proxy.upstreams.waiting_queue import address_of
 from proxy.wire.ollama_out import error_body
 
 CONNECT: Final = 10.0

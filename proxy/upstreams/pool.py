@@ -18,10 +18,10 @@ from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
 from proxy.upstreams.host_state import COOLDOWN_PENALTY, HostState
-from proxy.upstreams.line import Line, Turns, Waiting, named
 from proxy.upstreams.members import Member, placed, told
 from proxy.upstreams.outcomes import Outcomes
 from proxy.upstreams.sharing import Sharing
+from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue, host_name
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
 
@@ -68,12 +68,12 @@ class Pool:
         self.name = name
         self.members = {host.url: host for host in hosts}
         share = services.place.share
-        self.line_settings = settings.line.model_copy(update={"most": max(1, share(settings.line.most))})
+        self.queue_settings = settings.line.model_copy(update={"most": max(1, share(settings.line.most))})
         self.slots = None if settings.slots is None else share(settings.slots)
         self.cold = self.slots or COLD
         self.services = services
-        self.line = services.kept(f"line {name}", lambda: Line(Turns(), services.clock))
-        self.states = [self.line.state(one.url, named(name, one.url, len(hosts) > 1)) for one in hosts]
+        self.queue = services.kept(f"queue {name}", lambda: WaitingQueue(RoundRobin(), services.clock))
+        self.states = [self.queue.state_of(one.url, host_name(name, one.url, len(hosts) > 1)) for one in hosts]
         self.places = list(zip(self.states, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
@@ -106,9 +106,9 @@ class Pool:
         while True:
             if state is None:
                 state = await self.waited(asking)
-            member = self.members.get(state.url) or self.line.members[state.url]
+            member = self.members.get(state.url) or self.queue.members[state.url]
             if not member.warm(name):
-                self.line.loads += 1
+                self.queue.loads += 1
             asking.info, asking.hasty = member.known(name) or info, call.stream and self.hastens(asking, member)
             try:
                 reply = await member(call, asking.info)
@@ -124,22 +124,22 @@ class Pool:
         if self.sharing is not None:
             self.sharing.look(self.states)
         # A new call never overtakes waiting ones, even if a host is free for it.
-        if self.line.waits or (state := self.pick(asking.name, (), asking.beginning)) is None:
+        if self.queue.has_waiting or (state := self.pick(asking.name, (), asking.beginning)) is None:
             return None
-        return self.line.taken(state)
+        return self.queue.reserve(state)
 
     async def waited(self, asking: Asking) -> HostState:
         """Wait in the queue for a host whose slot is reserved for the call."""
         began = self.services.clock.monotonic()
-        waiting = Waiting(asking.call, asking.name, asking.tried, asking.beginning)
-        state = await self.line.enter(waiting, self.line_settings)
+        waiting = WaitingCall(asking.call, asking.name, asking.tried, asking.beginning)
+        state = await self.queue.acquire(waiting, self.queue_settings)
         asking.queued = (self.services.clock.monotonic() - began) * 1000
         return state
 
     def lost(self, asking: Asking, state: HostState, error: BaseException) -> bool:
         """Record that the call failed at a host.  Gives whether another host may be tried."""
         self.outcomes.ended(state, error, asking.hasty)
-        self.line.leave(state)
+        self.queue.release(state)
         if not isinstance(error, ProxyError):
             return False
         placed(error, asking.info, state.name)
@@ -156,10 +156,10 @@ class Pool:
         if asking.call.stream:
             self.outcomes.begun(state)
             watched = reply.through(partial(self.outcomes.watched, state, asking.call.deadline))
-            return watched.on_close(partial(self.line.leave, state))
+            return watched.on_close(partial(self.queue.release, state))
         if not state.healthy:
             self.outcomes.answered(state)
-        self.line.leave(state)  # an answer that is not streamed has been read completely
+        self.queue.release(state)  # an answer that is not streamed has been read completely
         return reply
 
     def hastens(self, asking: Asking, member: Member) -> bool:
@@ -223,20 +223,20 @@ class Pool:
                 self.watch.take_out(failed, error)
         elif not (isinstance(error, NotFound) and error.code == "model_not_found"):
             return False
-        others = (one for one in self.line.current if one.url not in tried and not one.out)
-        return any(self.line.members[one.url].known(name) for one in others)
+        others = (one for one in self.queue.current if one.url not in tried and not one.out)
+        return any(self.queue.members[one.url].known(name) for one in others)
 
     def heard(self) -> None:
         """Called when the state of a host has changed: clear cached hosts, and serve waiting calls if possible."""
         self.having.clear()
-        self.line.serve()
+        self.queue.serve()
 
     def open(self) -> None:
         """Take over the hosts and the queue from the pool of the previous configuration."""
         for one in self.states:
-            one.name = named(self.name, one.url, self.alone is None)
+            one.name = host_name(self.name, one.url, self.alone is None)
             self.members[one.url].open()
-        self.line.follow(self.members, self.states, self.pick, self.line_settings.group)
+        self.queue.use_pool(self.members, self.states, self.pick, self.queue_settings.group)
 
     def close(self) -> None:
         """Stop probing unreachable hosts; the pool that replaces this one continues."""
@@ -292,7 +292,7 @@ class Pool:
             }
             for one in self.states
         ]
-        return {"slots": self.slots, **self.line.told(), "hosts": hosts}
+        return {"slots": self.slots, **self.queue.report(), "hosts": hosts}
 
     async def alive(self) -> Mapping[str, str]:
         """URL of each host -> "" if it answers, otherwise the error."""

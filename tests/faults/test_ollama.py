@@ -109,7 +109,7 @@ async def nothing_left(run: Running) -> None:
     pool = run.server.live.pipeline.value.upstreams["local"]
     async with asyncio.timeout(30):
         while (  # noqa: ASYNC110  (they end by themselves, and tell nobody)
-            any(one.busy for one in pool.states) or len(pool.line.order) or run.server.services.state["cache flights"]
+            any(one.busy for one in pool.states) or len(pool.queue.order) or run.server.services.state["cache flights"]
         ):
             await asyncio.sleep(0.01)
     names = [task.get_name() for task in run.server.services.background.tasks]
@@ -205,5 +205,5 @@ async def test_calls_in_all_ways_at_once_leave_nothing_behind(start: Start) -> N
         statuses = await asyncio.gather(*(one(number) for number in range(60)), return_exceptions=True)
         assert not [one for one in statuses if isinstance(one, aiohttp.ClientError)]
         pool = run.server.live.pipeline.value.upstreams["local"]
-        assert [one.busy for one in pool.states] == [0] and len(pool.line.order) == 0
+        assert [one.busy for one in pool.states] == [0] and len(pool.queue.order) == 0
         assert run.server.services.state["cache flights"] == {}

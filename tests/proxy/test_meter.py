@@ -269,7 +269,7 @@ async def test_who_leaves_the_line_has_asked_nobody(start: Start) -> None:
     async with start(text, Simulator(faults=[Fault("stall")])) as run, leaving(run, 1):
         waiting = asyncio.ensure_future(run.chat(seed=2))
         pool = run.server.live.pipeline.value.upstreams["local"]
-        await until(lambda: len(pool.line.order) == 1)
+        await until(lambda: len(pool.queue.order) == 1)
         waiting.cancel()
         one = await ended()
     assert (one.error, one.attempts, one.prompt_tokens) == ("client_left", 0, None)

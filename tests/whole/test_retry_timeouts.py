@@ -390,10 +390,10 @@ async def test_who_leaves_the_line_has_broken_off_no_try(start: Start) -> None:
         first = asyncio.ensure_future(run.chat())
         await run.ollama.until(lambda: run.ollama.running == 1)
         waiting = asyncio.ensure_future(run.chat())
-        line = run.server.live.pipeline.value.upstreams["local"].line
-        await until(lambda: len(line.order) == 1)
+        queue = run.server.live.pipeline.value.upstreams["local"].queue
+        await until(lambda: len(queue.order) == 1)
         waiting.cancel()
-        await until(lambda: not len(line.order))
+        await until(lambda: not len(queue.order))
         first.cancel()
         assert (await broken_off(run))["attempts"] == 1
 

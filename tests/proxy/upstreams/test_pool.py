@@ -210,7 +210,7 @@ async def test_no_host_works_on_more_calls_than_it_has_slots(start: Start) -> No
         go.set()
         await asyncio.gather(*asking)
         pool = run.server.live.pipeline.value.upstreams["pool"]
-        assert [one.busy for one in pool.states] == [0, 0] and len(pool.line.order) == 0
+        assert [one.busy for one in pool.states] == [0, 0] and len(pool.queue.order) == 0
     assert most == [3, 3]
 
 
@@ -330,9 +330,9 @@ async def test_a_call_that_fails_gives_its_slot_back(start: Start) -> None:
 
 async def until_waiting(run: Running, count: int) -> None:
     """Returns when that many calls stand in line."""
-    line = run.server.live.pipeline.value.upstreams["pool"].line
+    queue = run.server.live.pipeline.value.upstreams["pool"].queue
     async with asyncio.timeout(30):
-        while len(line.order) != count:  # noqa: ASYNC110  (a line tells nobody who joins it)
+        while len(queue.order) != count:  # noqa: ASYNC110  (a line tells nobody who joins it)
             await asyncio.sleep(0.002)
 
 

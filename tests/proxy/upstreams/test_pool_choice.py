@@ -12,8 +12,8 @@ import pytest
 from proxy.types import Call, Chat
 from proxy.upstreams.demo import CATALOGUE, Fault, Model, Simulator, running
 from proxy.upstreams.host_state import HostState
-from proxy.upstreams.line import Line, Turns, Waiting
 from proxy.upstreams.pool import Pool
+from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue
 from tests.clocks import put_forward
 from tests.conftest import Running, Start
 from tests.contracts.test_stores import Watch
@@ -251,18 +251,18 @@ async def test_calls_for_one_model_go_together_so_that_two_do_not_put_each_other
 
 async def test_groups_stay_together_however_long_calls_have_waited() -> None:
     clock, loaded, loads = Watch(), "a", 0
-    line = Line(Turns(), clock)
+    queue = WaitingQueue(RoundRobin(), clock)
     host = HostState("h")
-    line.pick = lambda model, tried, beginning: None if host.busy else host
-    line.warm = lambda state, model: model == loaded
-    line.group = 5.0
-    waiting = [Waiting(Call(str(n), "chat", "ab"[n % 2], Chat(())), "ab"[n % 2]) for n in range(40)]
+    queue.pick = lambda model, tried, beginning: None if host.busy else host
+    queue.warm = lambda state, model: model == loaded
+    queue.group = 5.0
+    waiting = [WaitingCall(Call(str(n), "chat", "ab"[n % 2], Chat(())), "ab"[n % 2]) for n in range(40)]
     host.busy = 1
     for one in waiting:
-        line.come(one)
+        queue.add_call(one)
     for _ in waiting:
-        line.leave(host)
-        (served,) = (one for one in waiting if one.ready.done() and one not in list(line.order))
+        queue.release(host)
+        (served,) = (one for one in waiting if one.ready.done() and one not in list(queue.order))
         waiting = [one for one in waiting if one is not served]
         loads += served.model != loaded
         loaded = served.model

@@ -20,7 +20,7 @@ from proxy.types import Call, Chat, Reply
 from proxy.upstreams.choices import Merged
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.host_state import HostState
-from proxy.upstreams.line import Line, Turns, Waiting
+from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue
 from tests.clocks import jump, put_forward
 from tests.conftest import ASK, BARE, Start
 from tests.proxy.upstreams.test_pool import answers, held, pooled, until_waiting
@@ -104,25 +104,25 @@ async def test_callers_that_leave_at_any_moment_leave_no_slot_behind(start: Star
 
 
 async def test_a_place_that_came_as_its_call_left_goes_to_the_next() -> None:
-    line, state = Line(Turns(), FakeClock()), HostState("http://one")
-    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
+    queue, state = WaitingQueue(RoundRobin(), FakeClock()), HostState("http://one")
+    queue.pick = lambda model, tried, beginning: state if state.busy < 1 else None
     state.busy = 1
-    first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
+    first, second = (asyncio.ensure_future(queue.acquire(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
-    line.leave(state)  # the first is served now, and has not heard of it
+    queue.release(state)  # the first is served now, and has not heard of it
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     assert await asyncio.wait_for(second, 30) is state
-    assert state.busy == 1 and len(line.order) == 0
+    assert state.busy == 1 and len(queue.order) == 0
 
 
 async def test_whoever_leaves_is_not_served_any_more() -> None:
-    line, state = Line(Turns(), FakeClock()), HostState("http://one", busy=1)
-    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
-    first, second = (asyncio.ensure_future(line.enter(waiting(name), Settings())) for name in ("a", "b"))
+    queue, state = WaitingQueue(RoundRobin(), FakeClock()), HostState("http://one", busy=1)
+    queue.pick = lambda model, tried, beginning: state if state.busy < 1 else None
+    first, second = (asyncio.ensure_future(queue.acquire(waiting(name), Settings())) for name in ("a", "b"))
     await asyncio.sleep(0)
     first.cancel()
-    line.leave(state)
+    queue.release(state)
     assert await asyncio.wait_for(second, 30) is state
     await asyncio.gather(first, return_exceptions=True)
     assert state.busy == 1
@@ -130,22 +130,22 @@ async def test_whoever_leaves_is_not_served_any_more() -> None:
 
 async def test_a_refused_caller_is_told_how_fast_the_line_moves() -> None:
     clock = FakeClock()
-    line, state = Line(Turns(), clock), HostState("http://one", busy=1)
-    line.pick = lambda model, tried, beginning: state if state.busy < 1 else None
-    tasks = [asyncio.ensure_future(line.enter(waiting(str(number)), Settings())) for number in range(61)]
+    queue, state = WaitingQueue(RoundRobin(), clock), HostState("http://one", busy=1)
+    queue.pick = lambda model, tried, beginning: state if state.busy < 1 else None
+    tasks = [asyncio.ensure_future(queue.acquire(waiting(str(number)), Settings())) for number in range(61)]
     await asyncio.sleep(0)
     for _ in range(40):
         clock.now += 5
-        line.leave(state)
+        queue.release(state)
         await asyncio.sleep(0)
-    assert 55 <= line.foretold() <= 60, "twenty-one before it, five seconds each, and a minute at most"
+    assert 55 <= queue.estimated_wait() <= 60, "twenty-one before it, five seconds each, and a minute at most"
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def waiting(name: str) -> Waiting:
-    return Waiting(Call(id=name, route="chat", model="m", ask=Chat(messages=())), "m:latest")
+def waiting(name: str) -> WaitingCall:
+    return WaitingCall(Call(id=name, route="chat", model="m", ask=Chat(messages=())), "m:latest")
 
 
 # --- more answers than places ------------------------------------------------------------------------
@@ -376,8 +376,8 @@ async def test_who_fills_the_line_gives_places_to_who_has_fewer(start: Start) ->
 
 
 async def test_who_leaves_the_line_costs_its_caller_no_turn() -> None:
-    turns = Turns()
-    one, two, other = (Waiting(Call("r", "chat", "demo", Chat(()), caller=name), "demo") for name in "aab")
+    turns = RoundRobin()
+    one, two, other = (WaitingCall(Call("r", "chat", "demo", Chat(()), caller=name), "demo") for name in "aab")
     for waiting in (one, two, other):
         turns.add(waiting)
     turns.remove(one)
