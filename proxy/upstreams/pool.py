@@ -17,9 +17,9 @@ from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
+from proxy.upstreams.failure_tracker import FailureTracker
 from proxy.upstreams.host_state import COOLDOWN_PENALTY, HostState
 from proxy.upstreams.members import Member, placed, told
-from proxy.upstreams.outcomes import Outcomes
 from proxy.upstreams.sharing import Sharing
 from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue, host_name
 from proxy.upstreams.watch import POLL, Watch
@@ -33,8 +33,7 @@ LEAST_COOLDOWN: Final = COOLDOWN_PENALTY - LEAD
 MOST: Final = 1000
 """Maximum number of models whose hosts are cached."""
 COLD: Final = 4
-"""How many more calls a host that has loaded the model may have and still be preferred to one that has not, if
-`slots` is unset."""
+"""How many more calls a host that has loaded the model may have and still be preferred, if `slots` is unset."""
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class Asking:
     """A call, and the state of finding a host for it.
 
     name: canonical name of its model.  beginning: see `beginning_of`.  tried: URLs of the hosts that failed it.
-    queued: milliseconds that it waited for its host.  hasty: whether a late start counts as a failure of its host.
+    queued: milliseconds that it waited for its host.  timeout_counts: whether a late start is a failure of its host.
     """
 
     call: Call
@@ -51,7 +50,7 @@ class Asking:
     beginning: int
     tried: tuple[str, ...] = ()
     queued: float = 0.0
-    hasty: bool = False
+    timeout_counts: bool = False
 
 
 class Pool:
@@ -77,7 +76,7 @@ class Pool:
         self.places = list(zip(self.states, hosts, strict=True))
         self.alone = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.alone else sharing
-        self.outcomes = Outcomes(services.clock, self.sharing)
+        self.tracker = FailureTracker(services.clock, self.sharing)
         self.prompts = None if self.alone else services.kept(f"prompts {name}", Affinity)
         self.having: dict[str, Sequence[tuple[HostState, Member]]] = {}
         self.watch = Watch(self.members, self.states, services, self.heard)
@@ -109,7 +108,8 @@ class Pool:
             member = self.members.get(state.url) or self.queue.members[state.url]
             if not member.warm(name):
                 self.queue.loads += 1
-            asking.info, asking.hasty = member.known(name) or info, call.stream and self.hastens(asking, member)
+            asking.info = member.known(name) or info
+            asking.timeout_counts = call.stream and self.timeout_counts(asking, member)
             try:
                 reply = await member(call, asking.info)
             except BaseException as error:
@@ -138,7 +138,7 @@ class Pool:
 
     def lost(self, asking: Asking, state: HostState, error: BaseException) -> bool:
         """Record that the call failed at a host.  Gives whether another host may be tried."""
-        self.outcomes.ended(state, error, asking.hasty)
+        self.tracker.record_error(state, error, asking.timeout_counts)
         self.queue.release(state)
         if not isinstance(error, ProxyError):
             return False
@@ -154,15 +154,15 @@ class Pool:
         if asking.queued:
             reply = reply.noting(**{"queue-ms": f"{asking.queued:.1f}"})
         if asking.call.stream:
-            self.outcomes.begun(state)
-            watched = reply.through(partial(self.outcomes.watched, state, asking.call.deadline))
+            self.tracker.stream_began(state)
+            watched = reply.through(partial(self.tracker.watch_stream, state, asking.call.deadline))
             return watched.on_close(partial(self.queue.release, state))
         if not state.healthy:
-            self.outcomes.answered(state)
+            self.tracker.record_success(state)
         self.queue.release(state)  # an answer that is not streamed has been read completely
         return reply
 
-    def hastens(self, asking: Asking, member: Member) -> bool:
+    def timeout_counts(self, asking: Asking, member: Member) -> bool:
         """Whether a late start of a stream would be this host's fault: the call has not waited or failed before, and
         the model is loaded."""
         observer = asking.call.observer

@@ -201,13 +201,13 @@ async def test_servers_tell_each_other_of_a_host_that_cools_down(
         ):
             mine, theirs = (run.server.live.pipeline.value.upstreams["pool"] for run in (one, other))
             for _ in range(3):
-                mine.outcomes.failed(mine.states[0])
+                mine.tracker.record_failure(mine.states[0])
             async with asyncio.timeout(30):
                 while theirs.states[0].failures < 3:
                     assert (await other.chat()).status == 200
             assert theirs.states[0].state(other.server.services.clock.monotonic()) == "cooling"
             mine.states[0].trial = True
-            mine.outcomes.answered(mine.states[0])
+            mine.tracker.record_success(mine.states[0])
             async with asyncio.timeout(30):
                 while theirs.states[0].failures:
                     assert (await other.chat()).status == 200
@@ -218,10 +218,10 @@ async def test_a_store_that_is_away_changes_nothing_else(start: Start) -> None:
     async with pooled(start, [Simulator(), Simulator()], stores, share="gone") as run:
         pool = run.server.live.pipeline.value.upstreams["pool"]
         for _ in range(3):
-            pool.outcomes.failed(pool.states[0])
+            pool.tracker.record_failure(pool.states[0])
         assert [(await run.chat()).status for _ in range(3)] == [200] * 3
         pool.states[0].trial = True
-        pool.outcomes.answered(pool.states[0])
+        pool.tracker.record_success(pool.states[0])
         assert (await run.chat()).status == 200
 
 
