@@ -32,7 +32,7 @@ PAUSE: Final = 0.5
 """Seconds until the next try if no event indicates that one may succeed."""
 
 
-class Taker:
+class WorkerChannel:
     """The channel to a worker, and the connections that were sent to it but are not yet acknowledged."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -58,7 +58,7 @@ class Acceptor:
         """listening: non-blocking; the acceptor closes them."""
         self.loop = asyncio.get_running_loop()
         self.listening = list(listening)
-        self.takers: list[Taker] = []
+        self.workers: list[WorkerChannel] = []
         """The one that got the last connection comes last."""
         self.waiting: deque[socket.socket] = deque()
         self.accepting = False
@@ -67,47 +67,47 @@ class Acceptor:
 
     def join(self, channel: socket.socket) -> None:
         """Send connections to this worker too, until it closes its channel."""
-        taker = Taker(channel)
-        self.takers.append(taker)
-        self.loop.add_reader(channel, self.answered, taker)
+        worker = WorkerChannel(channel)
+        self.workers.append(worker)
+        self.loop.add_reader(channel, self.answered, worker)
         if self.listening:
             self.resume()
         else:
-            self.hang_up(taker)
+            self.hang_up(worker)
 
-    def answered(self, taker: Taker) -> None:
+    def answered(self, worker: WorkerChannel) -> None:
         """Read a worker's acknowledgements; reading nothing means that it has closed the channel or died."""
         try:
-            said = taker.channel.recv(WINDOW)
+            said = worker.channel.recv(WINDOW)
         except BlockingIOError:
             return
         except OSError:
             said = b""
         for answer in said:
-            connection = taker.unsure.popleft()
+            connection = worker.unsure.popleft()
             if answer == TAKEN[0]:
                 connection.close()
             else:
                 self.waiting.append(connection)
         if not said:
-            self.leave(taker)
+            self.leave(worker)
         self.resume()
 
-    def leave(self, taker: Taker) -> None:
-        self.loop.remove_reader(taker.channel)
-        self.takers.remove(taker)
-        self.waiting.extendleft(reversed(taker.unsure))
-        taker.channel.close()
+    def leave(self, worker: WorkerChannel) -> None:
+        self.loop.remove_reader(worker.channel)
+        self.workers.remove(worker)
+        self.waiting.extendleft(reversed(worker.unsure))
+        worker.channel.close()
 
     def room(self) -> bool:
-        return any(len(taker.unsure) < WINDOW for taker in self.takers)
+        return any(len(worker.unsure) < WINDOW for worker in self.workers)
 
     def deal(self, connection: socket.socket) -> bool:
         """Send it to the next of the workers with the fewest unacknowledged connections; gives whether one got it."""
-        for taker in sorted(self.takers, key=lambda taker: len(taker.unsure)):
-            if taker.offer(connection):
-                self.takers.remove(taker)
-                self.takers.append(taker)
+        for worker in sorted(self.workers, key=lambda worker: len(worker.unsure)):
+            if worker.offer(connection):
+                self.workers.remove(worker)
+                self.workers.append(worker)
                 return True
         return False
 
@@ -148,7 +148,7 @@ class Acceptor:
             self.later = None
         while self.waiting and self.deal(self.waiting[0]):
             self.waiting.popleft()
-        if self.waiting and self.takers:
+        if self.waiting and self.workers:
             self.pause()
         elif not self.accepting and self.room():
             self.accepting = True
@@ -162,13 +162,13 @@ class Acceptor:
             listening.close()
         self.listening.clear()
         self.resume()
-        for taker in self.takers:
-            self.hang_up(taker)
+        for worker in self.workers:
+            self.hang_up(worker)
 
-    def hang_up(self, taker: Taker) -> None:
+    def hang_up(self, worker: WorkerChannel) -> None:
         """Signal to a worker that it gets no more connections."""
         with suppress(OSError):
-            taker.channel.shutdown(socket.SHUT_WR)
+            worker.channel.shutdown(socket.SHUT_WR)
 
     def abandon(self) -> None:
         """Close the connections that still wait, because no worker is left."""

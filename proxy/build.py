@@ -109,7 +109,7 @@ class Assembly:
             prices=prices,
             open_database=self.database,
             workers=self.config.listen.workers,
-            imports=Importer(services.http, self.catalogue, self.pools, services.place.server),
+            imports=Importer(services.http, self.catalogue, self.pools, services.worker_info.server),
             admit=self.admit,
             chat=Chats(self.config, self.images, self.catalogue, self.own).call,
             stream=self.writer.stream,

@@ -83,7 +83,7 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerInfo:
     """Which of the server's processes this one is.
 
     server: an id that all of them share.  folder: a directory that they share while the server runs; "" if there is
@@ -107,7 +107,7 @@ class Services:
     http: aiohttp.ClientSession
     background: Background
     clock: Clock = field(default_factory=Clock)
-    place: Place = field(default_factory=Place)
+    worker_info: WorkerInfo = field(default_factory=WorkerInfo)
     readiness: Readiness = field(default_factory=Readiness)
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     state: dict[str, Any] = field(default_factory=dict)

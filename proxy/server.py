@@ -24,7 +24,7 @@ from proxy.config_file import Read, Watch, held
 from proxy.edge.front import Door, Front, Tell
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
-from proxy.host import Place, Services
+from proxy.host import Services, WorkerInfo
 from proxy.identity import check_exposure
 from proxy.live import Live
 from proxy.logs import RequestLog, to_stderr
@@ -50,8 +50,8 @@ Renew = Callable[[], Awaitable[None]]
 
 
 @asynccontextmanager
-async def services(place: Place | None = None) -> AsyncIterator[Services]:
-    """Everything that survives reloads, closed at the end.  place: of this process, if there are several."""
+async def services(worker_info: WorkerInfo | None = None) -> AsyncIterator[Services]:
+    """Everything that survives reloads, closed at the end.  worker_info: of this process, if there are several."""
     async with AsyncExitStack() as opened:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
         http = await opened.enter_async_context(
@@ -59,7 +59,7 @@ async def services(place: Place | None = None) -> AsyncIterator[Services]:
         )
         background = Background()
         opened.push_async_callback(background.aclose)
-        yield Services(http, background, place=place or Place(), opened=opened)
+        yield Services(http, background, worker_info=worker_info or WorkerInfo(), opened=opened)
 
 
 @dataclass(slots=True)
@@ -93,13 +93,13 @@ class Server:
 
     async def doubt(self) -> None:
         """Log what in the configuration does not match the upstreams.  Of several processes, only the first does."""
-        if not self.services.place.index:
+        if not self.services.worker_info.index:
             for doubt in await self.live.pipeline.value.doubts():
                 log.warning("%s", doubt)
 
     async def look_around(self) -> None:
         """Log problems with the upstreams after a reload, when no banner shows them."""
-        if not self.services.place.index:
+        if not self.services.worker_info.index:
             for name, hosts in (await self.hosts()).items():
                 for why in filter(None, hosts.values()):
                     log.warning("upstream %s does not answer: %s", name, why)
@@ -152,7 +152,7 @@ async def migrated(read: Read) -> list[str]:
         return await migrate(config, source, lent)
 
 
-class Entrance(Protocol):
+class ConnectionSource(Protocol):
     """Where a server's connections come from."""
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
@@ -162,8 +162,8 @@ class Entrance(Protocol):
         """Accept no more connections, after gateways had time to notice that the server is not ready."""
 
 
-class Own:
-    """The entrance of a single process: its own port."""
+class OwnPort:
+    """The connections of a single process: its own port."""
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
         listen = server.config.listen
@@ -184,31 +184,31 @@ async def serving(
     *,
     insecure: bool = False,
     tell: Tell | None = None,
-    entrance: Entrance | None = None,
-    place: Place | None = None,
+    connections: ConnectionSource | None = None,
+    worker_info: WorkerInfo | None = None,
 ) -> AsyncIterator[Server]:
     """A server that answers until the block is left, then drains.  tell: is called with every finished request.
 
-    entrance, place: given if this is one of several processes.
+    connections, worker_info: given if this is one of several processes.
     Raises ConfigError, or OSError if the port is taken.
     """
     config, source = read()
     check_exposure(config, source, insecure)
-    async with services(place) as lent:
+    async with services(worker_info) as lent:
         pipeline = await build(config, source, lent)
         live = Live(pipeline, lent.background)
         server = Server(config, live, lent, held(read, config, insecure))
         try:
-            async with listening(server, tell, entrance or Own()):
+            async with listening(server, tell, connections or OwnPort()):
                 yield server
         finally:
             await server.live.pipeline.retire()
 
 
 @asynccontextmanager
-async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> AsyncIterator[None]:
+async def listening(server: Server, tell: Tell | None, connections: ConnectionSource) -> AsyncIterator[None]:
     """Accept connections until the block is left, then drain."""
-    front = Front(server.live, tell, server.readiness, server.services.place.server)
+    front = Front(server.live, tell, server.readiness, server.services.worker_info.server)
     http = HttpServer(
         front,
         lambda: server.live.pipeline.value.max_bytes,
@@ -218,18 +218,18 @@ async def listening(server: Server, tell: Tell | None, entrance: Entrance) -> As
     runner = web.ServerRunner(http, shutdown_timeout=1)
     await runner.setup()
     try:
-        server.url = await entrance.open(server, runner)
+        server.url = await connections.open(server, runner)
         yield
-        await drained(server, entrance, front)
+        await drained(server, connections, front)
     finally:
         server.readiness.stopping = server.readiness.cut = True
         await runner.cleanup()
 
 
-async def drained(server: Server, entrance: Entrance, front: Front) -> None:
+async def drained(server: Server, connections: ConnectionSource, front: Front) -> None:
     """Report not ready, close the port, then give running calls `listen.drain` seconds to finish."""
     server.readiness.stopping = True
-    await entrance.close(server)
+    await connections.close(server)
     if server.live.calls and not await server.quiet(server.config.listen.drain):
         log.warning("calls that have not finished are ended now")
         front.cut()
@@ -239,7 +239,7 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
     """Serve until SIGTERM or SIGINT; SIGHUP or a changed file reloads."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    tell = request_log(read()[0].log, Place())
+    tell = request_log(read()[0].log, WorkerInfo())
     async with serving(read, insecure=insecure, tell=tell) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: server.hurry.set() if stop.is_set() else stop.set())
@@ -254,9 +254,9 @@ async def run(read: Read, watch: Watch, insecure: bool, started: Callable[[Serve
         tell.flush()
 
 
-def request_log(settings: Log, place: Place) -> RequestLog | None:
+def request_log(settings: Log, worker_info: WorkerInfo) -> RequestLog | None:
     """The log of requests; None if the log level excludes it."""
-    also = {"worker": place.index} if place.count > 1 else {}
+    also = {"worker": worker_info.index} if worker_info.count > 1 else {}
     return RequestLog(settings, to_stderr, also) if settings.level in ("debug", "info") else None
 
 

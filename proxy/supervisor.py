@@ -13,11 +13,11 @@ from proxy.background import Background, ends_first
 from proxy.config import Config
 from proxy.config_file import Overrides, Read, Watch, held
 from proxy.errors import ConfigError
-from proxy.host import Place
+from proxy.host import WorkerInfo
 from proxy.identity import check_exposure
-from proxy.seat import MARGIN, Seat
 from proxy.server import BACKLOG, GRACE, STOPPING, Hosts, examined, reloading, url_of
-from proxy.worker_messages import Hurry, Start
+from proxy.worker_messages import Start, StopNow
+from proxy.worker_slot import MARGIN, WorkerSlot
 from proxy.yamlfile import Source
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,10 @@ class Supervisor:
         self.failed = False
         self.stop, self.hurry = asyncio.Event(), asyncio.Event()
         count = self.config.listen.workers
-        server = Place().server
-        self.seats = [self.seat(Place(server, index, count, folder)) for index in range(count)]
+        server = WorkerInfo().server
+        self.slots = [self.slot(WorkerInfo(server, index, count, folder)) for index in range(count)]
 
-    def seat(self, place: Place) -> Seat:
+    def slot(self, worker_info: WorkerInfo) -> WorkerSlot:
         def start() -> Start:
             return Start(
                 name=self.name,
@@ -52,15 +52,15 @@ class Supervisor:
                 log=self.first.log,
                 demo=self.told.demo,
                 insecure=self.told.insecure,
-                place=place,
+                worker_info=worker_info,
                 url=self.url,
             )
 
-        return Seat(place, self.acceptor, start)
+        return WorkerSlot(worker_info, self.acceptor, start)
 
     async def hosts(self) -> Hosts:
         """The state of the hosts as a worker found them at its start."""
-        asked = [seat.life.upstreams for seat in self.seats if seat.life.ready]
+        asked = [slot.worker.upstreams for slot in self.slots if slot.worker.ready]
         if asked:
             await asyncio.wait(asked)
         told = [one.result() for one in asked if not one.cancelled()]
@@ -71,8 +71,8 @@ class Supervisor:
         """The first signal stops the server; the second one also cuts off running calls."""
         if self.stop.is_set():
             self.hurry.set()
-            for seat in self.seats:
-                seat.life.tell(Hurry())
+            for slot in self.slots:
+                slot.worker.send(StopNow())
         self.stop.set()
 
     async def renew(self) -> None:
@@ -88,22 +88,22 @@ class Supervisor:
 
     async def hand_out(self, text: str) -> list[str]:
         """Give a configuration to all workers; gives the problems, each with its worker."""
-        answers = await asyncio.gather(*(seat.life.reload(text) for seat in self.seats))
+        answers = await asyncio.gather(*(slot.worker.reload(text) for slot in self.slots))
         return [
-            f"worker {seat.place.index}: {problem}"
-            for seat, problems in zip(self.seats, answers, strict=True)
+            f"worker {slot.worker_info.index}: {problem}"
+            for slot, problems in zip(self.slots, answers, strict=True)
             for problem in problems
         ]
 
     async def leave(self) -> None:
         """Let the workers report that they are not ready, then close the port.  Running calls may go on."""
-        lives, drain = [seat.life for seat in self.seats], self.config.listen.drain
-        for seat in self.seats:
-            seat.leave()
-        await ends_first(every([life.counted for life in lives]), self.hurry.wait(), GRACE)
-        if calls := sum(life.calls for life in lives):
+        processes, drain = [slot.worker for slot in self.slots], self.config.listen.drain
+        for slot in self.slots:
+            slot.stop()
+        await ends_first(every([process.counted for process in processes]), self.hurry.wait(), GRACE)
+        if calls := sum(process.calls for process in processes):
             log.info(STOPPING, calls)
-            await ends_first(every([life.idle for life in lives]), self.hurry.wait(), min(GRACE, drain))
+            await ends_first(every([process.idle for process in processes]), self.hurry.wait(), min(GRACE, drain))
         self.acceptor.close()
 
     async def end(self, keeping: list[asyncio.Task[None]]) -> None:
@@ -111,17 +111,17 @@ class Supervisor:
         patience = self.config.listen.drain + MARGIN
         if not await ends_first(asyncio.wait(keeping), self.hurry.wait(), patience) and self.hurry.is_set():
             await asyncio.wait(keeping, timeout=MARGIN)
-        for seat in self.seats:
-            if seat.life.kill():
-                log.warning("worker %s did not end and was killed", seat.place.index)
+        for slot in self.slots:
+            if slot.worker.kill():
+                log.warning("worker %s did not end and was killed", slot.worker_info.index)
         await asyncio.wait(keeping)
         self.acceptor.abandon()
 
     async def begin(self, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Call `tell` once every first worker is ready or has failed; if all have failed, stop the server."""
-        lives = [seat.life for seat in self.seats]
-        await every([life.settled for life in lives])
-        if any(life.ready for life in lives):
+        processes = [slot.worker for slot in self.slots]
+        await every([process.settled for process in processes])
+        if any(process.ready for process in processes):
             await tell(self)
         elif not self.stop.is_set():
             log.error("no worker could be started")
@@ -131,7 +131,7 @@ class Supervisor:
     async def run(self, watch: Watch, tell: Callable[[Supervisor], Awaitable[None]]) -> None:
         """Run until the server is told to stop, or no worker can be started."""
         workers, own_tasks = Background(), Background()
-        keeping = [workers.start(seat.keep(), f"keeping worker {seat.place.index}") for seat in self.seats]
+        keeping = [workers.start(slot.run(), f"keeping worker {slot.worker_info.index}") for slot in self.slots]
         own_tasks.start(reloading(self.renew, watch), "reloading")
         own_tasks.start(watch.looking(), "watching the configuration")
         own_tasks.start(self.begin(tell), "starting")

@@ -24,19 +24,19 @@ from proxy.worker_messages import (
     BEAT,
     LONGEST,
     ORDERS,
-    Alive,
-    Calls,
     Failed,
-    Hurry,
+    Heartbeat,
+    HostStates,
     Ready,
     Reload,
     Reloaded,
+    Report,
+    RunningCalls,
     Start,
     Stop,
-    Well,
-    Word,
-    heard,
-    line,
+    StopNow,
+    encode,
+    messages_of,
 )
 from proxy.yamlfile import Source
 
@@ -45,7 +45,7 @@ LEFT_TO_THE_SUPERVISOR = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that terminals and service managers send to every process of a server; a worker ignores them."""
 
 
-class Intake:
+class ConnectionReceiver:
     """Receives the connections that the supervisor distributes."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -110,18 +110,20 @@ class Intake:
 
 
 class Worker:
-    """A process that serves and obeys its supervisor's orders; the entrance of its server."""
+    """A process that serves and obeys its supervisor's orders; the source of its connections."""
 
-    def __init__(self, start: Start, orders: asyncio.StreamReader, words: asyncio.StreamWriter, intake: Intake) -> None:
+    def __init__(
+        self, start: Start, orders: asyncio.StreamReader, reports: asyncio.StreamWriter, receiver: ConnectionReceiver
+    ) -> None:
         self.start = start
         self.text = start.text
         self.orders = orders
-        self.words = words
-        self.intake = intake
+        self.reports = reports
+        self.receiver = receiver
         self.stop = asyncio.Event()
 
-    def say(self, word: Word) -> None:
-        self.words.write(line(word))
+    def send(self, report: Report) -> None:
+        self.reports.write(encode(report))
 
     def read(self) -> tuple[Config, Source]:
         config, source = configuration.read(self.start.name, self.text, registry.problems_of, os.environ)
@@ -129,51 +131,51 @@ class Worker:
         return with_demo(config) if self.start.demo else config, source
 
     async def open(self, server: Server, runner: web.ServerRunner) -> str:
-        self.intake.open(cast(web.Server, runner.server))  # not None, because the runner is set up by now
+        self.receiver.open(cast(web.Server, runner.server))  # not None, because the runner is set up by now
         return self.start.url
 
     async def close(self, server: Server) -> None:
         """Report the number of running calls.  The supervisor closes the port once all workers have done this."""
-        self.say(Calls(count=server.live.calls))
-        server.services.background.start(self.say_when_idle(server), "waiting for the last call")
-        await self.intake.close()
+        self.send(RunningCalls(count=server.live.calls))
+        server.services.background.start(self.report_idle(server), "waiting for the last call")
+        await self.receiver.close()
 
-    async def say_who_is_alive(self, server: Server) -> None:
-        self.say(Alive(upstreams={name: dict(hosts) for name, hosts in (await server.hosts()).items()}))
+    async def report_host_states(self, server: Server) -> None:
+        self.send(HostStates(upstreams={name: dict(hosts) for name, hosts in (await server.hosts()).items()}))
         await server.doubt()
 
-    async def say_it_is_well(self) -> None:
+    async def send_heartbeats(self) -> None:
         while not self.stop.is_set():
-            self.say(Well())
+            self.send(Heartbeat())
             await asyncio.sleep(BEAT)
 
-    async def say_when_idle(self, server: Server) -> None:
+    async def report_idle(self, server: Server) -> None:
         await server.live.idle()
-        self.say(Calls(count=0))
+        self.send(RunningCalls(count=0))
 
     async def run(self) -> None:
-        tell = request_log(self.start.log, self.start.place)
+        tell = request_log(self.start.log, self.start.worker_info)
         async with serving(
-            self.read, insecure=self.start.insecure, tell=tell, entrance=self, place=self.start.place
+            self.read, insecure=self.start.insecure, tell=tell, connections=self, worker_info=self.start.worker_info
         ) as server:
             background = server.services.background
             background.start(self.obey(server), "obeying")
-            self.say(Ready())
-            background.start(self.say_it_is_well(), "telling that it is well")
-            background.start(self.say_who_is_alive(server), "asking the upstreams")
+            self.send(Ready())
+            background.start(self.send_heartbeats(), "telling that it is well")
+            background.start(self.report_host_states(server), "asking the upstreams")
             settle_down()
             await self.stop.wait()
         if tell is not None:
             tell.flush()
 
     async def obey(self, server: Server) -> None:
-        async for order in heard(self.orders, ORDERS):
+        async for order in messages_of(self.orders, ORDERS):
             match order:
                 case Reload():
                     server.services.background.start(self.renew(server, order.text), "reloading")
                 case Stop():
                     self.stop.set()
-                case Hurry():
+                case StopNow():
                     server.hurry.set()
         self.stop.set()  # the supervisor was killed
 
@@ -184,34 +186,34 @@ class Worker:
             await server.renew()
         except ConfigError as error:
             self.text = before
-            self.say(Reloaded(problems=tuple(error.problems)))
+            self.send(Reloaded(problems=tuple(error.problems)))
         except Exception as error:  # a plugin's fault must not end reloading
             self.text = before
             log.exception("the configuration is unchanged")
-            self.say(Reloaded(problems=(repr(error),)))
+            self.send(Reloaded(problems=(repr(error),)))
         else:
-            self.say(Reloaded())
+            self.send(Reloaded())
 
 
 async def run(control: int, channel: int) -> int:
     """Serve until told to stop.  control, channel: file descriptors.  Gives the exit status."""
     for number in (control, channel):
         os.set_inheritable(number, False)
-    intake = Intake(socket.socket(fileno=channel))
-    orders, words = await asyncio.open_unix_connection(sock=socket.socket(fileno=control), limit=LONGEST)
-    start = await anext(heard(orders, ORDERS), None)
+    receiver = ConnectionReceiver(socket.socket(fileno=channel))
+    orders, reports = await asyncio.open_unix_connection(sock=socket.socket(fileno=control), limit=LONGEST)
+    start = await anext(messages_of(orders, ORDERS), None)
     if not isinstance(start, Start):
         return 1
     logs.set_up(start.log)
     try:
-        await Worker(start, orders, words, intake).run()
+        await Worker(start, orders, reports, receiver).run()
     except ConfigError as error:
-        words.write(line(Failed(problems=tuple(error.problems))))
+        reports.write(encode(Failed(problems=tuple(error.problems))))
         return 1
     finally:
-        words.close()
+        reports.close()
         with suppress(ConnectionError):
-            await words.wait_closed()
+            await reports.wait_closed()
     return 0
 
 

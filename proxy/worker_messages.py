@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 
-from proxy.host import Place
+from proxy.host import WorkerInfo
 from proxy.settings import Listen, Log, Strict
 
 LONGEST: Final = 64 * 1024 * 1024
@@ -30,7 +30,7 @@ class Start(Strict):
     log: Log
     demo: bool
     insecure: bool
-    place: Place
+    worker_info: WorkerInfo
     url: str
 
 
@@ -47,7 +47,7 @@ class Stop(Strict):
     order: Literal["stop"] = "stop"
 
 
-class Hurry(Strict):
+class StopNow(Strict):
     """Do not wait for the running calls."""
 
     order: Literal["hurry"] = "hurry"
@@ -66,14 +66,14 @@ class Ready(Strict):
     word: Literal["ready"] = "ready"
 
 
-class Alive(Strict):
+class HostStates(Strict):
     """Which hosts answered at the start: upstream -> host -> "" if it did, else why not."""
 
     word: Literal["alive"] = "alive"
     upstreams: dict[str, dict[str, str]]
 
 
-class Well(Strict):
+class Heartbeat(Strict):
     """The heartbeat that a ready worker sends every BEAT seconds: its event loop is running."""
 
     word: Literal["well"] = "well"
@@ -86,26 +86,26 @@ class Reloaded(Strict):
     problems: tuple[str, ...] = ()
 
 
-class Calls(Strict):
+class RunningCalls(Strict):
     """How many calls are running: sent once the worker is no longer ready, and again when there are none."""
 
     word: Literal["calls"] = "calls"
     count: int
 
 
-Order = Start | Reload | Stop | Hurry
-Word = Failed | Ready | Alive | Well | Reloaded | Calls
+Order = Start | Reload | Stop | StopNow
+Report = Failed | Ready | HostStates | Heartbeat | Reloaded | RunningCalls
 ORDERS: Final[TypeAdapter[Order]] = TypeAdapter(Annotated[Order, Field(discriminator="order")])
-WORDS: Final[TypeAdapter[Word]] = TypeAdapter(Annotated[Word, Field(discriminator="word")])
-Said = TypeVar("Said")
+REPORTS: Final[TypeAdapter[Report]] = TypeAdapter(Annotated[Report, Field(discriminator="word")])
+Received = TypeVar("Received")
 
 
-def line(said: Order | Word) -> bytes:
-    return said.model_dump_json().encode() + b"\n"
+def encode(message: Order | Report) -> bytes:
+    return message.model_dump_json().encode() + b"\n"
 
 
-async def heard(stream: asyncio.StreamReader, kind: TypeAdapter[Said]) -> AsyncIterator[Said]:
+async def messages_of(stream: asyncio.StreamReader, kind: TypeAdapter[Received]) -> AsyncIterator[Received]:
     """The other side's messages, until the connection ends in whatever way."""
     with suppress(ConnectionError):
-        async for said in stream:
-            yield kind.validate_json(said)
+        async for message in stream:
+            yield kind.validate_json(message)

@@ -60,7 +60,7 @@ FLOORS = (
     ("plugins",),
     ("proxy.registry", "proxy.identity", "proxy.accounts", "proxy.webtokens", "proxy.edge", "proxy.logs"),
     ("proxy.build", "proxy.optional", "proxy.reference", "proxy.config_file"),
-    ("proxy.server", "proxy.seat", "proxy.top"),
+    ("proxy.server", "proxy.worker_slot", "proxy.top"),
     ("proxy.supervisor", "proxy.worker"),
     ("proxy.cli", "proxy.commands", "proxy.__main__"),
 )

@@ -94,7 +94,7 @@ class Api:
 
     def place(self, alone: bool) -> dict[str, JSON]:
         """Names the worker that answers, if there are several and the answer covers this one only."""
-        place = self.host.services.place
+        place = self.host.services.worker_info
         return {"worker": place.index, "workers": place.count} if alone and place.count > 1 else {}
 
     @property

@@ -143,7 +143,7 @@ class Documents:
         store = Store(host.database, host.clock, settings.max_documents)
         collections = Collections(host.database, host.clock, settings.embed, settings.max_collections)
         embedder = Embedder(host, settings.chain, asyncio.Semaphore(settings.embeds))
-        ledger = Ledger(host.database, host.clock, host.services.place.server)
+        ledger = Ledger(host.database, host.clock, host.services.worker_info.server)
         tender = Tender(index, host.clock)
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
@@ -233,7 +233,7 @@ class Parts:
             begin(self.runner.run(), "taking in documents"),
             begin(self.tender.run(), "tending the index of documents"),
         )
-        if host.services.place.index == 0:
+        if host.services.worker_info.index == 0:
             self.periodic.every(SWEEP, self.put_right, "comparing documents and their index")
             self.periodic.every(EVERY, self.expiring.tidy, "emptying old vector stores", calm=True)
 

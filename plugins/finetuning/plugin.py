@@ -56,7 +56,7 @@ class FineTuning:
         folder = Path(settings.folder).absolute()
         store = Store(host.database, host.clock, settings.max_jobs)
         events = Events(store)
-        ledger = Ledger(store, events, host.services.place.server, settings.at_once)
+        ledger = Ledger(store, events, host.services.worker_info.server, settings.at_once)
         datasets = Datasets(host.cabinet, folder, settings.min_examples, settings.max_file_bytes)
         work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
         self.runner = Runner(work, ledger, host)

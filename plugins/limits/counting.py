@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
 
 from proxy.errors import Busy
-from proxy.host import Host, Place
+from proxy.host import Host, WorkerInfo
 from proxy.stores.counters import Claim, Counters, Holding, Verdict
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import StoreError
@@ -36,7 +36,7 @@ class Counting:
         self.counters = counters
         self.records = records
         self.clock = host.clock
-        self.place: Place = host.services.place
+        self.worker_info: WorkerInfo = host.services.worker_info
         self.refuses = refuses
         self.alone = InMemory(host.clock)
         self.near = counters if isinstance(counters, InMemory) else None
@@ -83,9 +83,9 @@ class Counting:
 
     def share(self, claim: Claim) -> Claim:
         """This process's share of a limit.  Budgets are not divided: the records have the spending of all processes."""
-        if claim.spent is None or self.place.count == 1:
+        if claim.spent is None or self.worker_info.count == 1:
             return claim
-        most = max(1, self.place.share(claim.most))
+        most = max(1, self.worker_info.share(claim.most))
         return Claim(claim.key, most, min(claim.amount, most), claim.window, claim.life)
 
     async def lift(self, totals: Mapping[str, int]) -> None:

@@ -45,7 +45,7 @@ class Metrics:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.place))
+        self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.worker_info))
         self.instruments = host.kept("metrics", self.made)
         self.periodic = PeriodicTasks(host.background)
         self.said = float("-inf")
@@ -73,7 +73,7 @@ class Metrics:
             raise ConfigError([f"`metrics` {self.no_room(error)}; TMPDIR may name another"]) from error
 
     def no_room(self, error: OSError) -> str:
-        return f"cannot count in files in {self.host.services.place.folder}: {error.strerror}"
+        return f"cannot count in files in {self.host.services.worker_info.folder}: {error.strerror}"
 
     def count(self, count: Callable[..., None], *given: object) -> None:
         """Update a metric.  Several workers keep theirs in files; if the disk is full, this is logged now and then."""

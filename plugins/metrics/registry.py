@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.host import Place
+from proxy.host import WorkerInfo
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -41,21 +41,21 @@ class Single:
 class Several:
     """For one of several workers; each can answer for all.
 
-    Files are named by the worker's place, not its process id: the replacement of a worker that died continues its
+    Files are named by the worker's index, not its process id: the replacement of a worker that died continues its
     files, so counters never decrease and no files accumulate.
     """
 
     own: CollectorRegistry | None = None
 
-    def __init__(self, place: Place) -> None:
-        os.environ[FOLDER] = place.folder  # the library reads it when it is imported
+    def __init__(self, worker_info: WorkerInfo) -> None:
+        os.environ[FOLDER] = worker_info.folder  # the library reads it when it is imported
         from prometheus_client import values
 
         from plugins.metrics.files import Filled  # imports the library
 
         # The library has no types, here and below.
         values.MmapedDict = Filled  # type: ignore[attr-defined]
-        values.ValueClass = values.MultiProcessValue(lambda: place.index)  # type: ignore[no-untyped-call]
+        values.ValueClass = values.MultiProcessValue(lambda: worker_info.index)  # type: ignore[no-untyped-call]
 
     def all(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry
@@ -66,5 +66,5 @@ class Several:
         return found
 
 
-def registry_of(place: Place) -> Registry:
-    return Several(place) if place.folder else Single()
+def registry_of(worker_info: WorkerInfo) -> Registry:
+    return Several(worker_info) if worker_info.folder else Single()

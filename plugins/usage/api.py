@@ -91,7 +91,7 @@ class Api:
     def records(self, request: web.BaseRequest) -> dict[str, JSON]:
         """For admins, about this process: records that are not written yet, and records that were lost."""
         admin = self.host.desk.caller(request).is_admin
-        place = self.host.services.place
+        place = self.host.services.worker_info
         where = {"worker": place.index, "workers": place.count}
         return {"pending": self.writer.pending, "lost": self.writer.lost, **where} if admin else {}
 

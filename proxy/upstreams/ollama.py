@@ -52,7 +52,7 @@ class Ollama:
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
+        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
         # The cached lists and the loads under way survive reloads.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(

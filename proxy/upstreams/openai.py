@@ -38,7 +38,7 @@ class OpenAI:
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
-        self.http = Remote(origin, services.place.server, settings.max_answer_bytes, KIND, self.error_of)
+        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
         self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
 
     def open(self) -> None:

@@ -66,7 +66,7 @@ class Pool:
     ) -> None:
         self.name = name
         self.members = {host.url: host for host in hosts}
-        share = services.place.share
+        share = services.worker_info.share
         self.queue_settings = settings.line.model_copy(update={"most": max(1, share(settings.line.most))})
         self.slots = None if settings.slots is None else share(settings.slots)
         self.cold = self.slots or COLD

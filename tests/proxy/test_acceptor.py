@@ -63,7 +63,7 @@ async def port() -> AsyncIterator[Port]:
     yield port
     port.acceptor.close()
     port.acceptor.abandon()
-    for taker in list(port.acceptor.takers):
+    for taker in list(port.acceptor.workers):
         port.acceptor.leave(taker)
     port.acceptor.abandon()
     for client in port.clients:

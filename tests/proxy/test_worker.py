@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from proxy.acceptor import REFUSED, TAKEN
-from proxy.worker import Intake
+from proxy.worker import ConnectionReceiver
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ async def line() -> AsyncIterator[socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     http = web.Server(nothing)
-    intake = Intake(theirs)
+    intake = ConnectionReceiver(theirs)
     intake.open(http)
     yield ours
     ours.close()

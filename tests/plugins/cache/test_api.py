@@ -17,7 +17,7 @@ from plugins.cache.api import PAUSE, Api, contains
 from plugins.cache.invalidations import Invalidations
 from plugins.cache.stats import Stats
 from proxy.clock import Clock
-from proxy.host import Place
+from proxy.host import WorkerInfo
 from proxy.stores.keyvalue import New
 from proxy.stores.memory import Memory
 from tests.conftest import Running, Start
@@ -84,8 +84,8 @@ async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
 async def test_of_several_workers_the_one_tells_itself_that_alone_was_reached(
     run: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Place, "count", 3)
-    monkeypatch.setattr(Place, "index", 1)
+    monkeypatch.setattr(WorkerInfo, "count", 3)
+    monkeypatch.setattr(WorkerInfo, "index", 1)
     where = {"worker": 1, "workers": 3}
     alone = where if "memory:" in run.text else {}
     assert await post(run, A, "clear") == {"deleted": 0, **alone}

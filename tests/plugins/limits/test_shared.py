@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from plugins.limits import plugin
 from plugins.limits.counting import Counting
 from plugins.limits.ledger import Ledger
-from proxy.host import Place
+from proxy.host import WorkerInfo
 from proxy.stores import breaker
 from proxy.stores.counters import Claim, Verdict, redis
 from proxy.stores.keyvalue import StoreError
@@ -250,7 +250,7 @@ class Ninety:
 
 
 async def test_who_counts_alone_has_a_share_of_limits_and_what_the_records_leave_of_budgets() -> None:
-    host: Any = SimpleNamespace(clock=Watch(), services=SimpleNamespace(place=Place(count=2)))
+    host: Any = SimpleNamespace(clock=Watch(), services=SimpleNamespace(worker_info=WorkerInfo(count=2)))
     gone: Any = Gone()
     counting = Counting(gone, Ninety(), host, refuses=False)
     minute, day = Claim("minute", 4, 1, 60.0), Claim("day", 110, 4, life=60.0, spent=None)

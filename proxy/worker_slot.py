@@ -1,4 +1,4 @@
-"""A worker's place: the process that holds it now, and its restarts."""
+"""A worker's slot: the process that fills it now, and its restarts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Final
 
 from proxy.acceptor import Acceptor
 from proxy.background import interruptible_sleep
-from proxy.host import Place
+from proxy.host import WorkerInfo
 from proxy.worker_messages import (
     BEAT,
     LONGEST,
-    WORDS,
-    Alive,
-    Calls,
+    REPORTS,
     Failed,
+    HostStates,
     Order,
     Ready,
     Reload,
     Reloaded,
+    Report,
+    RunningCalls,
     Start,
     Stop,
-    Word,
-    heard,
-    line,
+    encode,
+    messages_of,
 )
 
 log = logging.getLogger(__name__)
@@ -65,20 +65,20 @@ def program() -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", "proxy", "worker"]
 
 
-class Life:
+class WorkerProcess:
     """One worker process: its last messages, and how to send it orders."""
 
-    def __init__(self, place: Place, acceptor: Acceptor) -> None:
-        self.place = place
+    def __init__(self, worker_info: WorkerInfo, acceptor: Acceptor) -> None:
+        self.worker_info = worker_info
         self.acceptor = acceptor
         self.process: asyncio.subprocess.Process | None = None
         self.control: asyncio.StreamWriter | None = None
         self.problems: tuple[str, ...] = ()
         self.upstreams: asyncio.Future[dict[str, dict[str, str]]] = asyncio.get_running_loop().create_future()
         self.reloaded: asyncio.Future[tuple[str, ...]] | None = None
-        self.ready = self.leaving = False
+        self.ready = self.stopping = False
         self.calls = self.silent = 0
-        self.looking: asyncio.TimerHandle | None = None
+        self.check: asyncio.TimerHandle | None = None
         self.settled, self.counted, self.idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         """Set when it is ready or has failed; has reported its number of calls; has no calls left."""
 
@@ -89,12 +89,12 @@ class Life:
         try:
             with theirs, end_of_channel:
                 await self.spawn(theirs.fileno(), end_of_channel.fileno())
-            words, self.control = await asyncio.open_unix_connection(sock=ours, limit=LONGEST)
-            self.tell(start())
-            if self.leaving:
-                self.tell(Stop())
-            async for word in heard(words, WORDS):
-                self.hear(word, channel)
+            reports, self.control = await asyncio.open_unix_connection(sock=ours, limit=LONGEST)
+            self.send(start())
+            if self.stopping:
+                self.send(Stop())
+            async for report in messages_of(reports, REPORTS):
+                self.receive(report, channel)
             return "; ".join([ending(await self.status()), *self.problems])
         finally:
             self.kill()
@@ -102,7 +102,7 @@ class Life:
                 ours.close()
             if not self.ready:  # else the acceptor owns it
                 channel.close()
-            self.over()
+            self.release_waiters()
 
     async def spawn(self, *numbers: int) -> None:
         self.process = await asyncio.create_subprocess_exec(
@@ -113,59 +113,61 @@ class Life:
             start_new_session=True,  # a terminal's Ctrl-C must reach only the supervisor, also while this one starts
         )
 
-    def tell(self, order: Order) -> None:
+    def send(self, order: Order) -> None:
         if self.control is not None:
-            self.control.write(line(order))
+            self.control.write(encode(order))
 
-    def look(self) -> None:
+    def check_heartbeat(self) -> None:
         """Kill a worker that hangs.  This counts looks, not seconds, because the supervisor may have been suspended."""
         self.silent += 1
         if self.silent > SILENT:
-            log.error("worker %s has not responded for %g seconds and is killed", self.place.index, SILENT * BEAT)
+            log.error("worker %s has not responded for %g seconds and is killed", self.worker_info.index, SILENT * BEAT)
             self.kill()
-        elif not self.leaving:
-            self.look_later()
+        elif not self.stopping:
+            self.schedule_check()
 
-    def look_later(self) -> None:
-        self.looking = asyncio.get_running_loop().call_later(BEAT, self.look)
+    def schedule_check(self) -> None:
+        self.check = asyncio.get_running_loop().call_later(BEAT, self.check_heartbeat)
 
-    def hear(self, word: Word, channel: socket.socket) -> None:
+    def receive(self, report: Report, channel: socket.socket) -> None:
         self.silent = 0
-        match word:
+        match report:
             case Ready():
-                log.info("worker %s is ready (process %s)", self.place.index, self.process and self.process.pid)
+                log.info("worker %s is ready (process %s)", self.worker_info.index, self.process and self.process.pid)
                 self.ready = True
                 self.settled.set()
                 self.acceptor.join(channel)
-                self.look_later()
-            case Alive(upstreams=upstreams) if not self.upstreams.done():
+                self.schedule_check()
+            case HostStates(upstreams=upstreams) if not self.upstreams.done():
                 self.upstreams.set_result(upstreams)
             case Failed(problems=problems):
                 self.problems = problems
             case Reloaded(problems=problems) if self.reloaded is not None and not self.reloaded.done():
                 self.reloaded.set_result(problems)
-            case Calls(count=count):
+            case RunningCalls(count=count):
                 self.calls = count
                 self.counted.set()
                 if not count:
                     self.idle.set()
 
-    def leave(self) -> None:
-        self.leaving = True
-        self.tell(Stop())
+    def stop(self) -> None:
+        self.stopping = True
+        self.send(Stop())
 
     async def reload(self, text: str) -> tuple[str, ...]:
         """The problems that this worker has with the text; none if it has ended, as its successor starts with it."""
         if self.control is None:
             return ()
         self.reloaded = asyncio.get_running_loop().create_future()
-        self.tell(Reload(text=text))
+        self.send(Reload(text=text))
         try:
             async with asyncio.timeout(RELOADED):
                 return await self.reloaded
         except TimeoutError:  # its successor starts with the text that is then valid, the new or the old one
             log.error(
-                "worker %s did not load the configuration within %g seconds and is killed", self.place.index, RELOADED
+                "worker %s did not load the configuration within %g seconds and is killed",
+                self.worker_info.index,
+                RELOADED,
             )
             self.kill()
             return ()
@@ -180,14 +182,14 @@ class Life:
         self.kill()
         return await self.process.wait()
 
-    def over(self) -> None:
+    def release_waiters(self) -> None:
         """Release everything that waits for a message of this process."""
         self.calls = 0
         for event in (self.settled, self.counted, self.idle):
             event.set()
         self.upstreams.cancel()
-        if self.looking is not None:
-            self.looking.cancel()
+        if self.check is not None:
+            self.check.cancel()
         if self.reloaded is not None and not self.reloaded.done():
             self.reloaded.set_result(())
         if self.control is not None:
@@ -203,38 +205,38 @@ class Life:
         return True
 
 
-class Seat:
-    """The place of one worker: starts its process, and another one after a pause whenever it ends."""
+class WorkerSlot:
+    """The slot of one worker: starts its process, and another one after a pause whenever it ends."""
 
-    def __init__(self, place: Place, acceptor: Acceptor, start: Callable[[], Start]) -> None:
-        """start: gives the current first order for a worker at this place."""
-        self.place = place
+    def __init__(self, worker_info: WorkerInfo, acceptor: Acceptor, start: Callable[[], Start]) -> None:
+        """start: gives the current first order for a worker."""
+        self.worker_info = worker_info
         self.acceptor = acceptor
         self.start = start
-        self.life = Life(place, acceptor)
-        self.leaving = asyncio.Event()
+        self.worker = WorkerProcess(worker_info, acceptor)
+        self.stopping = asyncio.Event()
 
-    async def keep(self) -> None:
-        """Run one worker after another, until `leave` is called."""
+    async def run(self) -> None:
+        """Run one worker after another, until `stop` is called."""
         loop, pause = asyncio.get_running_loop(), 0.0
         while True:
             began = loop.time()
-            how = await self.held()
-            if self.leaving.is_set():
+            how = await self.run_once()
+            if self.stopping.is_set():
                 return
             pause = pause_before_restart(pause, loop.time() - began)
-            log.error("worker %s %s; another one starts in %g s", self.place.index, how, pause)
-            if await interruptible_sleep(pause, self.leaving):
+            log.error("worker %s %s; another one starts in %g s", self.worker_info.index, how, pause)
+            if await interruptible_sleep(pause, self.stopping):
                 return
-            self.life = Life(self.place, self.acceptor)
+            self.worker = WorkerProcess(self.worker_info, self.acceptor)
 
-    async def held(self) -> str:
+    async def run_once(self) -> str:
         """Run one process to its end; gives how it ended."""
         try:
-            return await self.life.run(self.start)
+            return await self.worker.run(self.start)
         except OSError as error:
             return f"cannot be started: {error.strerror}"
 
-    def leave(self) -> None:
-        self.leaving.set()
-        self.life.leave()
+    def stop(self) -> None:
+        self.stopping.set()
+        self.worker.stop()

@@ -7,11 +7,11 @@ import socket
 
 import pytest
 
-from proxy import seat
+from proxy import worker_slot
 from proxy.acceptor import Acceptor
-from proxy.host import Place
-from proxy.seat import Life, ending, pause_before_restart
-from proxy.worker_messages import Ready, Well
+from proxy.host import WorkerInfo
+from proxy.worker_messages import Heartbeat, Ready
+from proxy.worker_slot import WorkerProcess, ending, pause_before_restart
 
 
 def test_restarts_wait_twice_as_long_each_time_up_to_half_a_minute() -> None:
@@ -44,18 +44,18 @@ class Process:
 
 
 async def test_a_worker_that_says_nothing_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seat, "BEAT", 1e9)  # the test looks itself
-    life, process = Life(Place(), Acceptor([])), Process()
-    life.process = process  # type: ignore[assignment]  # no more is asked of it
+    monkeypatch.setattr(worker_slot, "BEAT", 1e9)  # the test looks itself
+    worker, process = WorkerProcess(WorkerInfo(), Acceptor([])), Process()
+    worker.process = process  # type: ignore[assignment]  # no more is asked of it
     channel, other = socket.socketpair()
     with channel, other:
-        life.hear(Ready(), channel)
+        worker.receive(Ready(), channel)
         for _ in range(3):
-            for _ in range(seat.SILENT):
-                life.look()
+            for _ in range(worker_slot.SILENT):
+                worker.check_heartbeat()
             assert not process.killed
-            life.hear(Well(), channel)
-        for _ in range(seat.SILENT + 1):
-            life.look()
+            worker.receive(Heartbeat(), channel)
+        for _ in range(worker_slot.SILENT + 1):
+            worker.check_heartbeat()
         assert process.killed
-        life.over()
+        worker.release_waiters()
