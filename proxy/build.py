@@ -46,12 +46,12 @@ from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds, tell_unwritable
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.cooldown_sharing import CooldownSharing
 from proxy.upstreams.imports import Importer
 from proxy.upstreams.members import Member
 from proxy.upstreams.ollama import Ollama
 from proxy.upstreams.openai import OpenAI
 from proxy.upstreams.pool import Pool
-from proxy.upstreams.sharing import Sharing
 from proxy.wire.openai_messages import Limits
 from proxy.yamlfile import Source
 
@@ -126,7 +126,7 @@ class Assembly:
         settings = self.config.upstreams[name]
         if settings.share is None:
             return Pool(name, hosts, settings, services)
-        sharing = Sharing(shelf.keyvalue(settings.share), services.background, services.clock)
+        sharing = CooldownSharing(shelf.keyvalue(settings.share), services.background, services.clock)
         return Pool(name, hosts, settings, services, sharing)
 
     def send(self, call: Call) -> Awaitable[Reply]:

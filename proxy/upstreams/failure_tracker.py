@@ -9,8 +9,8 @@ from proxy.clock import Clock, Deadline
 from proxy.errors import UpstreamError
 from proxy.meter import LATE
 from proxy.types import Events
+from proxy.upstreams.cooldown_sharing import CooldownSharing
 from proxy.upstreams.host_state import HostState
-from proxy.upstreams.sharing import Sharing
 
 HOST_FAULTS: Final = ("server", "cut", "load", "memory")
 """Causes of errors that count as failures of the host."""
@@ -19,7 +19,7 @@ HOST_FAULTS: Final = ("server", "cut", "load", "memory")
 class FailureTracker:
     """sharing: informs other processes of cool-downs; None if nothing is shared."""
 
-    def __init__(self, clock: Clock, sharing: Sharing | None) -> None:
+    def __init__(self, clock: Clock, sharing: CooldownSharing | None) -> None:
         self.clock = clock
         self.sharing = sharing
 
@@ -27,11 +27,11 @@ class FailureTracker:
         """Let the host rest: one that fails at once has the fewest calls, and would otherwise attract all of them."""
         seconds = one.record_failure(self.clock.monotonic())
         if seconds and self.sharing is not None:
-            self.sharing.cools(one, seconds)
+            self.sharing.report_cooldown(one, seconds)
 
     def record_success(self, one: HostState) -> None:
         if one.record_success(self.clock.monotonic()) and self.sharing is not None:
-            self.sharing.is_well(one)
+            self.sharing.report_recovery(one)
 
     def record_error(self, one: HostState, error: BaseException, timeout_counts: bool) -> None:
         """Record that a call failed before its first event.  timeout_counts: whether a timeout is a host's failure."""

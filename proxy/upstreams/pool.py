@@ -17,10 +17,10 @@ from proxy.settings import Upstream
 from proxy.types import JSON, Call, Reply
 from proxy.upstreams import members
 from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
+from proxy.upstreams.cooldown_sharing import CooldownSharing
 from proxy.upstreams.failure_tracker import FailureTracker
 from proxy.upstreams.host_state import COOLDOWN_PENALTY, HostState
 from proxy.upstreams.members import Member, placed, told
-from proxy.upstreams.sharing import Sharing
 from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue, host_name
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
@@ -62,7 +62,7 @@ class Pool:
         hosts: Sequence[Member],
         settings: Upstream,
         services: Services,
-        sharing: Sharing | None = None,
+        sharing: CooldownSharing | None = None,
     ) -> None:
         self.name = name
         self.members = {host.url: host for host in hosts}
@@ -122,7 +122,7 @@ class Pool:
     def free(self, asking: Asking) -> HostState | None:
         """A host whose free slot is now reserved for the call; None if the call has to wait."""
         if self.sharing is not None:
-            self.sharing.look(self.states)
+            self.sharing.refresh(self.states)
         # A new call never overtakes waiting ones, even if a host is free for it.
         if self.queue.has_waiting or (state := self.pick(asking.name, (), asking.beginning)) is None:
             return None

@@ -189,10 +189,10 @@ async def test_a_client_that_does_not_wait_says_nothing_of_the_host(start: Start
 async def test_servers_tell_each_other_of_a_host_that_cools_down(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.sharing.AGAIN", 0.02)
+    monkeypatch.setattr("proxy.upstreams.cooldown_sharing.LOOK_UP_EVERY", 0.02)
     monkeypatch.setattr("proxy.upstreams.host_state.FIRST_REST", 3600.0)
     monkeypatch.setattr("proxy.upstreams.host_state.LONGEST_REST", 3600.0)
-    monkeypatch.setattr("proxy.upstreams.sharing.LONGEST_REST", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.cooldown_sharing.LONGEST_REST", 3600.0)
     async with redis_server(tmp_path) as redis, running(Simulator()) as first, running(Simulator()) as second:
         stores = f"stores: {{both: {{redis: '{redis.url}', timeout: 30}}}}\nchains: {{chat: []}}\n"
         async with (

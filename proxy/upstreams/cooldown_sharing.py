@@ -15,18 +15,18 @@ from proxy.stores.keyvalue import KeyValue, New, StoreError
 from proxy.upstreams.host_state import COOLDOWN_AFTER, LONGEST_REST, HostState
 
 PREFIX: Final = "host:"
-AGAIN: Final = 1.0
+LOOK_UP_EVERY: Final = 1.0
 """Minimum seconds between two look-ups of what others report; they are caused by calls."""
 
 
-class Sharing:
+class CooldownSharing:
     """Writes and reads in the background: no call waits for the store, and its failures have no other effect."""
 
     def __init__(self, store: KeyValue, background: Background, clock: Clock) -> None:
         self.store = store
         self.background = background
         self.clock = clock
-        self.looked = float("-inf")
+        self.refreshed = float("-inf")
 
     def key(self, one: HostState) -> str:
         """The host's key in the store, with this machine's name if the address is a loopback one."""
@@ -34,18 +34,18 @@ class Sharing:
         here = f"{gethostname()}:" if host in ("localhost", "::1") or host.startswith("127.") else ""
         return f"{PREFIX}{here}{one.url}"
 
-    def cools(self, one: HostState, seconds: float) -> None:
+    def report_cooldown(self, one: HostState, seconds: float) -> None:
         """Report that a host has begun to cool down."""
         value = orjson.dumps({"failures": one.failures, "until": self.clock.time() + seconds})
         self.background.start(self.write(New(self.key(one), value, seconds)), "telling of a host that cools down")
 
-    def is_well(self, one: HostState) -> None:
+    def report_recovery(self, one: HostState) -> None:
         """Report that a host no longer cools down."""
-        self.background.start(self.forget(self.key(one)), "telling of a host that is well again")
+        self.background.start(self.delete(self.key(one)), "telling of a host that is well again")
 
-    def look(self, states: Sequence[HostState]) -> None:
-        if self.clock.monotonic() - self.looked > AGAIN:
-            self.looked = self.clock.monotonic()
+    def refresh(self, states: Sequence[HostState]) -> None:
+        if self.clock.monotonic() - self.refreshed > LOOK_UP_EVERY:
+            self.refreshed = self.clock.monotonic()
             self.background.start(self.read(states), "asking which hosts cool down")
 
     async def write(self, new: New) -> None:
@@ -54,7 +54,7 @@ class Sharing:
         except StoreError:  # the store has logged it
             return
 
-    async def forget(self, key: str) -> None:
+    async def delete(self, key: str) -> None:
         try:
             await self.store.delete([key])
         except StoreError:
@@ -66,9 +66,9 @@ class Sharing:
         except StoreError:
             return
         for one, kept in zip(states, found, strict=True):
-            self.learn(one, 0.0 if kept is None else remaining(kept.value, self.clock.time()))
+            self.apply(one, 0.0 if kept is None else remaining(kept.value, self.clock.time()))
 
-    def learn(self, one: HostState, seconds: float) -> None:
+    def apply(self, one: HostState, seconds: float) -> None:
         """Apply what others report.  seconds: for which the host still cools down; 0 if nothing is reported."""
         if seconds and (one.reported or not one.failures):
             one.failures, one.rests_until = COOLDOWN_AFTER, self.clock.monotonic() + seconds
