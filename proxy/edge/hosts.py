@@ -20,5 +20,5 @@ class Hosts:
         yield Route("GET", "/api/hosts", self.answer)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        told = {"upstreams": {name: pool.told() for name, pool in self.pools.items()}}
+        told = {"upstreams": {name: pool.report() for name, pool in self.pools.items()}}
         return web.Response(body=orjson.dumps(told), content_type="application/json")

@@ -7,7 +7,7 @@ from typing import Final
 
 from proxy.types import Call, Chat
 
-MOST: Final = 10_000
+MOST_CONVERSATIONS: Final = 10_000
 """Maximum number of conversations that are remembered."""
 LEAD: Final = 2
 """How many more calls than another a host may have and still be preferred for a conversation that it has read."""
@@ -35,12 +35,12 @@ class Affinity:
     def __init__(self) -> None:
         self.hosts: OrderedDict[int, str] = OrderedDict()
 
-    def at(self, beginning: int) -> str | None:
+    def host_of(self, beginning: int) -> str | None:
         return self.hosts.get(beginning)
 
-    def read(self, beginning: int, url: str) -> None:
+    def record(self, beginning: int, url: str) -> None:
         """Record that a host has read this beginning."""
         self.hosts[beginning] = url
         self.hosts.move_to_end(beginning)
-        if len(self.hosts) > MOST:
+        if len(self.hosts) > MOST_CONVERSATIONS:
             self.hosts.popitem(last=False)

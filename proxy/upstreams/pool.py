@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,19 +24,18 @@ from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue,
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
 
-log = logging.getLogger(__name__)
-
-NEVER: Final = 2**60
+HIGHEST_LOAD: Final = 2**60
+"""More than the load of any host."""
 LEAST_COOLDOWN: Final = COOLDOWN_PENALTY - LEAD
 """The smallest load of a host that cools down, since LEAD may have been subtracted."""
-MOST: Final = 1000
+MOST_CACHED: Final = 1000
 """Maximum number of models whose hosts are cached."""
-COLD: Final = 4
+COLD_PENALTY: Final = 4
 """How many more calls a host that has loaded the model may have and still be preferred, if `slots` is unset."""
 
 
 @dataclass(slots=True)
-class Asking:
+class Dispatch:
     """A call, and the state of finding a host for it.
 
     name: canonical name of its model.  beginning: see `beginning_of`.  tried: URLs of the hosts that failed it.
@@ -69,25 +67,25 @@ class Pool:
         share = services.worker_info.share
         self.queue_settings = settings.line.model_copy(update={"most": max(1, share(settings.line.most))})
         self.slots = None if settings.slots is None else share(settings.slots)
-        self.cold = self.slots or COLD
+        self.cold_penalty = self.slots or COLD_PENALTY
         self.services = services
         self.queue = services.kept(f"queue {name}", lambda: WaitingQueue(RoundRobin(), services.clock))
         self.states = [self.queue.state_of(one.url, host_name(name, one.url, len(hosts) > 1)) for one in hosts]
-        self.places = list(zip(self.states, hosts, strict=True))
-        self.alone = hosts[0] if len(hosts) == 1 else None
-        self.sharing = None if self.alone else sharing
+        self.hosts = list(zip(self.states, hosts, strict=True))
+        self.only_host = hosts[0] if len(hosts) == 1 else None
+        self.sharing = None if self.only_host else sharing
         self.tracker = FailureTracker(services.clock, self.sharing)
-        self.prompts = None if self.alone else services.kept(f"prompts {name}", Affinity)
-        self.having: dict[str, Sequence[tuple[HostState, Member]]] = {}
-        self.watch = Watch(self.members, self.states, services, self.heard)
+        self.affinity = None if self.only_host else services.kept(f"affinity {name}", Affinity)
+        self.hosts_by_model: dict[str, Sequence[tuple[HostState, Member]]] = {}
+        self.watch = Watch(self.members, self.states, services, self.hosts_changed)
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         """Raises TooMany if the queue is full or the wait too long, otherwise what the host raises."""
-        if self.alone is not None and self.slots is None:
-            return self.straight(self.alone, call, info)
-        return self.shared(call, info)
+        if self.only_host is not None and self.slots is None:
+            return self.to_only_host(self.only_host, call, info)
+        return self.to_any_host(call, info)
 
-    async def straight(self, host: Member, call: Call, info: ModelInfo) -> Reply:
+    async def to_only_host(self, host: Member, call: Call, info: ModelInfo) -> Reply:
         try:
             return told(await host(call, info), info, self.name)
         except ProxyError as error:
@@ -95,94 +93,94 @@ class Pool:
             call.observer.placed(self.name)
             raise
 
-    async def shared(self, call: Call, info: ModelInfo) -> Reply:
+    async def to_any_host(self, call: Call, info: ModelInfo) -> Reply:
         """Send the call to a host with a free slot, queueing if there is none; to another host if it was not begun."""
-        if self.services.clock.monotonic() - self.watch.polled > POLL and self.alone is None:
+        if self.services.clock.monotonic() - self.watch.polled > POLL and self.only_host is None:
             await self.watch.fresh()
         name = canonical(info.name)
-        asking = Asking(call, info, name, 0 if self.prompts is None else beginning_of(call, name))
-        state = self.free(asking)
+        dispatch = Dispatch(call, info, name, 0 if self.affinity is None else beginning_of(call, name))
+        state = self.reserve_free_host(dispatch)
         while True:
             if state is None:
-                state = await self.waited(asking)
+                state = await self.wait_for_host(dispatch)
             member = self.members.get(state.url) or self.queue.members[state.url]
             if not member.warm(name):
                 self.queue.loads += 1
-            asking.info = member.known(name) or info
-            asking.timeout_counts = call.stream and self.timeout_counts(asking, member)
+            dispatch.info = member.known(name) or info
+            dispatch.timeout_counts = call.stream and self.timeout_counts(dispatch, member)
             try:
-                reply = await member(call, asking.info)
+                reply = await member(call, dispatch.info)
             except BaseException as error:
-                if not self.lost(asking, state, error):
+                if not self.on_failure(dispatch, state, error):
                     raise
                 state = None
             else:
-                return self.gained(asking, state, reply)
+                return self.on_answer(dispatch, state, reply)
 
-    def free(self, asking: Asking) -> HostState | None:
+    def reserve_free_host(self, dispatch: Dispatch) -> HostState | None:
         """A host whose free slot is now reserved for the call; None if the call has to wait."""
         if self.sharing is not None:
             self.sharing.refresh(self.states)
         # A new call never overtakes waiting ones, even if a host is free for it.
-        if self.queue.has_waiting or (state := self.pick(asking.name, (), asking.beginning)) is None:
+        if self.queue.has_waiting or (state := self.pick(dispatch.name, (), dispatch.beginning)) is None:
             return None
         return self.queue.reserve(state)
 
-    async def waited(self, asking: Asking) -> HostState:
+    async def wait_for_host(self, dispatch: Dispatch) -> HostState:
         """Wait in the queue for a host whose slot is reserved for the call."""
         began = self.services.clock.monotonic()
-        waiting = WaitingCall(asking.call, asking.name, asking.tried, asking.beginning)
+        waiting = WaitingCall(dispatch.call, dispatch.name, dispatch.tried, dispatch.beginning)
         state = await self.queue.acquire(waiting, self.queue_settings)
-        asking.queued = (self.services.clock.monotonic() - began) * 1000
+        dispatch.queued = (self.services.clock.monotonic() - began) * 1000
         return state
 
-    def lost(self, asking: Asking, state: HostState, error: BaseException) -> bool:
+    def on_failure(self, dispatch: Dispatch, state: HostState, error: BaseException) -> bool:
         """Record that the call failed at a host.  Gives whether another host may be tried."""
-        self.tracker.record_error(state, error, asking.timeout_counts)
+        self.tracker.record_error(state, error, dispatch.timeout_counts)
         self.queue.release(state)
         if not isinstance(error, ProxyError):
             return False
-        placed(error, asking.info, state.name)
-        asking.call.observer.placed(state.name)
-        asking.tried = (*asking.tried, state.url)
-        return self.elsewhere(error, state, asking.name, asking.tried)
+        placed(error, dispatch.info, state.name)
+        dispatch.call.observer.placed(state.name)
+        dispatch.tried = (*dispatch.tried, state.url)
+        return self.may_retry_elsewhere(error, state, dispatch.name, dispatch.tried)
 
-    def gained(self, asking: Asking, state: HostState, reply: Reply) -> Reply:
-        if self.prompts is not None and asking.beginning:
-            self.prompts.read(asking.beginning, state.url)
-        reply = told(reply, asking.info, state.name)
-        if asking.queued:
-            reply = reply.noting(**{"queue-ms": f"{asking.queued:.1f}"})
-        if asking.call.stream:
+    def on_answer(self, dispatch: Dispatch, state: HostState, reply: Reply) -> Reply:
+        if self.affinity is not None and dispatch.beginning:
+            self.affinity.record(dispatch.beginning, state.url)
+        reply = told(reply, dispatch.info, state.name)
+        if dispatch.queued:
+            reply = reply.noting(**{"queue-ms": f"{dispatch.queued:.1f}"})
+        if dispatch.call.stream:
             self.tracker.stream_began(state)
-            watched = reply.through(partial(self.tracker.watch_stream, state, asking.call.deadline))
+            watched = reply.through(partial(self.tracker.watch_stream, state, dispatch.call.deadline))
             return watched.on_close(partial(self.queue.release, state))
         if not state.healthy:
             self.tracker.record_success(state)
         self.queue.release(state)  # an answer that is not streamed has been read completely
         return reply
 
-    def timeout_counts(self, asking: Asking, member: Member) -> bool:
+    def timeout_counts(self, dispatch: Dispatch, member: Member) -> bool:
         """Whether a late start of a stream would be this host's fault: the call has not waited or failed before, and
         the model is loaded."""
-        observer = asking.call.observer
-        fresh = not (asking.queued or asking.tried) and not (isinstance(observer, Heard) and observer.failures)
-        return fresh and asking.name in member.loaded()
+        observer = dispatch.call.observer
+        fresh = not (dispatch.queued or dispatch.tried) and not (isinstance(observer, Heard) and observer.failures)
+        return fresh and dispatch.name in member.loaded()
 
     # --- which host ----------------------------------------------------------------------------------
 
     def pick(self, name: str, tried: Sequence[str] = (), beginning: int = 0) -> HostState | None:
         """The best host for a call to this model now; None if all that could take it are busy."""
-        places = self.having.get(name) or self.places_of(name)
+        hosts = self.hosts_by_model.get(name) or self.hosts_with(name)
         if tried:
-            places = [place for place in places if place[0].url not in tried]
-        return self.least_busy(name, places, beginning) if places else self.last_resort(name, tried)
+            hosts = [(one, member) for one, member in hosts if one.url not in tried]
+        return self.least_busy(name, hosts, beginning) if hosts else self.last_resort(name, tried)
 
-    def least_busy(self, name: str, places: Sequence[tuple[HostState, Member]], beginning: int) -> HostState | None:
+    def least_busy(self, name: str, hosts: Sequence[tuple[HostState, Member]], beginning: int) -> HostState | None:
         """The host with the smallest load: its calls, corrected for its health, prompt cache and loaded models."""
-        best, least, turn, slots = None, NEVER, 0, self.slots or NEVER
-        read = self.prompts.at(beginning) if self.prompts is not None and beginning else None
-        for one, member in places:
+        best, least, turn, slots = None, HIGHEST_LOAD, 0, self.slots or HIGHEST_LOAD
+        read = self.affinity.host_of(beginning) if self.affinity is not None and beginning else None
+        for one, member in hosts:
             if one.busy >= slots:
                 continue
             load = one.busy if one.healthy else one.busy + one.penalty(self.services.clock.monotonic())
@@ -191,23 +189,23 @@ class Pool:
             if load > least or (load == least and one.picked > turn):
                 continue
             if not member.warm(name):
-                load += self.cold
+                load += self.cold_penalty
             # Among equals, the least recently chosen one, so that none is starved.
             if load < least or (load == least and one.picked < turn):
                 best, least, turn = one, load, one.picked
-        return None if least >= LEAST_COOLDOWN and self.trusted(places) else best
+        return None if least >= LEAST_COOLDOWN and self.any_available(hosts) else best
 
-    def trusted(self, places: Iterable[tuple[HostState, Member]]) -> bool:
+    def any_available(self, hosts: Iterable[tuple[HostState, Member]]) -> bool:
         """Whether at least one host is not cooling down.  Then the others get no calls, even if that one is busy."""
         now = self.services.clock.monotonic()
-        return any(one.penalty(now) < COOLDOWN_PENALTY for one, _ in places)
+        return any(one.penalty(now) < COOLDOWN_PENALTY for one, _ in hosts)
 
-    def places_of(self, name: str) -> Sequence[tuple[HostState, Member]]:
+    def hosts_with(self, name: str) -> Sequence[tuple[HostState, Member]]:
         """The reachable hosts that are known to have a model; cached until something changes at any host."""
-        if len(self.having) >= MOST:
-            self.having.clear()
-        found = [(one, member) for one, member in self.places if not one.out and member.known(name) is not None]
-        self.having[name] = found
+        if len(self.hosts_by_model) >= MOST_CACHED:
+            self.hosts_by_model.clear()
+        found = [(one, member) for one, member in self.hosts if not one.out and member.known(name) is not None]
+        self.hosts_by_model[name] = found
         return found
 
     def last_resort(self, name: str, tried: Sequence[str]) -> HostState | None:
@@ -216,7 +214,7 @@ class Pool:
         known = [one for one in free if self.members[one.url].known(name)]
         return min(known or free, key=lambda one: (one.busy, one.picked), default=None)
 
-    def elsewhere(self, error: ProxyError, failed: HostState, name: str, tried: Sequence[str]) -> bool:
+    def may_retry_elsewhere(self, error: ProxyError, failed: HostState, name: str, tried: Sequence[str]) -> bool:
         """Whether to try another host: this one certainly has not begun the call, and another one has the model."""
         if isinstance(error, UpstreamError) and error.cause == "connect":
             if failed.url in self.members:
@@ -226,15 +224,15 @@ class Pool:
         others = (one for one in self.queue.current if one.url not in tried and not one.out)
         return any(self.queue.members[one.url].known(name) for one in others)
 
-    def heard(self) -> None:
+    def hosts_changed(self) -> None:
         """Called when the state of a host has changed: clear cached hosts, and serve waiting calls if possible."""
-        self.having.clear()
+        self.hosts_by_model.clear()
         self.queue.serve()
 
     def open(self) -> None:
         """Take over the hosts and the queue from the pool of the previous configuration."""
         for one in self.states:
-            one.name = host_name(self.name, one.url, self.alone is None)
+            one.name = host_name(self.name, one.url, self.only_host is None)
             self.members[one.url].open()
         self.queue.use_pool(self.members, self.states, self.pick, self.queue_settings.group)
 
@@ -257,7 +255,7 @@ class Pool:
         """Raises UpstreamError if no host answers, or none of those that are known to have the model."""
         await self.watch.fresh()
         found = await members.found(self.usable(), name)
-        self.having.clear()
+        self.hosts_by_model.clear()
         return found
 
     async def models(self) -> Mapping[str, ModelInfo]:
@@ -279,7 +277,7 @@ class Pool:
         """The version of the first host that answers.  Raises UpstreamError if none does."""
         return await members.version(list(self.members.values()))
 
-    def told(self) -> JSON:
+    def report(self) -> JSON:
         """The state of the queue and the hosts, for operators."""
         now = self.services.clock.monotonic()
         hosts = [

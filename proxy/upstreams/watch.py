@@ -25,27 +25,27 @@ PROBE: Final = 1.0
 
 
 class Watch:
-    """heard: called when the state of a host has changed.  The only host of a pool is neither polled nor taken out."""
+    """changed: called when the state of a host has changed.  The only host is neither polled nor taken out."""
 
     def __init__(
         self,
         members: Mapping[str, Member],
         states: Sequence[HostState],
         services: Services,
-        heard: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self.members = members
         self.states = states
         self.services = services
-        self.heard = heard
-        self.alone = len(states) == 1
+        self.changed = changed
+        self.has_one_host = len(states) == 1
         self.polled = float("-inf")
         self.polling: asyncio.Task[None] | None = None
 
     async def fresh(self) -> None:
         """Start a poll if the last one is old; wait for it, briefly, if that is too old to be used."""
         age = self.services.clock.monotonic() - self.polled
-        if self.alone or age <= POLL:
+        if self.has_one_host or age <= POLL:
             return
         if self.polling is None or self.polling.done():
             self.polling = self.services.background.start(self.poll(), "asking the hosts of a pool")
@@ -64,13 +64,13 @@ class Watch:
             elif isinstance(error, BaseException):
                 raise error
         self.polled = self.services.clock.monotonic()
-        self.heard()
+        self.changed()
 
     def take_out(self, one: HostState, error: UpstreamError) -> None:
-        if not self.alone and not one.out:
+        if not self.has_one_host and not one.out:
             log.warning("%s gets no calls until it answers again: %s", one.url, error)
             one.out = True
-            self.heard()
+            self.changed()
             self.start_probe(one)
 
     def start_probe(self, one: HostState) -> None:
@@ -88,6 +88,6 @@ class Watch:
                 break
             one.mark_reachable(self.services.clock.monotonic())
             log.info("%s answers again", one.url)
-            self.heard()
+            self.changed()
         finally:
             one.probe = None
