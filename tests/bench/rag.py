@@ -16,7 +16,7 @@ import aiohttp
 
 from tests.bench.embedder import MODEL
 from tests.servers import free_port
-from tests.whole.commands import Serving, anew, served
+from tests.whole.commands import Serving, fresh_process, served
 
 AT_ONCE: Final = 32
 DEMO: Final = "demo"
@@ -51,7 +51,7 @@ async def server(
     if settings.get("embed") == MODEL:  # this benchmark measures the server's maximum, without a cache
         text = text.replace('["cache"]', "[]")
     file.write_text(text)
-    async with served("serve", "--config", str(file), begin=anew) as serving:
+    async with served("serve", "--config", str(file), begin=fresh_process) as serving:
         connector = aiohttp.TCPConnector(limit=2 * AT_ONCE)
         async with aiohttp.ClientSession(serving.url, connector=connector) as http:
             yield http, serving

@@ -1,4 +1,4 @@
-"""What the tests of the whole server ask with, and how they read what comes back."""
+"""Requests that the tests of the whole server send, and readers of the answers."""
 
 from __future__ import annotations
 
@@ -56,24 +56,24 @@ def schema(properties: Json, **more: Any) -> Json:
 
 
 async def settled(run: Running) -> None:
-    """Return when every answer that was given is in the cache's store, or could not be put there."""
+    """Wait until every answer given so far is in the cache's store, or its write has failed."""
     state = run.server.services.state
     async with asyncio.timeout(30):
-        while state["cache flights"]:  # noqa: ASYNC110  (they end by themselves, and tell nobody)
+        while state["cache flights"]:  # noqa: ASYNC110  (there is no event to wait for)
             await asyncio.sleep(0.002)
         await state["cache outbox"].written()
 
 
 async def until_shared(run: Running, count: int) -> None:
-    """So many wait for one generation."""
+    """Wait until one generation in flight has this many readers."""
     flights = run.server.services.state["cache flights"]
     async with asyncio.timeout(30):
-        while count not in [len(one.readers) for one in flights.values()]:  # noqa: ASYNC110  (nobody tells)
+        while count not in [len(one.readers) for one in flights.values()]:  # noqa: ASYNC110  (no event)
             await asyncio.sleep(0.002)
 
 
 async def error_of(response: aiohttp.ClientResponse, status: int) -> Json:
-    """OpenAI's error object of an answer that must have this status, and an id."""
+    """OpenAI's error object from a response that must have this status and a request ID."""
     document = await response.json()
     assert response.status == status, document
     assert response.content_type == "application/json"
@@ -90,7 +90,7 @@ def shaped(document: Json) -> Json:
 
 
 async def whole(response: aiohttp.ClientResponse) -> Json:
-    """The document of an answer that went well."""
+    """The JSON document of a successful response."""
     document: Json = await response.json()
     assert response.status == 200, document
     return document
@@ -102,7 +102,7 @@ def said(document: Json, choice: int = 0) -> Json:
 
 
 class Stream:
-    """A streamed answer, read to its end."""
+    """An event stream that was read to its end."""
 
     def __init__(self, text: str) -> None:
         assert text.endswith("\n\n") or not text
@@ -127,8 +127,8 @@ class Stream:
 
     @property
     def broken(self) -> Json:
-        """The one error of a stream that broke off in the middle."""
-        assert not self.done and "[DONE]" not in self.data, "a broken stream is not done"
+        """The only error of a stream that broke off, which must be its last event."""
+        assert not self.done and "[DONE]" not in self.data, "a broken stream must not send [DONE]"
         assert len(self.errors) == 1 and "error" in json.loads(self.data[-1]), self.data
         return self.errors[0]
 
@@ -139,31 +139,31 @@ async def streamed(response: aiohttp.ClientResponse) -> Stream:
 
 
 def asked(ollama: Simulator, path: str = "/api/chat") -> list[Json]:
-    """The bodies that Ollama was asked to answer, without those that only load a model."""
+    """The bodies of the requests that Ollama received at this path, except those that only load a model."""
     return [one.body for one in ollama.seen if one.path == path and (one.body.get("messages") or one.body.get("input"))]
 
 
 def loading(ollama: Simulator, path: str = "/api/chat") -> list[Json]:
-    """The bodies that only load a model."""
+    """The bodies of the requests that only load a model."""
     bodies = [one.body for one in ollama.seen if one.path == path]
     return [body for body in bodies if not body.get("messages") and not body.get("input")]
 
 
 def dead_url() -> str:
-    """The address of a port on which nobody listens."""
+    """The URL of a port on which nothing listens."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 # --- clients that do not read ------------------------------------------------------------------------
 
 FLOOD = Said(pieces=("\x1f" * 10_000,) * 500)
-"""Six bytes for every character, on the wire: more than any two sockets hold."""
+"""30 MB on the wire, as each character is escaped to six bytes: more than the buffers of two sockets hold."""
 ESCAPED = rb"\u001f"
 
 
 @asynccontextmanager
-async def deaf(run: Running) -> AsyncIterator[asyncio.StreamReader]:
-    """A client that has asked for a stream, and reads only when it is told to."""
+async def slow_client(run: Running) -> AsyncIterator[asyncio.StreamReader]:
+    """A client that has requested a stream; it reads only when the test reads from the reader given."""
     host, _, port = run.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1000)
     words = json.dumps({**ASK, "stream": True})

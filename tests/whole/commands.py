@@ -1,4 +1,4 @@
-"""The command line, run as its users run it."""
+"""Runs the command line as users do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.forks import PROXY, Forked, forks
 
 PROGRAM = "import runpy; runpy.run_module('proxy', run_name='__main__', alter_sys=True)"
 PATIENCE = 120.0
-"""Seconds that a busy machine may take to start Python, several times over."""
+"""Seconds to wait for a process: several times what a busy machine takes to start Python."""
 OPEN = """
 import proxy.server, proxy.supervisor
 from proxy.config import Strict
@@ -34,7 +34,7 @@ class Open:
 
 
 def kept_open(folder: Path) -> tuple[dict[str, str], str]:
-    """An environment and a line of YAML: of a server whose port stays open while calls are under way when it stops."""
+    """An environment and a line of YAML for a server that, while stopping, listens until the calls under way end."""
     (folder / "kept_open.py").write_text(OPEN)
     return {"PYTHONPATH": os.pathsep.join((str(folder), os.environ.get("PYTHONPATH", "")))}, (
         "plugins: {open: {use: 'kept_open:Open'}}\n"
@@ -42,14 +42,14 @@ def kept_open(folder: Path) -> tuple[dict[str, str], str]:
 
 
 async def command(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of one that ends by itself."""
+    """The exit status, standard output and standard error of a command that ends by itself."""
     process = await forks(*PROXY).run(PROGRAM, *arguments, env=env)
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     return await process.wait(), out.decode(), err.decode()
 
 
 class Serving:
-    """A server process, its URL, and what it wrote since."""
+    """A server process, its URL, and in `banner` the output read so far."""
 
     def __init__(self, process: asyncio.subprocess.Process | Forked, stream: asyncio.StreamReader) -> None:
         self.process = process
@@ -58,7 +58,7 @@ class Serving:
         self.banner = ""
 
     async def until(self, pattern: str) -> str:
-        """The first line from now on that matches."""
+        """Read lines until one matches, and return it."""
         async with asyncio.timeout(PATIENCE):
             while line := (await self.stream.readline()).decode():
                 self.banner += line
@@ -67,13 +67,13 @@ class Serving:
         raise AssertionError(f"it ended without a line like {pattern!r}: {self.banner}")
 
     async def rest(self) -> str:
-        """Everything it wrote, once it has ended."""
+        """Wait for the end of the output, and return all of it."""
         self.banner += (await asyncio.wait_for(self.stream.read(), PATIENCE)).decode()
         return self.banner
 
 
-async def anew(*arguments: str) -> Serving:
-    """One for which Python starts and imports everything, as it does for users."""
+async def fresh_process(*arguments: str) -> Serving:
+    """Start a new Python that imports everything, as users do, instead of forking."""
     command = (sys.executable, "-m", "proxy", *arguments)
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
     assert process.stdout is not None
@@ -93,7 +93,11 @@ async def served(
     begin: Callable[..., Awaitable[Serving]] = forked,
     **more: Any,
 ) -> AsyncIterator[Serving]:
-    """first: of the line that is waited for; `pattern` finds the URL in it, where one is told."""
+    """Run the server until the block is left.
+
+    first: what the line to wait for contains.
+    pattern: matches the URL in that line, if there is one.
+    """
     serving = await begin(*arguments, **more)
     try:
         found = re.search(pattern, await serving.until(first))

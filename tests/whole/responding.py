@@ -1,4 +1,4 @@
-"""How the tests of responses read event streams: by the types of OpenAI's own SDK."""
+"""Reads event streams of the Responses API, and checks them against the types of OpenAI's SDK."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Json = dict[str, Any]
 KINDS: dict[str, type[BaseModel]] = {
     get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(get_args(ResponseStreamEvent)[0])
 }
-"""The SDK's class for every kind of event."""
+"""The SDK's class for each event type."""
 ITEMS: dict[str, type[BaseModel]] = {
     "message": types.ResponseOutputMessage,
     "function_call": types.ResponseFunctionToolCallItem,
@@ -32,7 +32,7 @@ ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
 def checked(document: Json) -> Json:
-    """A response that is as the SDK says one is, down to every item."""
+    """The response, with each of its items validated by the SDK's types."""
     Response.model_validate(document)
     for item in document["output"]:
         ITEMS[item["type"]].model_validate(item)
@@ -40,7 +40,7 @@ def checked(document: Json) -> Json:
 
 
 async def events_of(response: aiohttp.ClientResponse) -> list[Json]:
-    """The events of a stream, each checked by the SDK's class for it."""
+    """The events of a stream, each validated by the SDK's class for its type."""
     text = (await response.read()).decode()
     assert response.status == 200 and response.content_type == "text/event-stream", text
     return parsed(text)
@@ -59,8 +59,11 @@ def parsed(text: str) -> list[Json]:
     return found
 
 
-def told(events: list[Json], first: int = 0) -> Json:
-    """The response at the end of events that come in the right order, with the right numbers and indices."""
+def final_response(events: list[Json], first: int = 0) -> Json:
+    """The response in the last event, after checking the events' order, sequence numbers and indices.
+
+    first: the sequence number of the first event, if the stream does not start at the beginning.
+    """
     assert [one["sequence_number"] for one in events] == list(range(first, first + len(events)))
     kinds = [one["type"] for one in events]
     if not first:
@@ -72,12 +75,15 @@ def told(events: list[Json], first: int = 0) -> Json:
     assert end["status"] == kinds[-1].removeprefix("response.")
     if not first:
         for index, item in enumerate(end["output"]):
-            item_told([one for one in events if one.get("output_index") == index], item, kinds[-1] == ENDS[2])
+            check_item([one for one in events if one.get("output_index") == index], item, kinds[-1] == ENDS[2])
     return end
 
 
-def item_told(events: list[Json], item: Json, broken: bool) -> None:
-    """That an item began, was said bit by bit, and ended as the response has it, unless the stream broke off."""
+def check_item(events: list[Json], item: Json, broken: bool) -> None:
+    """Check that an item's events add up to the item in the response.
+
+    broken: whether the stream broke off, so that the item may have no end.
+    """
     assert {one["item_id"] for one in events if "item_id" in one} == {item["id"]}
     kinds = [one["type"] for one in events]
     assert kinds[0] == "response.output_item.added" and events[0]["item"]["id"] == item["id"]

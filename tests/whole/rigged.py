@@ -1,4 +1,4 @@
-"""Plugins for tests: one that refuses every call, one that takes its time, one with routes of its own."""
+"""Plugins for tests: they refuse calls, fail to open, yield to other tasks, change the model, or serve routes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KINDS: dict[str, type[ProxyError]] = {"too_many": TooMany, "denied": Denied, "bu
 
 
 class Refusing:
-    """Raises the error that it is set to."""
+    """Raises the configured error for every call."""
 
     class Settings(Strict):
         kind: Literal["too_many", "denied", "busy", "fault"]
-        """Which error; `fault` is one that nobody expected."""
+        """Which error; `fault` is an unexpected exception."""
 
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
@@ -33,7 +33,7 @@ class Refusing:
 
 
 class Shut:
-    """Cannot be opened, as where its store is away."""
+    """Cannot be opened, as if its store were unavailable."""
 
     class Settings(Strict):
         pass
@@ -52,7 +52,7 @@ class Shut:
 
 
 class Pausing:
-    """Lets every event pass, and others run after each."""
+    """Passes every event on, and lets other tasks run after each."""
 
     class Settings(Strict):
         pass
@@ -71,7 +71,7 @@ class Pausing:
 
 
 class Turned:
-    """Asks another model where the last message says `turn to MODEL`."""
+    """Sends the call to another model if the last message is `turn to MODEL`."""
 
     class Settings(Strict):
         pass
@@ -104,7 +104,7 @@ class Desk:
         return web.Response(text="come in")
 
     async def half(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Fails when it has written five of a hundred bytes."""
+        """Fails after writing five of a hundred bytes."""
         response = web.StreamResponse(headers={"Content-Length": "100"})
         await response.prepare(request)
         await response.write(b"begun")

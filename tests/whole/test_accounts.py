@@ -1,4 +1,4 @@
-"""Users and keys in the database: made, used, limited and ended through a running server."""
+"""Users and keys in the database: created, used, restricted and revoked through a running server."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def yaml(url: str, more: str = "") -> str:
 
 
 @pytest.fixture
-def light(tmp_path: Any) -> str:
-    """The URL of a database for what does not depend on its kind."""
+def sqlite_url(tmp_path: Any) -> str:
+    """The URL of an SQLite database, for tests that do not depend on the kind of database."""
     return f"sqlite:///{tmp_path / 'records.db'}"
 
 
@@ -47,7 +47,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 class Admin:
-    """The administration of a running server."""
+    """A client of a running server's administration API."""
 
     def __init__(self, run: Running, key: str = ROOT) -> None:
         self.run = run
@@ -63,7 +63,7 @@ class Admin:
         return await response.json()
 
     async def key_for(self, user: str, **more: Any) -> Any:
-        """A new key, its user made where there is none."""
+        """A new key; its user is created if missing."""
         await self.ask("POST", "users", {"name": user})
         return await self.told("POST", "keys", {"user": user, **more})
 
@@ -76,7 +76,7 @@ async def status(run: Running, key: str) -> int:
     return (await run.http.get(f"{run.url}/v1/models", headers=bearer(key))).status
 
 
-async def test_a_key_is_made_shown_once_used_and_ended(start: Start, database_url: str) -> None:
+async def test_a_key_is_created_shown_once_used_and_revoked(start: Start, database_url: str) -> None:
     async with start(yaml(database_url)) as run:
         admin = Admin(run)
         made = await admin.key_for("alice", name="laptop", metadata={"team": "blue"}, expires_in=3600)
@@ -93,7 +93,7 @@ async def test_a_key_is_made_shown_once_used_and_ended(start: Start, database_ur
         assert error["code"] == "invalid_api_key" and "was revoked" in error["message"]
 
 
-async def test_users_are_made_changed_and_removed(start: Start, database_url: str) -> None:
+async def test_users_are_created_changed_and_deleted(start: Start, database_url: str) -> None:
     async with start(yaml(database_url)) as run:
         admin = Admin(run)
         user = await admin.told("POST", "users", {"name": "bob@example.com", "metadata": {"a": "b"}})
@@ -112,8 +112,8 @@ async def test_users_are_made_changed_and_removed(start: Start, database_url: st
         assert (await error_of(await admin.ask("GET", f"users/{user['id']}"), 404))["code"] == "user_not_found"
 
 
-async def test_lists_are_paged(start: Start, light: str) -> None:
-    async with start(yaml(light)) as run:
+async def test_lists_are_paged(start: Start, sqlite_url: str) -> None:
+    async with start(yaml(sqlite_url)) as run:
         admin = Admin(run)
         made = [(await admin.key_for("alice"))["id"] for _ in range(5)]
         first = await admin.told("GET", "keys?limit=3&user=alice")
@@ -122,7 +122,7 @@ async def test_lists_are_paged(start: Start, light: str) -> None:
         assert (first["has_more"], rest["has_more"]) == (True, False)
 
 
-async def test_odd_characters_are_no_fault_of_the_server(start: Start, database_url: str) -> None:
+async def test_unusual_characters_never_cause_a_server_error(start: Start, database_url: str) -> None:
     odd = {"a\0b": "\0\u2028\U0001f600"}
     async with start(yaml(database_url)) as run:
         admin = Admin(run)
@@ -163,16 +163,18 @@ async def test_odd_characters_are_no_fault_of_the_server(start: Start, database_
         ("GET", "users?user=a", None, "user"),
     ],
 )
-async def test_what_is_wrong_is_told_by_its_name(
-    start: Start, light: str, method: str, path: str, body: Any, field: str | None
+async def test_an_invalid_field_is_named_in_the_error(
+    start: Start, sqlite_url: str, method: str, path: str, body: Any, field: str | None
 ) -> None:
-    async with start(yaml(light, "keys: {config: a-key}\n")) as run:
+    async with start(yaml(sqlite_url, "keys: {config: a-key}\n")) as run:
         error = await error_of(await Admin(run).ask(method, path, body), 400)
         assert error["param"] == field
 
 
-async def test_two_keys_of_one_user_are_one_caller(start: Start, light: str, caplog: pytest.LogCaptureFixture) -> None:
-    text = yaml(light, "plugins: {cache: {}}\nchains: {chat: [cache]}\n")
+async def test_two_keys_of_one_user_are_one_caller(
+    start: Start, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = yaml(sqlite_url, "plugins: {cache: {}}\nchains: {chat: [cache]}\n")
     with caplog.at_level(logging.INFO, "gemmapy.requests"):
         async with start(text) as run:
             keys = [(await Admin(run).key_for("alice"))["key"] for _ in range(2)]
@@ -182,7 +184,7 @@ async def test_two_keys_of_one_user_are_one_caller(start: Start, light: str, cap
     assert [one["caller"] for one in told if one["path"] == "/v1/chat/completions"] == ["alice", "alice"]
 
 
-# --- what a key opens --------------------------------------------------------------------------------
+# --- what a key gives access to ----------------------------------------------------------------------
 
 ALIASES = "models: {gpt-4o: {alias: demo-thinking}, tiny: {alias: demo}}\n"
 
@@ -203,10 +205,10 @@ ALIASES = "models: {gpt-4o: {alias: demo-thinking}, tiny: {alias: demo}}\n"
         (["demo"], "nowhere", False),
     ],
 )
-async def test_a_key_opens_the_models_that_it_names(
-    start: Start, light: str, patterns: list[str], name: str, allowed: bool
+async def test_a_key_gives_access_only_to_the_models_it_names(
+    start: Start, sqlite_url: str, patterns: list[str], name: str, allowed: bool
 ) -> None:
-    async with start(yaml(light, ALIASES)) as run:
+    async with start(yaml(sqlite_url, ALIASES)) as run:
         key = (await Admin(run).key_for("alice", models=patterns))["key"]
         ours = bearer(key)
         native = {"model": name, "messages": HI, "stream": False}
@@ -225,8 +227,8 @@ async def test_a_key_opens_the_models_that_it_names(
         assert shown.status == native_shown.status == (200 if allowed else 404)
 
 
-async def test_lists_show_a_key_only_its_own_models(start: Start, light: str) -> None:
-    async with start(yaml(light, ALIASES)) as run:
+async def test_model_lists_show_only_the_models_that_a_key_may_use(start: Start, sqlite_url: str) -> None:
+    async with start(yaml(sqlite_url, ALIASES)) as run:
         key = (await Admin(run).key_for("alice", models=["demo", "gpt-*"]))["key"]
         assert (await chat(run, ROOT)).status == (await chat(run, ROOT, model="demo-vision")).status == 200
 
@@ -239,14 +241,14 @@ async def test_lists_show_a_key_only_its_own_models(start: Start, light: str) ->
         assert await names("/api/ps", "models", "name") == {"demo"}
 
 
-async def test_advice_on_a_name_tells_of_no_model_that_is_closed(start: Start, light: str) -> None:
-    async with start(yaml(light)) as run:
+async def test_a_suggested_model_name_never_reveals_a_forbidden_model(start: Start, sqlite_url: str) -> None:
+    async with start(yaml(sqlite_url)) as run:
         key = (await Admin(run).key_for("alice", models=["demo-vison", "demo"]))["key"]
         assert "demo-vision" not in (await error_of(await chat(run, key, model="demo-vison"), 404))["message"]
         assert "demo-vision" in (await error_of(await chat(run, ROOT, model="demo-vison"), 404))["message"]
 
 
-async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Start, light: str) -> None:
+async def test_a_key_gives_access_only_to_the_routes_it_names_in_every_dialect(start: Start, sqlite_url: str) -> None:
     asks: Mapping[str, tuple[str, dict[str, Any]]] = {
         "/v1/chat/completions": ("chat", ASK),
         "/api/chat": ("chat", {"model": "demo", "messages": HI, "stream": False}),
@@ -256,7 +258,7 @@ async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Star
         "/api/embed": ("embeddings", {"model": "demo-embed", "input": "a"}),
         "/api/embeddings": ("embeddings", {"model": "demo-embed", "prompt": "a"}),
     }
-    async with start(yaml(light, "keys: {config: {key: yaml-key, routes: [embeddings]}}\n")) as run:
+    async with start(yaml(sqlite_url, "keys: {config: {key: yaml-key, routes: [embeddings]}}\n")) as run:
         made = (await Admin(run).key_for("alice", routes=["chat"]))["key"]
         for key, opened in ((made, "chat"), ("yaml-key", "embeddings")):
             for path, (route, body) in asks.items():
@@ -270,13 +272,13 @@ async def test_a_key_opens_the_routes_that_it_names_in_every_dialect(start: Star
     ("opened", "code"),
     [({"routes": ["embeddings"]}, "route_not_allowed"), ({"models": ["demo-embed"]}, "model_not_allowed")],
 )
-async def test_a_linked_picture_is_not_looked_at_for_those_who_may_not_ask(
-    start: Start, light: str, opened: dict[str, Any], code: str
+async def test_access_is_checked_before_an_image_url(
+    start: Start, sqlite_url: str, opened: dict[str, Any], code: str
 ) -> None:
     url = "https://pictures.example/a.png"
     link = {"type": "image_url", "image_url": {"url": url}}
     linked = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         key = (await Admin(run).key_for("alice", **opened))["key"]
         response = await chat(run, key, model="demo-vision", messages=[{"role": "user", "content": [link]}])
         assert (await error_of(response, 403))["code"] == code
@@ -285,9 +287,9 @@ async def test_a_linked_picture_is_not_looked_at_for_those_who_may_not_ask(
         assert (await error_of(response, 403))["code"] == code
 
 
-async def test_the_cache_gives_a_key_nothing_of_a_model_that_is_closed_to_it(start: Start, light: str) -> None:
+async def test_the_cache_never_answers_for_a_model_that_the_key_may_not_use(start: Start, sqlite_url: str) -> None:
     more = "plugins: {cache: {}, turn: {use: 'tests.whole.rigged:Turned'}}\nchains: {chat: [turn, cache]}\n" + ALIASES
-    async with start(yaml(light, more)) as run:
+    async with start(yaml(sqlite_url, more)) as run:
         wide = (await Admin(run).key_for("alice"))["key"]
         narrow = (await Admin(run).key_for("alice", models=["demo"]))["key"]
         for model in ("demo-thinking", "gpt-4o"):
@@ -303,20 +305,20 @@ async def test_the_cache_gives_a_key_nothing_of_a_model_that_is_closed_to_it(sta
         assert (await chat(run, narrow)).headers["x-gemmapy-cache"] == "hit"
 
 
-async def test_a_fallback_does_not_lead_to_a_model_that_is_closed(start: Start, light: str) -> None:
+async def test_a_fallback_never_uses_a_model_that_the_key_may_not_use(start: Start, sqlite_url: str) -> None:
     more = "plugins: {fallback: {default: [demo-thinking], on: [model_not_found]}}\nchains: {chat: [fallback]}\n"
-    async with start(yaml(light, more)) as run:
+    async with start(yaml(sqlite_url, more)) as run:
         narrow = (await Admin(run).key_for("alice", models=["gone*"]))["key"]
         assert (await chat(run, ROOT, model="gone")).headers["x-gemmapy-model"].startswith("demo-thinking")
         assert (await error_of(await chat(run, narrow, model="gone"), 404))["code"] == "model_not_found"
 
 
-async def test_a_key_joins_no_answer_of_another_key_that_may_fall_back_to_a_model_which_is_closed_to_it(
-    start: Start, light: str
+async def test_a_key_never_shares_a_generation_that_may_fall_back_to_a_forbidden_model(
+    start: Start, sqlite_url: str
 ) -> None:
     faults = [Fault("status"), Fault("stall", until=(go := asyncio.Event()))]
     more = "plugins: {cache: {}, fallback: {default: [demo-thinking]}}\nchains: {chat: [cache, fallback]}\n"
-    async with start(yaml(light, more), Simulator(faults=faults)) as run:
+    async with start(yaml(sqlite_url, more), Simulator(faults=faults)) as run:
         wide, narrow = [(await Admin(run).key_for("alice", **of))["key"] for of in ({}, {"models": ["demo"]})]
         first = asyncio.ensure_future(chat(run, wide))
         await run.ollama.until(lambda: not run.ollama.faults)
@@ -329,12 +331,12 @@ async def test_a_key_joins_no_answer_of_another_key_that_may_fall_back_to_a_mode
         assert (await other).headers["x-gemmapy-model"].startswith("demo:")
 
 
-# --- trouble -----------------------------------------------------------------------------------------
+# --- failures, secrets and reloads -------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def under_load(run: Running, key: str) -> AsyncIterator[list[int]]:
-    """Gives the statuses of the calls that four clients make until the block is left."""
+    """Four clients call until the block is left; gives the statuses of their calls."""
     statuses: list[int] = []
     stop = asyncio.Event()
 
@@ -351,13 +353,13 @@ async def under_load(run: Running, key: str) -> AsyncIterator[list[int]]:
 
 async def until(wanted: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
-        while not await wanted():  # noqa: ASYNC110  (what is waited for is told by asking)
+        while not await wanted():  # noqa: ASYNC110  (only polling shows it)
             await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
 async def killed(postgres: PostgresServer) -> AsyncIterator[None]:
-    """It is gone until the block is left."""
+    """The database server is down until the block is left."""
     postgres.kill()
     try:
         yield
@@ -365,7 +367,7 @@ async def killed(postgres: PostgresServer) -> AsyncIterator[None]:
         await postgres.start()
 
 
-async def test_a_database_that_is_killed_under_load_costs_no_call_with_a_verified_key(
+async def test_calls_with_a_verified_key_succeed_while_the_database_is_down(
     start: Start, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verified, "LIFE", 0.2)
@@ -391,9 +393,9 @@ async def test_a_database_that_is_killed_under_load_costs_no_call_with_a_verifie
         assert set(statuses) == {200}
 
 
-async def test_the_last_use_of_a_key_is_told(start: Start, light: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_use_of_a_key_is_shown(start: Start, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uses, "GATHER", 0.01)
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         admin = Admin(run)
         made = await admin.key_for("alice")
         assert made["last_used_at"] is None and await status(run, made["key"]) == 200
@@ -405,24 +407,24 @@ async def test_the_last_use_of_a_key_is_told(start: Start, light: str, monkeypat
         await until(written)
 
 
-async def test_a_last_use_is_written_when_the_server_stops(start: Start, light: str) -> None:
-    async with start(yaml(light)) as run:
+async def test_a_last_use_is_written_when_the_server_stops(start: Start, sqlite_url: str) -> None:
+    async with start(yaml(sqlite_url)) as run:
         made = await Admin(run).key_for("alice")
         assert await status(run, made["key"]) == 200
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         assert (await Admin(run).told("GET", f"keys/{made['id']}"))["last_used_at"] >= made["created_at"]
 
 
 @pytest.mark.parametrize("secret", ["", "canary-secret-of-the-server"], ids=["kept", "given"])
-async def test_no_key_ever_stands_in_a_log(
+async def test_no_key_or_secret_is_ever_logged(
     start: Start,
-    light: str,
+    sqlite_url: str,
     secret: str,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = yaml(light).replace("accounts: {}", f"accounts: {{secret: {secret}}}") if secret else yaml(light)
+    text = yaml(sqlite_url).replace("accounts: {}", f"accounts: {{secret: {secret}}}") if secret else yaml(sqlite_url)
     with caplog.at_level(logging.DEBUG):
         async with start(f"{text}keys: {{config: canary-yaml}}\nlog: {{level: debug}}\n") as run:
             made = await Admin(run).key_for("alice")
@@ -446,10 +448,10 @@ async def test_no_key_ever_stands_in_a_log(
     assert made["key"][20:] not in said
 
 
-async def test_accounts_can_be_turned_on_by_a_reload_and_keys_live_on_over_one(start: Start, light: str) -> None:
-    async with start(f"{BARE}\ndatabase: {{url: '{light}'}}\nkeys: {{config: a-key}}\n") as run:
+async def test_accounts_can_be_enabled_by_a_reload_and_keys_survive_a_reload(start: Start, sqlite_url: str) -> None:
+    async with start(f"{BARE}\ndatabase: {{url: '{sqlite_url}'}}\nkeys: {{config: a-key}}\n") as run:
         assert await status(run, "a-key") == 200
-        run.configure(yaml(light))
+        run.configure(yaml(sqlite_url))
         assert await run.server.reload()
         key = (await Admin(run).key_for("alice"))["key"]
         assert (await status(run, key), await status(run, "a-key")) == (200, 401)
@@ -457,14 +459,16 @@ async def test_accounts_can_be_turned_on_by_a_reload_and_keys_live_on_over_one(s
         assert await status(run, key) == 200
 
 
-async def test_another_secret_is_refused_until_no_key_works_any_more(start: Start, light: str, tmp_path: Path) -> None:
-    other = yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
+async def test_a_new_secret_is_refused_while_keys_of_the_old_one_are_valid(
+    start: Start, sqlite_url: str, tmp_path: Path
+) -> None:
+    other = yaml(sqlite_url).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
     (file := tmp_path / "other.yaml").write_text(f"upstreams: {{demo: {{demo: {{}}}}}}\n{other}")
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         key = (await Admin(run).key_for("alice"))["key"]
         run.configure(other)
         assert not await run.server.reload()
-        assert await status(run, key) == 200, "the former configuration serves on"
+        assert await status(run, key) == 200, "the previous configuration stays in use"
     with pytest.raises(ConfigError, match=r"accounts.secret.*still working: 1.*keys revoke --all"):
         async with start(other):
             pass
@@ -472,46 +476,48 @@ async def test_another_secret_is_refused_until_no_key_works_any_more(start: Star
     async with start(other) as run:
         new = (await Admin(run).key_for("bob"))["key"]
         assert (await status(run, key), await status(run, new)) == (401, 200)
-        run.configure(yaml(light))
+        run.configure(yaml(sqlite_url))
         assert not await run.server.reload()
 
 
-async def test_a_reload_does_not_go_back_to_a_secret_whose_keys_have_ended(start: Start, light: str) -> None:
-    other = yaml(light).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
-    async with start(yaml(light)) as run:
+async def test_a_reload_cannot_restore_an_old_secret_while_keys_of_the_new_one_are_valid(
+    start: Start, sqlite_url: str
+) -> None:
+    other = yaml(sqlite_url).replace("accounts: {}", "accounts: {secret: another-secret-of-16}")
+    async with start(yaml(sqlite_url)) as run:
         made = await Admin(run).key_for("alice")
         await Admin(run).told("DELETE", f"keys/{made['id']}")
         run.configure(other)
         assert await run.server.reload()
         new = (await Admin(run).key_for("bob"))["key"]
-        run.configure(yaml(light))
+        run.configure(yaml(sqlite_url))
         assert not await run.server.reload()
         assert await status(run, new) == 200
 
 
-async def test_a_name_that_keys_in_the_file_have_too_is_told(
-    start: Start, light: str, caplog: pytest.LogCaptureFixture
+async def test_a_configured_key_with_the_name_of_a_database_user_is_warned_about(
+    start: Start, sqlite_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         await Admin(run).key_for("alice")
-    async with start(yaml(light, "keys: {alice: a-key}\n")) as run:
+    async with start(yaml(sqlite_url, "keys: {alice: a-key}\n")) as run:
         assert await status(run, "a-key") == 200
     assert "keys.alice: a user in the database has this name, too" in caplog.text
 
 
-async def test_stock_clients_say_that_a_key_is_wrong(start: Start, light: str) -> None:
-    async with start(yaml(light)) as run, run.client(api_key="sk-gemmapy-wrong") as client:
+async def test_stock_clients_say_that_a_key_is_wrong(start: Start, sqlite_url: str) -> None:
+    async with start(yaml(sqlite_url)) as run, run.client(api_key="sk-gemmapy-wrong") as client:
         with pytest.raises(openai.AuthenticationError, match="not valid on this server"):
             await client.models.list()
 
 
-async def test_what_an_admin_has_ended_stays_so_while_the_database_is_away(
-    start: Start, light: str, monkeypatch: pytest.MonkeyPatch
+async def test_a_revoked_key_and_a_disabled_user_stay_blocked_while_the_database_is_down(
+    start: Start, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(self: Database) -> Any:
         raise DatabaseAway("gone")
 
-    async with start(yaml(light)) as run:
+    async with start(yaml(sqlite_url)) as run:
         admin = Admin(run)
         ended, other, bobs = [await admin.key_for(user) for user in ("alice", "alice", "bob")]
         for made in (ended, other, bobs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.conftest import ASK, Start
 
 
-async def test_a_chat_is_answered_whole_and_streamed_alike(start: Start) -> None:
+async def test_a_chat_has_the_same_answer_whole_and_streamed(start: Start) -> None:
     async with start() as run, run.client() as client:
         whole = await client.chat.completions.create(**ASK)
         stream = await client.chat.completions.create(**ASK, stream=True)

@@ -17,20 +17,20 @@ from proxy.cli import main
 from proxy.errors import ConfigError
 from proxy.upstreams.demo import Fault, Simulator, running
 from tests.conftest import ASK, Start
-from tests.whole.commands import PATIENCE, anew, command, kept_open, served
+from tests.whole.commands import PATIENCE, command, fresh_process, kept_open, served
 
 DEMO = "listen: {port: 0, drain: 5}\nupstreams: {demo: {demo: {delay: 0.02}}}\nchains: {chat: []}\n"
 
 
 def at(url: str) -> str:
-    """The same for this Ollama."""
+    """A configuration like `DEMO` with this Ollama as its upstream."""
     return DEMO.replace("demo: {demo: {delay: 0.02}}", f"local: {{ollama: '{url}'}}").replace("drain: 5", "drain: 60")
 
 
 async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("plugins: {retry: {}}\nchains: {chat: [retry]}\n")
     said = ("serve", "--demo", "--port", "0", "--config", str(tmp_path / "c.yaml"))
-    async with served(*said, begin=anew) as serving:
+    async with served(*said, begin=fresh_process) as serving:
         await serving.until("no keys")
         assert (
             "upstream local: simulated, with the models demo, demo-rendered, demo-thinking, demo-vision, demo-embed\n"
@@ -44,13 +44,15 @@ async def test_the_banner_says_what_runs_and_a_request_is_answered(tmp_path: Pat
         assert "model=demo" in line and "status=200" in line
 
 
-async def test_without_ollama_the_banner_says_how_to_go_on(tmp_path: Path) -> None:
+async def test_without_ollama_the_banner_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("listen: {port: 0}\nupstreams: {a: {ollama: 'http://127.0.0.1:9'}}\nchains: {}\n")
     async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving:
         assert "ollama serve" in await serving.until("No upstream answers")
 
 
-async def test_the_banner_tells_of_each_host_and_names_ollama_only_where_one_refused(tmp_path: Path) -> None:
+async def test_the_banner_names_each_unreachable_host_and_suggests_ollama_only_for_an_ollama_upstream(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "c.yaml").write_text(
         "listen: {port: 0, base_path: /llm}\nupstreams: {a: {openai: ['http://127.0.0.1:9/v1', 'http://127.0.0.1:7/v1']}}\n"
         "chains: {}\n"
@@ -64,7 +66,7 @@ async def test_the_banner_tells_of_each_host_and_names_ollama_only_where_one_ref
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_what_nobody_reads_in_a_banner_is_warned_of(tmp_path: Path, workers: int) -> None:
+async def test_a_missing_alias_target_and_a_dead_upstream_are_logged_as_warnings(tmp_path: Path, workers: int) -> None:
     file = tmp_path / "c.yaml"
     text = (
         DEMO.replace("port: 0", f"port: 0, workers: {workers}") + "models: {gpt: {alias: nobody}, ok: {alias: demo}}\n"
@@ -72,7 +74,7 @@ async def test_what_nobody_reads_in_a_banner_is_warned_of(tmp_path: Path, worker
     file.write_text(text)
     async with served("serve", "--config", str(file)) as serving:
         lost = "warning models.gpt: no upstream lists 'nobody', whose alias it is"
-        if lost not in serving.banner:  # a worker may tell it before the supervisor's banner
+        if lost not in serving.banner:  # a worker may log it before the supervisor's banner
             await serving.until(lost)
         file.write_text(text.replace("{demo: {demo: {delay: 0.02}}}", "{a: {ollama: ['http://127.0.0.1:9']}}"))
         await serving.until("warning upstream a does not answer: http://127.0.0.1:9 cannot be reached")
@@ -96,7 +98,7 @@ async def test_stopping_lets_streams_finish_and_ends_cleanly(tmp_path: Path) -> 
             assert await asyncio.wait_for(serving.process.wait(), PATIENCE) == 0
 
 
-async def test_a_call_that_a_stopping_server_cuts_is_told_so(tmp_path: Path) -> None:
+async def test_a_call_cut_off_by_shutdown_ends_with_the_error_server_stopped(tmp_path: Path) -> None:
     ollama, file = Simulator(faults=[Fault("stall", after=1, times=2)]), tmp_path / "c.yaml"
     async with AsyncExitStack() as stack:
         file.write_text(at(await stack.enter_async_context(running(ollama))).replace("drain: 60", "drain: 0.2"))
@@ -122,9 +124,9 @@ async def test_a_call_that_a_stopping_server_cuts_is_told_so(tmp_path: Path) -> 
         ]  # fmt: skip
 
 
-async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(tmp_path: Path) -> None:
+async def test_ctrl_c_while_waiting_for_the_database_exits_without_a_traceback(tmp_path: Path) -> None:
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # and does not listen: nobody answers
+        silent.bind(("127.0.0.1", 0))  # and does not listen: nothing answers
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
         (tmp_path / "c.yaml").write_text(
             f"database: {{url: '{url}'}}\nplugins: {{usage: {{}}}}\nchains: {{chat: [usage]}}\n"
@@ -135,7 +137,7 @@ async def test_ctrl_c_while_the_database_is_waited_for_ends_without_a_traceback(
             assert await serving.process.wait() == 130
 
 
-async def test_a_server_whose_database_stays_away_names_it_and_the_way_out(
+async def test_a_server_without_its_database_fails_with_its_url_and_the_remedy(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.build.PATIENCE", 0.05)
@@ -147,7 +149,7 @@ async def test_a_server_whose_database_stays_away_names_it_and_the_way_out(
     assert "postgresql://u:***@127.0.0.1:9/x does not answer" in problem and "`database: {url: …}`" in problem
 
 
-async def test_a_hangup_while_the_database_is_waited_for_ends_nothing(tmp_path: Path) -> None:
+async def test_sighup_while_waiting_for_the_database_is_ignored(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
@@ -158,10 +160,10 @@ async def test_a_hangup_while_the_database_is_waited_for_ends_nothing(tmp_path: 
             serving.process.send_signal(signal.SIGHUP)
             serving.process.send_signal(signal.SIGINT)
             await serving.rest()
-            assert await serving.process.wait() == 130, "it ended by the second signal"
+            assert await serving.process.wait() == 130, "SIGINT must end it, not SIGHUP"
 
 
-async def test_a_hangup_while_it_is_imported_ends_nothing() -> None:
+async def test_sighup_during_the_imports_is_ignored() -> None:
     code = """
 import os, signal, sys
 from proxy.__main__ import main
@@ -182,7 +184,7 @@ main()
     assert process.returncode == 0 and b"--demo" in out
 
 
-async def test_a_changed_file_and_a_hangup_are_read_again(tmp_path: Path) -> None:
+async def test_a_changed_file_and_sighup_trigger_a_reload(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(DEMO)
     async with served("serve", "--config", str(file)) as serving, aiohttp.ClientSession() as http:
@@ -217,9 +219,7 @@ async def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
         (["simulate", "--load-time", "soon"], "--load-time: Input should be a valid number"),
     ],
 )
-def test_an_argument_that_cannot_be_is_refused(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_argument_is_refused(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2 and told in capsys.readouterr().err
@@ -230,7 +230,7 @@ async def test_a_public_address_without_keys_is_refused() -> None:
     assert status == 1 and "--insecure" in err and "Traceback" not in err
 
 
-async def test_check_says_how_callers_are_known(tmp_path: Path) -> None:
+async def test_check_says_how_callers_are_authenticated(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("chains: {chat: []}\n")
     _, open_to_all, _ = await command("check", str(file))
@@ -269,7 +269,7 @@ async def test_check_prints_the_chains_or_every_problem(tmp_path: Path) -> None:
     ]
 
 
-async def test_check_tells_what_is_hardly_meant(tmp_path: Path) -> None:
+async def test_check_warns_about_a_probable_mistake(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
         "upstreams: {a: {ollama: 'http://h', slots: 2}, b: {ollama: ['http://h', 'http://i']}}\nchains: {}\n"
@@ -278,7 +278,7 @@ async def test_check_tells_what_is_hardly_meant(tmp_path: Path) -> None:
     assert (status, err) == (0, f"{file}: http://h is a host of a and of b, each of which counts its `slots` alone\n")
 
 
-async def test_a_file_that_the_environment_names_and_that_is_not_there_is_told_as_that() -> None:
+async def test_a_missing_file_named_by_the_environment_is_a_clear_error() -> None:
     status, _, err = await command("serve", env={"GEMMAPY_CONFIG": "/nowhere/my.yaml"})
     assert (status, err) == (
         1,
@@ -286,7 +286,7 @@ async def test_a_file_that_the_environment_names_and_that_is_not_there_is_told_a
     )
 
 
-def test_the_command_of_a_supervisor_is_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_internal_worker_command_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--help"], ["sevre"]):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -305,7 +305,7 @@ async def test_the_schema_is_json() -> None:
     assert status == 0 and "chains" in json.loads(out)["properties"]
 
 
-async def test_logs_are_json_where_wanted(tmp_path: Path) -> None:
+async def test_logs_are_json_if_configured(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(DEMO + "log: {format: json}\n")
     async with served("serve", "--config", str(tmp_path / "c.yaml")) as serving, aiohttp.ClientSession() as http:
         await http.post(f"{serving.url}/v1/chat/completions", json=ASK)

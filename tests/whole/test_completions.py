@@ -21,7 +21,7 @@ def generated(ollama: Simulator) -> list[dict[str, Any]]:
     return [one.body for one in ollama.seen if one.path == "/api/generate"]
 
 
-async def test_a_prompt_reaches_the_model_as_it_is(start: Start) -> None:
+async def test_a_prompt_reaches_the_model_unchanged(start: Start) -> None:
     async with start() as run, run.client() as client:
         whole = await client.completions.create(**ASK, max_tokens=100)
         stream = await client.completions.create(**ASK, max_tokens=100, stream=True)
@@ -34,14 +34,14 @@ async def test_a_prompt_reaches_the_model_as_it_is(start: Start) -> None:
         assert run.ollama.reloads == 0
 
 
-async def test_without_max_tokens_sixteen_are_made(start: Start) -> None:
+async def test_max_tokens_defaults_to_sixteen(start: Start) -> None:
     async with start() as run, run.client() as client:
         answer = await client.completions.create(**ASK)
         assert answer.choices[0].finish_reason == "length"
         assert generated(run.ollama)[0]["options"] == {"num_predict": 16}
 
 
-async def test_several_prompts_have_their_choices_in_order(start: Start) -> None:
+async def test_choices_are_in_the_order_of_the_prompts(start: Start) -> None:
     ollama = Simulator(say=lambda body: Said(f"{body['prompt']}/{body['options'].get('seed')}"))
     async with start(ollama=ollama) as run, run.client() as client:
         answer = await client.completions.create(model="demo", prompt=["a", "b"], n=2, seed=7, echo=True)
@@ -69,7 +69,7 @@ async def test_logprobs_have_the_shape_of_completions(start: Start) -> None:
         assert len(logprobs.top_logprobs[0]) == 2
 
 
-async def test_the_best_of_several_is_kept(start: Start) -> None:
+async def test_best_of_returns_the_best_answer(start: Start) -> None:
     async with start() as run, run.client() as client:
         answer = await client.completions.create(**ASK, best_of=3, seed=1)
         assert len(answer.choices) == 1 and answer.choices[0].logprobs is None
@@ -87,7 +87,7 @@ async def test_a_suffix_is_for_models_that_can_insert(start: Start) -> None:
         assert refused.value.param == "suffix"
 
 
-async def test_tokens_are_decoded(start: Start) -> None:
+async def test_prompts_of_token_ids_are_decoded(start: Start) -> None:
     async with start() as run, run.client() as client:
         await client.completions.create(model="demo", prompt=[15339, 1917])
         await client.completions.create(model="demo", prompt=[[15339], [1917]])
@@ -107,22 +107,24 @@ async def test_tokens_are_decoded(start: Start) -> None:
         ({"max_tokens": 0}, "max_tokens"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_by_name(start: Start, body: dict[str, Any], param: str) -> None:
+async def test_an_unsupported_or_invalid_field_is_named_in_the_error(
+    start: Start, body: dict[str, Any], param: str
+) -> None:
     async with start() as run:
         answer = await run.http.post(f"{run.url}/v1/completions", json={**ASK, **body})
         assert (answer.status, (await answer.json())["error"]["param"]) == (400, param)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_that_is_too_long_is_told_by_the_name_of_its_field(start: Start, stream: bool) -> None:
+async def test_an_overlong_prompt_is_an_error_naming_the_field_prompt(start: Start, stream: bool) -> None:
     async with start() as run:
         body = {"model": "demo", "prompt": "word " * 9000, "stream": stream}
         error = await error_of(await run.http.post(f"{run.url}/v1/completions", json=body), 400)
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
-async def test_one_that_is_told_of_in_the_stream_has_that_name_too(start: Start) -> None:
-    """A model that is loaded first has the stream begin with comments."""
+async def test_an_overlong_prompt_found_after_heartbeats_names_the_field_too(start: Start) -> None:
+    """While the model loads, the stream has already begun with comments, so the error comes within it."""
     slow = Simulator(faults=[Fault("slow_load", until=(loaded := asyncio.Event()))])
     async with start(f"{BARE}\nstreams: {{heartbeat: 0.02}}\n", slow) as run:
         body = {"model": "demo", "prompt": "word " * 9000, "stream": True}

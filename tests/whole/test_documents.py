@@ -1,4 +1,4 @@
-"""How a whole answer stands on the wire."""
+"""How a whole answer looks on the wire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answered = tuple[str, dict[str, str], bytes]
 
 
 async def raw(run: Running, version: str, *lines: str, times: int = 1) -> list[Answered]:
-    """The answers to as many requests, sent at once."""
+    """The answers to `times` equal requests that are sent at once (pipelined)."""
     head = [f"POST /v1/chat/completions HTTP/{version}", "Host: 127.0.0.1", "Content-Type: application/json"]
     request = "\r\n".join([*head, f"Content-Length: {len(BODY)}", *lines, "", ""]).encode() + BODY
     reader, writer = await asyncio.open_connection("127.0.0.1", int(run.url.rpartition(":")[2]))
@@ -35,7 +35,7 @@ async def raw(run: Running, version: str, *lines: str, times: int = 1) -> list[A
 async def answered(reader: asyncio.StreamReader) -> Answered:
     first, *told = (await reader.readuntil(b"\r\n\r\n")).decode().removesuffix("\r\n\r\n").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in told)}
-    assert len(headers) == len(told), "each is told once"
+    assert len(headers) == len(told), "a header is sent twice"
     return first, headers, await reader.readexactly(int(headers["content-length"]))
 
 
@@ -48,7 +48,7 @@ async def answered(reader: asyncio.StreamReader) -> Answered:
         ("1.1", [], None),
     ],
 )
-async def test_an_answer_says_whether_its_connection_stays_where_its_version_does_not(
+async def test_the_connection_header_is_sent_only_where_it_differs_from_the_versions_default(
     start: Start, version: str, lines: list[str], connection: str | None
 ) -> None:
     async with start() as run:
@@ -58,13 +58,13 @@ async def test_an_answer_says_whether_its_connection_stays_where_its_version_doe
     assert parsedate_to_datetime(headers["date"]).tzinfo is not None and headers["server"] == "gemmapy-proxy"
 
 
-async def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(start: Start) -> None:
+async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
     async with start() as run:
         answers = await raw(run, "1.1", times=5)
     assert len({json.loads(body)["id"] for _, _, body in answers}) == 5
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b"])
-async def test_a_header_of_several_lines_is_never_written(value: str) -> None:
+async def test_a_header_value_with_a_line_break_is_never_written(value: str) -> None:
     with pytest.raises(ValueError, match="more than one line"):
         Document(b"{}", {"x-gemmapy-note": value}).head(make_mocked_request("POST", "/"))

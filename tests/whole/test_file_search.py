@@ -1,4 +1,4 @@
-"""The tool `file_search` of responses, through the stock SDK: what it tells fits the SDK's own types."""
+"""The tool `file_search` of responses, through the stock SDK: its output fits the SDK's own types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, B, ask
 from tests.plugins.documents.storing import LANTERNS, call, config, filled
 from tests.plugins.files.asking import KEYS
-from tests.whole.responding import events_of, told
+from tests.whole.responding import events_of, final_response
 
 WHO = "Who was the keeper of the lantern?"
 CHAIN = ("stored", "documents", "cache")
@@ -25,11 +25,11 @@ def tool(*stores: str, **more: Any) -> Any:
     return {"type": "file_search", "vector_store_ids": list(stores), **more}
 
 
-def seen(run: Running) -> str:
-    return str(told_of(run)[-1]["content"])
+def last_message(run: Running) -> str:
+    return str(messages_sent(run)[-1]["content"])
 
 
-def told_of(run: Running) -> Any:
+def messages_sent(run: Running) -> Any:
     return [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body.get("messages")][-1]["messages"]
 
 
@@ -37,7 +37,7 @@ def file(folder: Path) -> str:
     return f"sqlite:///{folder}/x.db"
 
 
-async def test_an_answer_rests_on_files_and_says_so(start: Start, tmp_path: Path) -> None:
+async def test_an_answer_uses_files_and_cites_them(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path, CHAIN)) as run, run.client(api_key="a-key") as client:
         store, id = await filled(run)
         await filled(run, B)
@@ -47,7 +47,7 @@ async def test_an_answer_rests_on_files_and_says_so(start: Start, tmp_path: Path
         assert search.id.startswith("fs_") and (search.status, search.queries) == ("completed", [WHO])
         assert search.results and (search.results[0].file_id, search.results[0].filename) == (id, "lanterns.txt")
         assert search.results[0].text == LANTERNS.decode() and 0 < (search.results[0].score or 0) <= 1
-        assert f"[1] lanterns.txt\n{LANTERNS.decode()}" in seen(run)
+        assert f"[1] lanterns.txt\n{LANTERNS.decode()}" in last_message(run)
         content = message.content[0]
         assert content.type == "output_text" and content.annotations
         for one in content.annotations:
@@ -63,11 +63,11 @@ async def test_an_answer_rests_on_files_and_says_so(start: Start, tmp_path: Path
         heard = final.output[1]
         assert heard.type == "message" and heard.content[0].type == "output_text"
         assert heard.content[0].annotations == content.annotations
-        await gone_on_with(client, made, store)
+        await check_next_turns(client, made, store)
 
 
-async def gone_on_with(client: openai.AsyncOpenAI, made: Any, store: str) -> None:
-    """By its id, or with its items sent again; without `include` nothing is told of what was found."""
+async def check_next_turns(client: openai.AsyncOpenAI, made: Any, store: str) -> None:
+    """Continue by ID and by sending the items again; without `include` a search shows no results."""
     more = await client.responses.create(
         model="demo", input="And the light?", previous_response_id=made.id, tools=[tool(store)]
     )
@@ -80,13 +80,13 @@ async def gone_on_with(client: openai.AsyncOpenAI, made: Any, store: str) -> Non
     assert [one.type for one in (await client.responses.create(model="demo", input=sent)).output] == ["message"]
 
 
-async def test_its_events_come_in_order_live_and_later(start: Start, tmp_path: Path) -> None:
+async def test_search_events_are_in_order_live_and_when_replayed(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path, CHAIN)) as run:
         store, _ = await filled(run)
         body = {"model": "demo", "input": WHO, "tools": [tool(store)], "include": INCLUDED, "stream": True}
         async with run.http.post(f"{run.url}/v1/responses", json=body, headers=A) as response:
             assert response.headers["x-gemmapy-rag"] == "1 passage of 1"
-            end = told(await events_of(response))
+            end = final_response(await events_of(response))
         assert [one["type"] for one in end["output"]] == ["file_search_call", "message"]
         assert end["output"][1]["content"][0]["annotations"]
         async with run.http.get(f"{run.url}/v1/responses/{end['id']}", headers=A) as response:
@@ -94,11 +94,13 @@ async def test_its_events_come_in_order_live_and_later(start: Start, tmp_path: P
         body["background"] = True
         async with run.http.post(f"{run.url}/v1/responses", json=body, headers=A) as response:
             live = await events_of(response)
-        async with run.http.get(f"{run.url}/v1/responses/{told(live)['id']}?stream=true", headers=A) as response:
+        async with run.http.get(
+            f"{run.url}/v1/responses/{final_response(live)['id']}?stream=true", headers=A
+        ) as response:
             assert await events_of(response) == live
 
 
-async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_path: Path) -> None:
+async def test_a_conversation_stores_file_searches_and_citations(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path, ("conversations", *CHAIN[1:]))) as run:
         store, _ = await filled(run)
         search = {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["x"], "results": None}
@@ -110,7 +112,7 @@ async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_pat
         assert [one["type"] for one in listed] == ["file_search_call", "message", *BOTH]
         assert [one["queries"] for one in listed[::2]] == [["x"], [WHO]]
         assert listed[3]["content"] == made["output"][1]["content"] and listed[3]["content"][0]["annotations"]
-        assert all(one["content"] for one in told_of(run)), "what says nothing is not told the model"
+        assert all(one["content"] for one in messages_sent(run)), "no message without content reaches the model"
         async with run.http.get(f"{run.url}/api/conversations/{talk}/export", headers=A) as response:
             export = await response.json()
         assert [one["items"] for one in export["messages"] if "items" in one] == [[listed[0]], listed[2:]]
@@ -118,13 +120,13 @@ async def test_a_conversation_keeps_what_was_said_of_files(start: Start, tmp_pat
         await call(run, "POST", "/responses", A, 200, model="demo", conversation=talk, input=again)
 
 
-async def test_a_conversation_tells_what_was_found_where_that_was_asked_for(start: Start, tmp_path: Path) -> None:
+async def test_a_conversation_includes_search_results_only_on_request(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path, ("conversations", *CHAIN[1:]))) as run:
         store, _ = await filled(run)
         body = {"model": "demo", "input": WHO, "tools": [tool(store)], "include": INCLUDED, "stream": True}
         headers = {**A, "x-gemmapy-conversation": "t"}
         async with run.http.post(f"{run.url}/v1/responses", json=body, headers=headers) as response:
-            search = told(await events_of(response))["output"][0]
+            search = final_response(await events_of(response))["output"][0]
         bare, full = [
             (await call(run, "GET", f"/conversations/t/items?order=asc{more}"))["data"][1]
             for more in ("", "&include=file_search_call.results")
@@ -146,7 +148,7 @@ CHOICES: list[tuple[Any, list[str]]] = [
 LOOK: Any = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
 
 
-async def test_a_choice_of_tools_says_whether_files_are_searched(start: Start, tmp_path: Path) -> None:
+async def test_tool_choice_decides_whether_files_are_searched(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path)) as run, run.client(api_key="a-key") as client:
         store, _ = await filled(run)
         for choice, kinds in CHOICES:
@@ -154,10 +156,10 @@ async def test_a_choice_of_tools_says_whether_files_are_searched(start: Start, t
             made = await client.responses.create(model="demo", input=WHO, tools=tools, tool_choice=choice)
             assert [one.type for one in made.output] == kinds, choice
         nothing = await client.responses.create(model="demo", input="Which volcano?", tools=[tool(store)])
-        assert nothing.output[0].type == "file_search_call" and seen(run) == "Which volcano?"
+        assert nothing.output[0].type == "file_search_call" and last_message(run) == "Which volcano?"
         year = {"type": "eq", "key": "year", "value": 1}
         filtered = await client.responses.create(model="demo", input=WHO, tools=[tool(store, filters=year)])
-        assert seen(run) == WHO and filtered.output_text
+        assert last_message(run) == WHO and filtered.output_text
         high = await client.responses.create(
             model="demo", input=WHO, tools=[tool(store, ranking_options={"score_threshold": 1})], include=INCLUDED
         )
@@ -179,7 +181,9 @@ BAD: list[tuple[dict[str, Any], str, int]] = [
 ]  # fmt: skip
 
 
-async def test_what_is_wrong_is_named_and_anothers_is_not_there(start: Start, tmp_path: Path) -> None:
+async def test_invalid_requests_name_the_field_and_other_callers_stores_are_not_found(
+    start: Start, tmp_path: Path
+) -> None:
     async with start(config(file(tmp_path), tmp_path)) as run:
         store, _ = await filled(run)
         for body, param, status in BAD:
@@ -197,7 +201,7 @@ async def test_what_is_wrong_is_named_and_anothers_is_not_there(start: Start, tm
         assert answer["error"]["code"] == "plugin_missing" and "'documents'" in answer["error"]["message"]
 
 
-async def test_plain_passages_are_cited_too(start: Start, tmp_path: Path) -> None:
+async def test_answers_from_documents_without_the_tool_have_citations_too(start: Start, tmp_path: Path) -> None:
     async with start(config(file(tmp_path), tmp_path)) as run, run.client(api_key="a-key") as client:
         await ask(run, "POST", "/documents", A, 201, title="L", content=LANTERNS.decode(), source="https://l.example",
                   wait=30)  # fmt: skip

@@ -35,7 +35,7 @@ async def test_files_through_the_sdk(start: Start, tmp_path: Path) -> None:
         assert wrong.value.param == "purpose"
 
 
-async def test_without_the_plugin_its_endpoints_say_so(start: Start) -> None:
+async def test_without_the_plugin_the_endpoints_say_that_it_is_missing(start: Start) -> None:
     async with start() as run, run.client() as client:
         with pytest.raises(openai.NotFoundError, match="plugin `files`"):
             await client.files.list()

@@ -1,4 +1,4 @@
-"""From a file to a model that answers, by the client that OpenAI's users have."""
+"""From a training file to a model that answers, through the stock OpenAI client."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.plugins.finetuning.asking import EXAMPLES, config, lines
 
 async def ended(client: openai.AsyncOpenAI, id: str) -> FineTuningJob:
     async with asyncio.timeout(40):
-        while (job := await client.fine_tuning.jobs.retrieve(id)).finished_at is None:  # noqa: ASYNC110  (it tells nobody)
+        while (job := await client.fine_tuning.jobs.retrieve(id)).finished_at is None:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.05)
     return job
 
 
-async def told(client: openai.AsyncOpenAI, job: FineTuningJob) -> None:
+async def check_shown(client: openai.AsyncOpenAI, job: FineTuningJob) -> None:
     """Its events, checkpoints and results, and the lists that it stands in."""
     said = [one async for one in client.fine_tuning.jobs.list_events(job.id, limit=3)]
     assert said[0].message == f"The job has succeeded: ask for the model '{job.fine_tuned_model}'."
@@ -57,7 +57,7 @@ async def test_openais_client_tunes_a_model_and_talks_to_it(start: Start, databa
         model = job.fine_tuned_model
         assert model is not None and model.startswith("ft-demo-my-sums-") and len(model) <= 80
         assert job.trained_tokens == 1234 and job.finished_at and job.hyperparameters.n_epochs == 2
-        await told(client, job)
+        await check_shown(client, job)
         answer = await client.chat.completions.create(model=model, messages=HI)  # type: ignore[arg-type]
         assert answer.choices[0].message.content
         assert f"{model}:latest" in [one.id async for one in client.models.list()]

@@ -30,14 +30,14 @@ async def chat(run: Running, headers: Mapping[str, str], **body: Any) -> Any:
 
 
 def upstream_headers(run: Running) -> Mapping[str, str]:
-    """Those of the last question that Ollama was asked."""
+    """The headers of the last chat request that Ollama received."""
     return next(one.headers for one in reversed(run.ollama.seen) if one.path == "/api/chat" and one.body["messages"])
 
 
 # --- paths and addresses -----------------------------------------------------------------------------
 
 
-async def test_every_route_stands_under_the_base_path(start: Start) -> None:
+async def test_every_route_is_served_under_the_base_path(start: Start) -> None:
     async with start(f"{BARE}\nlisten: {{port: 0, base_path: /llm/}}\n") as run:
         base = f"{run.url}/llm"
         async with openai.AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as client:
@@ -64,7 +64,7 @@ async def test_every_route_stands_under_the_base_path(start: Start) -> None:
         ("[192.0.2.1]", "203.0.113.9", "127.0.0.1"),
     ],
 )
-async def test_only_a_trusted_gateway_is_believed_where_a_request_came_from(
+async def test_the_client_address_is_taken_only_from_a_trusted_gateway(
     start: Start, caplog: pytest.LogCaptureFixture, trusted: str, forwarded: str, client: str
 ) -> None:
     text = f"{BARE}\nlisten: {{port: 0, trusted_proxies: {trusted}}}\n"
@@ -77,7 +77,7 @@ async def test_only_a_trusted_gateway_is_believed_where_a_request_came_from(
     assert told.get("scheme") == ("https" if "127" in trusted else None)
 
 
-async def test_what_a_gateway_hands_on_is_not_this_machines_admin(start: Start) -> None:
+async def test_a_forwarded_request_has_no_admin_rights_by_a_local_address(start: Start) -> None:
     async with start(f"{BARE}\nplugins: {{desk: {{use: 'tests.whole.rigged:Desk'}}}}\n") as run:
         assert (await run.http.get(f"{run.url}/desk/admin")).status == 200
         for path, status in (("/desk/admin", 403), ("/desk/user", 200)):
@@ -89,7 +89,7 @@ async def test_what_a_gateway_hands_on_is_not_this_machines_admin(start: Start) 
     ("network", "told"),
     [("everyone", "neither an address nor a network"), ("127.0.0.1/8", "did you mean '127.0.0.0/8'?")],
 )
-async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start, network: str, told: str) -> None:
+async def test_an_invalid_network_is_a_configuration_error(start: Start, network: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         async with start(f"{BARE}\nlisten: {{port: 0, trusted_proxies: [{network}]}}\n"):
             pass
@@ -97,7 +97,7 @@ async def test_a_network_that_is_none_is_a_problem_of_the_file(start: Start, net
 
 
 @pytest.mark.parametrize("path", ["llm", "/llm/../x", "/..", "/a//b", "/ä", "/a?b"])
-async def test_a_base_path_that_is_none_is_a_problem_of_the_file(start: Start, path: str) -> None:
+async def test_an_invalid_base_path_is_a_configuration_error(start: Start, path: str) -> None:
     from proxy.errors import ConfigError
 
     with pytest.raises(ConfigError, match="base_path"):
@@ -105,10 +105,10 @@ async def test_a_base_path_that_is_none_is_a_problem_of_the_file(start: Start, p
             pass
 
 
-# --- what goes on, and what does not -----------------------------------------------------------------
+# --- what is forwarded, and what is not --------------------------------------------------------------
 
 
-async def test_nothing_of_a_client_goes_on_but_its_trace(start: Start) -> None:
+async def test_of_the_clients_headers_only_trace_and_request_id_reach_the_upstream(start: Start) -> None:
     sent = {
         "Authorization": "Bearer canary-key",
         "Cookie": "canary=1",
@@ -132,7 +132,7 @@ async def test_nothing_of_a_client_goes_on_but_its_trace(start: Start) -> None:
 
 
 @pytest.mark.parametrize("parent", ["", "00-0-0-0", PARENT.replace("4bf92f35", "00000000")[:-3], f"{PARENT}\tx"])
-async def test_a_trace_that_is_none_is_not_handed_on(start: Start, parent: str) -> None:
+async def test_an_invalid_traceparent_is_not_forwarded(start: Start, parent: str) -> None:
     async with start() as run:
         assert (await chat(run, {"traceparent": parent, "tracestate": "a=1"})).status == 200
         assert not {"traceparent", "tracestate"} & set(upstream_headers(run))
@@ -148,7 +148,7 @@ async def test_redirects_are_not_followed(start: Start) -> None:
 # --- proxies in a row --------------------------------------------------------------------------------
 
 
-async def test_two_proxies_in_a_row_answer_as_one(start: Start) -> None:
+async def test_a_chain_of_two_proxies_answers_like_one(start: Start) -> None:
     async with start() as inner, start(f"{BARE}\nupstreams: {{next: {{ollama: '{inner.url}'}}}}\n") as outer:
         async with outer.client() as client:
             answer = await client.chat.completions.create(**ASK)
@@ -160,11 +160,13 @@ async def test_two_proxies_in_a_row_answer_as_one(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two proxies, each the other's upstream, both with retries; each waits in vain for the other's list of models."""
+async def test_a_loop_of_two_proxies_ends_at_once_with_an_error(
+    start: Start, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each proxy is the other's upstream, both retry, and each waits in vain for the other's list of models."""
     async with start(RETRY) as one, start(RETRY) as other:
         for run, to in ((one, other), (other, one)):
-            # Each knows the model from the simulator, then loses it.
+            # Each first learns the model from the simulator, then has only the other proxy.
             assert (await run.chat()).status == 200
             run.configure(f"{RETRY}upstreams: {{next: {{ollama: '{to.url}'}}}}\nmodels: {{demo: {{upstream: next}}}}\n")
         for run in (one, other):
@@ -178,7 +180,7 @@ async def test_a_call_that_comes_back_ends_at_once(start: Start, stream: bool, m
         assert len(one.ollama.seen) + len(other.ollama.seen) == seen
 
 
-async def test_a_proxy_that_is_its_own_upstream_says_so(start: Start) -> None:
+async def test_a_proxy_that_is_its_own_upstream_answers_loop_detected(start: Start) -> None:
     async with start() as run:
         via = upstream_headers(run)["Via"] if (await run.chat()).status == 200 else ""
         response = await chat(run, {"Via": f"1.1 nginx, {via}"})
@@ -194,7 +196,7 @@ async def test_a_proxy_that_is_its_own_upstream_says_so(start: Start) -> None:
         assert (await error_of(await chat(run, {"Via": many}), 508))["code"] == "loop_detected"
 
 
-async def test_retries_do_not_multiply_over_proxies_in_a_row(start: Start) -> None:
+async def test_retries_do_not_multiply_over_a_chain_of_proxies(start: Start) -> None:
     text = "plugins: {retry: {attempts: 3, wait: 0}}\nchains: {chat: [retry]}\n"
     async with start(text, Simulator(faults=[Fault("status", times=99)])) as inner:
         for kind in (f"ollama: '{inner.url}'", f"openai: '{inner.url}/v1'"):
@@ -208,21 +210,21 @@ async def test_retries_do_not_multiply_over_proxies_in_a_row(start: Start) -> No
 # --- the SDK's habits --------------------------------------------------------------------------------
 
 
-async def test_the_sdk_does_not_try_again_what_was_tried_here(start: Start) -> None:
+async def test_the_sdk_does_not_retry_a_call_that_the_server_retried(start: Start) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status", times=99)])) as run, run.client(max_retries=2) as client:
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(**ASK)
         assert caught.value.response.headers["x-should-retry"] == "false"
-        assert len(asked(run.ollama)) == 2, "our two attempts, and none of the SDK's"
+        assert len(asked(run.ollama)) == 2, "two attempts by the server, and no retry by the SDK"
 
 
-async def test_without_retries_here_the_sdk_makes_its_own(start: Start) -> None:
+async def test_without_the_plugin_retry_the_sdk_retries(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("status")])) as run, run.client(max_retries=1) as client:
         assert (await client.chat.completions.create(**ASK)).choices
         assert len(asked(run.ollama)) == 2
 
 
-async def test_the_sdk_comes_back_when_it_is_told_to(start: Start) -> None:
+async def test_retry_after_is_sent_and_the_sdk_may_retry(start: Start) -> None:
     text = f"{BARE}\nplugins: {{no: {{use: 'tests.whole.rigged:Refusing', kind: too_many}}}}\nchains: {{chat: [no]}}\n"
     async with start(text.replace(f"{BARE}\n", "")) as run:
         response = await run.chat()
@@ -230,15 +232,15 @@ async def test_the_sdk_comes_back_when_it_is_told_to(start: Start) -> None:
         assert "x-should-retry" not in response.headers
 
 
-async def test_an_answer_tells_how_long_it_took(start: Start) -> None:
+async def test_a_header_has_the_processing_time(start: Start) -> None:
     async with start(ollama=Simulator(load_time=0.05)) as run:
         assert int((await run.chat()).headers["openai-processing-ms"]) >= 50
 
 
-async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(
+async def test_the_sdks_timeout_gives_a_504_that_it_does_not_retry(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SDK's own limit becomes the call's deadline, and is kept a little earlier."""
+    """The SDK's timeout becomes the call's deadline, which is a little earlier."""
     monkeypatch.setattr("proxy.edge.calls.EARLIER", 60.0)
     async with start(RETRY, Simulator(faults=[Fault("stall", times=9)])) as run:
         async with run.client(timeout=600, max_retries=3) as client:
@@ -254,7 +256,7 @@ async def test_a_caller_with_little_time_reads_why_instead_of_asking_anew(
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "embeddings"])
-async def test_its_limit_holds_without_any_plugin(start: Start, path: str) -> None:
+async def test_the_sdks_timeout_is_enforced_without_any_plugin(start: Start, path: str) -> None:
     body = ASK if "chat" in path else {"model": "demo-embed", "input": "x"}
     async with start(ollama=Simulator(faults=[Fault("stall", times=9)])) as run:
         headers = {"x-stainless-read-timeout": "60"}
@@ -267,7 +269,7 @@ async def test_its_limit_holds_without_any_plugin(start: Start, path: str) -> No
         await run.ollama.until_abandoned(1)
 
 
-async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> None:
+async def test_the_sdks_timeout_does_not_limit_a_stream_that_has_begun(start: Start) -> None:
     long = Said(pieces=("word ",) * 12)
     stall = Fault("stall", after=3, until=(go := asyncio.Event()))
     async with start(RETRY, Simulator(faults=[stall], say=lambda body: long)) as run:
@@ -275,27 +277,27 @@ async def test_a_stream_has_all_the_time_that_its_caller_waits(start: Start) -> 
         response = await run.http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": True}, headers=headers)
         put_forward(run.server.services.clock, 70)
         jump(70)
-        await asyncio.sleep(2 * TICK)  # who holds it to a limit has looked again
+        await asyncio.sleep(2 * TICK)  # until the deadlines have been checked again
         go.set()
         stream = await streamed(response)
     assert stream.done and stream.text() == "word " * 12
 
 
-async def test_its_limit_counts_from_when_the_request_came() -> None:
+async def test_the_sdks_timeout_counts_from_the_arrival_of_the_request() -> None:
     request = make_mocked_request("POST", "/v1/chat/completions", headers={"x-stainless-read-timeout": "100"})
     exchange = Exchange.of(request)
-    exchange.started -= 40  # which reading files took
+    exchange.started -= 40  # as if reading the request's files had taken 40 s
     limit, now = deadline(request, exchange), asyncio.get_running_loop().time()
     assert limit is not None and 0 < limit.at - now <= 59
 
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf", "1e99"])
-async def test_a_limit_that_is_none_is_passed_over(start: Start, given: str) -> None:
+async def test_an_invalid_timeout_header_is_ignored(start: Start, given: str) -> None:
     async with start(RETRY) as run:
         assert (await whole(await chat(run, {"x-stainless-read-timeout": given})))["choices"]
 
 
-async def test_an_upstream_that_is_away_leaves_the_sdk_its_choice(start: Start) -> None:
+async def test_the_sdk_may_retry_when_the_upstream_is_unreachable(start: Start) -> None:
     async with start(f"{BARE}\nupstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n") as run:
         response = await run.chat(messages=HI)
         assert response.status == 502 and "x-should-retry" not in response.headers

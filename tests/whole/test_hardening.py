@@ -40,7 +40,7 @@ def tool(parameters: dict[str, Any], index: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("links", [30, 60])
-async def test_a_schema_that_would_be_checked_for_ever_is_refused(start: Start, links: int) -> None:
+async def test_a_schema_with_exponential_cost_is_refused(start: Start, links: int) -> None:
     async with start() as run, asyncio.timeout(10):
         error = await error_of(await run.chat(response_format=shaped(chain_of(links, "allOf"))), 400)
         assert error["code"] == "invalid_schema"
@@ -48,7 +48,7 @@ async def test_a_schema_that_would_be_checked_for_ever_is_refused(start: Start, 
         assert (await error_of(forced, 400))["code"] == "invalid_schema"
 
 
-async def test_an_answer_too_deep_for_a_schema_that_loops_is_not_checked_for_ever(start: Start) -> None:
+async def test_validating_a_deep_answer_against_a_recursive_schema_is_bounded(start: Start) -> None:
     loops = {"allOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}}]}
     deep = Simulator(say=lambda body: Said("[" * 40 + "]" * 40))
     async with start(ollama=deep) as run, asyncio.timeout(10):
@@ -56,13 +56,13 @@ async def test_an_answer_too_deep_for_a_schema_that_loops_is_not_checked_for_eve
         assert "too deep" in error["message"]
 
 
-async def test_an_ordinary_recursive_schema_is_checked(start: Start) -> None:
+async def test_an_ordinary_recursive_schema_is_accepted(start: Start) -> None:
     tree = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
     async with start() as run:
         assert (await run.chat(response_format=shaped(tree))).status == 200
 
 
-def test_a_regular_expression_goes_back_only_so_far() -> None:
+def test_backtracking_of_a_regular_expression_is_bounded() -> None:
     ordinary = Fit({"pattern": r"^(?=.*\d)(?=.*[a-z])(?!.*secret).{8,}$"}, "p")
     ordinary.check("a1" * 10_000, "it")
     with pytest.raises(UpstreamError, match="does not fit"):
@@ -71,7 +71,7 @@ def test_a_regular_expression_goes_back_only_so_far() -> None:
         Fit({"pattern": r"(\w+) \1"}, "p").check("ab cd " * 2000 + "x x", "it")
 
 
-async def test_words_that_hold_references_cannot_grow_without_bound(start: Start) -> None:
+async def test_inlining_a_schemas_references_cannot_grow_without_bound(start: Start) -> None:
     definitions: dict[str, Any] = {"d0": {"not": {"type": "null"}}}
     for index in range(1, 40):
         definitions[f"d{index}"] = {"not": {"$ref": f"#/$defs/d{index - 1}"}}
@@ -82,7 +82,7 @@ async def test_words_that_hold_references_cannot_grow_without_bound(start: Start
         assert all(len(str(body)) < 2_000_000 for body in sent)
 
 
-async def test_large_images_reach_ollama_whole(start: Start) -> None:
+async def test_large_images_reach_ollama_uncut(start: Start) -> None:
     picture = data_url(PNG + bytes(900_000))
     async with start() as run:
         message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": picture}}] * 2}
@@ -95,7 +95,7 @@ async def test_large_images_reach_ollama_whole(start: Start) -> None:
         assert [len(image) for image in asked["messages"][0]["images"]] == [len(picture.partition(",")[2])] * 2
 
 
-async def test_there_are_only_so_many_tools(start: Start) -> None:
+async def test_the_number_and_size_of_tools_are_limited(start: Start) -> None:
     async with start() as run:
         error = await error_of(await run.chat(tools=[tool({}, index) for index in range(129)]), 400)
         assert (error["param"], error["code"]) == ("tools", "array_above_max_length")
@@ -105,7 +105,7 @@ async def test_there_are_only_so_many_tools(start: Start) -> None:
         assert (await error_of(many, 400))["code"] == "invalid_schema"
 
 
-async def test_a_reload_goes_by_the_address_that_is_listened_on(start: Start) -> None:
+async def test_after_a_reload_the_host_check_uses_the_address_really_listened_on(start: Start) -> None:
     async with start() as run:
         run.configure("listen: {host: 0.0.0.0, port: 0, drain: 1}\n" + BARE)
         assert await run.server.reload()
@@ -127,7 +127,7 @@ async def test_a_reload_goes_by_the_address_that_is_listened_on(start: Start) ->
         "plugins: {x: {use: 'raising_plugin:X'}}\nchains: {chat: [x]}\n",
     ],
 )
-async def test_no_file_however_wrong_ends_reloading(
+async def test_a_reload_survives_any_broken_file(
     start: Start, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_plugin.py").write_text("def (\n")
@@ -144,7 +144,7 @@ async def test_no_file_however_wrong_ends_reloading(
 
 
 async def handle(request: object) -> None:
-    """Only looked up here."""
+    """A handler for routes that are looked up and never called."""
 
 
 async def test_each_route_keeps_its_own_role() -> None:
@@ -158,7 +158,7 @@ async def test_each_route_keeps_its_own_role() -> None:
         Router([Route("POST", "/v1/chat", handle, "user"), Route("POST", "/v1/chat", handle, "public")])  # type: ignore[arg-type]
 
 
-async def test_two_plugins_with_the_same_endpoints_are_named(start: Start) -> None:
+async def test_two_plugins_with_the_same_endpoints_are_a_configuration_error(start: Start) -> None:
     text = "plugins: {cache: {}, other: {use: cache, ttl: 5}}\nchains: {chat: [cache], embeddings: [other]}\n"
     with pytest.raises(
         ConfigError, match=r"proxy.yaml:1: plugins.other: 'cache' and 'other' would both answer GET /api"
@@ -167,7 +167,7 @@ async def test_two_plugins_with_the_same_endpoints_are_named(start: Start) -> No
             pass
 
 
-async def test_a_model_that_was_long_unused_is_loaded_by_a_call_of_its_own(
+async def test_a_model_unloaded_meanwhile_is_loaded_by_a_separate_call(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.loading.BELIEVED", 0.0)
@@ -182,7 +182,7 @@ async def test_a_model_that_was_long_unused_is_loaded_by_a_call_of_its_own(
         assert first["messages"] == [] and second["messages"]
 
 
-async def test_stopping_takes_no_new_calls_and_finishes_the_old(start: Start) -> None:
+async def test_a_stopping_server_closes_connections_and_finishes_running_streams(start: Start) -> None:
     async with start("chains: {chat: []}\n", Simulator(delay=0.02)) as run:
         answer = await run.chat(stream=True)
         await answer.content.readline()
@@ -193,7 +193,7 @@ async def test_stopping_takes_no_new_calls_and_finishes_the_old(start: Start) ->
 
 
 @pytest.mark.parametrize("headers", [{"Host": "\udcff\udcfe"}, {"Origin": "http://["}, {"Origin": "\udcff"}])
-async def test_odd_bytes_in_headers_are_told_in_our_shape(start: Start, headers: dict[str, str]) -> None:
+async def test_invalid_bytes_in_headers_get_an_error_in_openais_form(start: Start, headers: dict[str, str]) -> None:
     async with start() as run:
         host, port = run.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -207,7 +207,7 @@ async def test_odd_bytes_in_headers_are_told_in_our_shape(start: Start, headers:
         assert b'"error":{"message":' in answer and b"X-Request-Id" in answer
 
 
-async def test_what_is_no_http_is_told_in_our_shape(start: Start) -> None:
+async def test_malformed_http_gets_an_error_in_openais_form(start: Start) -> None:
     async with start() as run:
         host, port = run.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -222,7 +222,9 @@ async def test_what_is_no_http_is_told_in_our_shape(start: Start) -> None:
     ("path", "token", "status"),
     [("/v1/models", "t" * 8000, 200), ("/v1/models", "t" * 8200, 431), (f"/v1/models/{'m' * 8200}", "t", 431)],
 )
-async def test_a_head_that_is_too_large_is_told_as_such(start: Start, path: str, token: str, status: int) -> None:
+async def test_request_heads_that_are_too_large_get_a_clear_error(
+    start: Start, path: str, token: str, status: int
+) -> None:
     async with start() as run:
         response = await run.http.get(run.url + path, headers={"Authorization": f"Bearer {token}"})
         assert response.status == status
@@ -230,7 +232,7 @@ async def test_a_head_that_is_too_large_is_told_as_such(start: Start, path: str,
     assert told is None or (told["code"] == "head_too_large" and "8190 bytes" in told["message"])
 
 
-async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> None:
+async def test_a_body_that_does_not_arrive_in_time_is_a_408(start: Start) -> None:
     async with start(BARE + "\nrequests: {body_timeout: 0.1}\n") as run:
         host, port = run.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -243,7 +245,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(start: Start) -> No
         assert b" 408 " in answer and b"did not arrive" in answer
 
 
-async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
+async def test_a_call_ends_though_its_client_does_not_read_the_large_answer(start: Start) -> None:
     text = BARE + "\nstreams: {slow_reader: 0.2}\n"
     async with start(text, Simulator(say=lambda body: Said(pieces=("x" * 1_000_000,) * 16))) as run:
         host, port = run.url.removeprefix("http://").split(":")
@@ -257,9 +259,9 @@ async def test_a_large_answer_that_nobody_reads_is_let_go(start: Start) -> None:
         writer.transport.abort()
 
 
-async def test_a_client_that_takes_nothing_is_not_waited_for_whatever_it_asked(start: Start) -> None:
-    """Its connection, and what waits for it, would be there for ever."""
-    asks = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 600_000  # more than any buffer takes
+async def test_the_connection_of_a_client_that_reads_nothing_is_closed(start: Start) -> None:
+    """Otherwise its connection, and what is buffered for it, would stay for ever."""
+    asks = b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 600_000  # more than any socket buffer holds
     async with start(BARE + "\nstreams: {slow_reader: 0.1}\n") as run, asyncio.timeout(30):
         host, port = run.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
@@ -268,7 +270,7 @@ async def test_a_client_that_takes_nothing_is_not_waited_for_whatever_it_asked(s
                 await asyncio.get_running_loop().sock_sendall(client, asks)
 
 
-async def test_a_client_that_takes_its_time_is_waited_for_as_long_as_it_takes_anything() -> None:
+async def test_a_slow_client_keeps_its_connection_as_long_as_it_reads_something() -> None:
     left, gone = [70_000, 69_000, 69_000, 1, 1, 1], asyncio.Event()
 
     class Slow(asyncio.Transport):
@@ -289,7 +291,7 @@ async def test_a_client_that_takes_its_time_is_waited_for_as_long_as_it_takes_an
     assert left == []
 
 
-async def test_fields_inside_messages_and_tools_are_told_too(start: Start) -> None:
+async def test_ignored_fields_inside_messages_and_tools_are_reported_too(start: Start) -> None:
     async with start() as run:
         answer = await run.chat(
             messages=[{"role": "user", "content": "hi", "cache_control": {}}],
@@ -299,7 +301,7 @@ async def test_fields_inside_messages_and_tools_are_told_too(start: Start) -> No
         assert "messages.cache_control=ignored" in told and "tools.extra=ignored" in told
 
 
-async def test_a_line_of_the_log_cannot_be_forged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_model_name_cannot_forge_a_log_line(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     from proxy.logs import plain_line
 
     caplog.set_level(logging.INFO, "gemmapy.requests")
@@ -310,7 +312,7 @@ async def test_a_line_of_the_log_cannot_be_forged(start: Start, caplog: pytest.L
     assert line.count(b"\n") == 1 and b'model="x status=200 caller=\\"root\\"\\n"' in line
 
 
-async def test_a_plugin_that_fails_with_a_broken_connection_is_a_fault_of_ours(
+async def test_a_plugins_connection_error_is_an_internal_error(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "refusing_store.py").write_text(
@@ -327,7 +329,7 @@ async def test_a_plugin_that_fails_with_a_broken_connection_is_a_fault_of_ours(
 @pytest.mark.parametrize(
     ("path", "last"), [("/v1/chat/completions", b"data: [DONE]\n\n"), ("/api/chat", b'"done_reason":"stop"}\n')]
 )
-async def test_a_stream_without_chunks_ends_with_its_connection_whatever_was_asked_for(
+async def test_an_http_1_0_stream_ends_by_closing_the_connection_despite_keep_alive(
     start: Start, path: str, last: bytes
 ) -> None:
     body = b'{"model":"demo","stream":true,"messages":[{"role":"user","content":"hi"}]}'
@@ -343,8 +345,8 @@ async def test_a_stream_without_chunks_ends_with_its_connection_whatever_was_ask
     assert answer.endswith(last) and b"keep-alive" not in answer
 
 
-async def test_whoever_asked_whether_to_send_is_told_that_the_server_stops(start: Start) -> None:
-    """What it was answered then is no part of an answer."""
+async def test_a_client_that_sent_expect_100_continue_gets_the_error_server_stopped_too(start: Start) -> None:
+    """The interim `100 Continue` does not count as a response that has begun."""
     async with start(f"{BARE}\nlisten: {{port: 0, drain: 0.05}}\n", Simulator(delay=30)) as run:
         asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=ASK, expect100=True))
         await run.ollama.until(lambda: run.ollama.running == 1)

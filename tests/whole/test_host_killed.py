@@ -16,7 +16,7 @@ CALLERS = 8
 
 
 async def call(run: Running, http: aiohttp.ClientSession, stream: bool) -> str:
-    """`whole`, `broken` for a stream that was told to have broken off, `refused`, or `silent`: a loss nobody told."""
+    """`whole`, `broken` (a stream that ended with an error), `refused`, or `silent` (cut short without an error)."""
     async with http.post(f"{run.url}/v1/chat/completions", json={**ASK, "stream": stream}) as response:
         text = await response.text()
     if response.status != 200:
@@ -28,7 +28,7 @@ async def call(run: Running, http: aiohttp.ClientSession, stream: bool) -> str:
     return "broken" if '"error"' in text else "silent"
 
 
-async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: Start) -> None:
+async def test_only_streams_running_on_the_killed_host_are_lost_and_each_ends_with_an_error(start: Start) -> None:
     pattern = r"listens on (http://[\d.:]+)"
     async with (
         served("simulate", "--port", "0", "--delay", "0.015", pattern=pattern) as dying,
@@ -47,7 +47,7 @@ async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: St
             for number in range(CALLERS):
                 callers.create_task(caller(number % 2 == 0))
             await until(saw, CALLERS)
-            begun = await killed_at_its_first_word(run, dying)
+            begun = await killed_while_streaming(run, dying)
             ends = [(one, (await one.text()).endswith("data: [DONE]\n\n")) for one in begun]
             await until(saw, saw.total() + 2 * CALLERS)
             stop.set()
@@ -55,11 +55,11 @@ async def test_only_streams_under_way_on_it_are_lost_and_they_are_told(start: St
     broken = [one.headers["x-gemmapy-upstream"] for one, whole in ends if not whole]
     assert broken and set(broken) == {f"pool/{host}"}
     assert set(saw) <= {"whole", "stream whole", "stream broken"}, saw
-    assert saw["stream broken"] <= 6, "no more than it had slots"
+    assert saw["stream broken"] <= 6, "at most as many as the host has slots"
 
 
-async def killed_at_its_first_word(run: Running, dying: Serving) -> list[aiohttp.ClientResponse]:
-    """Streams that have begun, the first of them from that host, which is killed at once."""
+async def killed_while_streaming(run: Running, dying: Serving) -> list[aiohttp.ClientResponse]:
+    """Streams that have begun; the host is killed as soon as one of them comes from it."""
     host, begun = dying.url.removeprefix("http://"), []
     while dying.process.returncode is None:
         asking = [asyncio.ensure_future(run.chat(stream=True)) for _ in range(4)]
@@ -74,5 +74,5 @@ async def killed_at_its_first_word(run: Running, dying: Serving) -> list[aiohttp
 
 async def until(saw: Counter[str], count: int) -> None:
     async with asyncio.timeout(10):
-        while saw.total() < count:  # noqa: ASYNC110  (a counter tells nobody)
+        while saw.total() < count:  # noqa: ASYNC110  (a counter has no event)
             await asyncio.sleep(0.005)

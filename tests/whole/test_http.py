@@ -1,4 +1,4 @@
-"""HTTP as such: bodies, headers, keys, browsers, health, and what the log says of a request."""
+"""HTTP as such: bodies, headers, keys, browsers, health, and the log lines of requests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_what_is_not_json_is_refused(start: Start, body: bytes, path: str)
 
 @pytest.mark.parametrize("body", [b"[]", b"3", b'"x"', b"null", b"true"])
 @pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
-async def test_json_that_is_no_object_is_refused(start: Start, body: bytes, path: str) -> None:
+async def test_json_other_than_an_object_is_refused(start: Start, body: bytes, path: str) -> None:
     async with start() as run:
         error = await error_of(await post(run, body, path), 400)
     assert error["code"] == "invalid_type" and "object" in error["message"]
@@ -98,7 +98,7 @@ async def test_a_body_that_is_too_large_is_refused_by_its_length(start: Start) -
     assert error["code"] == "request_too_large" and "20000" in error["message"]
 
 
-async def test_a_body_that_is_too_large_is_refused_as_it_comes(start: Start) -> None:
+async def test_a_chunked_body_that_is_too_large_is_refused_while_it_arrives(start: Start) -> None:
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield b" " * 1000
@@ -153,7 +153,7 @@ async def test_a_body_of_too_many_values_is_refused(start: Start, path: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
-async def test_another_content_type_is_refused(start: Start, kind: str) -> None:
+async def test_an_unsupported_content_type_is_refused(start: Start, kind: str) -> None:
     async with start() as run:
         error = await error_of(await post(run, written(), Content_Type=kind), 415)
         assert not run.ollama.seen
@@ -161,7 +161,7 @@ async def test_another_content_type_is_refused(start: Start, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/vnd.api+json"])
-async def test_json_by_any_name_is_read(start: Start, kind: str) -> None:
+async def test_every_json_content_type_is_accepted(start: Start, kind: str) -> None:
     async with start() as run:
         assert (await post(run, written(), Content_Type=kind)).status == 200
 
@@ -182,7 +182,7 @@ async def test_a_compressed_body_is_read(start: Start, coding: str, squeeze: Any
 
 
 @pytest.mark.parametrize(("coding", "squeeze"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-async def test_a_bomb_is_refused(start: Start, coding: str, squeeze: Any) -> None:
+async def test_a_compression_bomb_is_refused(start: Start, coding: str, squeeze: Any) -> None:
     bomb = squeeze(b" " * 10_000_000)
     async with start(SMALL) as run:
         assert len(bomb) < 20_000
@@ -192,7 +192,7 @@ async def test_a_bomb_is_refused(start: Start, coding: str, squeeze: Any) -> Non
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
+async def test_a_body_that_does_not_match_its_content_encoding_is_refused(
     start: Start, coding: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start() as run:
@@ -203,7 +203,7 @@ async def test_a_body_that_is_not_compressed_as_it_says_is_refused(
 
 
 @pytest.mark.parametrize("coding", ["snappy", "br", "zstd"])
-async def test_a_coding_that_is_not_known_is_refused(start: Start, coding: str) -> None:
+async def test_an_unknown_content_encoding_is_refused(start: Start, coding: str) -> None:
     async with start() as run:
         error = await error_of(await post(run, b"\x28\xb5\x2f\xfd squeezed", Content_Encoding=coding), 415)
     assert error["code"] == "unsupported_encoding"
@@ -235,7 +235,7 @@ async def raw(run: Running, *headers: str, body: bytes = b"", line: str = f"POST
     return head, rest
 
 
-async def test_a_client_that_waits_for_leave_to_send_gets_it(start: Start) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(start: Start) -> None:
     async with start() as run, connection(run) as (reader, writer):
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nConnection: close\r\n"
         writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(written())}\r\n\r\n".encode())
@@ -246,8 +246,8 @@ async def test_a_client_that_waits_for_leave_to_send_gets_it(start: Start) -> No
     assert answer.startswith(b"HTTP/1.1 200") and b"100 Continue" not in answer
 
 
-async def test_a_client_of_an_old_version_is_told_nothing_before_its_answer(start: Start) -> None:
-    """It would take that for the answer."""
+async def test_an_http_1_0_client_gets_no_100_continue(start: Start) -> None:
+    """It would take the interim response for the final one."""
     async with start() as run, connection(run) as (reader, writer):
         head = f"POST {CHAT} HTTP/1.0\r\nHost: localhost\r\nExpect: 100-continue\r\n"
         writer.write(f"{head}Content-Type: application/json\r\nContent-Length: {len(written())}\r\n\r\n".encode())
@@ -256,7 +256,7 @@ async def test_a_client_of_an_old_version_is_told_nothing_before_its_answer(star
             assert (await reader.readline()).startswith(b"HTTP/1.0 200")
 
 
-async def test_the_stock_client_may_wait_for_leave_too(start: Start) -> None:
+async def test_the_stock_client_may_expect_100_continue_too(start: Start) -> None:
     async with start() as run:
         response = await run.http.post(run.url + CHAT, json=ASK, expect100=True)
         assert response.status == 200
@@ -266,7 +266,7 @@ async def test_the_stock_client_may_wait_for_leave_too(start: Start) -> None:
     ("yaml", "length", "header", "status"),
     [(SMALL, 30_000, "X-Any: x", 413), (KEYED, 100, "Authorization: Bearer wrong", 401)],
 )
-async def test_leave_is_not_given_for_a_body_that_would_be_refused(
+async def test_no_100_continue_is_sent_for_a_request_that_is_refused(
     start: Start, yaml: str, length: int, header: str, status: int
 ) -> None:
     async with start(yaml) as run, connection(run) as (reader, writer):
@@ -290,7 +290,7 @@ async def test_leave_is_not_given_for_a_body_that_would_be_refused(
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n", (400, 431)),
     ],
 )
-async def test_what_is_not_http_is_refused_and_the_server_lives(
+async def test_malformed_http_is_refused_and_the_server_keeps_working(
     start: Start, sent: bytes, statuses: tuple[int, ...]
 ) -> None:
     async with start() as run:
@@ -315,7 +315,7 @@ async def test_a_field_name_cannot_add_a_header(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", ["no such\r\nSet-Cookie: a=b", "x" * 600, "🦙\x00", "../../etc/passwd", "%0d%0a"])
-async def test_a_models_name_harms_nothing(start: Start, name: str) -> None:
+async def test_a_hostile_model_name_is_just_not_found(start: Start, name: str) -> None:
     async with start() as run:
         response = await run.chat(model=name)
         error = await error_of(response, 404)
@@ -323,13 +323,13 @@ async def test_a_models_name_harms_nothing(start: Start, name: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["has spaces", "x" * 200, "a\tb", "ü", "", "a,b;c"])
-async def test_a_request_id_that_is_not_sane_is_replaced(start: Start, given: str) -> None:
+async def test_an_invalid_request_id_is_replaced(start: Start, given: str) -> None:
     async with start() as run:
         response = await post(run, written(), X_Request_Id=given)
     assert response.headers["x-request-id"].startswith("req_")
 
 
-async def test_every_answer_carries_the_id_that_was_given(start: Start) -> None:
+async def test_every_response_carries_the_request_id_that_was_sent(start: Start) -> None:
     async with start() as run:
         for path in (CHAT, "/nowhere", "/healthz"):
             response = await post(run, written(), path, X_Request_Id="mine-1.a:b_c")
@@ -370,7 +370,7 @@ async def test_an_unknown_path_is_not_found(start: Start, path: str) -> None:
     ],
 )
 @pytest.mark.parametrize("base", ["", "/llm"])
-async def test_an_unknown_path_is_told_the_one_that_was_meant(start: Start, base: str, path: str, told: str) -> None:
+async def test_an_unknown_path_gets_a_hint_at_the_right_one(start: Start, base: str, path: str, told: str) -> None:
     async with start(f"{BOTH}listen: {{port: 0, base_path: '{base}'}}") as run:
         error = await error_of(await run.http.post(run.url + base + path), 404)
     assert error["code"] == "unknown_url"
@@ -387,7 +387,7 @@ async def test_an_unknown_path_is_told_the_one_that_was_meant(start: Start, base
         ("POST", "/api/blobs/sha256:1", "/api/blobs/sha256:1 is off: name an upstream under `writes`"),
     ],
 )
-async def test_what_is_off_says_why_in_the_words_of_its_dialect(
+async def test_a_disabled_endpoint_says_why_in_the_error_form_of_its_dialect(
     start: Start, method: str, path: str, told: str
 ) -> None:
     async with start("chains: {chat: [], completions: []}") as run:
@@ -401,7 +401,7 @@ async def test_what_is_off_says_why_in_the_words_of_its_dialect(
         assert json.loads(text)["error"].startswith(told)
 
 
-async def test_a_wrong_method_at_a_path_of_ollamas_is_told_in_its_words(start: Start) -> None:
+async def test_a_wrong_method_at_an_ollama_path_gets_ollamas_error_form(start: Start) -> None:
     async with start() as run:
         response = await run.http.get(f"{run.url}/api/chat")
         assert response.status == 405 and isinstance((await response.json())["error"], str)
@@ -419,7 +419,9 @@ async def test_a_wrong_method_at_a_path_of_ollamas_is_told_in_its_words(start: S
         ("OPTIONS", CHAT, {"POST"}),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_ones(start: Start, method: str, path: str, allowed: set[str]) -> None:
+async def test_a_wrong_method_is_a_405_with_the_allowed_ones(
+    start: Start, method: str, path: str, allowed: set[str]
+) -> None:
     async with start() as run:
         response = await run.http.request(method, run.url + path)
         error = await error_of(response, 405)
@@ -450,9 +452,7 @@ async def test_a_model_is_found_by_its_path(start: Start, id: str) -> None:
         ("template:summarize", "is served by the plugin `templates`, in the chains that contain it."),
     ],
 )
-async def test_an_unknown_model_is_told_the_nearest_that_the_caller_may_use(
-    start: Start, asked: str, told: str
-) -> None:
+async def test_an_unknown_model_gets_a_hint_at_the_nearest_allowed_one(start: Start, asked: str, told: str) -> None:
     models = "models: {gpt-4o-mini: {alias: demo}, hidden: {alias: demo, allowed: false}, demo-embed: {allowed: false}}"
     async with start(f"{BOTH}{models}\n") as run:
         error = await error_of(await run.chat(model=asked), 404)
@@ -473,7 +473,9 @@ async def test_an_unknown_model_is_told_the_nearest_that_the_caller_may_use(
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", CHAT), ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/v1/models/demo")]
 )
-async def test_without_a_right_key_nothing_is_answered(start: Start, given: str | None, method: str, path: str) -> None:
+async def test_without_a_valid_key_every_call_is_refused(
+    start: Start, given: str | None, method: str, path: str
+) -> None:
     headers = {} if given is None else {"Authorization": given}
     async with start(KEYED) as run:
         response = await run.http.request(method, run.url + path, headers=headers, json=ASK)
@@ -484,7 +486,7 @@ async def test_without_a_right_key_nothing_is_answered(start: Start, given: str 
 
 
 @pytest.mark.parametrize("given", ["Bearer alice-canary-key", "bearer alice-canary-key", "Bearer   root-canary-key"])
-async def test_with_a_right_key_everything_is_answered(start: Start, given: str) -> None:
+async def test_with_a_valid_key_every_call_is_answered(start: Start, given: str) -> None:
     async with start(KEYED) as run:
         await whole(await post(run, written(), Authorization=given))
         await whole(await run.http.get(f"{run.url}/v1/models", headers={"Authorization": given}))
@@ -503,7 +505,9 @@ async def test_a_key_is_never_passed_on(start: Start) -> None:
     ("key", "user_page", "admin_page"),
     [("alice-canary-key", 200, 403), ("root-canary-key", 200, 200), ("other", 401, 401)],
 )
-async def test_a_role_opens_what_is_its(start: Start, key: str, user_page: int, admin_page: int) -> None:
+async def test_a_role_decides_which_endpoints_a_key_may_use(
+    start: Start, key: str, user_page: int, admin_page: int
+) -> None:
     headers = {"Authorization": f"Bearer {key}"}
     async with start(KEYED + DESK) as run:
         assert (await run.http.get(f"{run.url}/desk/user", headers=headers)).status == user_page
@@ -519,8 +523,8 @@ async def test_without_keys_everybody_on_this_machine_is_admin(start: Start) -> 
         assert (await run.http.get(f"{run.url}/desk/admin")).status == 200
 
 
-async def test_a_fault_in_the_midst_of_an_answer_breaks_it_off(start: Start) -> None:
-    """A second answer behind it would be read as what is missing of the first."""
+async def test_an_exception_in_the_middle_of_a_response_closes_the_connection(start: Start) -> None:
+    """An error response after it would be read as the missing rest of the first one."""
     async with start(BOTH + DESK) as run:
         response = await run.http.get(f"{run.url}/desk/half")
         assert await response.content.readexactly(5) == b"begun"
@@ -535,7 +539,7 @@ async def test_a_fault_in_the_midst_of_an_answer_breaks_it_off(start: Start) -> 
     "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]"]
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/healthz"])
-async def test_a_made_up_host_gets_nowhere_without_keys(start: Start, host: str, path: str) -> None:
+async def test_without_keys_an_unknown_host_header_is_refused(start: Start, host: str, path: str) -> None:
     async with start() as run:
         head, body = await raw(run, f"Host: {host}", line=f"GET {path}")
     assert head.startswith(b"HTTP/1.1 403") and shaped(json.loads(body))["code"] == "host_not_allowed"
@@ -544,20 +548,20 @@ async def test_a_made_up_host_gets_nowhere_without_keys(start: Start, host: str,
 @pytest.mark.parametrize(
     "host", ["localhost", "127.0.0.1:99", "app.localhost", "[::1]:8080", "proxy.lan", "PROXY.lan:80"]
 )
-async def test_a_host_of_this_machine_is_answered(start: Start, host: str) -> None:
+async def test_a_host_header_naming_this_machine_is_accepted(start: Start, host: str) -> None:
     async with start(BOTH + "web: {hosts: [proxy.lan]}") as run:
         head, _ = await raw(run, f"Host: {host}", line="GET /v1/models")
     assert head.startswith(b"HTTP/1.1 200")
 
 
-async def test_any_host_is_answered_where_there_are_keys(start: Start) -> None:
+async def test_with_keys_any_host_header_is_accepted(start: Start) -> None:
     async with start(KEYED) as run:
         head, _ = await raw(run, "Host: proxy.example", "Authorization: Bearer alice-canary-key", line="GET /v1/models")
     assert head.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "file://", "x"])
-async def test_a_foreign_page_gets_nowhere_without_keys(start: Start, origin: str) -> None:
+async def test_without_keys_a_foreign_origin_is_refused(start: Start, origin: str) -> None:
     async with start() as run:
         response = await post(run, written(), Origin=origin)
         error = await error_of(response, 403)
@@ -565,7 +569,7 @@ async def test_a_foreign_page_gets_nowhere_without_keys(start: Start, origin: st
     assert error["code"] == "origin_not_allowed" and "Access-Control-Allow-Origin" not in response.headers
 
 
-async def test_who_gets_nowhere_at_a_path_of_ollamas_is_told_in_its_words(start: Start) -> None:
+async def test_a_refused_host_or_origin_at_an_ollama_path_gets_ollamas_error_form(start: Start) -> None:
     async with start() as run:
         for header in ("Host: evil.example", "Host: localhost\r\nOrigin: https://evil.example"):
             head, body = await raw(run, header, line="GET /api/tags")
@@ -589,7 +593,7 @@ ORIGINS = "web: {origins: ['https://app.example']}\n"
 
 
 @pytest.mark.parametrize("yaml", [BOTH + ORIGINS, KEYED + ORIGINS])
-async def test_a_page_that_is_welcome_may_ask_and_read(start: Start, yaml: str) -> None:
+async def test_an_allowed_origin_may_call_and_read_the_response(start: Start, yaml: str) -> None:
     origin = "https://app.example"
     asking = {
         "Origin": origin,
@@ -611,14 +615,14 @@ async def test_a_page_that_is_welcome_may_ask_and_read(start: Start, yaml: str) 
         assert response.headers.get("Access-Control-Allow-Credentials") is None
 
 
-async def test_another_page_is_not_welcome(start: Start) -> None:
+async def test_another_origin_is_not_allowed(start: Start) -> None:
     asking = {"Origin": "https://other.example", "Access-Control-Request-Method": "POST"}
     async with start(KEYED + ORIGINS) as run:
         preflight = await run.http.options(run.url + CHAT, headers=asking)
         assert preflight.status == 403 and not cors(preflight)
 
 
-async def test_what_is_no_origin_costs_nobody_an_answer(start: Start) -> None:
+async def test_an_invalid_origin_header_does_not_prevent_an_answer(start: Start) -> None:
     async with start(BOTH + 'keys: {alice: alice-canary-key}\nweb: {origins: ["*"]}\n') as run:
         length, key = f"Content-Length: {len(written())}", "Authorization: Bearer alice-canary-key"
         head, body = await raw(run, "Origin: \xff\xfe", length, key, body=written())
@@ -645,7 +649,7 @@ async def test_health_is_public_and_runs_no_model(start: Start) -> None:
         assert {one.path for one in run.ollama.seen} <= {"/api/version"}
 
 
-async def test_a_server_without_its_ollama_lives_but_is_not_ready(start: Start) -> None:
+async def test_a_server_without_its_ollama_is_alive_but_not_ready(start: Start) -> None:
     async with start(BOTH + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}") as run:
         assert (await run.http.get(f"{run.url}/healthz")).status == 200
         response = await run.http.get(f"{run.url}/readyz")
@@ -655,7 +659,7 @@ async def test_a_server_without_its_ollama_lives_but_is_not_ready(start: Start) 
     assert models["code"] == "upstream_connect"
 
 
-async def test_one_upstream_of_two_is_enough(start: Start) -> None:
+async def test_one_reachable_upstream_of_two_is_enough_to_be_ready(start: Start) -> None:
     yaml = BOTH + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}, here: {{ollama: $OLLAMA}}}}"
     async with start(yaml) as run:
         ready = await whole(await run.http.get(f"{run.url}/readyz"))
@@ -676,7 +680,7 @@ def everything(records: Iterable[logging.LogRecord]) -> str:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_line_tells_what_was_asked_and_never_a_secret(
+async def test_a_log_line_describes_the_request_without_secrets(
     start: Start, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -703,7 +707,7 @@ async def test_a_line_tells_what_was_asked_and_never_a_secret(
         assert secret not in shown
 
 
-async def test_failures_have_their_lines_too(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_failures_are_logged_too(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     wrong = {"Authorization": "Bearer wrong-canary"}
     async with start(KEYED, Simulator(faults=[Fault("error_line", after=2)])) as run:
@@ -726,7 +730,7 @@ async def test_failures_have_their_lines_too(start: Start, caplog: pytest.LogCap
     assert lines(caplog)[-1]["tokens_in"] > 0 and "canary" not in everything(caplog.records)
 
 
-async def test_a_client_that_left_has_its_line(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_disconnects_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with start(ollama=Simulator(faults=[Fault("stall")])) as run:
         asking = asyncio.ensure_future(run.chat())
@@ -738,10 +742,10 @@ async def test_a_client_that_left_has_its_line(start: Start, caplog: pytest.LogC
     assert [one["status"] for one in lines(caplog)] == [499]
 
 
-async def test_what_is_wrong_with_the_rest_of_a_body_is_its_senders_fault(
+async def test_a_broken_rest_of_an_unread_body_is_not_logged_as_an_error(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Strangers must not be able to fill the log with faults."""
+    """Unauthenticated clients must not be able to fill the log with errors."""
     async with start() as run, connection(run) as (reader, writer), asyncio.timeout(10):
         head = "POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 1000\r\n\r\n"
         writer.write(head.encode())
@@ -775,7 +779,7 @@ async def test_the_written_lines_cannot_be_forged(start: Start, caplog: pytest.L
         assert json.loads(json_line("now", told))["id"] == told["id"]
 
 
-async def test_a_client_that_hangs_up_at_the_last_word_got_its_answer(
+async def test_a_client_that_disconnects_after_done_is_logged_as_answered(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "gemmapy.requests")

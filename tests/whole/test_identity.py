@@ -1,4 +1,4 @@
-"""Whoever cannot say who they are gets in nowhere; and who says it through a gateway or a token does."""
+"""Callers without credentials are refused everywhere; a trusted gateway or a token can identify them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ KEYED = "keys: {bob: bob-key, ops: {key: ops-key, role: admin}}\n"
 
 @asynccontextmanager
 async def everything(start: Start, tmp_path: Path, keys_file: Path, database: str) -> AsyncIterator[Running]:
-    """A server with every plugin, every endpoint, and every way to say who one is."""
+    """A server with every plugin, every endpoint and every kind of authentication."""
     plugins = "".join(f"  {name}: {{}}\n" for name in registry.known())
     chains = BARE.replace("chat: []", "chat: [conversations]")
     text = (
@@ -82,8 +82,8 @@ async def ask(run: Running, route: Route, headers: Mapping[str, str]) -> int:
         return response.status
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # which routes there are is the same with another
-async def test_every_route_is_closed_to_whoever_it_is_not_for(
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # the routes do not depend on the database
+async def test_every_route_is_closed_to_callers_without_the_role_for_it(
     start: Start, tmp_path: Path, keys_file: Path, database_url: str
 ) -> None:
     async with everything(start, tmp_path, keys_file, database_url) as run:
@@ -115,11 +115,11 @@ async def test_every_route_is_closed_to_whoever_it_is_not_for(
                 assert not set(strangers) & {401, 403}, (route.method, route.path)
 
 
-def test_a_route_is_for_admins_unless_it_says_otherwise() -> None:
+def test_a_route_is_for_admins_by_default() -> None:
     assert Route("GET", "/x", lambda: None).who == "admin"  # type: ignore[arg-type,return-value]
 
 
-async def test_anothers_things_are_not_there(start: Start, tmp_path: Path) -> None:
+async def test_another_callers_cache_entries_cannot_be_invalidated(start: Start, tmp_path: Path) -> None:
     text = "plugins: {cache: {}}\nchains: {chat: [cache]}\nkeys: {a: a-key, b: b-key}\n"
     async with start(text) as run:
         answer = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=bearer("a-key"))
@@ -129,7 +129,7 @@ async def test_anothers_things_are_not_there(start: Start, tmp_path: Path) -> No
             assert (await told.json())["matched"] == matched
 
 
-# --- a gateway's word --------------------------------------------------------------------------------
+# --- identity headers of a gateway -------------------------------------------------------------------
 
 TRUSTED = "listen: {port: 0, trusted_proxies: [127.0.0.0/8]}\n"
 STRANGER = "listen: {port: 0, trusted_proxies: [192.0.2.1]}\n"
@@ -152,13 +152,15 @@ HEADER = f"{BARE}\nidentity_header: {{role: X-Forwarded-Role, admins: [zoe]}}\n{
         ({"X-Forwarded-User": "zoe", **bearer("a-key")}, 200, 200),
     ],
 )
-async def test_a_trusted_gateway_says_who_calls(start: Start, headers: dict[str, str], user: int, admin: int) -> None:
+async def test_a_trusted_gateway_can_name_the_caller(
+    start: Start, headers: dict[str, str], user: int, admin: int
+) -> None:
     async with start(f"{HEADER}{TRUSTED}keys: {{bob: a-key}}\n") as run:
         statuses = [(await run.http.get(f"{run.url}/desk/{who}", headers=headers)).status for who in ("user", "admin")]
         assert statuses == [user, admin]
 
 
-async def test_nobody_else_can_say_who_calls_and_no_plugin_sees_what_they_said(start: Start) -> None:
+async def test_identity_headers_of_others_are_ignored_and_hidden_from_plugins(start: Start) -> None:
     claimed = {"X-Forwarded-User": "zoe", "x-forwarded-ROLE": "admin", "X-Forwarded-For": "192.0.2.1"}
     async with start(f"{HEADER}{STRANGER}keys: {{bob: a-key}}\n") as run:
         assert (await run.http.get(f"{run.url}/desk/user", headers=claimed)).status == 401
@@ -168,21 +170,21 @@ async def test_nobody_else_can_say_who_calls_and_no_plugin_sees_what_they_said(s
         assert "x-forwarded-for" in seen and not {"x-forwarded-user", "x-forwarded-role"} & set(seen)
 
 
-async def test_a_name_that_was_given_twice_is_nobodys(start: Start) -> None:
+async def test_two_identity_headers_are_refused(start: Start) -> None:
     async with start(f"{HEADER}{TRUSTED}") as run:
         twice = [("X-Forwarded-User", "zoe"), ("X-Forwarded-User", "alice")]
         error = await error_of(await run.http.get(f"{run.url}/desk/user", headers=twice), 401)
         assert error["code"] == "invalid_identity"
 
 
-async def test_a_callers_name_is_told_in_the_log(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_callers_name_is_logged(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "gemmapy.requests"):
         async with start(f"{HEADER}{TRUSTED}") as run:
             await run.http.get(f"{run.url}/desk/user", headers={"X-Forwarded-User": "älice"})
     assert [record.told["caller"] for record in caplog.records if hasattr(record, "told")] == ["älice"]
 
 
-async def test_a_header_that_nobody_is_believed_in_is_a_mistake(start: Start) -> None:
+async def test_an_identity_header_without_trusted_proxies_is_a_configuration_error(start: Start) -> None:
     with pytest.raises(ConfigError, match="identity_header: nobody is believed"):
         async with start(HEADER):
             pass
@@ -191,7 +193,7 @@ async def test_a_header_that_nobody_is_believed_in_is_a_mistake(start: Start) ->
 # --- web tokens --------------------------------------------------------------------------------------
 
 
-async def test_a_token_opens_what_its_roles_do(start: Start, keys_file: Path) -> None:
+async def test_a_tokens_roles_decide_what_it_gives_access_to(start: Start, keys_file: Path) -> None:
     text = f"{BARE}\n{jwt_of(keys_file, user='email', role='groups', admin='boss')}writes: local\n"
     async with start(text) as run:
         user, boss = token(email="a@b.c"), token(email="z@b.c", groups=["boss"])
@@ -205,7 +207,7 @@ async def test_a_token_opens_what_its_roles_do(start: Start, keys_file: Path) ->
         assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status == 401
 
 
-async def test_a_provider_that_is_away_at_the_start_is_a_503_until_it_is_there(
+async def test_tokens_get_a_503_until_the_identity_provider_is_reachable(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyset, "SOON", 0.05)
@@ -219,7 +221,7 @@ async def test_a_provider_that_is_away_at_the_start_is_a_503_until_it_is_there(
                 await asyncio.sleep(0.05)
 
 
-async def test_keys_of_a_provider_outlive_a_reload(start: Start) -> None:
+async def test_the_identity_providers_keys_survive_a_reload(start: Start) -> None:
     async with provider() as there, start(f"{BARE}\n{jwt_of(there.url)}") as run:
         assert (await run.http.get(f"{run.url}/v1/models", headers=bearer(token()))).status == 200
         there.status = 500
@@ -243,7 +245,7 @@ def config_file(tmp_path: Path, workers: int = 1, more: str = "accounts: {}\n") 
 FOUND = re.compile(r"sk-gemmapy-[\w-]{43}")
 
 
-async def test_an_admin_key_is_printed_once_by_one_of_all_workers(tmp_path: Path) -> None:
+async def test_only_one_worker_prints_an_admin_key_and_only_once(tmp_path: Path) -> None:
     file = str(config_file(tmp_path, workers=2))
     async with served("serve", "--config", file, env={"GEMMAPY_ADMIN_KEY": ""}) as serving:
         serving.process.send_signal(signal.SIGTERM)
@@ -251,7 +253,7 @@ async def test_an_admin_key_is_printed_once_by_one_of_all_workers(tmp_path: Path
         assert key
 
 
-async def test_an_admin_key_is_made_where_none_is_known(
+async def test_an_admin_key_is_created_only_where_there_is_none(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     text = f"{BARE}\naccounts: {{}}\ndatabase: {{url: 'sqlite:///{tmp_path}/x.db'}}\n"
@@ -272,7 +274,7 @@ async def test_an_admin_key_is_made_where_none_is_known(
         assert [(one["user"], one["role"]) for one in listed["data"]] == [("admin", "admin")]
 
 
-async def test_keys_are_made_listed_and_revoked_from_the_command_line(
+async def test_keys_are_created_listed_and_revoked_on_the_command_line(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = config_file(tmp_path)
@@ -295,7 +297,7 @@ async def test_keys_are_made_listed_and_revoked_from_the_command_line(
     assert await said("revoke", "--all") == "keys revoked: 1\n"
 
 
-def test_a_key_that_would_open_nothing_at_the_server_is_not_made(
+def test_the_command_line_creates_no_key_with_another_secret_than_the_servers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for secret, status in (("the-secret-of-16-letters", 0), ("another-secret-of-16", 1)):
@@ -319,7 +321,7 @@ def test_a_key_that_would_open_nothing_at_the_server_is_not_made(
         (("revoke", "key_nowhere"), "There is no key 'key_nowhere'"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(
+def test_invalid_arguments_of_the_command_keys_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
 ) -> None:
     file = str(config_file(tmp_path, more=f"accounts: {{}}\n{KEYED}"))
@@ -330,12 +332,12 @@ def test_what_cannot_be_is_told_in_a_line(
     assert status != 0 and told in capsys.readouterr().err
 
 
-def test_without_accounts_no_key_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_accounts_no_key_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "list", "--config", str(config_file(tmp_path, more=""))]) == 1
     assert "no `accounts:`" in capsys.readouterr().err
 
 
-async def test_an_admin_key_of_the_environment_that_is_too_short_is_refused(
+async def test_an_admin_key_from_the_environment_must_not_be_too_short(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMMAPY_ADMIN_KEY", "short")

@@ -41,7 +41,7 @@ async def run(start: Start) -> AsyncIterator[Running]:
 
 @pytest_asyncio.fixture
 async def to(run: Running) -> AsyncIterator[dict[str, Any]]:
-    """How LangChain's classes reach the server; by themselves they keep their connections for ever."""
+    """Arguments that connect LangChain's classes to the server; by default they never close their connections."""
     async with openai.DefaultAsyncHttpxClient() as http:
         yield {
             "base_url": f"{run.url}/v1",
@@ -153,7 +153,7 @@ async def test_a_message_with_an_image_is_seen(to: Json) -> None:
 
 
 @pytest.mark.parametrize("responses", [False, True])
-async def test_an_image_that_a_tool_gave_is_seen(run: Running, to: Json, responses: bool) -> None:
+async def test_an_image_returned_by_a_tool_is_seen(run: Running, to: Json, responses: bool) -> None:
     given: Any = [{"type": "text", "text": "here"}, {"type": "image", "url": data_url()}]
     call: Any = {"name": "look", "args": {}, "id": "call_1", "type": "tool_call"}
     turns = [HumanMessage("look"), AIMessage("", tool_calls=[call]), ToolMessage(given, tool_call_id="call_1")]
@@ -170,7 +170,7 @@ async def test_texts_are_embedded(to: Json) -> None:
 
 
 @pytest.mark.parametrize("responses", [False, True])
-async def test_a_prompt_that_is_too_long_is_what_langchain_calls_so(to: Json, responses: bool) -> None:
+async def test_an_overlong_prompt_raises_langchains_context_overflow_error(to: Json, responses: bool) -> None:
     with pytest.raises(ContextOverflowError):
         await ChatOpenAI(**to, use_responses_api=responses).ainvoke("many words " * 3000)
 
@@ -189,8 +189,8 @@ async def test_the_responses_api_streams_text_usage_and_calls(to: Json) -> None:
 
 
 @pytest.mark.parametrize("responses", [False, True])
-async def test_an_agent_that_may_only_call_tools_ends_by_its_last(to: Json, responses: bool) -> None:
-    """As LangChain's agents with a `response_format` do: every turn must call a tool, the last is the answer's form."""
+async def test_an_agent_that_must_call_a_tool_in_each_turn_ends_with_the_answer_tool(to: Json, responses: bool) -> None:
+    """LangChain's agents with a `response_format` force a tool call in each turn; the last one gives the answer."""
     model = ChatOpenAI(**to, use_responses_api=responses).bind_tools([get_weather, City], tool_choice="any")
     said: list[Any] = [HumanMessage("The weather in Rome?")]
     for _ in range(2):

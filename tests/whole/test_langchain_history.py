@@ -1,4 +1,4 @@
-"""LangChain keeps a history itself and sends it again; the conversation is not doubled."""
+"""LangChain keeps the history itself and sends it again; the stored conversation does not get it twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.whole.asking import asked
 
 
 @pytest.mark.filterwarnings("ignore:.*(is|was) deprecated:DeprecationWarning")
-async def test_a_runnable_with_history_goes_on_with_a_conversation(start: Start, tmp_path: Any) -> None:
+async def test_a_runnable_with_history_continues_a_stored_conversation(start: Start, tmp_path: Any) -> None:
     histories: dict[str, InMemoryChatMessageHistory] = {}
 
     def history(session_id: str) -> InMemoryChatMessageHistory:

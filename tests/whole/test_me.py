@@ -1,4 +1,4 @@
-"""Everything that is kept of a caller is told on demand, and deleted, whichever feature keeps it."""
+"""All data stored about a caller can be exported and deleted, whichever feature stores it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.plugins.usage.asking import written
 CHAIN = "usage, conversations, cache"
 
 
-async def test_all_that_is_a_callers_is_told_and_deleted_and_nothing_else(start: Start, database_url: str) -> None:
+async def test_exactly_the_callers_own_data_is_exported_and_deleted(start: Start, database_url: str) -> None:
     async with start(config(database_url, CHAIN), echo()) as run:
         for who, word in ((A, "apple"), (B, "banana")):
             await say(run, word, who=who), await say(run, f"{word} pie", "u", who)
@@ -44,7 +44,7 @@ async def test_all_that_is_a_callers_is_told_and_deleted_and_nothing_else(start:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_what_another_process_has_not_written_yet_does_not_come_back(
+async def test_deletion_includes_rows_that_another_process_has_yet_to_write(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(me, "LATE", 1.0)
@@ -55,7 +55,7 @@ async def test_what_another_process_has_not_written_yet_does_not_come_back(
         assert (await asks(run, "GET", "/api/me/data"))["data"]["usage"] == []
 
 
-async def test_old_conversations_go(start: Start, tmp_path: Any) -> None:
+async def test_old_conversations_are_deleted(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), echo()) as run:
         await say(run, "old"), await say(run, "new", "u")
         store = store_of(run)

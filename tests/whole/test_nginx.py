@@ -1,4 +1,4 @@
-"""A real nginx in front, set up as docs/deployment.md says and with its buffering as it comes."""
+"""A real nginx in front, configured as docs/deployment.md says, with its default buffering."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 (PAGE,) = blocks(DOCS / "deployment.md", "nginx")
-# What nginx does when nobody tells it better, in the versions that most have.
+# The protocol that nginx speaks to its upstream by default, in the most common versions.
 OLD = PAGE.replace("proxy_http_version 1.1;", "proxy_http_version 1.0;")
 STALLED = Fault("stall", after=2)
 WORDS = Said(pieces=tuple(f"word {index} " for index in range(40)))
@@ -35,7 +35,7 @@ Through = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def through(start: Start, tmp_path: Path) -> Through:
-    """Like `start`, but the Running's URL is nginx's.  page: its configuration."""
+    """Like `start`, but the Running's URL is nginx's.  page: nginx's configuration."""
 
     @asynccontextmanager
     async def started(text: str = BARE, ollama: Simulator | None = None, page: str = PAGE) -> AsyncIterator[Running]:
@@ -48,7 +48,7 @@ def through(start: Start, tmp_path: Path) -> Through:
 
 @asynccontextmanager
 async def gateway(url: str, home: Path, page: str) -> AsyncIterator[str]:
-    """An nginx in front of this URL, and its own."""
+    """The URL of an nginx in front of this server's URL."""
     port = free_port()
     (home / "nginx.conf").write_text(configuration(url, port, home, page))
     process = await asyncio.create_subprocess_exec(
@@ -64,7 +64,7 @@ async def gateway(url: str, home: Path, page: str) -> AsyncIterator[str]:
 
 
 def configuration(url: str, port: int, home: Path, page: str) -> str:
-    """The page's, in a file that needs no rights and no certificate."""
+    """The documented configuration, changed to run without privileges and without a certificate."""
     page = page.replace("127.0.0.1:8080", url.removeprefix("http://"))
     page = re.sub(r"^ +ssl_.*\n", "", page, flags=re.M)
     page = page.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
@@ -94,10 +94,10 @@ async def answering(port: int, process: asyncio.subprocess.Process) -> None:
 
 
 async def tokens(response: aiohttp.ClientResponse, number: int) -> bytes:
-    """What has come once that many chunks with words are there."""
+    """What has arrived once this many chunks with text have."""
     seen = b""
     async with asyncio.timeout(10):
-        while seen.count(b'"content":"') <= number:  # the first has the role and no words
+        while seen.count(b'"content":"') <= number:  # the first has the role and no text
             seen += await response.content.readany()
     return seen
 
@@ -111,14 +111,14 @@ async def test_a_stream_comes_token_by_token_while_the_model_still_works(through
 
 
 @pytest.mark.parametrize("page", [PAGE, OLD], ids=["1.1", "1.0"])
-async def test_ollamas_own_streams_come_token_by_token_too(through: Through, page: str) -> None:
+async def test_native_streams_come_token_by_token_too(through: Through, page: str) -> None:
     async with through(ollama=Simulator(faults=[STALLED]), page=page) as run:
         async with run.http.post(f"{run.url}/api/chat", json=ASK) as response, asyncio.timeout(10):
             lines = [json.loads(await response.content.readline()) for _ in range(2)]
         assert all(line["message"]["content"] and not line["done"] for line in lines)
 
 
-async def test_it_is_our_header_that_keeps_nginx_from_collecting(through: Through) -> None:
+async def test_without_our_header_nginx_buffers_the_stream(through: Through) -> None:
     page = OLD.replace("proxy_pass", "proxy_ignore_headers X-Accel-Buffering; proxy_pass")
     ollama = Simulator(faults=[Fault("stall", after=3)], delay=0.01)
     async with through(ollama=ollama, page=page) as run:
@@ -135,14 +135,16 @@ async def test_answers_are_the_same_whole_and_streamed(through: Through) -> None
         assert response.headers["x-gemmapy-model"] == "demo:latest" and response.headers["Server"].startswith("nginx")
 
 
-async def test_an_error_keeps_its_status_and_its_words(through: Through) -> None:
+async def test_an_error_keeps_its_status_and_message(through: Through) -> None:
     async with through("keys: {alice: right}\n" + BARE) as run:
         response = await run.chat()
         assert response.status == 401 and (await response.json())["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_nginx_before_the_first_byte_stops_ollama(through: Through, stream: bool) -> None:
+async def test_a_client_that_disconnects_from_nginx_before_the_first_byte_stops_ollama(
+    through: Through, stream: bool
+) -> None:
     async with through(ollama=Simulator(faults=[Fault("stall")])) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream))
         await run.ollama.until(lambda: run.ollama.running == 1)
@@ -151,14 +153,14 @@ async def test_a_client_that_leaves_nginx_before_the_first_byte_stops_ollama(thr
         await run.ollama.until_abandoned()
 
 
-async def test_a_client_that_leaves_nginx_in_a_stream_stops_ollama(through: Through) -> None:
+async def test_a_client_that_disconnects_from_nginx_during_a_stream_stops_ollama(through: Through) -> None:
     async with through(ollama=Simulator(faults=[STALLED])) as run:
         async with await run.chat(stream=True) as response:
             await tokens(response, 1)
         await run.ollama.until_abandoned()
 
 
-async def test_a_reload_loses_nothing_that_runs_through_nginx(through: Through) -> None:
+async def test_a_reload_loses_no_stream_that_runs_through_nginx(through: Through) -> None:
     stall = Fault("stall", after=1, times=20, until=(go := asyncio.Event()))
     ollama = Simulator(faults=[stall], parallel=50, say=lambda body: WORDS)
     async with through(BARE, ollama) as run:
@@ -167,7 +169,7 @@ async def test_a_reload_loses_nothing_that_runs_through_nginx(through: Through) 
         await run.ollama.until(lambda: run.ollama.running == 20)
         run.configure("chains: {embeddings: []}")
         assert await run.server.reload()
-        assert (await run.chat()).status == 404, "new calls meet the new configuration"
+        assert (await run.chat()).status == 404, "new calls use the new configuration"
         go.set()
         told = {(await streamed(stream)).text() for stream in streams}
         told |= {said(await whole(await answer))["content"] for answer in wholes}

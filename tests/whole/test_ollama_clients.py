@@ -21,7 +21,7 @@ def client(run: Running, **options: Any) -> ollama.AsyncClient:
     return ollama.AsyncClient(host=run.url, **options)
 
 
-async def test_a_chat_is_answered_whole_and_streamed_alike(start: Start) -> None:
+async def test_a_chat_has_the_same_answer_whole_and_streamed(start: Start) -> None:
     async with start() as run, client(run) as native:
         whole = await native.chat("demo", HI)
         stream = await native.chat("demo", HI, stream=True)
@@ -41,7 +41,7 @@ async def test_the_synchronous_client_works_too(start: Start) -> None:
         assert "simulated" in (answer.message.content or "") and "simulated" in generated.response
 
 
-async def test_a_key_comes_from_the_environment_or_from_the_clients_headers(
+async def test_the_key_comes_from_the_environment_or_from_the_clients_headers(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers = {"Authorization": "Bearer secret"}
@@ -49,22 +49,22 @@ async def test_a_key_comes_from_the_environment_or_from_the_clients_headers(
         async with client(run) as without:
             with pytest.raises(ollama.ResponseError):
                 await without.chat("demo", HI)
-        await answered_with_a_key(run, headers=headers)
+        await check_both_clients(run, headers=headers)
         monkeypatch.setenv("OLLAMA_API_KEY", "secret")
-        await answered_with_a_key(run)
+        await check_both_clients(run)
 
 
-async def answered_with_a_key(run: Running, **options: Any) -> None:
-    """Both clients, with these options for the HTTP client beneath."""
+async def check_both_clients(run: Running, **options: Any) -> None:
+    """Check that Ollama's and LangChain's client get an answer with these options for their HTTP client."""
     async with client(run, **options) as native:
         assert (await native.chat("demo", HI)).message.content
     model = ChatOllama(base_url=run.url, model="demo", client_kwargs=options)
     assert (await model.ainvoke("hi")).content
-    await closed(model)
+    await close_langchain(model)
 
 
-async def closed(model: Any) -> None:
-    """Of LangChain's, whose clients have no types of their own."""
+async def close_langchain(model: Any) -> None:
+    """Close LangChain's HTTP clients, which are not typed."""
     model._client.close()
     await model._async_client.close()
 
@@ -75,11 +75,11 @@ async def test_one_chain_serves_both_dialects(start: Start) -> None:
         other = await openai.chat.completions.create(**ASK, temperature=0.5, seed=3)
         assert first.message.content == other.choices[0].message.content
         asked = [one.body for one in run.ollama.seen if one.path == "/api/chat" and one.body["messages"]]
-        assert asked[0] == asked[1], "the same question, whoever asks it"
+        assert asked[0] == asked[1], "the same question in both dialects"
         assert run.ollama.reloads == 0
 
 
-async def test_tools_thinking_and_formats_come_in_ollamas_shapes(start: Start) -> None:
+async def test_tools_thinking_and_formats_have_ollamas_shapes(start: Start) -> None:
     class City(BaseModel):
         name: str
         people: int
@@ -126,7 +126,7 @@ async def test_generating_raw_and_through_the_template(start: Start) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "said"), [("chat", {"messages": HI}), ("generate", {"prompt": "hi"})])
-async def test_what_became_of_a_field_is_told_by_the_name_that_was_sent(
+async def test_the_params_header_uses_ollamas_field_names(
     start: Start, path: str, said: dict[str, Any], stream: bool
 ) -> None:
     body = {"model": "demo", "think": True, "keep_alive": 5, "stream": stream, **said}
@@ -138,7 +138,7 @@ async def test_what_became_of_a_field_is_told_by_the_name_that_was_sent(
         assert refused.status == 400 and (await refused.json())["error"].startswith("'think' cannot be honoured")
 
 
-async def test_models_are_listed_described_and_found_loaded(start: Start) -> None:
+async def test_models_are_listed_shown_and_reported_as_loaded(start: Start) -> None:
     text = "models: {mine: {alias: demo}, 'demo-vision:latest': {allowed: false}}\nchains: {chat: []}\n"
     async with start(text) as run, client(run) as native:
         listed = [model.model for model in (await native.list()).models]
@@ -150,7 +150,7 @@ async def test_models_are_listed_described_and_found_loaded(start: Start) -> Non
             await native.show("demo-vision")
 
 
-async def test_a_loaded_model_that_may_not_be_asked_for_is_not_told_of(start: Start) -> None:
+async def test_a_loaded_model_that_is_not_allowed_is_not_listed(start: Start) -> None:
     async with start("chains: {chat: []}\n") as run, client(run) as native:
         for model in ("demo", "demo-vision"):
             await native.chat(model, HI)
@@ -167,7 +167,7 @@ async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
         raw = {"model": "demo", "prompt": "", "raw": True, "suffix": "b"}
         for stream in (True, False):
             answer = await run.http.post(f"{run.url}/api/generate", json={**raw, "stream": stream})
-            document = await answer.json()  # one, whether or not it is streamed, as Ollama's
+            document = await answer.json()  # a single document even when streamed, like Ollama's
             assert (document["done_reason"], document["response"]) == ("load", "")
         assert run.ollama.loads == 1
         with pytest.raises(ollama.ResponseError, match="operator") as refused:
@@ -176,14 +176,14 @@ async def test_a_model_can_be_loaded_but_not_unloaded(start: Start) -> None:
 
 
 @pytest.mark.parametrize("none", [0, 0.0, "0", "0s", "0m", "0.0s", "-0h"])
-async def test_no_time_to_stay_loaded_is_refused_however_it_is_written(start: Start, none: Any) -> None:
+async def test_a_keep_alive_of_zero_is_refused_however_it_is_written(start: Start, none: Any) -> None:
     async with start() as run:
         answer = await run.http.post(f"{run.url}/api/generate", json={"model": "demo", "keep_alive": none})
         assert answer.status == 403 and run.ollama.loads == 0
 
 
-async def test_what_ollamas_own_command_line_sends_is_understood(start: Start) -> None:
-    """Its types have fields that are sent although they are empty."""
+async def test_requests_of_ollamas_own_command_line_are_accepted(start: Start) -> None:
+    """Its types send some fields although they are empty."""
     empty = {"suffix": "", "system": "", "template": "", "context": None, "format": "", "options": None}
     async with start() as run:
         shown = {"model": "demo", "system": "", "template": "", "verbose": False, "options": None, "name": ""}
@@ -201,8 +201,8 @@ async def test_what_ollamas_own_command_line_sends_is_understood(start: Start) -
 
 
 @pytest.mark.parametrize("bound", [-1, -2])
-async def test_an_answer_may_be_as_long_as_its_model_likes(start: Start, bound: int) -> None:
-    """Also where the model has a bound of its own, as with Ollama."""
+async def test_num_predict_without_a_limit_is_accepted(start: Start, bound: int) -> None:
+    """-1 and -2 mean no limit, even if the model has one of its own; as in Ollama."""
     async with start() as run, client(run) as native:
         await native.chat("demo", HI, options={"num_predict": bound})
         await native.generate("demo", "hi", options={"num_predict": bound, "seed": 1})
@@ -215,9 +215,7 @@ async def test_an_answer_may_be_as_long_as_its_model_likes(start: Start, bound: 
 
 
 @pytest.mark.parametrize("path", ["chat", "generate", "embed", "embeddings", "show"])
-async def test_who_asks_for_a_model_that_is_not_there_is_pointed_to_the_list_of_its_own_dialect(
-    start: Start, path: str
-) -> None:
+async def test_the_error_for_an_unknown_model_names_the_model_list_of_its_dialect(start: Start, path: str) -> None:
     body = {"model": "nothing-like-it", "messages": HI, "prompt": "hi", "input": "hi"}
     async with start() as run:
         told = await run.http.post(f"{run.url}/api/{path}", json=body)
@@ -229,7 +227,7 @@ async def test_who_asks_for_a_model_that_is_not_there_is_pointed_to_the_list_of_
         assert other["error"]["message"].endswith("  GET /v1/models lists those that are available.")
 
 
-async def test_as_many_stop_sequences_as_editors_send_are_taken(start: Start) -> None:
+async def test_as_many_stop_sequences_as_editors_send_are_accepted(start: Start) -> None:
     async with start() as run, client(run) as native:
         stops = [f"<stop{number}>" for number in range(64)]
         await native.generate("demo", "hi", raw=True, options={"stop": stops})
@@ -238,19 +236,19 @@ async def test_as_many_stop_sequences_as_editors_send_are_taken(start: Start) ->
             await native.generate("demo", "hi", raw=True, options={"stop": [*stops, "one more"]})
 
 
-async def test_heads_are_answered_where_ollama_does(start: Start) -> None:
+async def test_head_requests_are_answered_where_ollama_answers_them(start: Start) -> None:
     async with start() as run:
         for path in ("/", "/api/tags", "/api/version"):
             answer = await run.http.head(run.url + path)
             assert answer.status == 200 and await answer.read() == b""
 
 
-async def test_clients_that_look_for_an_ollama_find_its_own_words(start: Start) -> None:
+async def test_the_root_path_says_that_ollama_is_running(start: Start) -> None:
     async with start() as run:
         assert await (await run.http.get(f"{run.url}/")).text() == "Ollama is running"
 
 
-async def test_as_many_texts_are_embedded_at_once_as_the_operator_allows(start: Start) -> None:
+async def test_the_number_of_texts_per_embedding_call_is_configurable(start: Start) -> None:
     async with start("requests: {max_inputs: 2}\nchains: {embeddings: []}\n") as run, client(run) as native:
         assert len((await native.embed("demo-embed", ["a", "b"])).embeddings) == 2
         with pytest.raises(ollama.ResponseError, match="'input'") as refused:
@@ -258,7 +256,7 @@ async def test_as_many_texts_are_embedded_at_once_as_the_operator_allows(start: 
         assert refused.value.status_code == 400
 
 
-async def test_embeddings_have_all_their_figures_from_the_cache_too(start: Start) -> None:
+async def test_cached_embeddings_have_all_their_counts_too(start: Start) -> None:
     async with start("plugins: {cache: {}}\nchains: {embeddings: [cache]}\n") as run, client(run) as native:
         made, kept = [await native.embed("demo-embed", "hello") for _ in range(2)]
         assert len(asked(run.ollama, "/api/embed")) == 1
@@ -287,14 +285,14 @@ async def test_errors_have_ollamas_form(start: Start) -> None:
             _ = [part async for part in await native.chat("demo", HI, stream=True)]
 
 
-async def test_a_body_is_json_whatever_its_type_says(start: Start) -> None:
+async def test_a_body_is_read_as_json_whatever_its_content_type(start: Start) -> None:
     async with start() as run:
         body = b'{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "stream": false}'
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         assert (await run.http.post(f"{run.url}/api/chat", data=body, headers=headers)).status == 200
 
 
-async def test_what_writes_is_off(start: Start) -> None:
+async def test_endpoints_that_change_models_are_off_by_default(start: Start) -> None:
     async with start() as run, client(run) as native:
         for call in (native.pull("x"), native.delete("demo"), native.copy("demo", "y")):
             with pytest.raises(ollama.ResponseError) as refused:
@@ -302,7 +300,7 @@ async def test_what_writes_is_off(start: Start) -> None:
             assert refused.value.status_code in (404, 405)
 
 
-async def test_keys_guard_the_native_endpoints_too(start: Start) -> None:
+async def test_the_native_endpoints_require_a_key_too(start: Start) -> None:
     async with start("keys: {a: secret}\nchains: {chat: []}\n") as run, client(run) as native:
         with pytest.raises(ollama.ResponseError) as refused:
             await native.chat("demo", HI)
@@ -317,7 +315,7 @@ async def test_langchains_chat_ollama(start: Start) -> None:
         model = ChatOllama(model="demo", base_url=run.url)
         assert (await model.ainvoke("hi")).content == "Hello there"
         assert "".join([str(part.content) async for part in model.astream("hi")]) == "Hello there"
-        await closed(model)
+        await close_langchain(model)
 
 
 async def test_langchains_classes_have_tools_formats_thoughts_and_vectors(start: Start) -> None:
@@ -338,11 +336,11 @@ async def test_langchains_classes_have_tools_formats_thoughts_and_vectors(start:
         vectors = OllamaEmbeddings(model="demo-embed", base_url=run.url)
         assert [len(one) for one in await vectors.aembed_documents(["a", "b"])] == [384, 384]
         for one in (model, thinking, vectors):
-            await closed(one)
+            await close_langchain(one)
         assert run.ollama.reloads == 0
 
 
-async def test_what_is_asked_of_a_description_is_checked(start: Start) -> None:
+async def test_fields_of_a_show_request_are_checked(start: Start) -> None:
     async with start() as run:
         answer = await run.http.post(f"{run.url}/api/show", json={"model": "demo", "verbose": "yes"})
         assert answer.status == 400 and "'verbose'" in (await answer.json())["error"]

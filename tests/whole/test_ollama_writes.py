@@ -1,4 +1,4 @@
-"""What changes an Ollama, through a running server: off unless it is opened, and for admins only."""
+"""Requests that change an Ollama's models, through a running server: off by default, and for admins only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.whole.test_openai_upstream import Scripted, scripted
 OPEN = f"{BARE}\nwrites: local\n"
 KEYS = "keys: {user: u-key, ops: {key: o-key, role: admin}}\n"
 BLOB = b"GGUF" + bytes(range(256)) * 20_000
-"""More than a body may have elsewhere in these tests."""
+"""Larger than the limit on request bodies."""
 
 
 def digest(blob: bytes) -> str:
@@ -41,7 +41,7 @@ async def asked(http: aiohttp.ClientSession, method: str, url: str, **more: Any)
     ("method", "path"),
     [("POST", "pull"), ("POST", "create"), ("POST", "push"), ("POST", "copy"), ("DELETE", "delete")],
 )
-async def test_nothing_can_be_changed_unless_it_is_opened(start: Start, method: str, path: str) -> None:
+async def test_writes_are_refused_unless_enabled(start: Start, method: str, path: str) -> None:
     async with start() as run:
         before = len(run.ollama.seen)
         status, text = await asked(run.http, method, f"{run.url}/api/{path}", json={"model": "demo"})
@@ -50,7 +50,7 @@ async def test_nothing_can_be_changed_unless_it_is_opened(start: Start, method: 
         assert len(run.ollama.seen) == before
 
 
-async def test_only_admins_may(start: Start) -> None:
+async def test_only_admins_may_write(start: Start) -> None:
     async with start(OPEN + KEYS) as run:
         for key, status in ((None, 401), ("wrong", 401), ("u-key", 403), ("o-key", 200)):
             headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -89,14 +89,14 @@ async def test_a_model_is_created_from_a_blob_larger_than_a_body_may_be(start: S
         assert steps[-1] == "success"
 
 
-async def test_a_digest_that_is_none_is_refused_here(start: Start) -> None:
+async def test_an_invalid_digest_is_not_forwarded(start: Start) -> None:
     async with start(OPEN) as run:
         before = len(run.ollama.seen)
         status, text = await asked(run.http, "POST", f"{run.url}/api/blobs/..%2F..%2Fchat", data=b"x")
         assert status == 400 and "digest" in text and len(run.ollama.seen) == before
 
 
-async def test_of_several_hosts_one_must_be_named(start: Start) -> None:
+async def test_with_several_hosts_the_request_must_name_one(start: Start) -> None:
     one, other = Simulator(), Simulator()
     async with running(one) as first, running(other) as second:
         text = f"{BARE}\nwrites: pool\nupstreams: {{pool: {{ollama: ['{first}', '{second}']}}}}\n"
@@ -113,7 +113,7 @@ async def test_of_several_hosts_one_must_be_named(start: Start) -> None:
     assert [sum(seen.path == "/api/copy" for seen in host.seen) for host in (one, other)] == [0, 1]
 
 
-async def test_hosts_at_one_address_are_told_apart_by_their_paths(start: Start) -> None:
+async def test_hosts_at_one_address_are_named_by_their_paths(start: Start) -> None:
     one, other = Scripted(b"", 200), Scripted(b"", 200)
     async with scripted({"/a/api/copy": one, "/b/api/copy": other}) as url:
         base = url.removesuffix("/v1")
@@ -127,14 +127,14 @@ async def test_hosts_at_one_address_are_told_apart_by_their_paths(start: Start) 
     assert (len(one.seen), len(other.seen)) == (1, 0)
 
 
-async def test_an_ollama_that_is_away_is_told_in_its_own_form(start: Start) -> None:
+async def test_an_unreachable_ollama_is_a_502_in_ollamas_error_form(start: Start) -> None:
     text = f"{BARE}\nwrites: gone\nupstreams: {{gone: {{ollama: 'http://127.0.0.1:9'}}}}\n"
     async with start(text) as run:
         status, told = await asked(run.http, "POST", f"{run.url}/api/pull", json={"model": "x"})
         assert status == 502 and told.startswith('{"error":"http://127.0.0.1:9')
 
 
-async def test_a_compressed_body_is_refused_before_anything_goes_on(start: Start) -> None:
+async def test_a_compressed_body_is_refused_and_not_forwarded(start: Start) -> None:
     async with start(OPEN) as run:
         before = len(run.ollama.seen)
         headers = {"Content-Encoding": "gzip"}
@@ -142,14 +142,14 @@ async def test_a_compressed_body_is_refused_before_anything_goes_on(start: Start
         assert status == 415 and "compressed" in told and len(run.ollama.seen) == before
 
 
-async def test_a_client_that_asks_whether_it_may_send_is_answered(start: Start) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(start: Start) -> None:
     async with start(OPEN) as run:
         url = f"{run.url}/api/blobs/{digest(b'small')}"
         async with asyncio.timeout(10), run.http.post(url, data=b"small", expect100=True) as response:
             assert response.status == 201
 
 
-async def test_nothing_follows_a_digest(start: Start) -> None:
+async def test_a_digest_followed_by_anything_is_not_forwarded(start: Start) -> None:
     async with start(OPEN) as run:
         before = len(run.ollama.seen)
         for path in (f"{digest(b'x')}%2F..%2F..%2Fapi%2Fdelete", f"{digest(b'x')}a", f"{digest(b'x')}%0d%0a"):
@@ -158,7 +158,7 @@ async def test_nothing_follows_a_digest(start: Start) -> None:
         assert len(run.ollama.seen) == before
 
 
-async def test_a_redirect_leads_nowhere(start: Start) -> None:
+async def test_a_redirect_is_not_followed(start: Start) -> None:
     led = []
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -177,14 +177,14 @@ async def test_a_redirect_leads_nowhere(start: Start) -> None:
 
 @asynccontextmanager
 async def saying(piece: bytes, reset: bool) -> AsyncIterator[str]:
-    """A server whose answer ends with its connection, or breaks off with a reset."""
+    """A server whose answer ends when its connection closes, or is cut off by a reset."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\r\n" + piece)
         await writer.drain()
         await going.wait()
-        if reset:  # a connection that lingers for no time ends with one
+        if reset:  # SO_LINGER with a time of 0 makes close() send a reset
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
@@ -199,7 +199,7 @@ async def saying(piece: bytes, reset: bool) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("piece", [b'{"status":"pulling"}\n', b""])
 @pytest.mark.parametrize("reset", [False, True])
-async def test_an_answer_that_the_upstream_resets_is_broken_for_its_client(
+async def test_an_answer_that_the_upstream_cuts_off_is_cut_off_for_the_client(
     start: Start, piece: bytes, reset: bool
 ) -> None:
     async with (

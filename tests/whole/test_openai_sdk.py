@@ -59,7 +59,7 @@ async def test_the_blocking_client_gets_the_same_answer_whole_and_streamed(start
     assert whole == pieces and "simulated" in pieces
 
 
-async def test_an_answer_has_everything_that_the_client_types(start: Start) -> None:
+async def test_an_answer_has_every_field_of_the_clients_types(start: Start) -> None:
     async with start() as run, run.client() as client:
         whole = await client.chat.completions.create(**ASK)
     assert whole.id.startswith("chatcmpl-") and whole.object == "chat.completion"
@@ -97,7 +97,7 @@ async def test_a_long_conversation_of_every_role_is_understood(start: Start) -> 
     assert sent[3]["tool_name"] == "get_weather" and sent[3]["tool_call_id"] == "call_1"
 
 
-async def test_agents_that_speak_in_turn_are_answered_though_the_assistant_spoke_last(start: Start) -> None:
+async def test_a_chat_that_ends_with_an_assistant_message_is_answered(start: Start) -> None:
     spoken = ({"role": "assistant", "name": name, "content": f"I am {name}."} for name in ("alice", "bob"))
     messages: Any = [*HI, *spoken]
     async with start() as run, run.client() as client:
@@ -108,7 +108,7 @@ async def test_agents_that_speak_in_turn_are_answered_though_the_assistant_spoke
     assert "messages=changed" in raw.headers["x-gemmapy-params"]
 
 
-async def test_the_stream_helper_tells_content_and_usage(start: Start) -> None:
+async def test_the_stream_helper_gives_content_and_usage(start: Start) -> None:
     async with (
         start() as run,
         run.client() as client,
@@ -121,7 +121,7 @@ async def test_the_stream_helper_tells_content_and_usage(start: Start) -> None:
     assert final.usage is not None and final.usage.completion_tokens > 0
 
 
-async def test_an_answer_of_a_thinking_model_keeps_its_thoughts_apart(start: Start) -> None:
+async def test_a_thinking_models_reasoning_is_separate_from_its_answer(start: Start) -> None:
     async with start() as run, run.client() as client:
         whole = await client.chat.completions.create(model="demo-thinking", messages=HI)  # type: ignore[arg-type]
         message = whole.choices[0].message
@@ -206,7 +206,7 @@ async def test_the_stream_helper_parses_the_arguments_of_a_strict_tool(start: St
     assert calls is not None and isinstance(calls[0].function.parsed_arguments, GetWeather)
 
 
-async def test_parse_tells_of_an_answer_that_was_cut_short(start: Start) -> None:
+async def test_parse_raises_for_an_answer_cut_off_by_its_length(start: Start) -> None:
     async with start() as run, run.client() as client:
         with pytest.raises(openai.LengthFinishReasonError):
             await client.chat.completions.parse(
@@ -321,7 +321,7 @@ async def test_models_are_listed_and_found_by_any_id(start: Start) -> None:
     assert chat.model == name
 
 
-async def test_a_model_that_is_not_there_is_not_found(start: Start) -> None:
+async def test_an_unknown_model_is_not_found(start: Start) -> None:
     async with start() as run, run.client() as client:
         with pytest.raises(openai.NotFoundError) as retrieved:
             await client.models.retrieve("some/thing:else")
@@ -338,7 +338,7 @@ async def test_a_model_that_is_not_there_is_not_found(start: Start) -> None:
 
 @pytest.mark.parametrize("model", ["demo", "demo-rendered"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_too_long_a_prompt_is_a_bad_request(start: Start, model: str, stream: bool) -> None:
+async def test_an_overlong_prompt_is_a_bad_request(start: Start, model: str, stream: bool) -> None:
     messages: Any = user("many words " * 3000)
     async with start() as run, run.client() as client:
         with pytest.raises(openai.BadRequestError) as caught:
@@ -347,7 +347,7 @@ async def test_too_long_a_prompt_is_a_bad_request(start: Start, model: str, stre
     assert "exceeds the available context size" in caught.value.message
 
 
-async def test_too_long_a_text_to_embed_is_a_bad_request(start: Start) -> None:
+async def test_an_overlong_text_to_embed_is_a_bad_request(start: Start) -> None:
     async with start() as run, run.client() as client:
         with pytest.raises(openai.BadRequestError) as caught:
             await client.embeddings.create(model="demo-embed", input="many words " * 3000)
@@ -374,7 +374,7 @@ async def test_a_wrong_key_is_an_authentication_error(start: Start) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_plugins_refusal_is_the_clients_exception(
+async def test_a_plugins_refusal_raises_the_matching_exception(
     start: Start, kind: str, raised: type[openai.APIStatusError], code: str, stream: bool
 ) -> None:
     yaml = f"plugins: {{refusing: {{use: 'tests.whole.rigged:Refusing', kind: {kind}}}}}\nchains: {{chat: [refusing]}}"
@@ -386,15 +386,15 @@ async def test_a_plugins_refusal_is_the_clients_exception(
     assert caught.value.response.headers.get("retry-after") == (None if code == "internal_error" else "7")
 
 
-async def test_the_client_tries_again_by_itself_where_it_is_told_to(start: Start) -> None:
+async def test_the_client_retries_when_the_server_lets_it(start: Start) -> None:
     ollama = Simulator(faults=[Fault("status", status=500)])
     async with start(ollama=ollama) as run, run.client(max_retries=1) as client:
         whole = await client.chat.completions.create(**ASK)
     assert whole.choices[0].finish_reason == "stop" and len(asked(ollama)) == 2
 
 
-async def reading(stream: AsyncStream[ChatCompletionChunk], pieces: list[str]) -> None:
-    """What came before an exception is kept."""
+async def read_into(stream: AsyncStream[ChatCompletionChunk], pieces: list[str]) -> None:
+    """Read the stream into a list, which keeps what came before an exception."""
     async for chunk in stream:
         pieces += [choice.delta.content or "" for choice in chunk.choices]
 
@@ -405,7 +405,7 @@ async def test_a_failure_in_the_middle_of_a_stream_is_raised_there(start: Start,
     async with start(ollama=Simulator(faults=[Fault(kind, after=3)], delay=0.01)) as run, run.client() as client:
         stream = await client.chat.completions.create(**ASK, stream=True)
         with pytest.raises(openai.APIError) as caught:
-            await reading(stream, pieces)
+            await read_into(stream, pieces)
     assert "".join(pieces).startswith("This is")
     assert not isinstance(caught.value, openai.APIStatusError) and caught.value.code in (
         "upstream_server",

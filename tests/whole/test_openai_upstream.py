@@ -1,4 +1,4 @@
-"""An OpenAI-compatible upstream: a proxy in front of a proxy, and servers with the manners of others."""
+"""An OpenAI-compatible upstream: a proxy in front of a proxy, and servers with the quirks of other software."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 
 @asynccontextmanager
 async def far(simulator: Simulator, text: str = BARE) -> AsyncIterator[str]:
-    """The base URL of a proxy over the simulator."""
+    """The base URL of a proxy in front of the simulator."""
     async with running(simulator) as upstream:
 
         def read() -> tuple[Config, Source]:
@@ -62,7 +62,7 @@ def near(url: str, more: str = "", key: str = SECRET) -> str:
 
 @asynccontextmanager
 async def both(start: Start, simulator: Simulator | None = None, more: str = "") -> AsyncIterator[Running]:
-    """A proxy whose upstream is a proxy over the simulator, which is the one that is given back."""
+    """A proxy in front of a proxy in front of the simulator; its Running has that simulator as `ollama`."""
     simulator = simulator or Simulator()
     async with far(simulator, KEYED) as url, start(near(url) + more, simulator) as run:
         yield run
@@ -85,7 +85,7 @@ async def test_a_chat_is_the_same_whole_and_streamed(start: Start, model: str) -
     assert [one.get("options") for one in asked(run.ollama)] == [{"num_predict": 500}, None]
 
 
-async def test_facts_of_the_answer_are_told_as_of_any_other(start: Start) -> None:
+async def test_the_answers_headers_are_like_those_of_an_ollama_upstream(start: Start) -> None:
     async with both(start) as run:
         response = await run.chat(options={"top_k": 3, "temperature": 0})
         await whole(response)
@@ -98,7 +98,7 @@ async def test_options_that_the_operator_listed_are_sent(start: Start) -> None:
     simulator = Simulator()
     async with far(simulator) as url, start(near(url, ", options: [top_k]"), simulator) as run:
         response = await run.chat(options={"top_k": 3})
-    assert "x-gemmapy-params" not in response.headers  # the far proxy, whose dialect has none, ignores it
+    assert "x-gemmapy-params" not in response.headers  # the far proxy ignores it: OpenAI's dialect has no such option
 
 
 async def test_what_cannot_be_honoured_is_refused_by_a_strict_server(start: Start) -> None:
@@ -144,7 +144,7 @@ async def test_a_conversation_with_results_goes_through(start: Start) -> None:
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-async def test_parallel_calls_may_be_forbidden(start: Start, parallel: bool) -> None:
+async def test_parallel_tool_calls_can_be_forbidden(start: Start, parallel: bool) -> None:
     simulator = Simulator(say=lambda _: Said(tool_calls=(("f", {"city": "A"}), ("f", {"city": "B"}))))
     async with both(start, simulator) as run:
         answer = await whole(await run.chat(tools=[function("f")], parallel_tool_calls=parallel))
@@ -152,7 +152,7 @@ async def test_parallel_calls_may_be_forbidden(start: Start, parallel: bool) -> 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_thoughts_are_told_apart_from_words(start: Start, stream: bool) -> None:
+async def test_reasoning_is_separate_from_the_answer(start: Start, stream: bool) -> None:
     async with both(start) as run:
         response = await run.chat(model="demo-thinking", reasoning_effort="low", stream=stream)
         if stream:
@@ -164,7 +164,7 @@ async def test_thoughts_are_told_apart_from_words(start: Start, stream: bool) ->
     assert asked(run.ollama)[0]["think"] == "low"
 
 
-async def test_a_model_may_be_told_not_to_think(start: Start) -> None:
+async def test_thinking_can_be_turned_off(start: Start) -> None:
     async with both(start) as run:
         assert "reasoning_content" not in said(
             await whole(await run.chat(model="demo-thinking", reasoning_effort="none"))
@@ -223,7 +223,7 @@ async def test_several_choices_are_several_calls(start: Start) -> None:
     assert sorted(one["options"]["seed"] for one in asked(run.ollama)) == [5, 6, 7]
 
 
-async def test_images_go_through(start: Start) -> None:
+async def test_images_reach_the_far_model(start: Start) -> None:
     async with both(start) as run:
         await whole(await run.chat(model="demo-vision", messages=picture(data_url())))
         assert asked(run.ollama)[0]["messages"][0]["images"] == [data_url().partition(",")[2]]
@@ -234,7 +234,7 @@ async def test_images_go_through(start: Start) -> None:
 # --- what goes wrong -----------------------------------------------------------------------------------
 
 
-async def test_an_unknown_model_is_not_found_and_not_asked_for(start: Start) -> None:
+async def test_an_unknown_model_is_not_found_without_a_call(start: Start) -> None:
     async with both(start) as run, run.client() as client:
         with pytest.raises(openai.NotFoundError) as caught:
             await client.chat.completions.create(**{**ASK, "model": "nothing"})
@@ -248,30 +248,32 @@ async def test_an_overflow_keeps_its_code_and_field(start: Start, stream: bool) 
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
 
 
-async def test_a_wrong_key_is_told_without_the_key(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_upstream_key_is_an_error_that_does_not_reveal_it(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     async with far(Simulator(), KEYED) as url, start(near(url, key="sk-other-secret")) as run:
         for response in (await run.chat(), await run.http.get(f"{run.url}/v1/models")):
-            error = await error_of(response, 502)  # it is not the caller's
+            error = await error_of(response, 502)  # not 401: the key is not the caller's
             assert error["code"] == "upstream_denied" and "sk-other" not in error["message"]
         ready = await (await run.http.get(f"{run.url}/readyz")).text()
     assert "sk-other" not in caplog.text + ready
 
 
-async def test_a_server_that_is_away_is_told(start: Start) -> None:
+async def test_an_unreachable_server_is_a_bad_gateway(start: Start) -> None:
     async with start(near(dead_url() + "/v1")) as run:
         assert (await error_of(await run.chat(), 502))["code"] == "upstream_connect"
 
 
 @pytest.mark.parametrize("kind", ["eof", "reset", "error_line"])
-async def test_a_stream_that_breaks_off_is_told_and_is_never_done(start: Start, kind: Any) -> None:
+async def test_a_stream_that_breaks_off_ends_with_an_error_and_never_with_done(start: Start, kind: Any) -> None:
     async with both(start, Simulator(say=lambda _: LONG, faults=[Fault(kind, after=3)])) as run:
         answer = await streamed(await run.chat(stream=True))
     assert answer.text() and answer.broken["code"] in ("upstream_cut", "upstream_server")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_ends_the_call_at_the_far_end(start: Start, stream: bool) -> None:
+async def test_a_client_that_disconnects_ends_the_call_at_the_far_end(start: Start, stream: bool) -> None:
     async with both(start, Simulator(faults=[Fault("stall", after=0)])) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream))
         await run.ollama.until(lambda: run.ollama.running == 1)
@@ -310,18 +312,18 @@ async def test_the_models_of_an_ollama_and_of_an_openai_upstream_are_one_list(st
     assert {one.model for one in tags.models} == set(models)
 
 
-async def test_a_list_is_asked_for_once_by_many(start: Start) -> None:
+async def test_concurrent_calls_share_one_request_for_the_model_list(start: Start) -> None:
     server = {"/v1/models": listing("m"), "/v1/chat/completions": answering("hi")}
     async with scripted(server) as url, start(near(url)) as run:
         await asyncio.gather(*(run.chat(model="m") for _ in range(10)))
     assert counted(server["/v1/models"]) == 1
 
 
-# --- the manners of other servers ----------------------------------------------------------------------
+# --- the quirks of other servers -----------------------------------------------------------------------
 
 
 class Scripted:
-    """Answers every request alike, and keeps what it was asked."""
+    """Gives every request the same answer, and records the requests."""
 
     def __init__(self, body: bytes, status: int = 200, kind: str = "application/json", **headers: str) -> None:
         self.body, self.status, self.kind, self.headers = body, status, kind, headers
@@ -378,7 +380,7 @@ async def served(start: Start, path: str, answer: Scripted, key: str = SECRET) -
         yield run
 
 
-async def test_the_key_and_the_servers_own_name_of_the_model_are_sent_and_nothing_of_the_caller(start: Start) -> None:
+async def test_the_upstreams_key_and_model_name_are_sent_and_nothing_of_the_caller(start: Start) -> None:
     answer = answering("hi")
     server = {"/v1/models": listing("Org/Model-7B"), "/v1/chat/completions": answer}
     async with scripted(server) as url, start(near(url)) as run:
@@ -405,21 +407,21 @@ async def test_a_stream_that_ends_after_its_finish_without_done_is_whole(start: 
         assert (await streamed(await run.chat(model="m", stream=True))).done
 
 
-async def test_a_stream_that_says_done_before_its_finish_was_cut(start: Start) -> None:
+async def test_a_stream_with_done_but_no_finish_reason_counts_as_cut_off(start: Start) -> None:
     async with served(start, "/chat/completions", streaming(delta(content="a"))) as run:
         answer = await streamed(await run.chat(model="m", stream=True))
         assert answer.text() == "a" and answer.broken["code"] == "upstream_cut"
 
 
-async def test_an_error_midway_is_told_as_what_it_is(start: Start) -> None:
+async def test_an_error_in_the_middle_of_a_stream_keeps_its_kind(start: Start) -> None:
     failure = {"error": {"message": "engine died", "type": "InternalServerError", "code": 500}}
     async with served(start, "/chat/completions", streaming(delta(content="a"), failure)) as run:
         answer = await streamed(await run.chat(model="m", stream=True))
         assert answer.broken["message"] == "engine died"
 
 
-async def test_all_that_several_answers_took_is_added_up(start: Start) -> None:
-    """Also what was thought, of which no word is shown."""
+async def test_the_usage_of_several_choices_is_added_up(start: Start) -> None:
+    """Including reasoning tokens, although the reasoning is not shown."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
     asked, made = {"cached_tokens": 4}, {"reasoning_tokens": 20}
     usage: dict[str, Any] = {"prompt_tokens": 7, "completion_tokens": 25}
@@ -463,7 +465,7 @@ async def test_a_completion_that_comes_whole_is_streamed(start: Start) -> None:
         (b'{"choices": [{"message": {"content": "ha', 502, "The upstream sent something that is not a valid answer."),
     ],
 )
-async def test_an_error_instead_of_a_stream_is_told_with_its_words_and_status(
+async def test_an_error_instead_of_a_stream_keeps_its_message_and_status(
     start: Start, document: bytes, status: int, message: str
 ) -> None:
     async with served(start, "/chat/completions", Scripted(document)) as run:
@@ -476,7 +478,7 @@ async def test_a_byte_order_mark_before_a_stream_costs_no_event(start: Start) ->
         assert (await streamed(await run.chat(model="m", stream=True))).text() == "all of it"
 
 
-async def test_a_call_in_pieces_is_one_call(start: Start) -> None:
+async def test_a_tool_call_in_pieces_is_put_together(start: Start) -> None:
     pieces = [
         {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}},
         {"index": 0, "function": {"arguments": '{"city":'}},
@@ -490,7 +492,7 @@ async def test_a_call_in_pieces_is_one_call(start: Start) -> None:
     assert answer.finishes() == ["tool_calls"]
 
 
-async def test_a_server_that_ignores_a_choice_has_failed(start: Start) -> None:
+async def test_a_server_that_ignores_tool_choice_is_an_upstream_error(start: Start) -> None:
     async with served(start, "/chat/completions", answering("no")) as run:
         error = await error_of(await run.chat(model="m", tools=[function("f")], tool_choice="required"), 502)
         assert error["code"] == "upstream_invalid_answer"
@@ -499,7 +501,9 @@ async def test_a_server_that_ignores_a_choice_has_failed(start: Start) -> None:
 @pytest.mark.parametrize(
     ("text", "strict", "status"), [('{"city": 5}', True, 502), ("words", False, 502), ('{"city": 5}', False, 200)]
 )
-async def test_a_server_that_ignores_a_schema_has_failed(start: Start, text: str, strict: bool, status: int) -> None:
+async def test_a_server_that_ignores_a_schema_is_an_upstream_error(
+    start: Start, text: str, strict: bool, status: int
+) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": strict}}
     async with served(start, "/chat/completions", answering(text)) as run:
         assert (await run.chat(model="m", response_format=form)).status == status
@@ -513,7 +517,7 @@ async def test_arguments_of_strict_tools_are_checked(start: Start) -> None:
         assert (await run.chat(model="m", tools=[function("f")])).status == 200
 
 
-async def test_what_a_filter_stopped_says_so(start: Start) -> None:
+async def test_an_answer_stopped_by_a_content_filter_has_that_finish_reason(start: Start) -> None:
     async with served(start, "/chat/completions", answering("", "content_filter")) as run:
         assert (await whole(await run.chat(model="m")))["choices"][0]["finish_reason"] == "content_filter"
 
@@ -533,7 +537,7 @@ BUSY = b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}'
     ],
 )
 @pytest.mark.parametrize("kind", ["openai", "ollama"])
-async def test_a_server_that_asks_for_patience_is_given_it(
+async def test_retry_after_of_an_upstream_is_passed_on(
     start: Start, kind: str, told: dict[str, str], wait: tuple[str, str]
 ) -> None:
     busy, tags = Scripted(BUSY, 429, **told), Scripted(b'{"models":[{"name":"m:latest","model":"m:latest"}]}')
@@ -548,7 +552,7 @@ async def test_a_server_that_asks_for_patience_is_given_it(
             assert (response.headers["Retry-After"], response.headers["retry-after-ms"]) == wait
 
 
-async def test_an_empty_purse_is_not_asked_again(start: Start) -> None:
+async def test_insufficient_quota_is_not_retried(start: Start) -> None:
     broke = Scripted(b'{"error":{"message":"no money","type":"insufficient_quota"}}', 429)
     text = "chains: {chat: [retry]}\nplugins: {retry: {wait: 0}}\n"
     server = {"/v1/models": listing("m"), "/v1/chat/completions": broke}
@@ -558,14 +562,14 @@ async def test_an_empty_purse_is_not_asked_again(start: Start) -> None:
         assert counted(broke) == 1
 
 
-async def test_a_key_that_a_server_repeats_is_not_told(start: Start) -> None:
+async def test_a_key_that_an_upstream_echoes_is_not_revealed(start: Start) -> None:
     echo = Scripted(f'{{"error":{{"message":"bad {SECRET}"}}}}'.encode(), 400)
     async with served(start, "/chat/completions", echo) as run:
         assert SECRET not in (await error_of(await run.chat(model="m"), 400))["message"]
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices":[]}', b'{"choices":[{"message":{}}]}'])
-async def test_what_is_no_answer_is_a_bad_gateway(start: Start, body: bytes) -> None:
+async def test_an_invalid_answer_is_a_bad_gateway(start: Start, body: bytes) -> None:
     async with served(start, "/chat/completions", Scripted(body)) as run:
         assert (await run.chat(model="m")).status == 502
 
@@ -578,7 +582,7 @@ async def test_more_dimensions_than_asked_for_are_cut_and_fewer_are_refused(star
         assert (await error_of(await run.embed(model="m", dimensions=4), 400))["param"] == "dimensions"
 
 
-async def test_another_key_after_a_reload_is_used(start: Start) -> None:
+async def test_a_reload_changes_the_key(start: Start) -> None:
     answer = answering("hi")
     server = {"/v1/models": listing("m"), "/v1/chat/completions": answer}
     async with scripted(server) as url, start(near(url)) as run:
@@ -603,7 +607,7 @@ def test_a_key_that_could_break_a_header_is_a_configuration_error(key: str) -> N
         ("ollama", "", " answers, but has no /api/tags: an `ollama` URL has no path such as /v1"),
     ],
 )
-async def test_a_url_that_leads_elsewhere_is_told_and_is_no_fault_of_the_caller(
+async def test_a_wrong_upstream_url_is_explained_in_a_bad_gateway_error(
     start: Start, kind: str, end: str, told: str
 ) -> None:
     async with scripted({"/v1/models": listing("m")}) as url:
@@ -614,7 +618,7 @@ async def test_a_url_that_leads_elsewhere_is_told_and_is_no_fault_of_the_caller(
                 assert f"{bare}{told}" in error["message"] and response.headers["x-should-retry"] == "false"
 
 
-async def test_a_list_that_is_refused_is_no_fault_of_the_caller_and_leaves_the_other_upstreams(start: Start) -> None:
+async def test_a_refused_model_list_is_a_bad_gateway_and_does_not_affect_other_upstreams(start: Start) -> None:
     refused = Scripted(b'{"error": {"message": "which tenant?"}}', 400)
     async with scripted({"/v1/models": refused}) as url:
         async with start(near(url)) as run:
@@ -624,8 +628,8 @@ async def test_a_list_that_is_refused_is_no_fault_of_the_caller_and_leaves_the_o
             assert (await run.chat()).status == (await run.http.get(f"{run.url}/v1/models")).status == 200
 
 
-async def test_what_a_pool_asks_of_it(start: Start) -> None:
-    """What is known of its models, with and without asking."""
+async def test_the_interface_that_a_pool_uses(start: Start) -> None:
+    """What is known about its models, with and without a request."""
     server = {"/v1/models": listing("Org/M")}
     async with scripted(server) as url, start() as run:
         upstream = Upstream(openai=(url,))

@@ -1,4 +1,4 @@
-"""Every parameter of a call: what Ollama is asked for it, what comes back, and what is refused."""
+"""Every parameter of a call: what Ollama receives for it, what is answered, and what is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def called(document: Json, choice: int = 0) -> list[tuple[str, Json]]:
 # --- sampling --------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_asked_of_ollama_that_was_not_asked_for(start: Start) -> None:
+async def test_ollama_gets_only_the_options_that_the_request_had(start: Start) -> None:
     async with start() as run:
         await whole(await run.chat())
         await streamed(await run.chat(stream=True))
@@ -75,7 +75,7 @@ async def test_nothing_is_asked_of_ollama_that_was_not_asked_for(start: Start) -
         ({"temperature": None, "max_tokens": None, "stop": None, "seed": None}, None),
     ],
 )  # fmt: skip
-async def test_sampling_options_reach_ollama_as_they_were_given(start: Start, given: Json, options: Json) -> None:
+async def test_sampling_options_reach_ollama_unchanged(start: Start, given: Json, options: Json) -> None:
     async with start() as run:
         await whole(await run.chat(**given))
     assert asked(run.ollama)[0].get("options") == options
@@ -100,7 +100,7 @@ async def test_sampling_options_reach_ollama_as_they_were_given(start: Start, gi
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
     ],
 )  # fmt: skip
-async def test_what_cannot_be_done_is_refused_before_ollama_is_asked(start: Start, given: Json) -> None:
+async def test_invalid_parameters_are_refused_without_calling_ollama(start: Start, given: Json) -> None:
     async with start() as run:
         error = await error_of(await run.chat(**given), 400)
     name = next(iter(given))
@@ -110,7 +110,7 @@ async def test_what_cannot_be_done_is_refused_before_ollama_is_asked(start: Star
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize("model", MODELS)
-async def test_an_answer_ends_where_its_tokens_do(start: Start, name: str, model: str) -> None:
+async def test_an_answer_ends_at_max_tokens(start: Start, name: str, model: str) -> None:
     async with start() as run:
         document = await whole(await run.chat(model=model, **{name: 3}))
         stream = await streamed(await run.chat(model=model, stream=True, **{name: 3}))
@@ -125,7 +125,7 @@ async def test_an_answer_ends_before_a_stop_sequence(start: Start) -> None:
     assert document["choices"][0]["finish_reason"] == "stop"
 
 
-async def test_choices_get_seeds_of_their_own(start: Start) -> None:
+async def test_each_choice_gets_its_own_seed(start: Start) -> None:
     async with start() as run:
         response = await run.chat(n=3, seed=7)
         await whole(response)
@@ -199,7 +199,7 @@ async def test_an_answer_that_does_not_fit_is_an_error(start: Start, stream: boo
 
 
 async def test_a_schema_may_refer_to_one_of_several(start: Start) -> None:
-    """As generators do that write a shape once, where it stands first."""
+    """Some schema generators define a shape at its first use and refer to it from the others."""
     name = {"anyOf": [{"type": "null"}, {"type": "string"}]}
     schema = {"type": "object", "properties": {"a name": name, "name": {"$ref": "#/properties/a%20name/anyOf/1"}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
@@ -208,7 +208,7 @@ async def test_a_schema_may_refer_to_one_of_several(start: Start) -> None:
     assert error["code"] == "upstream_invalid_answer"
 
 
-async def test_an_answer_that_need_not_fit_is_passed_on(start: Start) -> None:
+async def test_an_answer_need_not_match_a_schema_that_is_not_strict(start: Start) -> None:
     async with start(ollama=Simulator(say=lambda body: Said('{"name": 1}'))) as run:
         document = await whole(await run.chat(response_format=city_format(strict=False)))
     assert said(document)["content"] == '{"name": 1}'
@@ -224,7 +224,7 @@ async def test_an_answer_that_need_not_fit_is_passed_on(start: Start) -> None:
         {"anyOf": [{"type": "null"}], "allOf": [{"$ref": "#/anyOf/\u00b2"}]},
     ],
 )
-async def test_a_schema_that_is_none_costs_nobody_a_token(start: Start, wrong: Json) -> None:
+async def test_an_invalid_schema_is_refused_without_calling_ollama(start: Start, wrong: Json) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": wrong}}
     async with start() as run:
         error = await error_of(await run.chat(response_format=wanted), 400)
@@ -385,7 +385,7 @@ async def test_deprecated_functions_are_answered_in_the_deprecated_shape(start: 
         ("xhigh", "max", "changed"),
     ],
 )
-async def test_reasoning_effort_is_told_to_a_thinking_model(
+async def test_reasoning_effort_reaches_a_thinking_model(
     start: Start, effort: str, think: Any, note: str | None
 ) -> None:
     async with start() as run:
@@ -408,7 +408,7 @@ async def test_reasoning_effort_is_ignored_by_a_model_that_cannot_think(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_thoughts_can_be_given_back(start: Start, stream: bool) -> None:
+async def test_reasoning_of_earlier_turns_can_be_sent_back(start: Start, stream: bool) -> None:
     messages = [*HI, {"role": "assistant", "content": "x", "reasoning_content": "because"}, *HI]
     async with start() as run:
         response = await run.chat(model="demo-thinking", messages=messages, stream=stream)
@@ -472,7 +472,7 @@ async def test_every_call_forbids_silent_truncation(start: Start) -> None:
     assert [body["shift"] for body in sent[:4]] == [False] * 4
 
 
-async def test_what_was_not_honoured_is_told(start: Start) -> None:
+async def test_ignored_parameters_are_reported_in_a_header(start: Start) -> None:
     theirs = {"keep_alive": 0, "verbosity": "low", "made_up": 1, "options": {"num_ctx": 9, "mirostat": 2, "top_k": 3}}
     async with start() as run:
         response = await run.chat(**theirs, stream_options={"include_obfuscation": True})
@@ -524,7 +524,7 @@ async def test_a_strict_server_answers_what_it_can_honour(start: Start) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_overflow_is_told_and_nothing_is_cut(start: Start, model: str, stream: bool) -> None:
+async def test_an_overlong_prompt_is_an_error_and_is_never_cut(start: Start, model: str, stream: bool) -> None:
     yaml = CHATS + 'models: {"*": {num_ctx: 256}}'
     messages = [*user("old words " * 200), {"role": "assistant", "content": "x"}, *user("short")]
     async with start(yaml) as run:
@@ -534,7 +534,7 @@ async def test_an_overflow_is_told_and_nothing_is_cut(start: Start, model: str, 
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_an_answer_that_fills_the_context_ends_by_length(start: Start, model: str) -> None:
+async def test_an_answer_that_fills_the_context_has_the_finish_reason_length(start: Start, model: str) -> None:
     yaml = CHATS + 'models: {"*": {num_ctx: 64}}'
     async with start(yaml, Simulator(say=lambda body: Said("many words " * 100))) as run:
         document = await whole(await run.chat(model=model))
@@ -545,14 +545,14 @@ async def test_an_answer_that_fills_the_context_ends_by_length(start: Start, mod
 # --- models ----------------------------------------------------------------------------------------
 
 
-async def test_a_chat_model_is_not_asked_for_embeddings(start: Start) -> None:
+async def test_embeddings_of_a_chat_model_are_refused(start: Start) -> None:
     async with start() as run:
         error = await error_of(await run.embed(model="demo"), 400)
     assert error["param"] == "model" and error["code"] == "model_not_capable"
     assert {one.path for one in run.ollama.seen} <= {"/api/tags", "/api/show"}
 
 
-async def test_an_embedding_model_does_not_chat(start: Start) -> None:
+async def test_a_chat_with_an_embedding_model_is_refused(start: Start) -> None:
     async with start() as run:
         error = await error_of(await run.chat(model="demo-embed"), 400)
     assert error["type"] == "invalid_request_error" and error["param"] == "model"
@@ -579,7 +579,7 @@ async def test_cloud_models_are_refused(start: Start, name: str) -> None:
     assert not run.ollama.calls["/api/chat"]
 
 
-async def test_a_copy_of_a_cloud_model_is_refused_by_whatever_name(start: Start) -> None:
+async def test_a_copy_of_a_cloud_model_is_refused_under_any_name(start: Start) -> None:
     copied = Model("mine:latest", frozenset({"completion"}), remote="https://ollama.com:443")
     async with start(ollama=Simulator(models=(*CATALOGUE, copied))) as run, run.client() as client:
         await error_of(await run.chat(model="mine"), 404)
@@ -608,7 +608,7 @@ models:
 """
 
 
-async def test_an_alias_stands_for_its_model(start: Start) -> None:
+async def test_an_alias_is_another_name_of_its_model(start: Start) -> None:
     async with start(ALIASES) as run, run.client() as client:
         response = await run.chat(model="gpt-4o-mini")
         document = await whole(response)
@@ -619,11 +619,11 @@ async def test_an_alias_stands_for_its_model(start: Start) -> None:
     assert document["model"] == "gpt-4o-mini" and embedded["model"] == "text-embedding-3-small"
     assert response.headers["x-gemmapy-model"] == "demo:latest"
     assert [body["model"] for body in asked(run.ollama)] == ["demo:latest", "demo-rendered:latest"]
-    assert asked(run.ollama)[1]["options"] == {"num_ctx": 512}, "what is pinned is pinned to the model"
+    assert asked(run.ollama)[1]["options"] == {"num_ctx": 512}, "a setting of the model applies under its alias, too"
     assert {"gpt-4o-mini", "team/fast", "demo:latest"} <= listed and one.id == "team/fast"
 
 
-async def test_only_what_is_allowed_can_be_asked_for(start: Start) -> None:
+async def test_only_allowed_models_can_be_called_and_others_look_unknown(start: Start) -> None:
     yaml = 'chains: {chat: [], embeddings: []}\nmodels: {"*": {allowed: false}, demo: {}, fine: {alias: demo-rendered}}'
     async with start(yaml) as run, run.client() as client:
         await whole(await run.chat(model="demo"))
@@ -634,11 +634,13 @@ async def test_only_what_is_allowed_can_be_asked_for(start: Start) -> None:
         embedded = await error_of(await run.embed(), 404)
         listed = {model.id async for model in client.models.list()}
     assert {error["code"] for error in (*hidden, unknown, embedded)} == {"model_not_found"}
-    assert hidden[0]["message"].replace("demo-rendered", "nobody") == unknown["message"], "nothing tells it is there"
+    assert hidden[0]["message"].replace("demo-rendered", "nobody") == unknown["message"], (
+        "the error must not reveal that the model exists"
+    )
     assert listed == {"demo:latest", "fine"}
 
 
-async def test_one_model_can_be_forbidden(start: Start) -> None:
+async def test_a_single_model_can_be_forbidden(start: Start) -> None:
     async with start(CHATS + "models: {demo: {allowed: false}}") as run:
         await error_of(await run.chat(model="demo"), 404)
         await error_of(await run.chat(model="library/demo"), 404)
@@ -649,9 +651,9 @@ async def test_one_model_can_be_forbidden(start: Start) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-async def test_an_older_ollama_is_served_as_well(start: Start, model: str) -> None:
+async def test_an_older_ollama_works_too(start: Start, model: str) -> None:
     async with start(ollama=Simulator(profile="old")) as run:
-        for _ in range(2):  # the second prompt is cached, and then older servers do not count it
+        for _ in range(2):  # the second prompt is cached, so older servers do not report its tokens
             document = await whole(await run.chat(model=model, stream_options={"include_usage": True}))
             stream = await streamed(await run.chat(model=model, stream=True))
         tools = await whole(await run.chat(model=model, messages=BOTH, tools=[WEATHER, CLOCK]))
@@ -663,7 +665,7 @@ async def test_an_older_ollama_is_served_as_well(start: Start, model: str) -> No
     assert logprobs["choices"][0]["logprobs"] is None
 
 
-async def test_what_an_older_model_can_do_is_known_as_well(start: Start) -> None:
+async def test_capabilities_of_models_on_an_older_ollama_are_known_too(start: Start) -> None:
     async with start(ollama=Simulator(profile="old")) as run:
         seeing = await error_of(await run.chat(messages=picture(data_url())), 400)
         embedding = await error_of(await run.embed(model="demo"), 400)
@@ -676,7 +678,7 @@ async def test_what_an_older_model_can_do_is_known_as_well(start: Start) -> None
 # --- images ----------------------------------------------------------------------------------------
 
 
-async def test_an_image_on_a_model_that_does_not_see_is_refused(start: Start) -> None:
+async def test_an_image_for_a_model_without_vision_is_refused(start: Start) -> None:
     async with start() as run:
         error = await error_of(await run.chat(messages=picture(data_url())), 400)
     assert error["param"] == "messages[0].content" and error["code"] == "model_not_capable"
@@ -699,7 +701,7 @@ async def test_an_image_on_a_model_that_does_not_see_is_refused(start: Start) ->
         (data_url(PNG + b"x" * 3000), "image_too_large"),
     ],
 )
-async def test_an_image_that_cannot_be_taken_is_refused(start: Start, url: str, code: str) -> None:
+async def test_an_invalid_or_unsupported_image_is_refused(start: Start, url: str, code: str) -> None:
     async with start(CHATS + "requests: {max_image_bytes: 2000}") as run:
         error = await error_of(await run.chat(model="demo-vision", messages=picture(url)), 400)
     assert error["param"].startswith("messages[0].content") and not run.ollama.calls["/api/chat"]
@@ -707,7 +709,7 @@ async def test_an_image_that_cannot_be_taken_is_refused(start: Start, url: str, 
 
 
 class Gallery:
-    """A host of images, and the paths that it was asked for."""
+    """A web server with images; records the paths that were requested."""
 
     shown: Mapping[str, bytes] = {"/small.png": PNG, "/anim.gif": GIF, "/huge.png": PNG + b"x" * 5000}
 
@@ -741,7 +743,7 @@ class Gallery:
 
 @asynccontextmanager
 async def gallery() -> AsyncIterator[tuple[str, list[str]]]:
-    """Its address, and the paths that it was asked for."""
+    """The server's URL, and the list of paths requested from it."""
     images = Gallery()
     runner = web.ServerRunner(web.Server(images), shutdown_timeout=1)
     await runner.setup()
@@ -779,7 +781,7 @@ async def test_an_image_of_an_allowed_host_is_fetched() -> None:
         ("/anim.gif", "unsupported_image"),
     ],
 )
-async def test_what_an_allowed_host_sends_is_checked(path: str, code: str) -> None:
+async def test_an_image_from_an_allowed_host_is_checked(path: str, code: str) -> None:
     async with gallery() as (url, visits):
         with pytest.raises(BadCall) as caught:
             await trusting().fetched(linking(url + path))
@@ -787,7 +789,7 @@ async def test_what_an_allowed_host_sends_is_checked(path: str, code: str) -> No
     assert visits == [path], "a redirect is not followed"
 
 
-async def test_one_image_that_cannot_be_had_ends_the_fetching_of_all() -> None:
+async def test_one_failed_image_cancels_the_fetching_of_the_others() -> None:
     async with gallery() as (url, _):
         images = tuple(Image("", f"{url}/{name}.png") for name in ("small", "never", "lost"))
         async with asyncio.timeout(10):
@@ -797,10 +799,10 @@ async def test_one_image_that_cannot_be_had_ends_the_fetching_of_all() -> None:
         if still_running:
             await asyncio.wait(still_running)
     assert caught.value.code == "image_not_fetched"
-    assert not still_running, "a call that is over fetches nothing"
+    assert not still_running, "a finished call must not fetch anything"
 
 
-async def test_an_image_that_is_linked_twice_is_the_same_twice() -> None:
+async def test_an_image_linked_twice_is_filled_in_at_both_places() -> None:
     async with gallery() as (url, _):
         image = Image("", f"{url}/small.png")
         inline = Image("inline")
@@ -810,7 +812,7 @@ async def test_an_image_that_is_linked_twice_is_the_same_twice() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_private_address_is_refused_even_where_its_host_is_named(start: Start, host: str) -> None:
+async def test_a_private_address_is_refused_even_if_its_host_is_allowed(start: Start, host: str) -> None:
     async with gallery() as (url, visits), start(CHATS + f"requests: {{image_hosts: ['{host}']}}") as run:
         link = f"{url.replace('127.0.0.1', host)}/small.png"
         error = await error_of(await run.chat(model="demo-vision", messages=picture(link)), 400)
@@ -829,12 +831,12 @@ async def test_a_private_address_is_refused_even_where_its_host_is_named(start: 
         "fec0::1",  # site-local
     ],
 )  # fmt: skip
-def test_a_private_address_is_known_in_every_disguise(address: str) -> None:
+def test_a_private_address_is_recognised_in_every_notation(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1"])
-def test_a_public_address_is_one(address: str) -> None:
+def test_a_public_address_is_recognised(address: str) -> None:
     assert is_public(address)
 
 

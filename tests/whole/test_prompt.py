@@ -23,7 +23,7 @@ async def generated(run: Running, **more: Any) -> dict[str, Any]:
         return told
 
 
-async def test_a_prompt_is_answered_and_the_same_again_comes_from_the_cache(start: Start) -> None:
+async def test_a_repeated_prompt_is_answered_from_the_cache(start: Start) -> None:
     async with start(CACHE) as run:
         first = await generated(run, temperature=0.3, max_tokens=50)
         again = await generated(run, temperature=0.3, max_tokens=50)
@@ -37,7 +37,7 @@ async def test_a_prompt_is_answered_and_the_same_again_comes_from_the_cache(star
     assert bodies[0]["options"]["temperature"] == 0.3 and len(bodies) == 2
 
 
-async def test_a_stream_is_lines_and_the_last_one_says_whether_it_was_kept(start: Start) -> None:
+async def test_the_last_line_of_a_stream_says_whether_the_answer_was_cached(start: Start) -> None:
     async with start(CACHE) as run:
         for cached in (False, True):
             async with run.http.post(f"{run.url}{PATH}", json={**ASK, "stream": True}) as reply:
@@ -62,7 +62,7 @@ async def test_a_stream_is_lines_and_the_last_one_says_whether_it_was_kept(start
         ([], "the body", "invalid_type"),
     ],
 )
-async def test_what_is_wrong_is_said_by_name(start: Start, body: Any, param: str, code: str) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, body: Any, param: str, code: str) -> None:
     async with start() as run, run.http.post(f"{run.url}{PATH}", json=body) as reply:
         error = await error_of(reply, 400)
     assert (error["param"], error["code"]) == (param, code)

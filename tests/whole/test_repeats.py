@@ -1,4 +1,4 @@
-"""Requests that come again: what was read of their bodies is remembered, and nobody notices but the clock."""
+"""Repeated requests: their parsed bodies are remembered, which changes nothing but the speed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RETRIED = "plugins: {timeouts: {}, retry: {}}\nchains: {chat: [timeouts, retry]}
 CACHED = "plugins: {cache: {}}\nchains: {chat: [cache]}\n"
 
 
-def edge(run: Running, path: str) -> Any:
+def dialect_at(run: Running, path: str) -> Any:
     """The dialect that answers at a path."""
     found = getattr(run.server.live.pipeline.router.exact["POST", path].handle, "__self__", None)
     assert isinstance(found, OpenAI | Ollama)
     return found
 
 
-async def test_the_upstream_is_asked_the_same_every_time(start: Start) -> None:
+async def test_a_repeated_request_reaches_the_upstream_unchanged(start: Start) -> None:
     async with start(RETRIED) as run:
         for body in DIFFERENT:
             for _ in range(4):
@@ -31,23 +31,25 @@ async def test_the_upstream_is_asked_the_same_every_time(start: Start) -> None:
                 await response.read()
         sent = [json.dumps(one) for one in asked(run.ollama)]
         calls = [body.get("n", 1) for body in DIFFERENT]
-        assert len(sent) == 4 * sum(calls) and len(edge(run, "/v1/chat/completions").known.young) == len(DIFFERENT)
+        assert len(sent) == 4 * sum(calls) and len(dialect_at(run, "/v1/chat/completions").known.young) == len(
+            DIFFERENT
+        )
         for count in calls:
             rounds, sent = sent[: 4 * count], sent[4 * count :]
             assert len({tuple(sorted(rounds[at : at + count])) for at in range(0, 4 * count, count)}) == 1
 
 
-async def test_natively_too(start: Start) -> None:
+async def test_repeated_native_requests_reach_the_upstream_unchanged(start: Start) -> None:
     async with start(RETRIED) as run:
         for _ in range(4):
             body = {"model": "demo", "messages": HI, "stream": False, "options": {"seed": 1, "stop": ["x"]}}
             response = await run.http.post(f"{run.url}/api/chat", json=body)
             assert (await response.json())["done"]
         assert len({json.dumps(one) for one in asked(run.ollama)}) == 1
-        assert len(edge(run, "/api/chat").known.young) == 1
+        assert len(dialect_at(run, "/api/chat").known.young) == 1
 
 
-async def test_each_request_has_its_own_id_caller_headers_and_notes(start: Start) -> None:
+async def test_repeated_requests_share_neither_id_nor_caller_nor_headers(start: Start) -> None:
     keys = "keys: {alice: a-key, bob: b-key}\n"
     async with start(CACHED + keys) as run:
         told: list[str] = []
@@ -62,16 +64,16 @@ async def test_each_request_has_its_own_id_caller_headers_and_notes(start: Start
         assert len(set(told)) == 4
 
 
-async def test_what_is_wrong_is_refused_every_time(start: Start) -> None:
+async def test_an_invalid_request_is_refused_every_time(start: Start) -> None:
     async with start("params: strict\n" + RETRIED) as run:
         wrong: list[dict[str, Any]] = [{"temperature": 3}, {"unknown": 1}, {"messages": []}]
         for body in wrong:
             for _ in range(3):
                 await error_of(await run.chat(**body), 400)
-        assert asked(run.ollama) == [] and not edge(run, "/v1/chat/completions").known.young
+        assert asked(run.ollama) == [] and not dialect_at(run, "/v1/chat/completions").known.young
 
 
-async def test_a_reload_forgets_what_was_read(start: Start) -> None:
+async def test_a_reload_empties_the_memo_of_parsed_bodies(start: Start) -> None:
     async with start(RETRIED) as run:
         for _ in range(3):
             response = await run.chat(use_cache=False)
@@ -82,8 +84,8 @@ async def test_a_reload_forgets_what_was_read(start: Start) -> None:
         assert response.headers["x-gemmapy-cache"] == "bypass" and "x-gemmapy-params" not in response.headers
 
 
-async def test_pictures_are_not_held(start: Start) -> None:
+async def test_bodies_with_images_are_not_remembered(start: Start) -> None:
     async with start(RETRIED) as run:
         for _ in range(3):
             assert (await run.chat(model="demo-vision", messages=picture(data_url()))).status == 200
-        assert not edge(run, "/v1/chat/completions").known.young
+        assert not dialect_at(run, "/v1/chat/completions").known.young

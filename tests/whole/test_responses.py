@@ -1,4 +1,4 @@
-"""Responses without anything that keeps them: the stock SDK, and every kind of event."""
+"""The Responses API without a store: the stock SDK, and every kind of event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import BARE, Running, Start
 from tests.whole.asking import Json, asked, data_url, error_of, user, whole
-from tests.whole.responding import KINDS, checked, events_of, told
+from tests.whole.responding import KINDS, checked, events_of, final_response
 
 ASK: Json = {"model": "demo", "input": "hi"}
 WEATHER: Any = {
@@ -61,7 +61,7 @@ async def test_whole_and_streamed_responses_say_the_same(start: Start) -> None:
     said = Said("Good day.", thinking="A greeting.", tool_calls=(("get_weather", {"city": "Rome"}),))
     async with start(ollama=Simulator(say=lambda _: said)) as run:
         one = await respond(run, tools=[WEATHER], model="demo-thinking")
-        other = told(await stream(run, tools=[WEATHER], model="demo-thinking"))
+        other = final_response(await stream(run, tools=[WEATHER], model="demo-thinking"))
     for document in (one, other):
         for name in ("id", "created_at", "completed_at", "usage"):
             del document[name]
@@ -79,7 +79,7 @@ async def test_every_kind_of_event_comes_in_order(start: Start, summary: str | N
         events = await stream(
             run, tools=[WEATHER], model="demo-thinking", reasoning={"effort": "high", "summary": summary}
         )
-    end = told(events)
+    end = final_response(events)
     thought, message, call = end["output"]
     kind, part = ("summary", "reasoning_summary") if summary else ("content", "reasoning")
     assert [one["text"] for one in thought[kind]] == ["A greeting."]
@@ -97,7 +97,7 @@ async def test_logprobs_come_with_the_text(start: Start) -> None:
     async with start() as run:
         events = await stream(run, include=["message.output_text.logprobs"], top_logprobs=2)
         document = await respond(run, top_logprobs=2)
-    (streamed,) = told(events)["output"][0]["content"]
+    (streamed,) = final_response(events)["output"][0]["content"]
     (kept,) = document["output"][0]["content"]
     assert streamed["logprobs"] == kept["logprobs"] and len(kept["logprobs"][0]["top_logprobs"]) == 2
     assert "".join(one["token"] for one in kept["logprobs"]) == kept["text"]
@@ -107,29 +107,29 @@ async def test_logprobs_come_with_the_text(start: Start) -> None:
 async def test_a_limit_of_tokens_makes_a_response_incomplete(start: Start, streams: bool) -> None:
     async with start() as run:
         limited = {"max_output_tokens": 3}
-        end = told(await stream(run, **limited)) if streams else await respond(run, **limited)
+        end = final_response(await stream(run, **limited)) if streams else await respond(run, **limited)
     assert (end["status"], end["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert end["output"][0]["status"] == "incomplete" and end["completed_at"] is None
 
 
-async def test_an_answer_that_says_nothing_has_an_empty_message(start: Start) -> None:
+async def test_an_empty_answer_has_an_empty_message(start: Start) -> None:
     async with start(ollama=Simulator(say=lambda _: Said(""))) as run:
-        for end in (told(await stream(run)), await respond(run)):
+        for end in (final_response(await stream(run)), await respond(run)):
             assert [part["text"] for part in end["output"][0]["content"]] == [""]
 
 
-async def test_a_stream_that_breaks_off_is_failed_and_a_failure_to_start_has_its_status(start: Start) -> None:
+async def test_a_cut_off_stream_ends_as_failed_and_an_error_before_it_has_its_status(start: Start) -> None:
     faults = [Fault("eof", after=3), Fault("status", status=500)]
     async with start(ollama=Simulator(faults=faults)) as run:
         events = await stream(run)
-        end = told(events)
+        end = final_response(events)
         assert end["error"]["code"] == "server_error" and end["output"][0]["status"] == "incomplete"
         assert events[-2]["type"] == "error" and events[-2]["code"] == "upstream_cut"
         error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, "stream": True}), 502)
         assert error["code"] == "upstream_server"
 
 
-async def test_a_picture_that_a_function_gave_is_seen(start: Start) -> None:
+async def test_an_image_returned_by_a_function_is_seen(start: Start) -> None:
     call: Any = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
     output: Any = [{"type": "input_text", "text": "here"}, {"type": "input_image", "image_url": data_url()}]
     given: Any = [*user("look"), call, {"type": "function_call_output", "call_id": "c1", "output": output}]
@@ -143,7 +143,7 @@ async def test_a_picture_that_a_function_gave_is_seen(start: Start) -> None:
     assert refused.value.code == "model_not_capable"
 
 
-async def test_what_is_found_wrong_further_in_has_the_name_that_was_sent(start: Start) -> None:
+async def test_errors_found_after_translation_name_the_field_of_the_responses_api(start: Start) -> None:
     async with start() as run:
         picture = {"type": "input_image", "image_url": data_url()}
         body = {**ASK, "input": [{"role": "user", "content": [picture]}]}
@@ -175,7 +175,7 @@ async def test_a_tool_loop_runs_on_the_clients_own_items(start: Start) -> None:
 FORM: Any = {"type": "json_schema", "name": "city", "schema": WEATHER["parameters"], "strict": True}
 
 
-async def test_what_is_asked_reaches_the_model(start: Start) -> None:
+async def test_parameters_reach_the_model(start: Start) -> None:
     form = FORM
     body = {
         "temperature": 0.1, "top_p": 0.2, "max_output_tokens": 99, "reasoning": {"effort": "low"},
@@ -198,7 +198,7 @@ async def test_what_is_asked_reaches_the_model(start: Start) -> None:
     assert "include.reasoning.encrypted_content=ignored" in notes
 
 
-async def test_what_became_of_a_field_further_in_is_told_by_the_name_that_was_sent(start: Start) -> None:
+async def test_the_params_header_uses_the_field_names_of_the_responses_api(start: Start) -> None:
     async with start() as run:
         body = {**ASK, "reasoning": {"effort": "low"}, "parallel_tool_calls": False, "tools": [WEATHER]}
         response = await run.http.post(f"{run.url}/v1/responses", json=body)
@@ -239,28 +239,28 @@ WRONG: list[tuple[Json, str, str | None]] = [
 ]  # fmt: skip
 
 
-async def test_what_is_wrong_or_missing_is_named(start: Start) -> None:
+async def test_an_invalid_or_missing_field_is_named_in_the_error(start: Start) -> None:
     async with start() as run:
         for body, param, code in WRONG:
             error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, **body}), 400)
             assert (error["param"], error["code"]) == (param, code), body
 
 
-async def test_a_reference_where_nothing_is_kept_says_what_would_do(start: Start) -> None:
+async def test_an_item_reference_without_a_store_is_an_error_with_the_remedy(start: Start) -> None:
     reference = {"type": "item_reference", "id": "rs_17a419db65322e571173fe4e25799cc400"}
     async with start() as run:
         error = await error_of(await run.http.post(f"{run.url}/v1/responses", json={**ASK, "input": [reference]}), 400)
     assert "plugin 'stored'" in error["message"] and "'store': false" in error["message"]
 
 
-async def test_an_endpoint_that_is_not_here_says_what_is(start: Start) -> None:
+async def test_a_missing_endpoint_suggests_an_alternative(start: Start) -> None:
     async with start(BARE + "\nlisten: {port: 0, drain: 1, base_path: /ai}\n") as run:
         response = await run.http.post(f"{run.url}/ai/v1/responses/compact", json=ASK)
         error = await error_of(response, 404)
     assert error["code"] == "unknown_url" and "truncation" in error["message"]
 
 
-async def test_the_sdk_is_told_about_how_long_a_prompt_is(start: Start) -> None:
+async def test_input_tokens_are_estimated_for_the_sdk(start: Start) -> None:
     async with start() as run, run.client() as client:
         count = client.responses.input_tokens.count
         short = await count(model="demo", input="word " * 100)
@@ -280,7 +280,7 @@ async def test_the_sdk_is_told_about_how_long_a_prompt_is(start: Start) -> None:
         await error_of(await run.http.post(f"{run.url}/v1/responses/input_tokens", json=[]), 400)
 
 
-async def test_without_a_chain_for_chats_there_are_no_responses(start: Start) -> None:
+async def test_without_a_chat_chain_the_responses_api_is_off(start: Start) -> None:
     async with start(BARE.replace("chat: [], ", "")) as run:
         error = await error_of(await run.http.post(f"{run.url}/v1/responses", json=ASK), 404)
     assert error["code"] == "route_off"

@@ -1,4 +1,4 @@
-"""The plugins `retry` and `timeouts` in a running server, over an Ollama that fails and dawdles."""
+"""The plugins `retry` and `timeouts` in a running server, in front of an Ollama that fails or stalls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from plugins.retry import Retry
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Late, Running, Start
-from tests.whole.asking import FLOOD, asked, dead_url, deaf, error_of, function, said, streamed, whole
+from tests.whole.asking import FLOOD, asked, dead_url, error_of, function, said, slow_client, streamed, whole
 
 RETRY = "plugins: {retry: {attempts: 3, wait: 0}}\nchains: {chat: [retry], embeddings: [retry]}\n"
 CITY = {"type": "json_schema", "json_schema": {"name": "c", "schema": {"type": "object", "required": ["name"]}}}
@@ -29,7 +29,7 @@ async def until_started(run: Running, count: int) -> None:
 
 
 async def stalled(run: Running, late: Late, **body: Any) -> aiohttp.ClientResponse:
-    """The answer to a chat call whose limit passes when Ollama works on it."""
+    """The answer to a chat call whose time limit passes while Ollama works on it."""
     asking = asyncio.ensure_future(run.chat(**body))
     await run.ollama.until(lambda: run.ollama.running == 1)
     await late(run)
@@ -41,7 +41,7 @@ async def stalled(run: Running, late: Late, **body: Any) -> aiohttp.ClientRespon
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("kind", ["status", "error_line", "eof", "garbage", "reset", "load_failure"])
-async def test_a_call_is_tried_until_it_goes_well(start: Start, stream: bool, kind: Any) -> None:
+async def test_a_call_is_retried_until_it_succeeds(start: Start, stream: bool, kind: Any) -> None:
     async with start(RETRY, Simulator(faults=[Fault(kind, times=2)])) as run:
         response = await run.chat(stream=stream)
         text = (await streamed(response)).text() if stream else said(await whole(response))["content"]
@@ -51,7 +51,7 @@ async def test_a_call_is_tried_until_it_goes_well(start: Start, stream: bool, ki
     assert "x-gemmapy-attempts" not in again.headers
 
 
-async def test_embeddings_are_tried_again_too(start: Start) -> None:
+async def test_embeddings_are_retried_too(start: Start) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status"), Fault("eof")])) as run:
         response = await run.embed()
         assert (await whole(response))["data"]
@@ -59,7 +59,7 @@ async def test_embeddings_are_tried_again_too(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_never_goes_well_is_given_up(start: Start, stream: bool) -> None:
+async def test_a_call_that_keeps_failing_is_given_up(start: Start, stream: bool) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status", times=99)])) as run:
         error = await error_of(await run.chat(stream=stream), 502)
     assert error["code"] == "upstream_server" and len(asked(run.ollama)) == 3
@@ -75,7 +75,7 @@ async def test_a_call_that_never_goes_well_is_given_up(start: Start, stream: boo
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_fault_of_the_request_is_never_tried_again(
+async def test_an_invalid_request_is_never_retried(
     start: Start, body: dict[str, Any], status: int, stream: bool
 ) -> None:
     async with start(RETRY) as run:
@@ -85,21 +85,21 @@ async def test_a_fault_of_the_request_is_never_tried_again(
 
 @pytest.mark.parametrize("kind", ["error_line", "eof", "garbage", "reset"])
 @pytest.mark.parametrize("n", [1, 2])
-async def test_a_stream_that_has_begun_is_never_tried_again(start: Start, kind: Any, n: int) -> None:
+async def test_a_stream_that_has_begun_is_never_retried(start: Start, kind: Any, n: int) -> None:
     async with start(RETRY, Simulator(faults=[Fault(kind, after=3)], delay=0.02)) as run:
         stream = await streamed(await run.chat(stream=True, n=n))
     assert stream.broken and stream.text() and len(asked(run.ollama)) == n
 
 
 @pytest.mark.parametrize("kind", ["error_line", "eof", "reset"])
-async def test_a_whole_answer_that_broke_off_is_tried_again(start: Start, kind: Any) -> None:
+async def test_a_whole_answer_that_broke_off_is_retried(start: Start, kind: Any) -> None:
     async with start(RETRY, Simulator(faults=[Fault(kind, after=3)])) as run:
         response = await run.chat()
         await whole(response)
     assert response.headers["x-gemmapy-attempts"] == "2" and len(asked(run.ollama)) == 2
 
 
-async def test_an_answer_that_does_not_fit_is_asked_for_again(start: Start) -> None:
+async def test_an_answer_that_does_not_match_the_schema_is_retried(start: Start) -> None:
     answers = iter(["no JSON", "{}", '{"name": "Ulm"}'])
     async with start(RETRY, Simulator(say=lambda body: Said(next(answers)))) as run:
         response = await run.chat(response_format=CITY)
@@ -108,7 +108,7 @@ async def test_an_answer_that_does_not_fit_is_asked_for_again(start: Start) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_forced_call_is_tried_again(start: Start, stream: bool) -> None:
+async def test_a_missing_forced_tool_call_is_retried(start: Start, stream: bool) -> None:
     answers = iter(["no JSON", '{"name": "get_weather", "arguments": {"city": "Ulm"}}'])
     async with start(RETRY, Simulator(say=lambda body: Said(next(answers)))) as run:
         response = await run.chat(tools=[function("get_weather")], tool_choice="required", stream=stream)
@@ -116,7 +116,7 @@ async def test_a_forced_call_is_tried_again(start: Start, stream: bool) -> None:
     assert response.headers.get("x-gemmapy-attempts") == "2"
 
 
-async def test_a_choice_that_fails_makes_all_be_asked_for_again(start: Start) -> None:
+async def test_a_failed_choice_makes_the_retry_request_all_choices(start: Start) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status")])) as run:
         response = await run.chat(n=3)
         assert len((await whole(response))["choices"]) == 3
@@ -124,21 +124,21 @@ async def test_a_choice_that_fails_makes_all_be_asked_for_again(start: Start) ->
 
 
 @pytest.mark.parametrize("status", [500, 503])
-async def test_what_is_not_listed_is_not_tried_again(start: Start, status: int) -> None:
+async def test_only_the_configured_errors_are_retried(start: Start, status: int) -> None:
     yaml = "plugins: {retry: {wait: 0, on: [connect]}}\nchains: {chat: [retry]}"
     async with start(yaml, Simulator(faults=[Fault("status", status=status)])) as run:
         await error_of(await run.chat(), 502 if status == 500 else 503)
     assert len(asked(run.ollama)) == 1
 
 
-async def test_memory_does_not_heal_by_asking_again(start: Start) -> None:
+async def test_out_of_memory_is_not_retried(start: Start) -> None:
     fault = Fault("status", message="model requires more system memory (9.0 GiB) than is available (2.0 GiB)")
     async with start(RETRY, Simulator(faults=[fault])) as run:
         error = await error_of(await run.chat(), 502)
     assert error["code"] == "upstream_memory" and len(asked(run.ollama)) == 1
 
 
-async def test_a_wait_that_is_longer_than_allowed_is_not_waited(start: Start) -> None:
+async def test_there_is_no_retry_if_the_wait_would_exceed_its_maximum(start: Start) -> None:
     yaml = "plugins: {retry: {wait: 0, max_wait: 0.5}}\nchains: {chat: [retry]}"
     async with start(yaml, Simulator(faults=[Fault("status", status=503)])) as run:
         response = await run.chat()
@@ -146,7 +146,7 @@ async def test_a_wait_that_is_longer_than_allowed_is_not_waited(start: Start) ->
     assert response.headers["Retry-After"] == "1" and len(asked(run.ollama)) == 1
 
 
-async def test_a_client_that_leaves_is_not_tried_for_again(start: Start) -> None:
+async def test_there_is_no_retry_after_the_client_disconnects(start: Start) -> None:
     yaml = "plugins: {retry: {wait: 30, max_wait: 60, attempts: 5}}\nchains: {chat: [retry]}"
     async with start(yaml, Simulator(faults=[Fault("status", status=503, times=9)])) as run:
         asking = asyncio.ensure_future(run.chat())
@@ -157,7 +157,7 @@ async def test_a_client_that_leaves_is_not_tried_for_again(start: Start) -> None
         assert len(asked(run.ollama)) == 1
 
 
-async def test_a_waiting_stream_is_told_of_another_try(start: Start) -> None:
+async def test_heartbeats_of_a_stream_report_a_retry(start: Start) -> None:
     yaml = RETRY + "streams: {heartbeat: 0.02}\n"
     faults = [Fault("status"), Fault("stall", until=(told := asyncio.Event()))]
     async with start(yaml, Simulator(faults=faults)) as run:
@@ -178,7 +178,7 @@ async def test_a_stream_that_does_not_begin_in_time_is_a_gateway_timeout(start: 
     assert error["code"] == "upstream_timeout" and error["type"] == "server_error"
 
 
-async def test_a_stream_that_does_not_begin_in_time_after_heartbeats_is_told_in_band(start: Start, late: Late) -> None:
+async def test_a_stream_that_times_out_after_heartbeats_gets_the_error_in_band(start: Start, late: Late) -> None:
     yaml = timeouts(first_event=600) + "streams: {heartbeat: 0.03}\n"
     async with start(yaml, Simulator(faults=[Fault("stall")])) as run:
         response = await run.chat(stream=True)
@@ -191,7 +191,7 @@ async def test_a_stream_that_does_not_begin_in_time_after_heartbeats_is_told_in_
     assert stream.broken["code"] == "upstream_timeout"
 
 
-async def test_a_load_counts_to_the_beginning_and_goes_on(start: Start, late: Late) -> None:
+async def test_a_load_counts_towards_first_event_and_continues_after_the_timeout(start: Start, late: Late) -> None:
     loaded = asyncio.Event()
     async with start(timeouts(first_event=600), Simulator(faults=[Fault("slow_load", until=loaded)])) as run:
         asking = asyncio.ensure_future(run.chat(stream=True))
@@ -204,7 +204,7 @@ async def test_a_load_counts_to_the_beginning_and_goes_on(start: Start, late: La
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_a_stream_that_pauses_too_long_is_ended_in_band(start: Start, late: Late, n: int) -> None:
+async def test_a_stream_that_pauses_too_long_ends_with_an_error_in_band(start: Start, late: Late, n: int) -> None:
     async with start(timeouts(between_events=600), Simulator(faults=[Fault("stall", after=3, times=n)])) as run:
         response = await run.chat(stream=True, n=n)
         await run.ollama.until(lambda: run.ollama.running == n)
@@ -214,7 +214,7 @@ async def test_a_stream_that_pauses_too_long_is_ended_in_band(start: Start, late
     assert stream.text() and stream.broken["code"] == "upstream_timeout" and "600" in stream.broken["message"]
 
 
-async def test_a_stream_that_takes_too_long_in_all_is_ended_in_band(start: Start, late: Late) -> None:
+async def test_a_stream_that_takes_too_long_in_total_ends_with_an_error_in_band(start: Start, late: Late) -> None:
     async with start(timeouts(total=600), Simulator(faults=[Fault("stall", after=3)])) as run:
         response = await run.chat(stream=True)
         await late(run)
@@ -224,7 +224,7 @@ async def test_a_stream_that_takes_too_long_in_all_is_ended_in_band(start: Start
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_call_that_takes_too_long_before_it_says_anything_is_a_gateway_timeout(
+async def test_a_call_that_exceeds_the_total_before_its_first_event_is_a_gateway_timeout(
     start: Start, late: Late, stream: bool
 ) -> None:
     async with start(timeouts(total=600), Simulator(faults=[Fault("stall")])) as run:
@@ -242,14 +242,14 @@ async def test_embeddings_that_take_too_long_are_a_gateway_timeout(start: Start,
         await run.ollama.until_abandoned()
 
 
-async def test_a_whole_answer_has_no_first_event_to_wait_for(start: Start) -> None:
+async def test_first_event_does_not_limit_a_whole_answer(start: Start) -> None:
     ollama = Simulator(faults=[Fault("stall", seconds=0.2)])
     async with start(timeouts(first_event=0.05, between_events=0.05), ollama) as run:
         await whole(await run.chat())
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_in_time_is_left_alone(start: Start, stream: bool) -> None:
+async def test_a_call_within_the_limits_is_not_affected(start: Start, stream: bool) -> None:
     yaml = timeouts(first_event=60, between_events=60, total=90)
     async with start(yaml, Simulator(delay=0.005)) as run:
         response = await run.chat(stream=stream)
@@ -257,9 +257,9 @@ async def test_what_is_in_time_is_left_alone(start: Start, stream: bool) -> None
         assert run.ollama.abandoned == 0
 
 
-async def test_a_slow_reader_is_no_timeout_of_ollama(start: Start, late: Late) -> None:
+async def test_a_slow_reader_does_not_count_as_an_upstream_timeout(start: Start, late: Late) -> None:
     yaml = timeouts(between_events=600) + "streams: {buffer_bytes: 10000, slow_reader: 9999, heartbeat: 0}\n"
-    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
+    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, slow_client(run) as reader:
         await run.ollama.until(lambda: run.ollama.running == 1)
         await late.while_read(run)
         got = bytearray()
@@ -281,17 +281,19 @@ async def test_a_dead_port_is_a_bad_gateway(start: Start, stream: bool) -> None:
     assert error["code"] == embedded["code"] == "upstream_connect" and error["type"] == "server_error"
 
 
-async def test_a_dead_port_is_tried_as_often_as_told(start: Start) -> None:
+async def test_a_dead_port_is_retried_up_to_the_configured_attempts(start: Start) -> None:
     yaml = RETRY.replace("attempts: 3", "attempts: 4") + f"upstreams: {{gone: {{ollama: '{dead_url()}'}}}}\n"
     async with start(yaml) as run:
         assert (await error_of(await run.chat(), 502))["code"] == "upstream_connect"
+        stats = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
+    assert (stats["attempts"], stats["failures"]) == (4, 4)
 
 
 BOTH = "plugins: {{retry: {{wait: 0, on: [timeout, server]}}, timeouts: {{total: 600}}}}\nchains: {{chat: [{}]}}"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_try_has_a_time_of_its_own_inside_retry(start: Start, late: Late, stream: bool) -> None:
+async def test_timeouts_inside_retry_apply_to_each_attempt(start: Start, late: Late, stream: bool) -> None:
     async with start(BOTH.format("retry, timeouts"), Simulator(faults=[Fault("stall", times=2)])) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream))
         for number in (1, 2):
@@ -303,13 +305,15 @@ async def test_every_try_has_a_time_of_its_own_inside_retry(start: Start, late: 
     assert response.headers["x-gemmapy-attempts"] == "3"
 
 
-async def test_all_tries_share_one_time_outside_retry(start: Start, late: Late) -> None:
+async def test_timeouts_outside_retry_apply_to_all_attempts_together(start: Start, late: Late) -> None:
     async with start(BOTH.format("timeouts, retry"), Simulator(faults=[Fault("stall")])) as run:
         await error_of(await stalled(run, late), 504)
         assert len(asked(run.ollama)) == 1
 
 
-async def test_a_wait_that_ends_after_the_deadline_is_not_begun(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_no_retry_if_its_wait_would_end_after_the_deadline(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     yaml = "plugins: {retry: {wait: 0, max_wait: 900}, timeouts: {total: 600}}\nchains: {chat: [timeouts, retry]}"
     monkeypatch.setattr(Retry, "wait", lambda *_: 700.0)
     async with start(yaml, Simulator(faults=[Fault("status", status=503)])) as run, asyncio.timeout(30):
@@ -317,10 +321,10 @@ async def test_a_wait_that_ends_after_the_deadline_is_not_begun(start: Start, mo
     assert error["code"] == "upstream_overloaded" and len(asked(run.ollama)) == 1
 
 
-# --- the caller's word, the budget, and the record ---------------------------------------------------
+# --- the caller's choice, the budget, and the statistics ---------------------------------------------
 
 
-async def test_a_caller_may_want_no_further_tries(start: Start) -> None:
+async def test_a_caller_can_turn_retries_off(start: Start) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status", times=2)])) as run:
         response = await run.chat(use_retry=False)
         assert response.status == 502 and "x-should-retry" not in response.headers
@@ -328,7 +332,7 @@ async def test_a_caller_may_want_no_further_tries(start: Start) -> None:
         assert (await run.chat(use_retry=True)).status == 200
         before = len(asked(run.ollama))
         assert (await error_of(await run.chat(use_retry="no"), 400))["param"] == "use_retry"
-        assert len(asked(run.ollama)) == before, "whether or not the call would have gone well"
+        assert len(asked(run.ollama)) == before, "an invalid value is refused before the call"
 
 
 async def test_an_outage_is_not_multiplied_by_retries(start: Start) -> None:
@@ -336,12 +340,12 @@ async def test_an_outage_is_not_multiplied_by_retries(start: Start) -> None:
     async with start(text, Simulator(faults=[Fault("status", times=10_000)])) as run:
         answers = [await run.chat() for _ in range(100)]
         assert {answer.status for answer in answers} == {502}
-        assert 100 < len(asked(run.ollama)) < 140, "a tenth more, and what is always allowed"
+        assert 100 < len(asked(run.ollama)) < 140, "a tenth more, plus the minimum that is always allowed"
         last = answers[-1]
         assert last.headers["x-gemmapy-retry"] == "out of budget" and last.headers["x-should-retry"] == "false"
 
 
-async def test_what_became_of_the_tries_is_recorded(start: Start) -> None:
+async def test_attempts_and_their_outcomes_are_recorded(start: Start) -> None:
     async with start(RETRY, Simulator(faults=[Fault("status"), Fault("status", times=3, path="/api/embed")])) as run:
         await run.chat()
         await run.chat()
@@ -355,14 +359,16 @@ async def test_what_became_of_the_tries_is_recorded(start: Start) -> None:
 
 @pytest.mark.parametrize("chain", ["retry", "cache, retry", "cache, fallback, retry"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_try_that_its_client_broke_off_is_told_and_no_failure(start: Start, chain: str, stream: bool) -> None:
+async def test_an_attempt_cancelled_by_its_client_does_not_count_as_a_failure(
+    start: Start, chain: str, stream: bool
+) -> None:
     text = "plugins: {cache: {}, fallback: {default: [other], first_token: 30}, retry: {wait: 0}}\n"
     faults = [Fault("status"), Fault("stall")]
     async with start(f"{text}chains: {{chat: [{chain}]}}\n", Simulator(faults=faults)) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream))
         await run.ollama.until(lambda: not run.ollama.faults and run.ollama.running == 1)
         asking.cancel()
-        told = await broken_off(run)
+        told = await stats_after_cancellation(run)
     assert (told["attempts"], told["failures"], told["failure_rate"]) == (2, 1, 1.0)
     assert (told["retries"], told["successes_after_retry"], told["errors"]) == (1, 0, {"upstream_server": 1})
     (one,) = [one for one in told["by_model"] if one["broken_off"]]
@@ -371,12 +377,12 @@ async def test_a_try_that_its_client_broke_off_is_told_and_no_failure(start: Sta
 
 async def until(so: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not so():  # noqa: ASYNC110  (nobody tells)
+        while not so():  # noqa: ASYNC110  (no event)
             await asyncio.sleep(0.005)
 
 
-async def broken_off(run: Running) -> Any:
-    """The statistics once one try has been broken off."""
+async def stats_after_cancellation(run: Running) -> Any:
+    """The statistics, once one attempt has been cancelled."""
     record = run.server.services.state["retry record"]
     await until(lambda: bool(record.told(1)["broken_off"]))
     told = await whole(await run.http.get(f"{run.url}/api/retry/stats"))
@@ -384,7 +390,7 @@ async def broken_off(run: Running) -> Any:
     return told
 
 
-async def test_who_leaves_the_line_has_broken_off_no_try(start: Start) -> None:
+async def test_a_client_that_leaves_the_queue_has_cancelled_no_attempt(start: Start) -> None:
     text = f"{RETRY}upstreams: {{local: {{ollama: $OLLAMA, slots: 1}}}}\n"
     async with start(text, Simulator(faults=[Fault("stall")])) as run:
         first = asyncio.ensure_future(run.chat())
@@ -395,13 +401,11 @@ async def test_who_leaves_the_line_has_broken_off_no_try(start: Start) -> None:
         waiting.cancel()
         await until(lambda: not len(queue.order))
         first.cancel()
-        assert (await broken_off(run))["attempts"] == 1
+        assert (await stats_after_cancellation(run))["attempts"] == 1
 
 
 @pytest.mark.parametrize("chain", ["timeouts, retry", "retry, timeouts", "timeouts, cache, retry"])
-async def test_a_try_that_took_too_long_is_a_failure_wherever_the_limit_stands(
-    start: Start, late: Late, chain: str
-) -> None:
+async def test_a_timeout_counts_as_a_failure_wherever_it_is_in_the_chain(start: Start, late: Late, chain: str) -> None:
     text = "plugins: {cache: {}, timeouts: {first_event: 600}, retry: {wait: 0}}\n"
     async with start(f"{text}chains: {{chat: [{chain}]}}\n", Simulator(faults=[Fault("stall")])) as run:
         assert (await stalled(run, late, stream=True)).status == 504
@@ -411,7 +415,7 @@ async def test_a_try_that_took_too_long_is_a_failure_wherever_the_limit_stands(
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "49", "many", "1e9", "nan"])
-async def test_hours_that_are_none_are_refused(start: Start, hours: str) -> None:
+async def test_an_invalid_number_of_hours_is_refused(start: Start, hours: str) -> None:
     async with start(RETRY) as run:
         error = await error_of(await run.http.get(f"{run.url}/api/retry/stats", params={"hours": hours}), 400)
     assert error["param"] == "hours"

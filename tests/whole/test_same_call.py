@@ -120,7 +120,7 @@ def test_a_conversation_is_the_same_chat_in_both_dialects(
 
 
 def unordered(chat: Chat) -> Chat:
-    """The same chat; how a JSON text of arguments is spelled does not count."""
+    """The same chat with its tool arguments parsed, so that the formatting of their JSON does not matter."""
     spelled = tuple(
         replace(
             one,
@@ -128,7 +128,7 @@ def unordered(chat: Chat) -> Chat:
         )
         for one in chat.messages
     )
-    # Ollama's `json` is a format that is never checked; OpenAI's is, and both are the same words to the model.
+    # Ollama's `json` format is never checked, OpenAI's is; the model gets the same for both.
     form = chat.format and replace(chat.format, strict=False)
     return replace(chat, messages=spelled, format=form)
 

@@ -1,4 +1,4 @@
-"""Streams, whole answers, and clients that leave: what happens while an answer is on its way."""
+"""Streams, whole answers and disconnecting clients: what happens while an answer is being sent."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import pytest
 from proxy.edge.exchange import Exchange
 from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Start
-from tests.whole.asking import ESCAPED, FLOOD, asked, deaf, error_of, said, streamed, user, whole
+from tests.whole.asking import ESCAPED, FLOOD, asked, error_of, said, slow_client, streamed, user, whole
 
 LONG = Said("many words " * 100)
 ENDLESS = Said(pieces=tuple(f"word {index} " for index in range(2_000)))
 BUSY = "chains: {chat: [], embeddings: []}\nstreams: {heartbeat: 0.02}"
 
 
-def drip(delay: float = 0.01, **more: Any) -> Simulator:
-    """Says many words, slowly."""
+def slow_words(delay: float = 0.01, **more: Any) -> Simulator:
+    """An Ollama that answers with many words, slowly."""
     return Simulator(delay=delay, **{"say": lambda body: LONG, **more})
 
 
-async def leave(task: asyncio.Task[Any]) -> None:
+async def cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait([task])
 
 
-async def first(response: aiohttp.ClientResponse, times: int = 1) -> None:
-    """The first pieces of a stream have come."""
+async def read_first(response: aiohttp.ClientResponse, times: int = 1) -> None:
+    """Read the first pieces of a stream."""
     for _ in range(times):
         assert await response.content.readany()
 
 
-async def until_told(response: aiohttp.ClientResponse, comment: str, times: int = 1) -> None:
-    """So many heartbeats have said this."""
+async def read_until(response: aiohttp.ClientResponse, comment: str, times: int = 1) -> None:
+    """Read until this comment has come so many times."""
     async with asyncio.timeout(40):
         while times:
             times -= await response.content.readuntil(b"\n\n") == f"{comment}\n\n".encode()
@@ -47,7 +47,7 @@ async def until_told(response: aiohttp.ClientResponse, comment: str, times: int 
 
 
 @pytest.fixture
-def no_collector() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     gc.collect()
     gc.disable()
     yield
@@ -57,7 +57,7 @@ def no_collector() -> Iterator[None]:
 # --- what a stream looks like ----------------------------------------------------------------------
 
 
-async def test_a_stream_has_the_headers_of_one_and_ends_with_done(start: Start) -> None:
+async def test_a_stream_has_sse_headers_and_ends_with_done(start: Start) -> None:
     async with start() as run:
         response = await run.chat(stream=True)
         stream = await streamed(response)
@@ -68,7 +68,7 @@ async def test_a_stream_has_the_headers_of_one_and_ends_with_done(start: Start) 
     assert stream.done and stream.data.count("[DONE]") == 1 and not stream.errors
 
 
-async def test_the_chunks_of_a_stream_are_as_openai_makes_them(start: Start) -> None:
+async def test_the_chunks_of_a_stream_are_like_openais(start: Start) -> None:
     async with start() as run:
         stream = await streamed(await run.chat(stream=True))
         document = await whole(await run.chat())
@@ -81,7 +81,7 @@ async def test_the_chunks_of_a_stream_are_as_openai_makes_them(start: Start) -> 
     assert stream.text() == said(document)["content"]
 
 
-async def test_usage_is_told_once_where_it_is_asked_for(start: Start) -> None:
+async def test_usage_comes_once_if_requested(start: Start) -> None:
     async with start() as run:
         stream = await streamed(await run.chat(stream=True, stream_options={"include_usage": True}))
         usage = (await whole(await run.chat()))["usage"]
@@ -94,7 +94,7 @@ async def test_usage_is_told_once_where_it_is_asked_for(start: Start) -> None:
 
 
 @pytest.mark.parametrize("split", [0, 1, 7])
-async def test_no_character_is_split_however_the_bytes_come(start: Start, split: int) -> None:
+async def test_no_character_is_split_however_the_bytes_arrive(start: Start, split: int) -> None:
     words = '🦙 日本語のテキスト — Grüße 👩\u200d👩\u200d👧 \u2028 \x00 \\n " end'
     ollama = Simulator(split=split, say=lambda body: Said(pieces=tuple(words), thinking="思考 🤔"))
     async with start(ollama=ollama) as run:
@@ -108,7 +108,7 @@ async def test_no_character_is_split_however_the_bytes_come(start: Start, split:
     assert said(document)["content"] == words and said(document)["reasoning_content"] == "思考 🤔"
 
 
-async def test_a_stream_is_not_held_back(start: Start) -> None:
+async def test_a_stream_is_not_buffered(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("stall", after=2)])) as run:
         async with await run.chat(stream=True) as response:
             seen = b""
@@ -135,7 +135,7 @@ async def test_a_stream_survives_a_plugin_that_pauses_between_events(start: Star
 # --- several choices -------------------------------------------------------------------------------
 
 
-async def test_several_choices_are_streamed_side_by_side(start: Start) -> None:
+async def test_several_choices_are_streamed_concurrently(start: Start) -> None:
     ollama = Simulator(say=lambda body: Said(f"seed {body['options']['seed']} said"))
     async with start(ollama=ollama) as run:
         stream = await streamed(await run.chat(stream=True, n=3, seed=5, stream_options={"include_usage": True}))
@@ -156,7 +156,7 @@ async def test_each_choice_opens_with_its_role(start: Start) -> None:
 
 
 async def test_a_choice_that_fails_ends_a_stream_of_several(start: Start) -> None:
-    async with start(ollama=drip(faults=[Fault("error_line", after=3)])) as run:
+    async with start(ollama=slow_words(faults=[Fault("error_line", after=3)])) as run:
         stream = await streamed(await run.chat(stream=True, n=3))
         await run.ollama.until_abandoned(2)
         assert run.ollama.finished == 0
@@ -164,7 +164,7 @@ async def test_a_choice_that_fails_ends_a_stream_of_several(start: Start) -> Non
 
 
 async def test_a_choice_that_fails_ends_a_whole_answer_of_several(start: Start) -> None:
-    async with start(ollama=drip(faults=[Fault("error_line", after=3)])) as run:
+    async with start(ollama=slow_words(faults=[Fault("error_line", after=3)])) as run:
         error = await error_of(await run.chat(n=3), 502)
         await run.ollama.until_abandoned(2)
         assert run.ollama.finished == 0
@@ -172,26 +172,28 @@ async def test_a_choice_that_fails_ends_a_whole_answer_of_several(start: Start) 
 
 
 async def test_a_choice_that_cannot_start_fails_the_call(start: Start) -> None:
-    async with start(ollama=drip(faults=[Fault("status", status=500)])) as run:
+    async with start(ollama=slow_words(faults=[Fault("status", status=500)])) as run:
         await error_of(await run.chat(stream=True, n=3), 502)
         await run.ollama.until(lambda: run.ollama.running == 0)
         assert run.ollama.finished == 0
 
 
-# --- clients that leave ----------------------------------------------------------------------------
+# --- clients that disconnect -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
-async def test_a_client_that_leaves_before_the_first_token_stops_ollama(start: Start, stream: bool, n: int) -> None:
+async def test_a_client_that_disconnects_before_the_first_token_stops_ollama(
+    start: Start, stream: bool, n: int
+) -> None:
     async with start(ollama=Simulator(faults=[Fault("stall", times=n)])) as run:
         asking = asyncio.ensure_future(run.chat(stream=stream, n=n))
         await run.ollama.until(lambda: run.ollama.running == n)
-        await leave(asking)
+        await cancelled(asking)
         await run.ollama.until_abandoned(n)
 
 
-async def test_a_client_that_leaves_between_heartbeats_stops_ollama(start: Start) -> None:
+async def test_a_client_that_disconnects_between_heartbeats_stops_ollama(start: Start) -> None:
     async with start(BUSY, Simulator(faults=[Fault("stall")])) as run:
         async with await run.chat(stream=True) as response:
             await run.ollama.until(lambda: run.ollama.running == 1)
@@ -200,40 +202,42 @@ async def test_a_client_that_leaves_between_heartbeats_stops_ollama(start: Start
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_a_client_that_leaves_a_stream_stops_ollama(start: Start, n: int) -> None:
-    async with start(ollama=drip(say=lambda body: ENDLESS)) as run:
+async def test_a_client_that_disconnects_during_a_stream_stops_ollama(start: Start, n: int) -> None:
+    async with start(ollama=slow_words(say=lambda body: ENDLESS)) as run:
         async with await run.chat(stream=True, n=n) as response:
-            await first(response, 3)
+            await read_first(response, 3)
         await run.ollama.until_abandoned(n)
 
 
-async def test_a_client_that_leaves_a_stalled_stream_stops_ollama(start: Start) -> None:
+async def test_a_client_that_disconnects_during_a_stalled_stream_stops_ollama(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("stall", after=2)])) as run:
         async with await run.chat(stream=True) as response:
-            await first(response)
+            await read_first(response)
         await run.ollama.until_abandoned()
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_a_client_that_leaves_a_whole_answer_stops_ollama(start: Start, n: int) -> None:
-    async with start(ollama=drip()) as run:
+async def test_a_client_that_disconnects_during_a_whole_answer_stops_ollama(start: Start, n: int) -> None:
+    async with start(ollama=slow_words()) as run:
         asking = asyncio.ensure_future(run.chat(n=n))
         await run.ollama.until(lambda: run.ollama.running == n)
-        await leave(asking)
+        await cancelled(asking)
         await run.ollama.until_abandoned(n)
 
 
-async def test_a_client_that_leaves_embeddings_stops_ollama(start: Start) -> None:
+async def test_a_client_that_disconnects_during_embeddings_stops_ollama(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("stall")])) as run:
         asking = asyncio.ensure_future(run.embed())
         await run.ollama.until(lambda: run.ollama.running == 1)
-        await leave(asking)
+        await cancelled(asking)
         await run.ollama.until_abandoned()
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", ["demo", "demo-embed"])
-async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, stream: bool, model: str) -> None:
+async def test_a_client_that_disconnects_during_a_cold_load_does_not_abort_it(
+    start: Start, stream: bool, model: str
+) -> None:
     loaded = asyncio.Event()
     async with start(ollama=Simulator(faults=[Fault("slow_load", until=loaded)])) as run:
 
@@ -243,7 +247,7 @@ async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, 
 
         leaving, staying = ask(), ask()
         await run.ollama.until(lambda: run.ollama.calls["/api/chat"] + run.ollama.calls["/api/embed"] > 0)
-        await leave(leaving)
+        await cancelled(leaving)
         loaded.set()
         async with asyncio.timeout(40):
             response = await staying
@@ -251,18 +255,18 @@ async def test_a_client_that_leaves_a_cold_load_does_not_abort_it(start: Start, 
         assert (run.ollama.loads, run.ollama.load_aborts, run.ollama.reloads) == (1, 0, 0)
 
 
-async def test_a_load_goes_on_when_everybody_has_left(start: Start) -> None:
+async def test_a_load_continues_after_all_clients_have_disconnected(start: Start) -> None:
     loaded = asyncio.Event()
     async with start(ollama=Simulator(faults=[Fault("slow_load", until=loaded)])) as run:
         leaving = asyncio.ensure_future(run.chat(stream=True))
         await run.ollama.until(lambda: run.ollama.calls["/api/chat"] > 0)
-        await leave(leaving)
+        await cancelled(leaving)
         loaded.set()
         await streamed(await run.chat(stream=True))
         assert (run.ollama.loads, run.ollama.load_aborts) == (1, 0) and len(asked(run.ollama)) == 1
 
 
-async def test_a_crowd_before_a_cold_model_loads_it_once(start: Start) -> None:
+async def test_many_concurrent_calls_load_a_cold_model_once(start: Start) -> None:
     async with start(ollama=Simulator(load_time=0.1)) as run:
         streams = await asyncio.gather(*(run.chat(stream=True) for _ in range(20)))
         assert all([(await streamed(one)).done for one in streams])
@@ -275,13 +279,13 @@ async def test_a_crowd_before_a_cold_model_loads_it_once(start: Start) -> None:
 async def test_a_waiting_stream_says_what_it_waits_for(start: Start) -> None:
     async with start(BUSY, Simulator(faults=[Fault("slow_load", until=(loaded := asyncio.Event()))])) as run:
         response = await run.chat(stream=True)
-        await until_told(response, ": loading demo:latest", 2)
+        await read_until(response, ": loading demo:latest", 2)
         loaded.set()
         stream = await streamed(response)
     assert stream.done and "simulated" in stream.text()
 
 
-async def test_a_failure_after_heartbeats_is_told_in_the_stream(start: Start) -> None:
+async def test_a_failure_after_heartbeats_comes_in_the_stream(start: Start) -> None:
     ollama = Simulator(faults=[Fault("load_failure", until=(over := asyncio.Event()))])
     async with start(BUSY, ollama) as run:
         response = await run.chat(stream=True)
@@ -291,22 +295,22 @@ async def test_a_failure_after_heartbeats_is_told_in_the_stream(start: Start) ->
     assert stream.broken["code"] == "upstream_load" and stream.broken["type"] == "server_error"
 
 
-async def test_a_pause_in_a_stream_is_bridged(start: Start) -> None:
+async def test_heartbeats_bridge_a_pause_in_a_stream(start: Start) -> None:
     async with start(BUSY, Simulator(faults=[Fault("stall", after=2, until=(over := asyncio.Event()))])) as run:
         response = await run.chat(stream=True)
-        await until_told(response, ": waiting", 3)
+        await read_until(response, ": waiting", 3)
         over.set()
         assert (await streamed(response)).done
 
 
-async def test_heartbeats_no_longer_speak_of_a_load_that_is_over(start: Start) -> None:
+async def test_heartbeats_stop_reporting_a_load_once_it_is_over(start: Start) -> None:
     loaded, over = asyncio.Event(), asyncio.Event()
     ollama = Simulator(faults=[Fault("slow_load", until=loaded), Fault("stall", until=over)])
     async with start(BUSY, ollama) as run:
         response = await run.chat(stream=True)
-        await until_told(response, ": loading demo:latest")
+        await read_until(response, ": loading demo:latest")
         loaded.set()
-        await until_told(response, ": waiting")
+        await read_until(response, ": waiting")
         over.set()
         assert "loading" not in "".join((await streamed(response)).comments)
 
@@ -317,7 +321,7 @@ async def test_heartbeats_can_be_off(start: Start) -> None:
         assert not (await streamed(await run.chat(stream=True))).comments
 
 
-async def test_a_failed_load_has_a_real_status_where_nothing_was_sent(start: Start) -> None:
+async def test_a_failed_load_has_an_error_status_if_nothing_was_sent_yet(start: Start) -> None:
     async with start(ollama=Simulator(faults=[Fault("load_failure", times=2)])) as run:
         for stream in (False, True):
             error = await error_of(await run.chat(stream=stream), 502)
@@ -338,7 +342,7 @@ async def test_a_failed_load_has_a_real_status_where_nothing_was_sent(start: Sta
     ],
 )
 @pytest.mark.parametrize("n", [1, 2])
-async def test_a_failure_midway_is_told_in_the_stream(start: Start, kind: Any, code: str, n: int) -> None:
+async def test_a_failure_in_the_middle_comes_in_the_stream(start: Start, kind: Any, code: str, n: int) -> None:
     async with start(ollama=Simulator(faults=[Fault(kind, after=3, times=n)], delay=0.02)) as run:
         stream = await streamed(await run.chat(stream=True, n=n))
     assert stream.text() and not stream.finishes()
@@ -346,7 +350,7 @@ async def test_a_failure_midway_is_told_in_the_stream(start: Start, kind: Any, c
 
 
 @pytest.mark.parametrize("kind", ["error_line", "eof", "garbage", "reset"])
-async def test_a_failure_midway_of_a_whole_answer_has_a_real_status(start: Start, kind: Any) -> None:
+async def test_a_failure_in_the_middle_of_a_whole_answer_has_an_error_status(start: Start, kind: Any) -> None:
     async with start(ollama=Simulator(faults=[Fault(kind, after=3)])) as run:
         error = await error_of(await run.chat(), 502)
     assert error["type"] == "server_error" and error["code"].startswith("upstream_")
@@ -366,7 +370,7 @@ async def test_a_failure_midway_of_a_whole_answer_has_a_real_status(start: Start
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_failure_before_the_first_event_has_a_real_status(
+async def test_a_failure_before_the_first_event_has_an_error_status(
     start: Start, fault: Fault, status: int, code: str, stream: bool
 ) -> None:
     async with start(ollama=Simulator(faults=[fault])) as run:
@@ -380,7 +384,7 @@ async def test_a_failure_before_the_first_event_has_a_real_status(
 async def test_a_reset_before_the_first_event_is_a_bad_gateway(start: Start, stream: bool) -> None:
     async with start(ollama=Simulator(faults=[Fault("reset")])) as run:
         error = await error_of(await run.chat(stream=stream), 502)
-    assert error["code"] == "upstream_cut", "it could be reached, and broke off"
+    assert error["code"] == "upstream_cut", "it was reached and then broke off"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -413,37 +417,39 @@ async def test_a_connection_is_used_again_after_a_failed_call(start: Start) -> N
 SLOW = "chains: {chat: []}\nstreams: {buffer_bytes: 10000, slow_reader: 0.15, heartbeat: 0}"
 
 
-async def test_a_reader_that_reads_nothing_is_ended(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_stream_of_a_client_that_reads_nothing_is_ended(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "gemmapy.requests")
-    async with start(SLOW, Simulator(say=lambda body: FLOOD)) as run, deaf(run):
+    async with start(SLOW, Simulator(say=lambda body: FLOOD)) as run, slow_client(run):
         await run.ollama.until(lambda: run.ollama.running == 1)
         await run.ollama.until_abandoned()
-        assert run.ollama.finished == 0, "what nobody reads was not taken from Ollama"
+        assert run.ollama.finished == 0, "back-pressure must keep the answer from being read to its end from Ollama"
         async with asyncio.timeout(40):
             await run.server.live.pipeline.idle.wait()
     told = [record.__dict__["told"] for record in caplog.records]
     assert [one["error"] for one in told] == ["reader_too_slow"]
 
 
-async def test_a_reader_that_wakes_up_too_late_reads_why(start: Start) -> None:
+async def test_a_client_that_resumes_reading_too_late_gets_the_reason(start: Start) -> None:
     yaml = SLOW.replace("slow_reader: 0.15", "slow_reader: 0.6")
-    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
+    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, slow_client(run) as reader:
         await run.ollama.until_abandoned()
         got = bytearray()
         async with asyncio.timeout(40):
             while b"reader_too_slow" not in got[-1000:]:
                 part = await reader.read(1_000_000)
-                assert part, "it ended without a word"
+                assert part, "the stream ended without an error"
                 got += part
     assert b"[DONE]" not in got and got.count(ESCAPED) < 500 * 10_000
 
 
-async def test_what_waits_for_a_slow_reader_is_bounded(start: Start) -> None:
-    """However much Ollama says: the buffer, one event, and what the operating system keeps."""
-    async with start(SLOW.replace("0.15", "30"), Simulator(say=lambda body: FLOOD)) as run, deaf(run):
+async def test_the_memory_used_for_a_slow_reader_is_bounded(start: Start) -> None:
+    """It is the buffer, one event and the sockets' buffers, however long the answer is."""
+    async with start(SLOW.replace("0.15", "30"), Simulator(say=lambda body: FLOOD)) as run, slow_client(run):
         await run.ollama.until(lambda: run.ollama.running == 1)
         tracemalloc.start()
-        await asyncio.sleep(0.3)  # nothing happens any more, and that cannot be awaited
+        await asyncio.sleep(0.3)  # until everything has come to rest, for which there is no event
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert run.ollama.finished == 0 and most < 5_000_000
@@ -451,7 +457,7 @@ async def test_what_waits_for_a_slow_reader_is_bounded(start: Start) -> None:
 
 async def test_a_reader_that_is_slow_for_a_while_gets_everything(start: Start) -> None:
     yaml = SLOW.replace("0.15", "5")
-    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
+    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, slow_client(run) as reader:
         await run.ollama.until(lambda: run.ollama.running == 1)
         got = bytearray()
         async with asyncio.timeout(40):
@@ -461,17 +467,17 @@ async def test_a_reader_that_is_slow_for_a_while_gets_everything(start: Start) -
     assert got.count(ESCAPED) == 500 * 10_000
 
 
-async def test_nothing_follows_done_however_slowly_it_is_read(start: Start) -> None:
+async def test_nothing_follows_done_even_with_a_slow_reader(start: Start) -> None:
     yaml = "chains: {chat: []}\nstreams: {buffer_bytes: 100000000, heartbeat: 0.02}"
-    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, deaf(run) as reader:
+    async with start(yaml, Simulator(say=lambda body: FLOOD)) as run, slow_client(run) as reader:
         await run.ollama.until(lambda: run.ollama.finished == 1)
         got = bytearray()
-        await asyncio.sleep(0.1)  # until all of it waits for the reader, of which nothing tells
+        await asyncio.sleep(0.1)  # until all of it waits for the reader, for which there is no event
         async with asyncio.timeout(40):
             while not got.endswith(b"\r\n0\r\n\r\n"):
                 rest = min(3_000_000, 30_000_000 - len(got))
                 got += await (reader.readexactly(rest) if rest > 0 else reader.read(100_000))
-                await asyncio.sleep(0.03 if rest > 0 else 0)  # a heartbeat, while the writer waits for the reader
+                await asyncio.sleep(0.03 if rest > 0 else 0)  # heartbeats are due while the writer waits for the reader
     assert got.removesuffix(b"\r\n0\r\n\r\n").endswith(b"data: [DONE]\n\n"), bytes(got[-100:])
 
 
@@ -490,8 +496,8 @@ async def test_several_hundred_streams_at_once_all_complete(start: Start) -> Non
         assert (ollama.loads, ollama.reloads, ollama.abandoned, ollama.finished) == (1, 0, 0, 250)
 
 
-async def test_streams_that_are_left_in_a_crowd_harm_no_others(start: Start) -> None:
-    async with start(ollama=drip(0.002, parallel=100)) as run:
+async def test_disconnecting_clients_do_not_affect_other_streams(start: Start) -> None:
+    async with start(ollama=slow_words(0.002, parallel=100)) as run:
         streams = await asyncio.gather(*(run.chat(stream=True) for _ in range(20)))
         for left in streams[::2]:
             left.close()
@@ -510,8 +516,8 @@ ENDPOINTS: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_an_answer_leaves_no_reference_cycle(start: Start, no_collector: None) -> None:
-    """Objects in a cycle stay in memory until the garbage collector runs, which is seldom."""
+async def test_an_answer_leaves_no_reference_cycles(start: Start, without_garbage_collection: None) -> None:
+    """Objects in a cycle stay in memory until the garbage collector's next run, which is rare."""
     async with start() as run:
         for path, body in ENDPOINTS.items():
             for stream in (False, True):
@@ -520,5 +526,5 @@ async def test_an_answer_leaves_no_reference_cycle(start: Start, no_collector: N
                     async with run.http.post(f"{run.url}{path}", json=asked) as response:
                         assert response.status == 200 and await response.read()
                 left = [one for one in gc.get_objects() if isinstance(one, Exchange)]
-                assert len(left) <= 1, (path, stream)  # the connection still knows its last request
+                assert len(left) <= 1, (path, stream)  # the connection still refers to its last request
                 del left

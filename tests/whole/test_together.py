@@ -73,7 +73,7 @@ async def added(run: Running) -> None:
     assert told["status"] == "ready"
 
 
-async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_a_response_uses_a_prompt_and_continues_a_conversation(run: Running, alice: openai.AsyncOpenAI) -> None:
     talk = await alice.conversations.create(metadata={"topic": "lights"})
     first = await alice.responses.create(model="demo", input="I am called Ann.", conversation=talk.id)
     assert first.conversation is not None and first.conversation.id == talk.id
@@ -85,7 +85,7 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
     await alice.responses.create(model="demo", input="Sing.", conversation=talk.id, instructions="Be a bird.")
     assert asked(run.ollama)[-1]["messages"][0] == {"role": "system", "content": "Be a bird."}
     await alice.responses.create(model="demo", input="Speak.", conversation=talk.id)
-    assert "bird" not in str(asked(run.ollama)[-1]), "instructions are for one response"
+    assert "bird" not in str(asked(run.ollama)[-1]), "instructions apply to one response only"
     filled = await alice.responses.create(prompt={"id": "summarize", "variables": {"text": LIGHT}})
     assert "Mabel Quill" in json.dumps(asked(run.ollama)[-1]["messages"]) and filled.status == "completed"
     assert (await alice.responses.retrieve(filled.id)).output_text == filled.output_text
@@ -98,7 +98,9 @@ async def test_a_response_uses_a_prompt_and_goes_on_in_a_conversation(run: Runni
             assert '"param":"prompt.id"' in await response.text()
 
 
-async def test_a_response_refers_to_items_of_ones_own_conversations(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_a_response_can_refer_to_items_of_the_callers_conversations_only(
+    run: Running, alice: openai.AsyncOpenAI
+) -> None:
     said: Any = [{"type": "message", "role": "user", "content": "I am called Ann."}]
     talk = await alice.conversations.create(items=said)
     id = (await alice.conversations.items.list(talk.id)).data[0].id
@@ -113,7 +115,7 @@ async def test_a_response_refers_to_items_of_ones_own_conversations(run: Running
     assert caught.value.param == "input[0].id"
 
 
-async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_tool_outputs_are_matched_to_calls_in_the_stored_history(run: Running, alice: openai.AsyncOpenAI) -> None:
     weather: Any = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}, "strict": False}
     talk = await alice.conversations.create()
     ways: list[Any] = [{"conversation": talk.id}, {"store": True}]
@@ -134,7 +136,7 @@ async def test_what_came_before_is_said_once(run: Running, alice: openai.AsyncOp
     assert caught.value.param == "previous_response_id"
 
 
-async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_it(run: Running) -> None:
+async def test_a_conversations_title_is_the_callers_text_and_not_the_rendered_template(run: Running) -> None:
     await get(
         run, "/v1/chat/completions", method="POST", model="template:summarize", conversation="c2",
         messages=[{"role": "user", "content": f"\0{LIGHT}"}],
@@ -144,7 +146,7 @@ async def test_a_title_is_what_the_caller_said_and_not_what_a_template_made_of_i
     assert LIGHT.startswith(kept["title"].removesuffix("…")) and kept["messages"][0]["content"] != LIGHT
 
 
-async def test_a_conversation_keeps_a_templates_instructions_and_those_for_one_call_not(
+async def test_a_conversation_keeps_a_templates_instructions_but_not_those_for_one_call(
     run: Running, alice: openai.AsyncOpenAI
 ) -> None:
     said: Any = [{"role": "system", "content": "Rhyme."}, {"role": "user", "content": LIGHT}]
@@ -160,15 +162,17 @@ async def test_a_conversation_keeps_a_templates_instructions_and_those_for_one_c
     assert await kept("c2", "kind") == (own, turns)
     told = asked(run.ollama)[-1]["messages"]
     assert [one["role"] for one in told] == ["system", "user"] and told[0]["content"].endswith("\n\nBe kind.")
-    assert await kept("c3", "other") == ("Rhyme.", turns), "this template was not the caller's choice"
+    assert await kept("c3", "other") == ("Rhyme.", turns), (
+        "instructions of a template chosen by an experiment are not kept"
+    )
     prompt: Any = {"id": "summarize", "variables": {"text": LIGHT}}
     talk = await alice.conversations.create()
     await alice.responses.create(prompt=prompt, instructions="Rhyme.", input="Go.", conversation=talk.id)
     roles = [getattr(one, "role", None) async for one in alice.conversations.items.list(talk.id, order="asc")]
-    assert roles == ["user", "user", "assistant"], "a response's instructions are for it alone"
+    assert roles == ["user", "user", "assistant"], "a response's instructions apply to it alone"
 
 
-async def test_a_picture_that_is_not_seen_is_named_as_its_sender_sent_it(run: Running) -> None:
+async def test_the_error_for_an_unsupported_image_names_the_field_that_the_client_sent(run: Running) -> None:
     async def refused(**body: Any) -> tuple[str, str]:
         told = {"model": "demo", "conversation": "c1", "messages": picture(data_url()), **body}
         error = await error_of(await run.http.post(f"{run.url}/v1/chat/completions", json=told, headers=A), 400)
@@ -186,7 +190,9 @@ async def test_a_picture_that_is_not_seen_is_named_as_its_sender_sent_it(run: Ru
     assert param == "conversation" and message.endswith("and there are some in the conversation.")
 
 
-async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_a_conversation_stores_a_grounded_answer_without_its_passages(
+    run: Running, alice: openai.AsyncOpenAI
+) -> None:
     await added(run)
     extra = {"rag": True, "conversation": "c1"}
     for _ in range(2):
@@ -196,15 +202,15 @@ async def test_a_grounded_answer_is_remembered_without_its_passages(run: Running
         assert raw.headers["x-gemmapy-rag"] == "1 passage of 1" and raw.headers["x-gemmapy-conversation"] == "c1"
     sent = asked(run.ollama)[-1]["messages"]
     asked_by_user = [one["content"] for one in sent if one["role"] == "user"]
-    assert [("Mabel Quill" in one) for one in asked_by_user] == [False, True], "only the last has passages"
+    assert [("Mabel Quill" in one) for one in asked_by_user] == [False, True], "only the last message has passages"
     kept = await get(run, "/api/conversations/c1")
     assert [one["content"] for one in kept["messages"] if one["role"] == "user"] == [QUESTION] * 2
     long: Any = [{"role": "user", "content": "understanding " * 450}]
     await alice.chat.completions.create(model="demo", messages=long, extra_body={"conversation": "c1"})
-    assert len(asked(run.ollama)[-1]["messages"]) == 5, "passages make none of the rest seem longer than it is"
+    assert len(asked(run.ollama)[-1]["messages"]) == 5, "passages must not count towards the length of the history"
 
 
-async def test_a_stream_tells_text_and_sources_through_everything(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_a_stream_keeps_text_and_sources_through_the_whole_chain(run: Running, alice: openai.AsyncOpenAI) -> None:
     await added(run)
     stream = await alice.chat.completions.create(
         model="demo",
@@ -222,7 +228,7 @@ async def test_a_stream_tells_text_and_sources_through_everything(run: Running, 
     assert kept.choices[0].message.content == said
 
 
-async def test_all_that_is_kept_of_a_caller_is_told_and_deleted(run: Running, alice: openai.AsyncOpenAI) -> None:
+async def test_all_data_of_a_caller_is_exported_and_deleted(run: Running, alice: openai.AsyncOpenAI) -> None:
     await added(run)
     await get(
         run, "/api/templates/custom", method="POST", name="mine", description="d", category="writing",

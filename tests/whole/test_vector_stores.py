@@ -1,4 +1,4 @@
-"""Vector stores through the stock SDK: what it gives fits its own types."""
+"""Vector stores through the stock SDK: every answer fits the SDK's types."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_a_store_its_files_and_searches(start: Start, database_url: str, t
         await searched(client, made.id, file.id)
         text = [one.text async for one in await stores.files.content(file.id, vector_store_id=made.id)]
         assert "".join(map(str, text)) == LANTERNS.decode()
-        await taken_away(client, made.id, file.id, other.id)
+        await check_deletion(client, made.id, file.id, other.id)
 
 
 async def searched(client: openai.AsyncOpenAI, id: str, file: str) -> None:
@@ -68,14 +68,14 @@ async def searched(client: openai.AsyncOpenAI, id: str, file: str) -> None:
     assert [one.file_id async for one in stores.search(id, query="lantern", filters=year)] == [file]
 
 
-async def taken_away(client: openai.AsyncOpenAI, id: str, file: str, other: str) -> None:
+async def check_deletion(client: openai.AsyncOpenAI, id: str, file: str, other: str) -> None:
     stores = client.vector_stores
     fits(await stores.update(id, name="towers", expires_after=None), VectorStore)
     assert (await stores.retrieve(id)).name == "towers"
     fits(await stores.files.delete(file, vector_store_id=id), VectorStoreFileDeleted)
     assert [one.id async for one in stores.files.list(id)] == [other]
-    await client.files.retrieve(file)  # which is still there
-    await client.files.delete(other)  # which goes from everywhere
+    await client.files.retrieve(file)  # still there: it was only removed from the store
+    await client.files.delete(other)  # this removes it from every store
     assert [one.id async for one in stores.files.list(id)] == []
     fits(await stores.delete(id), VectorStoreDeleted)
     with pytest.raises(openai.NotFoundError):
@@ -103,14 +103,14 @@ async def test_batches(start: Start, tmp_path: Path) -> None:
         page = await stores.files.list(made.id, limit=2, order="asc", before=ids[4])
         assert [one.id for one in page.data] == ids[2:4] and page.has_more
         assert len((await stores.files.list(made.id, filter="completed")).data) == 5
-        await once_more(client, made.id, batch.id, ids)
+        await check_readding(client, made.id, batch.id, ids)
         names = [(await stores.create(name=name)).id for name in ("same", "same", "")]
         assert [one.id async for one in stores.list(limit=2, order="asc")] == [made.id, *names]
         assert [one.name async for one in stores.list()] == ["", "same", "same", ""]
 
 
-async def once_more(client: openai.AsyncOpenAI, id: str, batch: str, ids: list[str]) -> None:
-    """A file that is there already is the same one, cut anew."""
+async def check_readding(client: openai.AsyncOpenAI, id: str, batch: str, ids: list[str]) -> None:
+    """Adding a file again keeps its identity and chunks it again."""
     stores, counts = client.vector_stores, {"cancelled": 0, "in_progress": 0}
     one = {"file_id": ids[0], "attributes": {"n": 1}, "chunking_strategy": STATIC}
     again = await stores.file_batches.create_and_poll(id, files=[one])  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Several workers behave as one server, whatever happens to one of them."""
+"""Several workers behave like one server, whatever happens to one of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Picky:
         refused: tuple[int, ...] = ()
 
     def __init__(self, settings, host):
-        self.refuses = host.services.place.index in settings.refused
+        self.refuses = host.services.worker_info.index in settings.refused
 
     async def __aenter__(self):
         if self.refuses:
@@ -53,34 +53,34 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def put(file: Path, text: str | None) -> None:
+def write_file(file: Path, text: str | None) -> None:
     file.write_text(text) if text is not None else file.unlink()
 
 
 @asynccontextmanager
-async def two(file: Path, **options: Any) -> AsyncIterator[Serving]:
+async def two_workers(file: Path, **options: Any) -> AsyncIterator[Serving]:
     async with served("serve", "--config", str(file), **options) as serving:
         yield serving
 
 
 @asynccontextmanager
-async def held_by(file: Path, ollama: Simulator, more: str = "", **options: Any) -> AsyncIterator[Serving]:
-    """Two workers with all the time there is, over this Ollama."""
+async def draining_workers(file: Path, ollama: Simulator, more: str = "", **options: Any) -> AsyncIterator[Serving]:
+    """Two workers in front of this Ollama, which on a stop wait for their calls for up to ten minutes."""
     async with running(ollama) as url:
         there = TWO.replace("demo: {demo: {delay: 0.002}}", f"local: {{ollama: '{url}'}}")
-        put(file, more + there.replace("drain: 5", "drain: 600"))
-        async with two(file, **options) as serving:
+        write_file(file, more + there.replace("drain: 5", "drain: 600"))
+        async with two_workers(file, **options) as serving:
             yield serving
 
 
 def pids(serving: Serving) -> dict[int, int]:
-    """The process that each worker's seat was last said to have."""
+    """Each worker's process ID, by its number, as last logged."""
     found = re.findall(r"worker (\d+) is ready \(process (\d+)\)", serving.banner)
     return {int(index): int(pid) for index, pid in found}
 
 
 async def ask(serving: Serving, request_id: str = "", **body: Any) -> int:
-    """The status of a call on a connection of its own."""
+    """The status of a call on a new connection."""
     async with (
         aiohttp.ClientSession(headers={"X-Request-Id": request_id}) as http,
         http.post(f"{serving.url}/v1/chat/completions", json={**ASK, **body}) as answer,
@@ -90,12 +90,12 @@ async def ask(serving: Serving, request_id: str = "", **body: Any) -> int:
 
 
 async def ask_each(serving: Serving) -> Counter[int]:
-    """By status; connections are dealt in turn, so that every worker is asked."""
+    """Counts of statuses; connections go to the workers in turn, so that every worker gets some."""
     return Counter(await asyncio.gather(*(ask(serving) for _ in range(4))))
 
 
 class Client:
-    """Asks again and again on a connection that is kept alive; whole answers or streams."""
+    """Calls again and again on one kept-alive connection, for whole answers or streams."""
 
     def __init__(self, serving: Serving, name: int) -> None:
         self.serving = serving
@@ -123,28 +123,28 @@ class Client:
 
 @asynccontextmanager
 async def load(serving: Serving, count: int = 16) -> AsyncIterator[list[Client]]:
-    """Clients that ask until the block is left."""
+    """Clients that call until the block is left."""
     enough = asyncio.Event()
     clients = [Client(serving, name) for name in range(count)]
     async with asyncio.TaskGroup() as group:
         for client in clients:
             group.create_task(client.run(enough.is_set))
         async with asyncio.timeout(PATIENCE):
-            while min(len(client.asked) for client in clients) < 3:  # noqa: ASYNC110  (they tell nobody)
+            while min(len(client.asked) for client in clients) < 3:  # noqa: ASYNC110  (no event)
                 await asyncio.sleep(0.05)
         yield clients
         enough.set()
 
 
 async def stopped(serving: Serving) -> str:
-    """Everything that the server wrote until it had stopped as it should."""
+    """Stop the server, check its exit status, and return all its output."""
     serving.process.send_signal(signal.SIGTERM)
     written = await serving.rest()
     assert await serving.process.wait() == 0
     return written
 
 
-async def gone(pid: int) -> None:
+async def until_process_ends(pid: int) -> None:
     try:
         number = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -165,14 +165,14 @@ def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(shared_file: Path) -> AsyncIterator[Serving]:
-    """A server for the tests that leave it as it was."""
-    async with two(shared_file) as serving:
+    """One server for all tests that do not change it."""
+    async with two_workers(shared_file) as serving:
         await serving.until("2 workers")
         yield serving
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_connections_are_dealt_out_evenly(shared: Serving) -> None:
+async def test_connections_are_distributed_evenly(shared: Serving) -> None:
     for number in range(8):
         assert await ask(shared, f"even-{number}", max_tokens=1) == 200
     while len(lines := re.findall(r"id=even-\d .* worker=(\d)", shared.banner)) < 8:
@@ -192,7 +192,7 @@ async def test_a_second_server_on_the_port_is_a_clear_error(shared: Serving, sha
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_workers_leave_signals_to_their_supervisor(shared: Serving) -> None:
+async def test_workers_ignore_signals_sent_to_them(shared: Serving) -> None:
     for pid in pids(shared).values():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(pid, number)
@@ -201,24 +201,24 @@ async def test_workers_leave_signals_to_their_supervisor(shared: Serving) -> Non
     assert "another one starts" not in shared.banner and "reloaded" not in shared.banner
 
 
-async def test_workers_share_the_slots_of_a_host_out(file: Path) -> None:
+async def test_workers_divide_the_slots_of_a_host(file: Path) -> None:
     ollama = Simulator(faults=[Fault("stall", times=100)], parallel=8)
     async with running(ollama) as url:
-        put(file, TWO.replace("demo: {demo: {delay: 0.002}}", f"local: {{ollama: '{url}', slots: 3}}"))
-        async with two(file) as serving:
+        write_file(file, TWO.replace("demo: {demo: {delay: 0.002}}", f"local: {{ollama: '{url}', slots: 3}}"))
+        async with two_workers(file) as serving:
             asking = [asyncio.ensure_future(ask(serving)) for _ in range(8)]
-            while ollama.running < 3 and len(asking) < 60:  # which worker takes a connection is the system's to choose
+            while ollama.running < 3 and len(asking) < 60:  # the system chooses which worker accepts a connection
                 await asyncio.sleep(0.1)
                 asking.append(asyncio.ensure_future(ask(serving)))
             await asyncio.sleep(0.1)
-            assert ollama.running == 3, "two of one worker and one of the other"
+            assert ollama.running == 3, "two in one worker and one in the other"
             for one in asking:
                 one.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def test_a_killed_worker_loses_only_its_own_calls_and_comes_back(file: Path) -> None:
-    async with two(file) as serving:
+async def test_a_killed_worker_loses_only_its_own_calls_and_is_restarted(file: Path) -> None:
+    async with two_workers(file) as serving:
         async with load(serving) as clients:
             before = [len(client.asked) for client in clients]
             os.kill(pids(serving)[1], signal.SIGKILL)
@@ -236,51 +236,51 @@ async def test_a_killed_worker_loses_only_its_own_calls_and_comes_back(file: Pat
 
 
 async def test_a_new_worker_has_the_last_good_configuration(file: Path) -> None:
-    async with two(file) as serving:
-        put(file, NO_CHAT)
+    async with two_workers(file) as serving:
+        write_file(file, NO_CHAT)
         serving.process.send_signal(signal.SIGHUP)
         await serving.until("was reloaded")
-        put(file, "chains: {")
+        write_file(file, "chains: {")
         serving.process.send_signal(signal.SIGHUP)
         await serving.until("the configuration is unchanged")
-        put(file, None)
+        write_file(file, None)
         os.kill(pids(serving)[0], signal.SIGKILL)
         await serving.until("worker 0 is ready")
         assert await ask_each(serving) == {404: 4}
 
 
-async def test_a_hangup_changes_all_workers_or_none_and_a_problem_is_told_once(file: Path) -> None:
+async def test_sighup_reloads_all_workers_or_none_and_logs_a_problem_once(file: Path) -> None:
     three = ("workers: 2", "workers: 3")
-    put(file, TWO.replace(*three))
-    async with two(file) as serving:
-        put(file, WRONG.replace(*three))
+    write_file(file, TWO.replace(*three))
+    async with two_workers(file) as serving:
+        write_file(file, WRONG.replace(*three))
         serving.process.send_signal(signal.SIGHUP)
         await serving.until("the configuration is unchanged")
         assert await ask_each(serving) == {200: 4}
-        put(file, NO_CHAT.replace("drain: 5", "drain: 6").replace(*three))
+        write_file(file, NO_CHAT.replace("drain: 5", "drain: 6").replace(*three))
         serving.process.send_signal(signal.SIGHUP)
         await serving.until("was reloaded")
         assert await ask_each(serving) == {404: 4}
         written = await stopped(serving)
         for once in ("'nothing' is not under plugins", "is unchanged", "change of `listen`", "was reloaded"):
-            # A file that is looked at just before the hangup is read twice; no worker tells a problem, let alone each.
+            # If the file is checked just before the signal, it is read twice; the workers themselves log no problem.
             assert 1 <= written.count(once) < 3, once
 
 
-async def test_a_configuration_that_one_worker_cannot_have_none_gets(file: Path, tmp_path: Path) -> None:
+async def test_a_configuration_that_fails_in_one_worker_is_used_by_none(file: Path, tmp_path: Path) -> None:
     (tmp_path / "picky.py").write_text(PLUGIN)
-    async with two(file, env={"PYTHONPATH": str(tmp_path)}) as serving:
+    async with two_workers(file, env={"PYTHONPATH": str(tmp_path)}) as serving:
         plugins = "plugins: {picky: {use: 'picky:Picky', refused: [1]}}\n"
-        put(new := tmp_path / "new.yaml", plugins + TWO.replace("chat: []", "embeddings: [picky]"))
-        new.replace(file)  # seen at once and whole; a signal besides might make it read twice
+        write_file(new := tmp_path / "new.yaml", plugins + TWO.replace("chat: []", "embeddings: [picky]"))
+        new.replace(file)  # an atomic change, noticed without a signal, which might make it read the file twice
         await serving.until("error worker 1: its store cannot be opened")
         await serving.until("the configuration is unchanged")
         assert await ask_each(serving) == {200: 4}
 
 
-async def test_a_server_of_which_no_worker_can_start_ends(file: Path, tmp_path: Path) -> None:
+async def test_a_server_whose_workers_all_fail_to_start_exits(file: Path, tmp_path: Path) -> None:
     (tmp_path / "picky.py").write_text(PLUGIN)
-    put(file, f"plugins: {{picky: {{use: 'picky:Picky', refused: [0, 1]}}}}\n{TWO}".replace("[]}", "[picky]}"))
+    write_file(file, f"plugins: {{picky: {{use: 'picky:Picky', refused: [0, 1]}}}}\n{TWO}".replace("[]}", "[picky]}"))
     status, _, err = await command("serve", "--config", str(file), env={"PYTHONPATH": str(tmp_path)})
     assert status == 1 and "no worker could be started" in err
     assert "worker 1 ended with status 1; its store cannot be opened" in err and "Traceback" not in err
@@ -289,7 +289,10 @@ async def test_a_server_of_which_no_worker_can_start_ends(file: Path, tmp_path: 
 async def test_stopping_lets_streams_finish_and_no_worker_is_ready_meanwhile(file: Path) -> None:
     stall = Fault("stall", after=1, until=(go := asyncio.Event()))
     env, more = kept_open(file.parent)
-    async with held_by(file, Simulator(faults=[stall]), more, env=env) as serving, aiohttp.ClientSession() as http:
+    async with (
+        draining_workers(file, Simulator(faults=[stall]), more, env=env) as serving,
+        aiohttp.ClientSession() as http,
+    ):
         answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
         await answer.content.readline()
         serving.process.send_signal(signal.SIGTERM)
@@ -304,9 +307,9 @@ async def test_stopping_lets_streams_finish_and_no_worker_is_ready_meanwhile(fil
         assert written.count("stopping once") == 1 and "Traceback" not in written
 
 
-async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
+async def test_a_second_signal_cancels_the_calls_under_way(file: Path) -> None:
     ollama = Simulator(faults=[Fault("stall", after=1)])
-    async with held_by(file, ollama) as serving, aiohttp.ClientSession() as http:
+    async with draining_workers(file, ollama) as serving, aiohttp.ClientSession() as http:
         answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
         await answer.content.readline()
         serving.process.send_signal(signal.SIGINT)
@@ -316,22 +319,22 @@ async def test_a_second_signal_cuts_the_calls_under_way(file: Path) -> None:
         assert "calls that have not finished are ended now" in await serving.rest()
 
 
-async def test_workers_finish_and_end_when_their_supervisor_is_killed(file: Path) -> None:
-    put(file, TWO.replace("0.002", "0.02"))
-    async with two(file) as serving, aiohttp.ClientSession() as http:
+async def test_workers_finish_their_calls_and_exit_when_their_supervisor_is_killed(file: Path) -> None:
+    write_file(file, TWO.replace("0.002", "0.02"))
+    async with two_workers(file) as serving, aiohttp.ClientSession() as http:
         answer = await http.post(f"{serving.url}/v1/chat/completions", json={**ASK, "stream": True})
         await answer.content.readline()
         serving.process.kill()
         assert (await answer.text()).endswith("data: [DONE]\n\n")
         for pid in pids(serving).values():
-            await gone(pid)
+            await until_process_ends(pid)
 
 
 async def test_reloading_under_load_loses_no_call(file: Path) -> None:
-    async with two(file) as serving:
+    async with two_workers(file) as serving:
         async with load(serving) as clients:
             for number in range(3):
-                put(file, f"{TWO}params: {'strict' if number % 2 else 'lenient'}\n")
+                write_file(file, f"{TWO}params: {'strict' if number % 2 else 'lenient'}\n")
                 serving.process.send_signal(signal.SIGHUP)
                 await serving.until("was reloaded")
         assert [client.failed for client in clients] == [[] for _ in clients]

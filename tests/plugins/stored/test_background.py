@@ -18,7 +18,7 @@ from proxy.upstreams.demo import Fault, Said, Simulator
 from tests.conftest import Running, Start
 from tests.plugins.stored.asking import HI, KEYS, A, ask, clients, config, ended, respond, streaming
 from tests.whole.asking import error_of
-from tests.whole.responding import events_of, parsed, told
+from tests.whole.responding import events_of, final_response, parsed
 
 SLOW = Said(pieces=("word ",) * 4_000)
 
@@ -65,7 +65,7 @@ async def test_a_stream_can_be_left_and_read_again_from_any_event(start: Start, 
         before = parsed(seen[: seen.rindex(b"\n\n") + 2].decode())
         id, last = before[0]["response"]["id"], before[-1]["sequence_number"]
         live = await events_of(await streaming(run, f"/v1/responses/{id}?stream=true&starting_after={last}"))
-        end = told([*before, *live])
+        end = final_response([*before, *live])
         assert [one["type"] for one in before[:3]] == ["response.created", "response.queued", "response.in_progress"]
         assert before[0]["response"]["status"] == "queued"
         assert end == await ended(run, id)
@@ -86,7 +86,7 @@ async def test_failed_and_cancelled_streams_end_as_such_and_are_told_again(start
     ollama = Simulator(faults=[Fault("eof", after=3)], say=lambda _: SLOW, delay=0.02)
     async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
         failed = await events_of(await streaming(run, background=True))
-        end = told(failed)
+        end = final_response(failed)
         assert (end["status"], failed[-2]["type"]) == ("failed", "error")
         kept = await ended(run, end["id"])
         assert (kept["status"], kept["error"], kept["output"]) == ("failed", end["error"], end["output"])
@@ -173,7 +173,7 @@ async def test_what_waits_in_line_and_cannot_be_answered_is_failed(start: Start,
         assert end["status"] == "failed" and "nobody-has-it" in end["error"]["message"]
         assert end["error"]["code"] == "invalid_prompt"
         live = await events_of(stream)
-        again = await events_of(await streaming(run, f"/v1/responses/{told(live)['id']}?stream=true"))
+        again = await events_of(await streaming(run, f"/v1/responses/{final_response(live)['id']}?stream=true"))
         assert again == live and (live[-2]["param"], live[-2]["code"]) == ("input", "invalid_request_error")
 
 
@@ -348,7 +348,7 @@ async def test_one_that_has_just_ended_is_not_taken_for_cancelled(
     async with start(config(database_url)) as run:
         events = await events_of(await streaming(run, background=True))
         kept = await ended(run, events[0]["response"]["id"])
-    assert kept["status"] == "completed" and told(events)["status"] == "completed"
+    assert kept["status"] == "completed" and final_response(events)["status"] == "completed"
 
 
 async def test_a_server_goes_on_giving_signs_of_life_after_a_fault(
@@ -382,7 +382,7 @@ async def test_a_stream_is_read_again_through_another_process_once_it_is_over(
         head = await first.content.readuntil(b"\n\n")
         path = f"/v1/responses/{parsed(head.decode())[0]['response']['id']}?stream=true"
         elsewhere = await events_of(await streaming(other, path))
-        assert told(elsewhere)["output"][0]["content"][0]["text"] == "word " * 20
+        assert final_response(elsewhere)["output"][0]["content"][0]["text"] == "word " * 20
         here = [*parsed(head.decode()), *parsed((await first.read()).decode())]
         assert here == elsewhere
 

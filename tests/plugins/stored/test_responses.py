@@ -21,7 +21,7 @@ from tests.conftest import Start
 from tests.plugins.stored.asking import HI, A, B, ask, clients, config, respond, streaming
 from tests.servers import PostgresServer
 from tests.whole.asking import asked, data_url, whole
-from tests.whole.responding import events_of, told
+from tests.whole.responding import events_of, final_response
 from tests.whole.test_responses import WEATHER
 
 
@@ -34,7 +34,7 @@ async def test_the_sdk_keeps_reads_lists_and_deletes(start: Start, database_url:
         async with client.responses.stream(model="demo", input="ho", previous_response_id=made.id) as events:
             streamed = await events.get_final_response()
         assert (await client.responses.retrieve(streamed.id)).output_text == streamed.output_text
-        end = told(await events_of(await streaming(run)))
+        end = final_response(await events_of(await streaming(run)))
         assert (await ask(run, "GET", f"/v1/responses/{end['id']}"))[1] == end
         items = [one async for one in client.responses.input_items.list(streamed.id, limit=1)]
         assert [(one.type, getattr(one, "role", "")) for one in items] == [
@@ -85,7 +85,7 @@ async def test_a_response_that_broke_off_is_kept_as_failed_and_one_that_was_left
 ) -> None:
     ollama = Simulator(faults=[Fault("eof", after=3)], delay=0.01)
     async with start(config(database_url), ollama) as run:
-        end = told(await events_of(await streaming(run)))
+        end = final_response(await events_of(await streaming(run)))
         status, document = await ask(run, "GET", f"/v1/responses/{end['id']}")
         assert (status, document["status"]) == (200, "failed") and document["output"] == end["output"]
         left = await streaming(run, input="another")
