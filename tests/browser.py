@@ -24,7 +24,7 @@ PATIENCE = 30.0
 
 
 class Tab:
-    """One page.  troubles: what it wrote to the console as an error, and exceptions that nobody caught."""
+    """One page.  troubles: errors in its console, and uncaught exceptions."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -51,13 +51,13 @@ class Tab:
             self.troubles.append(f"{entry['text']} {entry.get('url', '')}")
 
     async def js(self, expression: str) -> Any:
-        """What it gives, awaited where that is a promise."""
+        """The value of the expression; a promise is awaited."""
         told = await self.tell("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
     async def until(self, condition: str) -> None:
-        """The condition, in JavaScript, holds."""
+        """Wait until the condition, in JavaScript, is true."""
         await self.js(
             f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 10); look(); }})"
         )
@@ -71,7 +71,7 @@ class Tab:
 
 @asynccontextmanager
 async def browser(home: Path, http: aiohttp.ClientSession) -> AsyncIterator[Tab]:
-    """home: an empty folder."""
+    """A headless Chromium with one empty page.  home: an empty folder."""
     process = await asyncio.create_subprocess_exec(
         str(CHROMIUM),
         *FLAGS,
@@ -93,7 +93,7 @@ async def browser(home: Path, http: aiohttp.ClientSession) -> AsyncIterator[Tab]
             yield tab
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)  # its children, too
+            os.killpg(process.pid, 9)  # with its children
         await process.wait()
 
 

@@ -1,4 +1,4 @@
-"""Time that tests move by hand."""
+"""Clocks that tests move by hand."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Watch(Clock):
 
 
 def put_forward(clock: Clock, seconds: float) -> None:
-    """The monotonic time of a server that runs: it goes on from there."""
+    """Advance the monotonic time of a running server's clock, which then runs on from there."""
     before = clock.monotonic
     clock.monotonic = lambda: before() + seconds
 
 
 def jump(seconds: float) -> None:
-    """So much time passes at once for the event loop: what was to happen meanwhile happens now."""
+    """Advance the event loop's time, so that timers due in these seconds run now."""
     loop = asyncio.get_running_loop()
     before = loop.time
     loop.time = lambda: before() + seconds  # type: ignore[method-assign]

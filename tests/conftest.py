@@ -1,4 +1,4 @@
-"""A running server over a simulated Ollama, from the YAML of its plugins and chains."""
+"""Fixtures: a running server in front of a simulated Ollama, from the YAML of its plugins and chains; databases."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from tests.servers import TABLES, PostgresServer, in_memory, installed_postgres
 
 HI = [{"role": "user", "content": "hi"}]
 ASK: dict[str, Any] = {"model": "demo", "messages": HI}
-TLS = ssl.create_default_context()  # reading all authorities anew takes 20 ms of a client that has no use for them
+TLS = ssl.create_default_context()  # shared: each client would otherwise spend 20 ms on reading all CA certificates
 BARE = "chains: {chat: [], completions: [], embeddings: [], internal: []}"
 
 
 @dataclass
 class Running:
-    """A server that answers, and the simulated Ollama behind it."""
+    """A running server, and the simulated Ollama behind it."""
 
     url: str
     ollama: Simulator
@@ -62,16 +62,16 @@ class Running:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **{**mine, **options})
 
     async def chat(self, **body: Any) -> aiohttp.ClientResponse:
-        """The answer to a chat call; `ASK` with these fields over it."""
+        """The response to a chat call: `ASK`, with these fields added or replaced."""
         return await self.http.post(f"{self.url}/v1/chat/completions", json={**ASK, **body})
 
     async def embed(self, **body: Any) -> aiohttp.ClientResponse:
         return await self.http.post(f"{self.url}/v1/embeddings", json={"model": "demo-embed", "input": "hi", **body})
 
     async def settled(self) -> None:
-        """What was answered is kept by now, where it is kept at all: until then a repeat shares it."""
+        """Wait until no generation is in flight, so that a repeated call is a cache hit instead of sharing it."""
         async with asyncio.timeout(10):
-            while self.server.services.state.get("cache flights"):  # noqa: ASYNC110  (it tells nobody)
+            while self.server.services.state.get("cache flights"):  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.002)
 
     def configure(self, text: str) -> None:
@@ -80,27 +80,27 @@ class Running:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """More than there are cores: many tests wait for a while."""
+    """More workers than cores, because many tests spend their time waiting."""
     return 3 * (os.cpu_count() or 1) // 2
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The files of all tests are in memory where there is much of it: to wait for a disk was a seventh of their time.
+    """Put the tests' files into memory if there is enough: waiting for a disk took a seventh of the tests' time.
 
-    Whoever wants to look at them afterwards sets TMPDIR.
+    Set TMPDIR to keep the files for a look at them afterwards.
     """
     if "TMPDIR" not in os.environ and (place := in_memory()) is not None:
         folder = tempfile.mkdtemp(prefix="tests-", dir=place)
-        os.chmod(folder, 0o711)  # PostgreSQL's files lie in it, and its server is another user than root
-        os.environ["TMPDIR"] = tempfile.tempdir = folder  # of xdist's workers, and of what tests start, too
+        os.chmod(folder, 0o711)  # for PostgreSQL's files: its server runs as another user than root
+        os.environ["TMPDIR"] = tempfile.tempdir = folder  # for xdist's workers and for child processes, too
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """What is imported and collected lives as long as the process: the collector looks at it no more than a server's.
+    """Freeze the objects made by imports and collection, as a server does, so that the garbage collector skips them.
 
-    Its looks at a million such objects were a seventh of the tests' time.
+    Visiting a million of them took a seventh of the tests' time.
     """
     gc.disable()
     try:
@@ -111,7 +111,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, so that no core is left with it at the end."""
+    """Run slow tests first, so that no core has to finish one alone at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -119,35 +119,35 @@ PATIENT = ("proxy.accounts.verified", "proxy.stores.disk", "plugins.cache.semant
 
 
 @pytest.fixture(scope="session", autouse=True)
-def patient() -> None:
-    """What a busy machine keeps waiting does not hang; whoever tests what does sets a patience of its own."""
+def long_time_limits() -> None:
+    """Avoid time-outs on a busy machine; tests of time-outs set their own limits."""
     for name in PATIENT:
         setattr(import_module(name), "PATIENCE", 30.0)  # noqa: B010  (it is final to the type checker)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def alone() -> None:
-    """Whoever deletes what there is of a caller waits for no other process; whoever has another sets that."""
+def one_process() -> None:
+    """Deleting a caller's data need not wait for other processes; tests with several set their own `LATE`."""
     me.LATE = 0.0
 
 
 @pytest.fixture(scope="session", autouse=True)
 def forking() -> Iterator[None]:
-    """A worker of xdist ends without what Python does at an end."""
+    """Close the forking processes here, because a worker of xdist exits without Python's clean-up."""
     with OPEN:
         yield
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """Installed, and started by whoever needs it first."""
+    """An installed PostgreSQL, which the first test that needs it starts."""
     with installed_postgres() as server:
         yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a database of either kind that has no tables."""
+    """The URL of a new database without tables: SQLite and PostgreSQL in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'records.db'}"
     return await (await running_postgres(request)).create(f"test_{uuid.uuid4().hex}")
@@ -155,9 +155,9 @@ async def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> st
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of a database of either kind where every feature has its tables, and nothing in them.
+    """The URL of a new database with the empty tables of every feature: SQLite and PostgreSQL in turn.
 
-    Their migrations run once a process; to run them for each test took a quarter of its time.
+    It is a copy: the migrations run once per process, because they took a quarter of each test's time.
     """
     if request.param == "sqlite":
         if not (made := tmp_path_factory.getbasetemp() / "tables.db").exists():
@@ -179,7 +179,7 @@ async def running_postgres(request: pytest.FixtureRequest) -> PostgresServer:
 
 
 async def migrate(url: str) -> None:
-    """The tables of every feature there is."""
+    """Create the tables of every feature."""
     database = Database(url, 1, 10)
     for folder in sorted(Path(registry.__file__).parents[1].glob("p*/*/migrations")):
         await database.migrate(Feature(folder.parent.name, folder))
@@ -191,7 +191,7 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def start() -> Start:
-    """start(yaml, simulator) -> Running.  The YAML's upstream is the simulator unless it names its own."""
+    """start(yaml, simulator) -> Running.  Unless the YAML has `upstreams`, the simulator is the upstream."""
 
     @asynccontextmanager
     async def started(text: str = BARE, ollama: Simulator | None = None) -> AsyncIterator[Running]:
@@ -210,18 +210,18 @@ def start() -> Start:
 
 
 class Late:
-    """Late()(run): so much time passes at once that every limit of `timeouts` does, for whoever waits by then."""
+    """Late()(run): advances the server's clock past every limit of `timeouts` for the calls that wait by then."""
 
     def __init__(self) -> None:
         self.sweeps: list[Sweep] = []
 
     async def __call__(self, run: Running) -> None:
-        # Each wait has been looked at once, which is when it begins.
+        # A wait begins when it has been checked once.
         await self.until(lambda watches: not any(one.fresh for one in watches))
         put_forward(run.server.services.clock, 3600.0)
 
     async def while_read(self, run: Running) -> None:
-        """The same while nobody waits for an upstream, because those who read have not done so."""
+        """The same while no call waits for an upstream, because the clients have not read yet."""
         await self.until(lambda watches: not any(one.waiting for one in watches))
         put_forward(run.server.services.clock, 3600.0)
         for sweep in self.sweeps:
@@ -247,13 +247,13 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 
 
 def in_log(exchange: Exchange) -> None:
-    """The lines of requests, where pytest's `caplog` sees them."""
+    """Log the requests through `logging`, so that pytest's `caplog` sees them."""
     told = exchange.told()
     logging.getLogger("gemmapy.requests").info("%s", told, extra={"told": told})
 
 
 def completed(text: str, upstream: str) -> str:
-    """The text with what a test need not say, after its own lines so that their numbers stay."""
+    """The configuration with defaults for tests, added after its own lines so that their numbers stay."""
     text = text.replace("$OLLAMA", upstream).rstrip() + "\n"
     if "upstreams:" not in text:
         text += f"upstreams: {{local: {{ollama: {upstream}}}}}\n"

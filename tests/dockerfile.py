@@ -1,4 +1,4 @@
-"""Reads a Dockerfile, and carries it out below a directory of this machine where no container can be had."""
+"""Reads a Dockerfile, and executes it below a directory, for machines without a container engine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PLACES = re.compile(r"(?<![\w.])/(?=(?:src|opt|etc|data)\b)")
-"""Where a path of the image begins; in a command such as `GET /healthz` it does not."""
+"""The start of a path in the image; it does not match the path in a command such as `GET /healthz`."""
 
 UNREACHED = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError")
-"""What pip writes of an index that it cannot reach."""
+"""What pip writes if it cannot reach its index."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Instruction:
 
     @property
     def exec(self) -> list[str]:
-        """The command in its exec form.  Raises ValueError where it has none."""
+        """The command in its exec form.  Raises ValueError if it is in another form."""
         words: list[str] = json.loads(self.value.removeprefix("CMD "))
         return words
 
@@ -79,12 +79,12 @@ def instructions_of(text: str) -> Iterator[Instruction]:
 
 
 class NoIndex(Exception):
-    """pip reaches no package index."""
+    """pip cannot reach the package index."""
 
 
 @dataclass
 class Image:
-    """What a Dockerfile makes, with `root` for /.  Stages have the same root in turn, so that paths stay true."""
+    """The image that a Dockerfile builds, with `root` for /.  All stages use this root, so that paths stay valid."""
 
     root: Path
     context: Path
@@ -93,7 +93,7 @@ class Image:
     stage: str = ""
 
     def build(self, stages: list[Stage]) -> None:
-        """Raises NoIndex, or AssertionError with what a command wrote that failed."""
+        """Execute the stages.  Raises NoIndex, or AssertionError with the output of a command that failed."""
         for stage in stages:
             if self.root.exists():
                 self.root.rename(self.aside(self.stage))
@@ -143,7 +143,7 @@ class Image:
         return PLACES.sub(lambda found: f"{self.root}/", text)
 
     def runtime(self, **given: str) -> dict[str, str]:
-        """The environment of a container: the image's and what is given, nothing else of this machine's."""
+        """The environment of a container: the image's and the given variables, and none of this machine's."""
         env = self.env | given
         return env | {"PATH": env["PATH"].replace("$PATH", os.defpath)}
 

@@ -1,7 +1,7 @@
-"""Python programs, each in a process of its own that finds imported what costs most of their time.
+"""Runs Python programs, each in a process of its own in which the slow imports have been done already.
 
-To start Python and import the proxy takes half a second of a core, and a client's library takes more.  A process that
-has done so once forks for each program.
+Starting Python and importing the proxy takes half a second of CPU time, and importing a client library even more.
+So one process does it once and forks for each program.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ PROXY = (
 )
 ROOT = Path(__file__).parent.parent
 LONG = 120.0
-"""Seconds that a busy machine may take for an example."""
+"""Seconds that an example may take on a busy machine."""
 LARGEST = 1 << 17
-"""Bytes of an order."""
+"""The maximum size of an order, in bytes."""
 
 
 class Forked:
-    """A process with the part of `asyncio.subprocess.Process` that tests use."""
+    """A process with the parts of `asyncio.subprocess.Process` that tests use."""
 
     def __init__(self, pid: int, told: asyncio.StreamReader, *streams: asyncio.StreamReader) -> None:
         self.pid = pid
@@ -65,7 +65,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     async def communicate(self) -> list[bytes]:
-        """The rest of what it writes: to standard output, and to standard error where that comes by itself."""
+        """Wait for its end; the rest of its standard output, and of its standard error if that is separate."""
         written = await asyncio.gather(*(one.read() for one in self.streams))
         await self.wait()
         return written
@@ -78,7 +78,7 @@ class Forks:
         self.orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "tests.forks", str(theirs.fileno()), *modules]
-            alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # whoever has threads had better not fork
+            alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # forking with threads is unsafe
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=alone, cwd=ROOT)
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class Forks:
         self.process.wait()
 
     async def run(self, code: str, *arguments: str, env: Mapping[str, str] | None = None, apart: bool = True) -> Forked:
-        """apart: standard error is a stream of its own."""
+        """Run the code in a new process.  apart: standard error is a separate stream."""
         order = {"code": code, "arguments": arguments, "env": {**os.environ, **(env or {})}, "folder": os.getcwd()}
         pipes = [os.pipe() for _ in range(3 if apart else 2)]
         socket.send_fds(self.orders, [json.dumps(order).encode()], [end for _, end in pipes])
@@ -97,17 +97,17 @@ class Forks:
 
 
 OPEN = ExitStack()
-"""Closes those that were started."""
+"""Closes the forking processes that were started."""
 
 
 @cache
 def forks(*modules: str) -> Forks:
-    """Started by whoever needs it first."""
+    """The process that forks with these modules imported; the first caller starts it."""
     return OPEN.enter_context(closing(Forks(modules)))
 
 
 async def ran(code: str) -> subprocess.CompletedProcess[str]:
-    """What came of a program that asks as a client does."""
+    """The outcome of a client program."""
     process = await forks(*CLIENTS).run(code)
     try:
         out, err = await asyncio.wait_for(process.communicate(), LONG)
@@ -124,10 +124,10 @@ async def stream(pipe: int) -> asyncio.StreamReader:
 
 
 def next_order(orders: socket.socket, told: dict[int, int]) -> str | None:
-    """The code of the next one, in a process that has been forked for it; None when there are no more."""
+    """In each forked process, the code to run; in the parent, None when there are no more orders."""
     while (received := socket.recv_fds(orders, LARGEST, 3))[0]:
         written, (tell, *streams), *_ = received
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until it is known who is to be told
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until `told` has the new process
         if not (pid := os.fork()):
             orders.close()
             for one in (tell, *told.values()):
@@ -142,7 +142,7 @@ def next_order(orders: socket.socket, told: dict[int, int]) -> str | None:
 
 
 def begun(order: Any, streams: list[int]) -> str:
-    """The process is as Python's start would have made it."""
+    """Set up the forked process as if Python had just started; gives the code to run."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.dup2(streams[0], 1)
@@ -170,7 +170,7 @@ def main() -> str | None:
     told: dict[int, int] = {}
     for name in sys.argv[2:]:
         import_module(name)
-    gc.freeze()  # else each of them would copy all of it when it collects
+    gc.freeze()  # otherwise a garbage collection in each child would copy these pages
     signal.signal(signal.SIGCHLD, lambda *_: tell_of_ends(told))
     return next_order(socket.socket(fileno=int(sys.argv[1])), told)
 

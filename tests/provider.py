@@ -1,4 +1,4 @@
-"""An identity provider: keys, tokens, and the page where its public keys are."""
+"""An identity provider for tests: signing keys, tokens, and a server for its JWKS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def public(key: Any, **more: Any) -> dict[str, Any]:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """What a token says; None leaves a claim out."""
+    """A token's claims; a claim that is None is left out."""
     now = int(time.time())
     told = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "iat": now, "exp": now + 300, **changes}
     return {name: value for name, value in told.items() if value is not None}
@@ -50,7 +50,7 @@ def token(key: Any = None, algorithm: str = "RS256", kid: str | None = "one", **
 
 @dataclass
 class Provider:
-    """keys: entries of its JWKS.  status: of every answer.  asked: how often it was."""
+    """keys: entries of its JWKS.  status: of every response.  asked: number of requests so far."""
 
     keys: list[dict[str, Any]] = field(default_factory=lambda: [public(rsa_key(), kid="one")])
     status: int = 200

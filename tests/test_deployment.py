@@ -1,4 +1,4 @@
-"""What is shipped for running it elsewhere: the image, compose.yaml, units and manifests do what they say."""
+"""The files for deployment: the image, compose.yaml, units and manifests are valid and do what they should."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DRAIN = Listen().drain
 
 
 def tool(name: str) -> str:
-    """A program beside this Python or on the PATH; the test is skipped where there is none."""
+    """A program beside this Python or on the PATH; without it the test is skipped."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -47,7 +47,7 @@ def tool(name: str) -> str:
 
 
 def ran(*command: str | Path) -> str:
-    """What a command that must succeed wrote."""
+    """The output of a command that must succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -60,7 +60,7 @@ def seconds(text: str) -> float:
 # --- the image -------------------------------------------------------------------------------------
 
 
-def test_the_dockerfile_has_nothing_that_a_linter_minds() -> None:
+def test_the_dockerfile_passes_the_linter() -> None:
     ran(tool("hadolint"), "--failure-threshold", "style", ROOT / "Dockerfile")
 
 
@@ -69,30 +69,30 @@ def test_an_image_is_built_on_a_minor_version(stage: Stage) -> None:
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", stage.base)
 
 
-def test_all_stages_are_of_one_python() -> None:
-    assert len({stage.base for stage in STAGES}) == 1, "a venv's links lead to the Python that made it"
+def test_all_stages_use_the_same_python() -> None:
+    assert len({stage.base for stage in STAGES}) == 1, "a venv links to the Python that created it"
 
 
 def test_the_last_stage_installs_nothing() -> None:
     assert LAST.all("RUN") == [] and LAST.all("ADD") == []
 
 
-def test_the_image_runs_as_nobody_in_particular() -> None:
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", LAST.last("USER").value), "a number, or runAsNonRoot cannot tell"
+def test_the_image_runs_as_a_numeric_user_other_than_root() -> None:
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", LAST.last("USER").value), "runAsNonRoot needs a numeric user ID"
     (data,) = (copy for copy in LAST.all("COPY") if copy.words[-1] == "/data/")
     assert data.options["chown"] == LAST.last("USER").value and LAST.last("VOLUME").value == "/data"
 
 
-def test_signals_reach_the_server() -> None:
+def test_the_server_is_the_process_that_gets_signals() -> None:
     assert [*LAST.last("ENTRYPOINT").exec, *LAST.last("CMD").exec] == ["gemmapy-proxy", "serve"]
 
 
-def test_the_image_says_where_it_listens() -> None:
+def test_the_image_exposes_the_port_it_listens_on() -> None:
     assert LAST.env["GEMMAPY_HOST"] == "0.0.0.0"
     assert LAST.env["GEMMAPY_PORT"] == LAST.last("EXPOSE").value == "8080"
 
 
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     sources = [
         word for stage in STAGES for copy in stage.all("COPY") if "from" not in copy.options for word in copy.words[:-1]
     ]
@@ -101,7 +101,7 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
     assert {re.sub(r"/.*", "/", source) for source in sources} <= allowed
 
 
-def test_what_is_locked_is_what_the_project_asks_for() -> None:
+def test_locked_requirements_match_the_projects_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["tokens"]]
     locked: dict[str, list[str]] = {}
@@ -117,7 +117,7 @@ def port() -> str:
 
 @asynccontextmanager
 async def contained(image: Image, env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The image's own command, until the block is left."""
+    """Run the image's own command until the block is left."""
     command = [*LAST.last("ENTRYPOINT").exec, *LAST.last("CMD").exec]
     process = await asyncio.create_subprocess_exec(
         shutil.which(command[0], path=env["PATH"]) or command[0],
@@ -143,7 +143,7 @@ async def healthy(env: dict[str, str]) -> bool:
 
 
 @pytest.mark.image
-async def test_the_images_own_commands_make_a_server_that_is_healthy(tmp_path: Path, port: str) -> None:
+async def test_the_dockerfiles_commands_build_a_server_that_is_healthy(tmp_path: Path, port: str) -> None:
     image = Image(tmp_path / "image", ROOT)
     try:
         await asyncio.to_thread(image.build, STAGES)
@@ -178,14 +178,14 @@ async def asks(port: str, key: str) -> int:
 # --- its configuration -----------------------------------------------------------------------------
 
 
-def test_the_configuration_of_containers_is_right_once_there_is_a_key() -> None:
+def test_the_containers_configuration_is_valid_with_a_key() -> None:
     config, source = load(CONTAINER, registry.problems_of, {"GEMMAPY_KEY": "secret"})
     check_exposure(config, source, insecure=False)
     assert config.listen.host == "0.0.0.0" and config.upstreams["local"].ollama == ("http://ollama:11434",)
 
 
 @pytest.mark.parametrize("env", [{}, {"GEMMAPY_KEY": ""}])
-def test_a_container_without_a_key_is_told_of(env: dict[str, str]) -> None:
+def test_a_container_without_a_key_refuses_to_start(env: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as raised:
         load(CONTAINER, registry.problems_of, env)
     (problem,) = raised.value.problems
@@ -195,7 +195,7 @@ def test_a_container_without_a_key_is_told_of(env: dict[str, str]) -> None:
 # --- compose ---------------------------------------------------------------------------------------
 
 
-def test_compose_and_the_workflow_fit_their_schemas() -> None:
+def test_compose_and_the_workflow_match_their_schemas() -> None:
     check = tool("check-jsonschema")
     ran(check, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml")
     ran(check, "--builtin-schema", "vendor.github-workflows", *(ROOT / ".github/workflows").iterdir())
@@ -214,26 +214,26 @@ def test_only_the_proxy_is_published(services: dict[str, Any]) -> None:
     assert services["proxy"]["ports"] == ["${GEMMAPY_BIND:-127.0.0.1}:8080:8080"]
 
 
-def test_what_is_mounted_for_monitoring_is_there(services: dict[str, Any]) -> None:
+def test_files_mounted_for_monitoring_exist(services: dict[str, Any]) -> None:
     mounted = [one for name in ("prometheus", "grafana") for one in services[name]["volumes"] if one.startswith("./")]
     assert len(mounted) == 3 and all((ROOT / one.split(":")[0]).exists() for one in mounted)
     scraped = yaml.safe_load((ROOT / "config/prometheus.yml").read_text())["scrape_configs"]
     assert [one["static_configs"] for one in scraped] == [[{"targets": ["proxy:8080"]}]]
 
 
-def test_the_proxy_starts_when_the_others_answer(services: dict[str, Any]) -> None:
+def test_the_proxy_starts_once_the_other_services_are_healthy(services: dict[str, Any]) -> None:
     waits = services["proxy"]["depends_on"]
     assert waits == {name: {"condition": "service_healthy"} for name in ("ollama", "redis")}
     assert all("healthcheck" in services[name] for name in waits)
 
 
-def test_the_proxy_may_do_nothing_else_on_its_host(services: dict[str, Any]) -> None:
+def test_the_proxys_container_has_no_further_privileges(services: dict[str, Any]) -> None:
     proxy = services["proxy"]
     assert proxy["read_only"] is True and proxy["cap_drop"] == ["ALL"] and "privileged" not in proxy
     assert all("no-new-privileges:true" in service["security_opt"] for service in services.values())
 
 
-def test_services_are_restarted_and_the_proxy_may_drain(services: dict[str, Any]) -> None:
+def test_services_are_restarted_and_the_proxy_has_time_to_drain(services: dict[str, Any]) -> None:
     assert {service["restart"] for service in services.values()} == {"unless-stopped"}
     assert seconds(services["proxy"]["stop_grace_period"]) > DRAIN
 
@@ -252,12 +252,12 @@ def manifests() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", blocks(PAGE, "yaml"))
-def test_the_pages_yaml_is_yaml(text: str) -> None:
+def test_the_pages_yaml_is_valid(text: str) -> None:
     assert list(yaml.safe_load_all(text))
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Deployment", "Service"])
-def test_a_manifest_is_what_kubernetes_takes(kind: str) -> None:
+def test_a_manifest_is_valid_for_kubernetes(kind: str) -> None:
     kubernetes_validate.validate(manifests()[kind], "1.33", strict=True)
 
 
@@ -274,7 +274,7 @@ def test_the_deployment_is_probed_drained_and_confined() -> None:
     assert {"requests", "limits"} <= set(container["resources"])
 
 
-def test_the_manifests_configuration_is_right(tmp_path: Path) -> None:
+def test_the_manifests_configuration_is_valid(tmp_path: Path) -> None:
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
     (variable,) = pod["containers"][0]["env"]
     assert "secretKeyRef" in variable["valueFrom"]
@@ -283,7 +283,7 @@ def test_the_manifests_configuration_is_right(tmp_path: Path) -> None:
     check_exposure(config, source, insecure=False)
     mounted = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}["config"]
     assert mounted["mountPath"] == str(Path(LAST.env["GEMMAPY_CONFIG"]).parent)
-    assert "subPath" not in mounted, "a file mounted by itself is never updated"
+    assert "subPath" not in mounted, "a file mounted through subPath is never updated"
 
 
 def test_services_ports_lead_to_the_container() -> None:
@@ -295,7 +295,7 @@ def test_services_ports_lead_to_the_container() -> None:
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The page's systemd unit, with a program that this machine has."""
+    """The page's systemd unit, with a program that exists on this machine."""
     (text,) = blocks(PAGE, "ini")
     assert "/opt/gemmapy/bin/gemmapy-proxy" in text
     file = tmp_path / "gemmapy-proxy.service"
@@ -303,13 +303,13 @@ def unit(tmp_path: Path) -> Path:
     return file
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(unit: Path) -> None:
+def test_systemd_accepts_the_unit(unit: Path) -> None:
     told = ran(tool("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", unit)
     assert [line for line in told.splitlines() if unit.name in line] == []
 
 
 def test_the_unit_is_confined(unit: Path) -> None:
-    """systemd's own measure: 0 is nothing may be done, 10 is everything."""
+    """systemd's exposure level: 0 is fully confined, 10 is unconfined."""
     ran(tool("systemd-analyze"), "security", "--offline=yes", "--threshold=20", unit)
 
 

@@ -1,4 +1,4 @@
-"""The documentation says what is so: pages made from the code are current, and the examples run."""
+"""The documentation is true: generated pages are current, and the examples run."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_the_schema_for_editors_is_current() -> None:
 
 
 @pytest.mark.parametrize("name", ["proxy.yaml", "minimal.yaml", "demo.yaml", "container.yaml"])
-def test_our_own_files_fit_the_schema(name: str) -> None:
+def test_the_packaged_configurations_match_the_schema(name: str) -> None:
     validator = jsonschema_rs.validator_for(reference.schema())
     assert [error.message for error in validator.iter_errors(yaml.safe_load(packaged(name).read_text()))] == []
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [line for line in reference.settings_page().splitlines() if line.endswith("|  |")] == []
 
 
@@ -75,7 +75,7 @@ async def test_every_endpoint_is_in_the_table(start: Start, tmp_path: Path) -> N
         ] == []
 
 
-async def test_every_header_of_an_answer_is_in_the_table(start: Start) -> None:
+async def test_every_response_header_is_in_the_table(start: Start) -> None:
     page = (DOCS / "http.md").read_text()
     async with start() as run:
         response = await run.chat(keep_alive=1)
@@ -84,7 +84,7 @@ async def test_every_header_of_an_answer_is_in_the_table(start: Start) -> None:
         assert [name for name in ours if f"`{name}`" not in page] == []
 
 
-def test_the_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_are_not_broken() -> None:
     for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]:
         for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
@@ -147,7 +147,7 @@ async def test_the_examples_of_files_run(start: Start, tmp_path: Path) -> None:
 async def test_the_examples_of_fine_tuning_run(start: Start, tmp_path: Path) -> None:
     page = DOCS / "finetuning.md"
     (text,), (example, trainer) = blocks(page, "yaml"), blocks(page, "python")
-    (tmp_path / "trainer.py").write_text(trainer.replace("2048, 512", "384, 96"))  # as the simulated model is
+    (tmp_path / "trainer.py").write_text(trainer.replace("2048, 512", "384, 96"))  # as for the simulated model
     text = text.replace("python3", sys.executable).replace("/opt/tuning", str(tmp_path)).replace("llama3.2:1b*", "demo")
     text = text.replace("sqlite:///data", f"sqlite:///{tmp_path}").replace(
         "trainers:", f"folder: {tmp_path}/tuning\n    trainers:"
@@ -182,7 +182,7 @@ async def test_the_readmes_curl_runs(start: Start) -> None:
 
 
 @pytest.mark.parametrize("example", blocks(DOCS / "recipes.md", "yaml"))
-def test_the_recipes_are_right_and_as_they_are_meant(
+def test_the_recipes_are_valid_and_cause_no_warnings(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:6379/0")
@@ -192,7 +192,7 @@ def test_the_recipes_are_right_and_as_they_are_meant(
     (tmp_path / "my.yaml").write_text(example)
     monkeypatch.chdir(tmp_path)
     assert main(["check", "my.yaml"]) == 0
-    assert capsys.readouterr().err == ""  # no doubts either
+    assert capsys.readouterr().err == ""  # and no warnings
 
 
 def test_every_command_is_in_the_table() -> None:
@@ -202,28 +202,28 @@ def test_every_command_is_in_the_table() -> None:
 
 
 def complete(example: str) -> str:
-    """A part of a configuration as one that could be served."""
+    """A part of a configuration, completed so that a server could run with it."""
     return example if "chains:" in example else f"{example}chains: {{chat: []}}\n"
 
 
 @pytest.mark.parametrize("example", [one for one in blocks(DOCS / "identity.md", "yaml") if "middlewares" not in one])
-def test_the_configurations_of_identity_are_right(example: str) -> None:
+def test_the_configurations_of_identity_are_valid(example: str) -> None:
     env = {name: f"{name} of at least sixteen" for name in ("ALICE_KEY", "OPS_KEY", "BATCH_KEY")}
     config, _ = configuration.read("proxy.yaml", complete(example), registry.problems_of, env)
     assert is_guarded(config)
 
 
 @pytest.mark.parametrize("example", [one for page in PAGES for one in blocks(page, "yaml") if "chains:" in one])
-async def test_the_readmes_configurations_are_right(
+async def test_the_readmes_configurations_are_valid(
     start: Start, example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # where records are kept, unless said
+    monkeypatch.chdir(tmp_path)  # the default place of the records
     async with start(re.sub(r"^listen:.*\n", "", example, flags=re.M)) as run:
         assert run.url
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-async def test_the_documents_of_the_documentation_answer(start: Start, tmp_path: Path) -> None:
+async def test_the_example_documents_answer_the_example_questions(start: Start, tmp_path: Path) -> None:
     page = DOCS / "documents.md"
     text = blocks(page, "yaml")[-1].replace("data/", f"{tmp_path}/").replace("nomic-embed-text", "demo-embed")
     async with start(text) as run:

@@ -1,4 +1,4 @@
-"""Imports point one way only: a room may use its own floor's lower neighbours and every floor below."""
+"""Modules import only from their own floor and from lower ones."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def name_of(path: Path) -> str:
 
 
 def room(module: str) -> str | None:
-    """The room that a module stands in, or None where it is not ours."""
+    """The room (a module or package of a floor) that a module belongs to, or None for a module of another package."""
     while module not in FLOOR and "." in module:
         module = module.rpartition(".")[0]
     return module if module in FLOOR else None
@@ -116,15 +116,15 @@ def imports(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_point_downwards(path: Path) -> None:
+def test_modules_import_only_from_lower_floors(path: Path) -> None:
     mine = room(name_of(path))
-    assert mine is not None, f"{name_of(path)} stands in no room"
+    assert mine is not None, f"{name_of(path)} belongs to no floor"
     above = [used for used in imports(path) if (theirs := room(used)) and FLOOR[theirs] > FLOOR[mine]]
     assert above == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("plugins")], ids=name_of)
-def test_a_plugin_knows_only_what_it_is_lent(path: Path) -> None:
+def test_plugins_import_only_what_is_allowed(path: Path) -> None:
     mine = name_of(path).split(".")[1:2]
     used = {room(one) if room(one) != "plugins" else ".".join(one.split(".")[:2]) for one in imports(path)}
     strangers = used - PLUGINS_MAY - {None, "proxy", ".".join(["plugins", *mine])}
@@ -132,16 +132,16 @@ def test_a_plugin_knows_only_what_it_is_lent(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path).startswith("proxy.wire")], ids=name_of)
-def test_the_wire_modules_do_no_input_or_output(path: Path) -> None:
+def test_the_wire_modules_do_no_io(path: Path) -> None:
     forbidden = {"asyncio", "aiohttp", "socket", "os", "pathlib", "logging"}
     assert {one.split(".")[0] for one in imports(path)} & forbidden == set()
 
 
-def test_the_demo_upstream_stands_alone() -> None:
+def test_the_demo_upstream_is_self_contained() -> None:
     inside = ROOT / "proxy" / "upstreams" / "demo"
     used = {one for path in inside.rglob("*.py") for one in imports(path) if one.startswith("proxy")}
     assert {one for one in used if not one.startswith("proxy.upstreams.demo")} == {"proxy.port.Port"}
 
 
-def test_files_stay_short_enough_to_be_one_thought() -> None:
+def test_files_have_at_most_300_lines() -> None:
     assert [name_of(path) for path in FILES if path.read_text().count("\n") > 300] == []

@@ -1,4 +1,4 @@
-"""What holds of users and keys in every kind of database."""
+"""The contract of users and keys, for every kind of database."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def store(new_database_url: str) -> AsyncIterator[Store]:
 
 
 class opened:
-    """The store in a database of its own connections."""
+    """The store, with its own connections to the database."""
 
     def __init__(self, url: str) -> None:
         self.database = Database(url, 3, 30)
@@ -55,7 +55,7 @@ def watch(store: Store) -> Watch:
     return store.clock
 
 
-async def test_the_migrations_make_the_tables_that_the_code_asks(store: Store) -> None:
+async def test_the_migrations_create_the_tables_that_the_code_uses(store: Store) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from sqlalchemy import Connection
@@ -68,7 +68,7 @@ async def test_the_migrations_make_the_tables_that_the_code_asks(store: Store) -
         assert [one for one in await connection.run_sync(differences) if "accounts_version" not in str(one)] == []
 
 
-async def test_a_key_is_found_by_its_hash_and_opens_what_it_was_made_for(store: Store) -> None:
+async def test_a_key_is_found_by_its_hash_with_the_access_it_was_created_with(store: Store) -> None:
     key, kept = await created(store)
     assert key.startswith(kept.prefix) and len(kept.prefix) == 17 and len(key) >= 11 + 43
     told = await found(store, key)
@@ -79,7 +79,7 @@ async def test_a_key_is_found_by_its_hash_and_opens_what_it_was_made_for(store: 
     assert await found(store, key + "x") is None and await found(store, key[:-1]) is None
 
 
-async def test_the_key_itself_is_nowhere_in_the_database(store: Store) -> None:
+async def test_the_key_itself_is_not_in_the_database(store: Store) -> None:
     key, _ = await created(store)
     async with store.database.reading() as connection:
         for table in METADATA.tables.values():
@@ -87,7 +87,7 @@ async def test_the_key_itself_is_nowhere_in_the_database(store: Store) -> None:
             assert key not in str(rows) and key[20:] not in str(rows)
 
 
-async def test_a_key_ends_when_it_expires_is_revoked_or_its_user_is_disabled(store: Store) -> None:
+async def test_a_key_is_refused_once_it_expires_is_revoked_or_its_user_is_disabled(store: Store) -> None:
     lasting, one = await created(store)
     ending, _ = await created(store, replace(ALICE, expires=store.now() + 10 * SECOND))
 
@@ -107,7 +107,7 @@ async def test_a_key_ends_when_it_expires_is_revoked_or_its_user_is_disabled(sto
     assert (await refusals())[0] == "was revoked"
 
 
-async def test_a_key_opens_no_more_than_its_user_may(store: Store) -> None:
+async def test_a_key_gives_no_more_access_than_its_user_has(store: Store) -> None:
     key, _ = await created(store, Wanted("root", role="admin"))
     told = await found(store, key)
     assert told is not None and told.caller.is_admin
@@ -118,7 +118,7 @@ async def test_a_key_opens_no_more_than_its_user_may(store: Store) -> None:
         await store.create(Wanted("root", role="admin"), SECRET)
 
 
-async def test_a_key_needs_a_user_and_a_user_a_name_of_its_own(store: Store) -> None:
+async def test_a_key_needs_a_user_and_user_names_are_unique(store: Store) -> None:
     with pytest.raises(NotFound):
         await store.create(ALICE, SECRET)
     await store.add_user("alice", "user", {})
@@ -130,10 +130,10 @@ async def test_a_key_needs_a_user_and_a_user_a_name_of_its_own(store: Store) -> 
         await store.change_user("bob", {"role": "admin"})
 
 
-async def test_lists_are_paged_from_the_newest_and_lose_nothing(store: Store) -> None:
+async def test_lists_are_paged_from_the_newest_without_gaps(store: Store) -> None:
     made = []
     for number in range(7):
-        watch(store).move(number % 2)  # some of them at the same moment
+        watch(store).move(number % 2)  # some of them in the same second
         made.append((await created(store, replace(ALICE, user="bob" if number == 3 else "alice")))[1].id)
     listed: list[Key] = []
     while part := await store.keys(3, listed[-1].id if listed else None, None):
@@ -147,7 +147,7 @@ async def test_lists_are_paged_from_the_newest_and_lose_nothing(store: Store) ->
         await store.keys(3, "key_nowhere", None)
 
 
-async def test_with_a_user_go_its_keys(store: Store) -> None:
+async def test_deleting_a_user_deletes_its_keys(store: Store) -> None:
     key, _ = await created(store)
     await store.remove_user("alice")
     assert await found(store, key) is None and await store.keys(10, None, None) == []
@@ -155,7 +155,7 @@ async def test_with_a_user_go_its_keys(store: Store) -> None:
         await store.user("alice")
 
 
-async def test_a_user_who_goes_while_keys_are_made_has_them_or_is_not_there(store: Store) -> None:
+async def test_deleting_a_user_while_keys_are_created_leaves_no_keys(store: Store) -> None:
     wanted = Wanted("alice")
     for _ in range(20):
         await store.add_user("alice", "user", {})
@@ -172,7 +172,7 @@ async def test_a_last_use_never_goes_backwards(store: Store) -> None:
     assert (await store.key(kept.id)).last_used == 2_000_000
 
 
-async def test_of_several_processes_one_makes_the_secret_and_the_first_key(new_database_url: str) -> None:
+async def test_of_several_processes_one_creates_the_secret_and_the_first_key(new_database_url: str) -> None:
     several = [opened(new_database_url) for _ in range(4)]
     stores = await asyncio.gather(*(one.__aenter__() for one in several))
     try:
@@ -187,7 +187,7 @@ async def test_of_several_processes_one_makes_the_secret_and_the_first_key(new_d
             await one.__aexit__()
 
 
-async def test_a_first_key_is_made_again_only_when_no_admin_has_one_that_works(store: Store) -> None:
+async def test_a_new_first_key_is_created_only_when_no_admin_has_a_valid_one(store: Store) -> None:
     key = await store.bootstrap(SECRET)
     assert key is not None and await store.bootstrap(SECRET) is None
     await store.change_user("admin", {"disabled": True})
@@ -198,7 +198,7 @@ async def test_a_first_key_is_made_again_only_when_no_admin_has_one_that_works(s
 
 
 @pytest.mark.parametrize("closed", [{"disabled": True}, {"role": "user"}])
-async def test_what_was_closed_with_an_admin_stays_closed_when_there_is_a_first_key_again(
+async def test_keys_of_a_disabled_or_demoted_admin_stay_blocked_after_a_new_first_key(
     store: Store, closed: dict[str, object]
 ) -> None:
     leaked = await store.bootstrap(SECRET)
@@ -210,7 +210,7 @@ async def test_what_was_closed_with_an_admin_stays_closed_when_there_is_a_first_
         assert told is not None and bool(told.refusal) is ended
 
 
-async def test_keys_that_work_were_all_made_with_one_secret(store: Store) -> None:
+async def test_valid_keys_all_belong_to_one_secret(store: Store) -> None:
     key, kept = await created(store)
     for asked in (store.create(ALICE, OTHER), store.bootstrap(OTHER), store.settle(OTHER)):
         with pytest.raises(OtherSecret, match=r"still working: 1.*keys revoke --all"):
@@ -220,7 +220,7 @@ async def test_keys_that_work_were_all_made_with_one_secret(store: Store) -> Non
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired", "removed"])
-async def test_once_no_key_works_there_may_be_another_secret(store: Store, how: str) -> None:
+async def test_the_secret_may_change_once_no_key_is_valid(store: Store, how: str) -> None:
     await created(store, replace(ALICE, expires=store.now() + SECOND))
     if how == "revoked":
         assert await store.revoke_all() == 1 and await store.revoke_all() == 0
@@ -234,18 +234,18 @@ async def test_once_no_key_works_there_may_be_another_secret(store: Store, how: 
         await created(store)
 
 
-async def test_keys_of_before_there_was_a_mark_are_believed_to_be_the_servers(store: Store) -> None:
+async def test_keys_from_before_secrets_were_marked_count_as_the_servers(store: Store) -> None:
     await created(store)
     async with store.database.writing() as connection:
         await connection.execute(SECRETS.delete())
-    await store.create(ALICE, OTHER)  # of a command nobody knows
+    await store.create(ALICE, OTHER)  # as if by a command with an unknown secret
     await store.settle(SECRET)
     with pytest.raises(OtherSecret):
         await store.create(ALICE, OTHER)
     await created(store)
 
 
-async def test_of_servers_that_start_at_once_with_several_secrets_one_is_right(new_database_url: str) -> None:
+async def test_of_servers_that_start_at_once_with_different_secrets_one_wins(new_database_url: str) -> None:
     several = [opened(new_database_url) for _ in range(6)]
     stores = await asyncio.gather(*(one.__aenter__() for one in several))
     try:
@@ -265,9 +265,9 @@ async def test_of_servers_that_start_at_once_with_several_secrets_one_is_right(n
             await one.__aexit__()
 
 
-async def test_what_is_kept_of_a_secret_does_not_tell_it(store: Store) -> None:
+async def test_the_stored_mark_does_not_reveal_the_secret(store: Store) -> None:
     await store.settle(SECRET)
     async with store.database.reading() as connection:
         (mark,) = (await connection.execute(SECRETS.select())).all()
-    assert len(mark.value) == 4, "thousands of secrets have it, too"
+    assert len(mark.value) == 4, "it must be too short to identify the secret"
     assert mark.value not in (keys.hash_of("", SECRET)[:4], SECRET.hex()[:4])

@@ -1,4 +1,4 @@
-"""What all counters promise, asked of those in memory, in Redis, and in a cluster."""
+"""The contract of all counters: those in memory, in Redis, and in a Redis cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.servers import Cluster, RedisServer, all_slots, emptied, free_port
 KINDS = ("memory", "redis", "cluster")
 LEASES = count()
 CLOCK = "{gemmapy:limits}:test-clock"
-"""Where the scripts read the time that a test moves; it is on the counters' node of a cluster."""
+"""The key from which the scripts read the test's time; in a cluster it is on the same node as the counters."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ Opener = Callable[[], Counters]
 
 @pytest.fixture(params=KINDS)
 async def opener(request: pytest.FixtureRequest, servers: dict[str, RedisServer]) -> AsyncIterator[Opener]:
-    """Opens the same counters, as another process would; those in memory are one process's."""
+    """Opens the same counters again, as another process would; counters in memory belong to one process."""
     stores: list[RedisStore] = []
     alone = InMemory(Clock())
 
@@ -66,10 +66,10 @@ Move = Callable[[float], Awaitable[None]]
 
 
 @pytest.fixture
-async def move(
+async def move_clock(
     request: pytest.FixtureRequest, servers: dict[str, RedisServer], opener: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> Move:
-    """Moves the counters' time, which stands still: in Redis the scripts ask for it where the test has put it."""
+    """Moves the counters' clock, which otherwise stands still; Redis' scripts read the time from a key."""
     watch, kind = Watch(), request.node.callspec.params["opener"]
 
     async def moved(seconds: float) -> None:
@@ -126,7 +126,7 @@ async def used(counters: Counters, *claims: Claim) -> list[int]:
     return list((await counters.take(claims, "")).used)
 
 
-async def test_what_was_granted_is_used(counters: Counters) -> None:
+async def test_a_granted_amount_counts_as_used(counters: Counters) -> None:
     verdict, _ = await take(counters, window(3), level(4))
     assert list(verdict.used) == [3, 4] and verdict.full == -1
     looked = await counters.take((window(), level()), "")
@@ -135,70 +135,72 @@ async def test_what_was_granted_is_used(counters: Counters) -> None:
 
 
 @pytest.mark.parametrize("claim", [window, level])
-async def test_nothing_is_granted_beyond_the_most(counters: Counters, claim: Callable[..., Claim]) -> None:
+async def test_nothing_is_granted_beyond_the_limit(counters: Counters, claim: Callable[..., Claim]) -> None:
     await granted(counters, claim(10))
     verdict, _ = await take(counters, claim(1))
     assert verdict.full == 0 and list(verdict.used) == [10]
 
 
-async def test_all_is_granted_or_nothing(counters: Counters) -> None:
+async def test_claims_are_granted_all_or_none(counters: Counters) -> None:
     verdict, _ = await take(counters, window(1), level(1), level(11, key="other"))
     assert verdict.full == 2 and await used(counters, window(), level(), level(key="other")) == [0, 0, 0]
 
 
-async def test_of_several_that_are_full_the_first_is_told(counters: Counters) -> None:
+async def test_the_verdict_names_the_first_full_counter(counters: Counters) -> None:
     verdict, _ = await take(counters, window(1), level(11), window(11, key="other"))
     assert verdict.full == 1
 
 
-async def test_looking_takes_nothing(counters: Counters) -> None:
+async def test_reading_a_counter_takes_nothing(counters: Counters) -> None:
     assert await used(counters, window(5), level(5)) == [0, 0] == await used(counters, window(5), level(5))
 
 
 @pytest.mark.parametrize("claim", [window, level])
-async def test_of_many_at_once_exactly_the_most_are_granted(opener: Opener, claim: Callable[..., Claim]) -> None:
+async def test_of_many_concurrent_claims_exactly_the_limit_is_granted(
+    opener: Opener, claim: Callable[..., Claim]
+) -> None:
     processes = [opener(), opener()]
     told = await asyncio.gather(*(take(processes[number % 2], claim(1, most=100)) for number in range(150)))
     assert sum(verdict.full == -1 for verdict, _ in told) == 100
 
 
-async def test_a_window_forgets_what_is_older_and_says_when(counters: Counters, move: Move) -> None:
+async def test_a_window_frees_old_amounts_and_says_when(counters: Counters, move_clock: Move) -> None:
     await granted(counters, window(4))
-    await move(10)
+    await move_clock(10)
     await granted(counters, window(6))
     (verdict, _), (later, _) = [await take(counters, window(amount)) for amount in (3, 5)]
     assert verdict.wait is not None and 49 < verdict.wait <= 51
     assert later.wait is not None and verdict.wait < later.wait
-    await move(verdict.wait - 0.002)
+    await move_clock(verdict.wait - 0.002)
     assert (await take(counters, window(3)))[0].full == 0
-    await move(0.003)
+    await move_clock(0.003)
     await granted(counters, window(3))
 
 
-async def test_more_than_a_window_ever_grants_is_never_granted(counters: Counters) -> None:
+async def test_a_claim_larger_than_the_limit_is_refused_without_a_wait(counters: Counters) -> None:
     await granted(counters, window(1))
     verdict, _ = await take(counters, window(11))
     assert verdict.full == 0 and verdict.wait is None
 
 
-async def test_in_no_stretch_of_a_window_is_more_granted(counters: Counters, move: Move) -> None:
+async def test_a_sliding_window_never_grants_more_than_its_limit(counters: Counters, move_clock: Move) -> None:
     times = []
     for step in range(180):
         if (await take(counters, window(1, most=5)))[0].full == -1:
             times.append(step * 1.003)
-        await move(1.003)
+        await move_clock(1.003)
     assert len(times) == 15
-    # From the first until the sixth a whole window must have passed.
+    # Between a claim and the fifth one after it a whole window must have passed.
     assert all(last - first >= 60 for first, last in zip(times, times[5:], strict=False))
 
 
-async def test_what_was_granted_in_vain_comes_free(counters: Counters) -> None:
+async def test_settling_frees_what_was_not_used(counters: Counters) -> None:
     holding = await granted(counters, window(8), level(8))
     await settle(counters, holding, 3, 2)
     assert await used(counters, window(), level()) == [3, 2]
 
 
-async def test_what_was_taken_beyond_the_grant_counts(counters: Counters) -> None:
+async def test_settling_counts_what_was_used_beyond_the_grant(counters: Counters) -> None:
     holding = await granted(counters, window(2), level(2))
     await settle(counters, holding, 30, 20)
     assert await used(counters, window(), level()) == [30, 20]
@@ -206,17 +208,17 @@ async def test_what_was_taken_beyond_the_grant_counts(counters: Counters) -> Non
     assert verdict.full == 0 and verdict.wait is not None
 
 
-async def test_what_leaves_the_window_before_it_is_settled_is_not_given_back_twice(
-    counters: Counters, move: Move
+async def test_an_amount_that_left_the_window_before_it_is_settled_is_not_freed_twice(
+    counters: Counters, move_clock: Move
 ) -> None:
     old = await granted(counters, window(8))
-    await move(62)
+    await move_clock(62)
     await granted(counters, window(5))
     await settle(counters, old, 0)
     assert await used(counters, window()) == [5]
 
 
-async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -> None:
+async def test_settling_one_holding_does_not_free_another(counters: Counters) -> None:
     one, other = await granted(counters, level(4)), await granted(counters, level(5))
     await settle(counters, one, 0)
     assert await used(counters, level()) == [5]
@@ -224,13 +226,13 @@ async def test_what_is_held_by_one_is_not_freed_by_another(counters: Counters) -
     assert await used(counters, level()) == [1]
 
 
-async def test_nothing_has_room_whatever_was_taken_beyond_the_most(counters: Counters) -> None:
+async def test_a_claim_of_zero_is_granted_even_beyond_the_limit(counters: Counters) -> None:
     await settle(counters, await granted(counters, window(2), level(2)), 30, 20)
     await granted(counters, window(0), level(0))
     assert await used(counters, window(), level()) == [30, 20]
 
 
-async def test_whether_others_only_hold_what_is_wanted_is_told(counters: Counters) -> None:
+async def test_the_verdict_says_whether_reserved_amounts_could_still_become_free(counters: Counters) -> None:
     await settle(counters, await granted(counters, level(2)), 3)
     held = await granted(counters, level(5))
     assert [(await take(counters, level(amount)))[0].wait for amount in (3, 7, 8)] == [0, 0, None]
@@ -238,16 +240,16 @@ async def test_whether_others_only_hold_what_is_wanted_is_told(counters: Counter
     await granted(counters, level(7))
 
 
-async def test_a_counter_that_is_not_there_must_be_told_what_it_begins_with(counters: Counters) -> None:
+async def test_a_missing_counter_must_be_given_its_initial_value(counters: Counters) -> None:
     claims = (window(1), level(1, spent=None), level(1, key="m", spent=None))
     verdict, _ = await take(counters, *claims)
     assert list(verdict.unknown) == [1, 2] and await used(counters, window()) == [0]
     await granted(counters, window(1), level(1, spent=7), level(1, key="m", spent=0))
     assert list((await take(counters, *claims))[0].used) == [2, 9, 2]
-    assert (await take(counters, level(4, spent=0)))[0].full == 0  # it goes on from what it has
+    assert (await take(counters, level(4, spent=0)))[0].full == 0  # an existing counter ignores the initial value
 
 
-async def test_what_was_spent_is_lifted_and_never_lowered(counters: Counters) -> None:
+async def test_lift_raises_what_was_spent_and_never_lowers_it(counters: Counters) -> None:
     await settle(counters, await granted(counters, level(3)), 3)
     await counters.lift({"l": 5, "nobody": 3})
     assert await used(counters, level()) == [5]
@@ -263,14 +265,14 @@ async def test_large_amounts_stay_exact(counters: Counters) -> None:
     assert await used(counters, level(), window()) == [7_000_000_000_000_001] * 2
 
 
-async def test_names_are_told_in_order(counters: Counters) -> None:
+async def test_names_are_listed_in_order(counters: Counters) -> None:
     await counters.note(["b", "a"])
     await counters.note(["c", "a"])
     await counters.note([])
     assert await counters.names() == ["a", "b", "c"]
 
 
-async def test_names_are_bounded_and_those_last_in_use_stay(counters: Counters) -> None:
+async def test_the_number_of_names_is_bounded_and_the_most_recently_used_stay(counters: Counters) -> None:
     await counters.note(["old"])
     await asyncio.sleep(0.002)
     await counters.note([f"{number}" for number in range(MOST_NAMES)])
@@ -278,23 +280,23 @@ async def test_names_are_bounded_and_those_last_in_use_stay(counters: Counters) 
     assert len(names) == MOST_NAMES and "old" not in names
 
 
-# --- those that are shared over a network ------------------------------------------------------------
+# --- counters shared over a network ------------------------------------------------------------------
 
 shared = pytest.mark.parametrize("opener", ["redis", "cluster"], indirect=True)
 
 
 @shared
-async def test_what_a_dead_process_held_comes_free_and_what_a_living_one_holds_does_not(
-    opener: Opener, move: Move, monkeypatch: pytest.MonkeyPatch
+async def test_leases_of_a_dead_process_are_freed_and_those_of_a_live_one_are_not(
+    opener: Opener, move_clock: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_redis, "RENEW", 0.0)
     dead, living = opener(), opener()
     await granted(dead, level(6))
     holding = await granted(living, level(4))
-    await move(in_redis.LEASE - 1)
+    await move_clock(in_redis.LEASE - 1)
     assert await used(living, level()) == [10]
     await living.renew()
-    await move(2)
+    await move_clock(2)
     assert await used(living, level()) == [4]
     await living.renew()
     await settle(living, holding, 0)
@@ -312,7 +314,7 @@ async def test_a_lease_that_was_settled_is_not_renewed(opener: Opener, monkeypat
 
 
 @shared
-async def test_whoever_leaves_while_asking_takes_nothing(opener: Opener) -> None:
+async def test_a_cancelled_claim_takes_nothing(opener: Opener) -> None:
     one = opener()
     asking = asyncio.ensure_future(one.take((window(5), level(5)), "leaving"))
     await asyncio.sleep(0)
@@ -323,7 +325,7 @@ async def test_whoever_leaves_while_asking_takes_nothing(opener: Opener) -> None
 
 
 @shared
-async def test_of_a_counter_that_was_lost_nothing_is_made_up(
+async def test_settling_after_a_counter_was_lost_invents_nothing(
     opener: Opener, servers: dict[str, RedisServer], request: pytest.FixtureRequest
 ) -> None:
     one = opener()
@@ -337,7 +339,7 @@ async def test_of_a_counter_that_was_lost_nothing_is_made_up(
 
 
 @shared
-async def test_nothing_stays_for_ever(opener: Opener, servers: dict[str, RedisServer]) -> None:
+async def test_every_key_in_redis_expires(opener: Opener, servers: dict[str, RedisServer]) -> None:
     one = opener()
     holding = await granted(one, window(5), level(5), level(3, key="m", spent=7))
     await settle(one, holding, 9, 2, 3)
@@ -347,7 +349,7 @@ async def test_nothing_stays_for_ever(opener: Opener, servers: dict[str, RedisSe
 
 
 async def lives_of(servers: dict[str, RedisServer]) -> AsyncIterator[int]:
-    """Milliseconds that each key still has."""
+    """The remaining life of each key, in milliseconds."""
     for server in servers.values():
         async with Redis(port=server.port) as client:
             async for key in client.scan_iter("{gemmapy:limits}:*"):
@@ -355,7 +357,7 @@ async def lives_of(servers: dict[str, RedisServer]) -> AsyncIterator[int]:
 
 
 @shared
-async def test_a_clock_that_was_set_back_blocks_nobody(opener: Opener, servers: dict[str, RedisServer]) -> None:
+async def test_a_clock_that_was_set_back_does_not_block_claims(opener: Opener, servers: dict[str, RedisServer]) -> None:
     one = opener()
     await granted(one, window(10))
     for server in servers.values():
@@ -367,25 +369,27 @@ async def test_a_clock_that_was_set_back_blocks_nobody(opener: Opener, servers: 
 
 
 @shared
-async def test_what_dead_processes_held_comes_free_though_the_clock_was_set_back(opener: Opener, move: Move) -> None:
-    """By a month: but who lives, and renews it, keeps it."""
+async def test_leases_of_dead_processes_are_freed_although_the_clock_was_set_back(
+    opener: Opener, move_clock: Move
+) -> None:
+    """Set back by a month; a live process that renews its lease keeps it."""
     await granted(opener(), level(4))
     living, looking = opener(), opener()
     await granted(living, level(3))
-    await move(-30 * 86_400)
+    await move_clock(-30 * 86_400)
     assert await used(looking, level()) == [7]
     assert isinstance(living, InRedis)
     living.renewed = float("-inf")
-    await move(20)
+    await move_clock(20)
     await living.renew()
-    await move(20)
+    await move_clock(20)
     assert await used(looking, level()) == [3]
 
 
-# --- those in memory ---------------------------------------------------------------------------------
+# --- counters in memory ------------------------------------------------------------------------------
 
 
-async def test_what_was_used_longest_ago_makes_room_unless_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_least_recently_used_counter_is_evicted_unless_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MOST", 3)
     one = InMemory(Clock())
     await granted(one, level(2, key="held"))
@@ -394,10 +398,10 @@ async def test_what_was_used_longest_ago_makes_room_unless_it_is_held(monkeypatc
     assert set(one.levels) == {"held", "l4", "l5"} and set(one.windows) == {"w3", "w4", "w5"}
 
 
-async def test_what_nobody_uses_any_more_goes() -> None:
+async def test_unused_counters_are_dropped() -> None:
     one = InMemory(watch := Watch())
     await settle(one, await granted(one, level(1, key="m", life=60)), 1)
     await granted(one, window(1, seconds=60), level(1, life=60))
     watch.move(63)
     await one.renew()
-    assert one.windows == {} and list(one.levels) == ["l"]  # which is held
+    assert one.windows == {} and list(one.levels) == ["l"]  # which is still held

@@ -1,4 +1,4 @@
-"""What holds of every kind of database."""
+"""The contract of every kind of database."""
 
 from __future__ import annotations
 
@@ -50,25 +50,24 @@ async def add(database: Database, *ids: int) -> None:
             await connection.execute(ADD, {"id": one})
 
 
-async def test_what_is_written_stays_and_what_fails_leaves_nothing(database: Database) -> None:
+async def test_a_committed_transaction_stays_and_a_failed_one_leaves_nothing(database: Database) -> None:
     await add(database, 1, 2)
     with pytest.raises(IntegrityError):
         await add(database, 3, 1)
     assert await count(database) == 2
 
 
-async def test_many_writers_lose_nothing(database: Database) -> None:
+async def test_concurrent_writers_lose_nothing(database: Database) -> None:
     async def look_and_add(number: int) -> None:
         async with database.writing() as connection:
-            (had,) = (await connection.execute(COUNT)).one()  # read first, as those do who check before they write
+            (await connection.execute(COUNT)).one()  # reads first, like code that checks before it writes
             await connection.execute(ADD, {"id": number})
-            assert had >= 0
 
     await asyncio.gather(*(look_and_add(number) for number in range(50)))
     assert await count(database) == 50
 
 
-async def test_two_processes_may_write_at_once(database: Database, new_database_url: str) -> None:
+async def test_two_processes_can_write_at_once(database: Database, new_database_url: str) -> None:
     other = Database(new_database_url, 3, 10)
     try:
         await asyncio.gather(*(add(one, 2 * n + odd) for odd, one in enumerate((database, other)) for n in range(20)))
@@ -77,7 +76,7 @@ async def test_two_processes_may_write_at_once(database: Database, new_database_
         await other.aclose()
 
 
-async def test_one_process_at_a_time_is_alone(database: Database, new_database_url: str) -> None:
+async def test_alone_lets_one_process_in_at_a_time(database: Database, new_database_url: str) -> None:
     inside, most = 0, 0
 
     async def enter(one: Database) -> None:
@@ -94,13 +93,13 @@ async def test_one_process_at_a_time_is_alone(database: Database, new_database_u
         with pytest.raises(ValueError, match="why"):
             async with database.alone("table"):
                 raise ValueError("why")
-        await enter(other)  # what fails lets the next one in
+        await enter(other)  # a failure inside lets the next one in
     finally:
         await other.aclose()
     assert most == 1
 
 
-async def test_others_write_while_one_is_alone(database: Database, new_database_url: str) -> None:
+async def test_alone_does_not_block_other_writers(database: Database, new_database_url: str) -> None:
     other = Database(new_database_url, 3, 2)
     try:
         async with asyncio.timeout(5), database.alone("table"):
@@ -111,7 +110,7 @@ async def test_others_write_while_one_is_alone(database: Database, new_database_
         await other.aclose()
 
 
-async def test_a_process_that_is_killed_lets_the_next_one_be_alone(tmp_path: Path) -> None:
+async def test_alone_is_free_again_after_its_process_was_killed(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'records.db'}", 1, 10)
     holds = (
         "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); input()"
@@ -130,8 +129,8 @@ async def test_a_process_that_is_killed_lets_the_next_one_be_alone(tmp_path: Pat
     await database.aclose()
 
 
-async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_path: Path) -> None:
-    """SQLite's own way to wait looks ten times a second: it would take ten times as long."""
+async def test_a_busy_writer_does_not_starve_others(tmp_path: Path) -> None:
+    """With SQLite's own busy handler, which retries ten times a second, this would take ten times as long."""
     path, over = tmp_path / "records.db", threading.Event()
     database = Database(f"sqlite:///{path}", 1, 10)
     await database.migrate(NOTES)
@@ -155,16 +154,16 @@ async def test_one_who_writes_without_pause_does_not_keep_others_from_it(tmp_pat
         await database.aclose()
 
 
-async def test_one_who_leaves_while_it_waits_locks_nothing(tmp_path: Path) -> None:
+async def test_a_writer_cancelled_while_waiting_leaves_no_lock(tmp_path: Path) -> None:
     databases = [Database(f"sqlite:///{tmp_path}/records.db", 1, 2) for _ in range(2)]
     await databases[0].migrate(NOTES)
     async with databases[1].writing() as connection:
         await connection.execute(ADD, {"id": 1})
         waiting = asyncio.ensure_future(add(databases[0], 2))
-        await asyncio.sleep(0.1)  # it looks for the lock by now, and gets it after it was called off
+        await asyncio.sleep(0.1)  # by now it waits for the lock, which it gets only after it was cancelled
         waiting.cancel()
         await asyncio.sleep(0)
-    with pytest.raises(asyncio.CancelledError) as left:  # what it tells of keeps its statements alive
+    with pytest.raises(asyncio.CancelledError) as left:  # the traceback keeps its statements alive
         await waiting
     await add(databases[1], 3)
     assert await count(databases[0]) == 2 and left.traceback
@@ -172,7 +171,7 @@ async def test_one_who_leaves_while_it_waits_locks_nothing(tmp_path: Path) -> No
         await one.aclose()
 
 
-async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Path) -> None:
+async def test_waiting_too_long_for_another_writer_is_an_error_that_says_so(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/test.db", 3, 0.2)
     await database.migrate(NOTES)
     async with database.writing():
@@ -185,7 +184,7 @@ async def test_one_who_waits_for_others_that_do_not_end_is_told_so(tmp_path: Pat
     await database.aclose()
 
 
-async def test_one_who_waits_in_line_and_then_for_another_process_waits_no_longer_than_for_either(
+async def test_the_waits_for_a_turn_and_for_another_process_share_one_time_limit(
     tmp_path: Path,
 ) -> None:
     here, there = (Database(f"sqlite:///{tmp_path}/records.db", 1, patience) for patience in (1, 10))
@@ -196,12 +195,12 @@ async def test_one_who_waits_in_line_and_then_for_another_process_waits_no_longe
         began = time.monotonic()
         with pytest.raises(DatabaseAway):
             await add(here, 1)
-        assert time.monotonic() - began < 1.6  # and not 1.9
+        assert time.monotonic() - began < 1.6  # 1.9 if each wait had its own limit
     for one in (here, there):
         await one.aclose()
 
 
-async def test_one_who_starts_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+async def test_a_start_without_new_migrations_does_not_wait_for_writers(tmp_path: Path) -> None:
     one, two = (Database(f"sqlite:///{tmp_path}/records.db", 1, 1) for _ in range(2))
     await one.migrate(NOTES)
     async with one.writing() as connection:
@@ -222,7 +221,7 @@ async def test_of_several_processes_one_migrates_and_the_others_wait(new_databas
             await one.aclose()
 
 
-async def test_tables_of_a_newer_version_are_said_to_be_that(new_database_url: str) -> None:
+async def test_tables_of_a_newer_version_are_a_clear_error(new_database_url: str) -> None:
     newer, older = (Database(new_database_url, 1, 5) for _ in range(2))
     await newer.migrate(NOTES)
     async with newer.writing() as connection:
@@ -233,18 +232,18 @@ async def test_tables_of_a_newer_version_are_said_to_be_that(new_database_url: s
         await one.aclose()
 
 
-async def test_a_database_that_is_not_there_is_said_to_be_away(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_database_is_an_error_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     database = Database(f"postgresql://me:canary@127.0.0.1:{port}/x", 1, 1)
     with pytest.raises(DatabaseAway) as failed:
         await database.migrate(NOTES)
-    assert str(failed.value) == "The database does not answer.", "callers need not know where it is"
+    assert str(failed.value) == "The database does not answer.", "callers need not learn its address"
     assert f"//me:***@127.0.0.1:{port}/x does not answer" in failed.value.why and failed.value.why in caplog.text
     assert "canary" not in caplog.text
     await database.aclose()
 
 
-async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: PostgresServer) -> None:
+async def test_a_killed_database_server_is_used_again_once_it_is_back(postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     database = Database(await postgres.create(f"killed_{uuid.uuid4().hex}"), 2, 5)
@@ -267,9 +266,7 @@ async def test_a_server_that_is_killed_is_away_until_it_is_back(postgres: Postgr
 
 
 @pytest.mark.parametrize("writes", [True, False])
-async def test_who_meets_a_server_that_has_fallen_silent_is_told_so_soon(
-    postgres: PostgresServer, writes: bool
-) -> None:
+async def test_a_database_server_that_hangs_is_soon_an_error(postgres: PostgresServer, writes: bool) -> None:
     if postgres.process is None:
         await postgres.start()
     database = Database(await postgres.create(f"silent_{uuid.uuid4().hex}"), 1, 2)
@@ -278,7 +275,7 @@ async def test_who_meets_a_server_that_has_fallen_silent_is_told_so_soon(
         backend = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     os.kill(backend, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):  # as long as a statement may take is three times that
+        async with asyncio.timeout(10):  # a third of the statement timeout
             with pytest.raises(DatabaseAway, match="does not answer"):
                 await (add(database, 1) if writes else count(database))
     finally:
@@ -287,7 +284,7 @@ async def test_who_meets_a_server_that_has_fallen_silent_is_told_so_soon(
     await database.aclose()
 
 
-async def test_closing_does_not_wait_for_a_server_that_has_fallen_silent(
+async def test_closing_does_not_wait_for_a_server_that_hangs(
     postgres: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     if postgres.process is None:
@@ -308,7 +305,7 @@ AWAY = ("57P03", "53300", "08006", "57014", "55P03", "25P03")
 
 
 @pytest.mark.parametrize(("state", "away"), [*((one, True) for one in AWAY), ("23514", False)])
-async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is_away(
+async def test_errors_of_a_server_that_starts_stops_or_is_full_mean_that_it_is_unavailable(
     postgres: PostgresServer, state: str, away: bool
 ) -> None:
     if postgres.process is None:
@@ -320,11 +317,11 @@ async def test_what_a_server_says_while_it_starts_stops_or_is_full_is_that_it_is
     await database.aclose()
 
 
-async def test_a_session_that_may_not_write_is_left_for_one_that_may(postgres: PostgresServer) -> None:
+async def test_a_read_only_session_is_replaced(postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     database = Database(await postgres.create(f"test_{uuid.uuid4().hex}"), 1, 5)
-    async with database.reading() as connection:  # the only one that there is
+    async with database.reading() as connection:  # the pool's only connection
         await connection.execute(text("SET default_transaction_read_only = on"))
     with pytest.raises(DatabaseAway):
         await database.migrate(NOTES)
@@ -333,27 +330,27 @@ async def test_a_session_that_may_not_write_is_left_for_one_that_may(postgres: P
     await database.aclose()
 
 
-async def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, why in (("file/records.db", "/file: File exists"), ("", ": Permission denied")):  # a folder is none
+    for path, why in (("file/records.db", "/file: File exists"), ("", ": Permission denied")):  # "": the folder
         database = Database(f"sqlite:///{tmp_path}/{path}", 1, 1)
         with pytest.raises(ConfigError, match=f"{path} cannot be written: .*{why}"):
             await database.migrate(NOTES)
         await database.aclose()
 
 
-async def test_a_folder_that_cannot_be_written_is_told_although_the_file_can(
+async def test_a_folder_that_cannot_be_written_is_an_error_although_the_file_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "records.db").touch()
-    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write anywhere
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # patched, as root may write anywhere
     database = Database(f"sqlite:///{tmp_path}/records.db", 1, 1)
     with pytest.raises(ConfigError, match=f"cannot be written: {tmp_path}: Permission denied"):
         await database.migrate(NOTES)
     await database.aclose()
 
 
-async def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Not a database, but long enough to be looked at as one. " * 20)
     database = Database(f"sqlite:///{tmp_path}/notes.txt", 1, 1)
     with pytest.raises(ConfigError, match=r"notes\.txt cannot be used: .*file is not a database$"):
@@ -361,10 +358,10 @@ async def test_a_file_that_is_no_database_is_told_in_one_line(tmp_path: Path) ->
     await database.aclose()
 
 
-async def test_what_is_written_after_another_process_has_come_and_gone_is_there(tmp_path: Path) -> None:
+async def test_writes_after_another_process_has_opened_and_closed_the_file_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "records.db"
     database = Database(f"sqlite:///{file}", 2, 10)
-    for _ in range(2):  # as for the tables of several features
+    for _ in range(2):  # twice, as for the tables of two features
         await database.migrate(NOTES)
         database.migrated.clear()
     look = "import sqlite3, sys; one = sqlite3.connect(sys.argv[1]); print(*one.execute(sys.argv[2])); one.close()"
@@ -380,7 +377,7 @@ async def test_what_is_written_after_another_process_has_come_and_gone_is_there(
     await database.aclose()
 
 
-def test_a_connection_that_outlives_its_loop_tells_nobody_of_its_end(tmp_path: Path) -> None:
+def test_a_connection_collected_after_its_loop_closed_ends_its_thread(tmp_path: Path) -> None:
     with asyncio.Runner() as runner:
 
         async def opened() -> Lite:
@@ -389,7 +386,7 @@ def test_a_connection_that_outlives_its_loop_tells_nobody_of_its_end(tmp_path: P
 
         one, loop = runner.run(opened()), runner.get_loop()
     thread = one._thread
-    asyncio.set_event_loop(loop)  # which is closed by now
+    asyncio.set_event_loop(loop)  # the loop, which is closed by now
     del one
     gc.collect()
     asyncio.set_event_loop(None)
@@ -398,14 +395,14 @@ def test_a_connection_that_outlives_its_loop_tells_nobody_of_its_end(tmp_path: P
 
 
 @pytest.mark.parametrize("url", ["mysql://x/y", "sqlite://", "postgresql://h", "canary"])
-async def test_a_url_of_no_database_is_refused_without_being_told(start: Start, url: str) -> None:
+async def test_an_invalid_database_url_is_refused_without_showing_it(start: Start, url: str) -> None:
     with pytest.raises(Exception, match="a database is") as failed:
         async with start(f"database: {{url: '{url}'}}\nchains: {{chat: []}}\n"):
             pass
     assert "canary" not in str(failed.value)
 
 
-async def test_closing_ends_what_somebody_has_that_the_pool_has_forgotten(postgres: PostgresServer) -> None:
+async def test_closing_also_closes_connections_detached_from_the_pool(postgres: PostgresServer) -> None:
     if postgres.process is None:
         await postgres.start()
     database = Database(await postgres.create("forgotten"), 2, 10)
@@ -416,7 +413,7 @@ async def test_closing_ends_what_somebody_has_that_the_pool_has_forgotten(postgr
     assert made is not None and made.is_closed()
 
 
-async def test_a_connection_that_was_ended_by_force_can_still_be_closed(tmp_path: Path) -> None:
+async def test_a_connection_that_was_stopped_can_still_be_closed(tmp_path: Path) -> None:
     connection = Lite(str(tmp_path / "a.db"), 1)
     await connection
     connection.stop()
@@ -426,7 +423,7 @@ async def test_a_connection_that_was_ended_by_force_can_still_be_closed(tmp_path
     assert not connection._thread.is_alive()
 
 
-async def test_a_database_that_is_closed_has_no_thread_left(tmp_path: Path) -> None:
+async def test_closing_a_database_ends_its_threads(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'a.db'}", 1, 5)
     slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT max(i) FROM n"
 
@@ -439,4 +436,4 @@ async def test_a_database_that_is_closed_has_no_thread_left(tmp_path: Path) -> N
             await looking()
     (made,) = database.made
     await database.aclose()
-    assert not made._thread.is_alive(), "it would tell an event loop that has gone of what it has found"
+    assert not made._thread.is_alive(), "it would deliver its result to a closed event loop"

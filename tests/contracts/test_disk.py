@@ -1,4 +1,4 @@
-"""What is a file's own: it survives restarts and crashes, stays small, and is begun anew where it is broken."""
+"""Specific to the store in a file: it survives restarts and crashes, stays small, and is replaced if corrupt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ async def test_a_disk_store_survives_a_restart_and_is_shared(tmp_path: Path) -> 
     await third.aclose()
 
 
-async def test_a_file_that_is_no_store_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_that_is_not_a_store_is_renamed_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "cache.db"
     path.write_bytes(b"this is no database" * 1000)
     store = Disk(str(path), 1_000_000, Clock())
@@ -42,7 +44,7 @@ async def test_a_file_that_is_no_store_is_put_aside(tmp_path: Path, caplog: pyte
     assert "was renamed" in caplog.text
 
 
-async def test_a_file_that_is_broken_inside_is_put_aside_once_that_shows(
+async def test_a_corrupt_file_is_renamed_and_replaced_once_detected(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "cache.db"
@@ -50,7 +52,7 @@ async def test_a_file_that_is_broken_inside_is_put_aside_once_that_shows(
     await store.set([New(f"{number}", b"x" * 3000, 60) for number in range(500)])
     await store.aclose()
     assert None not in await other.get(["0"])
-    with path.open("r+b") as file:  # behind what is read when it is opened
+    with path.open("r+b") as file:  # beyond the part that is read on opening
         file.seek(100 * 4096)
         file.write(b"?" * (path.stat().st_size - 100 * 4096))
     store = Disk(str(path), 10_000_000, Clock())
@@ -81,13 +83,13 @@ asyncio.run(write())
 """
 
 
-async def test_a_process_that_is_killed_while_it_writes_loses_nothing_that_was_written(tmp_path: Path) -> None:
+async def test_a_process_killed_while_writing_loses_no_completed_write(tmp_path: Path) -> None:
     path = tmp_path / "cache.db"
     command = [sys.executable, "-c", WRITES, str(path)]
     writing = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert writing.stdout is not None
     async with asyncio.timeout(20):
-        while (last := await writing.stdout.readline()) != b"300\n":  # when it has made room a few times
+        while (last := await writing.stdout.readline()) != b"300\n":  # after it has evicted a few times
             assert last
         writing.kill()
         *_, last = (await writing.stdout.read()).splitlines() or [b"300"]
@@ -108,7 +110,7 @@ async def test_a_disk_that_cannot_be_written_is_a_store_error(tmp_path: Path) ->
     await store.aclose()
 
 
-async def test_a_disk_store_stays_within_its_bound(tmp_path: Path) -> None:
+async def test_a_disk_store_stays_within_its_size_limit(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
     for number in range(200):
         await store.set([New(f"{number}", b"x" * 50_000, 60)])
@@ -117,8 +119,8 @@ async def test_a_disk_store_stays_within_its_bound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [40, 2_053, 3_077, 6_000, 20_000])
-async def test_a_file_never_fills_up_whatever_the_size_of_its_values(tmp_path: Path, size: int) -> None:
-    """Rows take whole pages, so that values just above half a page take twice their size."""
+async def test_a_file_never_fills_up_for_any_size_of_values(tmp_path: Path, size: int) -> None:
+    """Rows take whole pages, so values slightly larger than half a page take twice their size."""
     store = Disk(str(tmp_path / "cache.db"), 2_000_000, Clock())
     for number in range(0, 4_000_000 // (size + 300), 50):
         await store.set([New(f"{number + one}", b"x" * size, 60) for one in range(50)])
@@ -127,7 +129,7 @@ async def test_a_file_never_fills_up_whatever_the_size_of_its_values(tmp_path: P
     assert newest[0] is not None and (tmp_path / "cache.db").stat().st_size <= 2_700_000
 
 
-async def test_values_of_one_key_that_come_together_take_the_room_of_one(tmp_path: Path) -> None:
+async def test_several_values_for_one_key_in_a_batch_take_the_space_of_one(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
     await store.set([New("other", b"kept", 60)])
     for _ in range(100):
@@ -145,7 +147,7 @@ async def test_a_closed_store_stays_closed(tmp_path: Path) -> None:
         await store.get(["a"])
 
 
-async def test_a_file_that_another_process_locks_costs_no_seconds(tmp_path: Path) -> None:
+async def test_a_file_locked_by_another_process_is_soon_an_error(tmp_path: Path) -> None:
     store = Disk(str(tmp_path / "cache.db"), 1_000_000, Clock())
     await store.set([New("a", b"1", 60)])
     other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
@@ -159,7 +161,7 @@ async def test_a_file_that_another_process_locks_costs_no_seconds(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["disk: {{path: {}}}", "lancedb: {}"])
-async def test_a_store_whose_files_cannot_be_is_told_when_the_server_starts(
+async def test_a_store_whose_folder_cannot_be_created_is_logged_at_the_start(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     (tmp_path / "file").write_text("no folder")

@@ -1,4 +1,4 @@
-"""What every key-value store promises, asked of each of them."""
+"""The contract of every key-value store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ("memory", "disk", "redis", "cluster")
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RedisServer]]:
-    """A Redis and a cluster for all of these tests: a cluster takes two seconds to form."""
+    """One Redis and one cluster for all of these tests, because a cluster takes two seconds to form."""
     folder = tmp_path_factory.mktemp("redis")
     plain, cluster = RedisServer(folder, free_port()), Cluster(folder, free_port())
     try:
@@ -54,13 +54,13 @@ async def values(store: KeyValue, *keys: str) -> list[bytes | None]:
     return [None if found is None else found.value for found in await store.get(keys)]
 
 
-async def test_what_was_set_is_found_in_the_order_that_was_asked(store: KeyValue) -> None:
+async def test_values_are_returned_in_the_order_of_the_keys(store: KeyValue) -> None:
     await store.set([New("a", b"1", 60), New("b", bytes(range(256)), 60, b"label")])
     assert await values(store, "b", "c", "a", "a") == [bytes(range(256)), None, b"1", b"1"]
     assert await values(store, "a") == [b"1"] and await values(store, "c") == [None]
 
 
-async def test_a_store_that_is_here_gives_the_same_without_waiting(store: KeyValue) -> None:
+async def test_an_in_process_store_gives_the_same_values_synchronously(store: KeyValue) -> None:
     assert isinstance(store, Instant) == isinstance(store, Memory)
     if isinstance(store, Instant):
         store.put(New("a", b"1", 60, b"x"))
@@ -72,20 +72,20 @@ async def test_a_store_that_is_here_gives_the_same_without_waiting(store: KeyVal
         assert store.look("a") is None and [one async for one in store.entries()] == []
 
 
-async def test_a_new_value_takes_the_place_of_the_old_one(store: KeyValue) -> None:
+async def test_a_new_value_replaces_the_old_one(store: KeyValue) -> None:
     await store.set([New("a", b"1", 60, b"x")])
     await store.set([New("a", b"2", 60, b"y")])
     assert await values(store, "a") == [b"2"]
     assert [(one.key, one.label) async for one in store.entries()] == [("a", b"y")]
 
 
-async def test_a_value_is_as_old_as_it_is(store: KeyValue) -> None:
+async def test_a_value_has_its_time_of_creation(store: KeyValue) -> None:
     await store.set([New("a", b"1", 60)])
     (found,) = await store.get(["a"])
     assert found is not None and abs(found.born - Clock().time()) < 60
 
 
-async def test_a_value_ends_with_its_life(store: KeyValue) -> None:
+async def test_a_value_expires(store: KeyValue) -> None:
     await store.set([New("short", b"1", 0.05), New("long", b"2", 60)])
     await asyncio.sleep(0.1)
     assert await values(store, "short", "long") == [None, b"2"]
@@ -94,7 +94,7 @@ async def test_a_value_ends_with_its_life(store: KeyValue) -> None:
     assert [one.key async for one in store.entries()] == ["long"]
 
 
-async def test_deleting_counts_what_was_there(store: KeyValue) -> None:
+async def test_deleting_returns_the_number_of_existing_keys(store: KeyValue) -> None:
     await store.set([New(f"k{number}", b"1", 60) for number in range(450)])
     assert await store.delete(["k0", "nobody", "k1"]) == 2
     assert await store.delete([f"k{number}" for number in range(450)]) == 448
@@ -102,7 +102,7 @@ async def test_deleting_counts_what_was_there(store: KeyValue) -> None:
     assert [one async for one in store.entries()] == []
 
 
-async def test_entries_are_told_with_their_labels_and_without_their_values(store: KeyValue) -> None:
+async def test_entries_are_listed_with_labels_and_without_values(store: KeyValue) -> None:
     long = "é".encode() * 5_000
     await store.set([New("a:1", b"v" * 10_000, 60, b"one"), New("a:2", b"v", 60, long), New("b:1", b"v", 60)])
     found = {one.key: one async for one in store.entries("a:")}
@@ -111,30 +111,30 @@ async def test_entries_are_told_with_their_labels_and_without_their_values(store
 
 
 @pytest.mark.parametrize("prefix", ["a*", "a?", "a[b]", "a\\", "%", "_", "ü:"])
-async def test_a_prefix_is_no_pattern(store: KeyValue, prefix: str) -> None:
+async def test_a_prefix_is_not_a_pattern(store: KeyValue, prefix: str) -> None:
     await store.set([New(f"{prefix}1", b"", 60), New("ab1", b"", 60), New("a1", b"", 60), New("axyz", b"", 60)])
     assert [one.key async for one in store.entries(prefix)] == [f"{prefix}1"]
 
 
-async def test_every_entry_is_told_once_however_many_there_are(store: KeyValue) -> None:
+async def test_every_entry_is_listed_exactly_once(store: KeyValue) -> None:
     keys = {f"key-{number}" for number in range(1203)}
     await store.set([New(key, b"1", 60) for key in keys])
     told = [one.key async for one in store.entries("key-")]
     assert len(told) == len(keys) and set(told) == keys
 
 
-async def test_it_is_used_by_many_at_once(store: KeyValue) -> None:
+async def test_concurrent_use(store: KeyValue) -> None:
     async def one(number: int) -> None:
         await store.set([New(f"{number}", str(number).encode(), 60)])
         assert await values(store, f"{number}") == [str(number).encode()]
 
-    await one(0)  # connecting is behind it, and would bring them one after the other
+    await one(0)  # connected already: connecting would serialise them
     await asyncio.gather(*(one(number) for number in range(200)))
 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
-async def test_what_comes_too_late_is_nobody_elses(servers: dict[str, RedisServer], kind: str) -> None:
-    """Its connection would give it to whoever asks next, and with it another caller's answer."""
+async def test_a_late_reply_is_never_given_to_another_request(servers: dict[str, RedisServer], kind: str) -> None:
+    """On a reused connection the next request would read it, and so get another caller's answer."""
     server = servers[kind]
     await emptied(server.port)
     patient, store = RedisStore(server.url, 10.0, Clock()), RedisStore(server.url, 0.1, Clock())
@@ -157,11 +157,11 @@ async def test_what_comes_too_late_is_nobody_elses(servers: dict[str, RedisServe
     await store.aclose()
 
 
-# --- those that bound themselves ---------------------------------------------------------------------
+# --- stores with a size limit of their own -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("store", ["memory", "disk"], indirect=True)
-async def test_what_was_used_longest_ago_makes_room(store: KeyValue) -> None:
+async def test_the_least_recently_used_entry_is_evicted(store: KeyValue) -> None:
     big = b"x" * 90_000
     for number in range(10):
         await store.set([New(f"{number}", big, 60)])
@@ -174,7 +174,7 @@ async def test_what_was_used_longest_ago_makes_room(store: KeyValue) -> None:
 
 
 @pytest.mark.parametrize("store", ["memory", "disk"], indirect=True)
-async def test_what_is_larger_than_the_store_is_not_kept_and_pushes_nothing_out(store: KeyValue) -> None:
+async def test_a_value_larger_than_the_store_is_not_stored_and_evicts_nothing(store: KeyValue) -> None:
     await store.set([New("a", b"1", 60)])
     await store.set([New("big", b"x" * 2_000_000, 60)])
     assert await values(store, "a", "big") == [b"1", None]

@@ -1,4 +1,4 @@
-"""What is Redis' own, and what becomes of calls when a store fails."""
+"""Specific to Redis, and what happens to calls when a store fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.servers import redis_server
 
 
 class Watch(Clock):
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until the test moves it."""
 
     now = 1000.0
 
@@ -35,7 +35,7 @@ class Watch(Clock):
         return self.now
 
 
-async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None:
+async def test_values_written_to_redis_by_others_are_misses(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, Clock())
         await store.set([New("a", b"1", 60)])
@@ -49,7 +49,7 @@ async def test_what_others_wrote_into_redis_is_not_there(tmp_path: Path) -> None
         await store.aclose()
 
 
-async def test_what_is_no_string_in_redis_is_no_failure_of_it(tmp_path: Path) -> None:
+async def test_another_data_type_in_redis_is_a_miss_and_not_a_failure(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 1.0, Clock())
         await store.client.lpush(f"{SPACE}b", "a list")
@@ -60,8 +60,8 @@ async def test_what_is_no_string_in_redis_is_no_failure_of_it(tmp_path: Path) ->
         await store.aclose()
 
 
-async def test_a_redis_that_refuses_what_is_asked_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As one does that moves its keys, or lets this user read nothing; and the log repeats nothing that was asked."""
+async def test_an_error_reply_of_redis_is_a_store_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """For example because the user has no permission; keys, values and labels are not logged."""
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 1.0, Clock())
         await store.set([New("a", b"1", 60)])
@@ -75,9 +75,7 @@ async def test_a_redis_that_refuses_what_is_asked_fails(tmp_path: Path, caplog: 
         await store.aclose()
 
 
-async def test_a_redis_that_hangs_costs_tens_of_milliseconds_and_then_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_redis_that_hangs_opens_the_circuit_breaker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, watch)
@@ -115,7 +113,7 @@ NO_ANSWERS = {
 
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 @pytest.mark.parametrize("said", NO_ANSWERS)
-async def test_whatever_is_no_answer_is_a_store_error_soon_and_no_exception_of_redis(said: str, scheme: str) -> None:
+async def test_an_invalid_reply_is_soon_a_store_error_and_no_exception_of_redis(said: str, scheme: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while NO_ANSWERS[said] and await reader.read(65_536):
@@ -133,7 +131,7 @@ async def test_whatever_is_no_answer_is_a_store_error_soon_and_no_exception_of_r
         await store.aclose()
 
 
-async def test_a_redis_that_is_away_heals_by_itself(tmp_path: Path) -> None:
+async def test_a_redis_that_was_down_is_used_again_by_itself(tmp_path: Path) -> None:
     watch = Watch()
     async with redis_server(tmp_path) as server:
         store = RedisStore(server.url, 30.0, watch)
@@ -150,7 +148,7 @@ async def test_a_redis_that_is_away_heals_by_itself(tmp_path: Path) -> None:
         await store.aclose()
 
 
-async def test_a_url_may_ask_for_tls() -> None:
+async def test_a_url_can_select_tls() -> None:
     store = RedisStore("rediss://user:secret@redis.example:6380/2", 1.0, Clock())
     pool = store.client.connection_pool
     assert pool.connection_class is SSLConnection
@@ -161,7 +159,7 @@ async def test_a_url_may_ask_for_tls() -> None:
 
 @asynccontextmanager
 async def with_tls(port: int, folder: Path) -> AsyncIterator[int]:
-    """A port that speaks TLS for another, as Redis' own does; its certificate is `cert.pem`."""
+    """A TLS port that forwards to this one, like Redis' own; its certificate is `cert.pem` in the folder."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
     now, local = datetime.now(UTC), x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
@@ -186,7 +184,7 @@ async def with_tls(port: int, folder: Path) -> AsyncIterator[int]:
         yield listening.sockets[0].getsockname()[1]
 
 
-async def test_a_redis_behind_tls_is_believed_by_its_certificate(tmp_path: Path) -> None:
+async def test_the_certificate_of_a_redis_with_tls_is_verified(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server, with_tls(server.port, tmp_path) as port:
         url = f"rediss://127.0.0.1:{port}/0"
         store = RedisStore(f"{url}?ssl_ca_certs={tmp_path}/cert.pem", 10.0, Clock())
@@ -199,7 +197,7 @@ async def test_a_redis_behind_tls_is_believed_by_its_certificate(tmp_path: Path)
         await stranger.aclose()
 
 
-async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: Path) -> None:
+async def test_an_open_circuit_breaker_lets_one_attempt_through_at_a_time(tmp_path: Path) -> None:
     watch = Watch()
     guard = breaker.Breaker("it", 0.05, watch, Seen())
     hung = asyncio.Event()
@@ -215,7 +213,7 @@ async def test_while_a_store_is_left_alone_one_try_at_a_time_is_made(tmp_path: P
     assert await trying is True and not guard.open
 
 
-async def test_a_failure_is_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
     guard = breaker.Breaker("it", 0.01, watch, Seen())
 

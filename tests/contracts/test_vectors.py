@@ -1,4 +1,4 @@
-"""What holds of a store of texts and their vectors."""
+"""The contract of a store of texts and their vectors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def documents(found: list[Found]) -> list[str]:
     return [one.row.document for one in found]
 
 
-async def test_what_was_added_is_found_both_ways_at_once(store: Vectors) -> None:
+async def test_added_rows_are_found_at_once_by_vectors_and_by_words(store: Vectors) -> None:
     await fill(store)
     near = await store.nearest("t", unit(0, 1, 0.5, 0, 0), 2)
     assert documents(near) == ["doc_lantern", "doc_meadow"]
@@ -52,14 +52,14 @@ async def test_what_was_added_is_found_both_ways_at_once(store: Vectors) -> None
     assert only.row.document == "doc_quarry" and only.score > 0
 
 
-async def test_a_search_may_be_among_some_documents_only(store: Vectors) -> None:
+async def test_a_search_can_be_limited_to_some_documents(store: Vectors) -> None:
     await fill(store)
     assert documents(await store.nearest("t", unit(1, 0, 0, 0, 0), 5, ["doc_meadow"])) == ["doc_meadow"]
     assert await store.matching("t", "harbour", 5, ["doc_meadow"]) == []
     assert await store.nearest("t", unit(1, 0, 0, 0, 0), 5, []) == []
 
 
-async def test_removing_takes_a_documents_versions(store: Vectors) -> None:
+async def test_removing_a_document_removes_its_versions(store: Vectors) -> None:
     await store.add("t", [Row("a", 1, 0, "one"), Row("a", 2, 0, "two"), Row("b", 1, 0, "one")], np.eye(3, dtype="f4"))
     await store.remove("t", "a", until=2)
     assert await store.counts("t") == {("a", 2): 1, ("b", 1): 1}
@@ -69,7 +69,7 @@ async def test_removing_takes_a_documents_versions(store: Vectors) -> None:
     assert await store.counts("t") == {("b", 1): 1}
 
 
-async def test_a_table_that_is_not_there_is_empty(store: Vectors) -> None:
+async def test_a_missing_table_is_empty(store: Vectors) -> None:
     assert await store.nearest("t", unit(1, 0), 3) == [] and await store.matching("t", "x", 3) == []
     assert await store.counts("t") == {}
     await store.remove("t", "a")
@@ -81,7 +81,7 @@ async def test_a_table_that_is_not_there_is_empty(store: Vectors) -> None:
     assert list(await store.tables()) == [] and await store.matching("t", "harbour", 3) == []
 
 
-async def test_another_process_sees_what_was_added_at_its_next_search(store: Vectors, tmp_path: Path) -> None:
+async def test_another_process_sees_added_rows_at_its_next_search(store: Vectors, tmp_path: Path) -> None:
     other = Lance(str(tmp_path / "lance"))
     await fill(store)
     assert len(await other.nearest("t", unit(1, 0, 0, 0, 0), 9)) == 5
@@ -92,7 +92,7 @@ async def test_another_process_sees_what_was_added_at_its_next_search(store: Vec
     await other.aclose()
 
 
-async def test_a_table_that_another_process_has_dropped_is_empty(store: Vectors, tmp_path: Path) -> None:
+async def test_a_table_dropped_by_another_process_is_empty(store: Vectors, tmp_path: Path) -> None:
     other, question = Lance(str(tmp_path / "lance")), unit(1, 0, 0, 0, 0)
     asked: list[tuple[Callable[[], Awaitable[object]], object]] = [
         (lambda: store.nearest("t", question, 3), []),
@@ -113,7 +113,7 @@ async def test_a_table_that_another_process_has_dropped_is_empty(store: Vectors,
 
 
 @pytest.mark.parametrize("vectors", [np.full((1, 5), np.nan), np.ones((1, 3))], ids=["no number", "another length"])
-async def test_vectors_that_would_spoil_a_table_are_refused(store: Vectors, vectors: NDArray[np.float32]) -> None:
+async def test_invalid_vectors_are_refused(store: Vectors, vectors: NDArray[np.float32]) -> None:
     await fill(store)
     with pytest.raises(VectorsAway):
         await store.add("t", [Row("x", 1, 0, "x")], vectors)
@@ -121,7 +121,7 @@ async def test_vectors_that_would_spoil_a_table_are_refused(store: Vectors, vect
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a' OR true --", "../t"])
-async def test_names_are_names_and_no_commands(store: Vectors, name: str) -> None:
+async def test_names_cannot_inject_expressions(store: Vectors, name: str) -> None:
     await fill(store)
     with pytest.raises(VectorsAway, match="is no name"):
         await store.matching("t", "harbour", 1, [name])
@@ -131,7 +131,7 @@ async def test_names_are_names_and_no_commands(store: Vectors, name: str) -> Non
         await store.counts(name)
 
 
-async def test_a_table_whose_maker_was_cut_off_gets_its_indices(
+async def test_a_table_whose_creation_was_interrupted_gets_its_indices_later(
     store: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = asyncio.Event()
@@ -150,7 +150,7 @@ async def test_a_table_whose_maker_was_cut_off_gets_its_indices(
     assert documents(await store.matching("t", "which quarries?", 3)) == ["doc_quarry"]
 
 
-async def test_a_large_table_is_indexed_and_finds_the_same(store: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_table_is_indexed_with_the_same_results(store: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance, "INDEXED", 1000)
     chance = np.random.default_rng(1)
     vectors = chance.standard_normal((2000, 384)).astype(np.float32)
@@ -172,17 +172,17 @@ async def test_a_large_table_is_indexed_and_finds_the_same(store: Vectors, monke
     assert documents(await store.nearest("t", vectors[0], 20, among)) == [f"d{number}" for number in exact]
 
 
-async def test_many_may_add_search_and_tend_at_once(store: Vectors) -> None:
+async def test_concurrent_adding_searching_and_optimising(store: Vectors) -> None:
     async def one(number: int) -> None:
         await store.add("t", [Row(f"d{number}", 1, 0, f"word{number}")], np.eye(5, dtype="f4")[:1])
         await store.tend("t") if number % 5 == 0 else await store.matching("t", f"word{number}", 1)
 
     results = await asyncio.gather(*(one(number) for number in range(20)), return_exceptions=True)
-    assert {type(result) for result in results} <= {type(None), VectorsAway}  # two that tend may be in each other's way
+    assert {type(result) for result in results} <= {type(None), VectorsAway}  # two optimisations may conflict
     assert len(await store.counts("t")) == 20
 
 
-async def test_several_processes_that_make_one_table_lose_nothing_of_each_other(tmp_path: Path) -> None:
+async def test_several_processes_that_create_one_table_lose_no_rows(tmp_path: Path) -> None:
     several = [Lance(str(tmp_path / "shared")) for _ in range(4)]
     lock, made = asyncio.Lock(), list[str]()
 
@@ -201,15 +201,15 @@ async def test_several_processes_that_make_one_table_lose_nothing_of_each_other(
         assert await several[0].counts(table) == {(f"d{number}", 1): 1 for number in range(len(several))}
     first = len(made)
     await several[0].add("a", [Row("e", 1, 0, "text")], np.eye(1, 5, dtype="f4"), alone)
-    assert set(made) == set("abcdef") and len(made) == first, "whoever finds it there does not wait"
+    assert set(made) == set("abcdef") and len(made) == first, "adding to an existing table takes no lock"
     for one in several:
         await one.aclose()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
-def test_what_tending_a_table_takes_of_memory_goes_back_to_the_system() -> None:
+def test_memory_used_for_optimising_a_table_is_returned_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", TENDED], capture_output=True, text=True, check=True)
-    assert 0 < int(done.stdout) < 45  # and 65 where nothing is given back
+    assert 0 < int(done.stdout) < 45  # 65 if nothing is returned
 
 
 TENDED = """
@@ -240,10 +240,10 @@ def memory():
 
 asyncio.run(main())
 """
-"""Prints by how many megabytes a process has grown when it has added to a table and tended it, twice."""
+"""Prints by how many megabytes a process grew by adding to a table and optimising it, twice."""
 
 
-def test_it_is_imported_by_nobody_who_does_not_use_it() -> None:
+def test_lancedb_is_imported_only_if_used() -> None:
     code = "import proxy.build, proxy.server, proxy.stores.lance, sys; print({'lancedb', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""What holds of texts and their vectors in object storage: an S3 that moto plays, where that is installed."""
+"""Texts and their vectors in object storage: an S3 simulated by moto, if that is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ moto = pytest.importorskip("moto.server", reason="object storage is tried where 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a storage that can be reached; the bucket is made by whoever needs it."""
+    """The URL of a reachable storage; each test creates the bucket if it needs it."""
     server = moto.ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -28,7 +28,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-async def test_object_storage_is_filled_searched_tended_and_emptied_by_several(bucket: str) -> None:
+async def test_object_storage_is_used_by_several_processes(bucket: str) -> None:
     async with aiohttp.ClientSession() as http, http.put(bucket) as response:
         assert response.status == 200
     one, other = Lance("s3://bucket/texts"), Lance("s3://bucket/texts")
@@ -47,7 +47,7 @@ async def test_object_storage_is_filled_searched_tended_and_emptied_by_several(b
     await other.aclose()
 
 
-async def test_a_bucket_that_is_not_there_is_told(bucket: str) -> None:
+async def test_a_missing_bucket_is_a_clear_error(bucket: str) -> None:
     store = Lance("s3://nowhere/texts")
     with pytest.raises(VectorsAway):
         await store.add("t", [Row("d", 1, 0, "text")], np.eye(1, dtype=np.float32))

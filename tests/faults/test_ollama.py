@@ -1,6 +1,6 @@
-"""Every way in which an Ollama fails, in every way of asking it: what the client sees, and what is left behind.
+"""Every kind of failure of an Ollama, for every kind of call: what the client sees, and what is left behind.
 
-The table is what docs/failures.md says in words.
+These are the cases of docs/failures.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ UPSTREAM: Final = "upstreams: {local: {ollama: '$OLLAMA', slots: 2, max_answer_b
 
 @dataclass(frozen=True)
 class Way:
-    """One way of asking.  faulty: the path at Ollama where the fault waits."""
+    """A way of calling the server.  faulty: the path at Ollama where the fault occurs."""
 
     path: str
     body: dict[str, Any]
@@ -77,21 +77,21 @@ MIDWAY: Final = {
 
 
 async def ask(run: Running, way: Way, midway: Awaitable[None] | None = None) -> tuple[int, str]:
-    """midway: what is waited for between the beginning of an answer and the rest of it."""
+    """The status and body of the response.  midway: awaited after its headers, before its body is read."""
     async with run.http.post(run.url + way.path, json=way.body) as response:
         if midway is not None:
             await midway
         return response.status, await response.text()
 
 
-def refused(way: Way, text: str, code: str) -> None:
-    """In the form of its dialect."""
+def check_error(way: Way, text: str, code: str) -> None:
+    """Check that the error has the form of its dialect, and this code where the dialect has codes."""
     error = json.loads(text)["error"]
     assert isinstance(error, str) if way.native else error["code"] == code
 
 
-def broken(way: Way, text: str) -> None:
-    """It began, ended with an error, and does not look whole."""
+def check_broken_off(way: Way, text: str) -> None:
+    """Check that the stream began, ended with an error, and has no sign of a regular end."""
     if way.native:
         lines = [json.loads(line) for line in text.splitlines()]
         assert "error" in lines[-1] and not any(line.get("done") for line in lines) and len(lines) > 1
@@ -100,15 +100,15 @@ def broken(way: Way, text: str) -> None:
         assert stream.broken["message"] and len(stream.chunks) > 1
 
 
-def at(fault: Fault, way: Way) -> Fault:
+def fault_at(fault: Fault, way: Way) -> Fault:
     return replace(fault, path=way.faulty)
 
 
-async def nothing_left(run: Running) -> None:
-    """No place, no task and no shared generation; and nothing was kept."""
+async def check_nothing_left(run: Running) -> None:
+    """Check that no slot, queue place, task or shared generation is left, and that nothing was cached."""
     pool = run.server.live.pipeline.value.upstreams["local"]
     async with asyncio.timeout(30):
-        while (  # noqa: ASYNC110  (they end by themselves, and tell nobody)
+        while (  # noqa: ASYNC110  (there is no event)
             any(one.busy for one in pool.states) or len(pool.queue.order) or run.server.services.state["cache flights"]
         ):
             await asyncio.sleep(0.01)
@@ -118,8 +118,8 @@ async def nothing_left(run: Running) -> None:
     assert kept["entries"] == 0
 
 
-async def healed(run: Running, way: Way) -> None:
-    """The next one is answered, kept, and answered from what was kept."""
+async def check_recovered(run: Running, way: Way) -> None:
+    """Check that the next call is answered and cached, and the one after it comes from the cache."""
     run.ollama.faults.clear()
     for told in ("miss", "hit"):
         async with run.http.post(run.url + way.path, json=way.body) as response:
@@ -129,67 +129,67 @@ async def healed(run: Running, way: Way) -> None:
         assert text.endswith("data: [DONE]\n\n") or json.loads(text.splitlines()[-1])["done"]
 
 
-# An answer of embeddings is one document of a known length: it ends early as a reset does, and has no lines.
+# Embeddings come as one document of a known length: an early end is like a reset, and it has no lines.
 LINES: Final = ("end", "a long line")
 CASES: Final = [(way, fault) for way in WAYS for fault in BEFORE if way != "embedding" or fault not in LINES]
 
 
 @pytest.mark.parametrize(("way", "fault"), CASES)
-async def test_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
+async def test_a_fault_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
     given, status, code = BEFORE[fault]
     asked, loaded = WAYS[way], asyncio.Event()
     if given.kind == "slow_load":
         given = replace(given, until=loaded)
-    async with start(CONFIG + UPSTREAM, Simulator(faults=[at(given, asked)])) as run:
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[fault_at(given, asked)])) as run:
         asking = asyncio.ensure_future(ask(run, asked))
         if code == "upstream_timeout":
             await run.ollama.until(lambda: not run.ollama.faults)
             await late(run)
         found, text = await asking
         assert found == status, text
-        refused(asked, text, code)
-        await nothing_left(run)
+        check_error(asked, text, code)
+        await check_nothing_left(run)
         loaded.set()
-        await healed(run, asked)
+        await check_recovered(run, asked)
 
 
 @pytest.mark.parametrize("fault", MIDWAY)
 @pytest.mark.parametrize("way", [name for name, way in WAYS.items() if way.stream])
-async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
+async def test_a_fault_in_the_middle_of_a_stream(start: Start, late: Late, way: str, fault: str) -> None:
     asked = WAYS[way]
-    async with start(CONFIG + UPSTREAM, Simulator(faults=[at(MIDWAY[fault], asked)], delay=0.005)) as run:
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[fault_at(MIDWAY[fault], asked)], delay=0.005)) as run:
         found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
-        broken(asked, text)
-        await nothing_left(run)
-        await healed(run, asked)
+        check_broken_off(asked, text)
+        await check_nothing_left(run)
+        await check_recovered(run, asked)
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_nobody_listens_and_then_somebody_does(start: Start, way: str) -> None:
+async def test_a_refused_connection_and_recovery_once_the_host_is_up(start: Start, way: str) -> None:
     url, asked = dead_url(), WAYS[way]
     async with start(CONFIG + UPSTREAM.replace("$OLLAMA", url)) as run:
         found, text = await ask(run, asked)
         assert found == 502 and "refused" in text
-        await nothing_left(run)
+        await check_nothing_left(run)
         async with running(Simulator(), port=int(url.rpartition(":")[2])):
-            await healed(run, asked)
+            await check_recovered(run, asked)
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_caller_that_leaves_ends_it_all(start: Start, way: str) -> None:
+async def test_a_client_that_disconnects_leaves_nothing_behind(start: Start, way: str) -> None:
     asked = WAYS[way]
-    async with start(CONFIG + UPSTREAM, Simulator(faults=[at(Fault("stall"), asked)])) as run:
+    async with start(CONFIG + UPSTREAM, Simulator(faults=[fault_at(Fault("stall"), asked)])) as run:
         task = asyncio.ensure_future(ask(run, asked))
         await run.ollama.until(lambda: run.ollama.running == 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await run.ollama.until_abandoned(1)
-        await nothing_left(run)
-        await healed(run, asked)
+        await check_nothing_left(run)
+        await check_recovered(run, asked)
 
 
-async def test_calls_in_all_ways_at_once_leave_nothing_behind(start: Start) -> None:
+async def test_concurrent_calls_of_all_kinds_leave_nothing_behind(start: Start) -> None:
     faults = [Fault(kind, times=3) for kind in ("status", "reset", "eof", "garbage", "error_line")]
     async with start(CONFIG + UPSTREAM, Simulator(faults=faults)) as run:
 

@@ -1,4 +1,4 @@
-"""The same of a server that speaks OpenAI's API: what the client sees when it fails, and what is left behind."""
+"""The same for a server with OpenAI's API: what the client sees when it fails, and what is left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Final
 import pytest
 
 from tests.conftest import HI, Late, Start
-from tests.faults.test_ollama import CONFIG, Way, ask, broken, healed, nothing_left, refused
+from tests.faults.test_ollama import (
+    CONFIG,
+    Way,
+    ask,
+    check_broken_off,
+    check_error,
+    check_nothing_left,
+    check_recovered,
+)
 from tests.whole.asking import Stream, dead_url
 
 ASK: Final = {"model": "m", "messages": HI}
@@ -40,7 +48,7 @@ TOO_LONG: Final = json.dumps({"error": {"message": "This model's maximum context
 
 @dataclass
 class Server:
-    """Fails once in the way that is named, before its answer or midway, and then answers."""
+    """Fails once with this fault, before its answer or in the middle of it, and then answers correctly."""
 
     fault: str = ""
     midway: bool = False
@@ -88,7 +96,7 @@ class Server:
             writer.transport.abort()
         elif fault == "stall":
             self.stalls.set()
-            await reader.read()  # until whoever asked leaves
+            await reader.read()  # until the client disconnects
         elif fault in ("garbage", "a long line", "an error"):
             told = {"garbage": b"\x00\xff{", "a long line": b"x" * 300_000, "an error": TOO_LONG[:-1] + b"}"}[fault]
             writer.write((b"" if self.midway else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n") + b"data: " + told)
@@ -118,7 +126,7 @@ def config(url: str) -> str:
 
 @pytest.mark.parametrize("fault", BEFORE)
 @pytest.mark.parametrize("way", WAYS)
-async def test_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
+async def test_a_fault_before_the_first_event(start: Start, late: Late, way: str, fault: str) -> None:
     asked, (status, code) = WAYS[way], BEFORE[fault]
     async with server(fault) as far, start(config(far.url)) as run:
         asking = asyncio.ensure_future(ask(run, asked))
@@ -127,30 +135,30 @@ async def test_before_the_first_event(start: Start, late: Late, way: str, fault:
             await late(run)
         found, text = await asking
         assert found == status, text
-        refused(asked, text, code)
-        await nothing_left(run)
-        await healed(run, asked)
+        check_error(asked, text, code)
+        await check_nothing_left(run)
+        await check_recovered(run, asked)
 
 
 @pytest.mark.parametrize("fault", MIDWAY)
 @pytest.mark.parametrize("way", [name for name, way in WAYS.items() if way.stream])
-async def test_midway(start: Start, late: Late, way: str, fault: str) -> None:
+async def test_a_fault_in_the_middle_of_a_stream(start: Start, late: Late, way: str, fault: str) -> None:
     asked = WAYS[way]
     async with server(fault, midway=True) as far, start(config(far.url)) as run:
         found, text = await ask(run, asked, late(run) if fault == "stall" else None)
         assert found == 200
-        broken(asked, text)
+        check_broken_off(asked, text)
         assert asked.native or Stream(text).text() == "abc"
-        await nothing_left(run)
-        await healed(run, asked)
+        await check_nothing_left(run)
+        await check_recovered(run, asked)
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_nobody_listens_and_then_somebody_does(start: Start, way: str) -> None:
+async def test_a_refused_connection_and_recovery_once_the_host_is_up(start: Start, way: str) -> None:
     url, asked = dead_url(), WAYS[way]
     async with start(config(f"{url}/v1")) as run:
         found, text = await ask(run, asked)
         assert found == 502 and "refused" in text
-        await nothing_left(run)
+        await check_nothing_left(run)
         async with server("", port=int(url.rpartition(":")[2])):
-            await healed(run, asked)
+            await check_recovered(run, asked)

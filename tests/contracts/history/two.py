@@ -1,4 +1,4 @@
-"""A column that came later."""
+"""A later migration, which adds a column."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -96,7 +96,7 @@ async def test_an_answer_that_was_under_way_during_a_change_is_not_remembered() 
     looking.table.hangs = asyncio.Event()
     asking = asyncio.ensure_future(looking.ask())
     async with asyncio.timeout(30):
-        while not looking.table.asked:  # noqa: ASYNC110  (it tells nobody)
+        while not looking.table.asked:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0)
     looking.verified.forget(lambda caller: False)
     looking.table.hangs.set()

@@ -366,7 +366,7 @@ async def test_who_fills_the_line_gives_places_to_who_has_fewer(start: Start) ->
         for refused in (1, 2, 3):
             few.append(call("f"))
             async with asyncio.timeout(10):
-                while sum(one.done() for one in [*many, *few]) < refused:  # noqa: ASYNC110  (nobody tells)
+                while sum(one.done() for one in [*many, *few]) < refused:  # noqa: ASYNC110  (there is no event)
                     await asyncio.sleep(0.001)
         assert [(await one).status for one in few] == [200, 200, 429], "who has as many as any other is refused"
         answers = [await one for one in many]
