@@ -1,4 +1,4 @@
-"""Looking into the cache and taking things out of it, over every kind of store."""
+"""Inspecting and invalidating the cache, with every kind of store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOBODY: dict[str, str] = {}
 
 @pytest.fixture(params=["memory", "disk", "redis"])
 async def run(request: pytest.FixtureRequest, start: Start, tmp_path: Path) -> AsyncIterator[Running]:
-    """A server with keys whose cache is in each kind of store."""
+    """A server with keys, whose cache is in each kind of store in turn."""
     async with AsyncExitStack() as stack:
         kinds = {"memory": "memory: {}", "disk": f"disk: {{path: '{tmp_path}/c.db'}}", "redis": ""}
         if request.param == "redis":
@@ -68,12 +68,12 @@ async def filled(run: Running) -> None:
         assert await chat(run, who, text, model=model) == "miss"
 
 
-async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
+async def test_callers_see_their_own_statistics_and_admins_see_all(run: Running) -> None:
     await filled(run)
     mine, whole = await stats(run, A), await stats(run, OPS)
     assert (mine["entries"], whole["entries"]) == (2, 3) and 0 < mine["bytes"] < whole["bytes"]
     assert set(mine["entries_by_model"]) == {"demo:latest", "demo-rendered:latest"}
-    assert "hits" not in mine, "what others asked is not a user's to know"
+    assert "hits" not in mine, "users must not learn how often others call"
     assert (whole["hits"], whole["misses"]) == (0, 3)
     assert await chat(run, A, "alpha one") == "hit"
     whole = await stats(run, OPS)
@@ -81,7 +81,7 @@ async def test_owners_see_their_own_and_admins_all(run: Running) -> None:
     assert whole["models"]["demo:latest"]["hits"] == 1 and whole["saved_seconds"] > 0
 
 
-async def test_of_several_workers_the_one_tells_itself_that_alone_was_reached(
+async def test_answers_name_the_worker_if_only_its_own_cache_was_affected(
     run: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WorkerInfo, "count", 3)
@@ -92,11 +92,11 @@ async def test_of_several_workers_the_one_tells_itself_that_alone_was_reached(
     assert (await post(run, A, "clear-expired")).keys() == {"deleted", *alone}
     told = {"matched": 0, "deleted": 0, "confirmed": False}
     assert await post(run, A, "invalidate", text="x") == {**told, **alone}
-    assert (await stats(run, OPS)).items() >= where.items(), "whose counts are its own in any case"
+    assert (await stats(run, OPS)).items() >= where.items(), "statistics are always those of one worker"
     assert ("worker" in await stats(run, A)) == bool(alone)
 
 
-async def test_owners_clear_their_own_and_admins_all(run: Running) -> None:
+async def test_callers_clear_their_own_entries_and_admins_all(run: Running) -> None:
     await filled(run)
     assert await post(run, A, "clear") == {"deleted": 2}
     assert [await chat(run, A, "alpha one"), await chat(run, B, "beta one")] == ["miss", "hit"]
@@ -123,7 +123,9 @@ async def test_owners_clear_their_own_and_admins_all(run: Running) -> None:
         ({"key": "0" * 32}, 0),
     ],
 )
-async def test_what_goes_is_chosen_and_first_only_counted(run: Running, asked: dict[str, Any], matched: int) -> None:
+async def test_invalidation_selects_entries_and_deletes_only_when_confirmed(
+    run: Running, asked: dict[str, Any], matched: int
+) -> None:
     await filled(run)
     await asyncio.sleep(0.01)
     assert await post(run, OPS, "invalidate", **asked) == {"matched": matched, "deleted": 0, "confirmed": False}
@@ -132,7 +134,7 @@ async def test_what_goes_is_chosen_and_first_only_counted(run: Running, asked: d
     assert (await stats(run, OPS))["entries"] == 3 - matched
 
 
-async def test_one_entry_goes_by_the_key_that_its_answer_told(run: Running) -> None:
+async def test_an_entry_can_be_invalidated_by_the_key_in_its_answer(run: Running) -> None:
     await filled(run)
     document = {"model": "demo", "messages": user("alpha one")}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=A)
@@ -142,12 +144,12 @@ async def test_one_entry_goes_by_the_key_that_its_answer_told(run: Running) -> N
     assert await chat(run, A, "alpha one") == "miss"
 
 
-async def test_what_has_expired_is_cleared(run: Running) -> None:
+async def test_expired_entries_are_cleared(run: Running) -> None:
     document = {"model": "demo", "messages": user("short")}
     headers = {**A, "x-gemmapy-cache-ttl": "0.05"}
     await (await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=headers)).read()
     await asyncio.sleep(0.1)
-    assert (await post(run, OPS, "clear-expired"))["deleted"] in (0, 1), "some stores do it by themselves"
+    assert (await post(run, OPS, "clear-expired"))["deleted"] in (0, 1), "some stores do it themselves"
     assert (await stats(run, OPS))["entries"] == 0
 
 
@@ -164,14 +166,14 @@ async def test_what_has_expired_is_cleared(run: Running) -> None:
         ({"key": 1}, "key"),
     ],
 )
-async def test_a_wrong_wish_names_its_field(run: Running, body: dict[str, Any], param: str | None) -> None:
+async def test_an_invalid_field_is_named_in_the_error(run: Running, body: dict[str, Any], param: str | None) -> None:
     response = await run.http.post(f"{run.url}/api/cache/invalidate", json=body, headers=OPS)
     assert (await error_of(response, 400))["param"] == param
 
 
 @pytest.mark.parametrize("pattern", ["*" * 10_000, "a*" * 5000, "a" * 9999 + "b", ("a" * 48 + "*") * 200])
-def test_no_pattern_takes_long(pattern: str) -> None:
-    """Hundreds of entries are looked through before another call goes on."""
+def test_matching_a_pattern_does_not_block_other_calls(pattern: str) -> None:
+    """Hundreds of entries are scanned before another call gets its turn."""
     words = ("a" * 49 + "c") * 1300
     began = time.process_time()
     for _ in range(10):
@@ -179,7 +181,7 @@ def test_no_pattern_takes_long(pattern: str) -> None:
     assert time.process_time() - began < 0.1
 
 
-async def test_nobody_without_a_key_gets_in(run: Running) -> None:
+async def test_a_key_is_required(run: Running) -> None:
     for method, name in (("GET", "stats"), ("POST", "clear"), ("POST", "clear-expired"), ("POST", "invalidate")):
         for who in (NOBODY, {"Authorization": "Bearer wrong"}):
             response = await run.http.request(method, f"{run.url}/api/cache/{name}", headers=who)
@@ -194,7 +196,7 @@ async def test_embeddings_are_found_by_their_text(run: Running) -> None:
     assert response.headers["x-gemmapy-cached-inputs"] == "1 of 2"
 
 
-async def test_words_are_found_wherever_somebody_wrote_them(start: Start) -> None:
+async def test_text_is_searched_in_messages_and_tool_arguments_only(start: Start) -> None:
     text = "plugins: {cache: {}}\nchains: {chat: [cache], embeddings: [cache]}\n"
     call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"name": "John Smith"}'}}
     answer = {"role": "tool", "tool_call_id": "c1", "content": "x"}
@@ -207,7 +209,7 @@ async def test_words_are_found_wherever_somebody_wrote_them(start: Start) -> Non
         assert (await post(run, NOBODY, "invalidate", text="first"))["matched"] == 1
 
 
-async def test_everybodys_entries_are_the_admins(start: Start) -> None:
+async def test_only_admins_clear_entries_shared_by_all_callers(start: Start) -> None:
     text = f"plugins: {{cache: {{share: global}}}}\nchains: {{chat: [cache]}}\n{KEYS}"
     async with start(text) as run:
         assert [await chat(run, who, "alpha") for who in (A, B)] == ["miss", "hit"]
@@ -217,7 +219,7 @@ async def test_everybodys_entries_are_the_admins(start: Start) -> None:
         assert await post(run, OPS, "clear") == {"deleted": 1}
 
 
-async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(
+async def test_the_key_in_an_answers_header_is_the_key_in_the_store(
     run: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     asking = [
@@ -238,7 +240,7 @@ async def test_the_key_that_an_answer_tells_is_the_one_it_is_kept_under(
     assert told["cache"] == "miss" and "cache-key" not in told
 
 
-async def test_only_models_that_answered_are_counted(start: Start) -> None:
+async def test_statistics_list_only_models_that_answered(start: Start) -> None:
     text = "plugins: {cache: {sampled: skip}}\nchains: {chat: [cache]}\nmodels: {other: {alias: demo}}\n"
     async with start(text) as run:
         for model in ("nobody", "demo", "other"):
@@ -247,7 +249,7 @@ async def test_only_models_that_answered_are_counted(start: Start) -> None:
     assert told["bypassed"] == 2 and list(told["models"]) == ["demo:latest"]
 
 
-async def test_others_go_on_while_many_entries_are_looked_at() -> None:
+async def test_scanning_many_entries_does_not_block_other_tasks() -> None:
     async def written() -> None: ...
 
     async def turning() -> None:
@@ -258,6 +260,6 @@ async def test_others_go_on_while_many_entries_are_looked_at() -> None:
     await store.set([New(f"cache:{number}", b"", 60) for number in range(10 * PAUSE)])
     turner = asyncio.ensure_future(turning())
     await asyncio.sleep(0)
-    told = await Api(store, Stats(), None, False, written, Invalidations(Clock()).add, dict).kept("cache:")  # type: ignore[arg-type]  # which asks nobody
+    told = await Api(store, Stats(), None, False, written, Invalidations(Clock()).add, dict).kept("cache:")  # type: ignore[arg-type]  # nothing calls it
     turner.cancel()
     assert told["entries"] == 10 * PAUSE and turns[0] >= 10

@@ -1,4 +1,4 @@
-"""The cache in a running server, with the stock client and by hand."""
+"""The cache in a running server, with the stock client and with raw requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def outcomes(run: Running, *bodies: dict[str, Any], **headers: str) -> lis
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("second", [False, True])
-async def test_one_entry_serves_streams_and_whole_answers_alike(start: Start, first: bool, second: bool) -> None:
+async def test_one_entry_serves_both_streams_and_whole_answers(start: Start, first: bool, second: bool) -> None:
     async with start(CACHE) as run:
         answers = [await run.chat(stream=stream, seed=1) for stream in (first, second)]
         texts = []
@@ -80,7 +80,7 @@ async def test_one_entry_serves_streams_and_whole_answers_alike(start: Start, fi
         assert answers[0].headers["x-gemmapy-cache-key"] == answers[1].headers["x-gemmapy-cache-key"]
 
 
-async def test_a_streamed_hit_comes_in_pieces_and_a_recorded_one_in_its_own(start: Start) -> None:
+async def test_a_hit_is_streamed_in_pieces_or_in_the_original_ones_of_a_stream(start: Start) -> None:
     async with start(CACHE) as run:
         await run.chat(seed=1)
         replayed = await streamed(await run.chat(seed=1, stream=True))
@@ -102,7 +102,7 @@ async def test_a_streamed_hit_comes_in_pieces_and_a_recorded_one_in_its_own(star
         ({"stop": ["no"]}, "demo"),
     ],
 )
-async def test_a_hit_is_the_answer_itself_whatever_is_in_it(start: Start, body: dict[str, Any], model: str) -> None:
+async def test_a_hit_equals_the_original_answer(start: Start, body: dict[str, Any], model: str) -> None:
     async with start(CACHE) as run:
         for stream in (False, True):
             documents = []
@@ -115,11 +115,11 @@ async def test_a_hit_is_the_answer_itself_whatever_is_in_it(start: Start, body: 
                     for choice in document["choices"]:
                         assert choice["finish_reason"]
             assert documents[0] == documents[1]
-        assert len(asked(run.ollama)) == body.get("n", 1), "one generation, and three copies"
+        assert len(asked(run.ollama)) == body.get("n", 1), "one generation and three hits"
 
 
 def parts(stream: Stream) -> Any:
-    """Everything of a stream that does not depend on how it was cut."""
+    """Everything in a stream that does not depend on how its text is split."""
     assert stream.done
     told: dict[tuple[int, str], Any] = {}
     for chunk in stream.chunks:
@@ -144,7 +144,7 @@ async def test_a_hit_reports_its_usage_and_where_it_came_from(start: Start) -> N
             assert raw[0].headers[name] == raw[1].headers[name]
 
 
-async def test_both_dialects_and_all_spellings_share_an_entry(start: Start) -> None:
+async def test_both_dialects_and_equivalent_requests_share_an_entry(start: Start) -> None:
     async with start(CACHE) as run:
         await run.chat(seed=1, temperature=1, tools=[function("f")])
         native = {"model": "DEMO:latest", "messages": HI, "stream": False, "tools": [function("f")]}
@@ -160,9 +160,7 @@ async def test_both_dialects_and_all_spellings_share_an_entry(start: Start) -> N
         assert len(asked(run.ollama)) == 1
 
 
-async def test_an_answer_is_a_hit_as_soon_as_it_was_given_however_slow_its_store(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_answer_is_a_hit_at_once_even_with_a_slow_store(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     ready, put = asyncio.Event(), Memory.set
 
     async def slowly(store: Memory, news: Sequence[New]) -> None:
@@ -175,7 +173,7 @@ async def test_an_answer_is_a_hit_as_soon_as_it_was_given_however_slow_its_store
         assert await outcomes(run, {}, **{"Cache-Control": "max-age=0"}) == ["miss"]
         asyncio.get_running_loop().call_later(0.05, ready.set)
         told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
-        assert told["entries"] == 1, "who looks into the store waits for what is on its way there"
+        assert told["entries"] == 1, "statistics wait for pending writes"
         await settled(run)
         assert await outcomes(run, {}) == ["hit"]
 
@@ -217,14 +215,14 @@ DIFFERENT: list[dict[str, Any]] = [
 ]
 
 
-async def test_whatever_reaches_the_model_makes_another_call(start: Start) -> None:
-    """A key of some of the fields is what most caches get wrong."""
+async def test_everything_that_reaches_the_model_is_part_of_the_key(start: Start) -> None:
+    """Leaving fields out of the key is the most common mistake of caches."""
     async with start(CACHE) as run:
         assert await outcomes(run, *DIFFERENT) == ["miss"] * len(DIFFERENT)
         assert await outcomes(run, *DIFFERENT) == ["hit"] * len(DIFFERENT)
 
 
-async def test_thinking_and_images_count_too(start: Start) -> None:
+async def test_thinking_and_images_are_part_of_the_key(start: Start) -> None:
     async with start(CACHE) as run:
         efforts = [{"model": "demo-thinking", "reasoning_effort": effort} for effort in ("low", "high", "none")]
         other = data_url().replace("iVBOR", "iVBOR", 1)[:-4] + "AAAA"
@@ -233,7 +231,7 @@ async def test_thinking_and_images_count_too(start: Start) -> None:
         assert await outcomes(run, *efforts, *pictures) == ["hit"] * 5
 
 
-async def test_what_does_not_reach_the_model_does_not_count(start: Start) -> None:
+async def test_fields_that_do_not_reach_the_model_are_not_part_of_the_key(start: Start) -> None:
     async with start(CACHE) as run:
         told: list[dict[str, Any]] = [
             {},
@@ -246,7 +244,7 @@ async def test_what_does_not_reach_the_model_does_not_count(start: Start) -> Non
         assert await outcomes(run, *told) == ["miss"] + ["hit"] * (len(told) - 1)
 
 
-async def test_a_model_that_was_pulled_anew_misses(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_was_pulled_again_misses(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
         monkeypatch.setattr(name, 0.0)
     ollama = Simulator()
@@ -255,12 +253,12 @@ async def test_a_model_that_was_pulled_anew_misses(start: Start, monkeypatch: py
         again = [Model(one.name, one.capabilities, digest="f" * 64) for one in CATALOGUE]
         ollama.shelf = type(ollama.shelf)(tuple(again))
         async with asyncio.timeout(30):
-            while len(asked(ollama)) < 2:  # the list is asked for again meanwhile
+            while len(asked(ollama)) < 2:  # until the refreshed list has the new digest
                 await run.chat()
         assert await outcomes(run, {}) == ["hit"] and len(asked(ollama)) == 2
 
 
-async def test_an_option_that_the_operator_pins_makes_another_answer(start: Start) -> None:
+async def test_an_option_set_by_the_operator_is_part_of_the_key(start: Start) -> None:
     async with start(CACHE) as run:
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
         run.configure(CACHE + "models: {demo: {num_ctx: 512}}\n")
@@ -268,10 +266,10 @@ async def test_an_option_that_the_operator_pins_makes_another_answer(start: Star
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
         run.configure(CACHE)
         assert await run.server.reload()
-        assert await outcomes(run, {}) == ["hit"], "and the old one is still there"
+        assert await outcomes(run, {}) == ["hit"], "and the old entry is still there"
 
 
-async def test_who_measures_a_call_makes_no_other_of_it(start: Start) -> None:
+async def test_adding_a_plugin_that_only_measures_keeps_hits(start: Start) -> None:
     async with start(CACHE) as run:
         assert await outcomes(run, {}) == ["miss"]
         run.configure(CACHE.replace("{cache: {}}", "{cache: {}, metrics: {}}").replace("chat: [", "chat: [metrics, "))
@@ -288,7 +286,7 @@ async def test_callers_do_not_see_each_others_answers(start: Start) -> None:
             assert await outcomes(run, {}, {}, Authorization=f"Bearer {key}") == told
 
 
-async def test_what_was_left_to_chance_is_not_kept_where_that_is_set(start: Start) -> None:
+async def test_sampled_answers_are_not_cached_if_configured(start: Start) -> None:
     async with start(cache("sampled: skip")) as run:
         assert (
             await outcomes(run, {}, {"temperature": 0.5}, {"temperature": 0}, {"seed": 3})
@@ -300,37 +298,37 @@ async def test_what_was_left_to_chance_is_not_kept_where_that_is_set(start: Star
         )
 
 
-# --- what is not kept --------------------------------------------------------------------------------
+# --- what is not cached ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["error_line", "eof", "reset", "garbage"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_broke_off_is_not_kept(start: Start, kind: Any, stream: bool) -> None:
+async def test_an_answer_that_broke_off_is_not_cached(start: Start, kind: Any, stream: bool) -> None:
     async with start(CACHE, Simulator(faults=[Fault(kind, after=2)], delay=0.005)) as run:
         first = await run.chat(stream=stream)
         await first.read()
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
 
 
-async def test_an_error_is_not_kept(start: Start) -> None:
+async def test_an_error_is_not_cached(start: Start) -> None:
     async with start(CACHE, Simulator(faults=[Fault("status"), Fault("status", status=503)])) as run:
         assert [(await run.chat()).status for _ in range(2)] == [502, 503]
         assert await outcomes(run, {}, {}) == ["miss", "hit"]
 
 
-async def test_an_answer_that_was_cut_by_its_limit_is_kept_only_where_that_is_set(start: Start) -> None:
+async def test_an_answer_cut_off_by_its_length_is_cached_only_if_configured(start: Start) -> None:
     async with start(CACHE) as run:
         assert await outcomes(run, {"max_tokens": 2}, {"max_tokens": 2}) == ["miss", "miss"]
     async with start(cache("keep_length: true")) as run:
         assert await outcomes(run, {"max_tokens": 2}, {"max_tokens": 2}) == ["miss", "hit"]
 
 
-async def test_an_answer_that_is_too_large_is_not_kept(start: Start) -> None:
+async def test_an_answer_that_is_too_large_is_not_cached(start: Start) -> None:
     async with start(cache("max_entry_bytes: 100")) as run:
         assert await outcomes(run, {}, {}) == ["miss", "miss"]
 
 
-async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_generation(start: Start) -> None:
+async def test_a_stream_abandoned_by_its_only_reader_ends_the_generation_and_is_not_cached(start: Start) -> None:
     async with start(CACHE, Simulator(faults=[Fault("stall", after=1)])) as run:
         response = await run.chat(stream=True)
         await response.content.readany()
@@ -355,15 +353,15 @@ async def test_a_stream_that_its_only_reader_left_is_not_kept_and_ends_the_gener
         ("nonsense", ["hit", "hit"]),
     ],
 )
-async def test_a_request_says_what_it_wants_of_the_cache(start: Start, control: str, told: list[str]) -> None:
+async def test_cache_control_of_a_request_is_honoured(start: Start, control: str, told: list[str]) -> None:
     async with start(CACHE) as run:
         await run.chat()
         assert await outcomes(run, {}, {}, **{"Cache-Control": control}) == told
-        assert await outcomes(run, {}) == ["hit"], "what was kept is kept, or newer"
+        assert await outcomes(run, {}) == ["hit"], "the entry is kept, or replaced by a newer one"
 
 
-async def test_wishes_may_stand_in_several_headers(start: Start) -> None:
-    """As a gateway adds one.  Source: RFC 9110, section 5.3."""
+async def test_directives_in_several_headers_are_combined(start: Start) -> None:
+    """For example if a gateway adds one.  Source: RFC 9110, section 5.3."""
     async with start(CACHE) as run:
         await run.chat()
         headers = [("Cache-Control", "max-age=60"), ("Cache-Control", "no-store")]
@@ -371,7 +369,7 @@ async def test_wishes_may_stand_in_several_headers(start: Start) -> None:
         assert outcome(response) == "bypass"
 
 
-async def test_only_a_kept_answer_may_be_wanted(start: Start) -> None:
+async def test_only_if_cached_never_calls_the_model(start: Start) -> None:
     async with start(CACHE) as run:
         for path, body in (("chat/completions", ASK), ("embeddings", {"model": "demo-embed", "input": "x"})):
             for control in ("only-if-cached", "only-if-cached, no-store"):
@@ -382,7 +380,7 @@ async def test_only_a_kept_answer_may_be_wanted(start: Start) -> None:
         assert asked(run.ollama) == asked(run.ollama, "/api/embed") == []
 
 
-async def test_a_kept_answer_that_may_not_be_looked_for_is_not_given(start: Start) -> None:
+async def test_only_if_cached_without_a_lookup_is_a_504(start: Start) -> None:
     async with start(CACHE) as run:
         await run.chat(), await run.embed()
         for control, body in (("only-if-cached, no-cache", {}), ("only-if-cached", {"use_cache": False})):
@@ -393,7 +391,7 @@ async def test_a_kept_answer_that_may_not_be_looked_for_is_not_given(start: Star
                 assert (await error_of(await asking, 504))["code"] == "not_cached"
 
 
-async def test_vectors_that_are_kept_are_given_to_who_wants_only_those_and_stores_nothing(start: Start) -> None:
+async def test_only_if_cached_with_no_store_gives_cached_embeddings(start: Start) -> None:
     async with start(CACHE) as run:
         await run.embed()
         headers = {"Cache-Control": "only-if-cached, no-store"}
@@ -402,14 +400,14 @@ async def test_vectors_that_are_kept_are_given_to_who_wants_only_those_and_store
         assert (response.status, response.headers["x-gemmapy-cache"]) == (200, "hit")
 
 
-async def test_a_body_may_say_no(start: Start) -> None:
+async def test_a_field_of_the_body_can_turn_the_cache_off(start: Start) -> None:
     async with start(CACHE) as run:
         assert await outcomes(run, {"use_cache": False}, {"use_cache": False}) == ["bypass"] * 2
         assert await outcomes(run, {"use_cache": True}, {}) == ["miss", "hit"]
         assert (await error_of(await run.chat(use_cache="no"), 400))["param"] == "use_cache"
 
 
-async def test_a_request_sets_how_long_its_answer_is_kept(start: Start) -> None:
+async def test_a_request_can_set_the_ttl_of_its_answer(start: Start) -> None:
     async with start(cache("max_ttl: 0.2")) as run:
         assert await outcomes(run, {}, **{"x-gemmapy-cache-ttl": "9999"}) == ["miss"]
         await asyncio.sleep(0.25)
@@ -420,7 +418,7 @@ async def test_a_request_sets_how_long_its_answer_is_kept(start: Start) -> None:
             assert (await error_of(response, 400))["param"] == "x-gemmapy-cache-ttl"
 
 
-# --- one generation for all --------------------------------------------------------------------------
+# --- shared generations ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -437,7 +435,7 @@ async def test_equal_calls_at_once_share_one_generation(start: Start, stream: bo
         assert len(asked(run.ollama)) == 1
 
 
-async def test_a_late_reader_gets_what_was_said_at_once_and_then_the_rest(start: Start) -> None:
+async def test_a_reader_that_joins_late_gets_the_beginning_at_once_and_then_the_rest(start: Start) -> None:
     words = Said(pieces=tuple(f"w{number} " for number in range(30)))
     stall = Fault("stall", after=10, until=(go := asyncio.Event()))
     async with start(CACHE, Simulator(faults=[stall], say=lambda body: words)) as run:
@@ -474,7 +472,7 @@ async def test_a_stream_that_joins_a_whole_answer_gets_it_in_pieces(start: Start
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
-async def test_a_whole_answer_that_joins_a_stream_keeps_its_callers_limits(start: Start, path: str) -> None:
+async def test_a_whole_answer_that_joins_a_stream_keeps_its_own_time_limits(start: Start, path: str) -> None:
     text = "plugins: {cache: {}, timeouts: {total: 0.3}}\nchains: {chat: [CHAIN]}\n"
     words, limit = Said(pieces=("a ",) * 30), {"x-stainless-read-timeout": "0.3"}
     for chain, headers in (("cache", limit), ("timeouts, cache", {})):
@@ -486,7 +484,7 @@ async def test_a_whole_answer_that_joins_a_stream_keeps_its_callers_limits(start
             first.close()
 
 
-async def test_the_generation_goes_on_when_its_first_caller_leaves(start: Start) -> None:
+async def test_the_generation_continues_when_its_first_caller_disconnects(start: Start) -> None:
     async with start(CACHE, Simulator(delay=0.01)) as run:
         first = await run.chat(stream=True)
         await first.content.readany()
@@ -505,10 +503,10 @@ async def test_the_generation_ends_with_its_last_caller(start: Start) -> None:
         for call in calls:
             call.cancel()
         await run.ollama.until_abandoned(1)
-        assert await outcomes(run, {}) == ["miss"], "and whoever asks next gets one of its own"
+        assert await outcomes(run, {}) == ["miss"], "the next call gets a generation of its own"
 
 
-async def test_a_failure_is_everybodys_and_no_stampede(start: Start) -> None:
+async def test_all_waiting_callers_get_a_failure_and_none_of_them_retries(start: Start) -> None:
     ollama = Simulator(faults=[Fault("slow_load", until=(go := asyncio.Event())), Fault("status", times=99)])
     async with start(CACHE, ollama) as run:
         calls = [asyncio.ensure_future(run.chat()) for _ in range(20)]
@@ -519,7 +517,7 @@ async def test_a_failure_is_everybodys_and_no_stampede(start: Start) -> None:
         assert len(asked(ollama)) == 1
 
 
-async def test_a_stream_that_breaks_off_breaks_off_for_all(start: Start) -> None:
+async def test_a_stream_that_breaks_off_breaks_off_for_all_readers(start: Start) -> None:
     async with start(CACHE, Simulator(faults=[Fault("error_line", after=4)], delay=0.01)) as run:
         streams = [await streamed(one) for one in await asyncio.gather(*(run.chat(stream=True) for _ in range(5)))]
         assert [bool(one.broken) for one in streams] == [True] * 5
@@ -536,7 +534,7 @@ async def test_sharing_leaves_nothing_behind(start: Start) -> None:
 # --- completions and embeddings ----------------------------------------------------------------------
 
 
-async def test_completions_are_kept_too(start: Start) -> None:
+async def test_completions_are_cached_too(start: Start) -> None:
     async with start(CACHE) as run, run.client() as client:
         raw = [
             await client.completions.with_raw_response.create(model="demo", prompt=["a", "b"], max_tokens=50, echo=echo)
@@ -547,7 +545,7 @@ async def test_completions_are_kept_too(start: Start) -> None:
         assert texts[0] == texts[1] and texts[2] == ["a" + texts[0][0], "b" + texts[0][1]]
 
 
-async def test_a_batch_with_one_new_text_asks_for_one(start: Start) -> None:
+async def test_a_batch_with_one_new_text_embeds_only_that(start: Start) -> None:
     async with start(CACHE) as run:
         one = await run.embed(input=["a", "b", "c"])
         two = await run.embed(input=["c", "new", "a", "a"])
@@ -562,7 +560,7 @@ async def test_a_batch_with_one_new_text_asks_for_one(start: Start) -> None:
         assert [document["usage"]["prompt_tokens"] > 0 for document in documents] == [True] * 3
 
 
-async def test_kept_vectors_tell_where_they_came_from_and_what_they_saved(start: Start) -> None:
+async def test_cached_embeddings_report_their_origin_and_the_tokens_saved(start: Start) -> None:
     async with start(CACHE + "models: {other: {alias: demo-embed}}\n") as run:
         bodies: list[dict[str, Any]] = [{"input": ["a b", "c"]}, {"input": ["c", "a b"], "model": "other"}]
         answers = [await run.embed(**body) for body in [*bodies, {"input": ["d", "c"]}]]
@@ -576,7 +574,7 @@ async def test_kept_vectors_tell_where_they_came_from_and_what_they_saved(start:
         assert told["saved_prompt_tokens"] == second + 2 * alone and told["saved_completion_tokens"] == 0
 
 
-async def test_kept_vectors_are_as_old_as_the_oldest_of_them(start: Start) -> None:
+async def test_the_age_of_cached_embeddings_is_that_of_the_oldest(start: Start) -> None:
     async with start(CACHE) as run:
         old = await run.embed(input="old")
         run.server.services.clock.time = lambda: time.time() + 60
@@ -586,7 +584,7 @@ async def test_kept_vectors_are_as_old_as_the_oldest_of_them(start: Start) -> No
         assert [answer.headers.get("age") for answer in [old, *answers]] == [None, "0", "60", None]
 
 
-async def test_dimensions_and_models_have_vectors_of_their_own(start: Start) -> None:
+async def test_dimensions_and_models_are_part_of_the_key_of_embeddings(start: Start) -> None:
     async with start(CACHE) as run:
         bodies: list[dict[str, Any]] = [{}, {"dimensions": 8}, {"encoding_format": "base64"}, {"dimensions": 8}]
         assert [outcome(await run.embed(**body)) for body in bodies] == ["miss", "miss", "hit", "hit"]
@@ -598,10 +596,10 @@ async def test_equal_batches_at_once_are_embedded_once(start: Start) -> None:
         assert len(asked(run.ollama, "/api/embed")) == 1
 
 
-# --- when things are away ----------------------------------------------------------------------------
+# --- unavailable upstreams, and deadlines ------------------------------------------------------------
 
 
-async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hits_are_served_while_the_upstream_is_down(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
         monkeypatch.setattr(name, 0.0)
     async with running(Simulator()) as url:
@@ -616,9 +614,7 @@ async def test_what_is_kept_is_given_while_the_upstream_is_away(start: Start, mo
         await stack.__aexit__(None, None, None)
 
 
-async def test_an_upstream_that_hangs_holds_up_one_hit_and_not_all(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_upstream_that_hangs_delays_one_hit_and_not_all(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[str] = []
 
     async def hanging(catalogue: Catalogue, name: str) -> str:
@@ -635,7 +631,7 @@ async def test_an_upstream_that_hangs_holds_up_one_hit_and_not_all(
     assert waited == ["demo"]
 
 
-async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
+async def test_a_cancelled_generation_is_an_error_for_its_readers() -> None:
     async def broken(call: Call) -> Reply:
         raise asyncio.CancelledError
 
@@ -646,7 +642,7 @@ async def test_a_generation_that_is_broken_off_ends_for_its_readers() -> None:
     await asyncio.gather(flight.task, return_exceptions=True)
 
 
-async def test_a_generation_that_is_over_is_no_work_for_the_garbage_collector(start: Start) -> None:
+async def test_a_finished_generation_leaves_no_reference_cycles(start: Start) -> None:
     async with start(CACHE) as run:
         await run.chat()
         gc.collect()
@@ -659,7 +655,7 @@ async def test_a_generation_that_is_over_is_no_work_for_the_garbage_collector(st
             gc.enable()
 
 
-async def test_each_reader_has_a_failure_of_its_own() -> None:
+async def test_each_reader_gets_its_own_copy_of_an_error() -> None:
     async def failing(call: Call) -> Reply:
         await asyncio.sleep(0)
         raise UpstreamError("no", "server")
@@ -672,17 +668,23 @@ async def test_each_reader_has_a_failure_of_its_own() -> None:
     assert other.facts == {} and str(one) == str(other) == "no" and one.cause == "server"
 
 
-async def test_retries_within_keep_the_callers_limit(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retries_below_the_cache_respect_the_callers_deadline(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = "plugins: {cache: {}, retry: {max_wait: 60}}\nchains: {chat: [cache, retry]}\n"
     monkeypatch.setattr(Retry, "wait", lambda *_: 60.0)
     async with start(text, Simulator(faults=[Fault("status", status=503)])) as run:
         headers = {"x-stainless-read-timeout": "50"}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
-        assert (await error_of(response, 503))["code"] == "upstream_overloaded", "it does not wait in vain"
+        assert (await error_of(response, 503))["code"] == "upstream_overloaded", (
+            "it must not wait for a retry past the deadline"
+        )
 
 
 @pytest.mark.parametrize("patience", [None, "300"])
-async def test_a_limit_within_holds_until_nobody_waits_any_more(start: Start, patience: str | None) -> None:
+async def test_the_deadline_of_a_shared_generation_is_that_of_its_last_reader(
+    start: Start, patience: str | None
+) -> None:
     text = "plugins: {cache: {}, timeouts: {}, retry: {}}\nchains: {chat: [cache, timeouts, retry]}\n"
     ollama = Simulator(
         say=lambda body: Said(pieces=("a ", "b ", "c ", "d ")),
@@ -697,21 +699,23 @@ async def test_a_limit_within_holds_until_nobody_waits_any_more(start: Start, pa
         put_forward(run.server.services.clock, 61)
         jump(61)
         assert (await error_of(await first, 504))["code"] == "upstream_timeout"
-        await asyncio.sleep(2 * TICK)  # who holds it to a limit has looked again
+        await asyncio.sleep(2 * TICK)  # until the deadlines have been checked again
         go.set()
         second = await joining
-        assert outcome(second) == "miss" and said(await whole(second))["content"] == "a b c d ", "who stays pays"
+        assert outcome(second) == "miss" and said(await whole(second))["content"] == "a b c d ", (
+            "the remaining reader counts as the miss"
+        )
         assert len(asked(run.ollama)) == 1
 
 
-async def test_only_a_kept_answer_is_wanted_also_where_none_is_kept(start: Start) -> None:
+async def test_only_if_cached_is_a_504_for_calls_that_are_never_cached(start: Start) -> None:
     async with start(cache("sampled: skip")) as run:
         headers = {"Cache-Control": "only-if-cached"}
         response = await run.http.post(f"{run.url}/v1/chat/completions", json=ASK, headers=headers)
         assert (await error_of(response, 504))["code"] == "not_cached" and asked(run.ollama) == []
 
 
-async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Start) -> None:
+async def test_a_chain_that_would_cache_wrong_answers_is_refused(start: Start) -> None:
     with pytest.raises(ConfigError, match="'cache' keeps answers and must come before 'retry'"):
         async with start(cache(chain="retry, cache")):
             pass
@@ -722,20 +726,20 @@ async def test_an_order_that_would_keep_the_wrong_answers_is_refused(start: Star
 
 
 OUTSIDE = {"conversations", "documents", "experiments", "limits", "stored", "templates", "usage"}
-"""What says who asks, or changes the request, and what must hear of every answer."""
+"""Plugins that set the caller or change the request, and those that must see every answer."""
 INSIDE = {"fallback", "retry"}
 ANYWHERE = {"cache", "metrics", "timeouts", "traces"}
 
 
-def test_every_plugin_stands_on_its_side_of_the_cache() -> None:
+def test_every_plugin_says_on_which_side_of_the_cache_it_must_be() -> None:
     found = {name: registry.find(name) for name in registry.known()}
     sitting = {name for name, cls in found.items() if registry.sits(cls)}
-    assert sitting == OUTSIDE | INSIDE | ANYWHERE, "a new one must say where it stands"
+    assert sitting == OUTSIDE | INSIDE | ANYWHERE, "add a new plugin to one of the sets"
     assert {name for name in sitting if list(registry.out_of_place(name, ["cache"], found))} == OUTSIDE
     assert {name for name in sitting if list(registry.out_of_place("cache", [name], found))} == INSIDE
 
 
-async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) -> None:
+async def test_an_undeclared_store_is_a_configuration_error_with_its_line(start: Start) -> None:
     told = r"proxy.yaml:1: plugins.cache: no store is called 'fast'; declare it under `stores`, or name one of: memory"
     with pytest.raises(ConfigError, match=told):
         async with start(cache("store: fast")):
@@ -743,7 +747,7 @@ async def test_a_store_that_nobody_declared_is_told_with_its_line(start: Start) 
 
 
 class Loud:
-    """A plugin that says that it changes the request."""
+    """A plugin that declares that it changes the request."""
 
     place = "changes"
 

@@ -1,4 +1,4 @@
-"""Answers survive being kept, and what nobody kept here is not taken for one."""
+"""Entries survive packing and unpacking, and invalid data is not taken for an entry."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ EVENTS = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(events=EVENTS, long=st.booleans(), seconds=st.floats(0, 1e6))
-def test_any_answer_survives_being_kept(events: list[Said], long: bool, seconds: float) -> None:
+def test_any_answer_survives_packing_and_unpacking(events: list[Said], long: bool, seconds: float) -> None:
     said = [*events, Text("word " * 2000 * long), Finish("stop")]
     entry = Entry(said, {"model": "demo:latest", "digest": "ab"}, seconds)
     assert Entry.unpack(entry.pack()) == entry
 
 
-def test_a_logprob_may_be_any_mapping() -> None:
+def test_a_logprob_can_be_any_mapping() -> None:
     kept = Entry([Text("a", 0, (MappingProxyType({"token": "a"}),)), Finish("stop")], {}, 1.0)
     assert Entry.unpack(kept.pack()) == Entry([Text("a", 0, ({"token": "a"},)), Finish("stop")], {}, 1.0)
 
@@ -76,6 +76,6 @@ GOOD = b'[[["Text","a",0,[]],["Finish","stop",0]],{"model":"demo"},1.5]'
         SMALL + zlib.compress(GOOD)[:-5],
     ],
 )
-def test_what_was_not_kept_here_is_no_answer(packed: bytes) -> None:
+def test_invalid_data_is_a_miss(packed: bytes) -> None:
     assert Entry.unpack(PLAIN + GOOD) is not None and Entry.unpack(SMALL + zlib.compress(GOOD)) is not None
     assert Entry.unpack(packed) is None

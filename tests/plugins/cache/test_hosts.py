@@ -1,4 +1,4 @@
-"""The cache over several hosts that have other weights by the same name."""
+"""The cache in front of several hosts with different weights under the same name."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from tests.whole.test_openai_upstream import far
 
 CACHE = "plugins: {cache: {}}\nchains: {chat: [cache], embeddings: [cache]}"
 FIRST, OTHER = "a" * 10, "b" * 10
-"""Digests as answers tell them; the first host's is the one that keys go by."""
+"""Digests as in the answers' header; keys use the first host's."""
 
 
 def weights(digit: str) -> list[Model]:
     return [Model(one.name, one.capabilities, digest=digit * 64) for one in CATALOGUE]
 
 
-async def of(run: Running, number: int) -> tuple[str, str]:
-    """Which weights answered a question, and what the cache did."""
+async def digest_and_outcome(run: Running, number: int) -> tuple[str, str]:
+    """The digest of the model that answered, and the cache's outcome."""
     answer = await run.chat(messages=user(f"question {number}"))
     await whole(answer)
     return answer.headers["x-gemmapy-digest"], answer.headers["x-gemmapy-cache"]
 
 
-async def test_an_answer_of_other_weights_is_not_kept(start: Start) -> None:
+async def test_an_answer_of_other_weights_is_not_cached(start: Start) -> None:
     hosts = [Simulator(models=weights(digit), delay=0.001) for digit in "ab"]
     async with pooled(start, hosts, CACHE, slots=1) as run:
-        found = await asyncio.gather(*(of(run, number) for number in range(8)))
+        found = await asyncio.gather(*(digest_and_outcome(run, number) for number in range(8)))
         await settled(run)
         assert {digest for digest, _ in found} == {FIRST, OTHER}
         for number, (digest, _) in enumerate(found):
-            again = await of(run, number)
+            again = await digest_and_outcome(run, number)
             assert again == (FIRST, "hit") if digest == FIRST else again[1] == "miss", (number, digest, again)
 
 
-async def test_vectors_of_other_weights_are_neither_kept_nor_mixed_with_those_that_are(start: Start) -> None:
+async def test_embeddings_of_other_weights_are_neither_cached_nor_mixed_with_cached_ones(start: Start) -> None:
     hosts = [Simulator(models=weights(digit)) for digit in "ab"]
     async with pooled(start, hosts, CACHE, slots=1) as run:
         known = await run.embed(input=["known", "too"])
@@ -54,8 +54,8 @@ async def test_vectors_of_other_weights_are_neither_kept_nor_mixed_with_those_th
         assert again[0].headers["x-gemmapy-digest"] == FIRST
 
 
-async def test_another_server_behind_the_same_name_makes_another_answer(start: Start) -> None:
-    """Of one that speaks OpenAI's API no digest of the weights is known."""
+async def test_another_url_of_an_openai_upstream_is_a_miss(start: Start) -> None:
+    """Servers with OpenAI's API do not report a digest, so the key has their URL and options."""
     chain = "plugins: {cache: {}}\nchains: {chat: [cache]}\n"
     async with far(Simulator()) as one, far(Simulator()) as other, start(far_of(chain, one)) as run:
         for text in (far_of(chain, one), far_of(chain, other), far_of(chain, other, ", options: [top_k]")):

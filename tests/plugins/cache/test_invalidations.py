@@ -1,4 +1,4 @@
-"""What is taken out of the cache stays out, also where its answer was still under way."""
+"""Invalidated entries stay out of the cache, even if their answer was still being generated."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str], bool]] = [
 ]
 
 
-async def outcome(run: Running, number: int, **body: Any) -> Any:
-    """A stream that has begun."""
+async def stream(run: Running, number: int, **body: Any) -> Any:
+    """The response to a streamed call, which has begun."""
     body = {"model": "demo", "stream": True, "messages": user(f"number {number}"), **body}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=body, headers=A)
     assert response.status == 200
     return response
 
 
-async def test_an_answer_under_way_is_not_kept_and_nobody_joins_it(start: Start) -> None:
+async def test_an_answer_in_flight_during_an_invalidation_is_neither_cached_nor_shared(start: Start) -> None:
     async with start(TEXT, Simulator(delay=0.004)) as run:
         for number, (action, body, who, stays) in enumerate(CASES):
-            first, other = await outcome(run, number), await outcome(run, number + 300)
+            first, other = await stream(run, number), await stream(run, number + 300)
             method, _, path = action.partition(" ")
             told = await run.http.request(method, f"{run.url}{path}", json=body, headers=who)
             assert told.status == 200, await told.text()
-            second = await outcome(run, number + 300)
-            joined = ("shared", "hit") if stays else ("miss",)  # a hit where it was over so soon
+            second = await stream(run, number + 300)
+            joined = ("shared", "hit") if stays else ("miss",)  # a hit if it has already finished
             assert second.headers["x-gemmapy-cache"] in joined, (action, body)
             for one in (first, other, second):
                 assert b"[DONE]" in await one.read()
             await run.settled()
-            third = await outcome(run, number)
+            third = await stream(run, number)
             assert third.headers["x-gemmapy-cache"] == ("hit" if stays else "miss"), (action, body)
             await third.read()
             await run.settled()
-            assert (await outcome(run, number)).headers["x-gemmapy-cache"] == "hit", "what came afterwards is kept"
+            assert (await stream(run, number)).headers["x-gemmapy-cache"] == "hit", "a later answer is cached"
 
 
-async def test_vectors_under_way_are_not_kept(start: Start) -> None:
+async def test_embeddings_in_flight_during_an_invalidation_are_not_cached(start: Start) -> None:
     stall = Fault("stall", path="/api/embed", until=(go := asyncio.Event()))
     async with start(TEXT, Simulator(faults=[stall])) as run:
 
@@ -75,7 +75,7 @@ async def test_vectors_under_way_are_not_kept(start: Start) -> None:
 
 
 @pytest.mark.parametrize("count", [1, MOST, MOST + 5])
-def test_what_is_remembered_is_bounded(count: int) -> None:
+def test_the_number_of_remembered_invalidations_is_bounded(count: int) -> None:
     clock = Watch()
     invalidations = Invalidations(clock)
     began = clock.monotonic()
@@ -84,5 +84,7 @@ def test_what_is_remembered_is_bounded(count: int) -> None:
         clock.now += 1
         invalidations.add("cache:1:x:")
     assert invalidations.took(began, "cache:1:x:k", bytes) and len(invalidations.last) <= MOST
-    assert invalidations.took(began, "cache:1:y:k", bytes) == (count > MOST), "what is forgotten is taken to fit"
+    assert invalidations.took(began, "cache:1:y:k", bytes) == (count > MOST), (
+        "a forgotten invalidation counts as one that matches"
+    )
     assert not invalidations.took(clock.monotonic() + 1, "cache:1:x:k", bytes)

@@ -1,4 +1,4 @@
-"""Keys that are made once for a chat that comes again."""
+"""Keys, which are computed once for a repeated chat."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def remembered(keys: Keys, one: Call, stamp: str = "stamp") -> tuple[bytes, str]
     return made
 
 
-def test_the_same_chat_has_the_key_that_an_equal_one_has() -> None:
+def test_equal_chats_have_equal_keys() -> None:
     keys, one = Keys(), call()
     made = remembered(keys, one)
     told = told_of(asked_of(one.ask), "chat", "stamp")
     assert made == keys.of(one, "stamp") == keys.of(call(), "stamp") == (told, key_of(told))
 
 
-def test_another_model_or_route_makes_another_key_of_the_same_chat() -> None:
+def test_the_model_and_the_route_are_part_of_the_key() -> None:
     keys, one = Keys(), call()
     found = [remembered(keys, *of) for of in ((one, "a"), (one, "b"), (one.but(route="internal"), "b"), (one, "a"))]
     assert len(set(found)) == 3 and found[0] == found[3]
 
 
-def test_keys_go_with_their_chats() -> None:
+def test_remembered_keys_are_freed_with_their_chats() -> None:
     keys = Keys()
     held = [call(str(number)) for number in range(20)]
     assert len({remembered(keys, one) for one in held}) == len(keys.known) == 20
@@ -42,7 +42,7 @@ def test_keys_go_with_their_chats() -> None:
 
 
 def called(arguments: str) -> str:
-    """The key of a chat in which a function was called."""
+    """The key of a chat with a function call."""
     message = Message("assistant", tool_calls=(ToolCall("id", "f", arguments),))
     return key_of(told_of(asked_of(Chat((message,))), "chat", "stamp"))
 
@@ -56,10 +56,10 @@ def called(arguments: str) -> str:
         ('{"wei": 123456789012345678901}', '{"wei": 123456789012345678901}', True),
     ],
 )
-def test_arguments_are_equal_when_their_values_are(one: str, other: str, same: bool) -> None:
+def test_tool_arguments_are_compared_by_value(one: str, other: str, same: bool) -> None:
     assert (called(one) == called(other)) is same
 
 
 @pytest.mark.parametrize("levels", [190, 199, 230, 1000])
-def test_arguments_of_any_depth_have_a_key(levels: int) -> None:
+def test_tool_arguments_of_any_depth_have_a_key(levels: int) -> None:
     assert called('{"a": ' + "[" * levels + "1" + "]" * levels + "}") != called("{}")

@@ -1,4 +1,4 @@
-"""Answers on their way into a store: had from there meanwhile, bounded, written together, and lost to nobody."""
+"""Entries waiting to be written to a store: readable meanwhile, bounded, written in batches, and not lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.plugins.cache.test_cache import CACHE, outcomes
 
 
 class Store(Memory):
-    """Writes when it may, or fails."""
+    """Writes once `may` is set, or fails."""
 
     def __init__(self) -> None:
         super().__init__(10_000_000, Clock())
@@ -39,7 +39,7 @@ class Store(Memory):
 
 
 class Failures(list[str]):
-    """The keys of what could not be kept."""
+    """The keys of entries that could not be written."""
 
 
 def item(
@@ -53,7 +53,7 @@ def item(
     )
 
 
-async def test_what_is_on_its_way_can_be_had_and_is_then_in_the_store() -> None:
+async def test_a_pending_entry_is_readable_and_then_in_the_store() -> None:
     async with lent() as services:
         box, store, failures = Outbox(services), Store(), Failures()
         box.put(item(store, 1, failures))
@@ -66,7 +66,7 @@ async def test_what_is_on_its_way_can_be_had_and_is_then_in_the_store() -> None:
         assert box.held == {} and failures == []
 
 
-async def test_an_answer_is_packed_once_however_often_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_is_packed_once_however_often_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     pack, packed = Entry.pack, list[Entry]()
 
     def counted(entry: Entry) -> bytes:
@@ -83,19 +83,19 @@ async def test_an_answer_is_packed_once_however_often_it_is_had(monkeypatch: pyt
         assert len(packed) == 1 and len(store.kept) == 1
 
 
-async def test_they_are_written_together_when_there_are_many_and_soon_when_there_are_few() -> None:
+async def test_many_entries_are_written_in_batches_and_few_soon() -> None:
     async with lent() as services:
         box, store, failures = Outbox(services), Store(), Failures()
         store.may.set()
         for number in range(outbox.TOGETHER + 1):
             box.put(item(store, number, failures))
         async with asyncio.timeout(30):
-            while len(store.kept) <= outbox.TOGETHER:  # noqa: ASYNC110  (a timer writes the last, and tells nobody)
+            while len(store.kept) <= outbox.TOGETHER:  # noqa: ASYNC110  (a timer writes the last one; there is no event)
                 await asyncio.sleep(0.01)
         assert store.sets == [outbox.TOGETHER, 1] and box.held == {}
 
 
-async def test_a_store_that_is_too_slow_keeps_what_it_can() -> None:
+async def test_with_a_slow_store_the_number_of_pending_entries_is_bounded() -> None:
     async with lent() as services:
         box, store, failures = Outbox(services), Store(), Failures()
         for number in range(outbox.MOST + 5):
@@ -106,7 +106,7 @@ async def test_a_store_that_is_too_slow_keeps_what_it_can() -> None:
         assert len(store.kept) == outbox.MOST and box.held == {}
 
 
-async def test_what_fails_is_counted_and_what_expired_or_is_too_large_is_not_kept() -> None:
+async def test_failures_are_counted_and_expired_or_oversized_entries_dropped() -> None:
     async with lent() as services:
         box, store, failures = Outbox(services), Store(), Failures()
         store.may.set()
@@ -122,7 +122,7 @@ async def test_what_fails_is_counted_and_what_expired_or_is_too_large_is_not_kep
         assert failures == ["k4"] and box.held == {}
 
 
-async def test_a_newer_answer_is_not_taken_for_the_one_that_is_being_written() -> None:
+async def test_a_newer_entry_stays_pending_while_the_older_one_is_written() -> None:
     async with lent() as services:
         box, store, failures = Outbox(services), Store(), Failures()
         box.put(item(store, 1, failures))
@@ -136,7 +136,7 @@ async def test_a_newer_answer_is_not_taken_for_the_one_that_is_being_written() -
         assert b"newer" in store.kept["k1"][0]
 
 
-async def test_a_reload_and_a_stop_lose_nothing(start: Start, tmp_path: Path) -> None:
+async def test_a_reload_and_a_shutdown_lose_no_entry(start: Start, tmp_path: Path) -> None:
     async with running(Simulator()) as url:
         text = CACHE.replace("cache: {}", "cache: {store: own}")
         text += f"stores: {{own: {{disk: {{path: '{tmp_path}/c.db'}}}}}}\nupstreams: {{local: {{ollama: '{url}'}}}}\n"

@@ -1,4 +1,4 @@
-"""A cache whose Redis fails: answers go on without it, soon and correctly, and it comes back by itself."""
+"""A cache whose Redis fails: calls are answered without it, and it is used again by itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
 
 
 def config(server: RedisServer, timeout: float = 30) -> str:
-    """A patient store, unless its trouble is what is tested: the machine may be slow, too."""
+    """A store with a long time limit, because the machine may be slow; tests of failures set a shorter one."""
     return (
         f"stores: {{shared: {{redis: '{server.url}', timeout: {timeout}}}}}\nplugins: {{cache: {{store: shared}}}}\n"
         "chains: {chat: [cache], embeddings: [cache]}\n"
@@ -32,7 +32,7 @@ def config(server: RedisServer, timeout: float = 30) -> str:
 
 
 async def ask(run: Running, seed: int, stream: bool = False) -> str:
-    """What the cache did, once it has done it; the answer itself must be right."""
+    """The cache's outcome, once the entry is written; checks that the answer is right."""
     outcome = await asked(run, seed, stream)
     await run.settled()
     return outcome
@@ -48,15 +48,15 @@ async def asked(run: Running, seed: int, stream: bool) -> str:
     return str(response.headers["x-gemmapy-cache"])
 
 
-async def until_healed(run: Running) -> None:
-    """Return when an answer comes out of Redis again."""
+async def until_recovered(run: Running) -> None:
+    """Wait until an answer is a hit from Redis again."""
     async with asyncio.timeout(30):
         while await ask(run, 100) != "hit":
-            await settled(run)  # what is given afterwards is not given on its way there
+            await settled(run)  # so that the next hit comes from Redis and not from the pending writes
             await asyncio.sleep(0.02)
 
 
-async def test_two_servers_share_what_is_in_redis(start: Start, server: RedisServer) -> None:
+async def test_two_servers_share_a_cache_in_redis(start: Start, server: RedisServer) -> None:
     async with start(config(server)) as one, start(config(server)) as other:
         text = config(server) + f"upstreams: {{local: {{ollama: '{upstream_of(one)}'}}}}\n"
         other.configure(text)
@@ -71,7 +71,7 @@ def upstream_of(run: Running) -> str:
 
 
 @pytest.mark.parametrize("trouble", ["killed", "frozen"])
-async def test_answers_go_on_without_it_and_it_heals(
+async def test_calls_are_answered_without_redis_and_use_it_again_later(
     start: Start, server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "REST", 0.2)
@@ -85,13 +85,13 @@ async def test_answers_go_on_without_it_and_it_heals(
                 await server.start()
             else:
                 server.thaw()
-            await until_healed(run)
+            await until_recovered(run)
         assert len([text for text in caplog.messages if "go on without it" in text]) == 1
         told = await (await run.http.get(f"{run.url}/api/cache/stats")).json()
         assert told["errors"] > 0
 
 
-async def test_killed_and_restarted_under_load_it_costs_no_answer(start: Start, server: RedisServer) -> None:
+async def test_killing_and_restarting_redis_under_load_fails_no_call(start: Start, server: RedisServer) -> None:
     stop = asyncio.Event()
     count = 0
 
@@ -115,7 +115,7 @@ async def test_killed_and_restarted_under_load_it_costs_no_answer(start: Start, 
     assert count > 50
 
 
-async def test_one_that_is_full_keeps_nothing_and_answers_go_on(start: Start, tmp_path: Path) -> None:
+async def test_a_full_redis_caches_nothing_and_calls_are_answered(start: Start, tmp_path: Path) -> None:
     full = redis_server(tmp_path, "--maxmemory", "1", "--maxmemory-policy", "noeviction")
     async with full as server, start(config(server)) as run:
         for _ in range(10):
@@ -139,7 +139,7 @@ async def test_garbage_under_a_key_is_a_miss(start: Start, server: RedisServer) 
             assert await ask(run, 1) == "hit"
 
 
-async def test_no_secret_of_its_url_is_told(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_secret_of_the_url_is_revealed(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     text = "stores: {shared: {redis: 'redis://user:canary@127.0.0.1:9/0'}}\n"
     async with start(f"{text}plugins: {{cache: {{store: shared}}}}\nchains: {{chat: [cache]}}\n") as run:
         assert await ask(run, 1) == "miss"

@@ -1,4 +1,4 @@
-"""Questions that mean the same in other words."""
+"""The semantic cache: hits for questions that mean the same in other words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(more: str = ", audit: 0") -> str:
 
 
 async def asked(run: Running, text: str, headers: dict[str, str] = ALICE, **body: Any) -> tuple[str, str | None]:
-    """What the cache did, and how like the question was whose answer it gave."""
+    """The cache's outcome, and the similarity of the question whose answer was used."""
     document = {"model": "demo", "messages": user(text), **body}
     response = await run.http.post(f"{run.url}/v1/chat/completions", json=document, headers=headers)
     assert response.status == 200, await response.text()
@@ -52,7 +52,7 @@ async def stats(run: Running) -> Any:
         ("Explain how TCP works", "Describe how TCP works"),
     ],
 )
-def test_other_words_may_mean_the_same(one: str, other: str) -> None:
+def test_paraphrases_match(one: str, other: str) -> None:
     assert alike(one, other) and alike(other, one)
 
 
@@ -84,11 +84,11 @@ def test_other_words_may_mean_the_same(one: str, other: str) -> None:
         ("今天会下雨吗", "明天会下雨吗"),
     ],
 )
-def test_what_turns_an_answer_is_looked_for(one: str, other: str) -> None:
+def test_questions_with_a_decisive_difference_do_not_match(one: str, other: str) -> None:
     assert not alike(one, other) and not alike(other, one)
 
 
-def test_the_same_words_are_the_same_question_in_every_language() -> None:
+def test_identical_questions_match_in_every_language() -> None:
     assert alike("Wann beginnt der Winter?", "Wann beginnt der Winter") and alike("今天会下雨吗", "今天会下雨吗\uff1f")
 
 
@@ -105,17 +105,17 @@ def test_the_same_words_are_the_same_question_in_every_language() -> None:
         ("", "", False),
     ],
 )
-def test_answers_that_are_at_odds_are_so_however_alike_they_sound(one: str, other: str, odds: bool) -> None:
+def test_contradicting_answers_are_recognised(one: str, other: str, odds: bool) -> None:
     assert at_odds(one, other) is at_odds(other, one) is odds
 
 
-async def test_a_like_question_gets_the_answer_that_is_there(start: Start) -> None:
+async def test_a_similar_question_is_a_hit(start: Start) -> None:
     async with start(config()) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN) == ("hit", "1.0000")
         assert await asked(run, AGAIN, stream=True) == ("hit", "1.0000")
         assert await asked(run, FRANCE) == ("hit", None)
-        assert run.ollama.finished == 3, "one answer, and the vectors of two questions"
+        assert run.ollama.finished == 3, "one generation, and the embeddings of two questions"
         told = await stats(run)
         assert (told["hits"], told["questions"], told["errors"]) == (2, 1, 0)
 
@@ -132,31 +132,31 @@ async def test_a_like_question_gets_the_answer_that_is_there(start: Start) -> No
         {"messages": user(f"{AGAIN} {AGAIN.title()}")},
     ],
 )
-async def test_all_else_must_be_the_same(start: Start, body: dict[str, Any]) -> None:
+async def test_everything_but_the_question_must_be_equal(start: Start, body: dict[str, Any]) -> None:
     async with start(config()) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN, **body) == ("miss", None)
 
 
-async def test_a_caller_gets_no_other_callers_answer(start: Start) -> None:
+async def test_callers_do_not_share_answers(start: Start) -> None:
     async with start(config()) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN, OPS) == ("miss", None)
 
 
-async def test_the_same_words_in_another_order_are_another_question(start: Start) -> None:
+async def test_the_same_words_in_another_order_do_not_match(start: Start) -> None:
     async with start(config()) as run:
         assert await asked(run, "Does the dog bite the man?") == ("miss", None)
-        assert await asked(run, "Does the man bite the dog?") == ("miss", None), "their vectors are the same"
+        assert await asked(run, "Does the man bite the dog?") == ("miss", None), "although their embeddings are equal"
 
 
-async def test_a_question_may_refuse_what_is_kept(start: Start) -> None:
+async def test_no_cache_prevents_a_semantic_hit(start: Start) -> None:
     async with start(config()) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN, {**ALICE, "Cache-Control": "no-cache"}) == ("miss", None)
 
 
-async def test_without_vectors_calls_go_on(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_calls_are_answered_without_the_embedding_model(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     text = config().replace("demo-embed", "nothing")
     async with start(text) as run:
         assert await asked(run, FRANCE) == await asked(run, AGAIN) == ("miss", None)
@@ -164,7 +164,7 @@ async def test_without_vectors_calls_go_on(start: Start, caplog: pytest.LogCaptu
     assert sum("the semantic cache is skipped" in one.getMessage() for one in caplog.records) == 1
 
 
-async def test_a_bad_answer_is_not_given_to_the_question_again(start: Start, tmp_path: Path) -> None:
+async def test_an_answer_rated_down_is_not_used_again(start: Start, tmp_path: Path) -> None:
     own = config().replace("chat: [cache]", "chat: [usage, cache]").replace("{cache:", "{usage: {}, cache:")
     text = f"database: {{url: 'sqlite:///{tmp_path}/records.db'}}\n{own}"
     async with start(text) as run:
@@ -172,33 +172,35 @@ async def test_a_bad_answer_is_not_given_to_the_question_again(start: Start, tmp
         assert await asked(run, AGAIN, {**ALICE, "X-Request-Id": "bad"}) == ("hit", "1.0000")
         async with run.http.post(f"{run.url}/api/metrics/bad/rate", json={"rating": "down"}, headers=ALICE) as rated:
             assert rated.status == 200, await rated.text()
-        assert await asked(run, FRANCE) == ("miss", None), "the answer is gone"
-        assert await asked(run, AGAIN) == ("miss", None), "and its like is no more one"
+        assert await asked(run, FRANCE) == ("miss", None), "the entry is gone"
+        assert await asked(run, AGAIN) == ("miss", None), "and the pair no longer matches"
         assert (await stats(run))["vetoed"] == 1
         async with run.http.post(f"{run.url}/api/cache/clear", headers=ALICE) as cleared:
             assert cleared.status == 200, await cleared.text()
         assert await asked(run, AGAIN) == ("miss", None)
-        assert await asked(run, FRANCE) == ("miss", None), "nor the other way round"
+        assert await asked(run, FRANCE) == ("miss", None), "nor in the other direction"
 
 
 @pytest.mark.parametrize("other", ["Paris", "Nowhere, and nobody ever heard of it", "London"])
-async def test_an_audit_measures_how_many_were_wrong(start: Start, other: str) -> None:
+async def test_an_audit_counts_wrong_hits(start: Start, other: str) -> None:
     right = other == "Paris"
     answers = iter(["The capital is Paris.", f"The capital is {other}."])
     async with start(config(", audit: 1"), Simulator(say=lambda body: Said(next(answers, "more")))) as run:
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN) == ("hit", "1.0000")
         async with asyncio.timeout(20):
-            while not (told := await stats(run))["audited"]:  # noqa: ASYNC110  (it tells nobody)
+            while not (told := await stats(run))["audited"]:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         wrong = int(not right)
         assert (told["audited"], told["wrong"], told["wrong_hit_rate"]) == (1, wrong, float(wrong))
         assert told["vetoed"] == wrong
-        assert (await asked(run, AGAIN))[0] == ("hit" if right else "miss"), "a pair that is wrong is none any more"
+        assert (await asked(run, AGAIN))[0] == ("hit" if right else "miss"), (
+            "a pair found to be wrong no longer matches"
+        )
 
 
-async def test_a_bad_answer_is_none_in_other_processes_either(start: Start, tmp_path: Path) -> None:
-    """Two servers with the same store and database, as two workers; the call is rated by way of the other one."""
+async def test_an_answer_rated_down_is_not_used_in_other_processes_either(start: Start, tmp_path: Path) -> None:
+    """Two servers with one store and database, like two workers; the rating goes to the other one."""
     own = (
         config()
         .replace("chat: [cache]", "chat: [usage, cache]")
@@ -209,30 +211,30 @@ async def test_a_bad_answer_is_none_in_other_processes_either(start: Start, tmp_
         assert await asked(run, FRANCE) == ("miss", None)
         assert await asked(run, AGAIN, {**ALICE, "X-Request-Id": "bad"}) == ("hit", "1.0000")
         async with asyncio.timeout(20):
-            while True:  # until it is written down
+            while True:  # until the call is recorded
                 rate = f"{other.url}/api/metrics/bad/rate"
                 async with other.http.post(rate, json={"rating": "down"}, headers=ALICE) as rated:
                     if rated.status == 200:
                         break
                 await asyncio.sleep(0.05)
         async with asyncio.timeout(20):
-            while (await stats(other))["vetoed"] != 1:  # noqa: ASYNC110  (it tells nobody)
+            while (await stats(other))["vetoed"] != 1:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
-            while (await asked(run, FRANCE))[0] != "miss":  # noqa: ASYNC110  (the answer is gone, soon)
+            while (await asked(run, FRANCE))[0] != "miss":  # noqa: ASYNC110  (until the entry is gone)
                 await asyncio.sleep(0.01)
-        assert await asked(run, AGAIN) == ("miss", None), "and its like is no more one, in the process that gave it"
+        assert await asked(run, AGAIN) == ("miss", None), (
+            "and the pair no longer matches in the process that gave the answer"
+        )
 
 
-async def test_vectors_that_come_too_late_are_not_waited_for_each_time(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_slow_embedding_the_next_calls_do_not_wait(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic, "PATIENCE", 0.0)
     async with start(config()) as run:
         assert await asked(run, FRANCE) == await asked(run, AGAIN) == ("miss", None)
         assert (await stats(run))["errors"] == 1
 
 
-def test_the_oldest_question_makes_room_and_not_the_newest() -> None:
+def test_the_oldest_question_is_evicted_and_not_the_newest() -> None:
     sphere, one = Sphere(1), np.ones(1, np.float32)
     for number in range(7):
         sphere.add(str(number), "q", one, 4)
@@ -241,7 +243,7 @@ def test_the_oldest_question_makes_room_and_not_the_newest() -> None:
     assert all(sphere.asked[place][0] == where for where, place in sphere.places.items())
 
 
-def test_memory_is_bounded_where_every_question_has_surroundings_of_its_own() -> None:
+def test_memory_is_bounded_if_every_question_has_its_own_context() -> None:
     index, one = Index(), np.ones(100, np.float32)
     for number in range(50):
         index.add(f"{number}", "where", "q", one, 20)
@@ -263,4 +265,4 @@ def test_the_index_is_bounded() -> None:
     index.drop(f"of one {MOST - 1}", "where")
     assert index.near(f"of one {MOST - 1}", one, 0.9) == []
     index.add("wider", "a", "q", np.ones(2, np.float32) / 2**0.5, MOST)
-    assert index.near("wider", one, 0.9) == [], "a vector of another length is like none"
+    assert index.near("wider", one, 0.9) == [], "a vector of another length matches none"

@@ -1,4 +1,4 @@
-"""What the tests of comparisons have in common."""
+"""Helpers for the tests of comparisons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ THREE = [*TWO, "phi"]
 
 
 class Odd:
-    """Has a fault that only llamas meet."""
+    """A plugin that raises an unexpected exception for calls to `llama` only."""
 
     class Settings(Strict):
         pass
@@ -45,7 +45,7 @@ def config(url: str, chain: str = "", internal: str = "", more: str = "", **sett
 
 
 def judged(body: Json) -> Said | None:
-    """A judge that prefers the answer of `llama`, wherever it stands; and says which is first, if it is called so."""
+    """A judge that prefers `llama`'s answer wherever it is; the model `first` prefers the first answer."""
     if body.get("format") is None or not body.get("messages"):
         return None
     if body["model"].startswith("first"):
@@ -60,7 +60,7 @@ def judged(body: Json) -> Said | None:
 
 
 def models(*more: str, **options: Any) -> Simulator:
-    """Models that say who they are."""
+    """Simulated models whose answers name them."""
 
     def say(body: Json) -> Said | None:
         if (said := judged(body)) is not None:
@@ -87,7 +87,7 @@ async def compare(run: Running, who: Mapping[str, str] = A, status: int = 200, *
 
 
 async def streamed(run: Running, who: Mapping[str, str] = A, **body: Any) -> list[tuple[str, Json]]:
-    """The events of a comparison, and the error that it ended with as `error`."""
+    """The events of a comparison's stream; an error at its end as `error`."""
     given = {"models": TWO, "prompt": "hi", "stream": True, **body}
     async with run.http.post(f"{run.url}/api/ollama/compare", headers=who, json=given) as response:
         text = await response.text()

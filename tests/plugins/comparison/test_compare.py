@@ -1,4 +1,4 @@
-"""One question to several models, over SQLite and PostgreSQL."""
+"""One question to several models, with SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMPARE = "/api/ollama/compare"
 PRICES = "costs: {prices: {models: {'*': {input: 1, output: 2}}}}\n"
 
 
-async def test_every_model_answers_and_what_it_took_is_told_and_kept(start: Start, database_url: str) -> None:
+async def test_every_models_answer_and_figures_are_returned_and_stored(start: Start, database_url: str) -> None:
     async with start(config(database_url, "usage", more=PRICES), models()) as run:
         told = await compare(run, prompt="hi\0 there", system="Be brief.", temperature=0.5, seed=7, max_tokens=50)
         assert [one["model"] for one in told["results"]] == TWO
@@ -89,7 +89,7 @@ WRONG: list[tuple[Json, str, str]] = [
 ]
 
 
-async def test_what_is_wrong_is_named(start: Start, tmp_path: Any) -> None:
+async def test_an_invalid_field_is_named_in_the_error(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", "retry"), models()) as run:
         for wrong, param, code in WRONG:
             body = {"models": TWO, "prompt": "hi", **wrong}
@@ -98,7 +98,7 @@ async def test_what_is_wrong_is_named(start: Start, tmp_path: Any) -> None:
         assert asked(run.ollama) == []
 
 
-async def test_a_model_that_fails_is_a_result_and_if_all_do_that_is_the_answer(start: Start, database_url: str) -> None:
+async def test_one_failed_model_is_a_result_and_all_failed_are_an_error(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         told = await compare(run, models=["nobody", "llama"])
         failed, good = told["results"]
@@ -114,7 +114,7 @@ async def test_a_model_that_fails_is_a_result_and_if_all_do_that_is_the_answer(s
         assert len((await asks(run, "GET", "/api/comparisons"))["data"]) == 1
 
 
-async def test_a_stream_says_the_same_as_it_comes(start: Start, tmp_path: Any) -> None:
+async def test_a_stream_has_the_same_results(start: Start, tmp_path: Any) -> None:
     ollama = models(faults=[Fault("error_line", after=2, path="/api/chat")])
     async with start(config(f"sqlite:///{tmp_path}/x.db", at_once=1), ollama) as run:
         events = await streamed(run, models=["mistral", "llama"])
@@ -137,7 +137,7 @@ async def test_a_stream_says_the_same_as_it_comes(start: Start, tmp_path: Any) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_ends_every_call_and_leaves_nothing(
+async def test_a_client_that_disconnects_cancels_every_call_and_nothing_is_stored(
     start: Start, tmp_path: Any, stream: bool
 ) -> None:
     ollama = models(faults=[Fault("stall", after=1, times=3)])
@@ -155,7 +155,7 @@ async def test_a_client_that_leaves_ends_every_call_and_leaves_nothing(
         assert api_of(run).ends.awaited == {}
 
 
-async def test_models_are_asked_in_their_order_so_many_at_once(start: Start, tmp_path: Any) -> None:
+async def test_models_are_called_in_order_with_bounded_concurrency(start: Start, tmp_path: Any) -> None:
     most = 0
 
     def say(body: Json) -> Said | None:
@@ -170,9 +170,7 @@ async def test_models_are_asked_in_their_order_so_many_at_once(start: Start, tmp
         assert [one["model"].partition(":")[0] for one in asked(ollama)] == given and most == 1
 
 
-async def test_what_was_kept_is_told_as_that_and_a_bad_answer_is_not_given_again(
-    start: Start, database_url: str
-) -> None:
+async def test_cached_results_are_marked_and_a_rating_down_invalidates_them(start: Start, database_url: str) -> None:
     async with start(config(database_url, "usage, cache"), models()) as run:
         await compare(run)
         await settled(run)
@@ -192,7 +190,7 @@ async def test_what_was_kept_is_told_as_that_and_a_bad_answer_is_not_given_again
         assert [one["cached"] for one in anew["results"]] == [False, False]
 
 
-async def test_anothers_answer_in_its_place_is_not_the_models(start: Start, tmp_path: Any) -> None:
+async def test_a_fallbacks_answer_does_not_count_as_the_models(start: Start, tmp_path: Any) -> None:
     ollama = models(faults=[Fault("status", status=500)])
     text = config(f"sqlite:///{tmp_path}/x.db", "fallback", at_once=1).replace(
         '"fallback": {}', '"fallback": {"default": ["phi"]}'
@@ -203,7 +201,7 @@ async def test_anothers_answer_in_its_place_is_not_the_models(start: Start, tmp_
         assert second["success"]
 
 
-async def test_a_key_asks_only_what_it_opens(start: Start, tmp_path: Any) -> None:
+async def test_a_key_reaches_only_the_models_and_routes_it_allows(start: Start, tmp_path: Any) -> None:
     more = "keys: {alice: a-key, small: {key: s-key, models: ['llama*']}, embeds: {key: e-key, routes: [embeddings]}}\n"
     text = config(f"sqlite:///{tmp_path}/x.db", "usage")
     async with start(text[: text.index("keys:")] + more, models()) as run:
@@ -211,7 +209,7 @@ async def test_a_key_asks_only_what_it_opens(start: Start, tmp_path: Any) -> Non
         assert one["success"] and other["error"]["code"] == "model_not_allowed"
         rows = await written(run, 2)
         assert {(row["asked"], row["error"]) for row in rows} == {("llama", ""), ("mistral", "model_not_allowed")}
-        assert len(rows) == 2  # whatever else refuses it, it is one call
+        assert len(rows) == 2  # a refused call is recorded once
         embeds = {"Authorization": "Bearer e-key"}
         assert (await compare(run, embeds, 403))["error"]["code"] == "route_not_allowed"
         judged = await asks(run, "POST", "/api/comparisons/cmp_x/judge", embeds, 403, model="llama")
@@ -219,7 +217,7 @@ async def test_a_key_asks_only_what_it_opens(start: Start, tmp_path: Any) -> Non
         assert len(asked(run.ollama)) == 1
 
 
-async def test_names_are_hidden_until_the_vote(
+async def test_model_names_are_hidden_until_the_vote(
     start: Start, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chances = iter((0.7, 0.2, 0.5))
@@ -236,10 +234,10 @@ async def test_names_are_hidden_until_the_vote(
         for one in seen:
             assert [result["model"] for result in one["results"]] == ["A", "B", "C"]
             assert not any(name in json.dumps(one) for name in ("llama", "nobody", "phi", "req_"))
-        for winner in ("llama", "A", "D"):  # a name that is hidden, one that failed, one that is not there
+        for winner in ("llama", "A", "D"):  # a hidden name, a failed model, an unknown one
             wrong = await asks(run, "POST", f"/api/comparisons/{id}/rate", status=400, winner=winner)
             assert (wrong["error"]["param"], wrong["error"]["code"]) == ("winner", "invalid_value")
-        failed: Json = {"model": "A", "rating": "up"}  # nobody said anything that could be liked
+        failed: Json = {"model": "A", "rating": "up"}  # no model gave an answer to vote for
         assert (await asks(run, "POST", f"/api/comparisons/{id}/rate", status=400, **failed))["error"][
             "param"
         ] == "model"
@@ -264,7 +262,7 @@ NO_VOTES: list[Json] = [
 ]
 
 
-async def test_a_vote_that_says_nothing_is_refused(start: Start, tmp_path: Any) -> None:
+async def test_an_invalid_vote_is_refused(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         id = (await compare(run))["comparison_id"]
         for form in NO_VOTES:
@@ -272,7 +270,7 @@ async def test_a_vote_that_says_nothing_is_refused(start: Start, tmp_path: Any) 
             assert (await error_of(response, 400))["code"] == "invalid_value", form
 
 
-async def test_a_database_that_is_away_costs_no_answers(
+async def test_answers_are_returned_while_the_database_is_down(
     start: Start, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: object) -> None:
@@ -283,14 +281,14 @@ async def test_a_database_that_is_away_costs_no_answers(
         told = await compare(run, judge={"model": "judge"})
         assert told["kept"] is False and [one["success"] for one in told["results"]] == [True, True]
         told = await compare(run, blind=True)
-        assert sorted(one["model"] for one in told["results"]) == TWO, "there will be no vote that tells them"
+        assert sorted(one["model"] for one in told["results"]) == TWO, "names are shown at once, as no vote is possible"
         monkeypatch.setattr(Store, "ready", away)
         before = len(asked(run.ollama))
         assert (await compare(run, status=503))["error"]["code"] == "database_unavailable"
         assert len(asked(run.ollama)) == before
 
 
-async def test_what_is_kept_is_bounded(start: Start, database_url: str) -> None:
+async def test_stored_comparisons_are_bounded_in_number_and_size(start: Start, database_url: str) -> None:
     long = "wörd " * 100
     ollama = models(say=lambda body: Said(long if body["model"].startswith("llama") else "short"))
     async with start(config(database_url, max_comparisons=2, max_bytes=300), ollama) as run:
@@ -308,7 +306,7 @@ async def test_what_is_kept_is_bounded(start: Start, database_url: str) -> None:
 
 
 @pytest.mark.parametrize(("at_once", "status"), [(2, 200), (1, 504)])
-async def test_a_caller_that_waits_no_longer_gets_what_there_is(
+async def test_at_the_callers_deadline_the_finished_results_are_returned(
     start: Start, tmp_path: Any, at_once: int, status: int
 ) -> None:
     ollama = models(faults=[Fault("stall", after=1)])
@@ -316,7 +314,7 @@ async def test_a_caller_that_waits_no_longer_gets_what_there_is(
         given, headers = {"models": TWO, "prompt": "hi"}, {**A, "x-stainless-read-timeout": "50"}
         asking = asyncio.ensure_future(run.http.post(f"{run.url}{COMPARE}", headers=headers, json=given))
         await ollama.until(lambda: (ollama.running, ollama.finished) == (1, at_once - 1))
-        for _ in range(50):  # turns of the event loop, until what was finished is known here, too
+        for _ in range(50):  # iterations of the event loop, until the finished results have arrived
             await asyncio.sleep(0.001)
         jump(50)
         async with await asking as response:
@@ -327,9 +325,7 @@ async def test_a_caller_that_waits_no_longer_gets_what_there_is(
 
 
 @pytest.mark.parametrize("blind", [False, True])
-async def test_an_idle_stream_says_what_it_waits_for_and_no_hidden_name(
-    start: Start, tmp_path: Any, blind: bool
-) -> None:
+async def test_heartbeats_report_progress_without_hidden_names(start: Start, tmp_path: Any, blind: bool) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", more="streams: {heartbeat: 0.03}\n")
     ollama = models(faults=[Fault("slow_load", times=2, until=(loaded := asyncio.Event()))])
     async with start(text, ollama) as run:
@@ -343,7 +339,7 @@ async def test_an_idle_stream_says_what_it_waits_for_and_no_hidden_name(
         assert any("loading" in one for one in comments if one.startswith(":")) != blind
 
 
-async def test_answers_go_into_no_conversation(start: Start, tmp_path: Any) -> None:
+async def test_answers_are_not_added_to_a_conversation(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db", "conversations"), models()) as run:
         made = await asks(run, "POST", "/v1/conversations", items=[])
         told = await compare(run, {**A, "x-gemmapy-conversation": made["id"]})
@@ -362,7 +358,7 @@ async def test_templates_are_compared_like_models(start: Start, tmp_path: Any) -
         assert len(set(prompts)) == 2 and all("A long text." in one for one in prompts)
 
 
-async def test_templates_that_say_it_all_are_compared_without_a_question(start: Start, tmp_path: Any) -> None:
+async def test_templates_without_variables_are_compared_without_a_prompt(start: Start, tmp_path: Any) -> None:
     (tmp_path / "own.yaml").write_text("[{name: hello, template: Say hello.}, {name: bye, template: Say goodbye.}]")
     text = config(f"sqlite:///{tmp_path}/x.db", "templates")
     text = text.replace('"templates": {}', f'"templates": {{"model": "phi", "path": "{tmp_path}", "custom": false}}')
@@ -371,10 +367,10 @@ async def test_templates_that_say_it_all_are_compared_without_a_question(start: 
         assert [one["response"].rpartition("said ")[2] for one in told["results"]] == ["Say hello.", "Say goodbye."]
         for chosen in (["template:hello", "llama"], ["llama", "template:hello"]):
             response = await run.http.post(f"{run.url}{COMPARE}", headers=A, json={"models": chosen})
-            assert (await error_of(response, 400))["param"] == "prompt", "which the llama cannot do without"
+            assert (await error_of(response, 400))["param"] == "prompt", "`llama` needs a prompt"
 
 
-async def test_of_pictures_only_their_number_is_kept(start: Start, tmp_path: Any) -> None:
+async def test_only_the_number_of_images_is_stored(start: Start, tmp_path: Any) -> None:
     seeing = frozenset({"completion", "vision"})
     ollama = Simulator(models=[Model(f"{name}:latest", seeing) for name in TWO])
     async with start(config(f"sqlite:///{tmp_path}/x.db"), ollama) as run:
@@ -384,13 +380,13 @@ async def test_of_pictures_only_their_number_is_kept(start: Start, tmp_path: Any
         assert all(body["messages"][0]["images"] for body in asked(ollama)) and len(asked(ollama)) == 2
 
 
-async def test_without_a_key_nothing_is_asked(start: Start, tmp_path: Any) -> None:
+async def test_a_key_is_required(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         response = await run.http.post(f"{run.url}{COMPARE}", json={"models": TWO, "prompt": "hi"})
         assert (await error_of(response, 401))["code"] == "invalid_api_key" and asked(run.ollama) == []
 
 
-async def test_what_no_model_hears_is_told_as_with_any_chat(start: Start, tmp_path: Any) -> None:
+async def test_ignored_fields_are_reported_as_for_any_chat(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db")
     given: Json = {"headers": A, "json": {"models": TWO, "prompt": "hi", "keep_alive": 1, "colour": "red"}}
     async with start(text, models()) as run, run.http.post(f"{run.url}{COMPARE}", **given) as response:
@@ -400,7 +396,7 @@ async def test_what_no_model_hears_is_told_as_with_any_chat(start: Start, tmp_pa
         assert (error["param"], error["code"]) == ("keep_alive", "unsupported_parameter")
 
 
-async def test_a_fault_of_one_call_is_not_the_others(start: Start, tmp_path: Any) -> None:
+async def test_an_exception_in_one_call_does_not_affect_the_others(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db").replace(
         '"comparison": {}', '"comparison": {}, "odd": {"use": "tests.plugins.comparison.asking:Odd"}'
     )
@@ -409,7 +405,7 @@ async def test_a_fault_of_one_call_is_not_the_others(start: Start, tmp_path: Any
         assert odd["error"] == {"code": "internal_error", "message": "The server failed to answer."} and good["success"]
 
 
-async def test_every_call_is_retried_and_limited_by_itself(start: Start, tmp_path: Any) -> None:
+async def test_retries_and_limits_apply_to_each_call(start: Start, tmp_path: Any) -> None:
     text = config(f"sqlite:///{tmp_path}/x.db", "limits, retry", at_once=1)
     text = text.replace('"limits": {}', '"limits": {"limits": [{"requests_per_minute": 2}]}')
     ollama = models(faults=[Fault("status", status=503)])

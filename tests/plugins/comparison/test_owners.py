@@ -1,4 +1,4 @@
-"""Whose comparisons are whose, pages of them, and what goes."""
+"""Owners of comparisons, pages of lists, and deletion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATH = "/api/comparisons"
 
 
 async def rows(run: Running) -> list[int]:
-    """How many there are in each table."""
+    """The number of rows in each table."""
     from sqlalchemy import func, select
 
     async with api_of(run).store.database.reading() as connection:
@@ -36,7 +36,7 @@ ROUTES: list[tuple[str, str, Json]] = [
 ]
 
 
-async def test_anothers_comparisons_are_not_there(start: Start, database_url: str) -> None:
+async def test_other_callers_comparisons_are_not_found(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         id = (await compare(run, judge={"model": "judge"}))["comparison_id"]
         own = (await compare(run, B))["comparison_id"]
@@ -56,7 +56,7 @@ async def test_anothers_comparisons_are_not_there(start: Start, database_url: st
             ] == "bob"
 
 
-async def test_users_see_their_own_figures_and_admins_everybodys(start: Start, database_url: str) -> None:
+async def test_users_see_their_own_figures_and_admins_all(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         for who, winner in ((A, "llama"), (B, "mistral"), (B, "mistral")):
             id = (await compare(run, who))["comparison_id"]
@@ -99,7 +99,7 @@ async def test_only_the_newest_comparisons_are_ranked(
         assert ranking["comparisons"] == 3 and [one["rating"] for one in ranking["models"]] == [1000.0, 1000.0]
 
 
-async def test_lists_come_in_pages(start: Start, database_url: str) -> None:
+async def test_lists_are_paged(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         ids = [(await compare(run, prompt=str(one)))["comparison_id"] for one in range(5)]
         for order, expected in (("desc", ids[::-1]), ("asc", ids)):
@@ -118,7 +118,7 @@ async def test_lists_come_in_pages(start: Start, database_url: str) -> None:
         assert (await asks(run, "GET", PATH, B))["data"] == []
 
 
-async def test_lists_tell_the_beginning_of_a_question(start: Start, database_url: str) -> None:
+async def test_lists_show_the_beginning_of_the_prompt(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         long = "ö" * 3000
         id = (await compare(run, prompt=long))["comparison_id"]
@@ -127,14 +127,14 @@ async def test_lists_tell_the_beginning_of_a_question(start: Start, database_url
         assert kept["prompt"] == kept["messages"][0]["content"] == long
 
 
-async def test_all_that_is_a_callers_is_told(start: Start, tmp_path: Any) -> None:
+async def test_all_comparisons_of_a_caller_are_exported(start: Start, tmp_path: Any) -> None:
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run:
         ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
         told = (await asks(run, "GET", "/api/me/data"))["data"]["comparisons"]
         assert [one["comparison_id"] for one in told] == ids
 
 
-async def test_what_goes_meanwhile_does_not_end_the_telling(start: Start, database_url: str) -> None:
+async def test_a_comparison_deleted_during_an_export_does_not_end_it(start: Start, database_url: str) -> None:
     async with start(config(database_url), models()) as run:
         ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
         store = api_of(run).store
@@ -146,8 +146,8 @@ async def test_what_goes_meanwhile_does_not_end_the_telling(start: Start, databa
         assert [one["comparison_id"] for one in told if isinstance(one, dict)] == ids
 
 
-async def test_what_is_rated_while_it_goes_is_not_anothers(start: Start, database_url: str) -> None:
-    """SQLite gives the number of what was deleted last to the next one."""
+async def test_rating_a_deleted_comparison_never_rates_another(start: Start, database_url: str) -> None:
+    """SQLite reuses the ID of the row deleted last."""
     async with start(config(database_url), models()) as run:
         store, id = api_of(run).store, (await compare(run))["comparison_id"]
         mine = await store.one("alice", id)
@@ -158,7 +158,9 @@ async def test_what_is_rated_while_it_goes_is_not_anothers(start: Start, databas
         assert [one.rating for one in (await store.one("bob", theirs)).results] == [0, 0]
 
 
-async def test_what_is_deleted_old_or_forgotten_has_gone(start: Start, database_url: str) -> None:
+async def test_deleted_and_expired_comparisons_and_those_of_deleted_callers_are_gone(
+    start: Start, database_url: str
+) -> None:
     async with start(config(database_url), models()) as run:
         ids = [(await compare(run, who, judge={"model": "judge"}))["comparison_id"] for who in (A, A, A, B)]
         assert await rows(run) == [4, 8, 4]

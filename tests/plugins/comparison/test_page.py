@@ -46,12 +46,12 @@ ANSWERS = TITLES.replace("article h2", ".answer")
 async def ask(tab: Tab, question: str) -> None:
     await tab.js("(() => { $('blind').click(); $('prompt').focus(); })()")
     await tab.tell("Input.insertText", text=question)
-    await tab.key("Enter", 13, "\r", modifiers=2)  # with Control, and without a mouse
+    await tab.key("Enter", 13, "\r", modifiers=2)  # Control+Enter, without a mouse
     await tab.until("!$('verdict').hidden")
 
 
 async def vote_and_like(tab: Tab) -> None:
-    """The second answer is the best, the first one good."""
+    """Vote for the second answer, and rate the first one up."""
     await tab.js("[...document.querySelectorAll('article')][1].querySelectorAll('button')[2].click()")
     await tab.until(f"{TITLES}[0] !== 'A'")
     await tab.js("document.querySelector('article button').click()")
@@ -80,13 +80,13 @@ async def test_models_are_compared_on_the_page(start: Start, tmp_path: Path) -> 
         await tab.until("document.querySelectorAll('#table tr').length === 2")
         assert await tab.js("document.querySelector('#table td:nth-child(2)').textContent") == kept["vote"]
         assert await tab.js("[sessionStorage.getItem('key'), localStorage.length, document.cookie]") == ["a-key", 0, ""]
-        # The first list of models was asked for without a key; nothing else was refused, and no policy broken.
+        # Only the first list of models, requested without a key, was refused, and no security policy was violated.
         assert [one for one in tab.troubles if "401" not in one] == [], tab.troubles
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-async def test_a_stream_that_broke_off_is_told_on_the_page(start: Start, tmp_path: Path) -> None:
+async def test_the_page_shows_that_a_stream_broke_off(start: Start, tmp_path: Path) -> None:
     (home := tmp_path / "browser").mkdir()
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run, browser(home, run.http) as tab:
         await opened(run, tab, "/compare", "a-key")
@@ -108,7 +108,7 @@ window.fetch = async (path, options) => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-async def test_a_vote_that_takes_long_tells_nothing_of_the_next_answers(start: Start, tmp_path: Path) -> None:
+async def test_a_slow_vote_does_not_reveal_the_names_of_the_next_answers(start: Start, tmp_path: Path) -> None:
     (home := tmp_path / "browser").mkdir()
     async with start(config(f"sqlite:///{tmp_path}/x.db"), models()) as run, browser(home, run.http) as tab:
         await opened(run, tab, "/compare", "a-key")

@@ -1,4 +1,4 @@
-"""Comparisons of answers that rest on documents."""
+"""Comparisons of answers that use documents."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def config(url: str, folder: Path, **settings: int) -> str:
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in told.items()) + KEYS
 
 
-async def test_every_answer_tells_what_it_rests_on_and_keeps_it(
-    start: Start, database_url: str, tmp_path: Path
-) -> None:
+async def test_every_answers_sources_are_returned_and_stored(start: Start, database_url: str, tmp_path: Path) -> None:
     async with start(config(database_url, tmp_path)) as run:
         ids = await fill(run)
         told = await compare(run, prompt=WHO, models=MODELS, rag=True)
@@ -44,7 +42,7 @@ async def test_every_answer_tells_what_it_rests_on_and_keeps_it(
         assert all("sources" not in one for one in plain["results"])
 
 
-async def test_what_an_answer_rests_on_is_the_first_that_is_not_kept(
+async def test_sources_are_the_first_to_be_left_out_when_space_is_short(
     start: Start, database_url: str, tmp_path: Path
 ) -> None:
     ollama = Simulator(say=lambda body: Said("It was Mabel Quill."))

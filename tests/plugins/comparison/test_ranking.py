@@ -1,4 +1,4 @@
-"""How strong models are: by hand, and what holds whoever met whom."""
+"""The ranking of models: hand-calculated cases, and properties that hold for any games."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Game(NamedTuple):
     score: float
 
 
-def by_hand(wins: float, losses: float) -> float:
-    """Half of the distance of two models that met so often, by halving: what the likeliest one is."""
+def by_bisection(wins: float, losses: float) -> float:
+    """Half of the most likely distance of two models with these wins and losses, by bisection."""
     low, high = -50.0, 50.0
     for _ in range(200):
         middle = (low + high) / 2
@@ -41,31 +41,31 @@ def by_hand(wins: float, losses: float) -> float:
 @pytest.mark.parametrize(
     ("wins", "ties", "losses"), [(1, 0, 0), (3, 0, 1), (0, 5, 0), (7, 2, 5), (5000, 0, 0), (0, 1, 9)]
 )
-def test_two_models_are_as_far_apart_as_by_hand(wins: int, ties: int, losses: int) -> None:
+def test_the_distance_of_two_models_is_the_one_computed_by_bisection(wins: int, ties: int, losses: int) -> None:
     scores = [1.0] * wins + [0.5] * ties + [0.0] * losses
     found = strengths([Game(index, 0, 1, score) for index, score in enumerate(scores)], 2)
-    expected = SCALE * by_hand(wins + ties / 2, losses + ties / 2)
+    expected = SCALE * by_bisection(wins + ties / 2, losses + ties / 2)
     assert found.ratings == pytest.approx([1000 + expected, 1000 - expected], abs=0.01)
     assert (found.low <= found.ratings).all() and (found.ratings <= found.high).all()
     assert np.isfinite(found.high).all() and (found.high - found.low > 1).all()
 
 
-def test_many_games_give_the_distance_of_their_odds() -> None:
+def test_many_games_approach_the_distance_of_the_true_odds() -> None:
     games = [Game(index, 0, 1, float(index % 4 != 0)) for index in range(4000)]
     found = strengths(games, 2)
     assert found.ratings[0] - found.ratings[1] == pytest.approx(400 * log10(3), abs=1)
-    # Half of the difference, whose standard error is 1 / sqrt(4000 * 3/4 * 1/4): 1.96 of it to either side are 12.4.
+    # Ratings are half the difference; 1.96 times its standard error of 1 / sqrt(4000 * 3/4 * 1/4) is 12.4 points.
     assert 10 < found.high[0] - found.low[0] < 15
 
 
-def test_those_who_never_met_are_compared_through_others() -> None:
+def test_models_that_never_met_are_compared_through_others() -> None:
     games = [Game(0, 0, 1, 1), Game(1, 1, 2, 1)] * 5
     ratings = strengths([one._replace(comparison=index) for index, one in enumerate(games)], 3).ratings
     assert ratings[0] > ratings[1] > ratings[2]
     assert ratings[0] - 1000 == pytest.approx(1000 - ratings[2])
 
 
-def test_the_same_games_give_the_same_numbers() -> None:
+def test_the_same_games_give_the_same_ratings() -> None:
     games = [Game(index, index % 3, (index + 1) % 3, 1) for index in range(20)]
     one, other = strengths(games, 3), strengths(list(games), 3)
     assert (one.low == other.low).all() and (one.high == other.high).all()
@@ -73,7 +73,7 @@ def test_the_same_games_give_the_same_numbers() -> None:
 
 @st.composite
 def rounds(draw: st.DrawFn, champion: bool) -> tuple[list[Game], int]:
-    """Comparisons of some models, all pairs or a winner only; the champion is model 0, in all, and never loses."""
+    """Comparisons of some models, and their number; with a champion, model 0 is in all and never loses."""
     models = draw(st.integers(2, 5))
     games: list[Game] = []
     for number in range(draw(st.integers(1, 8))):
@@ -88,14 +88,14 @@ def rounds(draw: st.DrawFn, champion: bool) -> tuple[list[Game], int]:
 
 @settings(max_examples=40, deadline=None)
 @given(rounds(champion=True))
-def test_a_model_that_always_wins_is_the_first(given: tuple[list[Game], int]) -> None:
+def test_a_model_that_always_wins_ranks_first(given: tuple[list[Game], int]) -> None:
     ratings = likeliest(Met(*given))
     assert all(ratings[0] > other for other in ratings[1:])
 
 
 @settings(max_examples=40, deadline=None)
 @given(rounds(champion=False), st.randoms(use_true_random=False))
-def test_names_order_and_sides_do_not_count(given: tuple[list[Game], int], chance: object) -> None:
+def test_names_order_and_sides_do_not_matter(given: tuple[list[Game], int], chance: object) -> None:
     games, models = given
     ratings = likeliest(Met(games, models))
     names = list(range(models))
@@ -106,13 +106,13 @@ def test_names_order_and_sides_do_not_count(given: tuple[list[Game], int], chanc
 
 @settings(max_examples=30, deadline=None)
 @given(rounds(champion=False))
-def test_who_wins_what_others_lose_stands_where_they_would(given: tuple[list[Game], int]) -> None:
+def test_inverting_all_results_inverts_the_ratings(given: tuple[list[Game], int]) -> None:
     games, models = given
     turned = likeliest(Met([one._replace(score=1 - one.score) for one in games], models))
     assert turned == pytest.approx(-likeliest(Met(games, models)), abs=1e-6)
 
 
-def test_ten_thousand_comparisons_take_moments() -> None:
+def test_ten_thousand_comparisons_are_ranked_quickly() -> None:
     chance = np.random.default_rng(1)
     games = [
         Game(index, int(one), int(other), float(chance.random() < 0.6))
@@ -162,20 +162,20 @@ def test_a_vote_is_a_win_against_every_other_answer() -> None:
     assert ranked([], "votes")["models"] == []
 
 
-def test_a_judge_counts_where_it_is_asked_for() -> None:
+def test_judgements_count_if_requested() -> None:
     given = [outcome(0, A, B, judged=[(0, 1, 1)]), outcome(None, A, C, judged=[(0, 1, TIE)])]
     assert told(given, "votes") == {"a": (1, 0, 0, 1), "b": (0, 1, 0, 1)}
     assert told(given, "judge") == {"b": (1, 0, 0, 1), "c": (0, 0, 1, 1), "a": (0, 1, 1, 2)}
     assert told(given, "all")["a"] == (1, 1, 1, 2)
 
 
-def test_two_names_of_one_model_are_one_and_called_as_last() -> None:
+def test_two_names_of_one_model_are_merged_under_the_latest() -> None:
     newer, older = answer("x", named="a:latest"), answer("a")
     given = [outcome(0, newer, B), outcome(0, older, B), outcome(0, older, newer)]
     assert told(given, "votes") == {"x": (2, 0, 0, 2), "b": (0, 2, 0, 2)}
 
 
-def test_figures_by_hand() -> None:
+def test_figures_match_a_hand_calculation() -> None:
     given = [
         outcome(0, answer("a", duration_ns=10**9, rating=1, cost=5, currency="EUR"), B),
         outcome(None, answer("a", duration_ns=3 * 10**9, eval_ns=0, eval_count=None, rating=-1), FAILED),

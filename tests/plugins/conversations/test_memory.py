@@ -242,7 +242,7 @@ async def test_a_model_gives_the_title_and_the_caller_a_better_one(start: Start,
     async with start(config(url, title_model="demo-rendered"), Simulator(say=remembering)) as run:
         await say(run, "what is the weather like today?")
         async with asyncio.timeout(10):
-            while (await talk_of(run)).title != "A Fine Title":  # noqa: ASYNC110  (it tells nobody)
+            while (await talk_of(run)).title != "A Fine Title":  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         await asks(run, "PUT", "/api/conversations/t", json={"title": "Mine"})
         await say(run, "more")

@@ -90,7 +90,7 @@ async def test_a_response_in_the_background_has_the_same_items(start: Start, tmp
     text = config(f"sqlite:///{tmp_path}/x.db", "stored, conversations")
     async with start(text, model()) as run, alice(run) as client:
         told = await answered(client, False, background=True, tools=[TOOL])
-        while (response := await client.responses.retrieve(told["id"])).status in OPEN:  # noqa: ASYNC110  (it tells nobody)
+        while (response := await client.responses.retrieve(told["id"])).status in OPEN:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.01)
         listed = [one async for one in client.conversations.items.list("t", order="asc")]
         assert [one.id for one in listed][1:] == [one.id for one in response.output]

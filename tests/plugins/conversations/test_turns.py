@@ -130,7 +130,7 @@ async def test_only_so_many_may_wait(start: Start, tmp_path: Any) -> None:
         await run.ollama.until(lambda: run.ollama.started > 0)
         second = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=CALL, headers=A))
         async with asyncio.timeout(30):
-            while next(iter(turns_of(run).lines.values())).waiting < 1:  # noqa: ASYNC110  (it tells nobody)
+            while next(iter(turns_of(run).lines.values())).waiting < 1:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.005)
         await asks(run, "POST", "/v1/chat/completions", status=409, json=CALL)
         second.cancel()  # a client that does not wait leaves nothing behind

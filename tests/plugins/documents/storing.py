@@ -43,7 +43,7 @@ async def upload(run: Running, data: bytes, name: str = "a.txt", who: dict[str, 
 async def settled(run: Running, path: str, who: dict[str, str] = A) -> Any:
     """What is told at a path once it is not in progress."""
     async with asyncio.timeout(40):
-        while (told := await call(run, "GET", path, who))["status"] == "in_progress":  # noqa: ASYNC110  (it tells nobody)
+        while (told := await call(run, "GET", path, who))["status"] == "in_progress":  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.02)
     return told
 

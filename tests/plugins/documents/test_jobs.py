@@ -36,7 +36,7 @@ STALL = Fault("stall", path="/api/embed", times=100)
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(40):
-        while not await true():  # noqa: ASYNC110  (nobody tells)
+        while not await true():  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.02)
 
 
@@ -308,7 +308,7 @@ async def test_what_a_server_does_is_not_begun_again_though_its_lease_has_ended(
         run.server.services.clock.time = lambda: time.time() + 2 * LEASE
         second = await ask(run, "POST", "/documents", A, 202, title="Clocks", content=TEXTS["Clocks"], wait=0)
         async with asyncio.timeout(40):
-            while second["document_id"] not in begun:  # noqa: ASYNC110  (nobody tells)
+            while second["document_id"] not in begun:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.02)
         assert begun == [first["document_id"], second["document_id"]]
 
@@ -503,7 +503,7 @@ async def adds(url: str, turn: int, acknowledged: dict[str, str]) -> None:
 
 
 async def whole(http: aiohttp.ClientSession, url: str, name: str) -> None:
-    while (told := await (await http.get(url)).json())["status"] == "pending":  # noqa: ASYNC110  (nobody tells)
+    while (told := await (await http.get(url)).json())["status"] == "pending":  # noqa: ASYNC110  (there is no event)
         await asyncio.sleep(0.05)
     assert (told["status"], told["title"]) == ("ready", name)
     assert await (await http.get(f"{url}/content")).text() == lines(name)

@@ -69,7 +69,7 @@ async def test_other_servers_know_of_a_change_soon(start: Start, url: str, monke
         for verb, takes_part in (("start", True), ("pause", False), ("start", True), ("stop", False)):
             await ok(one, "POST", f"/tone/{verb}")
             async with asyncio.timeout(30):
-                while (arm(await chat(other)) is not None) != takes_part:  # noqa: ASYNC110  (it tells nobody)
+                while (arm(await chat(other)) is not None) != takes_part:  # noqa: ASYNC110  (there is no event)
                     await asyncio.sleep(0.005)
 
 

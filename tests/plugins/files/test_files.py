@@ -33,7 +33,7 @@ async def rows(store: Store) -> tuple[int, int]:
 
 async def until_rows(store: Store, wanted: tuple[int, int]) -> None:
     async with asyncio.timeout(20):
-        while await rows(store) != wanted:  # noqa: ASYNC110  (it tells nobody)
+        while await rows(store) != wanted:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.01)
 
 

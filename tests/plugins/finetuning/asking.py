@@ -62,7 +62,7 @@ async def tune(
 
 async def until(run: Running, id: str, statuses: Iterable[str] = OVER, who: dict[str, str] = A) -> Any:
     async with asyncio.timeout(40):
-        while (job := await call(run, "GET", f"/v1/fine_tuning/jobs/{id}", who))["status"] not in statuses:  # noqa: ASYNC110  (it tells nobody)
+        while (job := await call(run, "GET", f"/v1/fine_tuning/jobs/{id}", who))["status"] not in statuses:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.05)
     return job
 

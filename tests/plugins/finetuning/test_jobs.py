@@ -51,7 +51,7 @@ def alive(process: int) -> bool:
 
 async def until_true(true: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110  (nobody tells)
+        while not true():  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.02)
 
 

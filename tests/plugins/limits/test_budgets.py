@@ -196,7 +196,7 @@ async def until_written(url: str, spent: int) -> None:
     database = Database(url, 1, 10)
     try:
         async with asyncio.timeout(10):
-            while await written(database) != spent:  # noqa: ASYNC110  (it tells nobody)
+            while await written(database) != spent:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.02)
     finally:
         await database.aclose()
@@ -307,7 +307,7 @@ async def test_a_reload_while_the_database_is_away_forgets_nothing(start: Start,
             tokens += await spend(run)
             assert await run.server.reload()
             async with asyncio.timeout(20):
-                while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+                while run.server.live.retiring:  # noqa: ASYNC110  (there is no event)
                     await asyncio.sleep(0.01)
         finally:
             await postgres.start()
@@ -329,7 +329,7 @@ async def test_budgets_that_a_reload_removes_are_written_down_when_the_database_
         run.configure("chains: {chat: []}")
         assert await run.server.reload()
         async with asyncio.timeout(20):
-            while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+            while run.server.live.retiring:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         monkeypatch.setattr(Database, "writing", whole)
         await until_written(url, tokens)

@@ -102,7 +102,7 @@ async def prolonged(client: Redis) -> None:
     async with asyncio.timeout(30):
         for leases in [one async for one in client.scan_iter("*:leases")]:
             held: Any = await client.zrange(leases, 0, -1, withscores=True)
-            while await client.zrange(leases, 0, -1, withscores=True) == held:  # noqa: ASYNC110  (it tells nobody)
+            while await client.zrange(leases, 0, -1, withscores=True) == held:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.02)
 
 
@@ -125,7 +125,7 @@ async def test_each_process_counts_alone_while_redis_is_away_and_says_so(
         else:
             server.thaw()
         async with asyncio.timeout(30):
-            while (await chat(run))[0] == 429:  # noqa: ASYNC110  (it tells nobody)
+            while (await chat(run))[0] == 429:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.05)
 
 

@@ -49,7 +49,7 @@ async def test_the_sdk_asks_fetches_later_and_cancels(start: Start, database_url
         gone = await client.responses.create(model="demo", input="hi", background=True)
         await client.responses.delete(gone.id)
         async with asyncio.timeout(10):
-            while run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+            while run.ollama.running:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         assert (await ask(run, "GET", f"/v1/responses/{gone.id}"))[0] == 404
 
@@ -249,7 +249,7 @@ async def test_what_one_took_that_the_server_cut_is_recorded_and_spent(
     async with start(text, slow()) as run:
         await respond(run, background=True)
         async with asyncio.timeout(20):
-            while not run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+            while not run.ollama.running:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.02)
     async with start(text) as run:
         figures = (await ask(run, "GET", "/api/metrics/dashboard"))[1]
@@ -270,7 +270,7 @@ async def test_one_whose_server_died_is_failed_and_one_of_another_process_can_be
         assert seen["status"] == "in_progress"
         assert (await ask(other, "POST", f"/v1/responses/{made['id']}/cancel"))[1]["status"] == "cancelled"
         async with asyncio.timeout(20):
-            while run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+            while run.ollama.running:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.05)
         dead = await respond(run, background=True, input="dead")
         await begun(run, dead["id"])
@@ -400,7 +400,7 @@ async def test_a_reload_ends_none_and_records_have_their_tokens_once(start: Star
         go.set()
         assert (await ended(run, made["id"]))["status"] == "completed"
         async with asyncio.timeout(10):
-            while run.server.live.retiring:  # noqa: ASYNC110  (it tells nobody)
+            while run.server.live.retiring:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         writer = run.server.services.state["usage writer"]
         await writer.flush()

@@ -93,7 +93,7 @@ async def test_a_response_that_broke_off_is_kept_as_failed_and_one_that_was_left
         left.close()
         id = head.split(b'"id":"')[1].split(b'"')[0].decode()
         async with asyncio.timeout(10):
-            while run.ollama.running:  # noqa: ASYNC110  (it tells nobody)
+            while run.ollama.running:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.01)
         assert (await ask(run, "GET", f"/v1/responses/{id}"))[0] == 404
 

@@ -74,5 +74,5 @@ async def rows(database: Database, table: Any = CALLS) -> list[dict[str, Any]]:
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(40):
-        while not true():  # noqa: ASYNC110  (nobody tells)
+        while not true():  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.005)

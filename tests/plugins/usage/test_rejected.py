@@ -85,7 +85,7 @@ async def left(run: Running, held: list[Made], pieces: int, **body: Any) -> dict
     asked = {**ASK, "messages": [{"role": "user", "content": WORDS}], "stream": True, **body}
     asking = asyncio.ensure_future(run.http.post(f"{run.url}/v1/chat/completions", json=asked, headers=A))
     async with asyncio.timeout(30):
-        while not held or held[-1].pieces < pieces:  # noqa: ASYNC110  (it tells nobody)
+        while not held or held[-1].pieces < pieces:  # noqa: ASYNC110  (there is no event)
             await asyncio.sleep(0.001)
     if asking.done():
         asking.result().close()
@@ -147,7 +147,7 @@ async def test_what_was_made_of_several_answers_costs_though_nothing_of_them_is_
             run.http.post(f"{run.url}/v1/chat/completions", json={**asked, "n": 3}, headers=A)
         )
         async with asyncio.timeout(30):
-            while not merged or len(merged[0].usages) < 2:  # noqa: ASYNC110  (it tells nobody)
+            while not merged or len(merged[0].usages) < 2:  # noqa: ASYNC110  (there is no event)
                 await asyncio.sleep(0.001)
         asking.cancel()
         await written(run, 1)
