@@ -131,9 +131,9 @@ def check_outputs(given: Iterable[Item], told: Sequence[Message]) -> None:
     outputs = {one["call_id"] for one in given if one["type"] == "function_call_output"}
     if not outputs:
         return
-    made = {call.id for one in told for call in one.tool_calls}
-    for one in told:
-        if one.role == "tool" and one.tool_call_id in outputs - made:
+    unasked = outputs.difference(call.id for one in told for call in one.tool_calls)
+    for one in told if unasked else ():
+        if one.role == "tool" and one.tool_call_id in unasked:
             message = f"No tool call found for function call output with call_id {one.tool_call_id[:100]}."
             raise BadCall(message, param="input")
 

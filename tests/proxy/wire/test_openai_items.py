@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from openai.types.responses import ResponseInputMessageItem, ResponseItem
 from pydantic import TypeAdapter
@@ -198,3 +200,10 @@ def test_an_output_belongs_to_a_call_that_is_told_unless_both_are_left_out() -> 
     check_outputs(whole, ())
     with pytest.raises(BadCall, match="call_id c1"):
         check_outputs(whole, told[1:])
+
+
+def test_checking_many_outputs_takes_time_in_proportion() -> None:
+    whole = [one for number in range(5000) for one in read(call(f"c{number}"), result(f"c{number}"))]
+    told, began = messages(whole), time.process_time()
+    check_outputs(whole, told)
+    assert time.process_time() - began < 0.3  # with a set for every output it takes over a second
