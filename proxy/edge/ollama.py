@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 from aiohttp import web
 
 from proxy.config import Config
-from proxy.edge.body import check_notes, parsed, read_json, read_text
+from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import pictured
@@ -59,17 +60,20 @@ class Ollama:
 
     async def chat(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_text(request, self.config.requests, any_type=True)
-        asked, chat = self.known.get(body) or self.read(body)
+        asked, chat = self.known.get(body) or await self.read(body)
         return await self.answered(request, asked, "chat", chat, not asked.messages)
 
-    def read(self, body: bytes) -> tuple[AskedNatively, Chat]:
+    async def read(self, body: bytes) -> tuple[AskedNatively, Chat]:
         """Parse and check a body.  Raises BadCall, which names the field."""
-        given = parsed(body, self.config.requests)
-        asked = ollama_in.read_native(given, ollama_in.CHAT, self.limits, self.own["chat"].fields)
-        read = asked, asked.chat()
+        read = await reading(body, partial(self.checked, body))
         if not pictured(read[1]):
             self.known.put(body, read)
         return read
+
+    def checked(self, body: bytes) -> tuple[AskedNatively, Chat]:
+        given = parsed(body, self.config.requests)
+        asked = ollama_in.read_native(given, ollama_in.CHAT, self.limits, self.own["chat"].fields)
+        return asked, asked.chat()
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await self.body(request)

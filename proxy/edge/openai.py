@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
-from proxy.edge.body import check_notes, parsed, read_json, read_text
+from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images, pictured
@@ -24,6 +25,7 @@ from proxy.host import Models
 from proxy.types import JSON, Chat, Handler, Receipt, Route
 from proxy.wire import openai_attached, openai_chat, openai_completions, openai_embeddings, openai_models
 from proxy.wire.openai_answer import ChatStyle
+from proxy.wire.openai_attached import Attached
 from proxy.wire.openai_completions import CompletionStyle
 from proxy.wire.openai_fields import Asked
 from proxy.wire.openai_kept import head_of
@@ -70,20 +72,23 @@ class OpenAI:
 
     async def read(self, request: web.BaseRequest, body: bytes) -> tuple[Asked, Chat]:
         """Parse and check a body.  Raises BadCall, which names the field."""
-        given = parsed(body, self.config.requests)
-        files = openai_attached.of_chat(given)
-        read = self.checked(given)
+        given, files, read = await reading(body, partial(self.first, body))
         if files:
             asked, chat = read
             call_of(
                 request, "chat", asked, chat, asked.stream, self.own["chat"]
             )  # checks permissions before files are read
             await self.attachments.put(files, exchange_of(request).caller)  # and only if the rest is valid
-            told, whole = self.checked(given)
+            told, whole = await reading(body, partial(self.checked, given))
             return told, replace(whole, question=chat.question.strip())
         if not pictured(read[1]):
             self.known.put(body, read)
         return read
+
+    def first(self, body: bytes) -> tuple[JSON, Sequence[Attached], tuple[Asked, Chat]]:
+        """The parsed body, the files in it, and the request before their contents are known."""
+        given = parsed(body, self.config.requests)
+        return given, openai_attached.of_chat(given), self.checked(given)
 
     def checked(self, given: JSON) -> tuple[Asked, Chat]:
         own = self.own["chat"]

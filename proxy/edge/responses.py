@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import orjson
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
-from proxy.edge.body import check_notes, read_json
+from proxy.edge.body import check_notes, parsed, read_text, reading
 from proxy.edge.calls import Own, call_of
 from proxy.edge.document import Document
 from proxy.edge.exchange import exchange_of
@@ -23,6 +24,7 @@ from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.estimates import LETTERS, letters
 from proxy.types import JSON, Chat, Image, Receipt, Route
 from proxy.wire import openai_attached
+from proxy.wire.openai_attached import Attached
 from proxy.wire.openai_items import Item, with_pictures
 from proxy.wire.openai_messages import Limits
 from proxy.wire.openai_response_fields import AskedResponse
@@ -66,20 +68,25 @@ class Responses:
 
     async def count(self, request: web.BaseRequest) -> web.StreamResponse:
         """An estimate of a request's prompt tokens: only the model could count them exactly."""
-        body = await read_json(request, self.config.requests)
-        for name in UNSEEN if type(body) is dict else ():
-            if body.get(name) is not None:
-                message = f"'{name}' is not supported here, since its contents are not counted: send the items."
-                raise BadCall(message, param=name, code="unsupported_parameter")
-        named = {**body, "model": body.get("model") or "any"} if type(body) is dict else body
-        asked = read_response(named, self.limits, self.own["chat"].fields)
+        body = await read_text(request, self.config.requests)
+        asked = await reading(body, partial(self.counted, body))
         notes = {**asked.notes, COUNT: "emulated"}
         check_notes(notes, self.config.params)
         told = {"object": "response.input_tokens", COUNT: estimated(asked.chat())}
         return Document(orjson.dumps(told), exchange_of(request).telling(notes))
 
+    def counted(self, body: bytes) -> AskedResponse:
+        """A request of which only the tokens are counted, so it need not name a model."""
+        given = parsed(body, self.config.requests)
+        for name in UNSEEN if type(given) is dict else ():
+            if given.get(name) is not None:
+                message = f"'{name}' is not supported here, since its contents are not counted: send the items."
+                raise BadCall(message, param=name, code="unsupported_parameter")
+        named = {**given, "model": given.get("model") or "any"} if type(given) is dict else given
+        return read_response(named, self.limits, self.own["chat"].fields)
+
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        own, body = self.own["chat"], await read_json(request, self.config.requests)
+        own, body = self.own["chat"], await read_text(request, self.config.requests)
         asked, chat = await self.read(request, body)
         head = asked.head(int(time.time()))
         call = call_of(request, "chat", asked, chat, asked.stream, own)
@@ -95,21 +102,25 @@ class Responses:
             error.renamed(asked.spelled(error.param))
             raise
 
-    async def read(self, request: web.BaseRequest, body: JSON) -> tuple[AskedResponse, Chat]:
-        """The request with its files replaced by their contents, also in `body`.  Raises BadCall naming the field."""
-        files = openai_attached.of_items(body)
-        asked, chat = self.checked(body)
+    async def read(self, request: web.BaseRequest, body: bytes) -> tuple[AskedResponse, Chat]:
+        """The request with its files replaced by their contents.  Raises BadCall naming the field."""
+        given, files, (asked, chat) = await reading(body, partial(self.first, body))
         if not files:
             return asked, chat
         call_of(
             request, "chat", asked, chat, asked.stream, self.own["chat"]
         )  # checks permissions before files are read
         await self.attachments.put(files, exchange_of(request).caller)  # only if the rest is valid
-        told, whole = self.checked(body)
+        told, whole = await reading(body, partial(self.checked, given))
         return told, replace(whole, question=chat.question.strip())
 
-    def checked(self, body: JSON) -> tuple[AskedResponse, Chat]:
-        asked = read_response(body, self.limits, self.own["chat"].fields)
+    def first(self, body: bytes) -> tuple[JSON, Sequence[Attached], tuple[AskedResponse, Chat]]:
+        """The parsed body, the files in it, and the request before their contents are known."""
+        given = parsed(body, self.config.requests)
+        return given, openai_attached.of_items(given), self.checked(given)
+
+    def checked(self, given: JSON) -> tuple[AskedResponse, Chat]:
+        asked = read_response(given, self.limits, self.own["chat"].fields)
         check_notes(asked.notes, self.config.params)
         return asked, asked.chat()
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeVar
 
 from proxy.errors import BadCall
+from proxy.estimates import letters_beside
 from proxy.streams import replay
 from proxy.types import Chat, Complete, Embed, Event, Reply, Usage, Vectors
+
+Planned = TypeVar("Planned")
+LARGE: Final = 50_000
+"""Characters of functions and schemas from which on a request is planned in a thread and not in the event loop."""
+
+
+async def planned(ask: Chat | Complete, plan: Callable[[], Planned]) -> Planned:
+    """The result of `plan`: in a thread if that takes long, so that others are served meanwhile."""
+    if isinstance(ask, Chat) and letters_beside(ask) > LARGE:
+        return await asyncio.to_thread(plan)
+    return plan()
 
 
 def is_empty(ask: Chat | Complete) -> bool:

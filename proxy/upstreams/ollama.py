@@ -13,9 +13,9 @@ from proxy.errors import BadCall, UpstreamError
 from proxy.host import Services
 from proxy.models import ModelInfo
 from proxy.streams import begun, replay, whole
-from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
+from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.common import in_batches, is_empty, planned, refused, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
@@ -116,16 +116,9 @@ class Ollama:
     async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
         """Answer a chat or completion: load the model, send the request, and repair what Ollama cannot do by itself."""
         pins = self.pins(info.name)
-        if isinstance(ask, Chat):
-            way = Way("/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model))
-        else:
-            plan = ollama_generate.plan(info.name, ask, call.stream, pins, info)
-            way = Way("/api/generate", plan, GenerateReader(call.model))
-        plan = way.plan
-        if plan.notes and self.strict:
-            raise refused(next(iter(plan.notes)))
         # Before the request is sent, since an invalid schema must not cost tokens.
-        stages = repair.stages_of(plan, call.stream)
+        way, stages = await planned(ask, partial(self.way, call, ask, info, pins))
+        plan = way.plan
         if not self.loading.is_warm(info.name):
             await self.loading.ready(info, pins, call.progress)
         if is_empty(ask):  # the call only loads the model
@@ -134,6 +127,17 @@ class Ollama:
         if stages:
             reply = await repair.checked(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
+
+    def way(self, call: Call, ask: Chat | Complete, info: ModelInfo, pins: Pins) -> tuple[Way, list[Stage]]:
+        """How to request the answer, and the stages that repair it."""
+        if isinstance(ask, Chat):
+            way = Way("/api/chat", ollama_chat.plan(info.name, ask, call.stream, pins, info), ChatReader(call.model))
+        else:
+            plan = ollama_generate.plan(info.name, ask, call.stream, pins, info)
+            way = Way("/api/generate", plan, GenerateReader(call.model))
+        if way.plan.notes and self.strict:
+            raise refused(next(iter(way.plan.notes)))
+        return way, repair.stages_of(way.plan, call.stream)
 
     async def whole(self, call: Call, way: Way) -> Reply:
         """Request one JSON document: to wake up for each token of the answer would cost more than all the rest."""

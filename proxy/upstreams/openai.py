@@ -14,7 +14,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.common import in_batches, is_empty, planned, refused, told
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.ollama import origin_of
@@ -107,15 +107,19 @@ class OpenAI:
     async def generated(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> Reply:
         if is_empty(ask):  # the call only loads the model, which counts as loaded
             return Reply.of(replay([Finish("load")]))
-        plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
-        if plan.notes and self.strict:
-            raise refused(next(iter(plan.notes)))
         # Before the request is sent, since an invalid schema must not cost tokens.
-        stages = stages_of(plan, call.stream)
+        plan, stages = await planned(ask, partial(self.planned, call, ask, info))
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
             reply = await repair.checked(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
+
+    def planned(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> tuple[Plan, list[Stage]]:
+        """The request to send, and the stages that repair its answer."""
+        plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
+        if plan.notes and self.strict:
+            raise refused(next(iter(plan.notes)))
+        return plan, stages_of(plan, call.stream)
 
     async def whole(self, call: Call, plan: Plan) -> Reply:
         response = await self.http.send(plan.path, plan.body, call)
