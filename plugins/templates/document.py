@@ -86,8 +86,8 @@ def _schema(given: JSON) -> JSON:
 
     if given is not None:
         try:
-            Weight(given, "schema")
-            jsonschema_rs.validator_for(given, retriever=_not_fetched)
+            patterns = jsonschema_rs.FancyRegexOptions(size_limit=Weight(given, "schema").pattern_size(1))
+            jsonschema_rs.validator_for(given, retriever=_not_fetched, pattern_options=patterns)
         except (jsonschema_rs.ValidationError, ValueError, BadCall) as error:
             raise ValueError(str(error).splitlines()[0][:300]) from None
     return given

@@ -23,19 +23,24 @@ default of a million, a schema with forty expressions could block the event loop
 
 
 class Fit:
-    """A validator for one JSON schema.  Raises BadCall if the schema is invalid; never fetches a remote reference."""
+    """A validator for one JSON schema.  Raises BadCall if the schema is invalid; never fetches a remote reference.
 
-    def __init__(self, schema: Mapping[str, JSON], param: str) -> None:
+    schemas: how many the call has, which share the time that it may take to compile their regular expressions.
+    """
+
+    def __init__(self, schema: Mapping[str, JSON], param: str, schemas: int = 1) -> None:
         self.weight = Weight(schema, param)
         import jsonschema_rs  # slow to import, and only needed by calls with a schema
 
         try:
-            patterns = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACKS)
+            patterns = jsonschema_rs.FancyRegexOptions(BACKTRACKS, self.weight.pattern_size(schemas))
             self.validator: Any = jsonschema_rs.validator_for(
                 dict(schema), retriever=_not_fetched, pattern_options=patterns
             )
         except (jsonschema_rs.ValidationError, ValueError) as error:
             reason = str(error).splitlines()[0][:300]
+            if reason.endswith('is not a "regex"'):
+                reason += ", or too large a one"
             raise BadCall(f"Invalid '{param}': {reason}", param=param, code="invalid_schema") from None
 
     def check(self, value: JSON, what: str) -> None:
@@ -61,7 +66,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     if plan.forced:
         names = {tool.name for tool in plan.forced}
         for tool in plan.forced:
-            Fit(tool.parameters, "tools")
+            Fit(tool.parameters, "tools", len(plan.forced))
         stages.append(lambda source: forced(source, names))
     if plan.one_call:
         stages.append(first_call)
@@ -146,7 +151,8 @@ class Check:
     ) -> None:
         self.json = json
         self.fit = Fit(schema, "response_format") if schema else None
-        self.tools = {name: Fit(parameters, "tools") for name, parameters in strict_tools.items()}
+        count = len(strict_tools)
+        self.tools = {name: Fit(parameters, "tools", count) for name, parameters in strict_tools.items()}
         self.must_call = must_call
 
     def stage(self, stream: bool) -> Stage:

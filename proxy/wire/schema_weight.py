@@ -15,6 +15,12 @@ MOST_NODES: Final = 20_000
 """Maximum number of nodes in a schema with its references followed."""
 MOST_STEPS: Final = 1_000_000
 """Maximum number of steps to check one answer, as an upper estimate."""
+MOST_PATTERNS: Final = 200
+"""Maximum number of different regular expressions in a schema: compiling one usually takes 0.1 ms to 0.3 ms."""
+PATTERNS_SIZE: Final = 8 * 2**20
+"""Bytes that all compiled regular expressions of a call's schemas share; compiling so many takes about 0.2 s."""
+LEAST: Final = 64 * 1024
+"""Bytes that each of them may have in any case."""
 ROOT: Final = "#"
 
 
@@ -40,8 +46,11 @@ class Part:
         self.loops += self.back.pop(ref, 0)
 
 
+LEAF: Final = Part()
+
+
 class Weight:
-    """The number of a schema's nodes with its references followed, and of its recursive references.
+    """The number of a schema's nodes with its references followed, of its recursive references, and of its patterns.
 
     Checking takes exponential time in two cases, with any validator: in the length of a chain of schemas that each
     refer twice to the next, and in the depth of the answer if a schema refers twice to itself, also indirectly.
@@ -53,6 +62,8 @@ class Weight:
         self.param = param
         self.known: dict[str, Part] = {}
         self.open: set[str] = {ROOT}
+        self.patterns: set[str] = set()
+        """The different regular expressions."""
         self.loops = self.steps = 0
         """loops: the largest number of recursive references that one level of an answer may have to try."""
         try:
@@ -60,6 +71,8 @@ class Weight:
         except RecursionError:  # a long chain of references
             raise self.too_large() from None
         self.nodes = whole.nodes
+        if len(self.patterns) > MOST_PATTERNS:
+            raise self.refused(f"it has more than {MOST_PATTERNS} different regular expressions")
         self.settle(ROOT, whole)
 
     def settle(self, ref: str, part: Part) -> None:
@@ -68,7 +81,13 @@ class Weight:
             self.loops = max(self.loops, part.loops + part.back.total())
         part.closed(ref)
 
+    def pattern_size(self, schemas: int) -> int:
+        """The maximum bytes of one compiled regular expression.  schemas: how many the call has."""
+        return max(LEAST, PATTERNS_SIZE // max(1, len(self.patterns) * schemas))
+
     def weigh(self, node: JSON) -> Part:
+        if not isinstance(node, list | Mapping):
+            return LEAF
         part = Part()
         for inner in self.inside(node):
             part.add(inner)
@@ -83,6 +102,10 @@ class Weight:
             for name, one in node.items():
                 if name in ("$dynamicRef", "$recursiveRef"):
                     raise self.refused(f"'{name}' is not supported")
+                if name == "pattern" and isinstance(one, str):
+                    self.patterns.add(one)
+                elif name == "patternProperties" and isinstance(one, Mapping):
+                    self.patterns.update(one)
                 yield self.follow(one) if name == "$ref" and isinstance(one, str) else self.weigh(one)
 
     def follow(self, ref: str) -> Part:

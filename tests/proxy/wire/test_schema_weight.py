@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadCall
 from proxy.types import JSON
+from proxy.upstreams.repair import Fit
 from proxy.wire.schema_weight import Weight
 
 A, B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
@@ -46,6 +47,24 @@ def test_a_long_chain_of_references_is_refused() -> None:
     links = {f"d{number}": {"not": {"$ref": f"#/$defs/d{number + 1}"}} for number in range(3000)}
     with pytest.raises(BadCall, match="too large"):
         Weight({"$ref": "#/$defs/d0", "$defs": links}, "p")
+
+
+def patterned(count: int, pattern: str = "^[0-9]{{4}}-{}$") -> JSON:
+    return {"properties": {f"p{number}": {"pattern": pattern.format(number)} for number in range(count)}}
+
+
+def test_what_compiling_regular_expressions_takes_is_bounded() -> None:
+    """Compiling one cannot be interrupted, and can take half a second."""
+    assert Weight(patterned(200), "p").pattern_size(1) == 65536 and Weight({}, "p").pattern_size(1) == 8 * 2**20
+    assert Weight(patterned(300, "^a$"), "p").patterns == {"^a$"}
+    with pytest.raises(BadCall, match="more than 200 different regular expressions"):
+        Weight(patterned(201), "p")
+    with pytest.raises(BadCall, match="more than 200"):
+        Weight({"patternProperties": {f"^{number}": True for number in range(201)}}, "p")
+    with pytest.raises(BadCall, match="too large a one"):
+        Fit({"properties": {str(number): {"pattern": f"^(?!x){number}\\w{{1,20}}$"} for number in range(50)}}, "p")
+    Fit(patterned(200), "p")
+    Fit({"pattern": "^(?!x)\\w{1,64}$"}, "p")
 
 
 @st.composite
