@@ -38,6 +38,9 @@ class Keeper(Protocol):
         Raises BadCall or TooLarge, with nothing stored, if it exceeds what the caller may have.
         """
 
+    async def discard(self, caller: str, id: str) -> None:
+        """Delete a file and everything derived from it, if it exists."""
+
 
 Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Is called with a caller and the id of a file, and awaited, before the file is deleted."""

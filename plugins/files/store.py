@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -194,6 +195,10 @@ class Store:
         await self.unmade(file)
         await self.drop(file.id)
         await self.unmade(file)
+
+    async def discard(self, caller: str, id: str) -> None:
+        with suppress(NotFound):
+            await self.remove(await self.one(caller, id))
 
     async def unmade(self, file: File) -> None:
         for removing in self.cabinet.removing:

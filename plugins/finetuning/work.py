@@ -183,10 +183,13 @@ class Work:
         return NewModel(job.tuned, job.model, await self.gguf(job, trainer, folder), trainer.output != "gguf")
 
     async def unmade(self, job: Job) -> None:
-        """Delete the model of a job that was cancelled or deleted, but not if another process has taken it over."""
+        """Delete the model, and the file of results, of a job that was cancelled or deleted, but not if another process
+        has taken it over."""
         with suppress(ProxyError):
             now = await self.ledger.store.first(JOBS.c.id == job.id)
             if now is None or now.status == "cancelled":
+                with suppress(ProxyError):
+                    await self.datasets.keeper.discard(job.owner, results_of(job))
                 await self.imports.remove(job.tuned, job.model)
 
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
@@ -209,8 +212,7 @@ class Work:
         """The id of a CSV file with the measurements; "" if it cannot be stored, such as for lack of room."""
         name = f"step_metrics_{job.id}.csv"
         try:
-            id = f"file-{job.id}"  # always the same, so that a repeated attempt does not create another file
-            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job), id)).id
+            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job), results_of(job))).id
         except Busy:
             raise
         except ProxyError as error:
@@ -226,6 +228,11 @@ class Work:
             data = orjson.loads(event.data)
             rows.writerow(data.get(name, "") for name in COLUMNS)
         yield written.getvalue().encode()
+
+
+def results_of(job: Job) -> str:
+    """The id of a job's file of results: always the same, so that a repeated attempt does not create another file."""
+    return f"file-{job.id}"
 
 
 async def made_anew(folder: Path) -> None:

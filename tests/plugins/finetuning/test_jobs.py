@@ -360,6 +360,35 @@ async def test_a_file_of_results_is_there_once_however_often_the_end_is_tried(
     assert [one["id"] for one in files["data"]] == job["result_files"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_job_that_is_cancelled_just_before_its_end_leaves_no_file_of_results(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """late: its process hears of it only when it wants to end the job."""
+    end, kept, go, ends = Ledger.end, asyncio.Event(), asyncio.Event(), list[bool]()
+
+    async def ending(self: Ledger, job: Job, status: str, words: str, level: str = "info", **told: Any) -> bool:
+        kept.set()
+        await go.wait()
+        ends.append(await end(self, job, status, words, level, **told))
+        return ends[-1]
+
+    monkeypatch.setattr(Ledger, "end", ending)
+    if late:
+        monkeypatch.setattr(runner.Runner, "stop", lambda *_: None)
+    async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path)) as run:
+        id = (await tune(run))["id"]
+        async with asyncio.timeout(30):
+            await kept.wait()
+        tasks = list(runner_of(run).shared.training.values())
+        assert (await call(run, "GET", "/v1/files?purpose=fine-tune-results"))["data"]
+        await call(run, "POST", f"{JOBS}/{id}/cancel")
+        go.set()
+        await asyncio.wait(tasks, timeout=30)
+        assert ends == ([False] if late else [])
+        assert not (await call(run, "GET", "/v1/files?purpose=fine-tune-results"))["data"]
+
+
 async def begun(url: str) -> None:
     async with aiohttp.ClientSession(headers=A) as http:
         made = await (await http.post(f"{url}/v1/files", data=form(lines(), "a.jsonl", purpose="fine-tune"))).json()
