@@ -20,7 +20,7 @@ from plugins.finetuning.shared import Shared
 from plugins.finetuning.store import OPEN, Job
 from plugins.finetuning.tables import JOBS
 from plugins.finetuning.trainer import GRACE
-from plugins.finetuning.work import TRAINED, Overtaken, Work
+from plugins.finetuning.work import Overtaken, Work, trained_in
 from proxy.errors import Busy, ProxyError
 from proxy.host import Host, interruptible_sleep, shielded
 from proxy.wire.ids import new_id
@@ -158,7 +158,7 @@ class Runner:
                 await asyncio.to_thread(renamed, folder, aside)
 
     async def needed(self, job: Job, folder: Path) -> bool:
-        done = await asyncio.to_thread((folder / TRAINED).exists)
+        done = await asyncio.to_thread(trained_in, folder) is not None
         if job.status in OPEN:  # another process of this server may hold it
             return bool(job.holder) or done
         return job.status == "failed" and done and job.ended > self.ledger.store.micros(-KEPT)

@@ -29,6 +29,7 @@ from plugins.finetuning.trainer import Failed, Trainer, Training, left
 from proxy.errors import BadCall, Busy, NotFound, ProxyError, UpstreamError
 from proxy.host import Host
 from proxy.imports import Imports, NewModel
+from proxy.wire.ids import new_id
 
 log = logging.getLogger(__name__)
 PAUSES: Final = (2.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -38,7 +39,9 @@ WRITE: Final = 0.5
 STARTS: Final = 2
 """How often a training may be started: if the server ends in the middle, its progress is lost."""
 TRAINED: Final = "trained"
-"""A file in a job's folder which marks that the training is complete."""
+"""A file in a training's folder which marks that it is complete."""
+RUN: Final = "run-"
+"""Prefix of a training's folder."""
 RESULTS: Final = "fine-tune-results"
 COLUMNS: Final = ("step", "train_loss", "valid_loss", "train_mean_token_accuracy", "valid_mean_token_accuracy",
                   "learning_rate", "epoch")  # fmt: skip
@@ -91,43 +94,45 @@ class Work:
         """Raises ProxyError if it fails, and Overtaken."""
         trainer, folder = self.trainers[job.trainer], self.folder / job.id
         measures = Measures()
-        if not await asyncio.to_thread((folder / TRAINED).exists):
+        if (run := await asyncio.to_thread(trained_in, folder)) is None:
             if job.starts >= STARTS:
                 raise Failed("The server ended twice while it was being trained.", code="server_ended")
-            await self.begin(job, folder)
-            await self.trained(job, trainer, folder, measures)
-            await asyncio.to_thread((folder / TRAINED).touch)
-        await self.bring(job, trainer, folder)
+            run = await self.begin(job, folder)
+            await self.trained(job, trainer, run, measures)
+            await asyncio.to_thread((run / TRAINED).touch)
+        await self.bring(job, trainer, run)
         trained = measures.trained or job.tokens * int(job.hypers["n_epochs"])
         words, results = f"The job has succeeded: ask for the model '{job.tuned}'.", await self.results(job)
         if not await self.ledger.end(job, "succeeded", words, trained=trained, results=results):
             await self.unmade(job)
             raise Overtaken
 
-    async def begin(self, job: Job, folder: Path) -> None:
+    async def begin(self, job: Job, folder: Path) -> Path:
+        """Prepare a training.  Gives its folder, in the job's."""
         if not await self.ledger.tell(job, done=0):
             raise Overtaken
-        await made_anew(folder)
-        await self.files(job, folder)
+        run = await made_anew(folder)
+        await self.files(job, run)
         told = {
             "job": job.id,
             "model": self.host.models.real(job.model),
             "name": job.tuned,
-            "training_file": str(folder / "training.jsonl"),
-            "validation_file": str(folder / "validation.jsonl") if job.validation_file else None,
-            "output": str(folder / "output"),
+            "training_file": str(run / "training.jsonl"),
+            "validation_file": str(run / "validation.jsonl") if job.validation_file else None,
+            "output": str(run / "output"),
             **job.hypers,
             "learning_rate": RATE * float(job.hypers["learning_rate_multiplier"]),
             "seed": job.seed,
             "suffix": job.suffix or None,
         }
-        await asyncio.to_thread((folder / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        await asyncio.to_thread((run / "job.json").write_bytes, orjson.dumps(told, option=orjson.OPT_INDENT_2))
         if not await self.ledger.tell(job, starts=job.starts + 1, began=self.ledger.store.micros()):
             raise Overtaken
         again = "Training begins again, because the server ended in the middle of it."
         await self.events.say(job.id, again if job.starts else "Training begins.", "warn" if job.starts else "info")
+        return run
 
-    async def trained(self, job: Job, trainer: Trainer, folder: Path, measures: Measures) -> None:
+    async def trained(self, job: Job, trainer: Trainer, run: Path, measures: Measures) -> None:
         loop, last = asyncio.get_running_loop(), 0.0
 
         async def rest() -> None:
@@ -136,7 +141,7 @@ class Work:
                 last = loop.time()
                 await self.write(job, measures)
 
-        await Training(trainer, folder, self.most, measures.hear, rest).run(folder / "job.json")
+        await Training(trainer, run, self.most, measures.hear, rest).run(run / "job.json")
         await self.write(job, measures)
 
     async def write(self, job: Job, measures: Measures) -> None:
@@ -235,15 +240,33 @@ def results_of(job: Job) -> str:
     return f"file-{job.id}"
 
 
-async def made_anew(folder: Path) -> None:
-    await left(folder)  # an old trainer must not write to the new folder, or run beside the new one
-    await asyncio.to_thread(emptied, folder)
+async def made_anew(folder: Path) -> Path:
+    """A new folder for a training, alone in its job's folder.
+
+    Its name is new, too: what an earlier trainer has left running, if anything, still writes to the old one.
+    """
+    for old in await asyncio.to_thread(runs, folder):
+        await left(old)  # an old trainer should not run beside the new one
+    run = folder / new_id(RUN)
+    await asyncio.to_thread(emptied, folder, run)
+    return run
 
 
-def emptied(folder: Path) -> None:
+def runs(folder: Path, inside: str = "") -> list[Path]:
+    """The folders of a job's trainings; with `inside`, these files of theirs."""
+    return list(folder.glob(f"{RUN}*/{inside}"))
+
+
+def emptied(folder: Path, run: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(0o700, parents=True)
-    (folder / "output").mkdir(0o700)
+    folder.mkdir(0o700, parents=True, exist_ok=True)  # an old trainer may have put something there again
+    run.mkdir(0o700)
+    (run / "output").mkdir(0o700)
+
+
+def trained_in(folder: Path) -> Path | None:
+    """The folder of a job's complete training; None if there is none."""
+    return next((one.parent for one in runs(folder, TRAINED)), None)
 
 
 def only(output: Path) -> Path:

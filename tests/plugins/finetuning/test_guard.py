@@ -73,17 +73,30 @@ asyncio.run(training.run(Path(folder) / "job.json"))
 async def test_where_a_killed_server_had_a_model_trained_nobody_begins_before_its_trainer_has_ended(
     tmp_path: Path,
 ) -> None:
-    note, folder = tmp_path / "note", tmp_path / "tuning"
-    folder.mkdir()
+    note, folder = tmp_path / "note", tmp_path / "tuning" / "run-1"
+    folder.mkdir(parents=True)
     (folder / "job.json").write_text('{"output": ""}')
     command = (sys.executable, "-c", TRAINING, str(folder), sys.executable, str(TRAINER), f"stubborn:{note}")
     process = await asyncio.create_subprocess_exec(*command)
     processes = await noted(note)
     process.kill()
     await process.wait()
-    await made_anew(folder)
-    assert not alive(processes[0]) and [one.name for one in folder.iterdir()] == ["output"]
+    run = await made_anew(folder.parent)
+    assert not alive(processes[0]) and [one.name for one in run.iterdir()] == ["output"]
     await until_dead(processes)
+
+
+async def test_what_an_earlier_trainer_left_running_does_not_write_to_the_next_ones_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "GRACE", 0.01)
+    earlier = await made_anew(tmp_path / "job")
+    with trainer.opened(earlier) as file:
+        assert trainer.locked(file)
+        later = await made_anew(tmp_path / "job")
+    earlier.mkdir()  # as one does that makes its folders where they are missing
+    (earlier / "adapter.gguf").touch()
+    assert later != earlier and [one.name for one in later.rglob("*")] == ["output"]
 
 
 LEAVING = """
