@@ -9,7 +9,7 @@ from proxy.background import Background
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError
 from proxy.models import ModelInfo
-from proxy.upstreams.remote import Remote
+from proxy.upstreams.host_client import HostClient
 from proxy.wire import ollama_models
 
 FRESH = 10.0
@@ -25,7 +25,7 @@ class Listing:
 
     def __init__(
         self,
-        remote: Remote,
+        remote: HostClient,
         background: Background,
         clock: Clock,
         path: str = "/api/tags",
@@ -86,7 +86,7 @@ class Listing:
 
     async def refresh(self) -> None:
         try:
-            models = self.read(await self.remote.ask_soon(self.path))
+            models = self.read(await self.remote.fetch_soon(self.path))
         except UpstreamError as error:
             self.failed = error
             raise
@@ -106,6 +106,6 @@ class Listing:
         """The model with its capabilities, which older servers only report for a single model; cached."""
         key = (info.name, info.digest)
         if key not in self.shown:
-            document = await self.remote.ask_soon("/api/show", {"model": info.name}, info.name)
+            document = await self.remote.fetch_soon("/api/show", {"model": info.name}, info.name)
             self.shown[key] = ollama_models.with_show(info, document)
         return self.shown[key]

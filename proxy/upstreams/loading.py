@@ -10,7 +10,7 @@ from proxy.background import Background
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError
 from proxy.models import ModelInfo
-from proxy.upstreams.remote import Remote
+from proxy.upstreams.host_client import HostClient
 from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins
 
@@ -21,7 +21,7 @@ BELIEVED = 30.0
 
 
 class Loading:
-    def __init__(self, ollama: Remote, background: Background, clock: Clock, limit: float) -> None:
+    def __init__(self, ollama: HostClient, background: Background, clock: Clock, limit: float) -> None:
         self.ollama = ollama
         self.background = background
         self.clock = clock
@@ -64,7 +64,7 @@ class Loading:
     async def refresh(self) -> None:
         """Raises UpstreamError; then no model is known to be loaded."""
         try:
-            self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
+            self.loaded = ollama_models.read_loaded(await self.ollama.fetch_soon("/api/ps"))
         except ProxyError as error:
             self.loaded = {}
             if isinstance(error, UpstreamError):
@@ -88,7 +88,7 @@ class Loading:
             path, body = "/api/chat", ollama_chat.load_body(info.name, pins)
         try:
             async with asyncio.timeout(self.limit):
-                await self.ollama.ask(path, body, info.name)
+                await self.ollama.fetch(path, body, info.name)
         except TimeoutError:
             message = f"{info.name} was not loaded within {self.limit:g} seconds."
             raise UpstreamError(message, "load") from None

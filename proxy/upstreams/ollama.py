@@ -16,16 +16,16 @@ from proxy.streams import begun, replay, whole
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
-from proxy.upstreams.remote import Kind, Remote
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
 from proxy.wire.ollama_lines import ChatReader
 
-KIND = Kind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
+KIND = HostKind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
 
 
 class Way(Struct, frozen=True):
@@ -52,7 +52,9 @@ class Ollama:
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
+        self.http = HostClient(
+            origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of
+        )
         # The cached lists and the loads under way survive reloads.
         self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
         self.loading = services.kept(
@@ -73,15 +75,15 @@ class Ollama:
 
     async def running(self) -> list[JSON]:
         """The entries of `/api/ps`: the models that it has loaded."""
-        return list(ollama_models.loaded_entries(await self.http.ask_soon("/api/ps")))
+        return list(ollama_models.loaded_entries(await self.http.fetch_soon("/api/ps")))
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
         """The unchanged answer of `/api/show` for one model."""
-        return await self.http.ask_soon("/api/show", body, str(body.get("model", "")))
+        return await self.http.fetch_soon("/api/show", body, str(body.get("model", "")))
 
     async def version(self) -> str:
         """Raises UpstreamError if the server does not answer."""
-        return ollama_models.read_version(await self.http.ask_soon("/api/version"))
+        return ollama_models.read_version(await self.http.fetch_soon("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
         found = await self.listing.find(name)
@@ -158,7 +160,7 @@ class Ollama:
                 for event in reader.read(line) if line else ():
                     yield event
             if reader.done:
-                await self.http.finish(response)
+                await self.http.drain(response)
                 return
         if lines.rest.strip():
             for event in reader.read(lines.rest):

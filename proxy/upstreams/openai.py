@@ -15,15 +15,15 @@ from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
 from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.listing import Listing
 from proxy.upstreams.ollama import origin_of
-from proxy.upstreams.remote import Kind, Remote
 from proxy.wire import openai_bodies, openai_chunks, openai_models, openai_refusals, sse
 from proxy.wire.openai_bodies import Plan
 from proxy.wire.openai_chunks import AnswerReader
 
-KIND = Kind("The upstream", "an `openai` URL is all that stands before it, which often ends in /v1")
+KIND = HostKind("The upstream", "an `openai` URL is all that stands before it, which often ends in /v1")
 
 
 class OpenAI:
@@ -38,7 +38,7 @@ class OpenAI:
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
-        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
+        self.http = HostClient(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
         self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
 
     def open(self) -> None:
@@ -143,7 +143,7 @@ class OpenAI:
                 yield event
         for event in reader.end():
             yield event
-        await self.http.finish(response)
+        await self.http.drain(response)
 
     async def embed(self, call: Call, ask: Embed, info: ModelInfo) -> Reply:
         return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
@@ -160,7 +160,7 @@ class OpenAI:
 class Models(Listing):
     """The models of such a server; it tells nothing about them beyond its list."""
 
-    def __init__(self, remote: Remote, services: Services) -> None:
+    def __init__(self, remote: HostClient, services: Services) -> None:
         super().__init__(remote, services.background, services.clock, "/models", openai_models.read_models)
 
     async def described(self, info: ModelInfo) -> ModelInfo:
