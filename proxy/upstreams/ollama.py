@@ -18,8 +18,8 @@ from proxy.upstreams import repair
 from proxy.upstreams.common import in_batches, is_empty, refused, told
 from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
-from proxy.upstreams.listing import Listing
 from proxy.upstreams.loading import Loading
+from proxy.upstreams.model_list import ModelList
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
@@ -56,14 +56,16 @@ class Ollama:
             origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of
         )
         # The cached lists and the loads under way survive reloads.
-        self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
+        self.model_list = services.kept(
+            f"model list {url}", lambda: ModelList(self.http, services.background, services.clock)
+        )
         self.loading = services.kept(
             f"loading {url}",
             lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
         )
 
     def open(self) -> None:
-        self.listing.remote = self.loading.ollama = self.http
+        self.model_list.client = self.loading.ollama = self.http
         self.loading.limit = self.settings.load_timeout
 
     def is_here(self, info: ModelInfo | None) -> bool:
@@ -71,7 +73,7 @@ class Ollama:
         return info is not None and (self.settings.allow_cloud or not ollama_models.is_remote(info))
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        return {name: info for name, info in (await self.listing.all()).items() if self.is_here(info)}
+        return {name: info for name, info in (await self.model_list.all()).items() if self.is_here(info)}
 
     async def running(self) -> list[JSON]:
         """The entries of `/api/ps`: the models that it has loaded."""
@@ -86,11 +88,11 @@ class Ollama:
         return ollama_models.read_version(await self.http.fetch_soon("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
-        found = await self.listing.find(name)
+        found = await self.model_list.find(name)
         return found if self.is_here(found) else None
 
     def known(self, name: str) -> ModelInfo | None:
-        found = self.listing.known.get(name)
+        found = self.model_list.known.get(name)
         return found if self.is_here(found) else None
 
     def warm(self, name: str) -> bool:
@@ -103,12 +105,12 @@ class Ollama:
         return self.loading.loaded.get(name)
 
     def changed(self) -> None:
-        self.listing.asked = self.loading.asked = float("-inf")
+        self.model_list.refreshed_at = self.loading.asked = float("-inf")
 
     async def poll(self) -> None:
         await asyncio.shield(self.loading.refreshing())
-        if self.listing.is_old:
-            await asyncio.shield(self.listing.refreshing())
+        if self.model_list.is_old:
+            await asyncio.shield(self.model_list.start_refresh())
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):

@@ -17,7 +17,7 @@ from proxy.upstreams import repair
 from proxy.upstreams.common import in_batches, is_empty, refused, told
 from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
-from proxy.upstreams.listing import Listing
+from proxy.upstreams.model_list import ModelList
 from proxy.upstreams.ollama import origin_of
 from proxy.wire import openai_bodies, openai_chunks, openai_models, openai_refusals, sse
 from proxy.wire.openai_bodies import Plan
@@ -39,10 +39,10 @@ class OpenAI:
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
         self.http = HostClient(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
-        self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
+        self.model_list = services.kept(f"model list {name}", lambda: OpenAIModelList(self.http, services))
 
     def open(self) -> None:
-        self.listing.remote = self.http
+        self.model_list.client = self.http
 
     def error_of(self, status: int, body: bytes, model: str) -> ProxyError:
         """The error of a failed answer, from which the key is removed if the server repeats it."""
@@ -54,34 +54,34 @@ class OpenAI:
 
     async def models(self) -> Mapping[str, ModelInfo]:
         """By canonical name.  Raises UpstreamError if there is no list that is recent enough."""
-        return await self.listing.all()
+        return await self.model_list.all()
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError."""
-        return await self.listing.find(name)
+        return await self.model_list.find(name)
 
     def known(self, name: str) -> ModelInfo | None:
         """A model by its canonical name, from the cached list."""
-        return self.listing.known.get(name)
+        return self.model_list.known.get(name)
 
     def warm(self, name: str) -> bool:
         """Always true: such a server is taken to have loaded all that it lists."""
         return True
 
     def loaded(self) -> Collection[str]:
-        return self.listing.known.keys()
+        return self.model_list.known.keys()
 
     async def poll(self) -> None:
         """Refresh the list of models if it is old.  Raises UpstreamError."""
-        if self.listing.is_old:
-            await asyncio.shield(self.listing.refreshing())
+        if self.model_list.is_old:
+            await asyncio.shield(self.model_list.start_refresh())
 
     def window(self, name: str) -> int | None:
         """Unknown: only the list of models may have it."""
         return None
 
     def changed(self) -> None:
-        self.listing.asked = float("-inf")
+        self.model_list.refreshed_at = float("-inf")
 
     async def running(self) -> list[JSON]:
         """Unknown: OpenAI's API does not tell."""
@@ -157,13 +157,13 @@ class OpenAI:
             response.close()
 
 
-class Models(Listing):
+class OpenAIModelList(ModelList):
     """The models of such a server; it tells nothing about them beyond its list."""
 
-    def __init__(self, remote: HostClient, services: Services) -> None:
-        super().__init__(remote, services.background, services.clock, "/models", openai_models.read_models)
+    def __init__(self, client: HostClient, services: Services) -> None:
+        super().__init__(client, services.background, services.clock, "/models", openai_models.read_models)
 
-    async def described(self, info: ModelInfo) -> ModelInfo:
+    async def with_capabilities(self, info: ModelInfo) -> ModelInfo:
         return info
 
 

@@ -302,7 +302,7 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 0.3)
-    monkeypatch.setattr("proxy.upstreams.listing.PATIENCE", 0.02)
+    monkeypatch.setattr("proxy.upstreams.model_list.PATIENCE", 0.02)
     monkeypatch.setattr("proxy.upstreams.catalogue.RECENT", 0.0)
     async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
