@@ -18,8 +18,8 @@ from proxy.upstreams import repair
 from proxy.upstreams.common import in_batches, is_empty, refused, told
 from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
-from proxy.upstreams.loading import Loading
 from proxy.upstreams.model_list import ModelList
+from proxy.upstreams.model_loader import ModelLoader
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
@@ -59,14 +59,14 @@ class Ollama:
         self.model_list = services.kept(
             f"model list {url}", lambda: ModelList(self.http, services.background, services.clock)
         )
-        self.loading = services.kept(
-            f"loading {url}",
-            lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
+        self.loader = services.kept(
+            f"loader {url}",
+            lambda: ModelLoader(self.http, services.background, services.clock, settings.load_timeout),
         )
 
     def open(self) -> None:
-        self.model_list.client = self.loading.ollama = self.http
-        self.loading.limit = self.settings.load_timeout
+        self.model_list.client = self.loader.client = self.http
+        self.loader.load_timeout = self.settings.load_timeout
 
     def is_here(self, info: ModelInfo | None) -> bool:
         """Whether callers may use this model: one that Ollama forwards elsewhere only if the operator allows it."""
@@ -96,19 +96,19 @@ class Ollama:
         return found if self.is_here(found) else None
 
     def warm(self, name: str) -> bool:
-        return name in self.loading.loaded or name in self.loading.loads
+        return name in self.loader.loaded or name in self.loader.loads
 
     def loaded(self) -> Collection[str]:
-        return self.loading.loaded
+        return self.loader.loaded
 
     def window(self, name: str) -> int | None:
-        return self.loading.loaded.get(name)
+        return self.loader.loaded.get(name)
 
     def changed(self) -> None:
-        self.model_list.refreshed_at = self.loading.asked = float("-inf")
+        self.model_list.refreshed_at = self.loader.refreshed_at = float("-inf")
 
     async def poll(self) -> None:
-        await asyncio.shield(self.loading.refreshing())
+        await asyncio.shield(self.loader.start_refresh())
         if self.model_list.is_old:
             await asyncio.shield(self.model_list.start_refresh())
 
@@ -130,8 +130,8 @@ class Ollama:
             raise refused(next(iter(plan.notes)))
         # Before the request is sent, since an invalid schema must not cost tokens.
         stages = repair.stages_of(plan, call.stream)
-        if not self.loading.is_warm(info.name):
-            await self.loading.ready(info, pins, call.progress)
+        if not self.loader.is_warm(info.name):
+            await self.loader.ensure_loaded(info, pins, call.progress)
         if is_empty(ask):  # the call only loads the model
             return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
@@ -174,7 +174,7 @@ class Ollama:
         if info.can("embedding") is False:
             message = f"The model '{call.model}' does not make embeddings."
             raise BadCall(message, param="model", code="model_not_capable")
-        await self.loading.ready(info, self.pins(info.name), call.progress)
+        await self.loader.ensure_loaded(info, self.pins(info.name), call.progress)
         return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
 
     async def batch(self, call: Call, ask: Embed, info: ModelInfo, inputs: tuple[str, ...]) -> tuple[Vectors, Usage]:

@@ -170,8 +170,8 @@ async def test_two_plugins_with_the_same_endpoints_are_a_configuration_error(sta
 async def test_a_model_unloaded_meanwhile_is_loaded_by_a_separate_call(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.loading.BELIEVED", 0.0)
-    monkeypatch.setattr("proxy.upstreams.loading.FRESH", 0.0)
+    monkeypatch.setattr("proxy.upstreams.model_loader.BELIEVED", 0.0)
+    monkeypatch.setattr("proxy.upstreams.model_loader.FRESH", 0.0)
     async with start() as run:
         assert (await run.chat()).status == 200
         address = run.server.config.upstreams["local"].urls[0]
