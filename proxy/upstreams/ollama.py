@@ -136,7 +136,7 @@ class Ollama:
             return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
         if stages:
-            reply = await repair.checked(call, reply, stages)
+            reply = await repair.apply_stages(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, way: Way) -> Reply:

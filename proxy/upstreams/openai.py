@@ -114,7 +114,7 @@ class OpenAI:
         stages = stages_of(plan, call.stream)
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
-            reply = await repair.checked(call, reply, stages)
+            reply = await repair.apply_stages(call, reply, stages)
         return reply.noting(params=told(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, plan: Plan) -> Reply:
@@ -176,7 +176,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     """The checks that an answer must pass, as the server may ignore what it was asked for; often none."""
     stages: list[Stage] = []
     if plan.one_call:
-        stages.append(repair.first_call)
+        stages.append(repair.only_first_call)
     if plan.json or plan.strict_tools or plan.must_call:
-        stages.append(repair.Check(plan.json, plan.schema, plan.strict_tools, plan.must_call).stage(stream))
+        stages.append(repair.AnswerCheck(plan.json, plan.schema, plan.strict_tools, plan.must_call).stage(stream))
     return stages

@@ -70,13 +70,13 @@ async def test_an_answer_is_paid_by_the_price_of_the_model_that_made_it(
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     """All that is held back."""
     found: list[Made] = []
-    noted: Callable[..., Any] = repair.noted
+    report_cost: Callable[..., Any] = repair.report_cost
 
     def noting(made: Made, source: Any) -> Any:
         found.append(made)
-        return noted(made, source)
+        return report_cost(made, source)
 
-    monkeypatch.setattr(repair, "noted", noting)
+    monkeypatch.setattr(repair, "report_cost", noting)
     return found
 
 
