@@ -105,8 +105,8 @@ class Catalogue:
         if call.receipt is not None and call.receipt.head["object"] == "response" and isinstance(ask, Chat):
             check_outputs(call.receipt.input, ask.messages)  # not earlier, since plugins add previous messages
             call.receipt.right()
-        if choices.several(ask):
-            return await choices.fanned_out(call, lambda one: server(one, info))
+        if choices.wants_several(ask):
+            return await choices.fan_out(call, lambda one: server(one, info))
         return await server(call, info)
 
     def check(self, call: Call) -> None:

@@ -15,7 +15,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay, whole
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.common import in_batches, is_empty, notes_text, strict_refusal
 from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.model_list import ModelList
@@ -127,7 +127,7 @@ class Ollama:
             way = Way("/api/generate", plan, GenerateReader(call.model))
         plan = way.plan
         if plan.notes and self.strict:
-            raise refused(next(iter(plan.notes)))
+            raise strict_refusal(next(iter(plan.notes)))
         # Before the request is sent, since an invalid schema must not cost tokens.
         stages = repair.stages_of(plan, call.stream)
         if not self.loader.is_warm(info.name):
@@ -137,7 +137,7 @@ class Ollama:
         reply = await (self.streamed if call.stream else self.whole)(call, way)
         if stages:
             reply = await repair.apply_stages(call, reply, stages)
-        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+        return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, way: Way) -> Reply:
         """Request one JSON document: to wake up for each token of the answer would cost more than all the rest."""

@@ -14,7 +14,7 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, refused, told
+from proxy.upstreams.common import in_batches, is_empty, notes_text, strict_refusal
 from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
 from proxy.upstreams.model_list import ModelList
@@ -109,13 +109,13 @@ class OpenAI:
             return Reply.of(replay([Finish("load")]))
         plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
         if plan.notes and self.strict:
-            raise refused(next(iter(plan.notes)))
+            raise strict_refusal(next(iter(plan.notes)))
         # Before the request is sent, since an invalid schema must not cost tokens.
         stages = stages_of(plan, call.stream)
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
             reply = await repair.apply_stages(call, reply, stages)
-        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+        return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
 
     async def whole(self, call: Call, plan: Plan) -> Reply:
         response = await self.http.send(plan.path, plan.body, call)

@@ -17,7 +17,7 @@ from proxy.observer import NOBODY
 from proxy.port import Port
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
-from proxy.upstreams.choices import Merged
+from proxy.upstreams.choices import MergedReplies
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.host_state import HostState
 from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue
@@ -73,7 +73,7 @@ async def test_an_answer_that_begins_as_its_caller_leaves_is_closed() -> None:
             begun.append(1)
             return Reply.of(nothing()).on_close(lambda: closed.append(1))  # type: ignore[arg-type]
 
-        merged = Merged([start, start], 2, NOBODY)
+        merged = MergedReplies([start, start], 2, NOBODY)
         starting = asyncio.ensure_future(merged.started())
         for _ in range(lag):
             await asyncio.sleep(0)
