@@ -49,7 +49,7 @@ class Importer:
 
     async def pool(self, base: str) -> tuple[Pool, str]:
         """The pool of a model, and the model's real name.  Raises BadCall if its hosts are not Ollama servers."""
-        upstream, info = await self.catalogue.home(base)
+        upstream, info = await self.catalogue.locate(base)
         pool = self.pools[upstream]
         if not all(isinstance(host, Ollama) for host in pool.members.values()):
             message = f"The model '{base[:200]}' is not on an Ollama: no model can be added to its upstream."

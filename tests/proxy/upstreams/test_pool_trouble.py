@@ -316,7 +316,7 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
 async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 40.0)
+    monkeypatch.setattr("proxy.upstreams.catalogue.PROBE_TIMEOUT", 40.0)
     monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 3600.0)
     ollama = Simulator()
     async with saying(200, delay=3600) as hangs, running(ollama) as good:
