@@ -13,7 +13,7 @@ import orjson
 
 from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON, Call
-from proxy.upstreams.http1 import Connection, Origin, Unreachable, nobody
+from proxy.upstreams.http1 import Connection, Origin, Unreachable, do_nothing
 from proxy.wire import hops
 
 CONNECT = 10.0
@@ -60,18 +60,18 @@ class HostClient:
         )
 
     async def exchange(
-        self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = nobody
+        self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = do_nothing
     ) -> Connection:
         try:
-            answer = await self.origin.ask(request, connect or CONNECT, written)
-        except OSError as error:  # Broken, Unreachable and TimeoutError are OSErrors
+            answer = await self.origin.send(request, connect or CONNECT, written)
+        except OSError as error:  # ConnectionBroken, Unreachable and TimeoutError are OSErrors
             raise self.connection_error(error) from error
         if answer.status == 200:
             return answer
         try:
             failed = self.read_error(answer.status, await self.read(answer), model)
-            failed.wait = failed.wait if answer.wait_for is None else answer.wait_for
-            failed.again = False if answer.final else failed.again
+            failed.wait = failed.wait if answer.retry_after is None else answer.retry_after
+            failed.again = False if answer.no_retry else failed.again
             raise failed
         finally:
             answer.close()
