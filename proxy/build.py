@@ -45,7 +45,7 @@ from proxy.sql.feature import Feature
 from proxy.stores.shelf import Opened, Shelf
 from proxy.storing import kinds, tell_unwritable
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
-from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.catalogue import Catalogue, ModelRules
 from proxy.upstreams.cooldown_sharing import CooldownSharing
 from proxy.upstreams.imports import Importer
 from proxy.upstreams.members import Member
@@ -72,12 +72,12 @@ class Assembly:
         self.config = config
         self.source = source
         self.http = services.http
-        settled = Settled(config.models)
+        rules = ModelRules(config.models)
         self.pools = {
-            name: self.pool(name, [self.host(url, upstream, settled, services) for url in urls[name]], services, shelf)
+            name: self.pool(name, [self.host(url, upstream, rules, services) for url in urls[name]], services, shelf)
             for name, upstream in config.upstreams.items()
         }
-        self.catalogue = Catalogue(settled, self.pools, config.upstreams)
+        self.catalogue = Catalogue(rules, self.pools, config.upstreams)
         self.chains: dict[str, Handler] = {}
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)
@@ -116,11 +116,11 @@ class Assembly:
             cabinet=self.attachments.cabinet,
         )
 
-    def host(self, url: str, upstream: Upstream, settled: Settled, services: Services) -> Member:
+    def host(self, url: str, upstream: Upstream, rules: ModelRules, services: Services) -> Member:
         strict = self.config.params == "strict"
         if upstream.openai:
             return OpenAI(url, upstream, services, strict)
-        return Ollama(url, upstream, services, settled.pins, strict)
+        return Ollama(url, upstream, services, rules.pins, strict)
 
     def pool(self, name: str, hosts: Sequence[Member], services: Services, shelf: Shelf) -> Pool:
         settings = self.config.upstreams[name]
@@ -229,7 +229,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
             gateways,
             UnknownPaths(config, router.routes),
             assembly.pools,
-            assembly.catalogue.lost_aliases,
+            assembly.catalogue.broken_aliases,
             frozenset() if config.identity_header is None else config.identity_header.names,
         )
         return Pipeline(router, door, await opened(assembly, shelf))

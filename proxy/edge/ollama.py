@@ -132,9 +132,9 @@ class Ollama:
         patterns = caller.models
         if (behind := await self.shown.behind(name, caller)) is not None:
             name = behind.name
-        if not self.catalogue.opens(patterns, name):
+        if not self.catalogue.permits(patterns, name):
             raise unknown(name)
-        upstream, info = await self.catalogue.home(name, None, patterns)
+        upstream, info = await self.catalogue.locate(name, None, patterns)
         asked = {"model": info.name, "verbose": verbose}
         told = await self.catalogue.servers[upstream].show(asked)
         return web.Response(body=told, content_type="application/json")

@@ -12,12 +12,12 @@ from proxy.wire.ollama_out import LISTED
 
 Patterns: TypeAlias = tuple[str, ...] | None
 """Shell patterns such as `gemma*`; None permits every model."""
-SERVED: Final = {"template": "templates", "experiment": "experiments"}
+RESOLVED_BY_PLUGIN: Final = {"template": "templates", "experiment": "experiments"}
 """Prefixes of names that stand for no model until a plugin has resolved them, and that plugin."""
 
 
 @lru_cache(4096)
-def opens(patterns: tuple[str, ...], name: str) -> bool:
+def permits(patterns: tuple[str, ...], name: str) -> bool:
     """Whether a pattern matches a model's name, with its tag or, if that is `latest`, without it."""
     whole = canonical(name)
     spelled = (whole, whole.removesuffix(":latest"))
@@ -37,6 +37,6 @@ def hint(name: str, near: str) -> str:
     begins, colon, _ = name.partition(":")
     if near:
         return f"Did you mean '{near}'?"
-    if colon and begins in SERVED:
-        return f"'{begins}:NAME' is served by the plugin `{SERVED[begins]}`, in the chains that contain it."
+    if colon and begins in RESOLVED_BY_PLUGIN:
+        return f"'{begins}:NAME' is served by the plugin `{RESOLVED_BY_PLUGIN[begins]}`, in the chains that contain it."
     return f"{LISTED} those that are available."

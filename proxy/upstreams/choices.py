@@ -16,38 +16,38 @@ from proxy.streams import Answer, Choice
 from proxy.types import JSON, Ask, Call, Chat, Complete, Event, Events, Finish, Handler, Reply, Text, Usage, Vectors
 
 Start: TypeAlias = Callable[[], Awaitable[Reply]]
-WAITING = 256
+MOST_BUFFERED = 256
 """Events buffered for a slow reader before the calls are paused."""
 
 
-def several(ask: Ask) -> bool:
+def wants_several(ask: Ask) -> bool:
     """Whether a call asks for more than one answer."""
     if isinstance(ask, Chat):
         return ask.n > 1
     return isinstance(ask, Complete) and (ask.best_of > 1 or ask.n > 1 or len(ask.prompts) > 1)
 
 
-async def fanned_out(call: Call, handler: Handler) -> Reply:
+async def fan_out(call: Call, handler: Handler) -> Reply:
     """One call for each answer, merged into one reply.  If any of them fails, at any time, the whole call fails."""
     ask = call.ask
-    singles = list(of_prompts(ask) if isinstance(ask, Complete) else of_seeds(ask))
+    singles = list(single_completions(ask) if isinstance(ask, Complete) else single_chats(ask))
     group = max(ask.n, ask.best_of) if isinstance(ask, Complete) else len(singles)
-    merged = Merged([partial(handler, call.but(ask=one)) for one in singles], group, call.observer)
+    merged = MergedReplies([partial(handler, call.but(ask=one)) for one in singles], group, call.observer)
     facts = await merged.started()
     reply = Reply.of(merged.events(), **facts).on_close(merged.aclose)
     if isinstance(ask, Complete) and ask.best_of > ask.n:
-        return reply.through(Best(ask).chosen)
+        return reply.through(BestOf(ask).select)
     return reply
 
 
-def of_seeds(ask: Ask) -> Iterable[Chat]:
+def single_chats(ask: Ask) -> Iterable[Chat]:
     """`n` chats with `seed`, `seed + 1`, …; without a seed the model chooses random ones."""
     if isinstance(ask, Chat):
         for index in range(ask.n):
             yield replace(ask, n=1, options=seeded(ask.options, index))
 
 
-def of_prompts(ask: Complete) -> Iterable[Complete]:
+def single_completions(ask: Complete) -> Iterable[Complete]:
     count = max(ask.n, ask.best_of)
     logprobs = ask.logprobs if ask.best_of <= ask.n else ask.logprobs or 0
     for prompt in ask.prompts:
@@ -61,13 +61,13 @@ def seeded(options: Mapping[str, JSON], index: int) -> Mapping[str, JSON]:
     return options if seed is None or not index else {**options, "seed": seed + index}
 
 
-class Best:
+class BestOf:
     """Keeps the most likely candidates of each prompt, as OpenAI's `best_of` does."""
 
     def __init__(self, ask: Complete) -> None:
         self.ask = ask
 
-    async def chosen(self, source: Events) -> Events:
+    async def select(self, source: Events) -> Events:
         answer = Answer()
         async for event in source:
             answer.add(event)
@@ -84,17 +84,17 @@ class Best:
         for prompt in range(len(self.ask.prompts)):
             start = prompt * self.ask.best_of
             candidates = [answer.choice(index) for index in range(start, start + self.ask.best_of)]
-            found += sorted(candidates, key=likelihood, reverse=True)[: self.ask.n]
+            found += sorted(candidates, key=mean_logprob, reverse=True)[: self.ask.n]
         return found
 
 
-def likelihood(choice: Choice) -> float:
+def mean_logprob(choice: Choice) -> float:
     """The mean log probability of the tokens; minus infinity if they have none."""
     logprobs = [one["logprob"] for one in choice.logprobs]
     return sum(logprobs) / len(logprobs) if logprobs else float("-inf")
 
 
-class Merged:
+class MergedReplies:
     """Several replies as one: events in the order of their arrival, one Usage at the end.
 
     Each is read as soon as it begins.  An unread one would occupy a slot of its host that the others may be waiting
@@ -108,7 +108,7 @@ class Merged:
         self.observer = observer
         self.held: list[Made] = []
         self.usages: dict[int, Usage] = {}
-        self.events_read: deque[Event | BaseException | None] = deque()
+        self.buffer: deque[Event | BaseException | None] = deque()
         self.arrived, self.room = asyncio.Event(), asyncio.Event()
         self.begun: list[asyncio.Future[Mapping[str, str]]] = []
         self.all_begun = False
@@ -132,10 +132,10 @@ class Merged:
     async def events(self) -> Events:
         running = len(self.tasks)
         while running:
-            while not self.events_read:
+            while not self.buffer:
                 self.arrived.clear()
                 await self.arrived.wait()
-            event = self.events_read.popleft()
+            event = self.buffer.popleft()
             self.room.set()
             if event is None:
                 running -= 1
@@ -179,9 +179,9 @@ class Merged:
 
     async def put(self, event: Event | BaseException | None) -> None:
         """Waits while the buffer is full, but only after all have begun: nobody reads it earlier."""
-        self.events_read.append(event)
+        self.buffer.append(event)
         self.arrived.set()
-        while self.all_begun and len(self.events_read) > WAITING:
+        while self.all_begun and len(self.buffer) > MOST_BUFFERED:
             self.room.clear()
             await self.room.wait()
 

@@ -35,10 +35,10 @@ async def in_batches(
     if not ask.inputs:
         return Reply.of(replay([Usage(0, 0)]))
     found = [await batch(ask.inputs[at : at + size]) for at in range(0, len(ask.inputs), size)]
-    return Reply.of(replay(together(found, ask)))
+    return Reply.of(replay(merged(found, ask)))
 
 
-def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
+def merged(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
     """The batches as one.  Raises BadCall if the vectors do not have the requested dimensions."""
     import numpy as np
 
@@ -52,10 +52,10 @@ def together(batches: list[tuple[Vectors, Usage]], ask: Embed) -> list[Event]:
     return [Vectors(values), Usage(sum(known) if len(known) == len(counts) else None, 0, load_ns=load)]
 
 
-def refused(name: str) -> BadCall:
+def strict_refusal(name: str) -> BadCall:
     message = f"'{name}' cannot be honoured exactly, and this server is set to refuse that (params: strict)."
     return BadCall(message, param=name, code="unsupported_parameter")
 
 
-def told(notes: Mapping[str, str]) -> str:
+def notes_text(notes: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={fate}" for name, fate in notes.items())

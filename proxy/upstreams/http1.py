@@ -24,27 +24,27 @@ from proxy.wire import patience
 
 IDLE: Final = 30.0
 """Seconds that an unused connection is kept."""
-NEXT: Final = 0.25
+NEXT_ADDRESS_AFTER: Final = 0.25
 """Seconds after which the next address of a host name is tried in parallel (Happy Eyeballs, RFC 8305)."""
 MOST_IDLE: Final = 100
 """Maximum number of unused connections kept per origin."""
-MOST_HEAD: Final = 65_536
+MOST_HEAD_BYTES: Final = 65_536
 """Maximum bytes of an answer's head."""
-HIGH: Final = 262_144
+HIGH_WATER_MARK: Final = 262_144
 """High-water mark: bytes of a body that are buffered before reading from the socket is paused."""
 
 
 @lru_cache(1)
-def trusted() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """A TLS context with the system's certificates; cached, as loading them blocks the event loop for some 30 ms."""
     return ssl.create_default_context()
 
 
-def nobody() -> None:
+def do_nothing() -> None:
     """The default for the parameter `written`: does nothing."""
 
 
-class Broken(ConnectionError):
+class ConnectionBroken(ConnectionError):
     """A connection ended, or carried invalid HTTP, during an exchange."""
 
 
@@ -61,16 +61,16 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.broken: str | None = None
-        self.since = 0.0
+        self.idle_since = 0.0
         self.paused = False
         self.begin()
 
     def begin(self) -> None:
         """Reset the state of the previous answer."""
         self.status = 0
-        self.wait_for: float | None = None
+        self.retry_after: float | None = None
         """Seconds after which the server wants a retry, None if it does not say."""
-        self.final = False
+        self.no_retry = False
         """Whether the server says that a retry is pointless."""
         self.framed = False
         self.head = 0
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
             self.fail(f"sent what is no HTTP: {error}")
-        if self.head > MOST_HEAD and not self.status:
+        if self.head > MOST_HEAD_BYTES and not self.status:
             self.fail("sent a head that does not end")
         self.wake()
 
@@ -101,25 +101,25 @@ class Connection(asyncio.Protocol):
         if self.status and not self.framed and error is None:
             self.complete = True  # a body without a declared length ends with its connection
         self.broken = self.broken or "broke off the connection"
-        self.origin.forget(self)
+        self.origin.remove_idle(self)
         self.wake()
 
     # --- what the parser calls -----------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self.complete:  # a second answer to one request, which must not be taken for a part of the first
-            raise Broken("spoke when it was not asked")  # ends the parsing; the first answer remains valid
+            raise ConnectionBroken("spoke when it was not asked")  # ends the parsing; the first answer remains valid
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
         if lower == b"content-length" or lower == b"transfer-encoding":
             self.framed = True  # otherwise the body ends with the connection
-        elif lower == b"retry-after" and self.wait_for is None:
-            self.wait_for = patience.seconds(value)
+        elif lower == b"retry-after" and self.retry_after is None:
+            self.retry_after = patience.seconds(value)
         elif lower == b"retry-after-ms" and (exact := patience.milliseconds(value)) is not None:
-            self.wait_for = exact
+            self.retry_after = exact
         elif lower == b"x-should-retry":
-            self.final = value.lower() == b"false"
+            self.no_retry = value.lower() == b"false"
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self.parts.append(data)
         self.size += len(data)
-        if self.size > HIGH and not self.paused and self.transport is not None:
+        if self.size > HIGH_WATER_MARK and not self.paused and self.transport is not None:
             self.paused = True
             self.transport.pause_reading()
 
@@ -155,25 +155,25 @@ class Connection(asyncio.Protocol):
         finally:
             self.waiter = None
 
-    async def answered(self, request: bytes, written: Callable[[], None]) -> None:
-        """Send a request and wait for the head of its answer.  written: called in between.  Raises Broken."""
+    async def exchange(self, request: bytes, written: Callable[[], None]) -> None:
+        """Send a request and wait for the head of its answer.  written: called in between.  Raises ConnectionBroken."""
         if self.transport is None:
-            raise Broken("is not connected")
+            raise ConnectionBroken("is not connected")
         self.begin()
         self.transport.write(request)
         written()
         while not self.status:
             if self.broken:
-                raise Broken(self.broken)
+                raise ConnectionBroken(self.broken)
             await self.wait()
 
     async def part(self) -> bytes:
-        """The next bytes of the body, or b"" at its end.  Raises Broken if it ends too early."""
+        """The next bytes of the body, or b"" at its end.  Raises ConnectionBroken if it ends too early."""
         while not self.parts:
             if self.complete:
                 return b""
             if self.broken:
-                raise Broken(self.broken)
+                raise ConnectionBroken(self.broken)
             await self.wait()
         data = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         self.parts.clear()
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """End the exchange.  The connection is reused if the request was sent and the answer read, both completely."""
         if self.reusable and not self.parts and not self.broken and self.is_sent:
-            self.origin.keep(self)
+            self.origin.put_idle(self)
         else:
             self.fail("was closed")
 
@@ -204,10 +204,10 @@ class Origin:
     def __init__(self, url: str) -> None:
         self.url = url
         parts = urlsplit(url)
-        self.host, self.tls = parts.hostname or "", trusted() if parts.scheme == "https" else None
+        self.host, self.tls = parts.hostname or "", tls_context() if parts.scheme == "https" else None
         self.port = parts.port or (443 if self.tls else 80)
-        named = self.host.replace(".", "").strip("0123456789") and ":" not in self.host
-        self.address: dict[str, Any] = {} if named else {"host": self.host, "port": self.port}
+        is_name = self.host.replace(".", "").strip("0123456789") and ":" not in self.host
+        self.address: dict[str, Any] = {} if is_name else {"host": self.host, "port": self.port}
         """Host and port if the URL has an IP address; empty if a host name must be resolved."""
         self.path = parts.path
         self.name = parts.netloc
@@ -221,26 +221,26 @@ class Origin:
         lines = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.name}\r\n{self.headers}{more}{kind}\r\n"
         return lines.encode()
 
-    async def ask(self, request: bytes, connect: float, written: Callable[[], None] = nobody) -> Connection:
+    async def send(self, request: bytes, connect: float, written: Callable[[], None] = do_nothing) -> Connection:
         """Send a request; gives its answer, unread, which the caller must close.
 
         request: a `head` and its body.  written: called when the request has been passed to the connection.
-        Raises Broken, or Unreachable if no connection can be made within `connect` seconds.
+        Raises ConnectionBroken, or Unreachable if no connection can be made within `connect` seconds.
         """
-        connection = self.kept() or await self.connected(connect)
+        connection = self.take_idle() or await self.connect(connect)
         try:
-            await connection.answered(request, written)
+            await connection.exchange(request, written)
         except BaseException:
             connection.fail("was given up")
             raise
         return connection
 
-    async def connected(self, limit: float) -> Connection:
+    async def connect(self, limit: float) -> Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(limit):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self), ssl=self.tls, **(self.address or await self.reached())
+                    lambda: Connection(self), ssl=self.tls, **(self.address or await self.connect_by_name())
                 )
         except TimeoutError as error:
             raise Unreachable(f"it accepted no connection within {limit:g} seconds") from error
@@ -248,31 +248,31 @@ class Origin:
             raise Unreachable(reason_of(error)) from error
         return connection
 
-    async def reached(self) -> dict[str, Any]:
+    async def connect_by_name(self) -> dict[str, Any]:
         """A socket connected to the first address of the host name that answers; uvloop lacks Happy Eyeballs."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        made = await start_connection(found, happy_eyeballs_delay=NEXT, loop=loop)
+        made = await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS_AFTER, loop=loop)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return {"sock": made, "server_hostname": self.host if self.tls else None}
 
-    def kept(self) -> Connection | None:
+    def take_idle(self) -> Connection | None:
         """The most recently used idle connection that is neither too old nor broken, or None."""
         oldest = asyncio.get_running_loop().time() - IDLE
         while self.idle:
             connection = self.idle.pop()
-            if connection.since > oldest and not connection.broken:
+            if connection.idle_since > oldest and not connection.broken:
                 return connection
             connection.fail("was idle")
         return None
 
-    def keep(self, connection: Connection) -> None:
-        connection.since = asyncio.get_running_loop().time()
+    def put_idle(self, connection: Connection) -> None:
+        connection.idle_since = asyncio.get_running_loop().time()
         self.idle.append(connection)
         if len(self.idle) > MOST_IDLE:
             self.idle.popleft().fail("was not needed")
 
-    def forget(self, connection: Connection) -> None:
+    def remove_idle(self, connection: Connection) -> None:
         if connection in self.idle:
             self.idle.remove(connection)
 

@@ -23,18 +23,18 @@ from proxy.wire import hops
 from proxy.wire.ollama_models import canonical
 
 CONNECT: Final = 10.0
-SILENT: Final = 1800.0
+SILENCE_TIMEOUT: Final = 1800.0
 """Seconds that a host may take to check or copy a file, without sending anything."""
-SLOWEST: Final = 1024 * 1024
+LOWEST_UPLOAD_RATE: Final = 1024 * 1024
 """Minimum bytes per second of an upload, from which its timeout is computed."""
-LONGEST: Final = 64 * 1024
+MOST_LINE_BYTES: Final = 64 * 1024
 """Maximum bytes of one line of a host's answer; also how much of an error is read."""
 MOST_LINES: Final = 100_000
-SMALL: Final = 10.0
-NOTHING: Final = f"sha256:{'0' * 64}"
-ABSENT: Final = ("connect", "timeout", "cut")
+SMALL_REQUEST: Final = 10.0
+ZERO_DIGEST: Final = f"sha256:{'0' * 64}"
+SKIPPED_CAUSES: Final = ("connect", "timeout", "cut")
 """Causes of errors for which a host is skipped instead of giving up the import."""
-GONE: Final = "no longer supported"
+ADAPTERS_REFUSED: Final = "no longer supported"
 """Part of the error of an Ollama that no longer accepts adapters (0.34.1 and later)."""
 
 
@@ -49,7 +49,7 @@ class Importer:
 
     async def pool(self, base: str) -> tuple[Pool, str]:
         """The pool of a model, and the model's real name.  Raises BadCall if its hosts are not Ollama servers."""
-        upstream, info = await self.catalogue.home(base)
+        upstream, info = await self.catalogue.locate(base)
         pool = self.pools[upstream]
         if not all(isinstance(host, Ollama) for host in pool.members.values()):
             message = f"The model '{base[:200]}' is not on an Ollama: no model can be added to its upstream."
@@ -60,7 +60,7 @@ class Importer:
         pool, real = await self.pool(base)
         if not adapter:
             return
-        told = await asyncio.gather(*(self.takes(url, real) for url in pool.members), return_exceptions=True)
+        told = await asyncio.gather(*(self.accepts_adapters(url, real) for url in pool.members), return_exceptions=True)
         if all(isinstance(one, BaseException) for one in told):
             raise next(one for one in told if isinstance(one, BaseException))
         if False in told:
@@ -70,12 +70,12 @@ class Importer:
             )
             raise BadCall(message, param="model", code="adapters_unsupported")
 
-    async def takes(self, url: str, base: str) -> bool:
+    async def accepts_adapters(self, url: str, base: str) -> bool:
         """Whether the host accepts adapters.  A request without a name always fails; the error shows the reason."""
-        body = {"model": "", "from": base, "adapters": {"a.gguf": NOTHING}, "stream": False}
-        patience = aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)
-        async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
-            return GONE not in await said_of(answer)
+        body = {"model": "", "from": base, "adapters": {"a.gguf": ZERO_DIGEST}, "stream": False}
+        timeout = aiohttp.ClientTimeout(total=SMALL_REQUEST, sock_connect=CONNECT)
+        async with self.exchange(url, "POST", "/api/create", timeout, json=body) as answer:
+            return ADAPTERS_REFUSED not in await error_of(answer)
 
     async def facts(self, base: str) -> Mapping[str, JSON]:
         pool, real = await self.pool(base)
@@ -100,11 +100,13 @@ class Importer:
                     without.append(f"{url} does not have '{real[:200]}'.")
                     continue
                 await self.upload(url, model.path, digest, told)
-                await self.made(url, body, told)
+                await self.create_at(url, body, told)
                 made.append(url)
             except UpstreamError as error:
-                if error.cause not in ABSENT:
-                    await asyncio.gather(*(self.drop(one, model.name) for one in (*made, url)), return_exceptions=True)
+                if error.cause not in SKIPPED_CAUSES:
+                    await asyncio.gather(
+                        *(self.delete_at(one, model.name) for one in (*made, url)), return_exceptions=True
+                    )
                     raise
                 away.append(error)
             finally:
@@ -121,31 +123,33 @@ class Importer:
 
     async def upload(self, url: str, path: Path, digest: str, told: Telling) -> None:
         where = f"/api/blobs/{digest}"
-        async with self.asked(url, "HEAD", where, aiohttp.ClientTimeout(total=SMALL, sock_connect=CONNECT)) as answer:
+        async with self.exchange(
+            url, "HEAD", where, aiohttp.ClientTimeout(total=SMALL_REQUEST, sock_connect=CONNECT)
+        ) as answer:
             if answer.status == 200:
                 return
         size = (await asyncio.to_thread(path.stat)).st_size
-        patience = aiohttp.ClientTimeout(total=SILENT + size / SLOWEST, sock_connect=CONNECT)
+        timeout = aiohttp.ClientTimeout(total=SILENCE_TIMEOUT + size / LOWEST_UPLOAD_RATE, sock_connect=CONNECT)
         await told(f"Sending {size} bytes to {url}.")
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         file = await asyncio.to_thread(path.open, "rb")
         try:
-            async with self.asked(url, "POST", where, patience, data=file, headers=headers) as answer:
+            async with self.exchange(url, "POST", where, timeout, data=file, headers=headers) as answer:
                 if answer.status not in (200, 201):
-                    raise refused(url, await said_of(answer))
+                    raise import_refused(url, await error_of(answer))
         finally:
             file.close()
 
-    async def made(self, url: str, body: Mapping[str, JSON], told: Telling) -> None:
+    async def create_at(self, url: str, body: Mapping[str, JSON], told: Telling) -> None:
         """Create the model at one host.  Raises UpstreamError for the first line with an error, whatever follows it."""
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENT)
-        async with self.asked(url, "POST", "/api/create", patience, json=body) as answer:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE_TIMEOUT)
+        async with self.exchange(url, "POST", "/api/create", timeout, json=body) as answer:
             if answer.status != 200:
-                raise refused(url, await said_of(answer))
+                raise import_refused(url, await error_of(answer))
             last, status = "", ""
             async for line in lines_of(answer):
                 if error := line.get("error"):
-                    raise refused(url, str(error))
+                    raise import_refused(url, str(error))
                 if (status := str(line.get("status", ""))[:500]) != last:
                     await told(f"{url}: {status}")
                 last = status
@@ -153,33 +157,33 @@ class Importer:
                 raise UpstreamError(f"{url} broke off.", "cut")
 
     async def remove(self, name: str, base: str) -> None:
-        pool = await self.home_of(name, base)
+        pool = await self.pool_of_tuned(name, base)
         try:
-            await asyncio.gather(*(self.drop(url, name) for url in pool.members))
+            await asyncio.gather(*(self.delete_at(url, name) for url in pool.members))
         finally:
             for url in pool.members:
                 pool.changed(url)
 
-    async def home_of(self, name: str, base: str) -> Pool:
+    async def pool_of_tuned(self, name: str, base: str) -> Pool:
         """The pool of a model; if it does not exist or may not be used, that of the model that it was made of."""
         try:
             return (await self.pool(name))[0]
         except NotFound:
             return (await self.pool(base))[0]
 
-    async def drop(self, url: str, name: str) -> None:
-        patience = aiohttp.ClientTimeout(total=60, sock_connect=CONNECT)
-        async with self.asked(url, "DELETE", "/api/delete", patience, json={"model": canonical(name)}) as answer:
+    async def delete_at(self, url: str, name: str) -> None:
+        timeout = aiohttp.ClientTimeout(total=60, sock_connect=CONNECT)
+        async with self.exchange(url, "DELETE", "/api/delete", timeout, json={"model": canonical(name)}) as answer:
             if answer.status not in (200, 404):
-                raise refused(url, await said_of(answer))
+                raise import_refused(url, await error_of(answer))
 
-    def asked(self, url: str, method: str, path: str, patience: aiohttp.ClientTimeout, **more: Any) -> Asked:
+    def exchange(self, url: str, method: str, path: str, timeout: aiohttp.ClientTimeout, **more: Any) -> Exchange:
         headers = {"Via": hops.named(self.server), **more.pop("headers", {})}
-        how = {"timeout": patience, "headers": headers, "allow_redirects": False, **more}
-        return Asked(lambda: self.http.request(method, url + path, **how), url)
+        how = {"timeout": timeout, "headers": headers, "allow_redirects": False, **more}
+        return Exchange(lambda: self.http.request(method, url + path, **how), url)
 
 
-class Asked:
+class Exchange:
     """A context manager for one exchange, whose failures are raised as UpstreamErrors that name the host."""
 
     def __init__(self, ask: Callable[[], Awaitable[aiohttp.ClientResponse]], url: str) -> None:
@@ -191,22 +195,22 @@ class Asked:
         try:
             self.answer = await self.ask()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self.blamed(error, "connect") from error
+            raise self.as_upstream_error(error, "connect") from error
         return self.answer
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self.answer is not None:
             self.answer.close()
         if isinstance(error, (aiohttp.ClientError, TimeoutError)):
-            raise self.blamed(error, "cut") from error
+            raise self.as_upstream_error(error, "cut") from error
 
-    def blamed(self, error: Exception, cause: Any) -> UpstreamError:
+    def as_upstream_error(self, error: Exception, cause: Any) -> UpstreamError:
         late = isinstance(error, TimeoutError)
         why = "does not answer in time" if late else f"cannot be asked: {error}"
         return UpstreamError(f"{self.url} {why}.", "timeout" if late else cause)
 
 
-def refused(url: str, why: str) -> UpstreamError:
+def import_refused(url: str, why: str) -> UpstreamError:
     return UpstreamError(f"{url} refuses the model: {why[:1000]}", "server", code="import_refused")
 
 
@@ -215,9 +219,9 @@ def digest_of(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-async def said_of(answer: aiohttp.ClientResponse) -> str:
+async def error_of(answer: aiohttp.ClientResponse) -> str:
     """The error in a failed answer, or the beginning of its text."""
-    text = (await answer.content.read(LONGEST)).decode("utf-8", "replace")
+    text = (await answer.content.read(MOST_LINE_BYTES)).decode("utf-8", "replace")
     try:
         return str(orjson.loads(text)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -230,7 +234,7 @@ async def lines_of(answer: aiohttp.ClientResponse) -> AsyncIterator[dict[str, JS
     async for part in answer.content.iter_any():
         *lines, rest = (rest + part).split(b"\n")
         count += len(lines)
-        if len(rest) > LONGEST or count > MOST_LINES:
+        if len(rest) > MOST_LINE_BYTES or count > MOST_LINES:
             raise UpstreamError(f"{answer.url.host} sent a line that is too long.", "invalid_answer")
         for line in filter(None, lines):
             yield object_of(line)
@@ -258,9 +262,9 @@ def parameters_of(text: str) -> dict[str, JSON]:
         except ValueError:
             value = written.strip()
         if name:
-            found[name] = value if name not in found else [*several(found[name]), value]
+            found[name] = value if name not in found else [*as_list(found[name]), value]
     return found
 
 
-def several(value: JSON) -> list[JSON]:
+def as_list(value: JSON) -> list[JSON]:
     return value if isinstance(value, list) else [value]

@@ -52,7 +52,7 @@ class Member(Protocol):
     async def version(self) -> str: ...
 
 
-async def found(members: Sequence[Member], name: str) -> ModelInfo | None:
+async def find(members: Sequence[Member], name: str) -> ModelInfo | None:
     """What the first host that has a model reports about it; None if no host has it.
 
     Raises UpstreamError if no host answers, or none of those that are known to have the model.
@@ -69,7 +69,7 @@ async def found(members: Sequence[Member], name: str) -> ModelInfo | None:
         raise failed
     told = await asyncio.gather(*(one.find(name) for one in members), return_exceptions=True)
     if all(isinstance(one, BaseException) for one in told):
-        raise first_failure(told)
+        raise first_error(told)
     return next((one for one in told if isinstance(one, ModelInfo)), None)
 
 
@@ -78,7 +78,7 @@ async def models(members: Sequence[Member]) -> Mapping[str, ModelInfo]:
     lists = await asyncio.gather(*(one.models() for one in members), return_exceptions=True)
     answered = [listed for listed in lists if not isinstance(listed, BaseException)]
     if not answered:
-        raise first_failure(lists)
+        raise first_error(lists)
     return {name: info for listed in reversed(answered) for name, info in listed.items()}
 
 
@@ -87,7 +87,7 @@ async def running(members: Sequence[Member]) -> list[JSON]:
     lists = await asyncio.gather(*(one.running() for one in members), return_exceptions=True)
     answered = [listed for listed in lists if not isinstance(listed, BaseException)]
     if not answered:
-        raise first_failure(lists)
+        raise first_error(lists)
     return [entry for listed in answered for entry in listed]
 
 
@@ -108,18 +108,18 @@ async def version(members: Sequence[Member]) -> str:
     raise UpstreamError(str(failed[0]), getattr(failed[0], "cause", "server"))
 
 
-def first_failure(told: Sequence[object]) -> BaseException:
+def first_error(told: Sequence[object]) -> BaseException:
     return next(one for one in told if isinstance(one, BaseException))
 
 
-def placed(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
+def add_origin(error: ProxyError, info: ModelInfo, upstream: str) -> ProxyError:
     """The error, with the facts where it happened."""
     error.facts.setdefault("model", info.name)
     error.facts.setdefault("upstream", upstream)
     return error
 
 
-def told(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
+def with_origin(reply: Reply, info: ModelInfo, upstream: str) -> Reply:
     """The reply, with the facts where it comes from."""
     facts = {"model": info.name, "upstream": upstream, "digest": info.digest[:10]}
     return Reply(reply.events, {**facts, **reply.facts} if reply.facts else facts, reply.closers)

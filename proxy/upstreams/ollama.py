@@ -15,17 +15,17 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay, whole
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, planned, refused, told
+from proxy.upstreams.common import in_batches, is_empty, notes_text, planned, strict_refusal
+from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
-from proxy.upstreams.listing import Listing
-from proxy.upstreams.loading import Loading
-from proxy.upstreams.remote import Kind, Remote
+from proxy.upstreams.model_list import ModelList
+from proxy.upstreams.model_loader import ModelLoader
 from proxy.wire import ollama_chat, ollama_errors, ollama_generate, ollama_lines, ollama_models
 from proxy.wire.ollama_chat import Pins, Plan
 from proxy.wire.ollama_generate import GenerateReader
 from proxy.wire.ollama_lines import ChatReader
 
-KIND = Kind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
+KIND = HostKind("Ollama", "an `ollama` URL has no path such as /v1, and leads to an Ollama")
 
 
 class Way(Struct, frozen=True):
@@ -52,61 +52,65 @@ class Ollama:
         self.pins = pins
         self.strict = strict
         origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
-        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of)
+        self.http = HostClient(
+            origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of
+        )
         # The cached lists and the loads under way survive reloads.
-        self.listing = services.kept(f"listing {url}", lambda: Listing(self.http, services.background, services.clock))
-        self.loading = services.kept(
-            f"loading {url}",
-            lambda: Loading(self.http, services.background, services.clock, settings.load_timeout),
+        self.model_list = services.kept(
+            f"model list {url}", lambda: ModelList(self.http, services.background, services.clock)
+        )
+        self.loader = services.kept(
+            f"loader {url}",
+            lambda: ModelLoader(self.http, services.background, services.clock, settings.load_timeout),
         )
 
     def open(self) -> None:
-        self.listing.remote = self.loading.ollama = self.http
-        self.loading.limit = self.settings.load_timeout
+        self.model_list.client = self.loader.client = self.http
+        self.loader.load_timeout = self.settings.load_timeout
 
     def is_here(self, info: ModelInfo | None) -> bool:
         """Whether callers may use this model: one that Ollama forwards elsewhere only if the operator allows it."""
         return info is not None and (self.settings.allow_cloud or not ollama_models.is_remote(info))
 
     async def models(self) -> Mapping[str, ModelInfo]:
-        return {name: info for name, info in (await self.listing.all()).items() if self.is_here(info)}
+        return {name: info for name, info in (await self.model_list.all()).items() if self.is_here(info)}
 
     async def running(self) -> list[JSON]:
         """The entries of `/api/ps`: the models that it has loaded."""
-        return list(ollama_models.loaded_entries(await self.http.ask_soon("/api/ps")))
+        return list(ollama_models.loaded_entries(await self.http.fetch_soon("/api/ps")))
 
     async def show(self, body: Mapping[str, JSON]) -> bytes:
         """The unchanged answer of `/api/show` for one model."""
-        return await self.http.ask_soon("/api/show", body, str(body.get("model", "")))
+        return await self.http.fetch_soon("/api/show", body, str(body.get("model", "")))
 
     async def version(self) -> str:
         """Raises UpstreamError if the server does not answer."""
-        return ollama_models.read_version(await self.http.ask_soon("/api/version"))
+        return ollama_models.read_version(await self.http.fetch_soon("/api/version"))
 
     async def find(self, name: str) -> ModelInfo | None:
-        found = await self.listing.find(name)
+        found = await self.model_list.find(name)
         return found if self.is_here(found) else None
 
     def known(self, name: str) -> ModelInfo | None:
-        found = self.listing.known.get(name)
+        found = self.model_list.known.get(name)
         return found if self.is_here(found) else None
 
     def warm(self, name: str) -> bool:
-        return name in self.loading.loaded or name in self.loading.loads
+        return name in self.loader.loaded or name in self.loader.loads
 
     def loaded(self) -> Collection[str]:
-        return self.loading.loaded
+        return self.loader.loaded
 
     def window(self, name: str) -> int | None:
-        return self.loading.loaded.get(name)
+        return self.loader.loaded.get(name)
 
     def changed(self) -> None:
-        self.listing.asked = self.loading.asked = float("-inf")
+        self.model_list.refreshed_at = self.loader.refreshed_at = float("-inf")
 
     async def poll(self) -> None:
-        await asyncio.shield(self.loading.refreshing())
-        if self.listing.is_old:
-            await asyncio.shield(self.listing.refreshing())
+        await asyncio.shield(self.loader.start_refresh())
+        if self.model_list.is_old:
+            await asyncio.shield(self.model_list.start_refresh())
 
     def __call__(self, call: Call, info: ModelInfo) -> Awaitable[Reply]:
         if isinstance(call.ask, Embed):
@@ -119,14 +123,14 @@ class Ollama:
         # Before the request is sent, since an invalid schema must not cost tokens.
         way, stages = await planned(ask, partial(self.way, call, ask, info, pins))
         plan = way.plan
-        if not self.loading.is_warm(info.name):
-            await self.loading.ready(info, pins, call.progress)
+        if not self.loader.is_warm(info.name):
+            await self.loader.ensure_loaded(info, pins, call.progress)
         if is_empty(ask):  # the call only loads the model
             return Reply.of(replay([Finish("load")]))
         reply = await (self.streamed if call.stream else self.whole)(call, way)
         if stages:
-            reply = await repair.checked(call, reply, stages)
-        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+            reply = await repair.apply_stages(call, reply, stages)
+        return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
 
     def way(self, call: Call, ask: Chat | Complete, info: ModelInfo, pins: Pins) -> tuple[Way, list[Stage]]:
         """How to request the answer, and the stages that repair it."""
@@ -136,7 +140,7 @@ class Ollama:
             plan = ollama_generate.plan(info.name, ask, call.stream, pins, info)
             way = Way("/api/generate", plan, GenerateReader(call.model))
         if way.plan.notes and self.strict:
-            raise refused(next(iter(way.plan.notes)))
+            raise strict_refusal(next(iter(way.plan.notes)))
         return way, repair.stages_of(way.plan, call.stream)
 
     async def whole(self, call: Call, way: Way) -> Reply:
@@ -162,7 +166,7 @@ class Ollama:
                 for event in reader.read(line) if line else ():
                     yield event
             if reader.done:
-                await self.http.finish(response)
+                await self.http.drain(response)
                 return
         if lines.rest.strip():
             for event in reader.read(lines.rest):
@@ -174,7 +178,7 @@ class Ollama:
         if info.can("embedding") is False:
             message = f"The model '{call.model}' does not make embeddings."
             raise BadCall(message, param="model", code="model_not_capable")
-        await self.loading.ready(info, self.pins(info.name), call.progress)
+        await self.loader.ensure_loaded(info, self.pins(info.name), call.progress)
         return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
 
     async def batch(self, call: Call, ask: Embed, info: ModelInfo, inputs: tuple[str, ...]) -> tuple[Vectors, Usage]:

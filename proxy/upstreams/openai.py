@@ -14,16 +14,16 @@ from proxy.models import ModelInfo
 from proxy.streams import begun, replay
 from proxy.types import JSON, Call, Chat, Complete, Embed, Events, Finish, Reply, Stage, Usage, Vectors
 from proxy.upstreams import repair
-from proxy.upstreams.common import in_batches, is_empty, planned, refused, told
+from proxy.upstreams.common import in_batches, is_empty, notes_text, planned, strict_refusal
+from proxy.upstreams.host_client import HostClient, HostKind
 from proxy.upstreams.http1 import Connection, Origin
-from proxy.upstreams.listing import Listing
+from proxy.upstreams.model_list import ModelList
 from proxy.upstreams.ollama import origin_of
-from proxy.upstreams.remote import Kind, Remote
 from proxy.wire import openai_bodies, openai_chunks, openai_models, openai_refusals, sse
 from proxy.wire.openai_bodies import Plan
 from proxy.wire.openai_chunks import AnswerReader
 
-KIND = Kind("The upstream", "an `openai` URL is all that stands before it, which often ends in /v1")
+KIND = HostKind("The upstream", "an `openai` URL is all that stands before it, which often ends in /v1")
 
 
 class OpenAI:
@@ -38,11 +38,11 @@ class OpenAI:
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
         origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
-        self.http = Remote(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
-        self.listing = services.kept(f"listing {name}", lambda: Models(self.http, services))
+        self.http = HostClient(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
+        self.model_list = services.kept(f"model list {name}", lambda: OpenAIModelList(self.http, services))
 
     def open(self) -> None:
-        self.listing.remote = self.http
+        self.model_list.client = self.http
 
     def error_of(self, status: int, body: bytes, model: str) -> ProxyError:
         """The error of a failed answer, from which the key is removed if the server repeats it."""
@@ -54,34 +54,34 @@ class OpenAI:
 
     async def models(self) -> Mapping[str, ModelInfo]:
         """By canonical name.  Raises UpstreamError if there is no list that is recent enough."""
-        return await self.listing.all()
+        return await self.model_list.all()
 
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError."""
-        return await self.listing.find(name)
+        return await self.model_list.find(name)
 
     def known(self, name: str) -> ModelInfo | None:
         """A model by its canonical name, from the cached list."""
-        return self.listing.known.get(name)
+        return self.model_list.known.get(name)
 
     def warm(self, name: str) -> bool:
         """Always true: such a server is taken to have loaded all that it lists."""
         return True
 
     def loaded(self) -> Collection[str]:
-        return self.listing.known.keys()
+        return self.model_list.known.keys()
 
     async def poll(self) -> None:
         """Refresh the list of models if it is old.  Raises UpstreamError."""
-        if self.listing.is_old:
-            await asyncio.shield(self.listing.refreshing())
+        if self.model_list.is_old:
+            await asyncio.shield(self.model_list.start_refresh())
 
     def window(self, name: str) -> int | None:
         """Unknown: only the list of models may have it."""
         return None
 
     def changed(self) -> None:
-        self.listing.asked = float("-inf")
+        self.model_list.refreshed_at = float("-inf")
 
     async def running(self) -> list[JSON]:
         """Unknown: OpenAI's API does not tell."""
@@ -108,17 +108,17 @@ class OpenAI:
         if is_empty(ask):  # the call only loads the model, which counts as loaded
             return Reply.of(replay([Finish("load")]))
         # Before the request is sent, since an invalid schema must not cost tokens.
-        plan, stages = await planned(ask, partial(self.planned, call, ask, info))
+        plan, stages = await planned(ask, partial(self.plan, call, ask, info))
         reply = await (self.streamed if call.stream else self.whole)(call, plan)
         if stages:
-            reply = await repair.checked(call, reply, stages)
-        return reply.noting(params=told(plan.notes)) if plan.notes else reply
+            reply = await repair.apply_stages(call, reply, stages)
+        return reply.noting(params=notes_text(plan.notes)) if plan.notes else reply
 
-    def planned(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> tuple[Plan, list[Stage]]:
+    def plan(self, call: Call, ask: Chat | Complete, info: ModelInfo) -> tuple[Plan, list[Stage]]:
         """The request to send, and the stages that repair its answer."""
         plan = openai_bodies.plan(info.name, ask, call.stream, self.settings.options)
         if plan.notes and self.strict:
-            raise refused(next(iter(plan.notes)))
+            raise strict_refusal(next(iter(plan.notes)))
         return plan, stages_of(plan, call.stream)
 
     async def whole(self, call: Call, plan: Plan) -> Reply:
@@ -147,7 +147,7 @@ class OpenAI:
                 yield event
         for event in reader.end():
             yield event
-        await self.http.finish(response)
+        await self.http.drain(response)
 
     async def embed(self, call: Call, ask: Embed, info: ModelInfo) -> Reply:
         return await in_batches(ask, self.settings.embed_batch, partial(self.batch, call, ask, info))
@@ -161,13 +161,13 @@ class OpenAI:
             response.close()
 
 
-class Models(Listing):
+class OpenAIModelList(ModelList):
     """The models of such a server; it tells nothing about them beyond its list."""
 
-    def __init__(self, remote: Remote, services: Services) -> None:
-        super().__init__(remote, services.background, services.clock, "/models", openai_models.read_models)
+    def __init__(self, client: HostClient, services: Services) -> None:
+        super().__init__(client, services.background, services.clock, "/models", openai_models.read_models)
 
-    async def described(self, info: ModelInfo) -> ModelInfo:
+    async def with_capabilities(self, info: ModelInfo) -> ModelInfo:
         return info
 
 
@@ -180,7 +180,7 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     """The checks that an answer must pass, as the server may ignore what it was asked for; often none."""
     stages: list[Stage] = []
     if plan.one_call:
-        stages.append(repair.first_call)
+        stages.append(repair.only_first_call)
     if plan.json or plan.strict_tools or plan.must_call:
-        stages.append(repair.Check(plan.json, plan.schema, plan.strict_tools, plan.must_call).stage(stream))
+        stages.append(repair.AnswerCheck(plan.json, plan.schema, plan.strict_tools, plan.must_call).stage(stream))
     return stages

@@ -19,7 +19,7 @@ from proxy.upstreams.affinity import LEAD, Affinity, beginning_of
 from proxy.upstreams.cooldown_sharing import CooldownSharing
 from proxy.upstreams.failure_tracker import FailureTracker
 from proxy.upstreams.host_state import COOLDOWN_PENALTY, HostState
-from proxy.upstreams.members import Member, placed, told
+from proxy.upstreams.members import Member, add_origin, with_origin
 from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue, host_name
 from proxy.upstreams.watch import POLL, Watch
 from proxy.wire.ollama_models import canonical
@@ -87,9 +87,9 @@ class Pool:
 
     async def to_only_host(self, host: Member, call: Call, info: ModelInfo) -> Reply:
         try:
-            return told(await host(call, info), info, self.name)
+            return with_origin(await host(call, info), info, self.name)
         except ProxyError as error:
-            placed(error, info, self.name)
+            add_origin(error, info, self.name)
             call.observer.placed(self.name)
             raise
 
@@ -140,7 +140,7 @@ class Pool:
         self.queue.release(state)
         if not isinstance(error, ProxyError):
             return False
-        placed(error, dispatch.info, state.name)
+        add_origin(error, dispatch.info, state.name)
         dispatch.call.observer.placed(state.name)
         dispatch.tried = (*dispatch.tried, state.url)
         return self.may_retry_elsewhere(error, state, dispatch.name, dispatch.tried)
@@ -148,7 +148,7 @@ class Pool:
     def on_answer(self, dispatch: Dispatch, state: HostState, reply: Reply) -> Reply:
         if self.affinity is not None and dispatch.beginning:
             self.affinity.record(dispatch.beginning, state.url)
-        reply = told(reply, dispatch.info, state.name)
+        reply = with_origin(reply, dispatch.info, state.name)
         if dispatch.queued:
             reply = reply.noting(**{"queue-ms": f"{dispatch.queued:.1f}"})
         if dispatch.call.stream:
@@ -254,7 +254,7 @@ class Pool:
     async def find(self, name: str) -> ModelInfo | None:
         """Raises UpstreamError if no host answers, or none of those that are known to have the model."""
         await self.watch.fresh()
-        found = await members.found(self.usable(), name)
+        found = await members.find(self.usable(), name)
         self.hosts_by_model.clear()
         return found
 

@@ -17,12 +17,12 @@ from proxy.wire.ids import new_id
 from proxy.wire.ollama_chat import Plan
 from proxy.wire.schema_weight import Weight
 
-BACKTRACKS: Final = 10_000
+MOST_BACKTRACKS: Final = 10_000
 """Maximum backtracking steps of one regular expression on one text, which take half a millisecond.  With the library's
 default of a million, a schema with forty expressions could block the event loop for seconds; most need no steps."""
 
 
-class Fit:
+class SchemaValidator:
     """A validator for one JSON schema.  Raises BadCall if the schema is invalid; never fetches a remote reference.
 
     schemas: how many the call has, which share the time that it may take to compile their regular expressions.
@@ -33,9 +33,9 @@ class Fit:
         import jsonschema_rs  # slow to import, and only needed by calls with a schema
 
         try:
-            patterns = jsonschema_rs.FancyRegexOptions(BACKTRACKS, self.weight.pattern_size(schemas))
+            patterns = jsonschema_rs.FancyRegexOptions(MOST_BACKTRACKS, self.weight.pattern_size(schemas))
             self.validator: Any = jsonschema_rs.validator_for(
-                dict(schema), retriever=_not_fetched, pattern_options=patterns
+                dict(schema), retriever=_refuse_to_fetch, pattern_options=patterns
             )
         except (jsonschema_rs.ValidationError, ValueError) as error:
             reason = str(error).splitlines()[0][:300]
@@ -53,7 +53,7 @@ class Fit:
             raise UpstreamError(f"{what} does not fit its schema: {error.message[:300]} at {place}", "invalid_answer")
 
 
-def _not_fetched(uri: str) -> JSON:
+def _refuse_to_fetch(uri: str) -> JSON:
     raise ValueError(f"references outside the schema are not fetched: {uri[:200]}")
 
 
@@ -66,19 +66,19 @@ def stages_of(plan: Plan, stream: bool) -> list[Stage]:
     if plan.forced:
         names = {tool.name for tool in plan.forced}
         for tool in plan.forced:
-            Fit(tool.parameters, "tools", len(plan.forced))
-        stages.append(lambda source: forced(source, names))
+            SchemaValidator(tool.parameters, "tools", len(plan.forced))
+        stages.append(lambda source: forced_call(source, names))
     if plan.one_call:
-        stages.append(first_call)
+        stages.append(only_first_call)
     if plan.json or plan.strict_tools:
-        stages.append(Check(plan.json, plan.schema, plan.strict_tools).stage(stream))
+        stages.append(AnswerCheck(plan.json, plan.schema, plan.strict_tools).stage(stream))
     return stages
 
 
-async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
+async def apply_stages(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
     """Apply the stages, and wait for the first event.  What is generated until then is reported to the observer."""
     call.observer.holds(made := Made())
-    reply = reply.through(partial(noted, made))
+    reply = reply.through(partial(report_cost, made))
     for stage in stages:
         reply = reply.through(stage)
     reply = await begun(reply)
@@ -86,25 +86,25 @@ async def checked(call: Call, reply: Reply, stages: Iterable[Stage]) -> Reply:
     return reply
 
 
-async def noted(made: Made, source: Events) -> Events:
+async def report_cost(made: Made, source: Events) -> Events:
     async for event in source:
         grown(made, event)
         yield event
 
 
-async def forced(source: Events, names: set[str]) -> Events:
+async def forced_call(source: Events, names: set[str]) -> Events:
     """Turn the JSON object that stands for a tool call into that call.  Text is held back until it is complete."""
-    words: list[str] = []
+    texts: list[str] = []
     usage: list[Event] = []
     async for event in source:
         if isinstance(event, Text):
-            words.append(event.text)
+            texts.append(event.text)
         elif isinstance(event, Usage):
             usage.append(event)
         elif isinstance(event, Finish):
             # If it was cut short, it is not a valid call, and is passed on as text.
             whole = event.reason == "stop"
-            yield called("".join(words), names) if whole else Text("".join(words))
+            yield parse_call("".join(texts), names) if whole else Text("".join(texts))
             for one in usage:
                 yield one
             yield Finish("tool_calls") if whole else event
@@ -112,21 +112,21 @@ async def forced(source: Events, names: set[str]) -> Events:
             yield event
 
 
-def called(words: str, names: set[str]) -> ToolCalled:
+def parse_call(text: str, names: set[str]) -> ToolCalled:
     try:
-        match orjson.loads(words):
+        match orjson.loads(text):
             case {"name": str(name), "arguments": dict(arguments)} if name in names:
                 return ToolCalled(new_id("call_"), name, orjson.dumps(arguments).decode())
     except orjson.JSONDecodeError:
         pass
-    raise not_called()
+    raise missing_call()
 
 
-def not_called() -> UpstreamError:
+def missing_call() -> UpstreamError:
     return UpstreamError("The model did not call a function although it had to.", "invalid_answer")
 
 
-async def first_call(source: Events) -> Events:
+async def only_first_call(source: Events) -> Events:
     seen = False
     async for event in source:
         if isinstance(event, ToolCalled):
@@ -136,7 +136,7 @@ async def first_call(source: Events) -> Events:
         yield event
 
 
-class Check:
+class AnswerCheck:
     """Checks that an answer is JSON that matches its schema, and the arguments of strict tools theirs.
 
     must_call: the only functions that may be called, of which one must be; empty if none is required.
@@ -150,49 +150,49 @@ class Check:
         must_call: Collection[str] = (),
     ) -> None:
         self.json = json
-        self.fit = Fit(schema, "response_format") if schema else None
+        self.validator = SchemaValidator(schema, "response_format") if schema else None
         count = len(strict_tools)
-        self.tools = {name: Fit(parameters, "tools", count) for name, parameters in strict_tools.items()}
+        self.tools = {name: SchemaValidator(parameters, "tools", count) for name, parameters in strict_tools.items()}
         self.must_call = must_call
 
     def stage(self, stream: bool) -> Stage:
-        return self.along if stream else self.before
+        return self.check_stream if stream else self.check_whole
 
-    async def along(self, source: Events) -> Events:
+    async def check_stream(self, source: Events) -> Events:
         """For streams: passes events on, and raises if a tool call or, at the end, the text is wrong."""
-        words: list[str] = []
+        texts: list[str] = []
         called = False
         async for event in source:
             if isinstance(event, Text):
-                words.append(event.text)
+                texts.append(event.text)
             elif isinstance(event, ToolCalled):
                 called = True
-                self.arguments(event)
+                self.check_arguments(event)
             elif isinstance(event, Finish) and event.reason == "stop" and not called:
                 if self.must_call:
-                    raise not_called()
-                self.words("".join(words))
+                    raise missing_call()
+                self.check_text("".join(texts))
             yield event
 
-    async def before(self, source: Events) -> Events:
+    async def check_whole(self, source: Events) -> Events:
         """For other answers: passes nothing on until the whole answer has arrived and is valid."""
         whole: list[Event] = [event async for event in source]
-        events: list[Event] = [event async for event in self.along(replay(whole))]
+        events: list[Event] = [event async for event in self.check_stream(replay(whole))]
         for event in events:
             yield event
 
-    def arguments(self, event: ToolCalled) -> None:
+    def check_arguments(self, event: ToolCalled) -> None:
         if self.must_call and event.name not in self.must_call:
-            raise not_called()
-        if fit := self.tools.get(event.name):
-            fit.check(orjson.loads(event.arguments), f"The call of {event.name}")
+            raise missing_call()
+        if validator := self.tools.get(event.name):
+            validator.check(orjson.loads(event.arguments), f"The call of {event.name}")
 
-    def words(self, words: str) -> None:
+    def check_text(self, text: str) -> None:
         if not self.json:
             return
         try:
-            value = orjson.loads(words)
+            value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
             raise UpstreamError(f"The model's answer is not JSON: {error}", "invalid_answer") from None
-        if self.fit is not None:
-            self.fit.check(value, "The model's answer")
+        if self.validator is not None:
+            self.validator.check(value, "The model's answer")

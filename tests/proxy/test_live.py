@@ -89,9 +89,9 @@ def kept(run: Running) -> list[Any]:
     """Settings of what outlives reloads."""
     state = run.server.services.state
     host = run.server.live.pipeline.value.upstreams["far"].states[0]
-    listing, loading = state[f"listing {host.url}"], state[f"loading {host.url}"]
+    listing, loader = state[f"model list {host.url}"], state[f"loader {host.url}"]
     usage, experiments = state["usage writer"], state["experiments writer"]
-    bounds = [loading.limit, loading.ollama.most, listing.remote.most]
+    bounds = [loader.load_timeout, loader.client.most, listing.client.most]
     return [host.name, *bounds, usage.most, experiments.most, experiments.most_units]
 
 

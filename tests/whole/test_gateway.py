@@ -171,7 +171,7 @@ async def test_a_loop_of_two_proxies_ends_at_once_with_an_error(
             run.configure(f"{RETRY}upstreams: {{next: {{ollama: '{to.url}'}}}}\nmodels: {{demo: {{upstream: next}}}}\n")
         for run in (one, other):
             assert await run.server.reload()
-        monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.1)
+        monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 0.1)
         seen = len(one.ollama.seen) + len(other.ollama.seen)
         async with asyncio.timeout(30):
             response = await one.chat(stream=stream)

@@ -18,7 +18,7 @@ from proxy.errors import ConfigError, UpstreamError
 from proxy.live import Router
 from proxy.types import Route
 from proxy.upstreams.demo import Said, Simulator
-from proxy.upstreams.repair import Fit
+from proxy.upstreams.repair import SchemaValidator
 from tests.conftest import ASK, BARE, Start
 from tests.whole.asking import PNG, data_url, error_of
 
@@ -63,12 +63,12 @@ async def test_an_ordinary_recursive_schema_is_accepted(start: Start) -> None:
 
 
 def test_backtracking_of_a_regular_expression_is_bounded() -> None:
-    ordinary = Fit({"pattern": r"^(?=.*\d)(?=.*[a-z])(?!.*secret).{8,}$"}, "p")
+    ordinary = SchemaValidator({"pattern": r"^(?=.*\d)(?=.*[a-z])(?!.*secret).{8,}$"}, "p")
     ordinary.check("a1" * 10_000, "it")
     with pytest.raises(UpstreamError, match="does not fit"):
         ordinary.check("a1 secret", "it")
     with pytest.raises(UpstreamError, match="backtracking"):
-        Fit({"pattern": r"(\w+) \1"}, "p").check("ab cd " * 2000 + "x x", "it")
+        SchemaValidator({"pattern": r"(\w+) \1"}, "p").check("ab cd " * 2000 + "x x", "it")
 
 
 async def test_inlining_a_schemas_references_cannot_grow_without_bound(start: Start) -> None:
@@ -170,8 +170,8 @@ async def test_two_plugins_with_the_same_endpoints_are_a_configuration_error(sta
 async def test_a_model_unloaded_meanwhile_is_loaded_by_a_separate_call(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.loading.BELIEVED", 0.0)
-    monkeypatch.setattr("proxy.upstreams.loading.FRESH", 0.0)
+    monkeypatch.setattr("proxy.upstreams.model_loader.BELIEVED", 0.0)
+    monkeypatch.setattr("proxy.upstreams.model_loader.FRESH", 0.0)
     async with start() as run:
         assert (await run.chat()).status == 200
         address = run.server.config.upstreams["local"].urls[0]

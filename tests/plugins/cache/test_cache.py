@@ -245,7 +245,7 @@ async def test_fields_that_do_not_reach_the_model_are_not_part_of_the_key(start:
 
 
 async def test_a_model_that_was_pulled_again_misses(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
+    for name in ("proxy.upstreams.model_list.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
         monkeypatch.setattr(name, 0.0)
     ollama = Simulator()
     async with start(CACHE, ollama) as run:
@@ -600,7 +600,7 @@ async def test_equal_batches_at_once_are_embedded_once(start: Start) -> None:
 
 
 async def test_hits_are_served_while_the_upstream_is_down(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("proxy.upstreams.listing.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
+    for name in ("proxy.upstreams.model_list.FRESH", "proxy.upstreams.catalogue.RECENT", "plugins.cache.plugin.RECENT"):
         monkeypatch.setattr(name, 0.0)
     async with running(Simulator()) as url:
         text = f"{CACHE}upstreams: {{local: {{ollama: '{url}'}}}}\n"

@@ -70,13 +70,13 @@ async def test_an_answer_is_paid_by_the_price_of_the_model_that_made_it(
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Made]:
     """All that is held back."""
     found: list[Made] = []
-    noted: Callable[..., Any] = repair.noted
+    report_cost: Callable[..., Any] = repair.report_cost
 
     def noting(made: Made, source: Any) -> Any:
         found.append(made)
-        return noted(made, source)
+        return report_cost(made, source)
 
-    monkeypatch.setattr(repair, "noted", noting)
+    monkeypatch.setattr(repair, "report_cost", noting)
     return found
 
 
@@ -132,14 +132,14 @@ async def test_what_was_made_of_several_answers_costs_though_nothing_of_them_is_
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: str, form: dict[str, Any]
 ) -> None:
     """Their client leaves while one of three has not begun yet."""
-    merged: list[choices.Merged] = []
+    merged: list[choices.MergedReplies] = []
 
-    class Watched(choices.Merged):
+    class Watched(choices.MergedReplies):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             merged.append(self)
 
-    monkeypatch.setattr(choices, "Merged", Watched)
+    monkeypatch.setattr(choices, "MergedReplies", Watched)
     stalling = Simulator(faults=[Fault("stall")], say=lambda body: Said('{"a": 1}'))
     async with start(chained(tmp_path, chain), stalling) as run:
         asked = {**ASK, **form}

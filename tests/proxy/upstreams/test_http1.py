@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.upstreams import http1
-from proxy.upstreams.http1 import Broken, Connection, Origin, Unreachable
+from proxy.upstreams.http1 import Connection, ConnectionBroken, Origin, Unreachable
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 ROOT = Origin("http://127.0.0.1").head("GET", "/", 0)
@@ -91,9 +91,9 @@ async def whole(connection: Connection) -> bytes:
 
 async def test_a_connection_serves_again_once_its_answer_was_read() -> None:
     async with serving(saying(FINE)) as (origin, server):
-        first = await origin.ask(origin.head("POST", "/api/chat", 2) + b"{}", 1)
+        first = await origin.send(origin.head("POST", "/api/chat", 2) + b"{}", 1)
         assert (first.status, await whole(first)) == (200, b"hi")
-        second = await origin.ask(origin.head("GET", "/api/tags", 0), 1)
+        second = await origin.send(origin.head("GET", "/api/tags", 0), 1)
         assert second is first and await whole(second) == b"hi"
         assert server.asked == ["POST /base/api/chat HTTP/1.1", "GET /base/api/tags HTTP/1.1"]
         assert list(origin.idle) == [first]
@@ -101,10 +101,10 @@ async def test_a_connection_serves_again_once_its_answer_was_read() -> None:
 
 async def test_an_answer_that_was_not_read_takes_its_connection_with_it() -> None:
     async with serving(saying(FINE)) as (origin, _):
-        first = await origin.ask(ROOT, 1)
+        first = await origin.send(ROOT, 1)
         first.close()
         assert not origin.idle
-        assert await origin.ask(ROOT, 1) is not first
+        assert await origin.send(ROOT, 1) is not first
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\ndef\r\n\r\n0\r\n\r\n"
@@ -122,7 +122,7 @@ def test_however_an_answer_is_cut_it_is_the_same(cuts: list[int]) -> None:
 
 async def test_a_body_without_a_length_ends_with_its_connection() -> None:
     async with serving(saying(b"HTTP/1.1 200 OK\r\n\r\nall ", b"of it", end=True)) as (origin, _):
-        assert await whole(await origin.ask(ROOT, 1)) == b"all of it"
+        assert await whole(await origin.send(ROOT, 1)) == b"all of it"
         assert not origin.idle
 
 
@@ -136,39 +136,39 @@ async def test_a_body_without_a_length_ends_with_its_connection() -> None:
 )
 async def test_a_body_that_ends_too_early_is_broken(pieces: tuple[bytes, ...]) -> None:
     async with serving(saying(*pieces, end=True)) as (origin, _):
-        with pytest.raises(Broken, match="broke off"):
-            await whole(await origin.ask(ROOT, 1))
+        with pytest.raises(ConnectionBroken, match="broke off"):
+            await whole(await origin.send(ROOT, 1))
 
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-x\r\n", b"\x00\x01\x02", b"HTTP/1.1 abc\r\n\r\n"])
 async def test_what_is_no_http_is_broken(garbage: bytes) -> None:
     async with serving(saying(garbage)) as (origin, _):
-        with pytest.raises(Broken, match="no HTTP"):
-            await origin.ask(ROOT, 1)
+        with pytest.raises(ConnectionBroken, match="no HTTP"):
+            await origin.send(ROOT, 1)
 
 
 async def test_a_head_without_end_is_not_read_for_ever() -> None:
     async with serving(saying(b"HTTP/1.1 200 OK\r\n", *[b"X-A: " + b"a" * 9000 + b"\r\n"] * 20)) as (origin, _):
-        with pytest.raises(Broken):
-            await origin.ask(ROOT, 1)
+        with pytest.raises(ConnectionBroken):
+            await origin.send(ROOT, 1)
 
 
 async def test_an_interim_answer_is_not_the_answer() -> None:
     async with serving(saying(b"HTTP/1.1 100 Continue\r\n\r\n", FINE)) as (origin, _):
-        assert await whole(await origin.ask(ROOT, 1)) == b"hi"
+        assert await whole(await origin.send(ROOT, 1)) == b"hi"
 
 
 async def test_words_after_the_end_cost_the_connection() -> None:
     async with serving(saying(FINE + b"HTTP/1.1 500 Surprise\r\n")) as (origin, _):
-        await whole(await origin.ask(ROOT, 1))
-        assert await whole(await origin.ask(ROOT, 1)) == b"hi"
+        await whole(await origin.send(ROOT, 1))
+        assert await whole(await origin.send(ROOT, 1)) == b"hi"
 
 
 async def test_another_answer_to_the_same_request_is_no_part_of_the_first() -> None:
     other = b"HTTP/1.1 500 Surprise\r\nRetry-After: 9\r\nContent-Length: 3\r\n\r\nbad"
     async with serving(saying(FINE + other)) as (origin, _):
-        answer = await origin.ask(ROOT, 1)
-        assert (await whole(answer), answer.status, answer.wait_for) == (b"hi", 200, None)
+        answer = await origin.send(ROOT, 1)
+        assert (await whole(answer), answer.status, answer.retry_after) == (b"hi", 200, None)
         assert not origin.idle
 
 
@@ -178,16 +178,16 @@ async def test_nobody_waits_behind_a_request_that_was_answered_before_all_of_it_
         await asyncio.Event().wait()  # what else is sent is never read
 
     async with serving(hasty) as (origin, _):
-        assert await whole(await origin.ask(ROOT + bytes(20_000_000), 1)) == b"hi"
+        assert await whole(await origin.send(ROOT + bytes(20_000_000), 1)) == b"hi"
         assert not origin.idle
-        assert await whole(await origin.ask(ROOT, 1)) == b"hi"
+        assert await whole(await origin.send(ROOT, 1)) == b"hi"
 
 
 async def test_a_slow_reader_leaves_the_rest_to_the_network() -> None:
     size = 20_000_000
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
     async with serving(saying(head, bytes(size))) as (origin, _):
-        answer = await origin.ask(ROOT, 1)
+        answer = await origin.send(ROOT, 1)
         await until(lambda: answer.paused)
         assert answer.size < 2_000_000
         assert len(await whole(answer)) == size
@@ -201,7 +201,7 @@ async def test_leaving_closes_the_connection() -> None:
         gone.set()
 
     async with serving(silent) as (origin, server):
-        asking = asyncio.ensure_future(origin.ask(origin.head("POST", "/", 2) + b"{}", 1))
+        asking = asyncio.ensure_future(origin.send(origin.head("POST", "/", 2) + b"{}", 1))
         await server.heard.wait()
         asking.cancel()
         async with asyncio.timeout(10):
@@ -211,21 +211,21 @@ async def test_leaving_closes_the_connection() -> None:
 async def test_idle_connections_are_few_and_not_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "MOST_IDLE", 2)
     async with serving(saying(FINE)) as (origin, _):
-        answers = [await origin.ask(ROOT, 1) for _ in range(4)]
+        answers = [await origin.send(ROOT, 1) for _ in range(4)]
         for answer in answers:
             await whole(answer)
         assert len(origin.idle) == 2
         monkeypatch.setattr(http1, "IDLE", -1.0)
-        assert await origin.ask(ROOT, 1) not in answers
+        assert await origin.send(ROOT, 1) not in answers
         assert not origin.idle
 
 
 async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     async with serving(saying(FINE, end=True)) as (origin, _):
-        first = await origin.ask(ROOT, 1)
+        first = await origin.send(ROOT, 1)
         await whole(first)
         await until(lambda: not origin.idle)
-        assert await origin.ask(ROOT, 1) is not first
+        assert await origin.send(ROOT, 1) is not first
 
 
 @asynccontextmanager
@@ -243,9 +243,9 @@ async def plain() -> AsyncIterator[int]:
 
 async def test_what_cannot_be_reached_says_why() -> None:
     with pytest.raises(Unreachable, match="connection refused"):
-        await Origin("http://127.0.0.1:9").ask(ROOT, 1)
+        await Origin("http://127.0.0.1:9").send(ROOT, 1)
     with pytest.raises(Unreachable, match="name is not known"):
-        await Origin("http://no-such-host.invalid").ask(ROOT, 5)
+        await Origin("http://no-such-host.invalid").send(ROOT, 5)
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def test_a_name_of_which_the_first_address_answers_nothing_is_reached_at_the_nex
         async with serving(saying(FINE)) as (origin, _):
             with swallowing(origin.port):
                 named = Origin(f"http://ollama.example:{origin.port}")
-                connection = await named.ask(ROOT, 5)
+                connection = await named.send(ROOT, 5)
                 connection.fail("was enough")
                 return connection.status
 
@@ -285,7 +285,7 @@ def test_a_name_of_which_the_first_address_answers_nothing_is_reached_at_the_nex
 async def test_a_server_without_tls_is_told_as_such() -> None:
     async with plain() as port:
         with pytest.raises(Unreachable, match="TLS failed: it speaks plain HTTP; use http://"):
-            await Origin(f"https://127.0.0.1:{port}").ask(ROOT, 1)
+            await Origin(f"https://127.0.0.1:{port}").send(ROOT, 1)
 
 
 async def test_certificates_are_read_once_however_many_connections_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ async def test_certificates_are_read_once_however_many_connections_there_are(mon
     async with plain() as port:
         for _ in range(3):
             with pytest.raises(Unreachable):
-                await Origin(f"https://127.0.0.1:{port}").ask(ROOT, 1)
+                await Origin(f"https://127.0.0.1:{port}").send(ROOT, 1)
     assert len(read) <= 1
 
 

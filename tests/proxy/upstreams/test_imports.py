@@ -15,7 +15,7 @@ from proxy.config import Upstream
 from proxy.errors import BadCall, NotFound, UpstreamError
 from proxy.host import Background, Host, Services
 from proxy.imports import NewModel
-from proxy.upstreams.catalogue import Catalogue, Settled
+from proxy.upstreams.catalogue import Catalogue, ModelRules
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.imports import Importer, parameters_of
 from proxy.upstreams.ollama import Ollama
@@ -38,7 +38,7 @@ async def importer(ollamas: Sequence[Simulator], away: bool = False) -> AsyncIte
         stack.push_async_callback(background.aclose)
         services = Services(http, background)
         stack.push_async_callback(services.opened.aclose)
-        settings, settled = Upstream(ollama=tuple(urls)), Settled({})
+        settings, settled = Upstream(ollama=tuple(urls)), ModelRules({})
         pool = Pool("local", [Ollama(url, settings, services, settled.pins) for url in urls], settings, services)
         pool.open()
         stack.callback(pool.close)

@@ -17,7 +17,7 @@ from proxy.observer import NOBODY
 from proxy.port import Port
 from proxy.settings import Line as Settings
 from proxy.types import Call, Chat, Reply
-from proxy.upstreams.choices import Merged
+from proxy.upstreams.choices import MergedReplies
 from proxy.upstreams.demo import Fault, Simulator, running
 from proxy.upstreams.host_state import HostState
 from proxy.upstreams.waiting_queue import RoundRobin, WaitingCall, WaitingQueue
@@ -73,7 +73,7 @@ async def test_an_answer_that_begins_as_its_caller_leaves_is_closed() -> None:
             begun.append(1)
             return Reply.of(nothing()).on_close(lambda: closed.append(1))  # type: ignore[arg-type]
 
-        merged = Merged([start, start], 2, NOBODY)
+        merged = MergedReplies([start, start], 2, NOBODY)
         starting = asyncio.ensure_future(merged.started())
         for _ in range(lag):
             await asyncio.sleep(0)
@@ -301,14 +301,14 @@ async def test_readiness_does_not_wait_for_a_host_that_hangs(start: Start) -> No
 async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 0.3)
-    monkeypatch.setattr("proxy.upstreams.listing.PATIENCE", 0.02)
+    monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 0.3)
+    monkeypatch.setattr("proxy.upstreams.model_list.PATIENCE", 0.02)
     monkeypatch.setattr("proxy.upstreams.catalogue.RECENT", 0.0)
     async with saying(200, delay=3600) as hangs, running(Simulator()) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"
         async with start(text) as run:
             assert (await run.chat()).status == 200  # the first waits as long as a list may take
-            monkeypatch.setattr("proxy.upstreams.remote.SMALL", 3600.0)
+            monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 3600.0)
             async with asyncio.timeout(30):
                 assert (await run.chat()).status == 200
 
@@ -316,8 +316,8 @@ async def test_models_of_one_upstream_do_not_wait_for_another_that_hangs(
 async def test_the_version_does_not_wait_for_an_upstream_that_hangs(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.upstreams.catalogue.PROBED", 40.0)
-    monkeypatch.setattr("proxy.upstreams.remote.SMALL", 3600.0)
+    monkeypatch.setattr("proxy.upstreams.catalogue.PROBE_TIMEOUT", 40.0)
+    monkeypatch.setattr("proxy.upstreams.host_client.SMALL_REQUEST", 3600.0)
     ollama = Simulator()
     async with saying(200, delay=3600) as hangs, running(ollama) as good:
         text = f"{BARE}\nupstreams: {{one: {{ollama: '{hangs}'}}, other: {{ollama: '{good}'}}}}\n"

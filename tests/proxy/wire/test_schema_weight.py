@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import BadCall
 from proxy.types import JSON
-from proxy.upstreams.repair import Fit
+from proxy.upstreams.repair import SchemaValidator
 from proxy.wire.schema_weight import Weight
 
 A, B = {"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}
@@ -62,9 +62,11 @@ def test_what_compiling_regular_expressions_takes_is_bounded() -> None:
     with pytest.raises(BadCall, match="more than 200"):
         Weight({"patternProperties": {f"^{number}": True for number in range(201)}}, "p")
     with pytest.raises(BadCall, match="too large a one"):
-        Fit({"properties": {str(number): {"pattern": f"^(?!x){number}\\w{{1,20}}$"} for number in range(50)}}, "p")
-    Fit(patterned(200), "p")
-    Fit({"pattern": "^(?!x)\\w{1,64}$"}, "p")
+        SchemaValidator(
+            {"properties": {str(number): {"pattern": f"^(?!x){number}\\w{{1,20}}$"} for number in range(50)}}, "p"
+        )
+    SchemaValidator(patterned(200), "p")
+    SchemaValidator({"pattern": "^(?!x)\\w{1,64}$"}, "p")
 
 
 @st.composite

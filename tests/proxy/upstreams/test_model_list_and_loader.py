@@ -75,7 +75,7 @@ async def test_an_older_server_is_asked_for_capabilities_once(start: Start) -> N
 
 
 async def test_a_model_that_was_just_pulled_is_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.upstreams.listing.SETTLED", 0.0)
+    monkeypatch.setattr("proxy.upstreams.model_list.ABSENCE_BELIEVED", 0.0)
     ollama = Simulator(models=[one for one in CATALOGUE if one.name != "demo-vision:latest"])
     async with start(ollama=ollama) as run:
         assert (await run.chat(model="demo-vision")).status == 404

@@ -13,12 +13,12 @@ import orjson
 
 from proxy.errors import BadCall, Denied, NotFound, ProxyError, TooOld, UpstreamError
 from proxy.types import JSON, Call
-from proxy.upstreams.http1 import Connection, Origin, Unreachable, nobody
+from proxy.upstreams.http1 import Connection, Origin, Unreachable, do_nothing
 from proxy.wire import hops
 
 CONNECT = 10.0
 """Seconds that connecting to a server may take, unless the call sets a limit."""
-SMALL = 10.0
+SMALL_REQUEST = 10.0
 """Seconds that a small request, such as for a list of models, may take."""
 
 
@@ -27,17 +27,17 @@ ReadError: TypeAlias = Callable[[int, bytes, str], ProxyError]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class HostKind:
     """Phrases for error messages.  name: what such a host is called.  url: what its URL must look like."""
 
     name: str
     url: str
 
 
-class Remote:
+class HostClient:
     """server: this server's own id, for loop detection.  read_error: makes an error of a failed answer."""
 
-    def __init__(self, origin: Origin, server: str, most: int, kind: Kind, read_error: ReadError) -> None:
+    def __init__(self, origin: Origin, server: str, most: int, kind: HostKind, read_error: ReadError) -> None:
         self.origin = origin
         self.url = origin.url
         self.server = server
@@ -52,7 +52,7 @@ class Remote:
 
         Raises the error that the host's answer means, or UpstreamError.
         """
-        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.own()
+        more = "".join([f"{name}: {value}\r\n" for name, value in call.trail.items()]) or self.via_header()
         written = orjson.dumps(body)
         request = self.origin.head("POST", path, len(written), more) + written
         return await self.exchange(
@@ -60,23 +60,23 @@ class Remote:
         )
 
     async def exchange(
-        self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = nobody
+        self, request: bytes, model: str, connect: float | None = None, written: Callable[[], None] = do_nothing
     ) -> Connection:
         try:
-            answer = await self.origin.ask(request, connect or CONNECT, written)
-        except OSError as error:  # Broken, Unreachable and TimeoutError are OSErrors
-            raise self.blamed(error) from error
+            answer = await self.origin.send(request, connect or CONNECT, written)
+        except OSError as error:  # ConnectionBroken, Unreachable and TimeoutError are OSErrors
+            raise self.connection_error(error) from error
         if answer.status == 200:
             return answer
         try:
             failed = self.read_error(answer.status, await self.read(answer), model)
-            failed.wait = failed.wait if answer.wait_for is None else answer.wait_for
-            failed.again = False if answer.final else failed.again
+            failed.wait = failed.wait if answer.retry_after is None else answer.retry_after
+            failed.again = False if answer.no_retry else failed.again
             raise failed
         finally:
             answer.close()
 
-    def own(self) -> str:
+    def via_header(self) -> str:
         """The `Via` header of a request of the proxy's own, which a client's request may have caused."""
         return f"Via: {hops.VIA.get() or hops.named(self.server)}\r\n"
 
@@ -95,37 +95,37 @@ class Remote:
         try:
             return await answer.part()
         except OSError as error:
-            raise self.blamed(error) from error
+            raise self.connection_error(error) from error
 
-    async def finish(self, answer: Connection) -> None:
+    async def drain(self, answer: Connection) -> None:
         """Read and discard the rest of a body, for at most a second, so that its connection can be reused."""
         with suppress(OSError):
             async with asyncio.timeout(1):
                 while await answer.part():
                     pass
 
-    async def ask(self, path: str, body: JSON = None, model: str = "") -> bytes:
+    async def fetch(self, path: str, body: JSON = None, model: str = "") -> bytes:
         """The body of the answer to a small request: a GET if there is no `body`, otherwise a POST."""
         method, written = ("GET", b"") if body is None else ("POST", orjson.dumps(body))
-        answer = await self.exchange(self.origin.head(method, path, len(written), self.own()) + written, model)
+        answer = await self.exchange(self.origin.head(method, path, len(written), self.via_header()) + written, model)
         try:
             return await self.read(answer)
         finally:
             answer.close()
 
-    async def ask_soon(self, path: str, body: JSON = None, model: str = "") -> bytes:
-        """As `ask`, but limited to SMALL seconds.  If no model is given, refusals are raised as UpstreamError."""
+    async def fetch_soon(self, path: str, body: JSON = None, model: str = "") -> bytes:
+        """As `fetch`, but limited to SMALL_REQUEST seconds.  Without a model, refusals are UpstreamErrors."""
         try:
-            async with asyncio.timeout(SMALL):
-                return await self.ask(path, body, model)
+            async with asyncio.timeout(SMALL_REQUEST):
+                return await self.fetch(path, body, model)
         except TimeoutError as error:
-            raise self.blamed(error) from error
+            raise self.connection_error(error) from error
         except (BadCall, Denied, NotFound, TooOld) as error:
             if model:
                 raise
-            raise self.amiss(path, error) from error
+            raise self.configuration_error(path, error) from error
 
-    def amiss(self, path: str, error: ProxyError) -> UpstreamError:
+    def configuration_error(self, path: str, error: ProxyError) -> UpstreamError:
         """The error of a refused request that no caller is to blame for; a retry would be refused, too."""
         text = f"{self.url}{path}: {error}"
         if isinstance(error, NotFound | TooOld):
@@ -134,7 +134,7 @@ class Remote:
         found.again = False
         return found
 
-    def blamed(self, error: OSError) -> UpstreamError:
+    def connection_error(self, error: OSError) -> UpstreamError:
         """A failed connection as an error that names the host."""
         if isinstance(error, TimeoutError):
             return UpstreamError(f"{self.url} did not answer in time.", "timeout")

@@ -10,7 +10,7 @@ from proxy.background import Background
 from proxy.clock import Clock
 from proxy.errors import ProxyError, UpstreamError
 from proxy.models import ModelInfo
-from proxy.upstreams.remote import Remote
+from proxy.upstreams.host_client import HostClient
 from proxy.wire import ollama_chat, ollama_models
 from proxy.wire.ollama_chat import Pins
 
@@ -20,34 +20,34 @@ BELIEVED = 30.0
 """Seconds after which the old list is no longer used, since Ollama unloads idle models."""
 
 
-class Loading:
-    def __init__(self, ollama: Remote, background: Background, clock: Clock, limit: float) -> None:
-        self.ollama = ollama
+class ModelLoader:
+    def __init__(self, client: HostClient, background: Background, clock: Clock, load_timeout: float) -> None:
+        self.client = client
         self.background = background
         self.clock = clock
-        self.limit = limit
+        self.load_timeout = load_timeout
         """Seconds that a load may take."""
         self.loaded: dict[str, int | None] = {}
         """By canonical name, the context window that a model was loaded with, in tokens; None if unknown."""
-        self.asked = float("-inf")
-        self.asking: asyncio.Task[None] | None = None
+        self.refreshed_at = float("-inf")
+        self.refreshing: asyncio.Task[None] | None = None
         self.loads: dict[str, asyncio.Task[None]] = {}
 
     def is_warm(self, model: str) -> bool:
         """Whether a model is loaded, by a list that is still fresh."""
-        return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.asked <= FRESH
+        return ollama_models.canonical(model) in self.loaded and self.clock.monotonic() - self.refreshed_at <= FRESH
 
-    async def ready(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
+    async def ensure_loaded(self, info: ModelInfo, pins: Pins, progress: Callable[[str], None]) -> None:
         """Wait until the model is loaded.  Raises the error with which loading failed."""
         name = ollama_models.canonical(info.name)
-        age = self.clock.monotonic() - self.asked
+        age = self.clock.monotonic() - self.refreshed_at
         if name in self.loaded and age <= BELIEVED:
             if age > FRESH:
-                self.refreshing()
+                self.start_refresh()
             return
         if age > FRESH and name not in self.loads:
             with suppress(ProxyError):  # unknown; loading a loaded model costs next to nothing
-                await asyncio.shield(self.refreshing())
+                await asyncio.shield(self.start_refresh())
         if name not in self.loaded:
             progress(f"loading {info.name}")
             try:
@@ -56,42 +56,42 @@ class Loading:
                 raise error.copied() from error
             progress("waiting")
 
-    def refreshing(self) -> asyncio.Task[None]:
-        if self.asking is None or self.asking.done():
-            self.asking = self.background.start(self.refresh(), f"listing what {self.ollama.url} has loaded")
-        return self.asking
+    def start_refresh(self) -> asyncio.Task[None]:
+        if self.refreshing is None or self.refreshing.done():
+            self.refreshing = self.background.start(self.refresh(), f"listing what {self.client.url} has loaded")
+        return self.refreshing
 
     async def refresh(self) -> None:
         """Raises UpstreamError; then no model is known to be loaded."""
         try:
-            self.loaded = ollama_models.read_loaded(await self.ollama.ask_soon("/api/ps"))
+            self.loaded = ollama_models.read_loaded(await self.client.fetch_soon("/api/ps"))
         except ProxyError as error:
             self.loaded = {}
             if isinstance(error, UpstreamError):
                 raise
-            raise UpstreamError(f"{self.ollama.url}/api/ps: {error}", "server", code=error.code) from error
+            raise UpstreamError(f"{self.client.url}/api/ps: {error}", "server", code=error.code) from error
         finally:
-            self.asked = self.clock.monotonic()
+            self.refreshed_at = self.clock.monotonic()
 
     def load(self, name: str, info: ModelInfo, pins: Pins) -> asyncio.Task[None]:
         """The running load of a model, or a new one; it is shared by all who wait for it."""
         if name not in self.loads:
-            task = self.background.start(self.loading(name, info, pins), f"loading {info.name}")
+            task = self.background.start(self.run_load(name, info, pins), f"loading {info.name}")
             self.loads[name] = task
             task.add_done_callback(lambda _: self.loads.pop(name))
         return self.loads[name]
 
-    async def loading(self, name: str, info: ModelInfo, pins: Pins) -> None:
+    async def run_load(self, name: str, info: ModelInfo, pins: Pins) -> None:
         if info.can("embedding") and not info.can("completion"):
             path, body = "/api/embed", ollama_chat.embed_body(info.name, (), None, pins)
         else:
             path, body = "/api/chat", ollama_chat.load_body(info.name, pins)
         try:
-            async with asyncio.timeout(self.limit):
-                await self.ollama.ask(path, body, info.name)
+            async with asyncio.timeout(self.load_timeout):
+                await self.client.fetch(path, body, info.name)
         except TimeoutError:
-            message = f"{info.name} was not loaded within {self.limit:g} seconds."
+            message = f"{info.name} was not loaded within {self.load_timeout:g} seconds."
             raise UpstreamError(message, "load") from None
         with suppress(ProxyError):  # the load may have evicted other models
-            await asyncio.shield(self.refreshing())
+            await asyncio.shield(self.start_refresh())
         self.loaded.setdefault(name)
