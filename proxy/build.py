@@ -20,7 +20,6 @@ from proxy.edge.admission import Admission
 from proxy.edge.attachments import Attachments
 from proxy.edge.calls import Own
 from proxy.edge.chats import Chats
-from proxy.edge.desk import Counter
 from proxy.edge.exchange import exchange_of
 from proxy.edge.front import Door
 from proxy.edge.gateway import Gateways
@@ -31,6 +30,7 @@ from proxy.edge.me import Me
 from proxy.edge.model_lists import Shown
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.prompt import Prompt
+from proxy.edge.request_reader import Counter
 from proxy.edge.responses import Responses
 from proxy.edge.unknown_paths import UnknownPaths
 from proxy.edge.writer import Writer
@@ -42,8 +42,8 @@ from proxy.models import Offers
 from proxy.optional import accounts_api, accounts_of, database_of, demo_url, tokens_of
 from proxy.registry import build_plugins, in_order
 from proxy.sql.feature import Feature
-from proxy.stores.shelf import Opened, Shelf
-from proxy.storing import kinds, tell_unwritable
+from proxy.stores.registry import OpenStore, Stores
+from proxy.storing import kinds, log_unwritable
 from proxy.types import Call, Caller, Endpoints, Handler, Reply, Route
 from proxy.upstreams.catalogue import Catalogue, ModelRules
 from proxy.upstreams.cooldown_sharing import CooldownSharing
@@ -66,7 +66,7 @@ class Assembly:
     """The parts of one pipeline, connected with each other but not yet opened."""
 
     def __init__(
-        self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]], shelf: Shelf
+        self, config: Config, source: Source, services: Services, urls: Mapping[str, Sequence[str]], stores: Stores
     ) -> None:
         """urls: the addresses of each upstream's hosts.  Raises ConfigError."""
         self.config = config
@@ -74,7 +74,7 @@ class Assembly:
         self.http = services.http
         rules = ModelRules(config.models)
         self.pools = {
-            name: self.pool(name, [self.host(url, upstream, rules, services) for url in urls[name]], services, shelf)
+            name: self.pool(name, [self.host(url, upstream, rules, services) for url in urls[name]], services, stores)
             for name, upstream in config.upstreams.items()
         }
         self.catalogue = Catalogue(rules, self.pools, config.upstreams)
@@ -86,16 +86,16 @@ class Assembly:
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
-        host = self.lent(services, shelf)
+        host = self.lent(services, stores)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings, self.adopting, self.seen = host.holdings, host.adopting, host.seen
+        self.holdings, self.adopting, self.availability = host.holdings, host.adopting, host.availability
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
             self.admission.note(route, plugins.values())
 
-    def lent(self, services: Services, shelf: Shelf) -> Host:
+    def lent(self, services: Services, stores: Stores) -> Host:
         """The Host that plugins are given."""
         prices = book_of(self.config.costs, self.config.upstreams, self.source)
         return Host(
@@ -104,7 +104,7 @@ class Assembly:
             self.answer,
             self.catalogue,
             self.desk,
-            shelf,
+            stores,
             price=prices.cost,
             prices=prices,
             open_database=self.database,
@@ -122,11 +122,11 @@ class Assembly:
             return OpenAI(url, upstream, services, strict)
         return Ollama(url, upstream, services, rules.pins, strict)
 
-    def pool(self, name: str, hosts: Sequence[Member], services: Services, shelf: Shelf) -> Pool:
+    def pool(self, name: str, hosts: Sequence[Member], services: Services, stores: Stores) -> Pool:
         settings = self.config.upstreams[name]
         if settings.share is None:
             return Pool(name, hosts, settings, services)
-        sharing = CooldownSharing(shelf.keyvalue(settings.share), services.background, services.clock)
+        sharing = CooldownSharing(stores.keyvalue(settings.share), services.background, services.clock)
         return Pool(name, hosts, settings, services, sharing)
 
     def send(self, call: Call) -> Awaitable[Reply]:
@@ -202,7 +202,7 @@ class Assembly:
             *ollama.routes(),
             *Prompt(self.config, self.writer, own, limits).routes(),
             *writes,
-            *Health(services.readiness, self.catalogue.alive, self.seen).routes(),
+            *Health(services.readiness, self.catalogue.alive, self.availability).routes(),
             *Hosts(self.pools).routes(),
             *Me(self.holdings, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
         ]
@@ -217,9 +217,9 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
         name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
         for name, upstream in config.upstreams.items()
     }
-    shelf = shelf_of(config, services)
+    stores = stores_of(config, services)
     try:
-        assembly = Assembly(config, source, services, urls, shelf)
+        assembly = Assembly(config, source, services, urls, stores)
         router = assembly.router(services)
         gateways = Gateways(config.listen.trusted_proxies)
         door = Door(
@@ -232,20 +232,20 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
             assembly.catalogue.broken_aliases,
             frozenset() if config.identity_header is None else config.identity_header.names,
         )
-        return Pipeline(router, door, await opened(assembly, shelf))
+        return Pipeline(router, door, await opened(assembly, stores))
     except BaseException:
-        await shelf.aclose()
+        await stores.aclose()
         raise
 
 
-def shelf_of(config: Config, services: Services) -> Shelf:
-    return Shelf(kinds(config.stores, services.clock), services.kept("stores", dict[str, Opened]))
+def stores_of(config: Config, services: Services) -> Stores:
+    return Stores(kinds(config.stores, services.clock), services.kept("stores", dict[str, OpenStore]))
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:
     """Check everything that `build` checks, without starting anything.  Raises ConfigError."""
     urls = {name: upstream.urls or ["http://demo"] for name, upstream in config.upstreams.items()}
-    assembly = Assembly(config, source, services, urls, shelf_of(config, services))
+    assembly = Assembly(config, source, services, urls, stores_of(config, services))
     assembly.router(services)
     return assembly
 
@@ -257,11 +257,11 @@ async def migrate(config: Config, source: Source, services: Services) -> list[st
     return [feature.name for feature in assembly.features()]
 
 
-async def opened(assembly: Assembly, shelf: Shelf) -> AsyncExitStack:
+async def opened(assembly: Assembly, stores: Stores) -> AsyncExitStack:
     """Open what must be open before the first call.  If that fails, everything is closed again."""
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(shelf.aclose)
-        tell_unwritable(shelf)
+        stack.push_async_callback(stores.aclose)
+        log_unwritable(stores)
         await migrated(assembly)
         for identity in (assembly.accounts, assembly.tokens):
             if identity is not None:

@@ -12,25 +12,25 @@ import aiohttp
 from aiohttp import web
 
 from proxy.announcements import CallEnded, Cost
+from proxy.availability import Availability as Availability
 from proxy.background import Background as Background
 from proxy.background import PeriodicTasks as PeriodicTasks
 from proxy.background import interruptible_sleep as interruptible_sleep
 from proxy.background import shielded as shielded
 from proxy.caller_data import Finding, Holding
 from proxy.clock import Clock as Clock
-from proxy.desk import Desk as Desk
-from proxy.desk import Part as Part
 from proxy.errors import ConfigError
 from proxy.file_access import Cabinet
 from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.prices import Book
 from proxy.readiness import Readiness
-from proxy.seen import Seen as Seen
+from proxy.request_reader import Desk as Desk
+from proxy.request_reader import Part as Part
 from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
-from proxy.stores.shelf import Shelf, Unknown
+from proxy.stores.registry import Stores, UnknownStore
 from proxy.stores.vectors import Vectors
 from proxy.types import JSON, Call, Caller, Handler
 from proxy.wire.ids import new_id
@@ -182,7 +182,7 @@ class Host:
     answer: Answerer
     models: Models
     desk: Desk
-    shelf: Shelf
+    stores: Stores
     bus: Bus = field(default_factory=Bus)
     price: Price = unpriced
     """Computes what a call cost."""
@@ -232,9 +232,9 @@ class Host:
     def keyvalue(self, name: str) -> KeyValue:
         """A key-value store under `stores:` in the configuration, or `memory`.  Raises ConfigError."""
         try:
-            return self.shelf.keyvalue(name)
-        except Unknown:
-            there = ", ".join(self.shelf.names(searched=False))
+            return self.stores.keyvalue(name)
+        except UnknownStore:
+            there = ", ".join(self.stores.names(searched=False))
             raise ConfigError(
                 [f"no store is called {name!r}; declare it under `stores`, or name one of: {there}"]
             ) from None
@@ -242,18 +242,18 @@ class Host:
     def vectors(self, name: str) -> Vectors:
         """A vector store under `stores:` in the configuration, or `texts`.  Raises ConfigError."""
         try:
-            return self.shelf.vectors(name)
-        except Unknown:
-            there = ", ".join(self.shelf.names(searched=True))
+            return self.stores.vectors(name)
+        except UnknownStore:
+            there = ", ".join(self.stores.names(searched=True))
             raise ConfigError(
                 [f"no store of texts is called {name!r}; declare it under `stores`, or name one of: {there}"]
             ) from None
 
-    def seen(self) -> dict[str, Seen]:
+    def availability(self) -> dict[str, Availability]:
         """Whether the database and the external stores in use answered this process when last asked, by name."""
-        found = self.shelf.seen()
+        found = self.stores.availability()
         if (opened := self.services.state.get(DATABASE)) is not None:
-            found[DATABASE] = opened.seen
+            found[DATABASE] = opened.availability
         return found
 
     def counters(self, name: str | None) -> Counters:

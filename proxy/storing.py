@@ -11,7 +11,7 @@ from pathlib import Path
 from proxy.clock import Clock
 from proxy.settings import Store
 from proxy.settings.stores import Memory
-from proxy.stores.shelf import Closing, Kind, Shelf
+from proxy.stores.registry import Closable, StoreKind, Stores
 
 log = logging.getLogger(__name__)
 OWN = "memory"
@@ -20,13 +20,13 @@ TEXTS = "texts"
 """The same for plugins that need a vector store."""
 
 
-def kinds(stores: Mapping[str, Store], clock: Clock) -> dict[str, Kind]:
+def kinds(stores: Mapping[str, Store], clock: Clock) -> dict[str, StoreKind]:
     """The kinds of all stores, by name.  One in memory and one for texts always exist."""
     named = {OWN: Store(memory=Memory()), TEXTS: Store(lancedb="data/lance"), **stores}
     return {name: kind(name, settings, clock) for name, settings in named.items()}
 
 
-def kind(name: str, settings: Store, clock: Clock) -> Kind:
+def kind(name: str, settings: Store, clock: Clock) -> StoreKind:
     """The kind of a store.  Changed settings mean another store; a changed name does so only for one in memory."""
     told = settings.model_dump_json()
     if settings.redis is not None:  # the dump masks the URL, which is a secret
@@ -35,13 +35,13 @@ def kind(name: str, settings: Store, clock: Clock) -> Kind:
         told += name
     path = settings.disk.path if settings.disk is not None else settings.lancedb or ""
     here = "" if "://" in path else path
-    return Kind(told, lambda: opened(settings, clock), searched=settings.lancedb is not None, path=here)
+    return StoreKind(told, lambda: opened(settings, clock), searched=settings.lancedb is not None, path=here)
 
 
-def tell_unwritable(shelf: Shelf) -> None:
+def log_unwritable(stores: Stores) -> None:
     """Log which stores in use cannot write their files, as otherwise this would only show when they are first used."""
-    for name, kind in shelf.kinds.items():
-        if kind.path and kind.name in shelf.taken and (barred := closed_to_us(Path(kind.path).absolute())):
+    for name, kind in stores.kinds.items():
+        if kind.path and kind.name in stores.acquired and (barred := closed_to_us(Path(kind.path).absolute())):
             told = "the store %r cannot be kept in %s: %s cannot be written; name another path"
             log.warning(told, name, kind.path, barred)
 
@@ -53,7 +53,7 @@ def closed_to_us(path: Path) -> Path | None:
     return None if fits and os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)) else there
 
 
-def opened(settings: Store, clock: Clock) -> Closing:
+def opened(settings: Store, clock: Clock) -> Closable:
     """Open a store.  Each kind's client is imported only here, because not every server needs it."""
     if settings.memory is not None:
         from proxy.stores.memory import Memory as InMemory

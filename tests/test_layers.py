@@ -28,7 +28,7 @@ FLOORS = (
         "proxy.port",
         "proxy.advice",
         "proxy.readiness",
-        "proxy.seen",
+        "proxy.availability",
         "proxy",
     ),
     (
@@ -46,7 +46,7 @@ FLOORS = (
         "proxy.host",
         "proxy.records",
         "proxy.page",
-        "proxy.desk",
+        "proxy.request_reader",
         "proxy.meter",
         "proxy.attempts",
         "proxy.config",

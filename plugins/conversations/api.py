@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from plugins.conversations import export, reading
+from plugins.conversations.conversation import FIELD, HEADER, PREFIX, Talk, unknown
 from plugins.conversations.copying import copied
 from plugins.conversations.forms import (
     Add,
@@ -31,7 +32,6 @@ from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
 from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, written
-from plugins.conversations.talks import FIELD, HEADER, PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.errors import ProxyError
 from proxy.host import Host

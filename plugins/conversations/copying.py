@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import exc, update
 
+from plugins.conversations.conversation import Exists, Talk
 from plugins.conversations.messages import Said
 from plugins.conversations.removing import NOBODY, PAUSE, emptied, together
 from plugins.conversations.store import Store
 from plugins.conversations.tables import TALKS
-from plugins.conversations.talks import Exists, Talk
 from proxy.errors import Busy
 from proxy.wire.ids import new_id
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import orjson
 
+from plugins.conversations.conversation import Talk
 from plugins.conversations.messages import Said, told
 from plugins.conversations.store import Summary
-from plugins.conversations.talks import Talk
 from proxy.types import JSON
 
 NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool"}

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 from msgspec.structs import replace
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from plugins.conversations.conversation import checked_id
 from plugins.conversations.messages import cleaned
-from plugins.conversations.talks import checked_id
 from proxy.config import Strict
 from proxy.errors import BadCall
 from proxy.host import Desk

@@ -10,10 +10,10 @@ from typing import Final
 from msgspec.structs import replace
 from pydantic import PositiveInt
 
+from plugins.conversations.conversation import Talk
 from plugins.conversations.messages import Said
 from plugins.conversations.resent import apart
 from plugins.conversations.store import Cut, Store, Summary
-from plugins.conversations.talks import Talk
 from plugins.conversations.window import Room, kept_from, kept_last
 from plugins.conversations.writing import CONTEXT, Writing
 from proxy.config import Strict

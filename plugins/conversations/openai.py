@@ -11,6 +11,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, delete, select, update
 
 from plugins.conversations.api import answer
+from plugins.conversations.conversation import PREFIX, Talk, unknown
 from plugins.conversations.forms import LIMITS, Metadata, check_letters
 from plugins.conversations.items import of_items, parts_of, place_of, shown, without
 from plugins.conversations.messages import Said, row_of, said_of
@@ -19,7 +20,6 @@ from plugins.conversations.referred import items_of
 from plugins.conversations.removing import remove
 from plugins.conversations.store import Store, mine, of, written
 from plugins.conversations.tables import MESSAGES, TALKS
-from plugins.conversations.talks import PREFIX, Talk, unknown
 from plugins.conversations.turns import Taking
 from proxy.config import Strict
 from proxy.errors import NotFound

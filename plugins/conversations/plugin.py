@@ -11,6 +11,7 @@ from typing import Final, Literal, Self
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from plugins.conversations.api import Api
+from plugins.conversations.conversation import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
 from plugins.conversations.memory import Memory, New, Summarise, Window, headed
 from plugins.conversations.messages import Said, cleaned, letters
 from plugins.conversations.openai import OpenAI
@@ -21,7 +22,6 @@ from plugins.conversations.resent import answered, apart, new_of
 from plugins.conversations.retention import EVERY, Retention
 from plugins.conversations.store import Cut, Most, Store
 from plugins.conversations.tables import FEATURE
-from plugins.conversations.talks import FIELD, HEADER, TOO_LONG, Talk, checked_id, full
 from plugins.conversations.turns import Taking, Turn, Turns, renewing
 from plugins.conversations.writing import Writing
 from proxy.asks import pictured_at

@@ -8,12 +8,12 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal_column, select, text, tuple_
 
+from plugins.conversations.conversation import Talk, talk_of
 from plugins.conversations.forms import Page, Query
 from plugins.conversations.messages import Said, said_of
 from plugins.conversations.snippet import around, spaced
 from plugins.conversations.store import Store, Summary, mine, of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
-from plugins.conversations.talks import Talk, talk_of
 from proxy.errors import NotFound
 from proxy.types import JSON
 

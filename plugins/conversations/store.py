@@ -10,9 +10,9 @@ import orjson
 from sqlalchemy import ColumnElement, case, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.conversations.conversation import Exists, Talk, full, talk_of, unknown
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.tables import MESSAGES, SUMMARIES, TALKS
-from plugins.conversations.talks import Exists, Talk, full, talk_of, unknown
 from proxy.host import Host
 from proxy.records import Records
 

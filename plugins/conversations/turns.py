@@ -14,9 +14,9 @@ from uuid import uuid4
 from sqlalchemy import case, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from plugins.conversations.conversation import Locked, Talk, talk_of, unknown
 from plugins.conversations.store import Store, mine
 from plugins.conversations.tables import TALKS
-from plugins.conversations.talks import Locked, Talk, talk_of, unknown
 from proxy.errors import Busy
 from proxy.host import Background, Clock
 from proxy.sql.now import now

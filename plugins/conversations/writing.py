@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from plugins.conversations.conversation import TOO_LONG
 from plugins.conversations.messages import Said
 from plugins.conversations.store import Summary
-from plugins.conversations.talks import TOO_LONG
 from proxy.errors import BadCall, UpstreamError
 from proxy.host import Host
 from proxy.streams import collect

@@ -14,7 +14,7 @@ from plugins.documents.collections import USUAL, Collection, Collections
 from plugins.documents.contents import Content
 from plugins.documents.files import Reader
 from plugins.documents.forms import AddDocument, ChangeDocument, Page, Some
-from plugins.documents.ledger import OPEN, Job
+from plugins.documents.job_queue import OPEN, Job
 from plugins.documents.payer import Payer
 from plugins.documents.runner import Runner
 from plugins.documents.scratch import scratch

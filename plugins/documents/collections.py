@@ -23,12 +23,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.places import abandon, locked
+from plugins.documents.index_tables import abandon, locked
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS, READERS, STORES, VALUES
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.wire.ids import new_id
 
 USUAL: Final = "default"

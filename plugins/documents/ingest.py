@@ -12,10 +12,10 @@ import orjson
 from plugins.documents.chunks import Chunk, head
 from plugins.documents.collections import Collection, Collections, Target
 from plugins.documents.embedding import Embedder
-from plugins.documents.ledger import Job, Ledger
+from plugins.documents.index_upkeep import Tender
+from plugins.documents.job_queue import Job, Ledger
 from plugins.documents.payer import Payer
 from plugins.documents.store import Item, Store
-from plugins.documents.tending import Tender
 from proxy.errors import BadCall, NotFound, ProxyError
 from proxy.stores.vectors import Row, Vectors
 

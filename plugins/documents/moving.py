@@ -11,10 +11,10 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collection
+from plugins.documents.index_tables import STILL, abandon, retire
 from plugins.documents.ingest import Ingest, Overtaken, Pen
-from plugins.documents.ledger import OPEN, Job, Ledger
+from plugins.documents.job_queue import OPEN, Job, Ledger
 from plugins.documents.paging import paged
-from plugins.documents.places import STILL, abandon, retire
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS
 from proxy.sql.database import Database

@@ -19,8 +19,9 @@ from plugins.documents.embedding import Embedder
 from plugins.documents.file_text import Teller
 from plugins.documents.files import Reader
 from plugins.documents.forms import Names, Top
+from plugins.documents.index_upkeep import Tender
 from plugins.documents.ingest import Ingest
-from plugins.documents.ledger import Ledger
+from plugins.documents.job_queue import Ledger
 from plugins.documents.moving import Mover, Moves
 from plugins.documents.payer import Payer
 from plugins.documents.repair import Repair
@@ -32,7 +33,6 @@ from plugins.documents.search import Fusion, Search, Wish
 from plugins.documents.searching import Lookup, Searches
 from plugins.documents.store import Store
 from plugins.documents.tables import FEATURE
-from plugins.documents.tending import Tender
 from plugins.documents.vectorstores import tool
 from plugins.documents.vectorstores.api import VectorStores
 from plugins.documents.vectorstores.expiring import EVERY, Expiring

@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collection, Collections
-from plugins.documents.ledger import OPEN
+from plugins.documents.index_tables import held
+from plugins.documents.job_queue import OPEN
 from plugins.documents.paging import paged
-from plugins.documents.places import held
 from plugins.documents.store import Item, Store, queue
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS
 from proxy.host import Clock

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from plugins.documents.ingest import Ingest, Overtaken, lasting
-from plugins.documents.ledger import LEASE, Job
+from plugins.documents.job_queue import LEASE, Job
 from plugins.documents.moving import Mover
 from plugins.documents.store import Item
 from plugins.documents.tables import JOBS

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from plugins.documents.collections import Collection
-from plugins.documents.ledger import Job
+from plugins.documents.job_queue import Job
 from plugins.documents.scores import Hit
 from plugins.documents.search import Outcome
 from plugins.documents.store import Item

@@ -13,15 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import readable
 from plugins.documents.contents import Content
-from plugins.documents.fresh import over, there
+from plugins.documents.expiry import over, there
+from plugins.documents.index_tables import held
 from plugins.documents.parts import copy_parts, put_parts, renumber
 from plugins.documents.payer import Payer
-from plugins.documents.places import held
 from plugins.documents.tables import COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from proxy.errors import BadCall, Busy, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 

@@ -9,10 +9,10 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from plugins.experiments.book import FILE, Experiment
 from plugins.experiments.definition import Definition, Name, Text
-from plugins.experiments.known import Known
+from plugins.experiments.index import FILE, Experiment
 from plugins.experiments.recording import Recording, Result
+from plugins.experiments.registry import Known
 from plugins.experiments.results import results
 from plugins.experiments.store import Conflict
 from plugins.experiments.writer import Writer

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, select
 
-from plugins.experiments.counted import clean
+from plugins.experiments.batch import clean
 from plugins.experiments.store import clear
 from plugins.experiments.tables import CALLS, METRICS, UNITS
 from plugins.experiments.writer import Writer

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plugins.experiments.book import Experiment
+from plugins.experiments.index import Experiment
 from plugins.experiments.results import Results, results
 from plugins.experiments.store import Store
 

@@ -12,11 +12,11 @@ from pydantic import PositiveInt
 
 from plugins.experiments.api import Api
 from plugins.experiments.assigning import subject_of
-from plugins.experiments.book import Assigned, Experiment
 from plugins.experiments.caller_data import Rows
 from plugins.experiments.definition import InFile, Name
 from plugins.experiments.guarding import Guarding
-from plugins.experiments.known import LOOK, Known, missing
+from plugins.experiments.index import Assigned, Experiment
+from plugins.experiments.registry import LOOK, Known, missing
 from plugins.experiments.retention import Retention
 from plugins.experiments.selection import FIELD, NAMES, TEMPLATE, TEMPLATES, Selection, changed, selection_of
 from plugins.experiments.store import MOST, Store, from_file

@@ -12,9 +12,9 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import bucket, subject
-from plugins.experiments.book import Experiment
-from plugins.experiments.counted import clean
+from plugins.experiments.batch import clean
 from plugins.experiments.definition import SENSES, Name
+from plugins.experiments.index import Experiment
 from plugins.experiments.store import Conflict
 from plugins.experiments.tables import CALLS, METRICS, NAMES, UNITS
 from plugins.experiments.writer import Writer

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from plugins.experiments.book import Experiment
 from plugins.experiments.definition import Variant
+from plugins.experiments.index import Experiment
 from plugins.experiments.measured import RATIOS, Measured, measured
 from plugins.experiments.statistics import (
     ALPHA,

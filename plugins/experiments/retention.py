@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import func, select
 
-from plugins.experiments.book import FILE
+from plugins.experiments.index import FILE
 from plugins.experiments.store import MICRO, PARTS, E, Store, clear
 from plugins.experiments.tables import BATCHES, CALLS, EXPERIMENTS
 

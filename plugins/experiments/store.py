@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Table, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from plugins.experiments.book import API, FILE, Experiment, Stop
 from plugins.experiments.definition import PREFIX, Definition, InFile
+from plugins.experiments.index import API, FILE, Experiment, Stop
 from plugins.experiments.tables import EXPERIMENTS, METRICS, NAMES, STOPS, UNITS
 from proxy.errors import BadCall, ProxyError
 from proxy.host import Host

@@ -11,8 +11,8 @@ from sqlalchemy import func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import bucket
-from plugins.experiments.book import Assigned
-from plugins.experiments.counted import Batch, Place, Said, Seen, clean
+from plugins.experiments.batch import Batch, Place, Said, Seen, clean
+from plugins.experiments.index import Assigned
 from plugins.experiments.store import Store
 from plugins.experiments.tables import BATCHES, CALLS, COUNTS, UNITS
 from proxy.announcements import CallEnded, Rated

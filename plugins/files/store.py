@@ -14,7 +14,7 @@ from proxy.errors import BadCall, NotFound, TooLarge
 from proxy.file_access import Cabinet, Filed
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.wire.ids import new_id
 
 PIECE: Final = 1024 * 1024

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from plugins.finetuning.api import Api
 from plugins.finetuning.caller_data import Holding
 from plugins.finetuning.events import Events
-from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.job_leases import Ledger
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Store

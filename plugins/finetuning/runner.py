@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import select
 
-from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.job_leases import Ledger
 from plugins.finetuning.measures import clean
 from plugins.finetuning.reading import PREFIX as READ
 from plugins.finetuning.shared import Shared

@@ -14,7 +14,7 @@ from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall, NotFound
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.types import JSON
 
 OPEN: Final = ("validating_files", "queued", "running")

@@ -19,7 +19,7 @@ from plugins.finetuning.events import Events
 from plugins.finetuning.forms import RATE
 from plugins.finetuning.gguf.adapter import Base, convert
 from plugins.finetuning.gguf.refusal import Unfit
-from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.job_leases import Ledger
 from plugins.finetuning.measures import Measures
 from plugins.finetuning.reading import Datasets
 from plugins.finetuning.shared import Shared

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from proxy import __version__
 from proxy.announcements import BROKEN_OFF, Attempt, CallEnded, FellBack
-from proxy.host import Seen
+from proxy.host import Availability
 
 MOST: Final = 100
 """Maximum number of values of one label; further ones become `other`."""
@@ -72,7 +72,7 @@ class Instruments:
         for route in (*OPERATIONS, "internal"):  # a worker that died in this place may have had calls in progress
             self.running.labels(route).set(0)
         self.store_up = store_gauge(registry)
-        self.looked: dict[str, tuple[Seen, int]] = {}
+        self.looked: dict[str, tuple[Availability, int]] = {}
         """By store, what was last reported here."""
         if registry is not None:
             Info("gemmapy_build", "This server.", registry=registry).info({"version": __version__})
@@ -122,13 +122,13 @@ class Instruments:
     def fell_back(self, one: FellBack) -> None:
         self.fallbacks.labels(self.known(one.model)).inc()
 
-    def stand(self, stores: Mapping[str, Seen]) -> None:
+    def stand(self, stores: Mapping[str, Availability]) -> None:
         """Report only new observations: of several workers, the one that asked the store last is right."""
-        asked = {name: seen for name, seen in stores.items() if seen.times}
-        for name, seen in asked.items():
-            if self.looked.get(name) != (seen, seen.times):
-                self.looked[name] = seen, seen.times
-                self.store_up.labels(name).set(seen.up)
+        asked = {name: state for name, state in stores.items() if state.times}
+        for name, state in asked.items():
+            if self.looked.get(name) != (state, state.times):
+                self.looked[name] = state, state.times
+                self.store_up.labels(name).set(state.up)
         for name in self.looked.keys() - asked.keys():  # a reload has removed or replaced it
             self.store_up.labels(name).set(nan)
             del self.looked[name]

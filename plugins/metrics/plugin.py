@@ -62,7 +62,7 @@ class Metrics:
         await self.periodic.end()
 
     async def look(self) -> None:
-        self.count(self.instruments.stand, self.host.seen())
+        self.count(self.instruments.stand, self.host.availability())
 
     def made(self) -> Instruments:
         from plugins.metrics.instruments import Instruments  # not earlier: the registry configures the library first

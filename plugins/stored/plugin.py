@@ -14,13 +14,13 @@ from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
 from plugins.stored.caller_data import Answers
+from plugins.stored.documents import written
 from plugins.stored.fitting import fitted
 from plugins.stored.references import resolved
 from plugins.stored.retention import EVERY, Retention
 from plugins.stored.runs import Runs
 from plugins.stored.store import CONTINUED, Store
 from plugins.stored.tables import FEATURE
-from plugins.stored.written import written
 from proxy.asks import last_words
 from proxy.config import Strict
 from proxy.errors import BadCall, Busy, ProxyError, TooLarge

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import orjson
 from aiohttp import web
 
+from proxy.availability import Availability
 from proxy.readiness import Readiness
-from proxy.seen import Seen
 from proxy.types import Route
 
 FRESH = 1.0
@@ -22,13 +22,13 @@ class Health:
     """The probes' endpoints.
 
     alive: gives for each upstream why it does not answer, or "" if it does.
-    seen: gives the state of the database and of each store.
+    availability: gives the state of the database and of each store.
     told: the last result of `alive`.  asked: when it was obtained, by the event loop's clock.
     """
 
     readiness: Readiness
     alive: Callable[[], Awaitable[Mapping[str, str]]]
-    seen: Callable[[], Mapping[str, Seen]]
+    availability: Callable[[], Mapping[str, Availability]]
     asked: float = float("-inf")
     told: Mapping[str, str] = field(default_factory=dict)
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -50,7 +50,7 @@ class Health:
         told = {} if self.readiness.stopping else await self.upstreams()
         upstreams = {name: "unreachable" if why else "ok" for name, why in told.items()}
         ready = "ok" in upstreams.values() and not self.readiness.stopping
-        away = [name for name, seen in self.seen().items() if not seen.up]
+        away = [name for name, state in self.availability().items() if not state.up]
         status = "stopping" if self.readiness.stopping else "ok" if ready else "no upstream answers"
         body = orjson.dumps({"status": status, "upstreams": upstreams, "away": away})
         return web.Response(body=body, content_type="application/json", status=200 if ready else 503)

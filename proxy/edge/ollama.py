@@ -12,10 +12,10 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
+from proxy.edge.body_cache import Memo
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import pictured
-from proxy.edge.memo import Memo
 from proxy.edge.model_lists import Shown
 from proxy.edge.writer import Writer, in_time
 from proxy.errors import Denied, ProxyError

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
+from proxy.edge.body_cache import Memo
 from proxy.edge.calls import Own, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images, pictured
-from proxy.edge.memo import Memo
 from proxy.edge.model_lists import Shown
 from proxy.edge.tokens import decoded
 from proxy.edge.writer import Writer, in_time

@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.config import Streams
 from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
-from proxy.edge.outlet import Outlet
+from proxy.edge.stream_buffer import Outlet
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Frames
 from proxy.streams import Answer, Replay, collect

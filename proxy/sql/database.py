@@ -19,8 +19,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from proxy.availability import Availability
 from proxy.errors import Busy, ConfigError
-from proxy.seen import Seen
 from proxy.sql.feature import Feature
 from proxy.sql.lockfile import held
 from proxy.sql.postgres import STATEMENT, leave, noting, passes
@@ -72,7 +72,7 @@ class Database:
         alone = {} if self.dialect == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self.reader = self.engine.execution_options(**alone)
         self.said = float("-inf")
-        self.seen = Seen()
+        self.availability = Availability()
         self.migrated: set[str] = set()
         self.migrating = asyncio.Lock()
         # SQLite allows one writer at a time; those of this process queue here instead of polling for SQLite's lock.
@@ -105,7 +105,7 @@ class Database:
         """Turn errors that mean an unavailable database into DatabaseAway; other errors pass unchanged."""
         try:
             yield
-            self.seen.note(up=True)
+            self.availability.note(up=True)
         except (OSError, TimeoutError, exc.TimeoutError, exc.InterfaceError, exc.OperationalError) as error:
             raise self.gone("does not answer", error) from error
         except exc.DBAPIError as error:
@@ -119,7 +119,7 @@ class Database:
 
     def gone(self, how: str, error: BaseException) -> DatabaseAway:
         """The error to raise.  It is also logged, because clients do not see the details."""
-        self.seen.note(up=False)
+        self.availability.note(up=False)
         why = f"The database {self.name} {how}: {first_line(error)}"
         if (now := time.monotonic()) - self.said >= SAY:
             self.said = now

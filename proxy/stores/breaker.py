@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, TypeVar
 
+from proxy.availability import Availability
 from proxy.clock import Clock
-from proxy.seen import Seen
 from proxy.stores.keyvalue import StoreError
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ SAY: Final = 60.0
 class Breaker:
     """name: of the store, for the log.  patience: seconds that one operation may take.
 
-    seen: notes whether the store answered; several breakers of one store share it.
+    availability: notes whether the store answered; several breakers of one store share it.
     room: entered by each operation, such as a semaphore.
     """
 
@@ -35,11 +35,11 @@ class Breaker:
         name: str,
         patience: float,
         clock: Clock,
-        seen: Seen,
+        availability: Availability,
         room: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
         self.name = name
-        self.seen = seen
+        self.availability = availability
         self.room = room or nullcontext()
         self.patience = patience
         self.clock = clock
@@ -67,7 +67,7 @@ class Breaker:
             raise self.failed(str(error) or type(error).__name__) from error
         finally:
             forget(work)
-        self.seen.note(up=True)
+        self.availability.note(up=True)
         if self.failures:
             if self.failures >= FAILURES:
                 log.info("%s answers again", self.name)
@@ -75,7 +75,7 @@ class Breaker:
         return result
 
     def failed(self, why: str) -> StoreError:
-        self.seen.note(up=False)
+        self.availability.note(up=False)
         self.failures += 1
         now = self.clock.monotonic()
         self.until = now + REST

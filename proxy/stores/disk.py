@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from proxy.availability import Availability
 from proxy.clock import Clock
-from proxy.seen import Seen
 from proxy.stores.breaker import Breaker
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
 
@@ -58,8 +58,8 @@ class Disk:
         self.file = 0
         """The inode of the open file, because other processes may replace the file."""
         self.closed = False
-        self.seen = Seen()
-        self.breaker = Breaker(path, PATIENCE, clock, self.seen)
+        self.availability = Availability()
+        self.breaker = Breaker(path, PATIENCE, clock, self.availability)
         self.touched: dict[str, float] = {}
         """When keys were last read; written together with the next value."""
 

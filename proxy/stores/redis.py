@@ -14,8 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
+from proxy.availability import Availability
 from proxy.clock import Clock
-from proxy.seen import Seen
 from proxy.stores.breaker import Breaker
 from proxy.stores.counters.redis import InRedis
 from proxy.stores.keyvalue import Entry, Kept, New, StoreError
@@ -49,11 +49,11 @@ class RedisStore:
         self.room = asyncio.Semaphore(CONNECTIONS)
         """Limits concurrent operations, because redis-py's cluster has no pool that waits: an operation that finds all
         connections to a node in use would fail."""
-        self.seen = Seen()
+        self.availability = Availability()
         name = f"Redis at {place.hostname}:{place.port or 6379}"
-        self.breaker = Breaker(name, patience, clock, self.seen, self.room)
+        self.breaker = Breaker(name, patience, clock, self.availability, self.room)
         # Operations on all keys take long; their timeouts must not open the breaker for reads.
-        self.slow = Breaker(f"{name}, looked through", SLOWLY * patience, clock, self.seen, self.room)
+        self.slow = Breaker(f"{name}, looked through", SLOWLY * patience, clock, self.availability, self.room)
         # One try only, because callers wait for it.  No timeout of the client's own, because it would use asyncio's
         # wait_for, which in Python 3.11 swallows the breaker's timeout.
         retry = Retry(NoBackoff(), 0)
@@ -167,7 +167,7 @@ class RedisStore:
         important than cached answers."""
         if self.counting is None:
             name, patience = f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience
-            breaker = Breaker(name, patience, self.clock, self.seen, self.room)
+            breaker = Breaker(name, patience, self.clock, self.availability, self.room)
             self.counting = InRedis(self.told, breaker, self.clock)
         return self.counting
 

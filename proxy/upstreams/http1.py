@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httptools
 from aiohappyeyeballs import start_connection
 
-from proxy.wire import patience
+from proxy.wire import retry_after
 
 IDLE: Final = 30.0
 """Seconds that an unused connection is kept."""
@@ -115,8 +115,8 @@ class Connection(asyncio.Protocol):
         if lower == b"content-length" or lower == b"transfer-encoding":
             self.framed = True  # otherwise the body ends with the connection
         elif lower == b"retry-after" and self.retry_after is None:
-            self.retry_after = patience.seconds(value)
-        elif lower == b"retry-after-ms" and (exact := patience.milliseconds(value)) is not None:
+            self.retry_after = retry_after.seconds(value)
+        elif lower == b"retry-after-ms" and (exact := retry_after.milliseconds(value)) is not None:
             self.retry_after = exact
         elif lower == b"x-should-retry":
             self.no_retry = value.lower() == b"false"

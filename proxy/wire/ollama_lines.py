@@ -8,7 +8,7 @@ from proxy.errors import UpstreamError
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
 from proxy.wire import ollama_errors
 from proxy.wire.ids import new_id
-from proxy.wire.told import count, number, text
+from proxy.wire.upstream_values import count, number, text
 
 
 class Lines:

@@ -12,7 +12,7 @@ import orjson
 from proxy.errors import UpstreamError
 from proxy.models import ModelInfo
 from proxy.types import JSON
-from proxy.wire.told import count, text
+from proxy.wire.upstream_values import count, text
 
 LIBRARY = "registry.ollama.ai/library/"
 

@@ -11,7 +11,7 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.types import JSON, Event, Finish, Text, Thinking, ToolCalled, Usage, Vectors
 from proxy.wire import openai_refusals
 from proxy.wire.ids import new_id
-from proxy.wire.told import count, number, text
+from proxy.wire.upstream_values import count, number, text
 
 BROKEN = ("abort", "error", "cancelled")
 """Finish reasons with which servers report that an answer failed."""

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from redis.asyncio.connection import SSLConnection
 
+from proxy.availability import Availability
 from proxy.clock import Clock
-from proxy.seen import Seen
 from proxy.stores import breaker
 from proxy.stores.keyvalue import New, StoreError
 from proxy.stores.redis import SPACE, RedisStore
@@ -199,7 +199,7 @@ async def test_the_certificate_of_a_redis_with_tls_is_verified(tmp_path: Path) -
 
 async def test_an_open_circuit_breaker_lets_one_attempt_through_at_a_time(tmp_path: Path) -> None:
     watch = Watch()
-    guard = breaker.Breaker("it", 0.05, watch, Seen())
+    guard = breaker.Breaker("it", 0.05, watch, Availability())
     hung = asyncio.Event()
     for _ in range(breaker.FAILURES):
         with pytest.raises(StoreError):
@@ -215,7 +215,7 @@ async def test_an_open_circuit_breaker_lets_one_attempt_through_at_a_time(tmp_pa
 
 async def test_a_failure_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch()
-    guard = breaker.Breaker("it", 0.01, watch, Seen())
+    guard = breaker.Breaker("it", 0.01, watch, Availability())
 
     async def fails() -> None:
         raise ConnectionResetError("gone")

@@ -11,17 +11,17 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from plugins.documents.fresh import over
-from plugins.documents.ledger import OPEN
+from plugins.documents.expiry import over
+from plugins.documents.index_tables import held
+from plugins.documents.job_queue import OPEN
 from plugins.documents.parts import copy_parts, renumber
 from plugins.documents.payer import Payer
-from plugins.documents.places import held
 from plugins.documents.store import Item, Store, dumped, put_values, queue, values_of
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
 from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
 from proxy.file_access import Filed
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 

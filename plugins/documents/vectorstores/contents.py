@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, select
 
-from plugins.documents.fresh import there
+from plugins.documents.expiry import there
 from plugins.documents.runner import Runner
 from plugins.documents.store import Item, Store
 from plugins.documents.tables import BATCHES, ITEMS, ORIGINS

@@ -7,8 +7,8 @@ from typing import Final
 
 from sqlalchemy import delete, select, update
 
-from plugins.documents.fresh import over
-from plugins.documents.places import abandon, retire
+from plugins.documents.expiry import over
+from plugins.documents.index_tables import abandon, retire
 from plugins.documents.runner import Runner
 from plugins.documents.tables import BATCHES, COLLECTIONS, COPIES, ITEMS, JOBS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.stores import Stores

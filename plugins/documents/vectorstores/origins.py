@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, delete, select, update
 from plugins.documents.chunks import Cutter
 from plugins.documents.contents import Content
 from plugins.documents.files import Reader
+from plugins.documents.index_tables import held
 from plugins.documents.ingest import Overtaken
-from plugins.documents.ledger import Job
+from plugins.documents.job_queue import Job
 from plugins.documents.parts import put_parts
-from plugins.documents.places import held
 from plugins.documents.scratch import scratch
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS

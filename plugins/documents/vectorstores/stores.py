@@ -12,13 +12,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.documents.collections import Collections, readable
-from plugins.documents.fresh import DAY, kept, over
-from plugins.documents.places import locked
+from plugins.documents.expiry import DAY, kept, over
+from plugins.documents.index_tables import locked
 from plugins.documents.tables import COLLECTIONS, ITEMS, STORES
 from plugins.documents.vectorstores.paging import Cut, page
 from proxy.errors import BadCall, Denied, NotFound
 from proxy.sql.database import Database
-from proxy.sql.turns import turn
+from proxy.sql.transaction_lock import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id
 

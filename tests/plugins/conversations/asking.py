@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from plugins.conversations.conversation import Talk
 from plugins.conversations.messages import Said
 from plugins.conversations.store import Most, Store
-from plugins.conversations.talks import Talk
 from proxy.upstreams.demo import Said as Answer
 from proxy.upstreams.demo import Simulator
 from tests.conftest import ASK, Running

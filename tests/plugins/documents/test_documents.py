@@ -13,7 +13,7 @@ import pytest
 from plugins.documents.filters import condition
 from plugins.documents.search import Search, Wish
 from plugins.documents.store import Store
-from proxy.edge import desk
+from proxy.edge import request_reader
 from proxy.errors import UpstreamError
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import OPS, TEXTS, A, B, add, ask, config, fill, titles
@@ -251,7 +251,7 @@ BAD: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 async def test_what_is_wrong_is_named(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "LARGE", 2000)  # what is larger is checked in a thread
+    monkeypatch.setattr(request_reader, "LARGE", 2000)  # what is larger is checked in a thread
     async with start(config(f"sqlite:///{tmp_path}/x.db", tmp_path, max_characters=5000)) as run:
         for method, path, body, param in BAD:
             told = await ask(run, method, path, **body)

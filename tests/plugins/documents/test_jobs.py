@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from plugins.documents import ingest, runner, tending
-from plugins.documents.ledger import LEASE, SILENT, Job, Ledger
+from plugins.documents import index_upkeep, ingest, runner
+from plugins.documents.job_queue import LEASE, SILENT, Job, Ledger
 from plugins.documents.repair import Repair
 from plugins.documents.store import Item
 from plugins.documents.tables import JOBS
@@ -137,10 +137,10 @@ async def test_an_index_that_cannot_be_tended_leaves_no_other_untended(monkeypat
                 raise RuntimeError("odd")
             both.set()
 
-    monkeypatch.setattr(tending, "EVERY", 0)
-    tender = tending.Tender(Odd("nowhere"), Watch())
-    tender.note("odd", tending.ROWS)
-    tender.note("even", tending.ROWS)
+    monkeypatch.setattr(index_upkeep, "EVERY", 0)
+    tender = index_upkeep.Tender(Odd("nowhere"), Watch())
+    tender.note("odd", index_upkeep.ROWS)
+    tender.note("even", index_upkeep.ROWS)
     running = asyncio.ensure_future(tender.run())
     async with asyncio.timeout(10):
         await both.wait()

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from plugins.documents import api, moving, plugin, repair
-from plugins.documents.ledger import Ledger
+from plugins.documents.job_queue import Ledger
 from plugins.documents.moving import Moves
 from plugins.documents.store import Item
 from plugins.documents.tables import ITEMS

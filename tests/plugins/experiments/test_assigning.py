@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from plugins.experiments.assigning import BUCKETS, point, subject, subject_of, takes_part, variant_of
-from plugins.experiments.book import Book, Experiment, Stop
 from plugins.experiments.definition import Definition
+from plugins.experiments.index import Book, Experiment, Stop
 from proxy.types import Call, Chat, Embed
 
 TWO: list[dict[str, Any]] = [{"name": "a"}, {"name": "b"}]

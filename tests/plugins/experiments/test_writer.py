@@ -14,12 +14,12 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from plugins.experiments.assigning import Subject, subject
-from plugins.experiments.book import Assigned, Experiment
-from plugins.experiments.counted import Batch
+from plugins.experiments.batch import Batch
 from plugins.experiments.definition import Definition, InFile
 from plugins.experiments.guarding import Guarding
-from plugins.experiments.known import Known
+from plugins.experiments.index import Assigned, Experiment
 from plugins.experiments.measured import Measured
+from plugins.experiments.registry import Known
 from plugins.experiments.results import SHARED, UNFAIR, Results, results
 from plugins.experiments.retention import GONE, Retention
 from plugins.experiments.statistics import Moments

@@ -19,7 +19,7 @@ from sqlalchemy import update
 
 from plugins.finetuning import runner, trainer, work
 from plugins.finetuning.api import Api
-from plugins.finetuning.ledger import Ledger
+from plugins.finetuning.job_leases import Ledger
 from plugins.finetuning.runner import Runner
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import JOBS as JOBS_TABLE

@@ -13,9 +13,9 @@ import pytest
 
 from proxy import top
 from proxy.announcements import Attempt, CallEnded, Cost, FellBack
+from proxy.availability import Availability
 from proxy.config import packaged
 from proxy.errors import ConfigError
-from proxy.seen import Seen
 from proxy.upstreams.demo import Simulator
 from tests.conftest import Start
 from tests.plugins.metrics.test_metrics import CHAIN, CONFIG, samples
@@ -35,7 +35,7 @@ async def every(start: Start) -> str:
         more = {"cost": Cost("USD", 5, 7), "error": "x", "queue_ns": 5, "tags": {"experiment": "tone=kind"}}
         tell.ended(CallEnded(**{**fields(CALL), **more}), "ollama")
         tell.attempted(Attempt("1", "ann", "chat", "demo:latest", "local", 1, "", 0.1))
-        (seen := Seen()).note(up=False)
+        (seen := Availability()).note(up=False)
         tell.stand({"database": seen})
         tell.fell_back(FellBack("1", "ann", "demo", "demo:latest", "x"))
         return await (await run.http.get(f"{run.url}/metrics")).text()

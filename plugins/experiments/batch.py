@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from plugins.experiments.book import Assigned
+from plugins.experiments.index import Assigned
 from plugins.experiments.tables import COUNTS
 from proxy.announcements import KEPT, CallEnded
 from proxy.meter import LEFT

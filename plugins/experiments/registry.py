@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from plugins.experiments.book import Book, Experiment
+from plugins.experiments.index import Book, Experiment
 from plugins.experiments.store import Rows, Store, Version, together
 from proxy.errors import NotFound
 from proxy.host import Host

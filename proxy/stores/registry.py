@@ -7,86 +7,86 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 
-from proxy.seen import Seen
+from proxy.availability import Availability
 from proxy.stores.keyvalue import KeyValue
 from proxy.stores.vectors import Vectors
 
 
-class Closing(Protocol):
+class Closable(Protocol):
     async def aclose(self) -> None: ...
 
 
 @runtime_checkable
-class Outside(Protocol):
+class ExternalStore(Protocol):
     """A store outside of this process, which may be unavailable."""
 
-    seen: Seen
+    availability: Availability
 
 
 @dataclass(slots=True)
-class Opened:
-    """An open store.  users: how many shelves use it."""
+class OpenStore:
+    """An open store.  users: how many registries use it."""
 
-    store: Closing
+    store: Closable
     users: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class StoreKind:
     """How to open a store.  name: identifies the store, so that an unchanged one stays open over a reload.
 
     searched: whether it holds texts with vectors, rather than values by key.  path: its local file or folder, or "".
     """
 
     name: str
-    open: Callable[[], Closing]
+    open: Callable[[], Closable]
     searched: bool = False
     path: str = ""
 
 
-class Unknown(LookupError):
+class UnknownStore(LookupError):
     """No store has this name."""
 
 
-class Shelf:
+class Stores:
     """The stores of one configuration.  opened: open stores, shared by all configurations of this process."""
 
-    def __init__(self, kinds: Mapping[str, Kind], opened: dict[str, Opened]) -> None:
+    def __init__(self, kinds: Mapping[str, StoreKind], opened: dict[str, OpenStore]) -> None:
         self.kinds = kinds
         self.opened = opened
-        self.taken: set[str] = set()
+        self.acquired: set[str] = set()
 
     def keyvalue(self, name: str) -> KeyValue:
         """Raises Unknown."""
-        return cast(KeyValue, self.take(name, searched=False))
+        return cast(KeyValue, self.acquire(name, searched=False))
 
     def vectors(self, name: str) -> Vectors:
         """Raises Unknown."""
-        return cast(Vectors, self.take(name, searched=True))
+        return cast(Vectors, self.acquire(name, searched=True))
 
     def names(self, searched: bool) -> list[str]:
         return [name for name, kind in self.kinds.items() if kind.searched == searched]
 
-    def take(self, name: str, searched: bool) -> Closing:
+    def acquire(self, name: str, searched: bool) -> Closable:
         if (kind := self.kinds.get(name)) is None or kind.searched != searched:
-            raise Unknown(name)
+            raise UnknownStore(name)
         if kind.name not in self.opened:
-            self.opened[kind.name] = Opened(kind.open())
-        if kind.name not in self.taken:
-            self.taken.add(kind.name)
+            self.opened[kind.name] = OpenStore(kind.open())
+        if kind.name not in self.acquired:
+            self.acquired.add(kind.name)
             self.opened[kind.name].users += 1
         return self.opened[kind.name].store
 
-    def seen(self) -> dict[str, Seen]:
+    def availability(self) -> dict[str, Availability]:
         """Whether the external stores in use answered when last asked, by name."""
-        taken = {name: self.opened[kind.name].store for name, kind in self.kinds.items() if kind.name in self.taken}
-        return {name: store.seen for name, store in taken.items() if isinstance(store, Outside)}
+        in_use = {name: self.opened[kind.name].store for name, kind in self.kinds.items() if kind.name in self.acquired}
+        return {name: store.availability for name, store in in_use.items() if isinstance(store, ExternalStore)}
 
     async def aclose(self) -> None:
-        """Release the stores of this shelf; those that no other shelf uses are closed."""
+        """Release the stores of this registry; those that no other registry uses are closed."""
         async with AsyncExitStack() as closing:  # closes each of them even if closing another one fails
-            while self.taken:
-                name = self.taken.pop()
+            while self.acquired:
+                name = self.acquired.pop()
                 self.opened[name].users -= 1
                 if not self.opened[name].users:
                     closing.push_async_callback(self.opened.pop(name).store.aclose)

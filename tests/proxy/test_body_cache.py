@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.edge.memo import LARGEST, SEEN, Memo
+from proxy.edge.body_cache import LARGEST, SEEN, Memo
 
 
 def twice(memo: Memo[str], body: bytes) -> None:

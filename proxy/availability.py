@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Seen:
+class Availability:
     """times: how often it was used.  up: whether it answered the last time; meaningless while `times` is 0."""
 
     __slots__ = ("times", "up")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from plugins.stored.written import written
+from plugins.stored.documents import written
 from proxy.errors import UpstreamError
 from proxy.streams import Answer
 from proxy.types import JSON, Event, Finish, Receipt, Text, Thinking, ToolCalled, Usage

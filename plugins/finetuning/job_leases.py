@@ -12,8 +12,8 @@ from plugins.finetuning.events import Events, said
 from plugins.finetuning.store import OPEN, Job, Store
 from plugins.finetuning.tables import JOBS
 from proxy.errors import BadCall
-from proxy.sql.holder import Holder, Silence
-from proxy.sql.turns import turn
+from proxy.sql.lease import Holder, Silence
+from proxy.sql.transaction_lock import turn
 
 LEASE: Final = 30.0
 """Seconds after which a lease ends unless it is renewed."""

@@ -11,10 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from plugins.finetuning import caller_data, runner, shapes
-from plugins.finetuning import ledger as ledgers
+from plugins.finetuning import caller_data, job_leases, runner, shapes
 from plugins.finetuning.events import Events
-from plugins.finetuning.ledger import LEASE, SILENT, Ledger
+from plugins.finetuning.job_leases import LEASE, SILENT, Ledger
 from plugins.finetuning.store import Job, Store
 from plugins.finetuning.tables import FEATURE
 from proxy.errors import BadCall, NotFound
@@ -99,7 +98,7 @@ async def test_a_process_does_not_take_up_what_it_is_doing(store: Store) -> None
 
 
 async def test_trainings_under_way_do_not_hide_what_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "SOME", 2)
+    monkeypatch.setattr(job_leases, "SOME", 2)
     store.most_open = 9
     await queued(store, "a", "b", "c", "d", "e")
     here, dead = Ledger(store, Events(store), "s1", 9), Ledger(store, Events(store), "s2", 9)

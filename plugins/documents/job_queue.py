@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, delete, select, true, update
 
-from plugins.documents.places import abandon, held
+from plugins.documents.index_tables import abandon, held
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, PARTS
 from proxy.host import Clock
 from proxy.sql.database import Database
-from proxy.sql.holder import Holder, Silence
+from proxy.sql.lease import Holder, Silence
 
 LEASE: Final = 30.0
 """Seconds after the last heartbeat at which a job's lease expires."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.patience import MOST, milliseconds, seconds
+from proxy.wire.retry_after import MOST, milliseconds, seconds
 
 
 @pytest.mark.parametrize(
