@@ -89,7 +89,7 @@ class Assembly:
         host = self.lent(services, stores)
         self.admission = Admission(self.catalogue, host)
         self.plugins = build_plugins(config, source, host)
-        self.holdings, self.adopting, self.availability = host.holdings, host.adopting, host.availability
+        self.caller_data, self.adopting, self.availability = host.caller_data, host.adopting, host.availability
         for route, names in config.chains.items():
             plugins = {name: self.plugins[name] for name in names}
             self.chains[route] = compose(plugins, self.catalogue)
@@ -113,7 +113,7 @@ class Assembly:
             admit=self.admit,
             chat=Chats(self.config, self.images, self.catalogue, self.own).call,
             stream=self.writer.stream,
-            cabinet=self.attachments.cabinet,
+            files=self.attachments.file_access,
         )
 
     def host(self, url: str, upstream: Upstream, rules: ModelRules, services: Services) -> Member:
@@ -183,7 +183,7 @@ class Assembly:
 
     def guard(self, gateways: Gateways, services: Services) -> Guard:
         verifiers: list[Verifier] = [one for one in (self.accounts, self.tokens) if one is not None]
-        secret = services.kept("identity secret", partial(token_bytes, 32))
+        secret = services.process_state("identity secret", partial(token_bytes, 32))
         return Guard(self.config, verifiers, gateways.trusts, secret)
 
     def router(self, services: Services) -> Router:
@@ -204,7 +204,7 @@ class Assembly:
             *writes,
             *Health(services.readiness, self.catalogue.alive, self.availability).routes(),
             *Hosts(self.pools).routes(),
-            *Me(self.holdings, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
+            *Me(self.caller_data, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
         ]
         if self.accounts is not None:
             routes += accounts_api(self.accounts, self.desk)
@@ -239,7 +239,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
 
 
 def stores_of(config: Config, services: Services) -> Stores:
-    return Stores(kinds(config.stores, services.clock), services.kept("stores", dict[str, OpenStore]))
+    return Stores(kinds(config.stores, services.clock), services.process_state("stores", dict[str, OpenStore]))
 
 
 def check(config: Config, source: Source, services: Services) -> Assembly:

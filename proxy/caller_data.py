@@ -7,12 +7,12 @@ from typing import Protocol, TypeAlias
 
 from proxy.asks import JSON
 
-Finding: TypeAlias = Callable[[str, Collection[str]], Awaitable[Mapping[str, dict[str, JSON]]]]
+ItemFinder: TypeAlias = Callable[[str, Collection[str]], Awaitable[Mapping[str, dict[str, JSON]]]]
 """Finds the items with these ids that belong to this caller, so that calls of other features can refer to them.
 Gives them by id, in OpenAI's shape; unknown ids are missing.  Raises Busy, and BadCall if they are too large."""
 
 
-class Holding(Protocol):
+class CallerData(Protocol):
     """One kind of callers' data that a feature keeps, any number of items.
 
     Both methods may raise Busy while the data is unavailable; they can then be called again.
@@ -22,7 +22,7 @@ class Holding(Protocol):
     def name(self) -> str:
         """The name under which the items are shown."""
 
-    def told(self, caller: str) -> AsyncIterator[JSON]:
+    def export(self, caller: str) -> AsyncIterator[JSON]:
         """All items of this caller, and of no other, one by one, as JSON without secrets."""
 
     async def forget(self, caller: str) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 
-class Filed(Struct, frozen=True):
+class FileInfo(Struct, frozen=True):
     """A file's metadata.
 
     name: given by its owner, and never used as a path.  expires: microseconds since 1970; None means never.
@@ -22,16 +22,16 @@ class Filed(Struct, frozen=True):
     expires: int | None = None
 
 
-class Keeper(Protocol):
+class FileStore(Protocol):
     """Keeps files.  Every method sees only this caller's, and raises Busy while the files are unavailable."""
 
-    async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
+    async def find(self, caller: str, ids: Collection[str]) -> Mapping[str, FileInfo]:
         """Those of these files that exist, by id."""
 
     def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
         """The bytes of a file, with at most one MiB in memory.  Raises NotFound, also midway."""
 
-    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
+    async def add(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> FileInfo:
         """Store a file for a caller as if they had uploaded it, from pieces of at most one MiB.
 
         id: makes this idempotent: if a file with this id exists, that one is returned.  "" makes a new id.
@@ -42,11 +42,11 @@ class Keeper(Protocol):
         """Delete a file and everything derived from it, if it exists."""
 
 
-Removing: TypeAlias = Callable[[str, str], Awaitable[None]]
+RemovalHook: TypeAlias = Callable[[str, str], Awaitable[None]]
 """Is called with a caller and the id of a file, and awaited, before the file is deleted."""
 
 
-class Teller(Protocol):
+class TextExtractor(Protocol):
     """Extracts the text of files."""
 
     async def text(self, name: str, pieces: AsyncIterator[bytes], most: int) -> str:
@@ -57,13 +57,13 @@ class Teller(Protocol):
 
 
 @dataclass(slots=True)
-class Cabinet:
+class FileAccess:
     """What features offer for files.
 
-    keeper: stores them; None if no feature does.  teller: extracts their text; None if no feature does.
-    removing: called before a file is deleted, by features that derived something from it.
+    store: keeps them; None if no feature does.  extractor: extracts their text; None if no feature does.
+    removal_hooks: called before a file is deleted, by features that derived something from it.
     """
 
-    keeper: Keeper | None = None
-    teller: Teller | None = None
-    removing: list[Removing] = field(default_factory=list)
+    store: FileStore | None = None
+    extractor: TextExtractor | None = None
+    removal_hooks: list[RemovalHook] = field(default_factory=list)

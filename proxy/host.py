@@ -17,10 +17,10 @@ from proxy.background import Background as Background
 from proxy.background import PeriodicTasks as PeriodicTasks
 from proxy.background import interruptible_sleep as interruptible_sleep
 from proxy.background import shielded as shielded
-from proxy.caller_data import Finding, Holding
+from proxy.caller_data import CallerData, ItemFinder
 from proxy.clock import Clock as Clock
 from proxy.errors import ConfigError
-from proxy.file_access import Cabinet
+from proxy.file_access import FileAccess
 from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
 from proxy.prices import Book
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # SQLAlchemy is imported only if there is a database
 log = logging.getLogger(__name__)
 DATABASE: Final = "database"
 """The name in `Services.state` of the process's only database, which is opened when first needed."""
-Kept = TypeVar("Kept")
+State = TypeVar("State")
 Happening = TypeVar("Happening")
 
 
@@ -112,20 +112,20 @@ class Services:
     opened: AsyncExitStack = field(default_factory=AsyncExitStack)
     state: dict[str, Any] = field(default_factory=dict)
 
-    def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
-        """State that survives reloads: what is already kept under this name, else the result of `make()`."""
+    def process_state(self, name: str, make: Callable[[], State]) -> State:
+        """State that survives reloads: what is already there under this name, else the result of `make()`."""
         if name not in self.state:
             self.state[name] = make()
-        kept: Kept = self.state[name]
-        return kept
+        found: State = self.state[name]
+        return found
 
 
-class Bus:
+class EventBus:
     """Delivers events between features that do not know each other; lives as long as its pipeline."""
 
     def __init__(self) -> None:
         self.listeners: dict[type, list[Callable[[Any], None]]] = {}
-        self.recorded: set[str] = set()
+        self.recorded_facts: set[str] = set()
         """Names of facts that are stored as tags in the records of calls."""
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
@@ -157,7 +157,7 @@ def nobody_admitted(call: Call, caller: Caller) -> None:
 
 
 Answerer = Callable[[web.BaseRequest, Call], Awaitable[web.StreamResponse]]
-Chatted = Callable[[web.BaseRequest, Mapping[str, JSON]], Awaitable[Call]]
+ChatCallMaker = Callable[[web.BaseRequest, Mapping[str, JSON]], Awaitable[Call]]
 Frames = Callable[[Callable[[str], None]], AsyncGenerator[bytes, None]]
 """Makes server-sent events; is given a function that shows the client what they wait for."""
 Streamer = Callable[[web.BaseRequest, Frames], Awaitable[web.StreamResponse]]
@@ -183,7 +183,7 @@ class Host:
     models: Models
     desk: Desk
     stores: Stores
-    bus: Bus = field(default_factory=Bus)
+    bus: EventBus = field(default_factory=EventBus)
     price: Price = unpriced
     """Computes what a call cost."""
     prices: Book = field(default_factory=Book)
@@ -191,19 +191,19 @@ class Host:
     open_database: Callable[[], Database] = no_database
     workers: int = 1
     """Number of worker processes."""
-    holdings: list[Holding] = field(default_factory=list)
-    """Callers' data that features keep; see `holds`."""
-    finders: list[Finding] = field(default_factory=list)
+    caller_data: list[CallerData] = field(default_factory=list)
+    """Callers' data that features keep; see `register_caller_data`."""
+    item_finders: list[ItemFinder] = field(default_factory=list)
     """Find stored items that calls refer to; complete once all plugins are built."""
     adopting: list[Callable[[], None]] = field(default_factory=list)
     """Functions to call once this configuration is certain to be used; see `once_adopted`."""
     admit: Callable[[Call, Caller], None] = nobody_admitted
     """Raises Denied if the caller's key may not use the call's chain or model; to be called before `send`."""
-    cabinet: Cabinet = field(default_factory=Cabinet)
+    files: FileAccess = field(default_factory=FileAccess)
     """Access to callers' files, if a feature keeps them; complete once all plugins are built."""
     imports: Imports = field(default_factory=NoImports)
     """Brings new models to upstreams."""
-    chat: Chatted = no_edge
+    chat: ChatCallMaker = no_edge
     """Makes a Call for the chain `chat` of a body, read as `POST /v1/chat/completions` reads it.  Check it with `admit`
     before you send it.  Raises BadCall and Denied."""
     stream: Streamer = no_edge
@@ -270,27 +270,27 @@ class Host:
             raise ConfigError(
                 [f"{self.workers} workers would each count separately; set a `store` of the kind `redis`"]
             )
-        return self.kept("counters", lambda: InMemory(self.clock))
+        return self.process_state("counters", lambda: InMemory(self.clock))
 
-    def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
-        return self.services.kept(name, make)
+    def process_state(self, name: str, make: Callable[[], State]) -> State:
+        return self.services.process_state(name, make)
 
-    def holds(self, holding: Holding) -> None:
+    def register_caller_data(self, data: CallerData) -> None:
         """Register callers' data that a plugin keeps, so that `/api/me/data` can show and delete it."""
-        self.holdings.append(holding)
+        self.caller_data.append(data)
 
-    def finds(self, finder: Finding) -> None:
+    def register_item_finder(self, finder: ItemFinder) -> None:
         """Register how the items that a plugin stores are found, so that calls may refer to them."""
-        self.finders.append(finder)
+        self.item_finders.append(finder)
 
     def once_adopted(self, do: Callable[[], None]) -> None:
-        """Call `do` when this configuration comes into use.  Until then the older one still uses what is `kept`, so
+        """Call `do` when this configuration comes into use.  Until then the older one uses the `process_state`, so
         changes to that must wait."""
         self.adopting.append(do)
 
     def on(self, kind: type[Happening], listener: Callable[[Happening], None]) -> None:
         self.bus.on(kind, listener)
 
-    def record(self, fact: str) -> None:
+    def record_fact(self, fact: str) -> None:
         """Store this fact of replies and errors as a tag in the records of calls."""
-        self.bus.recorded.add(fact)
+        self.bus.recorded_facts.add(fact)

@@ -249,7 +249,7 @@ class Tally(Heard, eq=False, kw_only=True):
 
     def tags(self) -> Mapping[str, str]:
         """The call's tags, and the facts that plugins registered with `Host.record`."""
-        tags, recorded, facts = self.call.tags, self.host.bus.recorded, self.facts
+        tags, recorded, facts = self.call.tags, self.host.bus.recorded_facts, self.facts
         if not tags and not recorded:
             return tags
         told = {name: facts[name] for name in recorded if name in facts}

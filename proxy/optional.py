@@ -49,7 +49,7 @@ def database_of(settings: DatabaseSettings, services: Services) -> Database:
         services.opened.push_async_callback(made.aclose)
         return made
 
-    return services.kept(DATABASE, opened)
+    return services.process_state(DATABASE, opened)
 
 
 async def demo_url(services: Services, name: str, demo: Demo) -> str:

@@ -13,7 +13,7 @@ from proxy.types import JSON, Text
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class CallerAnswers:
     """Used only if callers do not share entries: shared ones belong to nobody."""
 
     store: KeyValue
@@ -23,7 +23,7 @@ class Answers:
     """Called with the prefix that is removed, so that answers still being generated are not cached afterwards."""
     name: str = "cache"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         async with available(self.written):
             async for one in self.store.entries(key.prefix_of("cache", caller)):
                 facts, words = key.facts_of(one.label), key.words_in(one.label)

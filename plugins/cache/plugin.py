@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from plugins.cache import entry, key
 from plugins.cache.api import Api
-from plugins.cache.caller_data import Answers
+from plugins.cache.caller_data import CallerAnswers
 from plugins.cache.directives import CONTROL, FIELD, TTL, Directives, NotKept, directives_of
 from plugins.cache.entry import Entry
 from plugins.cache.flight import Flight, name_of
@@ -74,19 +74,19 @@ class Cache:
         self.clock = host.clock
         self.store = host.keyvalue(settings.store)
         self.instant = self.store if isinstance(self.store, Instant) else None
-        self.stats = host.kept("cache stats", Stats)
-        self.flights = host.kept("cache flights", dict[str, Flight])
-        self.outbox = host.kept("cache outbox", lambda: Outbox(host.services))
+        self.stats = host.process_state("cache stats", Stats)
+        self.flights = host.process_state("cache flights", dict[str, Flight])
+        self.outbox = host.process_state("cache outbox", lambda: Outbox(host.services))
         self.stamps: dict[str, tuple[float, str]] = {}
         self.keys = key.Keys()
-        self.invalidations = host.kept("cache invalidations", lambda: Invalidations(host.clock))
+        self.invalidations = host.process_state("cache invalidations", lambda: Invalidations(host.clock))
         self.vectors = Vectors(self.store, self.stats, self.invalidations, host)
         self.semantic = (
             None if settings.semantic is None else Semantic(settings.semantic, host, self.store, self.tenant)
         )
         host.on(Rated, self.rated)
         if settings.share == "caller":
-            host.holds(Answers(self.store, self.outbox.written, self.invalidations.add))
+            host.register_caller_data(CallerAnswers(self.store, self.outbox.written, self.invalidations.add))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         self.host.models.check(call)  # another API key of the same caller may have cached what this one may not use

@@ -43,7 +43,7 @@ class Comparison:
         self.retention = Retention(self.store, settings.keep_days)
         self.api = Api(self.store, host, settings.at_once)
         self.periodic = PeriodicTasks(host.background)
-        host.holds(self.retention)
+        host.register_caller_data(self.retention)
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()

@@ -46,7 +46,7 @@ class Retention:
                 return whole
             await self.store.host.clock.sleep(PAUSE)
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         last = 0
         while found := await self.store.following(caller, last, PAGE):
             for one in found:

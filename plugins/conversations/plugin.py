@@ -81,15 +81,15 @@ class Conversations:
         self.settings = settings
         self.host = host
         self.store = Store(host, Most(settings.max_conversations, settings.max_messages))
-        self.turns = host.kept("conversations turns", Turns)
+        self.turns = host.process_state("conversations turns", Turns)
         self.taking = Taking(self.store, self.turns, settings.wait, settings.waiting, settings.unknown == "create")
         self.writing = Writing(host)
         self.memory = Memory(self.store, self.writing, settings.window, settings.summarise)
         self.retention = Retention(self.store, settings.keep_days)
         self.periodic = PeriodicTasks(host.background)
-        host.holds(self.retention)
-        host.finds(partial(items_of, self.store))
-        host.record(FIELD)
+        host.register_caller_data(self.retention)
+        host.register_item_finder(partial(items_of, self.store))
+        host.record_fact(FIELD)
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         id = named(call)

@@ -37,7 +37,7 @@ class Retention:
             await remove(self.store, old & (TALKS.c.held_until < now()))
         await remove_left(self.store)
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         reading, last = Reading(self.store), 0
         while found := await reading.following(caller, last, CHUNK):
             for talk in found:

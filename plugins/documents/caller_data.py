@@ -20,13 +20,13 @@ CHUNK: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class CallerDocuments:
     store: Store
     collections: Collections
     index: Vectors
     name: str = "documents"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         """The caller's documents with their texts, one at a time."""
         after = None
         while page := await self.store.page(ITEMS.c.owner == caller, after, CHUNK):

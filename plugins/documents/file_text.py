@@ -20,7 +20,7 @@ LONGEST: Final = 200
 
 
 @dataclass(slots=True)
-class Teller:
+class FileTextExtractor:
     """most: maximum bytes of a file."""
 
     reader: Reader

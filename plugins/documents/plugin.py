@@ -13,10 +13,10 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 
 from plugins.documents import prompt
 from plugins.documents.api import Documents as DocumentsApi
-from plugins.documents.caller_data import Documents as Holding
+from plugins.documents.caller_data import CallerDocuments as Holding
 from plugins.documents.collections import Collections
 from plugins.documents.embedding import Embedder
-from plugins.documents.file_text import Teller
+from plugins.documents.file_text import FileTextExtractor
 from plugins.documents.files import Reader
 from plugins.documents.forms import Names, Top
 from plugins.documents.index_upkeep import Tender
@@ -148,7 +148,7 @@ class Documents:
         reader = Reader(
             settings.read_memory, settings.read_timeout, settings.max_characters, asyncio.Semaphore(settings.jobs)
         )
-        origins = Origins(host.database, host.cabinet, reader, settings.chunk, settings.max_file_bytes)
+        origins = Origins(host.database, host.files, reader, settings.chunk, settings.max_file_bytes)
         ingest = Ingest(store, collections, ledger, embedder, index, tender, origins)
         runner = Runner(ingest, Mover(ingest, Moves(host.database, ledger)), host, settings.jobs)
         reranker = Reranker(host, settings.rerank, settings.rerank_top, settings.rerank_timeout)
@@ -166,8 +166,8 @@ class Documents:
             self.vector_stores.expiring,
             PeriodicTasks(host.background),
         )
-        host.holds(Holding(store, collections, index))
-        host.cabinet.teller = Teller(reader, settings.max_file_bytes)
+        host.register_caller_data(Holding(store, collections, index))
+        host.files.extractor = FileTextExtractor(reader, settings.max_file_bytes)
         self.apis = (
             DocumentsApi(store, collections, runner, index, reader, settings.max_file_bytes),
             Lookup(collections, index, runner),

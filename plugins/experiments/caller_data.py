@@ -19,13 +19,13 @@ CHUNK: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CallerFigures:
     """Only rows with an owner; rows shared by many units identify nobody and are kept."""
 
     writer: Writer
     name: str = "experiments"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         await self.writer.flush()
         for table in (UNITS, METRICS):
             after: tuple[Any, ...] | None = None

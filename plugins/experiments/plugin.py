@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 
 from plugins.experiments.api import Api
 from plugins.experiments.assigning import subject_of
-from plugins.experiments.caller_data import Rows
+from plugins.experiments.caller_data import CallerFigures
 from plugins.experiments.definition import InFile, Name
 from plugins.experiments.guarding import Guarding
 from plugins.experiments.index import Assigned, Experiment
@@ -71,7 +71,7 @@ class Experiments:
         self.host = host
         store = Store(host)
         self.known = Known(store, [from_file(name, told) for name, told in settings.experiments.items()], host)
-        self.writer = host.kept("experiments writer", lambda: Writer(store))
+        self.writer = host.process_state("experiments writer", lambda: Writer(store))
         if not self.writer.most:
             self.adopted()
         host.once_adopted(self.adopted)
@@ -82,8 +82,8 @@ class Experiments:
         self.odd: set[str] = set()
         """Variants whose templates are not filled in, because no `templates` follows in the chain."""
         self.periodic = PeriodicTasks(host.background)
-        host.record(FACT)
-        host.holds(Rows(self.writer))
+        host.record_fact(FACT)
+        host.register_caller_data(CallerFigures(self.writer))
         host.on(CallEnded, self.ended)
         host.on(Rated, self.rated)
 

@@ -22,7 +22,7 @@ class Known:
         self.files = files
         self.noted = False
         self.version: Version | None = None
-        self.last: list[Rows] = host.kept("experiments rows", list)
+        self.last: list[Rows] = host.process_state("experiments rows", list)
         """The rows read last; they survive a reload, even if the database is unavailable then."""
         self.book = Book(together(files, self.last[0]) if self.last else files)
 

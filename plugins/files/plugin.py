@@ -39,13 +39,13 @@ class Files:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.host = host
         bounds = Bounds(settings.max_file_bytes, settings.max_bytes, settings.max_files)
-        self.store = Store(host.database, host.clock, bounds, host.cabinet)
+        self.store = Store(host.database, host.clock, bounds, host.files)
         self.api = Api(self.store, host)
         self.periodic = PeriodicTasks(host.background)
-        if host.cabinet.keeper is not None:
+        if host.files.store is not None:
             raise ConfigError(["files are kept by one plugin only"])
-        host.cabinet.keeper = self.store
-        host.holds(retention.Holding(self.store))
+        host.files.store = self.store
+        host.register_caller_data(retention.CallerFiles(self.store))
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()

@@ -36,13 +36,13 @@ async def tidy(store: Store) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class CallerFiles:
     """The files of one caller: exported with their bytes, or deleted."""
 
     store: Store
     name: str = "files"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         """For each file its description, then its bytes piece by piece; only one piece is in memory."""
         last, more = None, True
         while more:

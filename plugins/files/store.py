@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from plugins.files.tables import FILES, PIECES
 from proxy.errors import BadCall, NotFound, TooLarge
-from proxy.file_access import Cabinet, Filed
+from proxy.file_access import FileAccess, FileInfo
 from proxy.host import Clock
 from proxy.sql.database import Database
 from proxy.sql.transaction_lock import turn
@@ -60,11 +60,11 @@ class Wanted:
 
 
 class Store:
-    def __init__(self, database: Database, clock: Clock, bounds: Bounds, cabinet: Cabinet) -> None:
+    def __init__(self, database: Database, clock: Clock, bounds: Bounds, file_access: FileAccess) -> None:
         self.database = database
         self.clock = clock
         self.bounds = bounds
-        self.cabinet = cabinet
+        self.file_access = file_access
 
     def now(self) -> int:
         return int(self.clock.time() * 1e6)
@@ -117,10 +117,10 @@ class Store:
             raise not_found(id)
         return File(*row)
 
-    async def keep(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> Filed:
+    async def add(self, caller: str, name: str, purpose: str, pieces: AsyncIterator[bytes], id: str = "") -> FileInfo:
         """Store a file; if this breaks off, what was stored is deleted like an abandoned upload."""
         if id:
-            if there := (await self.found(caller, [id])).get(id):
+            if there := (await self.find(caller, [id])).get(id):
                 return there
             await self.drop(id)  # the rest of an earlier attempt
         id, number = await self.begin(caller, name, id), 0
@@ -132,7 +132,7 @@ class Store:
             await self.drop(id)
             raise
         file = await self.finish(caller, id, purpose, None)
-        return Filed(file.id, file.name, file.purpose, file.bytes)
+        return FileInfo(file.id, file.name, file.purpose, file.bytes)
 
     # --- reading ---
 
@@ -168,14 +168,14 @@ class Store:
             rows = (await connection.execute(query.limit(wanted.limit + 1))).all()
         return [File(*row) for row in rows[: wanted.limit]], len(rows) > wanted.limit
 
-    async def found(self, caller: str, ids: Collection[str]) -> Mapping[str, Filed]:
-        several, there = list(ids), dict[str, Filed]()
+    async def find(self, caller: str, ids: Collection[str]) -> Mapping[str, FileInfo]:
+        several, there = list(ids), dict[str, FileInfo]()
         columns = (FILES.c.id, FILES.c.name, FILES.c.purpose, FILES.c.bytes, FILES.c.expires)
         async with self.database.reading() as connection:
             for at in range(0, len(several), ASKED):
                 some = self.mine(caller) & FILES.c.id.in_(several[at : at + ASKED])
                 for row in await connection.execute(select(*columns).where(some)):
-                    there[row.id] = Filed(*row)
+                    there[row.id] = FileInfo(*row)
         return there
 
     async def pieces(self, caller: str, id: str) -> AsyncIterator[bytes]:
@@ -201,8 +201,8 @@ class Store:
             await self.remove(await self.one(caller, id))
 
     async def unmade(self, file: File) -> None:
-        for removing in self.cabinet.removing:
-            await removing(file.owner, file.id)
+        for hook in self.file_access.removal_hooks:
+            await hook(file.owner, file.id)
 
     async def drop(self, id: str) -> None:
         """Hide a file at once, then delete its bytes in small transactions; after a crash `tidy` deletes the rest."""

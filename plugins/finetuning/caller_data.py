@@ -19,14 +19,14 @@ CHUNK: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class CallerJobs:
     store: Store
     events: Events
     runner: Runner
     host: Host
     name: str = "fine_tuning"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         """All jobs with their events and checkpoints, newest first."""
         last, more = None, True
         while more:

@@ -16,7 +16,7 @@ from plugins.finetuning.examples import Example, example
 from plugins.finetuning.forms import Metadata, Name, Suffix
 from plugins.finetuning.reading import PURPOSE, Datasets
 from plugins.finetuning.store import fits
-from proxy.caller_data import Holding
+from proxy.caller_data import CallerData
 from proxy.config import Strict
 from proxy.errors import BadCall
 from proxy.host import Host
@@ -67,7 +67,7 @@ class Collecting:
             left = f"; {self.left_out} that fit are no examples" if self.left_out else ""
             raise BadCall(f"None of your stored chat completions can be used for training{left}.", code="no_examples")
         name = f"{wish.name.removesuffix('.jsonl')}.jsonl"  # the ending decides how a file is parsed
-        file = await self.datasets.keeper.keep(owner, name, PURPOSE, chained(first, pieces))
+        file = await self.datasets.file_store.add(owner, name, PURPOSE, chained(first, pieces))
         return {
             "object": "fine_tuning.dataset",
             "file_id": file.id,
@@ -79,7 +79,7 @@ class Collecting:
 
     async def pieces(self, owner: str, wish: Collect) -> AsyncIterator[bytes]:
         waiting = bytearray()
-        async for document in self.holding().told(owner):
+        async for document in self.stored_completions().export(owner):
             if not wish.wants(document) or (found := self.example(document)) is None:
                 continue
             self.examples += 1
@@ -93,8 +93,8 @@ class Collecting:
         if waiting:
             yield bytes(waiting)
 
-    def holding(self) -> Holding:
-        for one in self.host.holdings:
+    def stored_completions(self) -> CallerData:
+        for one in self.host.caller_data:
             if one.name == "stored":
                 return one
         message = "This server keeps no chat completions: its configuration has to name the plugin `stored`."

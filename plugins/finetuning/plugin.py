@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, PositiveInt
 
 from plugins.finetuning.api import Api
-from plugins.finetuning.caller_data import Holding
+from plugins.finetuning.caller_data import CallerJobs
 from plugins.finetuning.events import Events
 from plugins.finetuning.job_leases import Ledger
 from plugins.finetuning.reading import Datasets
@@ -57,12 +57,12 @@ class FineTuning:
         store = Store(host.database, host.clock, settings.max_jobs)
         events = Events(store)
         ledger = Ledger(store, events, host.services.worker_info.server, settings.at_once)
-        datasets = Datasets(host.cabinet, folder, settings.min_examples, settings.max_file_bytes)
+        datasets = Datasets(host.files, folder, settings.min_examples, settings.max_file_bytes)
         work = Work(host, ledger, events, datasets, settings.trainers, folder, settings.max_folder_bytes)
         self.runner = Runner(work, ledger, host)
         self.api = Api(store, events, datasets, self.runner, settings.trainers, host, settings.who)
         self.periodic = PeriodicTasks(host.background)
-        host.holds(Holding(store, events, self.runner, host))
+        host.register_caller_data(CallerJobs(store, events, self.runner, host))
 
     def routes(self) -> Iterable[Route]:
         yield from self.api.routes()

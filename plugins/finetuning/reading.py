@@ -13,7 +13,7 @@ from typing import Final
 
 from plugins.finetuning.dataset import Report, read_file
 from proxy.errors import BadCall, NotFound
-from proxy.file_access import Cabinet, Filed, Keeper
+from proxy.file_access import FileAccess, FileInfo, FileStore
 from proxy.host import shielded
 
 PURPOSE: Final = "fine-tune"
@@ -26,23 +26,23 @@ AT_ONCE: Final = 2
 class Datasets:
     """folder: for temporary copies.  least: minimum examples of a dataset.  most: maximum bytes."""
 
-    cabinet: Cabinet
+    file_access: FileAccess
     folder: Path
     least: int
     most: int
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     @property
-    def keeper(self) -> Keeper:
+    def file_store(self) -> FileStore:
         """Raises NotFound if no feature stores files."""
-        if self.cabinet.keeper is None:
+        if self.file_access.store is None:
             message = "This server keeps no files: its configuration has to name the plugin `files`."
             raise NotFound(message, param="training_file", code="file_not_found")
-        return self.cabinet.keeper
+        return self.file_access.store
 
-    async def file(self, owner: str, id: str, param: str) -> Filed:
+    async def file(self, owner: str, id: str, param: str) -> FileInfo:
         """Raises NotFound, also for another owner's file, and BadCall if it cannot be a dataset."""
-        file = (await self.keeper.found(owner, [id])).get(id)
+        file = (await self.file_store.find(owner, [id])).get(id)
         if file is None:
             raise NotFound(f"No file of yours has the id '{id[:100]}'.", param=param, code="file_not_found")
         if file.purpose != PURPOSE:
@@ -79,7 +79,7 @@ class Datasets:
 
     async def fetch(self, owner: str, id: str, path: Path) -> None:
         await asyncio.to_thread(path.touch)
-        async for piece in self.keeper.pieces(owner, id):
+        async for piece in self.file_store.pieces(owner, id):
             await asyncio.to_thread(append, path, piece)
 
 

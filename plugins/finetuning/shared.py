@@ -22,7 +22,7 @@ class Shared:
 
     @classmethod
     def of(cls, host: Host) -> Shared:
-        return host.kept(NAME, cls)
+        return host.process_state(NAME, cls)
 
     def newest(self, host: Host) -> Host:
         """The pipeline of the current configuration; the given one if none is open yet."""

@@ -194,7 +194,7 @@ class Work:
             now = await self.ledger.store.first(JOBS.c.id == job.id)
             if now is None or now.status == "cancelled":
                 with suppress(ProxyError):
-                    await self.datasets.keeper.discard(job.owner, results_of(job))
+                    await self.datasets.file_store.discard(job.owner, results_of(job))
                 await self.imports.remove(job.tuned, job.model)
 
     async def gguf(self, job: Job, trainer: Trainer, folder: Path) -> Path:
@@ -217,7 +217,7 @@ class Work:
         """The id of a CSV file with the measurements; "" if it cannot be stored, such as for lack of room."""
         name = f"step_metrics_{job.id}.csv"
         try:
-            return (await self.datasets.keeper.keep(job.owner, name, RESULTS, self.table(job), results_of(job))).id
+            return (await self.datasets.file_store.add(job.owner, name, RESULTS, self.table(job), results_of(job))).id
         except Busy:
             raise
         except ProxyError as error:

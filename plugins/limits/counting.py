@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeAlias
 
 from proxy.errors import Busy
 from proxy.host import Host, WorkerInfo
-from proxy.stores.counters import Claim, Counters, Holding, Verdict
+from proxy.stores.counters import Claim, Counters, Reservation, Verdict
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import StoreError
 
@@ -18,7 +18,7 @@ SAY: Final = 60.0
 """Seconds between two log lines; after as long without a failure of the store, counts of this process are outdated."""
 
 
-Taken: TypeAlias = tuple[Verdict, Holding, Counters]
+Taken: TypeAlias = tuple[Verdict, Reservation, Counters]
 """The verdict on the claims, what the call holds if they were granted, and the counters to settle it with."""
 
 
@@ -47,7 +47,7 @@ class Counting:
     async def take(self, claims: Sequence[Claim], lease: str) -> Taken:
         """Claim a call's share of its limits.  Raises Busy if the counts are unavailable and calls are refused then."""
         if self.near is not None and not (verdict := self.near.taken(claims, lease)).unknown:
-            return verdict, Holding(lease, claims, verdict.at), self.near
+            return verdict, Reservation(lease, claims, verdict.at), self.near
         try:
             return await self.taken(self.counters, claims, lease)
         except StoreError as error:
@@ -60,7 +60,7 @@ class Counting:
         if verdict.unknown:
             claims = await self.begun(claims)
             verdict = await counters.take(claims, lease)
-        return verdict, Holding(lease, claims, verdict.at), counters
+        return verdict, Reservation(lease, claims, verdict.at), counters
 
     async def begun(self, claims: Sequence[Claim]) -> list[Claim]:
         """The claims whose counters do not exist yet, with their initial values from the records."""

@@ -24,7 +24,7 @@ from proxy.errors import ProxyError, TooMany
 from proxy.host import Host, interruptible_sleep
 from proxy.meter import metered
 from proxy.sql.feature import Feature
-from proxy.stores.counters import Claim, Counters, Holding, Verdict
+from proxy.stores.counters import Claim, Counters, Reservation, Verdict
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import StoreError
 from proxy.types import Call, Handler, Reply, Route
@@ -74,7 +74,7 @@ class Limits:
         self.counting = Counting(counters, self.ledger, host, settings.away == "refuse")
         self.process = new_id("")
         self.calls = 0
-        self.held: dict[str, tuple[Plan, Holding, Counters]] = {}
+        self.held: dict[str, tuple[Plan, Reservation, Counters]] = {}
         """What each call in progress holds, by its meter's id.  CallEnded, sent for every metered call, removes it."""
         self.fresh: set[Plan] = set()
         """Plans whose counts were used since the last tick."""
@@ -89,7 +89,7 @@ class Limits:
 
         self.tables = FEATURE
         host = self.host
-        self.ledger = host.kept("limits ledger", lambda: Ledger(host.open_database, host.services))
+        self.ledger = host.process_state("limits ledger", lambda: Ledger(host.open_database, host.services))
 
     def __call__(self, call: Call, call_next: Handler) -> Awaitable[Reply]:
         if not self.rules.rules:
@@ -103,9 +103,9 @@ class Limits:
         mark = call.meter
         if mark in self.held:  # a plugin further in has sent this call through the chain again
             return await call_next(call)
-        verdict, holding, counters = await self.taken(plan, call)
-        self.held[mark] = plan, holding, counters
-        told = rates(plan, holding.claims, verdict)
+        verdict, reservation, counters = await self.taken(plan, call)
+        self.held[mark] = plan, reservation, counters
+        told = rates(plan, reservation.claims, verdict)
         if call.stream:
             call.observer.foretold(told)
         try:
@@ -134,7 +134,7 @@ class Limits:
     def ended(self, ended: CallEnded) -> None:
         if (held := self.held.pop(ended.meter, None)) is None:
             return
-        plan, holding, counters = held
+        plan, reservation, counters = held
         if not plan.settles:
             return
         tokens, money = 0, 0
@@ -143,11 +143,11 @@ class Limits:
             money = (ended.cost.amount or 0) if ended.cost is not None else 0
         took = {"requests": 1, "tokens": tokens, "money": money, "calls": 0}
         amounts = [took[unit] for unit in plan.units]
-        counters.settle(holding, amounts, partial(self.spent, holding, amounts) if plan.budgets else nothing)
+        counters.settle(reservation, amounts, partial(self.spent, reservation, amounts) if plan.budgets else nothing)
 
-    def spent(self, holding: Holding, amounts: Sequence[int]) -> None:
+    def spent(self, reservation: Reservation, amounts: Sequence[int]) -> None:
         """Record it only after it was counted, so that the records are never ahead of the counters."""
-        for claim, amount in zip(holding.claims, amounts, strict=True):
+        for claim, amount in zip(reservation.claims, amounts, strict=True):
             if amount and self.ledger is not None and not claim.window:
                 self.ledger.add(claim.key, amount)
 

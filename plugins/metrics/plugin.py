@@ -45,8 +45,8 @@ class Metrics:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        self.registry: Registry = host.kept("metrics registry", lambda: registry_of(host.services.worker_info))
-        self.instruments = host.kept("metrics", self.made)
+        self.registry: Registry = host.process_state("metrics registry", lambda: registry_of(host.services.worker_info))
+        self.instruments = host.process_state("metrics", self.made)
         self.periodic = PeriodicTasks(host.background)
         self.said = float("-inf")
         host.on(CallEnded, lambda one: self.count(self.instruments.ended, one, host.models.provider(one.upstream)))

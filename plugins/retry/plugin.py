@@ -55,8 +55,8 @@ class Retry:
         self.clock = host.clock
         self.monotonic = host.clock.monotonic
         self.announce = host.announce
-        self.budget = host.kept("retry budget", lambda: Budget(host.clock))
-        self.record = host.kept("retry record", lambda: Record(host.clock))
+        self.budget = host.process_state("retry budget", lambda: Budget(host.clock))
+        self.record = host.process_state("retry record", lambda: Record(host.clock))
         host.on(Attempt, self.record.attempted)
         host.on(FellBack, self.record.fell_back)
 

@@ -17,11 +17,11 @@ CHUNK: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class CallerAnswers:
     retention: Retention
     name: str = "stored"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         store = self.retention.store
         for kind in (RESPONSE, COMPLETION):
             after, more = None, True

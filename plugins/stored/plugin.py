@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pydantic import PositiveInt
 
 from plugins.stored.answers import RESPONSE
-from plugins.stored.caller_data import Answers
+from plugins.stored.caller_data import CallerAnswers
 from plugins.stored.documents import written
 from plugins.stored.fitting import fitted
 from plugins.stored.references import resolved
@@ -63,7 +63,7 @@ class Stored:
         self.runs = Runs(self.store, host, settings.background, settings.waiting)
         self.retention = Retention(self.store, host, settings.keep_days, settings.entries, settings.caller_bytes)
         self.periodic = PeriodicTasks(host.background)
-        host.holds(Answers(self.retention))
+        host.register_caller_data(CallerAnswers(self.retention))
 
     async def __call__(self, call: Call, call_next: Handler) -> Reply:
         receipt = None if call.route == "internal" else call.receipt  # calls made by plugins are not stored

@@ -27,7 +27,7 @@ async def resolved(store: Store, owner: str, items: Sequence[Item]) -> Sequence[
         message = f"Invalid 'input': it refers to items of more than {MOST} responses."
         raise BadCall(message, param="input", code="array_above_max_length")
     found = {item["id"]: item for item in await store.parts(owner, responses) if item["id"] in wanted}
-    for finder in store.host.finders:
+    for finder in store.host.item_finders:
         if missing := wanted.keys() - found.keys():
             found |= await finder(owner, missing)
     for index, one in enumerate(items):

@@ -129,7 +129,7 @@ class Runs:
         self.host = host
         self.room = most + waiting
         self.slots = asyncio.Semaphore(most)
-        self.shared = host.kept("stored runs", Shared)
+        self.shared = host.process_state("stored runs", Shared)
         self.own: set[asyncio.Task[None]] = set()
 
     async def start(self, call: Call, receipt: Receipt, input: str, call_next: Handler) -> Reply:

@@ -11,12 +11,12 @@ from proxy.types import JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class CallerTemplates:
     store: Store
     writing: Writing
     name: str = "templates"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         """Every version of every template."""
         for name in dict.fromkeys(one["name"] for one in await self.store.exported(caller, None)):
             for version in await self.store.exported(caller, name):

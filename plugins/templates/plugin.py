@@ -67,11 +67,11 @@ class Templates:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        host.record(FACT)
-        read = host.kept("templates files", Files)
+        host.record_fact(FACT)
+        read = host.process_state("templates files", Files)
         files = Library(() if settings.path is None else read.read(Path(settings.path)))
         whole = files.over(library.built_in()) if settings.library else files
-        self.lookup = Lookup(whole, host.kept("templates uses", Uses))
+        self.lookup = Lookup(whole, host.process_state("templates uses", Uses))
         self.answering = Answering(settings.model, host)
         self.listing = Listing(settings.listed, self.lookup, self.answering)
         self.parts: list[Endpoints] = [Api(self.lookup, host, self.applied, settings.max_length, self.answering)]
@@ -82,7 +82,7 @@ class Templates:
 
     def custom(self) -> Endpoints:
         """Add the callers' own templates, which are in the database, to the lookup."""
-        from plugins.templates.caller_data import Own
+        from plugins.templates.caller_data import CallerTemplates
         from plugins.templates.counting import Counting  # SQLAlchemy is only needed for custom templates
         from plugins.templates.custom import Custom
         from plugins.templates.store import Store
@@ -92,7 +92,7 @@ class Templates:
         self.lookup.counting = Counting(self.lookup.uses, self.host)
         limits = Limits(self.settings.max_templates, self.settings.max_versions)
         writing = Writing(store, limits, frozenset(self.lookup.library.names))
-        self.host.holds(Own(store, writing))
+        self.host.register_caller_data(CallerTemplates(store, writing))
         return Custom(store, writing, self.host)
 
     async def __aenter__(self) -> Self:

@@ -21,14 +21,14 @@ CHUNK: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class CallerRecords:
     """Everybody's sums are kept: they identify nobody."""
 
     writer: Writer
     host: Host
     name: str = "usage"
 
-    async def told(self, caller: str) -> AsyncIterator[JSON]:
+    async def export(self, caller: str) -> AsyncIterator[JSON]:
         await self.writer.flush()
         after, columns = -1, [column for column in CALLS.c if column.name not in ("id", "caller")]
         while True:

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 
 from plugins.usage.api import Api
 from plugins.usage.attempts import Attempts
-from plugins.usage.caller_data import Rows
+from plugins.usage.caller_data import CallerRecords
 from plugins.usage.costs import Costs
 from plugins.usage.export import Export
 from plugins.usage.organization import Organization
@@ -60,14 +60,14 @@ class Usage:
     def __init__(self, settings: Settings, host: Host) -> None:
         self.settings = settings
         self.host = host
-        self.writer = host.kept("usage writer", lambda: Writer(host.database, host.clock))
+        self.writer = host.process_state("usage writer", lambda: Writer(host.database, host.clock))
         self.writer.most = self.writer.most or settings.pending
         host.once_adopted(self.adopted)
         self.retention = Retention(settings.keep_days, host.database, host.clock)
         self.pricing = Pricing(host)
         self.attempts = Attempts(self.writer, host)
         self.periodic = PeriodicTasks(host.background)
-        host.holds(Rows(self.writer, host))
+        host.register_caller_data(CallerRecords(self.writer, host))
         host.on(CallEnded, self.writer.add)
         host.on(Attempt, self.writer.tried)
         host.on(FellBack, self.fell_back)

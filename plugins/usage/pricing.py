@@ -54,7 +54,7 @@ class Pricing:
         self.known: int | None = None
         """The number of rows that were read last.  Not the highest id: of two concurrent inserts, the one with the
         lower id may be committed later."""
-        self.last: dict[str, list[Tariff]] = host.kept("usage prices", dict)
+        self.last: dict[str, list[Tariff]] = host.process_state("usage prices", dict)
         """The prices read last, by kind; they survive a reload, even if the database is unavailable then."""
         if self.last:
             self.book.put(self.last["models"], self.last["cloud"])

@@ -46,7 +46,7 @@ class Accounts(AbstractAsyncContextManager["Accounts"]):
         self.rooted = rooted
         self.clock = services.clock
         self.store = Store(opened, services.clock)
-        self.state = services.kept(self.place(), lambda: State(self.store, services))
+        self.state = services.process_state(self.place(), lambda: State(self.store, services))
 
     def place(self) -> str:
         """The name under which the state is kept; it contains the secret's digest, so another secret starts anew."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import web
 
-from proxy.caller_data import Holding
+from proxy.caller_data import CallerData
 from proxy.config import Strict
 from proxy.host import Desk
 from proxy.types import Route
@@ -33,7 +33,7 @@ class Whose(Strict):
 class Me:
     """several: whether other processes share the data, and may have records of a caller that are not written yet."""
 
-    holdings: Sequence[Holding]
+    caller_data: Sequence[CallerData]
     desk: Desk
     several: bool
 
@@ -53,10 +53,10 @@ class Me:
 
     async def pieces(self, user: str) -> AsyncIterator[bytes]:
         yield b'{"user":' + orjson.dumps(user) + b',"data":{'
-        for index, holding in enumerate(self.holdings):
-            yield (b"," if index else b"") + orjson.dumps(holding.name) + b":["
+        for index, kind in enumerate(self.caller_data):
+            yield (b"," if index else b"") + orjson.dumps(kind.name) + b":["
             comma = b""
-            async for one in holding.told(user):
+            async for one in kind.export(user):
                 yield comma + orjson.dumps(one, default=dict)
                 comma = b","
             yield b"]"
@@ -67,7 +67,7 @@ class Me:
         user = self.whose(request)
         if self.several:
             await asyncio.sleep(LATE)  # otherwise their next batch would add some again
-        deleted = {holding.name: await holding.forget(user) for holding in self.holdings}
+        deleted = {kind.name: await kind.forget(user) for kind in self.caller_data}
         return web.Response(body=orjson.dumps({"user": user, "deleted": deleted}), content_type="application/json")
 
 

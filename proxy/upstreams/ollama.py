@@ -51,15 +51,15 @@ class Ollama:
         self.settings = settings
         self.pins = pins
         self.strict = strict
-        origin = services.kept(f"origin {url}", lambda: origin_of(url, services))
+        origin = services.process_state(f"origin {url}", lambda: origin_of(url, services))
         self.http = HostClient(
             origin, services.worker_info.server, settings.max_answer_bytes, KIND, ollama_errors.error_of
         )
         # The cached lists and the loads under way survive reloads.
-        self.model_list = services.kept(
+        self.model_list = services.process_state(
             f"model list {url}", lambda: ModelList(self.http, services.background, services.clock)
         )
-        self.loader = services.kept(
+        self.loader = services.process_state(
             f"loader {url}",
             lambda: ModelLoader(self.http, services.background, services.clock, settings.load_timeout),
         )

@@ -36,10 +36,10 @@ class OpenAI:
         self.key = settings.key.get_secret_value() if settings.key else ""
         # The list of models may depend on the key, so lists and connections are kept per key.
         name = f"{url} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
-        origin: Origin = services.kept(f"origin {name}", lambda: origin_of(url, services))
+        origin: Origin = services.process_state(f"origin {name}", lambda: origin_of(url, services))
         origin.headers = headers_of(settings)
         self.http = HostClient(origin, services.worker_info.server, settings.max_answer_bytes, KIND, self.error_of)
-        self.model_list = services.kept(f"model list {name}", lambda: OpenAIModelList(self.http, services))
+        self.model_list = services.process_state(f"model list {name}", lambda: OpenAIModelList(self.http, services))
 
     def open(self) -> None:
         self.model_list.client = self.http

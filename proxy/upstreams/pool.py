@@ -69,13 +69,13 @@ class Pool:
         self.slots = None if settings.slots is None else share(settings.slots)
         self.cold_penalty = self.slots or COLD_PENALTY
         self.services = services
-        self.queue = services.kept(f"queue {name}", lambda: WaitingQueue(RoundRobin(), services.clock))
+        self.queue = services.process_state(f"queue {name}", lambda: WaitingQueue(RoundRobin(), services.clock))
         self.states = [self.queue.state_of(one.url, host_name(name, one.url, len(hosts) > 1)) for one in hosts]
         self.hosts = list(zip(self.states, hosts, strict=True))
         self.only_host = hosts[0] if len(hosts) == 1 else None
         self.sharing = None if self.only_host else sharing
         self.tracker = FailureTracker(services.clock, self.sharing)
-        self.affinity = None if self.only_host else services.kept(f"affinity {name}", Affinity)
+        self.affinity = None if self.only_host else services.process_state(f"affinity {name}", Affinity)
         self.hosts_by_model: dict[str, Sequence[tuple[HostState, Member]]] = {}
         self.watch = Watch(self.members, self.states, services, self.hosts_changed)
 

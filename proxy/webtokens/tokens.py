@@ -47,7 +47,7 @@ class Tokens(AbstractAsyncContextManager["Tokens"]):
         self.settings = settings
         self.clock = services.clock
         place = f"jwt keys {settings.jwks} {sorted(settings.algorithms)}"
-        self.keys = services.kept(place, lambda: KeySet(settings.jwks, settings.algorithms, services))
+        self.keys = services.process_state(place, lambda: KeySet(settings.jwks, settings.algorithms, services))
         self.known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
         """Verified callers by their token's digest, with the monotonic seconds until when they are cached."""
         self.admins = frozenset(settings.admin)

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from proxy.clock import Clock
-from proxy.stores.counters import MOST_NAMES, Claim, Counters, Holding, Verdict, memory
+from proxy.stores.counters import MOST_NAMES, Claim, Counters, Reservation, Verdict, memory
 from proxy.stores.counters import redis as in_redis
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.counters.redis import InRedis
@@ -102,21 +102,21 @@ def level(amount: int = 1, most: int = 10, key: str = "l", **more: Any) -> Claim
     return Claim(key, most, amount, 0.0, **{"life": 60.0, **more})
 
 
-async def take(counters: Counters, *claims: Claim) -> tuple[Verdict, Holding]:
+async def take(counters: Counters, *claims: Claim) -> tuple[Verdict, Reservation]:
     lease = f"lease-{next(LEASES)}"
     verdict = await counters.take(claims, lease)
-    return verdict, Holding(lease, claims, verdict.at)
+    return verdict, Reservation(lease, claims, verdict.at)
 
 
-async def granted(counters: Counters, *claims: Claim) -> Holding:
-    verdict, holding = await take(counters, *claims)
+async def granted(counters: Counters, *claims: Claim) -> Reservation:
+    verdict, reservation = await take(counters, *claims)
     assert verdict.full == -1 and not verdict.unknown
-    return holding
+    return reservation
 
 
-async def settle(counters: Counters, holding: Holding, *amounts: int) -> None:
+async def settle(counters: Counters, reservation: Reservation, *amounts: int) -> None:
     done = asyncio.Event()
-    counters.settle(holding, amounts, done.set)
+    counters.settle(reservation, amounts, done.set)
     async with asyncio.timeout(30):
         await done.wait()
     await counters.idle()
@@ -195,14 +195,14 @@ async def test_a_sliding_window_never_grants_more_than_its_limit(counters: Count
 
 
 async def test_settling_frees_what_was_not_used(counters: Counters) -> None:
-    holding = await granted(counters, window(8), level(8))
-    await settle(counters, holding, 3, 2)
+    reservation = await granted(counters, window(8), level(8))
+    await settle(counters, reservation, 3, 2)
     assert await used(counters, window(), level()) == [3, 2]
 
 
 async def test_settling_counts_what_was_used_beyond_the_grant(counters: Counters) -> None:
-    holding = await granted(counters, window(2), level(2))
-    await settle(counters, holding, 30, 20)
+    reservation = await granted(counters, window(2), level(2))
+    await settle(counters, reservation, 30, 20)
     assert await used(counters, window(), level()) == [30, 20]
     verdict, _ = await take(counters, window(1))
     assert verdict.full == 0 and verdict.wait is not None
@@ -259,9 +259,9 @@ async def test_lift_raises_what_was_spent_and_never_lowers_it(counters: Counters
 
 async def test_large_amounts_stay_exact(counters: Counters) -> None:
     most = 9_000_000_000_000_000
-    holding = await granted(counters, level(1_234_567_890_123_457, most), window(1_234_567_890_123_457, most))
+    reservation = await granted(counters, level(1_234_567_890_123_457, most), window(1_234_567_890_123_457, most))
     assert await used(counters, level(), window()) == [1_234_567_890_123_457] * 2
-    await settle(counters, holding, 7_000_000_000_000_001, 7_000_000_000_000_001)
+    await settle(counters, reservation, 7_000_000_000_000_001, 7_000_000_000_000_001)
     assert await used(counters, level(), window()) == [7_000_000_000_000_001] * 2
 
 
@@ -292,14 +292,14 @@ async def test_leases_of_a_dead_process_are_freed_and_those_of_a_live_one_are_no
     monkeypatch.setattr(in_redis, "RENEW", 0.0)
     dead, living = opener(), opener()
     await granted(dead, level(6))
-    holding = await granted(living, level(4))
+    reservation = await granted(living, level(4))
     await move_clock(in_redis.LEASE - 1)
     assert await used(living, level()) == [10]
     await living.renew()
     await move_clock(2)
     assert await used(living, level()) == [4]
     await living.renew()
-    await settle(living, holding, 0)
+    await settle(living, reservation, 0)
     assert await used(living, level()) == [0]
 
 
@@ -329,10 +329,10 @@ async def test_settling_after_a_counter_was_lost_invents_nothing(
     opener: Opener, servers: dict[str, RedisServer], request: pytest.FixtureRequest
 ) -> None:
     one = opener()
-    holding = await granted(one, level(5, spent=100, most=1000), window(5))
+    reservation = await granted(one, level(5, spent=100, most=1000), window(5))
     for server in servers.values():
         await emptied(server.port)
-    await settle(one, holding, 5, 1)
+    await settle(one, reservation, 5, 1)
     assert list((await take(one, level(1, spent=None)))[0].unknown) == [0]
     await granted(one, level(1, spent=105, most=1000))
     assert await used(one, level(), window()) == [106, 0]
@@ -341,8 +341,8 @@ async def test_settling_after_a_counter_was_lost_invents_nothing(
 @shared
 async def test_every_key_in_redis_expires(opener: Opener, servers: dict[str, RedisServer]) -> None:
     one = opener()
-    holding = await granted(one, window(5), level(5), level(3, key="m", spent=7))
-    await settle(one, holding, 9, 2, 3)
+    reservation = await granted(one, window(5), level(5), level(3, key="m", spent=7))
+    await settle(one, reservation, 9, 2, 3)
     await granted(one, window(1, most=100), level(1))
     lives = [life async for life in lives_of(servers)]
     assert len(lives) >= 4 and all(0 < life <= 62_000 for life in lives)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.announcements import FellBack
-from proxy.host import Bus, WorkerInfo
+from proxy.host import EventBus, WorkerInfo
 
 
 @pytest.mark.parametrize(("whole", "count"), [(1, 1), (8, 3), (4, 4), (7, 2), (3, 5)])
@@ -13,7 +13,7 @@ def test_the_shares_of_all_processes_add_up(whole: int, count: int) -> None:
 
 
 def test_a_listeners_fault_is_neither_the_others_nor_the_announcers(caplog: pytest.LogCaptureFixture) -> None:
-    bus, heard = Bus(), list[FellBack]()
+    bus, heard = EventBus(), list[FellBack]()
     bus.on(FellBack, lambda event: 1 / 0)  # type: ignore[arg-type]  # it is wrong on purpose
     bus.on(FellBack, heard.append)
     bus.announce(event := FellBack("1", "ann", "demo", "spare", "x"))

@@ -107,7 +107,7 @@ class Semantic:
     def __init__(self, settings: Settings, host: Host, store: KeyValue, tenant: Callable[[str], str]) -> None:
         self.settings = settings
         self.host = host
-        self.state = host.kept("cache semantic", State)
+        self.state = host.process_state("cache semantic", State)
         self.pairs = Pairs(self.state.pairs, store, tenant)
 
     async def near(self, where: str, call: Call, stamp: str, tenant: str) -> Near | None:

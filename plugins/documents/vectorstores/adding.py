@@ -20,7 +20,7 @@ from plugins.documents.store import Item, Store, dumped, put_values, queue, valu
 from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, JOBS, ORIGINS, STORES, VALUES
 from plugins.documents.vectorstores.origins import WANTED, Origin
 from proxy.errors import BadCall, NotFound
-from proxy.file_access import Filed
+from proxy.file_access import FileInfo
 from proxy.sql.transaction_lock import turn
 from proxy.types import JSON
 from proxy.wire.ids import new_id
@@ -36,7 +36,7 @@ class New:
     size, overlap: characters of a chunk, and of its overlap with the next; 0 for the default.
     """
 
-    file: Filed
+    file: FileInfo
     attributes: Mapping[str, JSON] | None = None
     size: int = 0
     overlap: int = 0

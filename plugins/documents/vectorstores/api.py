@@ -44,7 +44,7 @@ class VectorStores:
         ingest, host = runner.ingest, runner.host
         stores = Stores(search.collections)
         contents = Contents(stores, search.store, ingest.origins, Adding(search.store), runner)
-        host.cabinet.removing.append(contents.file_goes)
+        host.files.removal_hooks.append(contents.file_goes)
         files = Files(contents, host, size)
         return cls(contents, Searching(search, contents, floor), files, Expiring(stores, runner), rewriter, host)
 

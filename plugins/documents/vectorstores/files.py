@@ -50,7 +50,7 @@ class Files:
 
         at: the field that lists them, "" for `file_id`.
         """
-        there = await self.contents.origins.keeper.found(caller, [one.file_id for one in files])
+        there = await self.contents.origins.file_store.find(caller, [one.file_id for one in files])
         new: dict[str, New] = {}
         for index, one in enumerate(files):
             if one.file_id not in there:

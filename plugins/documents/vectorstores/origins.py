@@ -20,7 +20,7 @@ from plugins.documents.scratch import scratch
 from plugins.documents.store import Item
 from plugins.documents.tables import COLLECTIONS, ITEMS, JOBS, ORIGINS, PARTS
 from proxy.errors import BadCall, NotFound, ProxyError
-from proxy.file_access import Cabinet, Keeper
+from proxy.file_access import FileAccess, FileStore
 from proxy.sql.database import Database
 
 WANTED: Final = "+"
@@ -54,18 +54,18 @@ class Origins:
     """size: default characters of a chunk.  most: maximum bytes of a file."""
 
     database: Database
-    cabinet: Cabinet
+    file_access: FileAccess
     reader: Reader
     size: int
     most: int
 
     @property
-    def keeper(self) -> Keeper:
+    def file_store(self) -> FileStore:
         """The store of uploaded files.  Raises BadCall if no plugin provides one."""
-        if self.cabinet.keeper is None:
+        if self.file_access.store is None:
             message = "Files are kept by the plugin 'files', which is not in the configuration of this server."
             raise BadCall(message, param="file_id", code="plugin_missing")
-        return self.cabinet.keeper
+        return self.file_access.store
 
     async def ready(self, job: Job, item: Item) -> None:
         """Make sure that a document has its text: read its file if that was not done yet."""
@@ -83,7 +83,7 @@ class Origins:
             message = f"The file cannot be read: it is larger than {self.most} bytes."
             raise BadCall(message, param="file_id", code="unreadable_file")
         async with scratch() as file:
-            async for piece in self.keeper.pieces(item.owner, origin.file):
+            async for piece in self.file_store.pieces(item.owner, origin.file):
                 await asyncio.to_thread(file.write, piece)
             async with self.reader.content(file, origin.name) as content:
                 await self.fill(job, content)

@@ -53,7 +53,7 @@ class Verdict(Struct, frozen=True):
     unknown: Sequence[int] = ()
 
 
-class Holding(Struct, frozen=True):
+class Reservation(Struct, frozen=True):
     """Claims that were granted.  at: as in the Verdict."""
 
     lease: str
@@ -70,7 +70,7 @@ class Counters(Protocol):
         What is held under a lease becomes free some time after its process has died.
         """
 
-    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
+    def settle(self, reservation: Reservation, amounts: Sequence[int], done: Callable[[], None]) -> None:
         """Count what was actually used, in the order of the claims; in the background if it takes time.
 
         done: called once this was counted, or has failed.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from proxy.clock import Clock
-from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Holding, Verdict
+from proxy.stores.counters import MOST_NAMES, SLOTS, Claim, Reservation, Verdict
 
 MOST: Final = 100_000
 """Maximum counters of each kind; the least recently used make room, unless something of them is held."""
@@ -164,14 +164,14 @@ class InMemory:
         unknown = [index for index, claim in enumerate(claims) if claim.spent is None and claim.key not in self.levels]
         return Verdict(now, (), (), unknown=unknown)
 
-    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
+    def settle(self, reservation: Reservation, amounts: Sequence[int], done: Callable[[], None]) -> None:
         now = self.time()
-        for claim, amount in zip(holding.claims, amounts, strict=True):
+        for claim, amount in zip(reservation.claims, amounts, strict=True):
             if claim.window:
                 if amount != claim.amount and (window := self.windows.get(claim.key)) is not None:
-                    window.settle(claim, amount, holding.at, now)
+                    window.settle(claim, amount, reservation.at, now)
             elif (level := self.levels.get(claim.key)) is not None:
-                level.settle(claim, amount, holding.at, now)
+                level.settle(claim, amount, reservation.at, now)
         done()
 
     async def lift(self, totals: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from proxy.clock import Clock
 from proxy.stores.breaker import Breaker
-from proxy.stores.counters import MOST_NAMES, Claim, Holding, Verdict
+from proxy.stores.counters import MOST_NAMES, Claim, Reservation, Verdict
 from proxy.stores.keyvalue import StoreError
 
 SPACE: Final = "{gemmapy:limits}:"
@@ -142,26 +142,26 @@ class InRedis:
             return self.doubt(claims, lease)
         verdict = read(told.result(), len(claims))
         if lease and verdict.full < 0 and not verdict.unknown:
-            self.settle(Holding(lease, claims, verdict.at), [0] * len(claims), nothing)
+            self.settle(Reservation(lease, claims, verdict.at), [0] * len(claims), nothing)
 
-    def settle(self, holding: Holding, amounts: Sequence[int], done: Callable[[], None]) -> None:
-        self.held.pop(holding.lease, None)
+    def settle(self, reservation: Reservation, amounts: Sequence[int], done: Callable[[], None]) -> None:
+        self.held.pop(reservation.lease, None)
         changed = [
             (one, amount)
-            for one, amount in zip(holding.claims, amounts, strict=True)
+            for one, amount in zip(reservation.claims, amounts, strict=True)
             if not one.window or one.amount != amount
         ]
         if not changed:
             return done()
-        arguments: list[Any] = [holding.lease, int(holding.at)]
+        arguments: list[Any] = [reservation.lease, int(reservation.at)]
         for one, amount in changed:
             arguments += (milliseconds(one.window), one.amount, amount)
         future = self.batch.send(SETTLE, keys_of([one for one, _ in changed]), arguments)
-        future.add_done_callback(lambda told: self.settled(told, holding, done))
+        future.add_done_callback(lambda told: self.settled(told, reservation, done))
 
-    def settled(self, told: asyncio.Future[Any], holding: Holding, done: Callable[[], None]) -> None:
+    def settled(self, told: asyncio.Future[Any], reservation: Reservation, done: Callable[[], None]) -> None:
         if told.cancelled() or told.exception() is not None:  # the breaker has logged it
-            self.doubt(holding.claims, holding.lease)
+            self.doubt(reservation.claims, reservation.lease)
         done()
 
     def doubt(self, claims: Sequence[Claim], lease: str) -> None:
@@ -173,7 +173,7 @@ class InRedis:
         """Try again to release what Redis may hold in vain.  `lift` corrects what was spent, from the records."""
         unsure, self.unsure = self.unsure, {}
         for lease, claims in unsure.items():
-            self.settle(Holding(lease, claims, 0), [0] * len(claims), nothing)
+            self.settle(Reservation(lease, claims, 0), [0] * len(claims), nothing)
 
     async def lift(self, totals: Mapping[str, int]) -> None:
         keys = list(totals)

@@ -139,7 +139,7 @@ async def test_a_comparison_deleted_during_an_export_does_not_end_it(start: Star
         ids = [(await compare(run))["comparison_id"] for _ in range(PAGE + 1)]
         store = api_of(run).store
         told = []
-        async for one in Retention(store, None).told("alice"):
+        async for one in Retention(store, None).export("alice"):
             told.append(one)
             if len(told) == PAGE:
                 await store.drop("alice", ids[PAGE - 1])

@@ -113,7 +113,7 @@ async def test_what_goes_meanwhile_does_not_end_the_telling(
         for id in "abcd":
             await asks(run, "POST", "/api/conversations", status=201, json={"id": id})
         told = []
-        async for one in Retention(store_of(run), None).told("alice"):
+        async for one in Retention(store_of(run), None).export("alice"):
             told.append(one)
             if len(told) == 2:
                 await asks(run, "DELETE", "/api/conversations/b")

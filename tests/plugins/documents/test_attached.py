@@ -13,7 +13,7 @@ import pytest
 from openai.types.conversations import ConversationItem as AnyItem
 from pydantic import TypeAdapter
 
-from plugins.documents.file_text import MOST, Teller
+from plugins.documents.file_text import MOST, FileTextExtractor
 from plugins.documents.files import Reader
 from proxy.errors import Busy
 from tests.conftest import Running, Start
@@ -174,12 +174,12 @@ async def test_only_so_many_files_wait_to_be_read() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"words"
 
-    teller = Teller(Reader(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
-    several = [asyncio.ensure_future(teller.text("a.txt", pieces(), 1000)) for _ in range(MOST)]
+    extractor = FileTextExtractor(Reader(2**30, 30.0, 1000, asyncio.Semaphore(0)), 1000)
+    several = [asyncio.ensure_future(extractor.text("a.txt", pieces(), 1000)) for _ in range(MOST)]
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await teller.text("a.txt", pieces(), 1000)
+        await extractor.text("a.txt", pieces(), 1000)
     for one in several:
         one.cancel()
     await asyncio.wait(several)  # each closes its file before it ends
-    assert not teller.at_once
+    assert not extractor.at_once

@@ -12,7 +12,7 @@ from plugins.documents.moving import Moves
 from plugins.documents.payer import Payer
 from plugins.documents.tables import COPIES, ITEMS, ORIGINS, PARTS, STORES, VALUES
 from plugins.documents.vectorstores.adding import New
-from proxy.file_access import Filed
+from proxy.file_access import FileInfo
 from tests.conftest import Start
 from tests.plugins.documents.asking import A, ask
 from tests.plugins.documents.storing import LANTERNS, ORCHARDS, call, config, filled, settled, upload
@@ -72,7 +72,10 @@ async def test_of_a_file_that_goes_while_it_comes_nothing_stays(
     async with start(config(database_url, tmp_path)) as run:
         store, file = await filled(run)
         contents = stores_of(run).contents
-        late = [New(Filed("file-gone", "gone.txt", "user_data", 9)), New(Filed(file, "lanterns.txt", "user_data", 9))]
+        late = [
+            New(FileInfo("file-gone", "gone.txt", "user_data", 9)),
+            New(FileInfo(file, "lanterns.txt", "user_data", 9)),
+        ]
         await contents.adding.add(Payer("alice"), store, late)  # one was found, and then deleted
         contents.runner.nudge()
 

@@ -21,7 +21,7 @@ from plugins.documents.tables import BATCHES, COLLECTIONS, ITEMS, ORIGINS, PARTS
 from plugins.documents.vectorstores.adding import Adding, New
 from plugins.documents.vectorstores.expiring import Expiring
 from proxy.errors import BadCall, NotFound
-from proxy.file_access import Filed
+from proxy.file_access import FileInfo
 from proxy.sql.database import Database, DatabaseAway
 from tests.conftest import Running, Start
 from tests.plugins.documents.asking import A, ask
@@ -96,7 +96,7 @@ async def test_what_goes_while_files_come(
             patched.setattr(Adding, "there", gone)
             told = await call(run, "POST", f"/vector_stores/{store}/files", A, 400, file_id=file)
         assert told["error"]["code"] == "conflict"
-        other = New(Filed(await upload(run, ORCHARDS), "orchards.txt", "user_data", len(ORCHARDS)))
+        other = New(FileInfo(await upload(run, ORCHARDS), "orchards.txt", "user_data", len(ORCHARDS)))
         await expires_while_one_comes(run, store, other, monkeypatch)
         adding = stores_of(run).contents.adding
         with pytest.raises(BadCall) as expired:  # since it was looked at

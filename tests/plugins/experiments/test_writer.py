@@ -44,7 +44,7 @@ async def writer(database_url: str) -> AsyncIterator[Writer]:
     await database.migrate(FEATURE)
     state: dict[str, Any] = {}
     host: Any = SimpleNamespace(
-        database=database, clock=Watch(), kept=lambda name, make: state.setdefault(name, make())
+        database=database, clock=Watch(), process_state=lambda name, make: state.setdefault(name, make())
     )
     writer = Writer(Store(host))
     writer.most, writer.most_units = 10_000, 10_000

@@ -170,7 +170,7 @@ async def test_nobody_sees_anothers_files(start: Start, database_url: str) -> No
             assert (await ask(run, "GET", f"/v1/files?after={id}", who, 404))["error"]["param"] == "after"
             assert (await ask(run, "GET", "/v1/files", who))["data"] == []
         store = store_of(run)
-        assert await store.found("bob", [id]) == {} and list(await store.found("alice", [id])) == [id]
+        assert await store.find("bob", [id]) == {} and list(await store.find("alice", [id])) == [id]
         with pytest.raises(NotFound):
             await anext(store.pieces("bob", id))
 
@@ -206,7 +206,7 @@ async def test_what_expires_goes_and_what_never_became_whole(start: Start, datab
         async def removing(owner: str, id: str) -> None:
             removed.append((owner, id))
 
-        store.cabinet.removing.append(removing)
+        store.file_access.removal_hooks.append(removing)
         async with store.database.writing() as connection:
             await connection.execute(update(FILES).where(FILES.c.id == short["id"]).values(expires=1))
             await connection.execute(update(FILES).values(changed=1))
@@ -232,7 +232,7 @@ async def test_a_file_that_goes_while_it_is_told_keeps_no_other_from_being_told(
     monkeypatch.setattr(retention, "SOME", 1)
     async with start(config(database_url)) as run:
         files = [await send(run, form(b"x", purpose="user_data")) for _ in range(3)]
-        told = retention.Holding(store := store_of(run)).told("alice")
+        told = retention.CallerFiles(store := store_of(run)).export("alice")
         first = await anext(told)
         await store.drop(first["id"])
         left = [one["id"] async for one in told if "filename" in one]
@@ -264,11 +264,11 @@ async def test_another_feature_keeps_a_file_for_a_caller(start: Start, database_
 
     async with start(config(database_url, max_file_bytes=100, max_bytes=130)) as run:
         store = store_of(run)
-        made = await store.keep("alice", "results.csv", "fine-tune-results", pieces(2))
+        made = await store.add("alice", "results.csv", "fine-tune-results", pieces(2))
         assert (made.bytes, made.purpose) == (120, "fine-tune-results")
         assert [one["id"] for one in (await ask(run, "GET", "/v1/files?purpose=fine-tune-results"))["data"]] == [
             made.id
         ]
         with pytest.raises(TooLarge):
-            await store.keep("alice", "more.csv", "fine-tune-results", pieces(1))
+            await store.add("alice", "more.csv", "fine-tune-results", pieces(1))
         assert await rows(store) == (1, 2)

@@ -161,7 +161,7 @@ async def test_a_job_that_goes_while_it_is_told_keeps_no_other_from_being_told(
     for id in "abc":
         await store.add({**JOB, "id": id, "metadata": "{}"})
     runner: Any = None  # neither this nor a host is asked
-    told = caller_data.Holding(store, Events(store), runner, runner).told("alice")
+    told = caller_data.CallerJobs(store, Events(store), runner, runner).export("alice")
     first = await anext(told)
     assert first["id"] == "c" and await store.remove("alice", ["c"]) == 1
     assert [one["id"] async for one in told] == ["b", "a"]
