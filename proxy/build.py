@@ -18,10 +18,10 @@ from proxy.edge import ollama as ollama_edge
 from proxy.edge import openai as openai_edge
 from proxy.edge.admission import Admission
 from proxy.edge.attachments import Attachments
-from proxy.edge.calls import Own
+from proxy.edge.calls import ChainInputs
 from proxy.edge.chats import Chats
 from proxy.edge.exchange import exchange_of
-from proxy.edge.front import Door
+from proxy.edge.front import FrontConfig
 from proxy.edge.gateway import Gateways
 from proxy.edge.health import Health
 from proxy.edge.hosts import Hosts
@@ -30,7 +30,7 @@ from proxy.edge.me import Me
 from proxy.edge.model_lists import Shown
 from proxy.edge.ollama_writes import OllamaWrites
 from proxy.edge.prompt import Prompt
-from proxy.edge.request_reader import Counter
+from proxy.edge.request_reader import HttpRequestReader
 from proxy.edge.responses import Responses
 from proxy.edge.unknown_paths import UnknownPaths
 from proxy.edge.writer import Writer
@@ -82,7 +82,7 @@ class Assembly:
         self.writer = Writer(self.send, config.streams)
         self.images = Images(config.requests)
         self.attachments = Attachments(config.requests.max_bytes, config.requests.max_image_bytes)
-        self.desk = Counter(config.requests, self.images, self.attachments, config.listen.base_path)
+        self.requests = HttpRequestReader(config.requests, self.images, self.attachments, config.listen.base_path)
         self.database = partial(database_of, config.database, services)
         self.accounts = accounts_of(config, services, self.database)
         self.tokens = tokens_of(config, services)
@@ -103,7 +103,7 @@ class Assembly:
             self.send,
             self.answer,
             self.catalogue,
-            self.desk,
+            self.requests,
             stores,
             price=prices.cost,
             prices=prices,
@@ -149,10 +149,10 @@ class Assembly:
         own = [] if self.accounts is None else [self.accounts.tables]
         return own + [plugin.tables for plugin in self.plugins.values() if hasattr(plugin, "tables")]
 
-    def own(self) -> dict[str, Own]:
+    def own(self) -> dict[str, ChainInputs]:
         """By chain, the request fields and headers that its plugins declared as theirs."""
         return {
-            route: Own(
+            route: ChainInputs(
                 self.admit,
                 frozenset().union(*(getattr(self.plugins[name], "fields", ()) for name in names)),
                 frozenset().union(*(getattr(self.plugins[name], "headers", ()) for name in names)),
@@ -190,7 +190,7 @@ class Assembly:
         bounds = self.config.requests
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         images, own, attachments = self.images, self.own(), self.attachments
-        shown = self.shown()
+        shown, several = self.shown(), self.config.listen.workers > 1 or self.config.database.is_shared
         openai = openai_edge.OpenAI(
             self.config, self.send, self.writer, self.catalogue, images, attachments, own, limits, shown
         )
@@ -204,14 +204,14 @@ class Assembly:
             *writes,
             *Health(services.readiness, self.catalogue.alive, self.availability).routes(),
             *Hosts(self.pools).routes(),
-            *Me(self.caller_data, self.desk, self.config.listen.workers > 1 or self.config.database.is_shared).routes(),
+            *Me(self.caller_data, self.requests, several).routes(),
         ]
         if self.accounts is not None:
-            routes += accounts_api(self.accounts, self.desk)
+            routes += accounts_api(self.accounts, self.requests)
         return Router([*routes, *self.mounted()], self.config.listen.base_path)
 
 
-async def build(config: Config, source: Source, services: Services) -> Pipeline[Door]:
+async def build(config: Config, source: Source, services: Services) -> Pipeline[FrontConfig]:
     """If the configuration is wrong, closes everything it has opened and raises ConfigError."""
     urls = {
         name: upstream.urls or [await demo_url(services, name, upstream.demo or Demo())]
@@ -222,7 +222,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
         assembly = Assembly(config, source, services, urls, stores)
         router = assembly.router(services)
         gateways = Gateways(config.listen.trusted_proxies)
-        door = Door(
+        front_config = FrontConfig(
             assembly.guard(gateways, services),
             config.requests.max_bytes,
             2 * config.streams.slow_reader,  # so that a slow client still reads why its stream ends
@@ -232,7 +232,7 @@ async def build(config: Config, source: Source, services: Services) -> Pipeline[
             assembly.catalogue.broken_aliases,
             frozenset() if config.identity_header is None else config.identity_header.names,
         )
-        return Pipeline(router, door, await opened(assembly, stores))
+        return Pipeline(router, front_config, await opened(assembly, stores))
     except BaseException:
         await stores.aclose()
         raise

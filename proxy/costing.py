@@ -9,20 +9,20 @@ from decimal import Decimal
 from pathlib import Path
 
 from proxy.errors import ConfigError
-from proxy.prices import Book, Energy, Tariff
+from proxy.prices import Energy, PriceBook, Tariff
 from proxy.settings.costs import Costs, Dated, Power, Prices, Rates
 from proxy.yamlfile import Source
 
 Place = tuple[str | int, ...]
 
 
-def book_of(costs: Costs, upstreams: Mapping[str, object], source: Source) -> Book:
+def book_of(costs: Costs, upstreams: Mapping[str, object], source: Source) -> PriceBook:
     """The price book.  Raises ConfigError, also for problems in a separate file of prices."""
     prices = costs.prices if isinstance(costs.prices, Prices) else read(costs.prices, source)
     if strangers := set(costs.energy.watts) - set(upstreams):
         place = ("costs", "energy", "watts")
         raise ConfigError([source.problem((*place, one), f"no upstream is called {one!r}") for one in strangers])
-    return Book(
+    return PriceBook(
         tariffs(prices.models, costs.currency),
         tariffs(prices.cloud, costs.currency),
         energy(costs.energy, costs.currency),

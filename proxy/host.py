@@ -23,10 +23,10 @@ from proxy.errors import ConfigError
 from proxy.file_access import FileAccess
 from proxy.imports import Imports, NoImports
 from proxy.models import ModelInfo
-from proxy.prices import Book
+from proxy.prices import PriceBook
 from proxy.readiness import Readiness
-from proxy.request_reader import Desk as Desk
 from proxy.request_reader import Part as Part
+from proxy.request_reader import RequestReader as RequestReader
 from proxy.stores.counters import Counters, Shared
 from proxy.stores.counters.memory import InMemory
 from proxy.stores.keyvalue import KeyValue
@@ -174,19 +174,19 @@ class Host:
     send: sends a call of the plugin's own, usually with the route `internal`, a chain that clients cannot reach.
     answer: writes the answer to a call as the edge does, as a stream if the call streams.
     models: the models of all upstreams.
-    desk: reads requests to the plugin's own endpoints.
+    requests: reads requests to the plugin's own endpoints.
     """
 
     services: Services
     send: Handler
     answer: Answerer
     models: Models
-    desk: Desk
+    requests: RequestReader
     stores: Stores
     bus: EventBus = field(default_factory=EventBus)
     price: Price = unpriced
     """Computes what a call cost."""
-    prices: Book = field(default_factory=Book)
+    prices: PriceBook = field(default_factory=PriceBook)
     """The prices that `price` uses; a feature that stores prices puts them there."""
     open_database: Callable[[], Database] = no_database
     workers: int = 1

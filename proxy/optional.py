@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from proxy.config import Config, Demo
-from proxy.host import DATABASE, Desk, Services
+from proxy.host import DATABASE, RequestReader, Services
 from proxy.identity import has_admin
 from proxy.settings import Database as DatabaseSettings
 from proxy.types import Route
@@ -25,10 +25,10 @@ def accounts_of(config: Config, services: Services, database: Opener) -> Account
     return Accounts(config.accounts, services, database, tuple(config.keys), has_admin(config))
 
 
-def accounts_api(accounts: Accounts, desk: Desk) -> Iterable[Route]:
+def accounts_api(accounts: Accounts, requests: RequestReader) -> Iterable[Route]:
     from proxy.accounts.api import Api
 
-    return Api(accounts, desk).routes()
+    return Api(accounts, requests).routes()
 
 
 def tokens_of(config: Config, services: Services) -> Tokens | None:

@@ -95,7 +95,7 @@ class Prices:
         return None if held is None or held.ended else held
 
 
-class Book:
+class PriceBook:
     """All prices: those of the configuration, and those set at run time, which `put` replaces."""
 
     def __init__(

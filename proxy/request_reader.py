@@ -28,7 +28,7 @@ class Part(Protocol):
         """The content of a field.  Raises BadCall, TooSlow or TooLarge."""
 
 
-class Desk(Protocol):
+class RequestReader(Protocol):
     """Reads requests to a plugin's own endpoints, and writes their answers."""
 
     def link(self, path: str) -> str:

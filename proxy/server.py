@@ -21,7 +21,7 @@ from proxy.background import Background, ends_first
 from proxy.build import build, check, migrate
 from proxy.config import Config, Log
 from proxy.config_file import Read, Watch, held
-from proxy.edge.front import Door, Front, Tell
+from proxy.edge.front import Front, FrontConfig, Tell
 from proxy.edge.http import HttpServer
 from proxy.errors import ConfigError
 from proxy.host import Services, WorkerInfo
@@ -67,7 +67,7 @@ class Server:
     """One process that serves.  A reload replaces the pipeline in `live`, but not the address in `config.listen`."""
 
     config: Config
-    live: Live[Door]
+    live: Live[FrontConfig]
     services: Services
     read: Read
     url: str = ""
@@ -80,11 +80,11 @@ class Server:
 
     def unbelieved(self, connection: web.RequestHandler) -> Collection[str]:
         """The headers that are removed from requests on this connection, because its peer is not a trusted gateway."""
-        door = self.live.pipeline.value
-        if not door.stripped:
+        config = self.live.pipeline.value
+        if not config.stripped:
             return ()
         peer = connection.peername
-        return () if isinstance(peer, tuple) and door.gateways.trusts(peer[0]) else door.stripped
+        return () if isinstance(peer, tuple) and config.gateways.trusts(peer[0]) else config.stripped
 
     async def hosts(self) -> Hosts:
         pools = self.live.pipeline.value.upstreams

@@ -24,7 +24,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """All metrics at one moment.  at: monotonic seconds."""
 
     at: float
@@ -61,7 +61,7 @@ class Row:
     total: float
 
 
-def rows(before: Look, now: Look) -> list[Row]:
+def rows(before: Snapshot, now: Snapshot) -> list[Row]:
     """One row per model, the busiest first.  If there were no new calls, the times are those of all calls so far."""
     seconds = max(now.at - before.at, 1e-9)
     found = []
@@ -80,7 +80,7 @@ def rows(before: Look, now: Look) -> list[Row]:
     return sorted(found, key=lambda row: (-row.calls, -row.total, row.model))
 
 
-def since(before: Look, now: Look, name: str, model: str) -> Mapping[float, float]:
+def since(before: Snapshot, now: Snapshot, name: str, model: str) -> Mapping[float, float]:
     early, late = before.buckets(name, **{MODEL: model}), now.buckets(name, **{MODEL: model})
     fresh = {bound: count - early.get(bound, 0.0) for bound, count in late.items()}
     return fresh if any(fresh.values()) else late
@@ -99,7 +99,7 @@ def quantile(buckets: Mapping[float, float], part: float) -> float:
     return math.nan
 
 
-def looked(url: str, key: str) -> Look:
+def snapshot_of(url: str, key: str) -> Snapshot:
     """The server's metrics now.  Raises ConfigError, which says what the problem is."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -109,7 +109,7 @@ def looked(url: str, key: str) -> Look:
     except ValueError as error:
         raise ConfigError([f"{url}/metrics returns no metrics: is another server running there?"]) from error
     series = {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
-    return Look(time.monotonic(), series)
+    return Snapshot(time.monotonic(), series)
 
 
 def page(url: str, key: str) -> str:
@@ -141,7 +141,7 @@ def checked(url: str) -> str:
     return url.rstrip("/").removesuffix("/metrics").rstrip("/")
 
 
-def summary(before: Look, now: Look) -> str:
+def summary(before: Snapshot, now: Snapshot) -> str:
     kept = [now.sum("gemmapy_calls_total", cache=outcome) for outcome in ("hit", "shared", "miss")]
     hits = f"{(kept[0] + kept[1]) / sum(kept):.0%}" if sum(kept) else "-"
     errors = now.sum("gemmapy_calls_total", outcome="error")
@@ -172,7 +172,7 @@ def run(url: str, key: str, once: bool) -> None:
     from rich.live import Live
     from rich.table import Table
 
-    def frame(before: Look, now: Look) -> Group:
+    def frame(before: Snapshot, now: Snapshot) -> Group:
         table = Table(*HEADS, title=f"{url}   {summary(before, now)}", title_justify="left", expand=not once)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -181,7 +181,7 @@ def run(url: str, key: str, once: bool) -> None:
         return Group(table)
 
     url, console = checked(url), Console()
-    now = looked(url, key)
+    now = snapshot_of(url, key)
     if once:
         console.print(frame(now, now))
         return
@@ -189,7 +189,7 @@ def run(url: str, key: str, once: bool) -> None:
         with Live(frame(now, now), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(EVERY)
-                before, now = now, looked(url, key)
+                before, now = now, snapshot_of(url, key)
                 live.update(frame(before, now), refresh=True)
     except KeyboardInterrupt:
         return

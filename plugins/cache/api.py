@@ -107,7 +107,7 @@ class Api:
 
         Raises Denied, or BadCall if entries are shared and cannot be selected by caller.
         """
-        caller = self.host.desk.caller(request)
+        caller = self.host.requests.caller(request)
         if caller.is_admin:
             if named is not None and self.common:
                 message = "Callers share all entries (share: global): they cannot be selected by caller."
@@ -119,7 +119,7 @@ class Api:
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """The size of the entries that this caller may see; for admins also the counts since the server started."""
-        told = {**self.stats.told(), **self.more()} if self.host.desk.caller(request).is_admin else {}
+        told = {**self.stats.told(), **self.more()} if self.host.requests.caller(request).is_admin else {}
         await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
@@ -145,19 +145,19 @@ class Api:
         return {**whole, "entries_by_model": models}
 
     async def clear(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = await self.host.desk.form(request, Clear)
+        asked = await self.host.requests.form(request, Clear)
         prefix = self.prefix(request, asked.caller)
         self.cleared(prefix, everything)
         async with available(self.written):
             return document({"deleted": await self.removed(prefix, EVERYTHING), **self.place(self.own)})
 
     async def clear_expired(self, request: web.BaseRequest) -> web.StreamResponse:
-        await self.host.desk.form(request, ClearExpired)
+        await self.host.requests.form(request, ClearExpired)
         async with available(self.written):
             return document({"deleted": await self.store.expire(), **self.place(self.own)})
 
     async def invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = await self.host.desk.form(request, Invalidate)
+        asked = await self.host.requests.form(request, Invalidate)
         prefix = self.prefix(request, asked.caller)
         if asked.confirm:
             self.cleared(prefix, partial(self.fits, asked=asked))

@@ -63,12 +63,12 @@ class Api:
             yield Route(method, PATH + path, handle, "user")
 
     def owner(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     # --- comparing ---
 
     async def compare(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, Compare), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, Compare), self.host.requests.caller(request)
         check_route(caller)
         try:
             call = await self.read(request, form)
@@ -168,7 +168,7 @@ class Api:
     # --- stored comparisons ---
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        found, more = await self.store.page(self.owner(request), self.host.desk.query(request, Page))
+        found, more = await self.store.page(self.owner(request), self.host.requests.query(request, Page))
         data = [one.told(whole=False) for one in found]
         ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
         return answer({"object": "list", "data": data, **ends, "has_more": more})
@@ -183,7 +183,7 @@ class Api:
 
     async def rate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Store a vote, or the rating of one answer; both replace earlier ones."""
-        form, owner = await self.host.desk.form(request, Rate), self.owner(request)
+        form, owner = await self.host.requests.form(request, Rate), self.owner(request)
         compared = await self.store.one(owner, id)
         if form.rating is None:
             return answer((await self.store.vote(compared, form.vote(compared))).told(whole=False))
@@ -194,7 +194,7 @@ class Api:
         return answer(rated.told(whole=False))
 
     async def judge(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        judge, caller = await self.host.desk.form(request, Judge), self.host.desk.caller(request)
+        judge, caller = await self.host.requests.form(request, Judge), self.host.requests.caller(request)
         check_route(caller)
         compared = await self.store.one(caller.name, id)
         judgements = await self.judging.judge(compared, judge, caller, unheard)
@@ -203,13 +203,13 @@ class Api:
     # --- figures ---
 
     async def ranking(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Ranking)
-        owner = self.host.desk.caller(request).whose(asked.user)
+        asked = self.host.requests.query(request, Ranking)
+        owner = self.host.requests.caller(request).whose(asked.user)
         return answer(await self.reading.ranking(owner, asked))
 
     async def statistics(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Figures)
-        owner = self.host.desk.caller(request).whose(asked.user)
+        asked = self.host.requests.query(request, Figures)
+        owner = self.host.requests.caller(request).whose(asked.user)
         return answer(await self.reading.statistics(owner, asked))
 
 

@@ -70,11 +70,11 @@ class Api:
             yield Route(method, PATH + path, handle, "user")
 
     def owner(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, owner = await self.host.desk.form(request, Create), self.owner(request)
-        new = await pictured(self.host.desk, read_messages(form.messages or []))
+        form, owner = await self.host.requests.form(request, Create), self.owner(request)
+        new = await pictured(self.host.requests, read_messages(form.messages or []))
         columns = {"model": form.model or "", "system": form.system_prompt or "", "metadata": written(form.metadata)}
         title = form.title or title_of(new)
         columns |= {"title": title, "titled": "caller" if form.title else "first"}
@@ -82,11 +82,11 @@ class Api:
         return answer(talk.told(), 201)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        found = await self.reading.talks(self.owner(request), self.host.desk.query(request, Page))
+        found = await self.reading.talks(self.owner(request), self.host.requests.query(request, Page))
         return answer(reading.page([one.told() for one in found.found], found.more))
 
     async def search(self, request: web.BaseRequest) -> web.StreamResponse:
-        found = await self.reading.search(self.owner(request), self.host.desk.query(request, Query))
+        found = await self.reading.search(self.owner(request), self.host.requests.query(request, Query))
         data = [
             {
                 "id": one.said.id,
@@ -105,7 +105,7 @@ class Api:
         return answer(await self.reading.statistics(self.owner(request), now - now % DAY - (DAYS - 1) * DAY))
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, MessagePage)
+        asked = self.host.requests.query(request, MessagePage)
         talk = await self.store.talk(self.owner(request), id)
         found = await self.reading.messages(talk, asked)
         summaries = await self.reading.summaries(talk)
@@ -113,12 +113,12 @@ class Api:
         return answer({**talk.told(), **told_of, "summaries": [export.summary_told(one) for one in summaries]})
 
     async def messages(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, MessagePage)
+        asked = self.host.requests.query(request, MessagePage)
         found = await self.reading.messages(await self.store.talk(self.owner(request), id), asked)
         return answer(reading.page([told(one) for one in found.found], found.more))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, owner = await self.host.desk.form(request, Change), self.owner(request)
+        form, owner = await self.host.requests.form(request, Change), self.owner(request)
         columns: dict[str, Any] = form.columns()
         if "title" in columns:
             columns["titled"] = "caller"
@@ -135,8 +135,8 @@ class Api:
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Append messages, once no call of the conversation is in progress, so that they stay together."""
-        form = await self.host.desk.form(request, Add)
-        new = await pictured(self.host.desk, form.read(), "" if form.messages is None else "messages")
+        form = await self.host.requests.form(request, Add)
+        new = await pictured(self.host.requests, form.read(), "" if form.messages is None else "messages")
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             title = {} if turn.talk.title else {"title": title_of(new), "titled": "first"}
             added = await self.store.append(connection, turn.talk, [Said(one) for one in new], **title)
@@ -145,8 +145,8 @@ class Api:
 
     async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Answer through the chat chain, like any call that names the conversation."""
-        form, owner = await self.host.desk.form(request, Generate), self.owner(request)
-        talk, new = await self.store.talk(owner, id), await pictured(self.host.desk, form.new(), "message")
+        form, owner = await self.host.requests.form(request, Generate), self.owner(request)
+        talk, new = await self.store.talk(owner, id), await pictured(self.host.requests, form.new(), "message")
         call = await self.host.chat(request, form.body(talk.model))
         try:
             return await self.host.answer(request, going_on(call, id, new))
@@ -155,7 +155,7 @@ class Api:
             raise
 
     async def fork(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, owner = await self.host.desk.form(request, Fork), self.owner(request)
+        form, owner = await self.host.requests.form(request, Fork), self.owner(request)
         talk = await self.store.talk(owner, id)
         last = None if form.message is None else (await self.reading.position(talk, form.message, "message")).position
         made = await self.forked(talk, form, last)
@@ -171,7 +171,7 @@ class Api:
         return await copied(self.store, talk.owner, form.id or new_id(PREFIX), some, **columns)
 
     async def export(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = self.host.desk.query(request, Format).format
+        form = self.host.requests.query(request, Format).format
         talk = await self.store.talk(self.owner(request), id)
         async with self.store.database.reading() as connection:
             saids = await self.store.turns(connection, talk)

@@ -12,7 +12,7 @@ from plugins.conversations.conversation import checked_id
 from plugins.conversations.messages import cleaned
 from proxy.config import Strict
 from proxy.errors import BadCall
-from proxy.host import Desk
+from proxy.host import RequestReader
 from proxy.types import JSON, Message
 from proxy.wire import openai_messages
 from proxy.wire.openai_messages import Limits
@@ -158,7 +158,7 @@ def message(given: JSON, at: str) -> Message:
         raise BadCall(str(error).replace("'.", "'"), param=param, code=error.code) from None
 
 
-async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages") -> list[Message]:
+async def pictured(requests: RequestReader, messages: Sequence[Message], at: str = "messages") -> list[Message]:
     """The messages, cleaned, with links to images replaced by the images.  Raises BadCall.
 
     at: `messages`, or the field of a single message, "" for the body itself.
@@ -171,7 +171,7 @@ async def pictured(desk: Desk, messages: Sequence[Message], at: str = "messages"
         for one in said.images
         if one.url
     }
-    found = await desk.pictures(links, at or alone)
+    found = await requests.pictures(links, at or alone)
     made = (replace(said, images=tuple(found.get(one.url, one) for one in said.images)) for said in messages)
     return [cleaned(one) for one in made]
 

@@ -85,10 +85,10 @@ class OpenAI:
             yield Route(method, PATH + path, handle, "user")
 
     def owner(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Create)
+        form = await self.host.requests.form(request, Create)
         saids = await self.said(request, form.items or [])
         columns = {"metadata": written(form.metadata)}
         return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
@@ -97,7 +97,7 @@ class OpenAI:
         return answer(told(await self.store.talk(self.owner(request), id)))
 
     async def update(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Update)
+        form = await self.host.requests.form(request, Update)
         return answer(told(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)})))
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -106,7 +106,7 @@ class OpenAI:
         return answer({"id": id, "object": "conversation.deleted", "deleted": True})
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, asked = await self.host.desk.form(request, Items), self.host.desk.query(request, Including)
+        form, asked = await self.host.requests.form(request, Items), self.host.requests.query(request, Including)
         saids = await self.said(request, form.items)
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             added = await self.store.append(connection, turn.talk, saids)
@@ -124,10 +124,10 @@ class OpenAI:
         whole = await self.referred(self.owner(request), given)
         found = read_items(whole, "items", LIMITS)
         if files:  # only after everything else has been validated
-            await self.host.desk.files(request, files)
+            await self.host.requests.files(request, files)
             found = read_items(whole, "items", LIMITS)
         links = {link: f"items[{index}].content" for index, one in enumerate(found) for link in links_of(one)}
-        return with_pictures(found, await self.host.desk.pictures(links, "items"))
+        return with_pictures(found, await self.host.requests.pictures(links, "items"))
 
     async def referred(self, owner: str, given: Sequence[JSON]) -> list[JSON]:
         """The items, with references replaced by items of the owner's conversations.  Raises NotFound."""
@@ -145,7 +145,7 @@ class OpenAI:
         return found
 
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Listing)
+        asked = self.host.requests.query(request, Listing)
         talk = await self.store.talk(self.owner(request), id)
         found = listed(await self.around(talk, asked), asked)
         if asked.order == "desc":
@@ -180,7 +180,7 @@ class OpenAI:
         raise NotFound(message, param=param, code="item_not_found")
 
     async def item(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Including)
+        asked = self.host.requests.query(request, Including)
         said, part = await self.part(await self.store.talk(self.owner(request), id), item)
         found = parts_of(said)[part]
         assert found is not None  # noqa: S101  (`part` has checked it)

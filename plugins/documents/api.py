@@ -61,23 +61,23 @@ class Documents:
         yield Route("DELETE", "/api/rag/jobs/{id}", self.cancel, "user")
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     def payer(self, request: web.BaseRequest) -> Payer:
-        caller = self.host.desk.caller(request)
+        caller = self.host.requests.caller(request)
         return Payer(caller.name, caller.key)
 
     async def add(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.content_type == upload.FORM:
             return await self.add_file(request)
-        form, payer = await self.host.desk.form(request, AddDocument), self.payer(request)
+        form, payer = await self.host.requests.form(request, AddDocument), self.payer(request)
         collection = await self.collection(payer, form.collection)
         new = New(form.title, await self.text(form.content), form.source, form.metadata)
         return await self.taken(payer, collection, new, form.wait)
 
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
         async with scratch() as file:
-            form = await upload.received(self.host.desk.parts(request), file, self.most_bytes)
+            form = await upload.received(self.host.requests.parts(request), file, self.most_bytes)
             told, payer = form.told(), self.payer(request)
             collection = await self.collection(payer, told.collection)
             async with self.reader.content(file, form.name) as content:
@@ -135,7 +135,7 @@ class Documents:
         return item
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        page, caller = self.host.desk.query(request, Page), self.caller(request)
+        page, caller = self.host.requests.query(request, Page), self.caller(request)
         where = ITEMS.c.owner == caller
         if page.collection is not None:
             where = ITEMS.c.collection == (await self.collections.one(caller, page.collection)).id
@@ -168,10 +168,10 @@ class Documents:
         item = await self.readable(self.caller(request), id)
         parts = self.store.text(item.id, item.version or item.newest)
         pieces = (part.encode() async for part in parts)
-        return await self.host.desk.streamed(request, pieces, {"Content-Type": "text/plain; charset=utf-8"})
+        return await self.host.requests.streamed(request, pieces, {"Content-Type": "text/plain; charset=utf-8"})
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, payer = await self.host.desk.form(request, ChangeDocument), self.payer(request)
+        form, payer = await self.host.requests.form(request, ChangeDocument), self.payer(request)
         item = await self.own(payer.name, id)
         said = {"title": form.title, "source": form.source}
         told: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
@@ -193,7 +193,7 @@ class Documents:
         return shapes.answer({"document_id": item.id, "deleted": True})
 
     async def jobs(self, request: web.BaseRequest) -> web.StreamResponse:
-        some = self.host.desk.query(request, Some)
+        some = self.host.requests.query(request, Some)
         found = await self.runner.ledger.latest(self.caller(request), some.limit)
         return shapes.answer({"object": "list", "data": [shapes.job(one) for one in found]})
 
@@ -207,7 +207,7 @@ class Documents:
         job = await self.one_job(request, id)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return shapes.answer(shapes.job(job))
-        return await self.host.desk.streamed(request, self.told(job), STREAM)
+        return await self.host.requests.streamed(request, self.told(job), STREAM)
 
     async def told(self, job: Job) -> AsyncIterator[bytes]:
         last, quiet = b"", 0.0

@@ -208,7 +208,7 @@ class Documents:
             return (await call_next(call)).noting(rag=prompt.fact(hits, outcome))
         text = prompt.written(hits, outcome, self.settings.prompt, call.ask.messages[place].text)
         reply = await call_next(call.but(ask=prompt.asked_with(call.ask, text, place)))
-        citing = prompt.Citing(hits, outcome, self.host.desk.link)
+        citing = prompt.Citing(hits, outcome, self.host.requests.link)
         return await begun(reply.through(citing.stage).noting(rag=prompt.fact(hits, outcome)))
 
     def fits(self, hit: Hit) -> bool:

@@ -49,17 +49,17 @@ class Lookup:
         return [shapes.collection(one, caller, readers) for one in several]
 
     async def make(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, MakeCollection), self.host.desk.caller(request).name
+        form, caller = await self.host.requests.form(request, MakeCollection), self.host.requests.caller(request).name
         one = await self.collections.make(caller, form.name, form.description, form.embed, sharing(form.shared))
         return shapes.answer((await self.told(caller, one))[0], 201)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        caller = self.host.desk.caller(request).name
+        caller = self.host.requests.caller(request).name
         found = await self.collections.all(caller, MOST)
         return shapes.answer({"object": "list", "data": await self.told(caller, *found)})
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        caller = self.host.desk.caller(request).name
+        caller = self.host.requests.caller(request).name
         return shapes.answer((await self.told(caller, await self.collections.one(caller, id, "id")))[0])
 
     async def own(self, caller: str, id: str) -> Collection:
@@ -69,7 +69,7 @@ class Lookup:
         return one
 
     async def put(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, ChangeCollection), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, ChangeCollection), self.host.requests.caller(request)
         one = await self.own(caller.name, id)
         said = {"name": form.name, "about": form.description}
         told = {name: value for name, value in said.items() if value is not None}
@@ -81,7 +81,7 @@ class Lookup:
         return shapes.answer(told_of[0], 202 if moves else 200)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        one = await self.own(self.host.desk.caller(request).name, id)
+        one = await self.own(self.host.requests.caller(request).name, id)
         await self.collections.remove(one)
         with suppress(VectorsAway):  # then the sweep drops it later
             await self.index.drop(one.place)
@@ -103,7 +103,7 @@ class Searches:
         yield Route("GET", "/api/rag/stats", self.stats, "user")
 
     async def find(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, Asked), self.host.requests.caller(request)
         if not form.query.strip():
             raise BadCall("Invalid 'query': it is empty.", param="query", code="empty_string")
         if form.rerank and self.search.reranker.model is None:
@@ -133,7 +133,7 @@ class Searches:
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer from documents, through the chat chain, in which this plugin adds the passages."""
-        form, caller = await self.host.desk.form(request, Generate), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, Generate), self.host.requests.caller(request)
         try:
             call = await self.host.chat(request, chat_of(form))
             if "rag" not in call.extra:  # the field remains only if a plugin of the chain declares it
@@ -161,7 +161,7 @@ class Searches:
         return shapes.answer(told)
 
     async def stats(self, request: web.BaseRequest) -> web.StreamResponse:
-        caller = self.host.desk.caller(request).name
+        caller = self.host.requests.caller(request).name
         names = {one.id: one for one in await self.search.collections.all(caller, MOST)}
         found: dict[str, dict[str, Any]] = {
             id: {"id": id, "name": one.name, "owner": one.owner, "documents": 0, "chunks": 0, "characters": 0}

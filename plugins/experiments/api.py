@@ -74,14 +74,14 @@ class Api:
         yield Route("GET", f"{PATH}/{{id}}/results", self.results)
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
-        made = checked(Create, (await self.host.desk.form(request, Body)).model_extra, strict=False)
+        made = checked(Create, (await self.host.requests.form(request, Body)).model_extra, strict=False)
         await self.known.read()
         if made.name in self.known.book.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
         return await self.shown(await self.known.store.create(made.name, made.bare()))
 
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Page)
+        asked = self.host.requests.query(request, Page)
         await self.known.read()
         found = [told(one) for one in self.known.book.all if one.name > (asked.after or "")]
         return document({"experiments": found[: asked.limit], "has_more": len(found) > asked.limit})
@@ -93,7 +93,7 @@ class Api:
         return document(told(await self.known.find(id)))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        body = dict((await self.host.desk.form(request, Body)).model_extra or {})
+        body = dict((await self.host.requests.form(request, Body)).model_extra or {})
         was = changeable(await self.known.find(id))
         made = checked(Create, {"name": was.name, **was.definition.told(), **body}, strict=False)
         check_change(was, made)
@@ -131,13 +131,13 @@ class Api:
         return await self.shown(found.id)
 
     async def record(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Result)
+        form = await self.host.requests.form(request, Result)
         found = await self.known.find(id)
-        variant = await self.recording.record(found, form, self.host.desk.caller(request))
+        variant = await self.recording.record(found, form, self.host.requests.caller(request))
         return document({"experiment": found.name, "variant": variant, "metric_name": form.metric_name})
 
     async def results(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Format)
+        asked = self.host.requests.query(request, Format)
         found = await self.known.find(id)
         await self.writer.flush()
         whole = await results(self.host.database, found)

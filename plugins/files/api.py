@@ -75,7 +75,7 @@ class Api:
         yield Route("GET", "/v1/files/{id}/content", self.content, "user")
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         """Store an uploaded file; a failed upload leaves nothing behind."""
@@ -83,7 +83,7 @@ class Api:
         if (request.content_length or 0) > self.store.bounds.file + REST:
             raise self.too_large()
         try:
-            async for part in self.host.desk.parts(request):
+            async for part in self.host.requests.parts(request):
                 await self.take(caller, part, upload)
             file = await self.finish(caller, upload)
         except BaseException:
@@ -129,7 +129,7 @@ class Api:
             await self.store.drop(id)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        page = self.host.desk.query(request, Page)
+        page = self.host.requests.query(request, Page)
         wanted = Wanted(page.after, page.limit, page.order, page.purpose)
         files, more = await self.store.page(self.caller(request), wanted)
         data = [shapes.head(one) for one in files]
@@ -154,7 +154,7 @@ class Api:
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
             "X-Content-Type-Options": "nosniff",
         }
-        return await self.host.desk.streamed(request, self.store.pieces(caller, file.id), headers)
+        return await self.host.requests.streamed(request, self.store.pieces(caller, file.id), headers)
 
 
 def name_of(given: str | None) -> str:

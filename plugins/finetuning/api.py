@@ -55,13 +55,13 @@ class Api:
             yield Route(method, path, handle, self.who)
 
     def owner(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     # --- jobs ----------------------------------------------------------------------------------------
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         """Refuse at once whatever is certain to fail, before it costs hours."""
-        form, caller = await self.host.desk.form(request, CreateJob), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, CreateJob), self.host.requests.caller(request)
         name = await self.trainer_of(form.model, caller)
         for param, id in (("training_file", form.training_file), ("validation_file", form.validation_file)):
             if id is not None:
@@ -105,7 +105,7 @@ class Api:
         raise BadCall(message, param="model", code="model_not_tunable")
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        wanted = self.host.desk.query(request, JobPage).wanted()
+        wanted = self.host.requests.query(request, JobPage).wanted()
         jobs, more = await self.store.page(self.owner(request), wanted)
         now = self.store.micros()
         return shapes.answer(shapes.listed([shapes.job(one, now) for one in jobs], more))
@@ -119,13 +119,13 @@ class Api:
         return shapes.answer(shapes.job(job, self.store.micros()))
 
     async def happened(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        page = self.host.desk.query(request, Page)
+        page = self.host.requests.query(request, Page)
         job = await self.store.one(self.owner(request), id)
         events, more = await self.events.page(job, page.after, page.limit)
         return shapes.answer(shapes.listed([shapes.event(one) for one in events], more))
 
     async def checkpoints(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        page = self.host.desk.query(request, Page)
+        page = self.host.requests.query(request, Page)
         job = await self.store.one(self.owner(request), id)
         found, more = await self.events.checkpoints(job, page.after, page.limit)
         return shapes.answer(shapes.listed([shapes.checkpoint(one) for one in found], more))
@@ -134,7 +134,7 @@ class Api:
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Delete a model that a job created; admins may delete everybody's."""
-        caller, name = self.host.desk.caller(request), id.removesuffix(":latest").lower()
+        caller, name = self.host.requests.caller(request), id.removesuffix(":latest").lower()
         job = await self.store.of_model(None if caller.is_admin else caller.name, name)
         if job is None:
             message = f"The model '{id[:200]}' does not exist, or was not made by a fine-tuning job of yours."
@@ -144,11 +144,11 @@ class Api:
         return shapes.answer({"id": id, "object": "model", "deleted": True})
 
     async def collect(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Collect)
+        form = await self.host.requests.form(request, Collect)
         return shapes.answer(await Collecting(self.datasets, self.host).make(self.owner(request), form))
 
     async def check(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Check)
+        form = await self.host.requests.form(request, Check)
         report = await self.datasets.read(self.owner(request), form.file_id, "file_id")
         return shapes.answer(shapes.report(form.file_id, report))
 

@@ -50,7 +50,7 @@ class Api:
 
     async def told(self, request: web.BaseRequest) -> web.StreamResponse:
         """The limits and what remains of them, one entry per subject, sorted by id."""
-        caller, page = self.host.desk.caller(request), self.host.desk.query(request, Page)
+        caller, page = self.host.requests.caller(request), self.host.requests.query(request, Page)
         try:
             await self.note()
             found = {self.shown(caller, one): one for one in await self.subjects(caller)}

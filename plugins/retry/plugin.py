@@ -104,7 +104,7 @@ class Retry:
 
     async def stats(self, request: web.BaseRequest) -> web.StreamResponse:
         """Attempts, successes after a retry, fallbacks and failures, by model and upstream."""
-        hours = self.host.desk.query(request, Since).hours
+        hours = self.host.requests.query(request, Since).hours
         asked = AttemptsAsked(hours)
         self.announce(asked)
         most = KEPT_HOURS if asked.told else HOURS

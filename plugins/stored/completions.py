@@ -60,10 +60,10 @@ class Completions:
         yield Route("GET", "/v1/chat/completions/{id}/messages", self.messages, "user")
 
     def owner(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        wanted = self.host.desk.query(request, Search).wanted()
+        wanted = self.host.requests.query(request, Search).wanted()
         kept, more = await self.store.page(self.owner(request), COMPLETION, wanted)
         return document(listed([one.document for one in kept], more))
 
@@ -71,7 +71,7 @@ class Completions:
         return document((await self.store.get(self.owner(request), COMPLETION, id)).document)
 
     async def describe(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Description)
+        form = await self.host.requests.form(request, Description)
         return document((await self.store.describe(self.owner(request), id, form.metadata or {})).document)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -79,7 +79,7 @@ class Completions:
         return document({"object": "chat.completion.deleted", "id": id, "deleted": True})
 
     async def messages(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        page = self.host.desk.query(request, Page)
+        page = self.host.requests.query(request, Page)
         kept = await self.store.get(self.owner(request), COMPLETION, id, "input")
         return document(page_of(list(messages_of(kept)), page))
 

@@ -65,7 +65,7 @@ class Responses:
 
         Raises NotFound.
         """
-        owner = self.host.desk.caller(request).name
+        owner = self.host.requests.caller(request).name
         kept = await self.store.get(owner, RESPONSE, id, *heavy)
         if id in self.runs.shared.runs or not kept.lost(self.host.clock.time()):
             return kept
@@ -77,7 +77,7 @@ class Responses:
         return await self.store.get(owner, RESPONSE, id, *heavy)
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Asked)
+        asked = self.host.requests.query(request, Asked)
         if asked.stream:
             return await self.stream(request, await self.found(request, id, "events"), asked.starting_after)
         if asked.starting_after is not None:
@@ -88,7 +88,7 @@ class Responses:
         kept = await self.found(request, id)
         if kept.running:
             await self.stop(kept)
-        await self.store.delete(self.host.desk.caller(request).name, RESPONSE, id)
+        await self.store.delete(self.host.requests.caller(request).name, RESPONSE, id)
         return document({"id": id, "object": "response", "deleted": True})
 
     async def cancel(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -108,8 +108,8 @@ class Responses:
     async def items(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         """Everything that the model was given except the instructions, including items of the responses that this one
         continues, if they have not been deleted."""
-        page, kept = self.host.desk.query(request, Items), await self.found(request, id, "input")
-        owner = self.host.desk.caller(request).name
+        page, kept = self.host.requests.query(request, Items), await self.found(request, id, "input")
+        owner = self.host.requests.caller(request).name
         async with aclosing(self.given(owner, kept, page.order == "desc")) as given:
             return document(await page_among(given, page))
 
@@ -128,7 +128,9 @@ class Responses:
         if not kept.events:
             message = "Only the stream of a response made with 'background' and 'stream' can be read again."
             raise BadCall(message, param="stream", code="not_streamed")
-        return await self.host.desk.streamed(request, self.parts(request, kept, -1 if after is None else after), STREAM)
+        return await self.host.requests.streamed(
+            request, self.parts(request, kept, -1 if after is None else after), STREAM
+        )
 
     async def parts(self, request: web.BaseRequest, kept: Kept, after: int) -> AsyncIterator[bytes]:
         yield b""  # sends the headers at once, although the first event may take a while

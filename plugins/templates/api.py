@@ -80,10 +80,10 @@ class Api:
         yield Route("GET", "/api/templates/{name}/versions", self.versions, "user")
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Listed)
+        asked = self.host.requests.query(request, Listed)
         found = await self.lookup.listed(asked.wanted(), self.caller(request))
         return document({"templates": found[: asked.limit], "has_more": len(found) > asked.limit})
 
@@ -92,11 +92,11 @@ class Api:
         return document({"categories": [{"name": name, "templates": found[name]} for name in sorted(found)]})
 
     async def popular(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Most)
+        asked = self.host.requests.query(request, Most)
         return document({"templates": await self.lookup.popular(self.caller(request), asked.limit)})
 
     async def one(self, request: web.BaseRequest, name: str) -> web.StreamResponse:
-        asked, caller = self.host.desk.query(request, One), self.caller(request)
+        asked, caller = self.host.requests.query(request, One), self.caller(request)
         template = await self.lookup.find(name, version_of(asked.version, "version"), caller)
         return document(shown(template, caller))
 
@@ -104,7 +104,7 @@ class Api:
         return document(await self.lookup.versions(name, self.caller(request)))
 
     async def render(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = await self.host.desk.form(request, Render)
+        asked = await self.host.requests.form(request, Render)
         try:
             return await (self.generated if asked.generate else self.filled)(request, asked)
         except ProxyError as error:
@@ -121,7 +121,7 @@ class Api:
         selection = asked.selection()
         template = await self.lookup.find(selection.name, selection.version, self.caller(request), selection.param)
         chat = template.asked(Chat(()), selection.variables, self.most)
-        models = self.host.desk.caller(request).models
+        models = self.host.requests.caller(request).models
         model = asked.model or await self.answering.named(template.document, models)
         return document({**rendered(template, chat), "model": model})
 

@@ -56,10 +56,10 @@ class Custom:
         yield Route("POST", "/api/templates/import", self.take_in, "user")
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def body(self, request: web.BaseRequest) -> dict[str, JSON]:
-        return dict((await self.host.desk.form(request, Body)).model_extra or {})
+        return dict((await self.host.requests.form(request, Body)).model_extra or {})
 
     async def create(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await self.body(request)
@@ -78,11 +78,11 @@ class Custom:
         return document(await self.writing.change(caller, id, change_of(body)))
 
     async def remove(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        await self.writing.remove(self.host.desk.caller(request), id)
+        await self.writing.remove(self.host.requests.caller(request), id)
         return document({"id": id, "deleted": True})
 
     async def export(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Which)
+        asked = self.host.requests.query(request, Which)
         found = await self.store.exported(self.caller(request), asked.name)
         if asked.name is not None and not found:
             raise missing(asked.name)
@@ -91,8 +91,8 @@ class Custom:
 
     async def take_in(self, request: web.BaseRequest) -> web.StreamResponse:
         """The body is YAML, in the format of `export`."""
-        asked = self.host.desk.query(request, Into)
-        text = await self.host.desk.text(request, "yaml")
+        asked = self.host.requests.query(request, Into)
+        text = await self.host.requests.text(request, "yaml")
         try:
             documents = await asyncio.to_thread(yamltext.read, "body", text)  # a large one would block the event loop
         except yamltext.Unreadable as error:

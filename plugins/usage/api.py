@@ -67,8 +67,8 @@ class Api:
         yield Route("GET", "/api/metrics/errors", self.errors, "user")
 
     def window(self, request: web.BaseRequest, kind: type[Asked] | type[Series]) -> Window:
-        asked = self.host.desk.query(request, kind)
-        caller = figures.whose(self.host.desk.caller(request), asked.user)
+        asked = self.host.requests.query(request, kind)
+        caller = figures.whose(self.host.requests.caller(request), asked.user)
         window = asked.window(self.host.clock.time(), caller)
         return replace(window, models=figures.recorded(window.models, self.host.models.real))
 
@@ -90,7 +90,7 @@ class Api:
 
     def records(self, request: web.BaseRequest) -> dict[str, JSON]:
         """For admins, about this process: records that are not written yet, and records that were lost."""
-        admin = self.host.desk.caller(request).is_admin
+        admin = self.host.requests.caller(request).is_admin
         place = self.host.services.worker_info
         where = {"worker": place.index, "workers": place.count}
         return {"pending": self.writer.pending, "lost": self.writer.lost, **where} if admin else {}

@@ -75,7 +75,7 @@ class Costs:
         return await figures.read(self.host.database, window, *by, "currency", "upstream", columns=COLUMNS)
 
     async def summary(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Period)
+        asked = self.host.requests.query(request, Period)
         window = self.window(request, asked)
         models = await self.read(window, "model")
         parts = grouped(models, "model")
@@ -84,7 +84,7 @@ class Costs:
 
     async def projection(self, request: web.BaseRequest) -> web.StreamResponse:
         """The expected cost of the month, extrapolated from its days so far."""
-        asked = self.host.desk.query(request, WithUser)
+        asked = self.host.requests.query(request, WithUser)
         now = self.host.clock.time()
         today = day_of(now)
         first, end = midnight(today.replace(day=1)), midnight(next_month(today))
@@ -98,14 +98,14 @@ class Costs:
         return document({**days, "user": window.caller, **only, **unpriced, "by_currency": by})
 
     async def breakdown(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Breakdown)
+        asked = self.host.requests.query(request, Breakdown)
         window, column = self.window(request, asked), BY[asked.by]
         parts = grouped(await self.read(window, column), column)
         rows = [{asked.by: spelled(asked.by, value), **self.told(parts[value])} for value in sorted(parts)]
         return document({**self.span(asked, window), "by": asked.by, "rows": rows})
 
     async def all(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Period)
+        asked = self.host.requests.query(request, Period)
         window = self.window(request, asked)
         # The total includes users whose data was deleted; they are in no row.
         found, users = await self.read(window), grouped(await self.read(window, "caller"), "caller")
@@ -119,7 +119,7 @@ class Costs:
         return asked.window(self.host.clock.time(), self.whose(request, asked))
 
     def whose(self, request: web.BaseRequest, asked: WithUser) -> str | None:
-        return figures.whose(self.host.desk.caller(request), asked.user)
+        return figures.whose(self.host.requests.caller(request), asked.user)
 
     def span(self, asked: Period, window: Window) -> dict[str, JSON]:
         period = None if asked.since else asked.period or "month"

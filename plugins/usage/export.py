@@ -59,10 +59,10 @@ class Export:
         yield Route("GET", "/api/metrics/export.csv", self.export, "user")
 
     async def export(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Span)
-        caller = figures.whose(self.host.desk.caller(request), asked.user)
+        asked = self.host.requests.query(request, Span)
+        caller = figures.whose(self.host.requests.caller(request), asked.user)
         chunks = self.chunks(caller, *asked.limits(self.host.clock.time()))
-        return await self.host.desk.streamed(request, chunks, HEADERS)
+        return await self.host.requests.streamed(request, chunks, HEADERS)
 
     async def chunks(self, caller: str | None, since: int, until: int) -> AsyncIterator[bytes]:
         """Sorted by time.  No transaction stays open while a client reads."""

@@ -90,7 +90,7 @@ class Organization:
         return await self.usage(request, ("embeddings",), embedding)
 
     async def usage(self, request: web.BaseRequest, routes: Names, tell: Tell) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Usage)
+        asked = self.host.requests.query(request, Usage)
         now, width = self.host.clock.time(), asked.bucket_width
         window = asked.windows(now, WIDTHS[width], LIMITS[width], routes)
         window = with_models(window, self.recorded(asked.models), bool(asked.project_ids) or asked.batch is True)
@@ -99,7 +99,7 @@ class Organization:
         return page(window, asked.more(now, window), found, lambda one: tell(one, by))
 
     async def costs(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = self.host.desk.query(request, Spent)
+        asked = self.host.requests.query(request, Spent)
         now = self.host.clock.time()
         window = asked.windows(now, DAY, (7, 180), None)
         window = with_models(window, self.recorded(asked.line_items), bool(asked.project_ids))

@@ -92,8 +92,8 @@ class Pricing:
         return document(told)
 
     async def put(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Put)
-        by, now = self.host.desk.caller(request).name, int(self.host.clock.time() * 1e6)
+        form = await self.host.requests.form(request, Put)
+        by, now = self.host.requests.caller(request).name, int(self.host.clock.time() * 1e6)
         currency = form.currency or self.book.energy.currency
         given: Mapping[str, Mapping[str, Price | None]] = {"models": form.models, "cloud": form.cloud}
         rows = [

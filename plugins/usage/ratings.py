@@ -57,14 +57,14 @@ class Ratings:
         yield Route("POST", "/v1/feedback", self.feedback, "user")
 
     async def rate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return await self.rated(request, id, await self.host.desk.form(request, Rate))
+        return await self.rated(request, id, await self.host.requests.form(request, Rate))
 
     async def feedback(self, request: web.BaseRequest) -> web.StreamResponse:
-        form = await self.host.desk.form(request, Feedback)
+        form = await self.host.requests.form(request, Feedback)
         return await self.rated(request, form.request_id, form)
 
     async def rated(self, request: web.BaseRequest, id: str, form: Rate) -> web.StreamResponse:
-        caller = self.host.desk.caller(request).name
+        caller = self.host.requests.caller(request).name
         row = await self.changed(id, caller, form)
         self.host.announce(Rated(id, caller, form.rating, row["cache_key"]))
         return document({"request_id": id, "rating": form.rating})

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from proxy.accounts.accounts import Accounts
 from proxy.accounts.records import SECOND, Key, Role, User, Wanted
 from proxy.errors import BadCall, NotFound
-from proxy.host import Desk
+from proxy.host import RequestReader
 from proxy.settings import Strict
 from proxy.settings.server import ChainName
 from proxy.types import JSON, Route
@@ -102,7 +102,7 @@ class Changes(Strict):
 @dataclass(frozen=True, slots=True)
 class Api:
     accounts: Accounts
-    desk: Desk
+    requests: RequestReader
 
     def routes(self) -> Iterable[Route]:
         yield Route("POST", "/api/admin/keys", self.create_key)
@@ -119,7 +119,7 @@ class Api:
 
     async def create_key(self, request: web.BaseRequest) -> web.StreamResponse:
         """Create a key.  This is the only answer that contains it."""
-        asked = await self.desk.form(request, NewKey)
+        asked = await self.requests.form(request, NewKey)
         key, kept = await self.accounts.store.create(asked.wanted(self.accounts.clock.time()), self.accounts.secret)
         answer = document({**kept.told(), "key": key})
         answer.headers["Cache-Control"] = "no-store"
@@ -141,7 +141,7 @@ class Api:
     # --- users -----------------------------------------------------------------------------------------
 
     async def create_user(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = await self.desk.form(request, NewUser)
+        asked = await self.requests.form(request, NewUser)
         if asked.name in self.accounts.names:
             message = f"'{asked.name}' is the name of a key under `keys:` in the configuration."
             raise BadCall(message, param="name", code="name_taken")
@@ -156,7 +156,7 @@ class Api:
         return document((await self.accounts.store.user(sane(id))).told())
 
     async def change_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        asked = await self.desk.form(request, Changes)
+        asked = await self.requests.form(request, Changes)
         changes = {name: value for name, value in asked.model_dump().items() if value is not None}
         user = await self.accounts.store.change_user(sane(id), changes)
         self.accounts.user_changed(user.name)

@@ -16,7 +16,7 @@ OVERHEAD: Final = 2000
 SEEN: Final = 8192
 
 
-class Memo(Generic[Read]):
+class BodyCache(Generic[Read]):
     """Caches parsed bodies from their second occurrence on, so that cache hits need no parsing.
 
     Many requests share a result, so it must not be changed.  The size is bounded by two generations: when the young one

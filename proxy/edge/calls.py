@@ -26,7 +26,7 @@ A tenth of the timeout if that is less."""
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class ChainInputs:
     """A chain's permission check, and the parts of a request that its plugins declared.
 
     admit: raises Denied if the caller's key does not permit the chain or the model.  fields: names of fields in the
@@ -50,7 +50,7 @@ class Listening(Heard, eq=False, kw_only=True):
         self.exchange.facts = {**self.exchange.facts, **facts}
 
 
-class Read(Protocol):
+class ParsedRequest(Protocol):
     """What every dialect's parsed request has."""
 
     model: str
@@ -58,7 +58,9 @@ class Read(Protocol):
     extra: dict[str, JSON]
 
 
-def call_of(request: web.BaseRequest, route: str, asked: Read, ask: Ask, stream: bool, own: Own) -> Call:
+def call_of(
+    request: web.BaseRequest, route: str, asked: ParsedRequest, ask: Ask, stream: bool, own: ChainInputs
+) -> Call:
     """The call, completed from the request's headers, for a caller who is permitted to make it.
 
     own: what the plugins of its chain declared.

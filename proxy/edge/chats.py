@@ -10,7 +10,7 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes
-from proxy.edge.calls import Own, call_of
+from proxy.edge.calls import ChainInputs, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
 from proxy.host import Models
@@ -20,7 +20,7 @@ from proxy.wire.openai_chat import read_chat
 from proxy.wire.openai_messages import Limits
 
 
-def later(call: Call, caller: Caller) -> None:
+def admitted_later(call: Call, caller: Caller) -> None:
     """Admits every call: the plugin that sends it checks the caller's permissions."""
 
 
@@ -31,14 +31,17 @@ class Chats:
     config: Config
     images: Images
     models: Models
-    own: Callable[[], Mapping[str, Own]]
+    own: Callable[[], Mapping[str, ChainInputs]]
 
     async def call(self, request: web.BaseRequest, body: Mapping[str, JSON]) -> Call:
         """The call that a body describes.  Permissions are not checked yet, because the plugin may still change it.
 
         Raises BadCall, which names the field, and Denied if linked images would be fetched for a forbidden model.
         """
-        own, bounds = replace(self.own().get("chat", Own(later)), admit=later), self.config.requests
+        own, bounds = (
+            replace(self.own().get("chat", ChainInputs(admitted_later)), admit=admitted_later),
+            self.config.requests,
+        )
         limits = Limits(bounds.max_choices, bounds.max_depth, bounds.max_image_bytes, bounds.max_inputs)
         asked = read_chat(dict(body), limits, own.fields, own.brings)
         check_notes(asked.notes, self.config.params)

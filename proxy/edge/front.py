@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class FrontConfig:
     """What the front needs of a configuration; it is replaced on reload, as the value of the Pipeline."""
 
     guard: Guard
@@ -53,7 +53,7 @@ Tell = Callable[[Exchange], None]
 class Front:
     """The server's only handler.  Every request runs through the newest pipeline."""
 
-    def __init__(self, live: Live[Door], tell: Tell | None, readiness: Readiness, server: str) -> None:
+    def __init__(self, live: Live[FrontConfig], tell: Tell | None, readiness: Readiness, server: str) -> None:
         """server: this server's own id."""
         self.live = live
         self.server = server
@@ -115,7 +115,7 @@ class Front:
         return 503
 
     async def routed(
-        self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[Door]
+        self, request: web.BaseRequest, exchange: Exchange, pipeline: Pipeline[FrontConfig]
     ) -> web.StreamResponse:
         guard, gateways = pipeline.value.guard, pipeline.value.gateways
         exchange.client, exchange.scheme = gateways.client(request), gateways.scheme(request)

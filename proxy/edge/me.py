@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.caller_data import CallerData
 from proxy.config import Strict
-from proxy.host import Desk
+from proxy.host import RequestReader
 from proxy.types import Route
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Me:
     """several: whether other processes share the data, and may have records of a caller that are not written yet."""
 
     caller_data: Sequence[CallerData]
-    desk: Desk
+    requests: RequestReader
     several: bool
 
     def routes(self) -> Iterable[Route]:
@@ -43,13 +43,13 @@ class Me:
 
     def whose(self, request: web.BaseRequest) -> str:
         """The user whose data is meant.  Raises Denied if the caller may not access it."""
-        caller, user = self.desk.caller(request), self.desk.query(request, Whose).user
+        caller, user = self.requests.caller(request), self.requests.query(request, Whose).user
         return caller.whose(user) or caller.name
 
     async def tell(self, request: web.BaseRequest) -> web.StreamResponse:
         """All data of a user as one JSON document, streamed.  If it cannot be completed, the connection is aborted."""
         user = self.whose(request)
-        return await self.desk.streamed(request, gathered(self.pieces(user)), HEADERS)
+        return await self.requests.streamed(request, gathered(self.pieces(user)), HEADERS)
 
     async def pieces(self, user: str) -> AsyncIterator[bytes]:
         yield b'{"user":' + orjson.dumps(user) + b',"data":{'

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
-from proxy.edge.body_cache import Memo
-from proxy.edge.calls import Own, call_of
+from proxy.edge.body_cache import BodyCache
+from proxy.edge.calls import ChainInputs, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import pictured
 from proxy.edge.model_lists import Shown
@@ -36,10 +36,10 @@ class Ollama:
     send: Handler
     writer: Writer
     catalogue: Catalogue
-    own: Mapping[str, Own]
+    own: Mapping[str, ChainInputs]
     limits: Limits
     shown: Shown
-    known: Memo[tuple[AskedNatively, Chat]] = field(default_factory=Memo)
+    known: BodyCache[tuple[AskedNatively, Chat]] = field(default_factory=BodyCache)
 
     def routes(self) -> Iterable[Route]:
         """The endpoints; those whose chain is not configured are left out."""

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, parsed, read_json, read_text, reading
-from proxy.edge.body_cache import Memo
-from proxy.edge.calls import Own, call_of
+from proxy.edge.body_cache import BodyCache
+from proxy.edge.calls import ChainInputs, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images, pictured
 from proxy.edge.model_lists import Shown
@@ -42,10 +42,10 @@ class OpenAI:
     models: Models
     images: Images
     attachments: Attachments
-    own: Mapping[str, Own]
+    own: Mapping[str, ChainInputs]
     limits: Limits
     shown: Shown
-    known: Memo[tuple[Asked, Chat]] = field(default_factory=Memo)
+    known: BodyCache[tuple[Asked, Chat]] = field(default_factory=BodyCache)
 
     def routes(self) -> Iterable[Route]:
         """The endpoints; those whose chain is not configured are left out."""

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.config import Config
 from proxy.edge.body import check_notes, read_json
-from proxy.edge.calls import Own, call_of
+from proxy.edge.calls import ChainInputs, call_of
 from proxy.edge.exchange import exchange_of
 from proxy.edge.writer import Writer
 from proxy.errors import ProxyError
@@ -24,7 +24,7 @@ class Prompt:
 
     config: Config
     writer: Writer
-    own: Mapping[str, Own]
+    own: Mapping[str, ChainInputs]
     limits: Limits
 
     def routes(self) -> Iterable[Route]:

@@ -26,7 +26,7 @@ LARGE: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
+class HttpRequestReader:
     """bounds: limits for bodies.  images: fetches linked images.  attachments: reads files in a body.
     base: the path prefix of all routes.
     """

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from proxy.config import Config
 from proxy.edge.attachments import Attachments
 from proxy.edge.body import check_notes, parsed, read_text, reading
-from proxy.edge.calls import Own, call_of
+from proxy.edge.calls import ChainInputs, call_of
 from proxy.edge.document import Document
 from proxy.edge.exchange import exchange_of
 from proxy.edge.images import Images
@@ -51,7 +51,7 @@ class Responses:
     writer: Writer
     images: Images
     attachments: Attachments
-    own: Mapping[str, Own]
+    own: Mapping[str, ChainInputs]
     limits: Limits
 
     def routes(self) -> Iterable[Route]:

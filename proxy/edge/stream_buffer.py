@@ -12,7 +12,7 @@ from proxy.errors import ProxyError, ReaderTooSlow
 WAITING: Final = "waiting"
 
 
-class Outlet:
+class StreamBuffer:
     """A pump puts bytes in, and the request's handler takes all of them out at once, for a single write.
 
     After `heartbeat` seconds without a byte, a comment is put in that says what the call is waiting for.

@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.config import Streams
 from proxy.edge.document import Document
 from proxy.edge.exchange import CLIENT_LEFT, Exchange, exchange_of
-from proxy.edge.stream_buffer import Outlet
+from proxy.edge.stream_buffer import StreamBuffer
 from proxy.errors import ProxyError, UpstreamError
 from proxy.host import Frames
 from proxy.streams import Answer, Replay, collect
@@ -91,31 +91,31 @@ class Writer:
     async def streamed(
         self, request: web.BaseRequest, call: Call, style: Style, notes: Mapping[str, str]
     ) -> web.StreamResponse:
-        outlet = Outlet(self.streams, style.comment)
-        pump = self.pump(request, call.but(progress=outlet.progress), style, outlet)
-        return await self.let_out(request, outlet, pump, style, notes)
+        buffer = StreamBuffer(self.streams, style.comment)
+        pump = self.pump(request, call.but(progress=buffer.progress), style, buffer)
+        return await self.let_out(request, buffer, pump, style, notes)
 
     async def stream(self, request: web.BaseRequest, frames: Frames) -> web.StreamResponse:
         """Write server-sent events of a plugin's own endpoint, by the same rules as a streamed answer."""
         style = SseStyle()
-        outlet = Outlet(self.streams, style.comment)
-        return await self.let_out(request, outlet, self.pour(request, frames, style, outlet), style, {})
+        buffer = StreamBuffer(self.streams, style.comment)
+        return await self.let_out(request, buffer, self.pour(request, frames, style, buffer), style, {})
 
     async def let_out(
         self,
         request: web.BaseRequest,
-        outlet: Outlet,
+        buffer: StreamBuffer,
         filling: Coroutine[Any, Any, None],
         style: Style | SseStyle,
         notes: Mapping[str, str],
     ) -> web.StreamResponse:
-        """Write from the outlet while `filling` puts bytes into it.  If the client leaves, `filling` is cancelled."""
+        """Write from the buffer while `filling` puts bytes into it.  If the client leaves, `filling` is cancelled."""
         exchange = exchange_of(request)
-        exchange.cut = partial(self.failed, request, style=style, outlet=outlet)
+        exchange.cut = partial(self.failed, request, style=style, buffer=buffer)
         # Not a Background task: it belongs to this request and ends with it.
-        pump = outlet.loop.create_task(filling, name=f"pump {exchange.id}")
+        pump = buffer.loop.create_task(filling, name=f"pump {exchange.id}")
         try:
-            first = await outlet.take()
+            first = await buffer.take()
             response = web.StreamResponse(
                 headers={**exchange.telling(notes), **STREAM_HEADERS, "Content-Type": style.media_type}
             )
@@ -123,7 +123,7 @@ class Writer:
                 await response.prepare(request)
                 while first:
                     await response.write(first)
-                    first = await outlet.take()
+                    first = await buffer.take()
                 await response.write_eof()
                 exchange.status = response.status
             except ConnectionError:
@@ -131,63 +131,65 @@ class Writer:
             return response
         finally:
             exchange.cut = None  # breaks a reference cycle, which only the garbage collector would free
-            outlet.close()
+            buffer.close()
             if not pump.done():
                 pump.cancel()
                 await asyncio.wait([pump])
 
-    async def pump(self, request: web.BaseRequest, call: Call, style: Style, outlet: Outlet) -> None:
-        """Run the call and put its events into the outlet, whose buffer separates the upstream from a slow client."""
+    async def pump(self, request: web.BaseRequest, call: Call, style: Style, buffer: StreamBuffer) -> None:
+        """Run the call and put its events into the buffer, whose buffer separates the upstream from a slow client."""
         exchange = exchange_of(request)
         try:
             reply = await self.send(call)
             try:
                 exchange.answered(reply.facts)
                 chunks = style.chunks(fingerprint(reply.facts))
-                await written(reply.events, chunks, outlet)
-                outlet.put(chunks.end())
+                await written(reply.events, chunks, buffer)
+                buffer.put(chunks.end())
                 exchange.usage = chunks.usage
             finally:
                 await reply.aclose()
-            outlet.end()
+            buffer.end()
         except ProxyError as error:
-            self.failed(request, error, style, outlet)
+            self.failed(request, error, style, buffer)
         except Exception:
             log.exception("request %s failed", call.id)
-            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
+            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, buffer)
 
-    async def pour(self, request: web.BaseRequest, frames: Frames, style: SseStyle, outlet: Outlet) -> None:
-        """Put the events of a plugin's own endpoint into the outlet, as `pump` does with those of a call."""
+    async def pour(self, request: web.BaseRequest, frames: Frames, style: SseStyle, buffer: StreamBuffer) -> None:
+        """Put the events of a plugin's own endpoint into the buffer, as `pump` does with those of a call."""
         try:
-            async with aclosing(frames(outlet.progress)) as parts:
+            async with aclosing(frames(buffer.progress)) as parts:
                 async for part in parts:
-                    outlet.put(part)
-                    if outlet.full:
-                        await outlet.until_room()
-            outlet.end()
+                    buffer.put(part)
+                    if buffer.full:
+                        await buffer.until_room()
+            buffer.end()
         except ProxyError as error:
-            self.failed(request, error, style, outlet)
+            self.failed(request, error, style, buffer)
         except Exception:
             log.exception("request %s failed", exchange_of(request).id)
-            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, outlet)
+            self.failed(request, ProxyError("The server failed to answer.", code="internal_error"), style, buffer)
 
-    def failed(self, request: web.BaseRequest, error: ProxyError, style: Style | SseStyle, outlet: Outlet) -> None:
+    def failed(
+        self, request: web.BaseRequest, error: ProxyError, style: Style | SseStyle, buffer: StreamBuffer
+    ) -> None:
         exchange_of(request).error = error.code or error.kind
-        outlet.fail(error, style.failed(error))
+        buffer.fail(error, style.failed(error))
 
 
-async def written(events: Events, chunks: Chunks, outlet: Outlet) -> None:
-    """Put all events into the outlet.  Raises ReaderTooSlow."""
+async def written(events: Events, chunks: Chunks, buffer: StreamBuffer) -> None:
+    """Put all events into the buffer.  Raises ReaderTooSlow."""
     if type(events) is Replay:  # its events are there already: iterating asynchronously would double the time
         for event in events.rest:
-            outlet.put(chunks.write(event))
-            if outlet.full:
-                await outlet.until_room()
+            buffer.put(chunks.write(event))
+            if buffer.full:
+                await buffer.until_room()
         return
     async for event in events:
-        outlet.put(chunks.write(event))
-        if outlet.full:
-            await outlet.until_room()
+        buffer.put(chunks.write(event))
+        if buffer.full:
+            await buffer.until_room()
 
 
 async def in_time(send: Handler, call: Call, exchange: Exchange) -> Answer:

@@ -14,7 +14,7 @@ from proxy.announcements import CallEnded, Cost, Rejected
 from proxy.config import Config, packaged
 from proxy.costing import book_of
 from proxy.errors import ConfigError
-from proxy.prices import Book, Energy, Tariff, fits, rounded
+from proxy.prices import Energy, PriceBook, Tariff, fits, rounded
 from proxy.yamlfile import Source
 
 CALL = CallEnded("r", 1000.0, "ann", "", "chat", False, "gemma:2b", "gemma:2b", "home/10.0.0.5", 1000, 10)
@@ -26,18 +26,18 @@ def tariff(pattern: str, price: int, since: float = 0, **more: object) -> Tariff
     return Tariff(pattern, since, input=price * BILLION, output=price * BILLION, **told)  # type: ignore[arg-type]
 
 
-def cost(book: Book, call: CallEnded = CALL) -> Cost:
+def cost(book: PriceBook, call: CallEnded = CALL) -> Cost:
     found = book.cost(call)
     assert found is not None
     return found
 
 
 def test_without_prices_nothing_is_known() -> None:
-    assert Book().cost(CALL) is None
+    assert PriceBook().cost(CALL) is None
 
 
 def test_the_longest_pattern_counts() -> None:
-    book = Book([tariff("*", 9), tariff("gemma*", 2), tariff("gemma:7b", 5)])
+    book = PriceBook([tariff("*", 9), tariff("gemma*", 2), tariff("gemma:7b", 5)])
     assert cost(book).amount == 1010 * 2000 and cost(book).prompt == 1000 * 2000
 
 
@@ -50,47 +50,47 @@ def test_patterns_of_models(model: str, pattern: str, does: bool) -> None:
 
 
 def test_a_price_holds_from_its_day_on() -> None:
-    book = Book([tariff("gemma*", 1), tariff("gemma*", 3, since=1500), tariff("*", 7)])
+    book = PriceBook([tariff("gemma*", 1), tariff("gemma*", 3, since=1500), tariff("*", 7)])
     assert cost(book).amount == 1010 * 1000
     assert cost(book, replace(CALL, at=1500.0)).amount == 1010 * 3000
 
 
 def test_a_pattern_whose_price_has_ended_costs_null_and_does_not_fall_to_a_shorter_one() -> None:
-    book = Book([tariff("gemma*", 1), tariff("*", 7)])
+    book = PriceBook([tariff("gemma*", 1), tariff("*", 7)])
     book.put([tariff("gemma*", 0, since=900, ended=True)], [])
     assert cost(book).amount is None and cost(book, replace(CALL, at=800.0)).amount == 1010 * 1000
 
 
 def test_a_kept_answer_costs_nothing_and_saves_what_it_would_have_cost() -> None:
-    book = Book([tariff("*", 2)], [tariff("*", 10)], Energy("USD", BILLION, {"home": (0, 1000)}))
+    book = PriceBook([tariff("*", 2)], [tariff("*", 10)], Energy("USD", BILLION, {"home": (0, 1000)}))
     kept = cost(book, replace(CALL, cache="hit", eval_ns=10**9))
     assert (kept.amount, kept.prompt, kept.saved, kept.energy_mj, kept.power) == (0, 0, 1010 * 2000, 0, 0)
     assert kept.cloud == 1010 * 10_000
 
 
 def test_cached_prompt_tokens_have_a_price_of_their_own() -> None:
-    book = Book([tariff("*", 2, cached=BILLION)])
+    book = PriceBook([tariff("*", 2, cached=BILLION)])
     assert cost(book, replace(CALL, cached_tokens=400)).amount == (600 * 2 + 400 * 1 + 10 * 2) * 1000
     assert cost(book, replace(CALL, cached_tokens=9000)).prompt == 1000 * 1000, "never more than there were"
 
 
 def test_what_took_nothing_costs_nothing_and_what_has_no_price_null() -> None:
-    book = Book([tariff("other", 2)])
+    book = PriceBook([tariff("other", 2)])
     assert cost(book).amount is None
     assert cost(book, replace(CALL, model="", prompt_tokens=None, completion_tokens=None)).amount == 0
 
 
 def test_energy_by_the_times_of_the_upstream() -> None:
     energy = Energy("USD", 300_000_000, {"home": (30_000, 250_000)})
-    found = cost(Book(energy=energy), replace(CALL, load_ns=2 * 10**9, prompt_ns=10**9, eval_ns=3 * 10**9))
+    found = cost(PriceBook(energy=energy), replace(CALL, load_ns=2 * 10**9, prompt_ns=10**9, eval_ns=3 * 10**9))
     assert found.energy_mj == (30 * 2 + 250 * 4) * 1000
     assert found.power == rounded(1_060_000 * 300_000_000, 3_600_000_000) and found.amount is None
-    assert cost(Book(energy=energy), replace(CALL, upstream="elsewhere")).energy_mj is None
+    assert cost(PriceBook(energy=energy), replace(CALL, upstream="elsewhere")).energy_mj is None
 
 
 def test_other_currencies_than_the_prices_are_not_told() -> None:
     euro = tariff("*", 1, currency="EUR")
-    found = cost(Book([euro], [tariff("*", 2)], Energy("USD", BILLION, {"home": (0, 1000)})))
+    found = cost(PriceBook([euro], [tariff("*", 2)], Energy("USD", BILLION, {"home": (0, 1000)})))
     assert (found.currency, found.amount is None, found.cloud, found.power) == ("EUR", False, None, None)
 
 
@@ -102,7 +102,7 @@ def test_rounding_is_half_to_even(numerator: int, denominator: int) -> None:
     assert rounded(numerator, 2) == int(halves.quantize(Decimal(1), ROUND_HALF_EVEN))
 
 
-def book(text: str, upstreams: tuple[str, ...] = ("local",), name: str = "proxy.yaml") -> Book:
+def book(text: str, upstreams: tuple[str, ...] = ("local",), name: str = "proxy.yaml") -> PriceBook:
     source = Source(name, text + "\nchains: {}\n", {})
     config = source.check(Config, source.data)
     return book_of(config.costs, dict.fromkeys(upstreams), source)
@@ -156,7 +156,7 @@ BOTH = replace(CALL, prompt_tokens=1300, completion_tokens=14, load_ns=10**9, pr
 
 def test_an_answer_that_was_not_given_costs_what_its_own_model_and_upstream_do() -> None:
     power = Energy("USD", BILLION, {"home": (1000, 2000), "cloud": (10_000, 20_000)})
-    book = Book([tariff("gemma*", 1), tariff("big", 10)], [tariff("*", 5)], power)
+    book = PriceBook([tariff("gemma*", 1), tariff("big", 10)], [tariff("*", 5)], power)
     told = cost(book, replace(BOTH, rejected=(LOST,)))
     assert (told.amount, told.prompt) == (1010 * 1000 + 304 * 10_000, 1000 * 1000 + 300 * 10_000)
     assert told.cloud == 1314 * 5000
@@ -166,11 +166,11 @@ def test_an_answer_that_was_not_given_costs_what_its_own_model_and_upstream_do()
 
 def test_of_several_answers_what_is_known_is_told_in_one_currency() -> None:
     both = replace(BOTH, rejected=(LOST,))
-    assert cost(Book([tariff("big", 10)]), both).amount == 304 * 10_000, "a budget holds for what is priced"
-    assert cost(Book([tariff("gemma*", 1)]), both).amount == 1010 * 1000
-    two = Book([tariff("gemma*", 1, currency="EUR"), tariff("big", 10)])
+    assert cost(PriceBook([tariff("big", 10)]), both).amount == 304 * 10_000, "a budget holds for what is priced"
+    assert cost(PriceBook([tariff("gemma*", 1)]), both).amount == 1010 * 1000
+    two = PriceBook([tariff("gemma*", 1, currency="EUR"), tariff("big", 10)])
     assert (cost(two, both).currency, cost(two, both).amount) == ("EUR", 1010 * 1000)
-    assert cost(Book([tariff("other", 1)]), both).amount is None
+    assert cost(PriceBook([tariff("other", 1)]), both).amount is None
     took = {"prompt_tokens": 300, "completion_tokens": 4, "load_ns": 10**9, "prompt_ns": 10**9, "eval_ns": 10**9}
     failed = cost(two, replace(both, **took))
     assert (failed.currency, failed.amount) == ("USD", 304 * 10_000), "the one that answered nothing has no say"

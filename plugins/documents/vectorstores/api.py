@@ -62,7 +62,7 @@ class VectorStores:
         yield from self.files.routes()
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     async def told(self, one: VectorStore) -> web.StreamResponse:
         counts = (await self.stores.counts([one])).get(one.id, shapes.UNKNOWN)
@@ -70,7 +70,7 @@ class VectorStores:
         return shapes.answer(document, document["status"] == "in_progress")
 
     async def make(self, request: web.BaseRequest) -> web.StreamResponse:
-        form, payer = await self.host.desk.form(request, MakeStore), self.files.payer(request)
+        form, payer = await self.host.requests.form(request, MakeStore), self.files.payer(request)
         files = [AddFile(file_id=one, chunking_strategy=form.chunking_strategy) for one in form.file_ids]
         new = await self.files.known(payer.name, files, "file_ids") if files else []
         days = days_of(form.expires_after)
@@ -84,7 +84,7 @@ class VectorStores:
         return await self.told(one)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
-        page, caller = self.host.desk.query(request, Page), self.caller(request)
+        page, caller = self.host.requests.query(request, Page), self.caller(request)
         ends = {}
         for name in ("after", "before"):
             if (id := getattr(page, name)) is not None:
@@ -98,7 +98,7 @@ class VectorStores:
         return await self.told(await self.stores.one(self.caller(request), id))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, ChangeStore), self.caller(request)
+        form, caller = await self.host.requests.form(request, ChangeStore), self.caller(request)
         one = await self.stores.own(caller, id)
         beside: dict[str, object] = {}
         if "expires_after" in form.model_fields_set:
@@ -123,7 +123,7 @@ class VectorStores:
                 await index.drop(collection.place)
 
     async def search(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form, caller = await self.host.desk.form(request, Asked), self.host.desk.caller(request)
+        form, caller = await self.host.requests.form(request, Asked), self.host.requests.caller(request)
         if blank := [index for index, one in enumerate(form.query) if not one.strip()]:
             param = f"query[{blank[0]}]"
             raise BadCall(f"Invalid '{param}': it is empty.", param=param, code="empty_string")

@@ -66,10 +66,10 @@ class Files:
         return id
 
     def caller(self, request: web.BaseRequest) -> str:
-        return self.host.desk.caller(request).name
+        return self.host.requests.caller(request).name
 
     def payer(self, request: web.BaseRequest) -> Payer:
-        caller = self.host.desk.caller(request)
+        caller = self.host.requests.caller(request)
         return Payer(caller.name, caller.key)
 
     async def own(self, request: web.BaseRequest, id: str) -> VectorStore:
@@ -83,7 +83,7 @@ class Files:
         return shapes.answer(shapes.file(one, store, self.size), one.status == "in_progress")
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, AddFile)
+        form = await self.host.requests.form(request, AddFile)
         store = await self.own(request, id)
         new = await self.known(self.caller(request), [form], "")
         await self.put(self.payer(request), store, new)
@@ -98,7 +98,7 @@ class Files:
         return self.told(one, store)
 
     async def change(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, ChangeFile)
+        form = await self.host.requests.form(request, ChangeFile)
         store = await self.own(request, id)
         one = await self.contents.one(store.id, file)
         await self.contents.store.change(one.item, {}, form.attributes or {})
@@ -115,14 +115,14 @@ class Files:
         """The text of a file, sent part by part, with one of them in memory at a time."""
         _, one = await self.found(request, id, file)
         text = self.contents.store.text(one.item.id, one.item.version or one.item.newest)
-        return await self.host.desk.streamed(request, page_of(text), {"Content-Type": "application/json"})
+        return await self.host.requests.streamed(request, page_of(text), {"Content-Type": "application/json"})
 
     async def list(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         store = await self.contents.stores.one(self.caller(request), id)
         return await self.page(request, store, batch="")
 
     async def page(self, request: web.BaseRequest, store: VectorStore, batch: str) -> web.StreamResponse:
-        asked = self.host.desk.query(request, FilePage)
+        asked = self.host.requests.query(request, FilePage)
         where = ITEMS.c.collection == store.id
         if batch:
             where &= ITEMS.c.id.in_(of_batch(batch))
@@ -139,7 +139,7 @@ class Files:
     # --- in batches ---
 
     async def add_several(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        form = await self.host.desk.form(request, AddFiles)
+        form = await self.host.requests.form(request, AddFiles)
         store = await self.own(request, id)
         new = await self.known(self.caller(request), form.each(), "files" if form.files else "file_ids")
         return await self.told_batch(store, await self.put(self.payer(request), store, new, batch=True))

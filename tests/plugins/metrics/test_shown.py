@@ -102,7 +102,7 @@ async def test_another_server_that_answers_is_said(answer: bytes, told: str) -> 
     async with await asyncio.start_server(serve, "127.0.0.1") as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(ConfigError, match=told):
-            await asyncio.to_thread(top.looked, url, "key")
+            await asyncio.to_thread(top.snapshot_of, url, "key")
 
 
 def test_where_the_metrics_are_may_be_named_with_their_path() -> None:
@@ -122,10 +122,10 @@ def test_rates_and_times_are_those_since_the_look_before() -> None:
     ai, model = frozenset({("gen_ai_response_model", "m")}), frozenset({("model", "m")})
     seconds = "gen_ai_server_request_duration_seconds_bucket"
 
-    def look(at: float, calls: float, quick: float, slow: float) -> top.Look:
+    def look(at: float, calls: float, quick: float, slow: float) -> top.Snapshot:
         bounds = {"0.5": quick, "1.0": quick + slow, "+Inf": quick + slow}
         series = {(seconds, ai | {("le", bound)}): count for bound, count in bounds.items()}
-        return top.Look(at, {("gemmapy_calls_total", model): calls, **series})
+        return top.Snapshot(at, {("gemmapy_calls_total", model): calls, **series})
 
     (row,) = top.rows(look(10.0, 100, 100, 0), look(12.0, 110, 100, 10))
     assert (row.calls, row.total) == (5.0, 110)
