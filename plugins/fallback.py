@@ -66,7 +66,7 @@ class Trail:
         self.failures.append((place_of(call), error.code or error.kind))
         self.attempts += int(error.facts.get("attempts", was_asked(error)))
 
-    def told(self, last: str = "") -> str:
+    def in_words(self, last: str = "") -> str:
         steps = [f"{place} ({why})" for place, why in self.failures]
         return ", ".join([*steps, last] if last else steps)
 
@@ -262,7 +262,7 @@ class Fallback:
 
 
 def noted(reply: Reply, trail: Trail, here: Call) -> Reply:
-    told = trail.told(place_of(here))
+    told = trail.in_words(place_of(here))
     log.warning("request %s fell back: %s", here.id, told)
     return reply.noting(fallback=told, attempts=str(trail.attempts + int(reply.facts.get("attempts", "1"))))
 
@@ -283,9 +283,9 @@ def blamed(error: ProxyError, trail: Trail) -> ProxyError:
     """The last failure, with a list of everything that was tried."""
     if len(trail.failures) > 1:
         error = error.copied()
-        error.facts["fallback"] = trail.told()
+        error.facts["fallback"] = trail.in_words()
         error.facts["attempts"] = str(trail.attempts)
-        error.args = (f"{error} Tried: {trail.told()}.",)
+        error.args = (f"{error} Tried: {trail.in_words()}.",)
         error.again = False
-        log.warning("no model could answer: %s", trail.told())
+        log.warning("no model could answer: %s", trail.in_words())
     return error

@@ -48,7 +48,7 @@ SHOWN: Final = 40
 """Characters of a wrong value that are shown."""
 
 
-def told(model: type[BaseModel], data: Any, errors: Sequence[ErrorDetails]) -> Iterator[tuple[Place, str]]:
+def advised(model: type[BaseModel], data: Any, errors: Sequence[ErrorDetails]) -> Iterator[tuple[Place, str]]:
     """For pydantic's errors about `data`: the place of each, and a message that says what is wrong there."""
     for error in errors:
         if not _of_another_branch(error, errors):

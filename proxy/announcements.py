@@ -157,10 +157,10 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class AttemptsAsked:
-    """A request for statistics of past tries.  A feature that records tries appends a function to `told`.
+    """A request for statistics of past tries.  A feature that records tries appends a function to `answers`.
 
     hours: how far back.  Each function gives the answer of `/api/retry/stats`; it may raise Busy.
     """
 
     hours: float
-    told: list[Callable[[], Awaitable[dict[str, JSON]]]] = field(default_factory=list)
+    answers: list[Callable[[], Awaitable[dict[str, JSON]]]] = field(default_factory=list)

@@ -131,7 +131,7 @@ def as_it_is(param: str | None) -> str | None:
     return param
 
 
-def untold() -> None:
+def not_stored() -> None:
     """The default of `Receipt.right`: does nothing."""
 
 
@@ -149,7 +149,7 @@ class Receipt(Struct, frozen=True):
     input: Sequence[JSON]
     complete: Moment = field(default_factory=Moment)
     spelled: Spelling = as_it_is
-    right: Callable[[], None] = untold
+    right: Callable[[], None] = not_stored
 
 
 Ask: TypeAlias = Chat | Complete | Embed

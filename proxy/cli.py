@@ -26,9 +26,9 @@ from proxy.yamlfile import Source
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
-    told = (worker() if words[:1] == ["worker"] else parser()).parse_args(words)
+    args = (worker() if words[:1] == ["worker"] else parser()).parse_args(words)
     try:
-        return int(told.do(told) or 0)
+        return int(args.do(args) or 0)
     except ConfigError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 1
@@ -114,11 +114,11 @@ def add_serve(one: argparse.ArgumentParser) -> None:
     one.set_defaults(do=serve)
 
 
-def serve(told: argparse.Namespace) -> int:
+def serve(args: argparse.Namespace) -> int:
     from proxy import config_file, logs, port, server, supervisor
 
-    path = path_of(told)
-    said = config_file.Overrides(told.host, told.port, told.demo, told.insecure)
+    path = path_of(args)
+    said = config_file.Overrides(args.host, args.port, args.demo, args.insecure)
     read = config_file.reader(path, said)
     config, source = read()
     logs.set_up(config.log)
@@ -133,31 +133,31 @@ def serve(told: argparse.Namespace) -> int:
     try:
         if config.listen.workers > 1:
             return run(supervisor.run(read, watch, said, started))
-        run(server.run(read, watch, told.insecure, started))
+        run(server.run(read, watch, args.insecure, started))
     except OSError as error:
         print(server.port_is_taken(error, config.listen.host, config.listen.port), file=sys.stderr)
         return 1
     return 0
 
 
-def migrate(told: argparse.Namespace) -> None:
+def migrate(args: argparse.Namespace) -> None:
     from proxy import config_file, server
 
-    names = run(server.migrated(config_file.reader(path_of(told), config_file.Overrides())))
+    names = run(server.migrated(config_file.reader(path_of(args), config_file.Overrides())))
     print(f"up to date: {', '.join(names)}" if names else "nothing in this configuration keeps records")
 
 
-def top(told: argparse.Namespace) -> None:
+def top(args: argparse.Namespace) -> None:
     from proxy import top
 
-    top.run(told.url, told.key, told.once)
+    top.run(args.url, args.key, args.once)
 
 
-def work(told: argparse.Namespace) -> int:
+def work(args: argparse.Namespace) -> int:
     from proxy import worker
 
     worker.leave_signals()
-    return run(worker.run(told.control, told.channel))
+    return run(worker.run(args.control, args.channel))
 
 
 class Running(Protocol):
@@ -210,15 +210,15 @@ def chains(config: Config) -> list[str]:
     return [f"{route}: " + " -> ".join(["client", *names, "upstream"]) for route, names in config.chains.items()]
 
 
-def check(told: argparse.Namespace) -> int:
+def check(args: argparse.Namespace) -> int:
     from proxy import config_file, server
 
-    read = config_file.reader(told.file, config_file.Overrides())
+    read = config_file.reader(args.file, config_file.Overrides())
     config, source = asyncio.run(server.examined(read))
     check_exposure(config, source, insecure=False)
     for doubt in doubts(config, source):
-        print(f"{told.file}: {doubt}", file=sys.stderr)
-    print(f"{told.file}: ok")
+        print(f"{args.file}: {doubt}", file=sys.stderr)
+    print(f"{args.file}: ok")
     for name, upstream in config.upstreams.items():
         print(f"upstream {name}: {', '.join(upstream.urls) or 'simulated'}")
     if config.keys or not is_guarded(config):
@@ -235,26 +235,26 @@ def doubts(config: Config, source: Source) -> list[str]:
     return [*configuration.doubts(config), *registry.doubts(config, source)]
 
 
-def refer(told: argparse.Namespace) -> int:
+def refer(args: argparse.Namespace) -> int:
     from proxy import reference
 
-    print(reference.parameters_page() if told.parameters else reference.settings_page(), end="")
+    print(reference.parameters_page() if args.parameters else reference.settings_page(), end="")
     return 0
 
 
-def schema(told: argparse.Namespace) -> None:
+def schema(args: argparse.Namespace) -> None:
     from proxy import reference
 
     print(json.dumps(reference.schema(), indent=2))
 
 
-def simulate(told: argparse.Namespace) -> int:
+def simulate(args: argparse.Namespace) -> int:
     from proxy import server
     from proxy.upstreams import demo
 
     try:
-        run(demo.simulate(told.host, told.port, delay=told.delay, load_time=told.load_time))
+        run(demo.simulate(args.host, args.port, delay=args.delay, load_time=args.load_time))
     except OSError as error:
-        print(server.port_is_taken(error, told.host, told.port), file=sys.stderr)
+        print(server.port_is_taken(error, args.host, args.port), file=sys.stderr)
         return 1
     return 0

@@ -25,10 +25,10 @@ def checked(kind: type[Form], given: JSON, at: str = "", *, strict: bool = True)
     try:
         return kind.model_validate(given, strict=strict or None)
     except ValidationError as error:
-        raise told(error, given, at) from None
+        raise validation_error(error, given, at) from None
 
 
-def told(error: ValidationError, given: JSON, at: str) -> BadCall:
+def validation_error(error: ValidationError, given: JSON, at: str) -> BadCall:
     """The error for the first fault; if the field's type is a union, it names what each of its types expects."""
     faults = error.errors()
     first = faults[0]

@@ -186,7 +186,7 @@ class Guard:
 
     def identify(self, request: web.BaseRequest) -> Caller | Awaitable[Caller]:
         """The caller by the identity header, else by the bearer token.  Raises Unauthenticated."""
-        if self.header is not None and (told := self.told(request, self.header)) is not None:
+        if self.header is not None and (told := self.named_by_gateway(request, self.header)) is not None:
             return told
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         token = token.strip()
@@ -203,7 +203,7 @@ class Guard:
                 return verifier.verify(token, digest)
         raise Unauthenticated("The API key is not valid on this server.", code="invalid_api_key")
 
-    def told(self, request: web.BaseRequest, header: IdentityHeader) -> Caller | None:
+    def named_by_gateway(self, request: web.BaseRequest, header: IdentityHeader) -> Caller | None:
         """The caller that a trusted gateway names in the identity header, or None.  Raises Unauthenticated."""
         names = request.headers.getall(header.user, ())
         name = "".join(names).strip()

@@ -92,7 +92,7 @@ class RequestLog:
         ended, self.ended = self.ended, []
         if ended:
             when = stamp(int(time.time()))
-            self.write(b"".join([self.formatted(when, {**exchange.told(), **self.also}) for exchange in ended]))
+            self.write(b"".join([self.formatted(when, {**exchange.log_fields(), **self.also}) for exchange in ended]))
 
 
 def plain_line(when: str, told: Mapping[str, JSON]) -> bytes:

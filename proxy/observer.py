@@ -119,7 +119,7 @@ class Heard(Observer, Struct, eq=False):
         for made in self.making:
             made.upstream = made.upstream or upstream
 
-    def retold(self, observer: Observer) -> None:
+    def repeat(self, observer: Observer) -> None:
         """Repeat to another observer what was reported to this one."""
         if self.asking and not self.failures and not self.making:  # nearly always
             observer.sent(self.sent_as)

@@ -105,7 +105,7 @@ def described(name: str, declared: Mapping[str, Any], source: Source) -> tuple[A
     try:
         cls = find(str(use))
     except Exception as error:  # importing a plugin runs its code
-        raise ConfigError([source.problem(("plugins", name), told(error))]) from error
+        raise ConfigError([source.problem(("plugins", name), import_problem(error))]) from error
     return cls, source.check(cls.Settings, settings, ("plugins", name))
 
 
@@ -116,7 +116,7 @@ def built(cls: Any, settings: Any, host: Host, name: str, source: Source) -> Any
     except ConfigError as error:
         raise ConfigError([source.problem(("plugins", name), text) for text in error.problems]) from error
     except Exception as error:
-        raise ConfigError([source.problem(("plugins", name), told(error))]) from error
+        raise ConfigError([source.problem(("plugins", name), import_problem(error))]) from error
 
 
 def problems_of(source: Source) -> list[str]:
@@ -197,7 +197,7 @@ def out_of_place(name: str, before: list[Any], found: Mapping[str, Any]) -> Iter
             yield f"{name!r} {does} and must come before {other!r}, {why}"
 
 
-def told(error: Exception) -> str:
+def import_problem(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         if (error.name or "").partition(".")[0] in ("plugins", "proxy"):
             owned = "`plugins` and `proxy` are the server's own packages, so choose another name"

@@ -81,7 +81,7 @@ class Source:
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            found = advice.told(model, data, error.errors())
+            found = advice.advised(model, data, error.errors())
             problems = [self.problem((*at, *place), text) for place, text in found]
             raise ConfigError(list(dict.fromkeys(problems))) from None
 

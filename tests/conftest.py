@@ -248,7 +248,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> Late:
 
 def in_log(exchange: Exchange) -> None:
     """Log the requests through `logging`, so that pytest's `caplog` sees them."""
-    told = exchange.told()
+    told = exchange.log_fields()
     logging.getLogger("gemmapy.requests").info("%s", told, extra={"told": told})
 
 

@@ -87,7 +87,7 @@ class Api:
     """Gives further statistics, for admins."""
 
     def routes(self) -> Iterable[Route]:
-        yield Route("GET", "/api/cache/stats", self.told, "user")
+        yield Route("GET", "/api/cache/stats", self.statistics, "user")
         yield Route("POST", "/api/cache/clear", self.clear, "user")
         yield Route("POST", "/api/cache/clear-expired", self.clear_expired, "user")
         yield Route("POST", "/api/cache/invalidate", self.invalidate, "user")
@@ -117,9 +117,9 @@ class Api:
             raise Denied("Only admins may name other callers.", code="insufficient_permissions")
         return key.prefix_of("cache", caller.name)
 
-    async def told(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def statistics(self, request: web.BaseRequest) -> web.StreamResponse:
         """The size of the entries that this caller may see; for admins also the counts since the server started."""
-        told = {**self.stats.told(), **self.more()} if self.host.requests.caller(request).is_admin else {}
+        told = {**self.stats.as_json(), **self.more()} if self.host.requests.caller(request).is_admin else {}
         await self.written()
         try:
             kept = await self.kept(self.prefix(request, None))
@@ -215,5 +215,5 @@ def contains(words: str, pattern: str) -> bool:
     return True
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

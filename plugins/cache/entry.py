@@ -91,18 +91,18 @@ def inflated(packed: bytes) -> bytes:
     return body
 
 
-def told(facts: Mapping[str, str]) -> Mapping[str, str]:
+def stored_facts(facts: Mapping[str, str]) -> Mapping[str, str]:
     """The facts of a reply that are stored with its copy."""
-    return _told(*map(facts.get, FACTS))
+    return _stored_facts(*map(facts.get, FACTS))
 
 
 @lru_cache(256)
-def _told(*values: str | None) -> Mapping[str, str]:
+def _stored_facts(*values: str | None) -> Mapping[str, str]:
     """Cached, since many answers have the same facts."""
     return {name: value for name, value in zip(FACTS, values, strict=True) if value is not None}
 
 
-def is_told(facts: object) -> bool:
+def are_stored_facts(facts: object) -> bool:
     """Whether these are valid stored facts."""
     return isinstance(facts, dict) and facts.keys() <= set(FACTS) and all(type(one) is str for one in facts.values())
 
@@ -156,7 +156,11 @@ def unpack_vector(packed: bytes) -> tuple[NDArray[np.float32], int | None, Mappi
     except ValueError:
         return None
     vector = np.frombuffer(packed, "<f4", offset=begin)
-    return (vector, tokens - 1 if tokens else None, facts) if is_told(facts) and np.isfinite(vector).all() else None
+    return (
+        (vector, tokens - 1 if tokens else None, facts)
+        if are_stored_facts(facts) and np.isfinite(vector).all()
+        else None
+    )
 
 
 def shared_out(total: int | None, texts: Sequence[str]) -> list[int | None]:

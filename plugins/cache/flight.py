@@ -163,7 +163,7 @@ class Flight(Struct, eq=False):
         """Remove a reader; the last one cancels the generation.  why: the reader's cancellation message, passed on."""
         del self.readers[reader]
         if self.payer is reader and (self.over or not self.readers):  # no other reader can become the payer
-            self.asked.retold(call.observer)
+            self.asked.repeat(call.observer)
         if not self.readers and not self.over and self.task is not None:
             self.abandoned = True
             self.ended(self)

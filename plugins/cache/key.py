@@ -38,7 +38,7 @@ def prefix_of(space: str, tenant: str) -> str:
     return f"{space}:{VERSION}:{hashlib.sha256(tenant.encode()).hexdigest()[:16]}:"
 
 
-def told_of(asked: JSON, route: str, stamp: str) -> bytes:
+def canonical_form(asked: JSON, route: str, stamp: str) -> bytes:
     """Everything that identifies a call, as canonical JSON: the order of a mapping's names does not matter.
 
     stamp: of the model; it changes when the model may answer the same question differently.
@@ -63,12 +63,12 @@ class Keys:
         """By the chat's `id()`: a weak reference to it, route, stamp, the key's input, and the key."""
 
     def of(self, call: Call, stamp: str) -> tuple[bytes, str]:
-        """The results of `told_of` and `key_of` for a call."""
+        """The results of `canonical_form` and `key_of` for a call."""
         ask = call.ask
         found = self.known.get(id(ask))
         if found is not None and found[0]() is ask and found[1] == call.route and found[2] == stamp:
             return found[3], found[4]
-        told = told_of(asked_of(ask), call.route, stamp)
+        told = canonical_form(asked_of(ask), call.route, stamp)
         return told, key_of(told)
 
     def remember(self, call: Call, stamp: str, told: bytes, digest: str) -> None:
@@ -85,7 +85,7 @@ class Keys:
 def asked_of(ask: Ask) -> JSON:
     """All fields that reach the upstream, in a form that can be serialised."""
     if isinstance(ask, Chat):
-        messages = list(map(spelled if told_in_parts(ask.messages) else PLAIN, ask.messages))
+        messages = list(map(spelled if has_parts(ask.messages) else PLAIN, ask.messages))
         choice = ask.tool_choice
         # `question` is left out: the messages contain it as the upstream will see it.
         return [messages, ask.tools, (choice.mode, choice.names), ask.parallel_tool_calls, ask.format, ask.options,
@@ -96,7 +96,7 @@ def asked_of(ask: Ask) -> JSON:
     return ask
 
 
-def told_in_parts(messages: Sequence[Message]) -> bool:
+def has_parts(messages: Sequence[Message]) -> bool:
     """Whether any message has images or tool calls, which need a special form."""
     return any(map(PICTURES, messages)) or any(map(CALLS, messages))
 

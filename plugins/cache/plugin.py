@@ -220,7 +220,7 @@ class Cache:
             return
         largest = self.settings.max_entry_bytes
         seconds = self.clock.monotonic() - flight.began
-        answer = Entry(said, entry.told(facts), seconds)  # type: ignore[arg-type]  # no vectors, see `Embed` above
+        answer = Entry(said, entry.stored_facts(facts), seconds)  # type: ignore[arg-type]  # no vectors, see `Embed` above
         if self.instant is None:
             self.outbox.put(Item(self.store, place, answer, self.clock.time(), largest, self.failed))
         elif len(packed := answer.pack()) <= largest:

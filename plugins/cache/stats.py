@@ -46,17 +46,20 @@ class Stats:
             counts = self.models.setdefault(model if len(self.models) < MOST else OTHERS, Counts())
         return counts
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         whole = Counts()
         for one in self.models.values():
             whole.outcomes.update(one.outcomes)
             whole.prompt_tokens += one.prompt_tokens
             whole.completion_tokens += one.completion_tokens
             whole.seconds += one.seconds
-        return {**told(whole), "models": {model: told(counts) for model, counts in sorted(self.models.items())}}
+        return {
+            **counts_as_json(whole),
+            "models": {model: counts_as_json(counts) for model, counts in sorted(self.models.items())},
+        }
 
 
-def told(counts: Counts) -> dict[str, JSON]:
+def counts_as_json(counts: Counts) -> dict[str, JSON]:
     known = counts.outcomes
     asked = known["hit"] + known["miss"] + known["shared"]
     return {

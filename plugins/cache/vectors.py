@@ -52,7 +52,7 @@ class Vectors:
             return await call_next(call)
         texts = list(dict.fromkeys(ask.inputs))
         prefix = key.prefix_of("cache", terms.tenant)
-        told = {text: told_of(ask, text, call.route, terms.stamp) for text in texts}
+        told = {text: canonical_form(ask, text, call.route, terms.stamp) for text in texts}
         keys = {text: prefix + key.key_of(told[text]) for text in texts}
         known, age = await self.known(keys, directives) if directives.reads else ({}, 0.0)
         new = [text for text in texts if text not in known]
@@ -90,7 +90,7 @@ class Vectors:
         began = self.host.clock.monotonic()
         reply = await call_next(call.but(ask=ask))
         answer = await collect(reply)
-        rows = rows_of(answer, entry.told(reply.facts), list(new))
+        rows = rows_of(answer, entry.stored_facts(reply.facts), list(new))
         if entry.is_of(reply.facts, terms.stamp):
             model, tenant = reply.facts.get("model", call.model), terms.tenant
             news = [
@@ -141,14 +141,14 @@ def rows_of(answer: Answer, facts: Mapping[str, str], texts: list[str]) -> dict[
     }
 
 
-def told_of(ask: Embed, text: str, route: str, stamp: str) -> bytes:
+def canonical_form(ask: Embed, text: str, route: str, stamp: str) -> bytes:
     """Everything that determines the vector of a text, as the input of its key."""
-    return key.told_of([ask.dimensions, text], route, stamp)
+    return key.canonical_form([ask.dimensions, text], route, stamp)
 
 
 def only_key(call: Call, ask: Embed, stamp: str) -> str:
     """The key of a call's only text; "" if it has several, each with its own key."""
-    return key.key_of(told_of(ask, ask.inputs[0], call.route, stamp)) if len(set(ask.inputs)) == 1 else ""
+    return key.key_of(canonical_form(ask, ask.inputs[0], call.route, stamp)) if len(set(ask.inputs)) == 1 else ""
 
 
 def length_of(rows: dict[str, Row]) -> int:

@@ -79,7 +79,7 @@ class Api:
         if form.stream:
             return await self.host.stream(request, lambda progress: self.frames(asked, progress))
         last: dict[str, JSON] = {}
-        async with aclosing(self.told(asked, unheard)) as happenings:
+        async with aclosing(self.events(asked, unheard)) as happenings:
             async for _, told in happenings:
                 last = told
         return answer(last)
@@ -111,11 +111,11 @@ class Api:
         return Asked(compared, calls, form.judge, caller)
 
     async def frames(self, asked: Asked, progress: Callable[[str], None]) -> AsyncGenerator[bytes, None]:
-        async with aclosing(self.told(asked, progress)) as happenings:
+        async with aclosing(self.events(asked, progress)) as happenings:
             async for name, told in happenings:
                 yield sse.event(name, orjson.dumps({"type": name, **told}))
 
-    async def told(
+    async def events(
         self, asked: Asked, progress: Callable[[str], None]
     ) -> AsyncGenerator[tuple[str, dict[str, JSON]], None]:
         """The events of a comparison, each with its name; the last is the whole comparison.
@@ -134,9 +134,9 @@ class Api:
                     yield "result.delta", {"index": step.place, **words}
                     continue
                 heard[step.place] = step.heard
-                result = step.heard.result().told(names[step.place], head.blind)
+                result = step.heard.result().as_json(names[step.place], head.blind)
                 yield "result.done", {"index": step.place, "result": result}
-        yield "comparison.done", (await self.finished(asked, heard, progress)).told()
+        yield "comparison.done", (await self.finished(asked, heard, progress)).as_json()
 
     async def finished(self, asked: Asked, heard: dict[int, Heard], progress: Callable[[str], None]) -> Compared:
         """Store the comparison, and judge it if requested.  If the database is unavailable, it is returned unsaved."""
@@ -169,13 +169,13 @@ class Api:
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         found, more = await self.store.page(self.owner(request), self.host.requests.query(request, Page))
-        data = [one.told(whole=False) for one in found]
+        data = [one.as_json(whole=False) for one in found]
         ends = {"first_id": found[0].id if found else None, "last_id": found[-1].id if found else None}
         return answer({"object": "list", "data": data, **ends, "has_more": more})
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         compared = await self.store.one(self.owner(request), id)
-        return answer({**compared.told(), **compared.asked})
+        return answer({**compared.as_json(), **compared.asked})
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         await self.store.drop(self.owner(request), id)
@@ -186,19 +186,19 @@ class Api:
         form, owner = await self.host.requests.form(request, Rate), self.owner(request)
         compared = await self.store.one(owner, id)
         if form.rating is None:
-            return answer((await self.store.vote(compared, form.vote(compared))).told(whole=False))
+            return answer((await self.store.vote(compared, form.vote(compared))).as_json(whole=False))
         place = answered_by(compared, form.model or "", "model")
         rated = await self.store.rate(compared, place, WORTH[form.rating])
         result = rated.results[place]
         self.host.announce(Rated(result.request, owner, form.rating, result.cache_key))
-        return answer(rated.told(whole=False))
+        return answer(rated.as_json(whole=False))
 
     async def judge(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         judge, caller = await self.host.requests.form(request, Judge), self.host.requests.caller(request)
         check_route(caller)
         compared = await self.store.one(caller.name, id)
         judgements = await self.judging.judge(compared, judge, caller, unheard)
-        return answer((await self.store.judged(compared, judgements)).told(whole=False))
+        return answer((await self.store.judged(compared, judgements)).as_json(whole=False))
 
     # --- figures ---
 
@@ -219,5 +219,5 @@ def check_route(caller: Caller) -> None:
         raise Denied(f"This API key does not allow the route '{ROUTE}'.", code="route_not_allowed")
 
 
-def answer(told_of: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told_of), content_type="application/json")
+def answer(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

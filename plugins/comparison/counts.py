@@ -31,8 +31,8 @@ class Counts:
         for result in one.results.values():
             self.sums.setdefault(result.named, Sum()).add(result)
 
-    def told(self) -> dict[str, JSON]:
-        models = [{"model": called, **self.sums[name].told()} for name, called in self.names.most().items()]
+    def as_json(self) -> dict[str, JSON]:
+        models = [{"model": called, **self.sums[name].as_json()} for name, called in self.names.most().items()]
         return {"comparisons": self.comparisons, "votes": self.votes, "models": models}
 
 
@@ -83,7 +83,7 @@ class Sum:
         if one.currency == self.currency:
             self.cost = (self.cost or 0) + one.cost
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         return {
             "answers": self.answers,
             "success_rate": round(self.good / self.answers, 4) if self.answers else None,

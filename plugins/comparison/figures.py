@@ -32,16 +32,16 @@ class Reading:
 
     async def ranking(self, owner: str | None, asked: Ranking) -> dict[str, JSON]:
         """owner: None for the comparisons of all callers."""
-        return {**head(owner, asked), "by": asked.by, **(await self.told(owner, asked, Meetings(asked.by)))}
+        return {**head(owner, asked), "by": asked.by, **(await self.computed(owner, asked, Meetings(asked.by)))}
 
     async def statistics(self, owner: str | None, asked: Figures) -> dict[str, JSON]:
-        return {**head(owner, asked), **(await self.told(owner, asked, Counts()))}
+        return {**head(owner, asked), **(await self.computed(owner, asked, Counts()))}
 
-    async def told(self, owner: str | None, asked: Figures, sums: Meetings | Counts) -> dict[str, JSON]:
+    async def computed(self, owner: str | None, asked: Figures, sums: Meetings | Counts) -> dict[str, JSON]:
         async with self.turn:
             async for one in self.rounds(owner, asked):
                 sums.add(one)
-            return await asyncio.to_thread(sums.told)
+            return await asyncio.to_thread(sums.as_json)
 
     async def rounds(self, owner: str | None, asked: Figures) -> AsyncIterator[Outcome]:
         """The comparisons, newest first."""

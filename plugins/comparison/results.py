@@ -57,7 +57,7 @@ class Result:
             return None
         return round(self.eval_count * 1e9 / self.eval_ns, 2)
 
-    def told(self, name: str, hidden: bool, whole: bool = True) -> dict[str, JSON]:
+    def as_json(self, name: str, hidden: bool, whole: bool = True) -> dict[str, JSON]:
         """The result for the API.  name: shown for the model.  hidden: omit everything that could reveal the model.
 
         whole: whether the text is included.
@@ -102,7 +102,7 @@ class Judgement:
     error: str = ""
     at: int = 0
 
-    def told(self, names: Sequence[str]) -> dict[str, JSON]:
+    def as_json(self, names: Sequence[str]) -> dict[str, JSON]:
         return {
             "judge": self.judge,
             "models": [names[self.one], names[self.other]],
@@ -146,9 +146,9 @@ class Compared:
         """The displayed names of the answers, by place."""
         return [LETTERS[place] if self.hidden else one.model for place, one in enumerate(self.results)]
 
-    def told(self, whole: bool = True) -> dict[str, JSON]:
+    def as_json(self, whole: bool = True) -> dict[str, JSON]:
         names, hidden = self.names(), self.hidden
-        results = [one.told(name, hidden, whole) for one, name in zip(self.results, names, strict=True)]
+        results = [one.as_json(name, hidden, whole) for one, name in zip(self.results, names, strict=True)]
         head: dict[str, JSON] = {"comparison_id": self.id, "object": "comparison", "prompt": self.prompt}
         why = self.unjudged
         return {
@@ -156,7 +156,7 @@ class Compared:
             "results": results,
             "blind": self.blind,
             "vote": None if self.vote is None else said(self.vote, names),
-            "judgements": [one.told(names) for one in self.judgements],
+            "judgements": [one.as_json(names) for one in self.judgements],
             "created_at": self.at // 10**6,
             **({} if self.kept else {"kept": False}),
             **(

@@ -50,7 +50,7 @@ class Retention:
         last = 0
         while found := await self.store.following(caller, last, PAGE):
             for one in found:
-                yield {**one.told(), **one.asked}
+                yield {**one.as_json(), **one.asked}
             last = found[-1].number
 
     async def forget(self, caller: str) -> int:

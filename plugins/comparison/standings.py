@@ -33,7 +33,7 @@ class Meetings:
             if here != there:  # two names can mean the same model
                 self.met.append((self.count, here, there, score))
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         """The ranking.  Takes a while and accesses nothing shared, so it can run in a thread."""
         called = self.names.most()
         met = [one for one in self.met if one[1] in called and one[2] in called]

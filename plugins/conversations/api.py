@@ -27,7 +27,7 @@ from plugins.conversations.forms import (
     read_messages,
 )
 from plugins.conversations.items import another
-from plugins.conversations.messages import Said, told
+from plugins.conversations.messages import Said, message_as_json
 from plugins.conversations.reading import DAY, Reading
 from plugins.conversations.recording import title_of
 from plugins.conversations.removing import remove
@@ -79,11 +79,11 @@ class Api:
         title = form.title or title_of(new)
         columns |= {"title": title, "titled": "caller" if form.title else "first"}
         talk = await self.store.create(owner, form.id or new_id(PREFIX), [Said(one) for one in new], **columns)
-        return answer(talk.told(), 201)
+        return answer(talk.as_json(), 201)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         found = await self.reading.talks(self.owner(request), self.host.requests.query(request, Page))
-        return answer(reading.page([one.told() for one in found.found], found.more))
+        return answer(reading.page([one.as_json() for one in found.found], found.more))
 
     async def search(self, request: web.BaseRequest) -> web.StreamResponse:
         found = await self.reading.search(self.owner(request), self.host.requests.query(request, Query))
@@ -109,13 +109,13 @@ class Api:
         talk = await self.store.talk(self.owner(request), id)
         found = await self.reading.messages(talk, asked)
         summaries = await self.reading.summaries(talk)
-        told_of = {"messages": [told(one) for one in found.found], "has_more": found.more}
-        return answer({**talk.told(), **told_of, "summaries": [export.summary_told(one) for one in summaries]})
+        told_of = {"messages": [message_as_json(one) for one in found.found], "has_more": found.more}
+        return answer({**talk.as_json(), **told_of, "summaries": [export.summary_as_json(one) for one in summaries]})
 
     async def messages(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = self.host.requests.query(request, MessagePage)
         found = await self.reading.messages(await self.store.talk(self.owner(request), id), asked)
-        return answer(reading.page([told(one) for one in found.found], found.more))
+        return answer(reading.page([message_as_json(one) for one in found.found], found.more))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, owner = await self.host.requests.form(request, Change), self.owner(request)
@@ -125,8 +125,8 @@ class Api:
         if "metadata" in form.model_fields_set:
             columns["metadata"] = written(form.metadata)
         if not columns:
-            return answer((await self.store.talk(owner, id)).told())
-        return answer((await self.store.change(owner, id, columns)).told())
+            return answer((await self.store.talk(owner, id)).as_json())
+        return answer((await self.store.change(owner, id, columns)).as_json())
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         if not await remove(self.store, mine(self.owner(request), id)):
@@ -140,7 +140,7 @@ class Api:
         async with self.taking.held(self.owner(request), id) as turn, self.store.database.writing() as connection:
             title = {} if turn.talk.title else {"title": title_of(new), "titled": "first"}
             added = await self.store.append(connection, turn.talk, [Said(one) for one in new], **title)
-        data = [told(one) for one in added]
+        data = [message_as_json(one) for one in added]
         return answer(data[0] if len(data) == 1 else reading.page(data, False), 201)
 
     async def generate(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -159,7 +159,7 @@ class Api:
         talk = await self.store.talk(owner, id)
         last = None if form.message is None else (await self.reading.position(talk, form.message, "message")).position
         made = await self.forked(talk, form, last)
-        return answer(made.told(), 201)
+        return answer(made.as_json(), 201)
 
     async def forked(self, talk: Talk, form: Fork, last: int | None) -> Talk:
         async with self.store.database.reading() as connection:
@@ -193,5 +193,5 @@ def going_on(call: Call, id: str, new: Sequence[Message]) -> Call:
     return call.but(ask=ask, extra={**call.extra, FIELD: id}, headers=headers)
 
 
-def answer(told_of: JSON, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(told_of), status=status, content_type="application/json")
+def answer(body: JSON, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

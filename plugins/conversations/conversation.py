@@ -54,7 +54,7 @@ class Talk:
     read_letters: int
     read_tokens: int
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         return {
             "id": self.id,
             "object": "conversation",

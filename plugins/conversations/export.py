@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from plugins.conversations.conversation import Talk
-from plugins.conversations.messages import Said, told
+from plugins.conversations.messages import Said, message_as_json
 from plugins.conversations.store import Summary
 from proxy.types import JSON
 
@@ -17,9 +17,9 @@ NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "
 
 def document(talk: Talk, saids: Sequence[Said], summaries: Sequence[Summary]) -> dict[str, JSON]:
     return {
-        **talk.told(),
-        "messages": [{**told(one), **_itemised(one)} for one in saids],
-        "summaries": [summary_told(one) for one in summaries],
+        **talk.as_json(),
+        "messages": [{**message_as_json(one), **_itemised(one)} for one in saids],
+        "summaries": [summary_as_json(one) for one in summaries],
     }
 
 
@@ -28,7 +28,7 @@ def _itemised(one: Said) -> dict[str, JSON]:
     return {"items": [part for part in orjson.loads(one.items) if part is not None]} if one.items else {}
 
 
-def summary_told(one: Summary) -> dict[str, JSON]:
+def summary_as_json(one: Summary) -> dict[str, JSON]:
     return {"text": one.text, "up_to": one.upto, "model": one.model or None, "created_at": one.at // 10**6}
 
 

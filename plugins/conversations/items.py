@@ -36,7 +36,7 @@ def place_of(id: str) -> tuple[str, int] | None:
     return None if found is None else (PREFIX + found[1], int(found[2], 16))
 
 
-def parts_of(said: Said) -> list[Item | None]:
+def items_of_message(said: Said) -> list[Item | None]:
     """The items of a message; a deleted one is None, so that the others keep their index."""
     mine = said.id.removeprefix(PREFIX)
     if said.items:
@@ -106,7 +106,7 @@ def _goes_on(group: Sequence[Item], one: Item) -> bool:
 
 def without(said: Said, part: int) -> Said | None:
     """The message without one of its items; None if nothing is left of it."""
-    parts = parts_of(said)
+    parts = items_of_message(said)
     parts[part] = None
     left = [one for one in parts if one is not None]
     if not left:
@@ -120,7 +120,7 @@ def shown(item: Item, pictures: bool, logprobs: bool, results: bool) -> Item:
         return {**item, "results": None}
     hidden: dict[str, JSON] = {} if pictures else {"image_url": None}
     hidden |= {} if logprobs else {"logprobs": []}
-    if not hidden or not (told := openai_items.told_parts(item)):
+    if not hidden or not (told := openai_items.content_parts(item)):
         return item
     parts = [{**part, **{name: value for name, value in hidden.items() if part.get(name)}} for part in told]
     return {**item, openai_items.PARTS[item["type"]]: parts}
@@ -133,9 +133,9 @@ def detailed(said: Said, choice: Choice) -> Said:
         return said
     said = replace(said, id=said.id or new_id(PREFIX))
     more = {"logprobs": [logprob_of(one) for one in choice.logprobs], "annotations": cited}
-    parts = [_with(one, more) for one in parts_of(said) if one is not None]
+    parts = [_with(one, more) for one in items_of_message(said) if one is not None]
     if choice.searched is not None:
-        parts.insert(0, file_search.told("", choice.searched))
+        parts.insert(0, file_search.search_item("", choice.searched))
     mine = said.id.removeprefix(PREFIX)
     named = [placed(one, mine, index) for index, one in enumerate(parts)]
     return replace(said, items=orjson.dumps(named).decode())

@@ -134,7 +134,7 @@ def called(call: ToolCall) -> tuple[str, str, JSON]:
         return call.id, call.name, call.arguments
 
 
-def told(said: Said) -> dict[str, JSON]:
+def message_as_json(said: Said) -> dict[str, JSON]:
     """A message in OpenAI's format, with its metadata."""
     one = said.message
     document: dict[str, JSON] = {

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from plugins.conversations.api import answer
 from plugins.conversations.conversation import PREFIX, Talk, unknown
 from plugins.conversations.forms import LIMITS, Metadata, check_letters
-from plugins.conversations.items import of_items, parts_of, place_of, shown, without
+from plugins.conversations.items import items_of_message, of_items, place_of, shown, without
 from plugins.conversations.messages import Said, row_of, said_of
 from plugins.conversations.reading import Reading, page
 from plugins.conversations.referred import items_of
@@ -27,7 +27,7 @@ from proxy.host import Host
 from proxy.types import JSON, Route
 from proxy.wire.ids import new_id
 from proxy.wire.openai_attached import of_items as attached
-from proxy.wire.openai_items import Include, Item, told_parts, with_pictures
+from proxy.wire.openai_items import Include, Item, content_parts, with_pictures
 from proxy.wire.openai_items_in import items as read_items
 
 PATH: Final = "/v1/conversations"
@@ -91,14 +91,18 @@ class OpenAI:
         form = await self.host.requests.form(request, Create)
         saids = await self.said(request, form.items or [])
         columns = {"metadata": written(form.metadata)}
-        return answer(told(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns)))
+        return answer(
+            conversation_as_json(await self.store.create(self.owner(request), new_id(PREFIX), saids, **columns))
+        )
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return answer(told(await self.store.talk(self.owner(request), id)))
+        return answer(conversation_as_json(await self.store.talk(self.owner(request), id)))
 
     async def update(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form = await self.host.requests.form(request, Update)
-        return answer(told(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)})))
+        return answer(
+            conversation_as_json(await self.store.change(self.owner(request), id, {"metadata": written(form.metadata)}))
+        )
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         if not await remove(self.store, mine(self.owner(request), id)):
@@ -172,7 +176,7 @@ class OpenAI:
         """
         if (place := place_of(id)) is not None:
             rows = await Reading(self.store).rows(select(MESSAGES).where(of(talk), MESSAGES.c.id == place[0]))
-            if rows and place[1] < len(parts := parts_of(said := said_of(rows[0]))):
+            if rows and place[1] < len(parts := items_of_message(said := said_of(rows[0]))):
                 part = parts[place[1]]
                 if param == "after" or (part is not None and part["id"] == id):
                     return said, place[1]
@@ -182,7 +186,7 @@ class OpenAI:
     async def item(self, request: web.BaseRequest, id: str, item: str) -> web.StreamResponse:
         asked = self.host.requests.query(request, Including)
         said, part = await self.part(await self.store.talk(self.owner(request), id), item)
-        found = parts_of(said)[part]
+        found = items_of_message(said)[part]
         assert found is not None  # noqa: S101  (`part` has checked it)
         return answer(asked.shown(found))
 
@@ -190,7 +194,7 @@ class OpenAI:
         async with self.taking.held(self.owner(request), id) as turn:
             said, part = await self.part(turn.talk, item)
             await self.replaced(turn.talk, said, without(said, part))
-        return answer(told(turn.talk))
+        return answer(conversation_as_json(turn.talk))
 
     async def replaced(self, talk: Talk, old: Said, new: Said | None) -> None:
         which = of(talk) & (MESSAGES.c.id == old.id)
@@ -205,12 +209,12 @@ class OpenAI:
 
 
 def links_of(item: Item) -> Iterator[str]:
-    for part in told_parts(item):
+    for part in content_parts(item):
         if (url := str(part.get("image_url") or "")).startswith(("http://", "https://")):
             yield url
 
 
-def told(talk: Talk) -> dict[str, JSON]:
+def conversation_as_json(talk: Talk) -> dict[str, JSON]:
     return {
         "id": talk.id,
         "object": "conversation",
@@ -220,7 +224,7 @@ def told(talk: Talk) -> dict[str, JSON]:
 
 
 def listed(saids: Iterable[Said], asked: Including) -> list[Item]:
-    return [asked.shown(one) for said in saids for one in parts_of(said) if one is not None]
+    return [asked.shown(one) for said in saids for one in items_of_message(said) if one is not None]
 
 
 def behind(found: Sequence[Item], after: str, order: str) -> list[Item]:

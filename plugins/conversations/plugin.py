@@ -121,22 +121,22 @@ class Conversations:
         kept = reply.through(recording.heard).on_close(recording.closed)
         return kept.noting(**{FACT: id, "memory": told.left_out})
 
-    async def asked(self, turn: Turn, call: Call, ask: Chat, call_next: Handler) -> tuple[Told, Reply]:
+    async def asked(self, turn: Turn, call: Call, ask: Chat, call_next: Handler) -> tuple[Prompt, Reply]:
         """The prompt and the reply; a prompt that the model refuses as too long is shortened."""
-        told = await self.told(turn, call, ask)
+        told = await self.prompt(turn, call, ask)
         for _ in range(TRIES):
             try:
                 return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
             except BadCall as error:
                 if error.code != TOO_LONG:
                     raise blamed(error, ask) from None
-                less = await self.told(turn, call, ask, told.letters)
+                less = await self.prompt(turn, call, ask, told.letters)
                 if less.letters >= told.letters:
                     raise
                 told = less
         return told, await call_next(call.but(ask=told.ask, tags={**call.tags, FACT: turn.talk.id}))
 
-    async def told(self, turn: Turn, call: Call, ask: Chat, below: int | None = None) -> Told:
+    async def prompt(self, turn: Turn, call: Call, ask: Chat, below: int | None = None) -> Prompt:
         """The prompt: system prompt, history and new messages.  Raises BadCall.
 
         below: characters that it must have fewer than, if a longer one was refused.
@@ -155,7 +155,7 @@ class Conversations:
             raise full(f"A conversation may have {self.settings.max_messages} messages; go on in a fork or a new one.")
         outset = turn.talk.system if system is None else both(turn.talk.system, system) if is_once(call) else system
         kept = await self.memory.kept(call, turn.talk, stored, New(new, outset, below))
-        return Told(headed(ask, outset, kept, new), brought, new, kept.fact, kept.cut)
+        return Prompt(headed(ask, outset, kept, new), brought, new, kept.fact, kept.cut)
 
     def entitle(self, call: Call, talk: Talk, saids: Sequence[Said]) -> None:
         with suppress(Busy):  # then the beginning of the first message remains the title
@@ -184,7 +184,7 @@ class Conversations:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Prompt:
     """A prompt.  system: the caller's system prompt, to be stored.  left_out: the header about messages not sent."""
 
     ask: Chat

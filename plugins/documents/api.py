@@ -78,7 +78,7 @@ class Documents:
     async def add_file(self, request: web.BaseRequest) -> web.StreamResponse:
         async with scratch() as file:
             form = await upload.received(self.host.requests.parts(request), file, self.most_bytes)
-            told, payer = form.told(), self.payer(request)
+            told, payer = form.checked_fields(), self.payer(request)
             collection = await self.collection(payer, told.collection)
             async with self.reader.content(file, form.name) as content:
                 new = New(told.title, content, told.source, told.metadata)
@@ -207,9 +207,9 @@ class Documents:
         job = await self.one_job(request, id)
         if "text/event-stream" not in request.headers.get("Accept", ""):
             return shapes.answer(shapes.job(job))
-        return await self.host.requests.streamed(request, self.told(job), STREAM)
+        return await self.host.requests.streamed(request, self.job_events(job), STREAM)
 
-    async def told(self, job: Job) -> AsyncIterator[bytes]:
+    async def job_events(self, job: Job) -> AsyncIterator[bytes]:
         last, quiet = b"", 0.0
         while True:
             event = b"data: " + orjson.dumps(shapes.job(job)) + b"\n\n"

@@ -49,9 +49,9 @@ class Reranker:
             async with asyncio.timeout(self.seconds):
                 grades = await self.grades(self.model, question, some, payer)
         except TimeoutError:
-            return list(hits), told(f"the model took more than {self.seconds:g} seconds")
+            return list(hits), logged(f"the model took more than {self.seconds:g} seconds")
         except (ProxyError, ValueError) as error:
-            return list(hits), told(str(error))
+            return list(hits), logged(str(error))
         graded = [replace(hit, grade=grade) for hit, grade in zip(some, grades, strict=True)]
         return [*sorted(graded, key=lambda hit: -(hit.grade or 0)), *rest], ""
 
@@ -81,6 +81,6 @@ def schema_of(count: int) -> dict[str, JSON]:
     return {"type": "object", "properties": {"grades": grades}, "required": ["grades"], "additionalProperties": False}
 
 
-def told(reason: str) -> str:
+def logged(reason: str) -> str:
     log.warning("the model could not rerank the passages: %s", reason)
     return reason[:300]

@@ -44,23 +44,23 @@ class Lookup:
         yield Route("PUT", "/api/rag/collections/{id}", self.put, "user")
         yield Route("DELETE", "/api/rag/collections/{id}", self.delete, "user")
 
-    async def told(self, caller: str, *several: Collection) -> list[Any]:
+    async def as_json(self, caller: str, *several: Collection) -> list[Any]:
         readers = await self.collections.readers(one.id for one in several if one.owner == caller)
         return [shapes.collection(one, caller, readers) for one in several]
 
     async def make(self, request: web.BaseRequest) -> web.StreamResponse:
         form, caller = await self.host.requests.form(request, MakeCollection), self.host.requests.caller(request).name
         one = await self.collections.make(caller, form.name, form.description, form.embed, sharing(form.shared))
-        return shapes.answer((await self.told(caller, one))[0], 201)
+        return shapes.answer((await self.as_json(caller, one))[0], 201)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         caller = self.host.requests.caller(request).name
         found = await self.collections.all(caller, MOST)
-        return shapes.answer({"object": "list", "data": await self.told(caller, *found)})
+        return shapes.answer({"object": "list", "data": await self.as_json(caller, *found)})
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         caller = self.host.requests.caller(request).name
-        return shapes.answer((await self.told(caller, await self.collections.one(caller, id, "id")))[0])
+        return shapes.answer((await self.as_json(caller, await self.collections.one(caller, id, "id")))[0])
 
     async def own(self, caller: str, id: str) -> Collection:
         one = await self.collections.one(caller, id, "id")
@@ -77,7 +77,7 @@ class Lookup:
         moves = form.embed is not None and await self.runner.mover.moves.begin(one, form.embed, caller.key)
         if form.embed is not None:
             self.runner.nudge()
-        told_of = await self.told(caller.name, await self.own(caller.name, one.id))
+        told_of = await self.as_json(caller.name, await self.own(caller.name, one.id))
         return shapes.answer(told_of[0], 202 if moves else 200)
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:

@@ -15,8 +15,8 @@ from plugins.documents.store import Item
 from proxy.types import JSON
 
 
-def answer(told: JSON, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(told), status=status, content_type="application/json")
+def answer(body: JSON, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")
 
 
 def item(one: Item, job: Job | None = None) -> dict[str, JSON]:

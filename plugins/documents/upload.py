@@ -27,7 +27,7 @@ class Form:
     name: str = ""
     fields: dict[str, Any] = field(default_factory=dict)
 
-    def told(self) -> FileDocument:
+    def checked_fields(self) -> FileDocument:
         """The validated fields.  Raises BadCall."""
         if not self.name:
             raise BadCall("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")

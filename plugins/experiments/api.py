@@ -83,19 +83,19 @@ class Api:
     async def listed(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = self.host.requests.query(request, Page)
         await self.known.read()
-        found = [told(one) for one in self.known.book.all if one.name > (asked.after or "")]
+        found = [experiment_as_json(one) for one in self.known.book.all if one.name > (asked.after or "")]
         return document({"experiments": found[: asked.limit], "has_more": len(found) > asked.limit})
 
     async def one(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         return await self.shown(id)
 
     async def shown(self, id: str) -> web.StreamResponse:
-        return document(told(await self.known.find(id)))
+        return document(experiment_as_json(await self.known.find(id)))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         body = dict((await self.host.requests.form(request, Body)).model_extra or {})
         was = changeable(await self.known.find(id))
-        made = checked(Create, {"name": was.name, **was.definition.told(), **body}, strict=False)
+        made = checked(Create, {"name": was.name, **was.definition.as_json(), **body}, strict=False)
         check_change(was, made)
         if made.name != was.name and made.name in self.known.book.names:
             raise Conflict(f"There is an experiment '{made.name}' already.", param="name", code="experiment_exists")
@@ -144,7 +144,7 @@ class Api:
         if asked.format == "csv":
             name = {"Content-Disposition": f'attachment; filename="{found.name}.csv"'}
             return web.Response(text=whole.csv(), content_type="text/csv", charset="utf-8", headers=name)
-        return document({**whole.told(), "lost": self.writer.lost})
+        return document({**whole.as_json(), "lost": self.writer.lost})
 
 
 def changeable(one: Experiment) -> Experiment:
@@ -175,7 +175,7 @@ def fixed(name: str, why: str) -> Conflict:
     return Conflict(f"'{name}' of the experiment cannot be changed: {why}.", param=name, code="experiment_fixed")
 
 
-def told(one: Experiment) -> dict[str, JSON]:
+def experiment_as_json(one: Experiment) -> dict[str, JSON]:
     times = {f"{name}_at": int(getattr(one, name)) or None for name in ("created", "started", "stopped")}
     return {
         "id": one.id,
@@ -188,5 +188,5 @@ def told(one: Experiment) -> dict[str, JSON]:
     }
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

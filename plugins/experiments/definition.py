@@ -163,7 +163,7 @@ class Definition(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Definition:
-        if len(orjson.dumps(self.told())) > LARGEST:
+        if len(orjson.dumps(self.as_json())) > LARGEST:
             raise ValueError(f"an experiment has at most {LARGEST} bytes")
         return self
 
@@ -194,7 +194,7 @@ class Definition(Strict):
     def sense(self, metric: str) -> Sense | None:
         return self.better.get(metric, SENSES.get(metric))
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         """As JSON, without fields that have their default value."""
         whole: dict[str, JSON] = self.model_dump(mode="json", exclude_defaults=True)
         return whole
@@ -206,7 +206,7 @@ class Definition(Strict):
     def digest(self) -> str:
         """A hash of every field that affects the results."""
         free = ("description", "better", "guard", "traffic")
-        kept = {name: value for name, value in self.told().items() if name not in free}
+        kept = {name: value for name, value in self.as_json().items() if name not in free}
         return sha256(orjson.dumps(kept, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
 
 

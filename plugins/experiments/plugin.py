@@ -163,10 +163,10 @@ class Experiments:
             error.facts[FACT] = assigned.label
             raise
         if assigned.variant.template is not None and TEMPLATE not in reply.facts:
-            self.tell_once(assigned.label)
+            self.announce_once(assigned.label)
         return reply.noting(**{FACT: assigned.label})
 
-    def tell_once(self, label: str) -> None:
+    def announce_once(self, label: str) -> None:
         if label not in self.odd and len(self.odd) < MOST:
             self.odd.add(label)
             log.error("%s names a template, but the plugin `templates` does not follow in the chain", label)

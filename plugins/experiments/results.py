@@ -85,7 +85,7 @@ class Results:
         running = [one for one in self.experiment.definition.variants if one.name not in self.experiment.stops]
         return mismatch([self.units(one.name) for one in running], [one.weight for one in running])
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         p = self.p
         warnings = [UNFAIR] if p < UNUSUAL else []
         if self.experiment.definition.unit != "request" and any(one.shared for one in self.found.values()):

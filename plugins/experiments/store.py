@@ -161,7 +161,7 @@ def taken(name: str) -> Conflict:
 
 
 def written(definition: Definition) -> str:
-    return orjson.dumps(definition.told(), option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(definition.as_json(), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def row_of(one: Experiment) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from plugins.files.store import File
 from proxy.types import JSON
 
 
-def answer(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def answer(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")
 
 
 def head(file: File) -> dict[str, JSON]:

@@ -13,8 +13,8 @@ from plugins.finetuning.store import Job
 from proxy.types import JSON
 
 
-def answer(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def answer(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")
 
 
 def listed(data: Sequence[dict[str, JSON]], more: bool) -> JSON:

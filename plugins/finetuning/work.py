@@ -166,13 +166,13 @@ class Work:
         """Import the model into the hosts.  Raises Failed."""
         model: NewModel | None = None
 
-        async def told(words: str) -> None:
+        async def report(words: str) -> None:
             await self.events.say(job.id, words)
 
         for pause in (*PAUSES, None):
             try:
                 model = model or await self.made(job, trainer, folder)
-                away = await self.imports.create(model, told)
+                away = await self.imports.create(model, report)
                 break
             except UpstreamError as error:
                 if pause is None or error.cause in ("server", "invalid_answer"):

@@ -46,9 +46,9 @@ class Api:
     """Stores the names of the counts that this process has used since the last time."""
 
     def routes(self) -> Iterable[Route]:
-        yield Route("GET", "/api/limits", self.told, "user")
+        yield Route("GET", "/api/limits", self.limits, "user")
 
-    async def told(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def limits(self, request: web.BaseRequest) -> web.StreamResponse:
         """The limits and what remains of them, one entry per subject, sorted by id."""
         caller, page = self.host.requests.caller(request), self.host.requests.query(request, Page)
         try:

@@ -129,9 +129,9 @@ class Ledger:
         self.asked.update(counters)
         if self.next is None:
             self.next = self.background.start(self.read(), "reading what was spent")
-        return await self.next_told(self.next)
+        return await self.next_report(self.next)
 
-    async def next_told(self, reading: asyncio.Task[Mapping[str, int]]) -> Mapping[str, int] | None:
+    async def next_report(self, reading: asyncio.Task[Mapping[str, int]]) -> Mapping[str, int] | None:
         try:
             async with asyncio.timeout(PATIENCE):
                 return await asyncio.shield(reading)

@@ -107,18 +107,18 @@ class Retry:
         hours = self.host.requests.query(request, Since).hours
         asked = AttemptsAsked(hours)
         self.announce(asked)
-        most = KEPT_HOURS if asked.told else HOURS
+        most = KEPT_HOURS if asked.answers else HOURS
         if hours > most:
             message = f"Invalid 'hours': expected {most} at most."
             raise BadCall(message, param="hours", code="invalid_value")
-        return web.Response(body=orjson.dumps(await self.told(asked)), content_type="application/json")
+        return web.Response(body=orjson.dumps(await self.statistics(asked)), content_type="application/json")
 
-    async def told(self, asked: AttemptsAsked) -> dict[str, JSON]:
+    async def statistics(self, asked: AttemptsAsked) -> dict[str, JSON]:
         """From the records of a plugin if there is one; this process's own counts while those are unavailable."""
-        for records in asked.told:
+        for records in asked.answers:
             with suppress(Busy):
                 return await records()
-        return self.record.told(min(asked.hours, HOURS))
+        return self.record.statistics(min(asked.hours, HOURS))
 
 
 def wanted(call: Call) -> bool:

@@ -64,7 +64,7 @@ class Record:
     def fell_back(self, one: FellBack) -> None:
         self.counts((one.model, ""))["fallbacks"] += 1
 
-    def told(self, hours: float) -> dict[str, JSON]:
+    def statistics(self, hours: float) -> dict[str, JSON]:
         now = self.clock.time() / BUCKET
         since = now - hours * 3600 / BUCKET
         pairs: dict[Pair, Counter[str]] = {}

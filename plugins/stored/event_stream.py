@@ -33,7 +33,7 @@ async def behind(after: int, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes
                 yield frame + END
 
 
-async def told_live(run: Run) -> AsyncIterator[bytes]:
+async def live_stream(run: Run) -> AsyncIterator[bytes]:
     """The stream of a running response, from its beginning."""
     response, at = Response(run.head, run.complete), 0
     yield response.write(NOTHING)
@@ -46,7 +46,7 @@ async def told_live(run: Run) -> AsyncIterator[bytes]:
     yield response.end() if run.error is None else response.failed(run.error)
 
 
-def told_again(kept: Kept) -> Iterator[bytes]:
+def replayed_stream(kept: Kept) -> Iterator[bytes]:
     """The stream of a response that has ended."""
     response = Response({**kept.head, **FRESH}, Moment(kept.head["completed_at"]))
     yield response.write(NOTHING)

@@ -29,7 +29,7 @@ def page_of(whole: Sequence[dict[str, JSON]], page: Page) -> JSON:
     cut = Cut(page)
     for one in whole if page.order == "asc" else reversed(whole):
         cut.take(one)
-    return cut.told()
+    return cut.page_as_json()
 
 
 async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSON:
@@ -42,7 +42,7 @@ async def page_among(ordered: AsyncIterator[dict[str, JSON]], page: Page) -> JSO
         cut.take(one)
         if page.after is None and cut.full:  # otherwise `after` may occur again, and its last occurrence counts
             break
-    return cut.told()
+    return cut.page_as_json()
 
 
 class Cut:
@@ -63,7 +63,7 @@ class Cut:
         elif self.some is not None and not self.full:
             self.some.append(one)
 
-    def told(self) -> JSON:
+    def page_as_json(self) -> JSON:
         if self.some is None:
             message = f"Invalid 'after': there is no '{(self.page.after or '')[:100]}'."
             raise BadCall(message, param="after")
@@ -75,5 +75,5 @@ def listed(data: Sequence[dict[str, JSON]], more: bool) -> JSON:
     return {"object": "list", "data": data, "first_id": ends[0], "last_id": ends[1], "has_more": more}
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from plugins.stored import retention
 from plugins.stored.answers import RESPONSE, Document, Kept
-from plugins.stored.event_stream import behind, told_again, told_live
+from plugins.stored.event_stream import behind, live_stream, replayed_stream
 from plugins.stored.paging import Order, Page, document, page_among
 from plugins.stored.runs import Runs, cancelled
 from plugins.stored.store import Store
@@ -144,8 +144,8 @@ class Responses:
             await asyncio.sleep(LOOK)
             kept = await self.found(request, kept.id, "events")
         if run is None:
-            for part in told_again(kept):
+            for part in replayed_stream(kept):
                 yield part
         else:
-            async for part in told_live(run):
+            async for part in live_stream(run):
                 yield part

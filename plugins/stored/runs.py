@@ -71,7 +71,7 @@ class Run:
             self.found.set()
         self.tell()
 
-    def told(self, error: ProxyError | None) -> str:
+    def stored_events(self, error: ProxyError | None) -> str:
         """All events as they are stored; "" if the response is not streamed and nobody can ask for them."""
         return events_of(self.events, error) if self.call.stream else ""
 
@@ -196,7 +196,7 @@ class Runs:
             run.end(error)
 
     async def ended(self, run: Run, document: Document, error: ProxyError | None = None) -> None:
-        events, run.ending = run.told(error), True
+        events, run.ending = run.stored_events(error), True
         for wait in AGAIN:
             with suppress(Busy):
                 await self.store.ended(run.id, document, events)
@@ -216,7 +216,7 @@ class Runs:
 
     async def end(self, run: Run, why: ProxyError) -> None:
         async with run.turn:  # otherwise clients could read events that are not stored
-            if await self.store.ended(run.id, run.response.failure(why), run.told(why)):
+            if await self.store.ended(run.id, run.response.failure(why), run.stored_events(why)):
                 run.stop(why)
 
     async def watch(self) -> None:

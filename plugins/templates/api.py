@@ -128,7 +128,7 @@ class Api:
 
 def shown(template: Template, caller: str) -> dict[str, JSON]:
     """Everything about a template, as JSON."""
-    told = template.told
+    told = template.as_json
     parts = ("parameters", "schema", "example")
     source = "library" if not template.id else "own" if template.owner == caller else "public"
     messages = [one.model_dump() for one in template.document.messages]  # includes roles that are left at their default
@@ -154,5 +154,5 @@ def written(message: Message) -> dict[str, JSON]:
     return {"role": message.role, "content": message.text}
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -154,7 +154,7 @@ class Document(Strict):
     def _consistent(self, info: ValidationInfo) -> Document:
         if info.context == KNOWN:
             return self
-        if len(content_of(self.told())) > LONGEST:
+        if len(content_of(self.as_json())) > LONGEST:
             raise ValueError(f"a template has at most {LONGEST} bytes")
         found = [*self._parameters(), *self._texts(), *self._input(), *self._enums()]
         if not found and self.example:
@@ -218,7 +218,7 @@ class Document(Strict):
             return ["example: it becomes too long"]
         return []
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         """As JSON, without fields that have their default value."""
         whole: dict[str, JSON] = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return {"name": self.name, "version": self.version, **whole}

@@ -77,7 +77,7 @@ class Lookup:
     def from_library(self, wanted: Wanted) -> Iterator[dict[str, JSON]]:
         for template in self.library.newest():
             if wanted.fits(template):
-                yield summary(template.told, "library")
+                yield summary(template.as_json, "library")
 
     async def categories(self, caller: str) -> Counter[str]:
         counts = Counter(one.document.category for one in self.library.newest())
@@ -87,7 +87,9 @@ class Lookup:
         """The most used ones, with `uses`."""
         counts = self.uses.pending if self.counting is None else await self.counting.of_library()
         newest = {one.document.name: one for one in self.library.newest()}
-        found = [{**summary(newest[name].told, "library"), "uses": counts[name]} for name in counts if name in newest]
+        found = [
+            {**summary(newest[name].as_json, "library"), "uses": counts[name]} for name in counts if name in newest
+        ]
         if self.store is not None:
             found += await self.store.popular(caller, limit)
         return sorted(found, key=lambda one: (-one["uses"], one["name"]))[:limit]

@@ -131,19 +131,19 @@ class Store(Records):
             query = query.where(or_(*sought))
         async with self.database.reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [told(row, caller) for row in rows]
+        return [summary_of_row(row, caller) for row in rows]
 
     async def own(self, caller: str) -> list[dict[str, JSON]]:
         """The newest version of each of the caller's own, by name."""
         async with self.database.reading() as connection:
             rows = (await connection.execute(newest().where(T.owner == caller).order_by(T.name))).mappings().all()
-        return [told(row, caller) for row in rows]
+        return [summary_of_row(row, caller) for row in rows]
 
     async def popular(self, caller: str, limit: int) -> list[dict[str, JSON]]:
         query = newest().where(visible(caller), T.uses > 0).order_by(T.uses.desc(), T.name).limit(limit)
         async with self.database.reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [{**told(row, caller), "uses": row["uses"]} for row in rows]
+        return [{**summary_of_row(row, caller), "uses": row["uses"]} for row in rows]
 
     async def categories(self, caller: str) -> dict[str, int]:
         query = select(T.category, func.count().label("templates")).where(visible(caller)).group_by(T.category)
@@ -192,7 +192,7 @@ def newest() -> Select[Any]:
     return select(CUSTOM, V.document).join(VERSIONS, and_(V.template == T.id, V.version == T.latest))
 
 
-def told(row: RowMapping, caller: str) -> dict[str, JSON]:
+def summary_of_row(row: RowMapping, caller: str) -> dict[str, JSON]:
     """Not validated: for hundreds of templates that would block the event loop."""
     return summary(orjson.loads(row["document"]), "own" if row["owner"] == caller else "public", row["id"])
 

@@ -34,8 +34,8 @@ class Template:
         return f"{self.document.name}@{self.document.version}"
 
     @cached_property
-    def told(self) -> Mapping[str, JSON]:
-        return self.document.told()
+    def as_json(self) -> Mapping[str, JSON]:
+        return self.document.as_json()
 
     @cached_property
     def is_shaped(self) -> bool:
@@ -68,7 +68,7 @@ class Template:
         """Every variable's value.  Raises BadCall with all problems of the given ones."""
         values, problems = variables.fill(self.document.variables, given)
         if problems:
-            message = f"The template '{self.label}' cannot be filled: {variables.told(problems)}."
+            message = f"The template '{self.label}' cannot be filled: {variables.joined(problems)}."
             raise BadCall(message, param="template.variables", code=INVALID)
         return values
 

@@ -208,6 +208,6 @@ def unknown(variables: Mapping[str, Variable], given: Mapping[str, JSON]) -> Ite
         yield f"'{name[:80]}' is no variable of it (there are: {known[:500]})" if number < SHOWN else ""
 
 
-def told(problems: list[str]) -> str:
+def joined(problems: list[str]) -> str:
     more = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -126,7 +126,7 @@ class Writing:
                 f"A template cannot be renamed: this one is called '{found.name}'.", param="name", code="invalid_value"
             )
         number = found.latest + 1
-        told = document.model_copy(update={"version": number, "aliases": ()}).told()
+        told = document.model_copy(update={"version": number, "aliases": ()}).as_json()
         query = select(V.document).where(V.template == found.id, V.version == found.latest)
         last = (await connection.execute(query)).scalar()
         if last is not None and content_of(orjson.loads(last)) == content_of(told):

@@ -68,7 +68,7 @@ class Answer:
         elif isinstance(event, Finish):
             self.reasons[event.choice] = event.reason
 
-    def told(self) -> str:
+    def as_json(self) -> str:
         """The answer's messages as JSON."""
         return orjson.dumps(list(self.turns(sorted({*self.choices, *self.calls, *self.reasons})))).decode()
 

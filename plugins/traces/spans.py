@@ -143,7 +143,7 @@ async def listened(span: Span, events: Events) -> Events:
             answer.add(event)
             yield event
     finally:
-        span.set_attribute("gen_ai.output.messages", answer.told())
+        span.set_attribute("gen_ai.output.messages", answer.as_json())
 
 
 def attributes(ended: CallEnded) -> Mapping[str, str | int | float | list[str]]:

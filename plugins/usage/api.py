@@ -86,7 +86,9 @@ class Api:
             }
             for one in sorted(models, key=lambda one: (-one["calls"], one["model"]))
         ]
-        return document({**span(window), **figures.told(found), "by_model": by_model, **self.records(request)})
+        return document(
+            {**span(window), **figures.figures_as_json(found), "by_model": by_model, **self.records(request)}
+        )
 
     def records(self, request: web.BaseRequest) -> dict[str, JSON]:
         """For admins, about this process: records that are not written yet, and records that were lost."""
@@ -99,7 +101,7 @@ class Api:
         window = self.window(request, Series)
         found = {one["start"] // MICRO: one for one in await figures.read(self.host.database, window, "start")}
         starts = range(window.since, window.until, window.span)
-        points = [{"start": at, **figures.told(found.get(at, NOTHING))} for at in starts]
+        points = [{"start": at, **figures.figures_as_json(found.get(at, NOTHING))} for at in starts]
         return document({**span(window), "bucket_seconds": window.span, "points": points})
 
     async def models(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -114,7 +116,7 @@ class Api:
     async def by(self, request: web.BaseRequest, column: str, name: str) -> web.StreamResponse:
         window = self.window(request, Asked)
         found = await figures.read(self.host.database, window, column)
-        rows = [{NAMES[column]: one[column] or None, **figures.told(one)} for one in found]
+        rows = [{NAMES[column]: one[column] or None, **figures.figures_as_json(one)} for one in found]
         return document({**span(window), name: rows})
 
     async def errors(self, request: web.BaseRequest) -> web.StreamResponse:

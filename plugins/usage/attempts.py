@@ -27,9 +27,9 @@ class Attempts:
         self.host = host
 
     def asked(self, event: AttemptsAsked) -> None:
-        event.told.append(partial(self.told, event.hours))
+        event.answers.append(partial(self.statistics, event.hours))
 
-    async def told(self, hours: float) -> dict[str, JSON]:
+    async def statistics(self, hours: float) -> dict[str, JSON]:
         """Raises Busy while the database is unavailable."""
         await self.writer.flush()
         since = int((self.host.clock.time() - hours * 3600) * 1e6)

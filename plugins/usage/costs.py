@@ -79,8 +79,8 @@ class Costs:
         window = self.window(request, asked)
         models = await self.read(window, "model")
         parts = grouped(models, "model")
-        breakdown = [{"model": name or None, **self.told(parts[name])} for name in sorted(parts)]
-        return document({**self.span(asked, window), **self.told(models), "breakdown": breakdown})
+        breakdown = [{"model": name or None, **self.as_json(parts[name])} for name in sorted(parts)]
+        return document({**self.span(asked, window), **self.as_json(models), "breakdown": breakdown})
 
     async def projection(self, request: web.BaseRequest) -> web.StreamResponse:
         """The expected cost of the month, extrapolated from its days so far."""
@@ -101,7 +101,7 @@ class Costs:
         asked = self.host.requests.query(request, Breakdown)
         window, column = self.window(request, asked), BY[asked.by]
         parts = grouped(await self.read(window, column), column)
-        rows = [{asked.by: spelled(asked.by, value), **self.told(parts[value])} for value in sorted(parts)]
+        rows = [{asked.by: spelled(asked.by, value), **self.as_json(parts[value])} for value in sorted(parts)]
         return document({**self.span(asked, window), "by": asked.by, "rows": rows})
 
     async def all(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -109,11 +109,11 @@ class Costs:
         window = self.window(request, asked)
         # The total includes users whose data was deleted; they are in no row.
         found, users = await self.read(window), grouped(await self.read(window, "caller"), "caller")
-        rows = [{"user": name, **self.told(users[name])} for name in sorted(users)]
-        return document({**self.span(asked, window), **self.told(found), "users": rows})
+        rows = [{"user": name, **self.as_json(users[name])} for name in sorted(users)]
+        return document({**self.span(asked, window), **self.as_json(found), "users": rows})
 
-    def told(self, found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
-        return told(found, self.host.prices.energy)
+    def as_json(self, found: Sequence[Mapping[str, Any]]) -> dict[str, JSON]:
+        return costs_as_json(found, self.host.prices.energy)
 
     def window(self, request: web.BaseRequest, asked: Period) -> Window:
         return asked.window(self.host.clock.time(), self.whose(request, asked))
@@ -144,7 +144,7 @@ def total(found: Iterable[Mapping[str, Any]], column: str) -> int:
     return sum(one[column] for one in found)
 
 
-def told(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
+def costs_as_json(found: Sequence[Mapping[str, Any]], energy: Energy) -> dict[str, JSON]:
     """The sums of some calls; with several currencies, amounts are given per currency only.
 
     energy: the current settings.  Zero energy is reported as null if the power of the upstreams is not configured.

@@ -97,10 +97,10 @@ async def read(database: Database, window: Window, *by: str, columns: Sequence[s
     """A row per group, or without `by` a single one; no row if there was no call."""
     async with database.reading() as connection:
         rows = (await connection.execute(query(window, by, columns))).mappings().all()
-    return [told_of(row, by) for row in rows]
+    return [figures_of_row(row, by) for row in rows]
 
 
-def told_of(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
+def figures_of_row(row: Mapping[str, Any], by: Sequence[str]) -> dict[str, Any]:
     found = {name: value if name in by else whole(value) for name, value in row.items()}
     for name in MONEY:
         if name + UNITS in found:
@@ -131,7 +131,7 @@ def whole(value: Any) -> Any:
     return value if isinstance(value, str) else int(value or 0)
 
 
-def told(found: Found) -> dict[str, JSON]:
+def figures_as_json(found: Found) -> dict[str, JSON]:
     """The figures of a sum."""
     looked = found["hits"] + found["shared"] + found["misses"]
     return {
@@ -184,5 +184,5 @@ def milliseconds(micros: int, calls: int) -> float | None:
     return round(micros / calls / 1000, 3) if calls else None
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -121,7 +121,7 @@ class Api:
         """Create a key.  This is the only answer that contains it."""
         asked = await self.requests.form(request, NewKey)
         key, kept = await self.accounts.store.create(asked.wanted(self.accounts.clock.time()), self.accounts.secret)
-        answer = document({**kept.told(), "key": key})
+        answer = document({**kept.as_json(), "key": key})
         answer.headers["Cache-Control"] = "no-store"
         return answer
 
@@ -131,12 +131,12 @@ class Api:
         return page(await self.accounts.store.keys(limit + 1, asked.get("after"), asked.get("user")), limit)
 
     async def show_key(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return document((await self.accounts.store.key(sane(id))).told())
+        return document((await self.accounts.store.key(sane(id))).as_json())
 
     async def revoke_key(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         revoked = await self.accounts.store.revoke(sane(id))
         self.accounts.key_changed(id)
-        return document(revoked.told())
+        return document(revoked.as_json())
 
     # --- users -----------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Api:
         if asked.name in self.accounts.names:
             message = f"'{asked.name}' is the name of a key under `keys:` in the configuration."
             raise BadCall(message, param="name", code="name_taken")
-        return document((await self.accounts.store.add_user(asked.name, asked.role, asked.metadata)).told())
+        return document((await self.accounts.store.add_user(asked.name, asked.role, asked.metadata)).as_json())
 
     async def list_users(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = query(request, ("limit", "after"))
@@ -153,14 +153,14 @@ class Api:
         return page(await self.accounts.store.users(limit + 1, asked.get("after")), limit)
 
     async def show_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return document((await self.accounts.store.user(sane(id))).told())
+        return document((await self.accounts.store.user(sane(id))).as_json())
 
     async def change_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         asked = await self.requests.form(request, Changes)
         changes = {name: value for name, value in asked.model_dump().items() if value is not None}
         user = await self.accounts.store.change_user(sane(id), changes)
         self.accounts.user_changed(user.name)
-        return document(user.told())
+        return document(user.as_json())
 
     async def remove_user(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         user = await self.accounts.store.remove_user(sane(id))
@@ -199,9 +199,9 @@ def page(found: Sequence[Key] | Sequence[User], limit: int) -> web.Response:
     """A page of a list.  found: one entry more than `limit` if there are more."""
     shown = found[:limit]
     ends = {"first_id": shown[0].id if shown else None, "last_id": shown[-1].id if shown else None}
-    told = [one.told() for one in shown]
+    told = [one.as_json() for one in shown]
     return document({"object": "list", "data": told, **ends, "has_more": len(found) > limit})
 
 
-def document(told: JSON) -> web.Response:
-    return web.Response(body=orjson.dumps(told), content_type="application/json")
+def document(body: JSON) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -24,7 +24,7 @@ class User:
     created: int
     disabled: int | None = None
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         """The user in the API's form, with times in seconds."""
         return {
             "object": "user",
@@ -58,7 +58,7 @@ class Key:
     revoked: int | None = None
     last_used: int | None = None
 
-    def told(self) -> dict[str, JSON]:
+    def as_json(self) -> dict[str, JSON]:
         """The key in the API's form, with times in seconds."""
         return {
             "object": "key",

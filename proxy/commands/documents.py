@@ -39,12 +39,12 @@ def add(commands: Any) -> None:
     one.set_defaults(do=reindex)
 
 
-def send(told: argparse.Namespace) -> int:
+def send(args: argparse.Namespace) -> int:
     """Gives the exit status: 1 if a file could not be added."""
-    files = [file for path in told.paths for file in found(path)]
+    files = [file for path in args.paths for file in found(path)]
     if not files:
-        raise ConfigError([f"there is no file in {' '.join(map(str, told.paths))}"])
-    failed = run(sent(told, files))
+        raise ConfigError([f"there is no file in {' '.join(map(str, args.paths))}"])
+    failed = run(sent(args, files))
     for line in failed:
         print(line)
     print(f"{len(files) - len(failed)} of {len(files)} files are there")
@@ -61,24 +61,24 @@ def found(path: Path) -> Iterator[Path]:
         raise ConfigError([f"{path} does not exist"])
 
 
-async def sent(told: argparse.Namespace, files: Sequence[Path]) -> list[str]:
+async def sent(args: argparse.Namespace, files: Sequence[Path]) -> list[str]:
     """Send all files; gives a line for each that could not be added, with the reason."""
     import aiohttp
     from rich.progress import Progress
 
-    headers = {"Authorization": f"Bearer {told.key}"} if told.key else {}
+    headers = {"Authorization": f"Bearer {args.key}"} if args.key else {}
     turns = asyncio.Semaphore(AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=None, sock_read=120)
     with Progress(transient=True) as progress:
         bar = progress.add_task("documents", total=len(files))
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
-            one = partial(added, http, told, turns, progress, bar)
+            one = partial(added, http, args, turns, progress, bar)
             return [line for line in await asyncio.gather(*map(one, files)) if line]
 
 
 async def added(
     http: aiohttp.ClientSession,
-    told: argparse.Namespace,
+    args: argparse.Namespace,
     turns: asyncio.Semaphore,
     progress: Progress,
     bar: TaskID,
@@ -86,32 +86,32 @@ async def added(
 ) -> str:
     """Send one file when it is its turn; gives a line with the reason if it could not be added, else ""."""
     async with turns:
-        said = await tried(http, told, progress, file)
+        said = await tried(http, args, progress, file)
     progress.advance(bar)
     return f"{file}: {said}" if said else ""
 
 
-async def tried(http: aiohttp.ClientSession, told: argparse.Namespace, progress: Progress, file: Path) -> str:
+async def tried(http: aiohttp.ClientSession, args: argparse.Namespace, progress: Progress, file: Path) -> str:
     import aiohttp
 
     try:
-        return await followed(http, told, progress, file)
+        return await followed(http, args, progress, file)
     except aiohttp.ClientConnectorError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        return f"no server answers at {told.url}: {why}"
+        return f"no server answers at {args.url}: {why}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return str(error) or type(error).__name__
 
 
-async def followed(http: aiohttp.ClientSession, told: argparse.Namespace, progress: Progress, file: Path) -> str:
+async def followed(http: aiohttp.ClientSession, args: argparse.Namespace, progress: Progress, file: Path) -> str:
     """Send a file and show its progress until it is ready or has failed; gives the error or ""."""
     import aiohttp
 
-    url = f"{told.url.rstrip('/')}/api/rag"
+    url = f"{args.url.rstrip('/')}/api/rag"
     with file.open("rb") as opened:
         form = aiohttp.FormData({"wait": "1", "source": str(file)}, quote_fields=False)
-        if told.collection:
-            form.add_field("collection", told.collection)
+        if args.collection:
+            form.add_field("collection", args.collection)
         form.add_field("file", opened, filename=file.name)
         async with http.post(f"{url}/documents", data=form) as response:
             document = await answer_of(response)
@@ -134,16 +134,16 @@ async def answer_of(response: aiohttp.ClientResponse) -> dict[str, Any]:
     return told
 
 
-def reindex(told: argparse.Namespace) -> int:
+def reindex(args: argparse.Namespace) -> int:
     try:
-        count = run(queued(told))
+        count = run(queued(args))
     except ProxyError as error:
         raise ConfigError([error.why]) from error
     print(f"{count} documents will be indexed again by the server, once it runs")
     return 0
 
 
-async def queued(told: argparse.Namespace) -> int:
+async def queued(args: argparse.Namespace) -> int:
     """Mark all documents to be indexed again; gives how many.  Raises ConfigError if the configuration has no plugin
     `documents`."""
     from plugins.documents.repair import everything
@@ -153,7 +153,7 @@ async def queued(told: argparse.Namespace) -> int:
     from proxy.registry import uses
     from proxy.sql.database import Database
 
-    path = path_of(told)
+    path = path_of(args)
     config, _ = reader(path, Overrides())()
     if not uses(config, "documents"):
         raise ConfigError([f"no plugin of {path} is `documents`: there are no documents to index"])

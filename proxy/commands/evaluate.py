@@ -69,21 +69,21 @@ def fields(text: str) -> dict[str, Any]:
     return told
 
 
-def evaluate(told: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace) -> int:
     """Gives the exit status.  Raises ConfigError if the file cannot be read or the server refuses a search."""
-    questions = read(told.file)
-    found = run(asked(told, questions))
+    questions = read(args.file)
+    found = run(asked(args, questions))
     ranks = {way: [rank_of(one, results) for one, results in zip(questions, found[way], strict=True)] for way in WAYS}
-    measured = {way: figures(ranks[way], told.top) for way in WAYS}
+    measured = {way: figures(ranks[way], args.top) for way in WAYS}
     missed = [place for place, rank in enumerate(ranks[MIXED]) if not 0 < rank <= LOOKED_AT]
-    if told.plot is not None:
-        draw(told.plot, measured)
+    if args.plot is not None:
+        draw(args.plot, measured)
     misses = [miss(questions[place], ranks, place, found[MIXED][place]) for place in missed]
-    if told.json:
+    if args.json:
         print(json.dumps(document(questions, measured, misses), ensure_ascii=False, indent=2))
     else:
-        show(len(questions), measured, misses if told.misses else [])
-    return int(told.least is not None and measured[MIXED].hit(LOOKED_AT) < told.least)
+        show(len(questions), measured, misses if args.misses else [])
+    return int(args.least is not None and measured[MIXED].hit(LOOKED_AT) < args.least)
 
 
 def rank_of(one: Question, results: Sequence[Any]) -> int:
@@ -147,19 +147,19 @@ def tell(console: Console, one: dict[str, Any]) -> None:
         console.print(Text(f"  {number}. {result['title']}: {' '.join(result['content'].split())[:100]}"))
 
 
-async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict[str, list[Sequence[Any]]]:
+async def asked(args: argparse.Namespace, questions: Sequence[Question]) -> dict[str, list[Sequence[Any]]]:
     """Send all questions; gives the results of each, in order, for each way of searching."""
     import aiohttp
     from rich.console import Console
     from rich.progress import Progress
 
-    headers = {"Authorization": f"Bearer {told.key}"} if told.key else {}
-    turns = asyncio.Semaphore(told.at_once)
+    headers = {"Authorization": f"Bearer {args.key}"} if args.key else {}
+    turns = asyncio.Semaphore(args.at_once)
     with Progress(transient=True, console=Console(file=sys.stderr)) as progress:
         bar = progress.add_task("searching", total=len(WAYS) * len(questions))
         async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=120)) as http:
-            url = f"{told.url.rstrip('/')}/api/rag/search"
-            bodies = [[body(told, one, more) for one in questions] for more in WAYS.values()]
+            url = f"{args.url.rstrip('/')}/api/rag/search"
+            bodies = [[body(args, one, more) for one in questions] for more in WAYS.values()]
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
@@ -171,9 +171,9 @@ async def asked(told: argparse.Namespace, questions: Sequence[Question]) -> dict
     return {way: [task.result() for task in some] for way, some in zip(WAYS, tasks, strict=True)}
 
 
-def body(told: argparse.Namespace, one: Question, more: dict[str, Any]) -> dict[str, Any]:
-    where = {"collections": [told.collection]} if told.collection else {}
-    return {**told.search, **where, "query": one.text, "top_k": told.top, **more}
+def body(args: argparse.Namespace, one: Question, more: dict[str, Any]) -> dict[str, Any]:
+    where = {"collections": [args.collection]} if args.collection else {}
+    return {**args.search, **where, "query": one.text, "top_k": args.top, **more}
 
 
 async def searched(

@@ -68,23 +68,23 @@ def life(text: str) -> int:
     return int(found[1]) * UNITS[found[2]]
 
 
-def done(work: Work, told: argparse.Namespace) -> int:
+def done(work: Work, args: argparse.Namespace) -> int:
     """Run a command with the store of keys.  Raises ConfigError for any failure."""
     try:
-        run(with_store(work, told))
+        run(with_store(work, args))
     except ProxyError as error:
         raise ConfigError([error.why]) from error
     return 0
 
 
-async def with_store(work: Work, told: argparse.Namespace) -> None:
+async def with_store(work: Work, args: argparse.Namespace) -> None:
     from proxy.config_file import Overrides, reader
 
-    config, _ = reader(path_of(told), Overrides())()
+    config, _ = reader(path_of(args), Overrides())()
     if config.accounts is None:
-        raise ConfigError([f"{path_of(told)} has no `accounts:`, so keys in the database would not work"])
+        raise ConfigError([f"{path_of(args)} has no `accounts:`, so keys in the database would not work"])
     async with opened(config) as store:
-        await work(store, config, told)
+        await work(store, config, args)
 
 
 @asynccontextmanager
@@ -104,46 +104,46 @@ async def opened(config: Config) -> AsyncIterator[Store]:
         await database.aclose()
 
 
-async def create(store: Store, config: Config, told: argparse.Namespace) -> None:
+async def create(store: Store, config: Config, args: argparse.Namespace) -> None:
     from proxy.accounts.accounts import secret_of
 
     if config.accounts is None:
         return
-    wanted = wanted_of(config, told)
+    wanted = wanted_of(config, args)
     key, kept = await store.create(wanted, await secret_of(config.accounts, store), with_user=True)
     print(f"{line(kept)}\nThis key is not shown again:\n{key}")
 
 
-def wanted_of(config: Config, told: argparse.Namespace) -> Wanted:
+def wanted_of(config: Config, args: argparse.Namespace) -> Wanted:
     """The key that the arguments describe.  Raises ConfigError for an invalid user or other invalid arguments."""
     from pydantic import ValidationError
 
     from proxy.accounts.api import NewKey, check_name
 
-    if told.user in config.keys:
-        raise ConfigError([f"'{told.user}' is the name of a key under `keys:` in the configuration"])
+    if args.user in config.keys:
+        raise ConfigError([f"'{args.user}' is the name of a key under `keys:` in the configuration"])
     try:
-        check_name(told.user)
+        check_name(args.user)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
-    given = {name: getattr(told, name) for name in ("user", "name", "role", "models", "routes")}
+    given = {name: getattr(args, name) for name in ("user", "name", "role", "models", "routes")}
     try:
-        return NewKey.model_validate(given | {"expires_in": told.expires}).wanted(time.time())
+        return NewKey.model_validate(given | {"expires_in": args.expires}).wanted(time.time())
     except ValidationError as error:
         raise ConfigError([f"--{one['loc'][0]}: {one['msg']}" for one in error.errors()]) from None
 
 
-async def list_all(store: Store, config: Config, told: argparse.Namespace) -> None:
+async def list_all(store: Store, config: Config, args: argparse.Namespace) -> None:
     after, some = None, True
     while some:
-        keys = await store.keys(PAGE, after, told.user)
+        keys = await store.keys(PAGE, after, args.user)
         for key in keys:
             print(line(key))
         after, some = (keys[-1].id, len(keys) == PAGE) if keys else (None, False)
 
 
-async def revoke(store: Store, config: Config, told: argparse.Namespace) -> None:
-    print(f"keys revoked: {await store.revoke_all()}" if told.all else line(await store.revoke(told.id)))
+async def revoke(store: Store, config: Config, args: argparse.Namespace) -> None:
+    print(f"keys revoked: {await store.revoke_all()}" if args.all else line(await store.revoke(args.id)))
 
 
 def line(key: Key) -> str:

@@ -43,10 +43,10 @@ def add_server(one: argparse.ArgumentParser, whose: str) -> None:
     one.add_argument("--key", default=os.environ.get("GEMMAPY_KEY", ""), help=f"{whose} key, by default $GEMMAPY_KEY")
 
 
-def path_of(told: argparse.Namespace) -> Path:
+def path_of(args: argparse.Namespace) -> Path:
     """The configuration file to use.  Raises ConfigError if GEMMAPY_CONFIG names a file that does not exist."""
-    path: Path = told.config or configuration.default_path()
-    if told.config is None and not path.exists():
+    path: Path = args.config or configuration.default_path()
+    if args.config is None and not path.exists():
         raise ConfigError([f"{path}, which GEMMAPY_CONFIG names, does not exist; unset it, or pass --config FILE"])
     return path
 

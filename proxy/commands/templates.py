@@ -22,11 +22,11 @@ def add(commands: Any) -> None:
     one.set_defaults(do=lint)
 
 
-def lint(told: argparse.Namespace) -> int:
+def lint(args: argparse.Namespace) -> int:
     """Print warnings; gives the exit status.  Raises ConfigError with all errors."""
-    found = [line for path in told.paths for line in looked_through(path)]
+    found = [line for path in args.paths for line in looked_through(path)]
     print(*found, sep="\n") if found else print("no problems found")
-    return int(bool(found) and told.strict)
+    return int(bool(found) and args.strict)
 
 
 def looked_through(path: Path) -> Iterator[str]:

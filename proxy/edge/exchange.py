@@ -82,7 +82,7 @@ class Exchange:
         """Milliseconds since the request arrived, for the header `openai-processing-ms`."""
         return str(int((time.perf_counter() - self.started) * 1000))
 
-    def told(self) -> dict[str, JSON]:
+    def log_fields(self) -> dict[str, JSON]:
         """The fields of this request's log line.  They never contain a body or a key."""
         told: dict[str, JSON] = {"id": self.id, "client": self.client, "caller": self.caller.name}
         if self.scheme != "http":

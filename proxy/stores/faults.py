@@ -18,7 +18,7 @@ class Missing(VectorsAway):
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
     """Turn errors into Missing or VectorsAway; LanceDB has no exception classes of its own."""
     try:
         yield

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from proxy.stores.bounds import INDICES, METADATA, TENDING, bound_environment, bound_heaps, trim_heaps
 from proxy.stores.conflicts import settled
-from proxy.stores.faults import Missing, told
+from proxy.stores.faults import Missing, translated_errors
 from proxy.stores.vectors import Alone, Found, Row, only_process
 
 if TYPE_CHECKING:  # importing LanceDB takes more than a second: done in a thread when it is first needed
@@ -116,7 +116,7 @@ class Lance:
             if (table := await self.table(name)) is not None and name in self.prepared:
                 return table
             async with alone(name):
-                with told():  # inside the lock, which would mistake some of these errors for its own
+                with translated_errors():  # inside the lock, which would mistake some of these errors for its own
                     return await self.create(name, dimensions)
 
     async def create(self, name: str, dimensions: int) -> lancedb.AsyncTable:
@@ -132,13 +132,13 @@ class Lance:
     async def add(
         self, table: str, rows: Sequence[Row], vectors: NDArray[np.float32], alone: Alone = only_process
     ) -> None:
-        with told():
+        with translated_errors():
             opened = await self.made(checked(table), vectors.shape[1], alone)
             await opened.add(await asyncio.to_thread(arrow, rows, vectors))
 
     @afresh
     async def remove(self, table: str, document: str, first: int = 0, until: int | None = None) -> None:
-        with told():
+        with translated_errors():
             which = f"document = {quoted(document)} AND version >= {int(first)}"
             if until is not None:
                 which += f" AND version < {int(until)}"
@@ -147,7 +147,7 @@ class Lance:
 
     @afresh
     async def count(self, table: str, document: str, version: int) -> int:
-        with told():
+        with translated_errors():
             which = f"document = {quoted(document)} AND version = {int(version)}"
             return 0 if (opened := await self.table(table)) is None else int(await opened.count_rows(which))
 
@@ -178,13 +178,13 @@ class Lance:
     @asynccontextmanager
     async def searching(self, name: str) -> AsyncIterator[lancedb.AsyncTable | None]:
         async with self.turns:
-            with told():
+            with translated_errors():
                 yield await self.table(name)
 
     @afresh
     async def counts(self, table: str) -> Mapping[tuple[str, int], int]:
         counted: Counter[tuple[str, int]] = Counter()
-        with told():
+        with translated_errors():
             if (opened := await self.table(table)) is None:
                 return counted
             async for batch in await opened.query().select(["document", "version"]).to_batches():
@@ -194,7 +194,7 @@ class Lance:
 
     @afresh
     async def tend(self, table: str) -> None:
-        with told():
+        with translated_errors():
             if await self.table(table) is None:
                 return
             connection = await self.connect(TENDING, TENDING)
@@ -216,11 +216,11 @@ class Lance:
     async def drop(self, table: str) -> None:
         self.opened.pop(checked(table), None)
         self.prepared.discard(table)
-        with told():
+        with translated_errors():
             await (await self.connected()).drop_table(table, ignore_missing=True)
 
     async def tables(self) -> Collection[str]:
-        with told():
+        with translated_errors():
             connection = await self.connected()
             page = await connection.list_tables(limit=1000)
             names = list(page.tables)

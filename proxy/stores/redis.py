@@ -78,7 +78,7 @@ class RedisStore:
     async def values(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The result of each command, or its error: a value of another type is not ours, and if one node of a cluster
         fails, the others still count.  Raises if all fail for other reasons, as the store itself has then failed."""
-        found = await self.told(commands)
+        found = await self.execute(commands)
         failed = [one for one in found if isinstance(one, Exception) and not str(one).startswith(FOREIGN)]
         if found and len(failed) == len(found):
             raise failed[0]
@@ -168,10 +168,10 @@ class RedisStore:
         if self.counting is None:
             name, patience = f"{self.breaker.name} (for limits)", SLOWLY * self.breaker.patience
             breaker = Breaker(name, patience, self.clock, self.availability, self.room)
-            self.counting = InRedis(self.told, breaker, self.clock)
+            self.counting = InRedis(self.execute, breaker, self.clock)
         return self.counting
 
-    async def told(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The result of each command, or its error; a single one is sent without the overhead of a pipeline."""
         if len(commands) > 1:
             return await self.piped(commands, raises=False)

@@ -76,14 +76,14 @@ class Choosing:
 # --- in the answer --------------------------------------------------------------------------------------
 
 
-def told(id: str, event: Searched) -> Item:
+def search_item(id: str, event: Searched) -> Item:
     results = None if event.results is None else [dict(one) for one in event.results]
     return {"id": id, "type": CALL, "status": "completed", "queries": list(event.queries), "results": results}
 
 
 def called(frames: Frames, id: str, index: int, event: Searched) -> tuple[Item, bytes]:
     """The item of a search that has already ended, and all of its events."""
-    item = told(id, event)
+    item = search_item(id, event)
     said = frames.added(index, {**item, "queries": [], "results": None})
     for stage in ("in_progress", "searching", "completed"):
         said += frames.event(f"response.{CALL}.{stage}", item_id=id, output_index=index)

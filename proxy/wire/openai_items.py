@@ -109,7 +109,7 @@ def _messages(whole: Iterable[Item]) -> Iterator[Message]:
 
 def _heard(one: Item) -> Message:
     """An item that is input for the model, as a message."""
-    parts = told_parts(one)
+    parts = content_parts(one)
     pictures = tuple(picture(part["image_url"]) for part in parts if part["type"] == "input_image")
     if one["type"] == "function_call_output":
         text = one["output"] if type(one["output"]) is str else words(parts)
@@ -117,7 +117,7 @@ def _heard(one: Item) -> Message:
     return Message("user" if one["role"] == "user" else "system", words(parts), pictures)
 
 
-def told_parts(one: Item) -> list[Item]:
+def content_parts(one: Item) -> list[Item]:
     """The parts of a message or of a function's output; an empty list if it has none."""
     parts: JSON = one.get(PARTS.get(one["type"], ""))
     return parts if type(parts) is list else []
@@ -149,13 +149,13 @@ def picture(url: str) -> Image:
 
 def with_pictures(whole: Sequence[Item], linked: Mapping[str, Image]) -> list[Item]:
     """The items with links replaced by pictures, so that they stay readable.  linked: pictures by URL."""
-    return [_pictured(one, linked) if told_parts(one) else one for one in whole]
+    return [_pictured(one, linked) if content_parts(one) else one for one in whole]
 
 
 def _pictured(one: Item, linked: Mapping[str, Image]) -> Item:
     parts = [
         {**part, "image_url": data_url(linked[part["image_url"]])} if part.get("image_url") in linked else part
-        for part in told_parts(one)
+        for part in content_parts(one)
     ]
     return {**one, PARTS[one["type"]]: parts}
 
@@ -179,14 +179,14 @@ def items_of(message: Message, made: Callable[[str], str] = new_id) -> list[Item
              "output": output, "status": "completed"}
         ]  # fmt: skip
     if message.role != "assistant":
-        return [_told(message, made)]
+        return [_input_item(message, made)]
     found = [reasoning(made("rs_"), message.thinking)] if message.thinking else []
     if message.text or not (message.thinking or message.tool_calls):
         found.append(spoken(made("msg_"), message.text))
     return found + [called(made("fc_"), call) for call in message.tool_calls]
 
 
-def _told(message: Message, made: Callable[[str], str]) -> Item:
+def _input_item(message: Message, made: Callable[[str], str]) -> Item:
     return {
         "id": made("msg_"), "type": "message", "role": message.role, "content": _heard_parts(message),
         "status": "completed",

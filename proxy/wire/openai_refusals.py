@@ -30,7 +30,7 @@ PASSING: Final = (408, 409, 499)
 MOST_TEXT: Final = 2000
 
 
-class Told(Struct, frozen=True):
+class ErrorFields(Struct, frozen=True):
     """The contents of an error; "" and None for what it does not contain."""
 
     message: str = ""
@@ -43,28 +43,28 @@ class Told(Struct, frozen=True):
 
 def error_of(status: int, body: bytes, model: str) -> ProxyError:
     """The error for a server's error answer.  status: the server's, or 200 for an error in a stream."""
-    told = told_in(body)
+    told = error_fields(body)
     if status == 200:
         status = told.status or 500
     text = told.message or f"The upstream answered with status {status}."
     return refusal(status, text, told, model) or failure(status, text, told)
 
 
-def told_in(body: bytes) -> Told:
+def error_fields(body: bytes) -> ErrorFields:
     """The error in a body: `{"error": {…}}`, the bare object, a list of them, or a text that is not HTML."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError:
         words = body[:500].decode(errors="replace").strip()
-        return Told() if words.startswith("<") else Told(words, signs=words.lower())
+        return ErrorFields() if words.startswith("<") else ErrorFields(words, signs=words.lower())
     if isinstance(data, list) and data:
         data = data[0]
     if isinstance(data, dict):
         data = data.get("error") or data
     if not isinstance(data, dict):
-        return Told(str(data)[:MOST_TEXT], signs=str(data).lower())
+        return ErrorFields(str(data)[:MOST_TEXT], signs=str(data).lower())
     message, code, param = message_of(data), data.get("code"), data.get("param")
-    return Told(
+    return ErrorFields(
         message[:MOST_TEXT],
         param if isinstance(param, str) else None,
         code if isinstance(code, str) else None,
@@ -89,7 +89,7 @@ def problem_of(one: JSON) -> str:
     return f"{at}: {one.get('msg')}"
 
 
-def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None:
+def refusal(status: int, text: str, told: ErrorFields, model: str) -> ProxyError | None:
     """The error if a retry would not help: the request is wrong or not permitted; otherwise None."""
     if status in (401, 402, 403):
         return denied(status, text)
@@ -108,7 +108,7 @@ def refusal(status: int, text: str, told: Told, model: str) -> ProxyError | None
     return None
 
 
-def by_its_words(text: str, told: Told) -> BadCall | None:
+def by_its_words(text: str, told: ErrorFields) -> BadCall | None:
     for code, param, words in SIGNS:
         if any(one in told.signs for one in words):
             return BadCall(text, param=told.param or param, code=code)
@@ -124,7 +124,7 @@ def denied(status: int, text: str) -> Denied:
     return Denied(text, code="upstream_denied")
 
 
-def failure(status: int, text: str, told: Told) -> ProxyError:
+def failure(status: int, text: str, told: ErrorFields) -> ProxyError:
     """The error if the server is at fault."""
     if "insufficient_quota" in told.signs:
         error = UpstreamError(text, "overloaded", code="insufficient_quota")

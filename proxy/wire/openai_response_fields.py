@@ -13,7 +13,7 @@ from proxy.wire import openai_file_search as file_search
 from proxy.wire import openai_items_in, read
 from proxy.wire.ids import new_id
 from proxy.wire.openai_fields import Asked, Read, formatted
-from proxy.wire.openai_items import RESPONSE, Item, told_parts
+from proxy.wire.openai_items import RESPONSE, Item, content_parts
 
 KEPT: Final = "previous_response_id"
 """The field whose declaration by a plugin shows that a chain stores responses."""
@@ -105,7 +105,7 @@ def read_input(asked: Asked, value: JSON, at: str) -> None:
     mine = response(asked)
     kept = KEPT in mine.theirs  # otherwise items have nothing to refer to
     mine.items = openai_items_in.items(value, at, asked.limits, mine.id if kept else "")
-    parts = (part for one in mine.items for part in told_parts(one))
+    parts = (part for one in mine.items for part in content_parts(one))
     if any(part.get("detail", "auto") != "auto" for part in parts):  # local models do not support it
         asked.notes["input.input_image.detail"] = "ignored"
 

@@ -69,7 +69,7 @@ class Speech:
         found = list(map(logprob_of, event.logprobs))
         self.logprobs += found
         return self.frames.event(
-            "response.output_text.delta", **self.place, delta=event.text, logprobs=list(map(told, found))
+            "response.output_text.delta", **self.place, delta=event.text, logprobs=list(map(written_logprob, found))
         )
 
     def annotate(self, annotation: JSON) -> bytes:
@@ -85,7 +85,7 @@ class Speech:
     def end(self, status: str) -> bytes:
         item = self.item(status)
         (part,) = item["content"]
-        logprobs = list(map(told, self.logprobs))
+        logprobs = list(map(written_logprob, self.logprobs))
         said = self.frames.event("response.output_text.done", **self.place, text=part["text"], logprobs=logprobs)
         said += self.frames.event("response.content_part.done", **self.place, part=part)
         return said + self.frames.done(self.index, item)
@@ -105,9 +105,9 @@ class Thought:
     def begin(self) -> bytes:
         item = {**openai_items.reasoning(self.id, ""), "content": []}
         added = self.frames.added(self.index, item)
-        return added + self.frames.event(f"{self.part}.added", **self.place, part=self.told(""))
+        return added + self.frames.event(f"{self.part}.added", **self.place, part=self.as_part(""))
 
-    def told(self, text: str) -> Item:
+    def as_part(self, text: str) -> Item:
         return {"type": "summary_text" if self.summed else "reasoning_text", "text": text}
 
     def delta(self, text: str) -> bytes:
@@ -120,7 +120,7 @@ class Thought:
     def end(self, status: str) -> bytes:
         text = "".join(self.texts)
         said = self.frames.event(f"{self.text}.done", **self.place, text=text)
-        said += self.frames.event(f"{self.part}.done", **self.place, part=self.told(text))
+        said += self.frames.event(f"{self.part}.done", **self.place, part=self.as_part(text))
         return said + self.frames.done(self.index, self.item(status))
 
 
@@ -135,7 +135,7 @@ def called(frames: Frames, id: str, index: int, event: ToolCalled, parted: Parte
     return item, said + frames.done(index, item)
 
 
-def told(logprob: Item) -> Item:
+def written_logprob(logprob: Item) -> Item:
     return {name: logprob[name] for name in TOLD}
 
 

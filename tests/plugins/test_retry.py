@@ -135,5 +135,5 @@ def test_a_clock_that_was_ahead_for_a_while_does_not_spoil_the_figures() -> None
         record.attempted(fine)
         watch.move(jump)
     record.attempted(fine)
-    assert record.told(1)["attempts"] == 1, "what was two hours ago counts no more"
-    assert record.told(24)["attempts"] == 3, "nor what is said to come"
+    assert record.statistics(1)["attempts"] == 1, "what was two hours ago counts no more"
+    assert record.statistics(24)["attempts"] == 3, "nor what is said to come"

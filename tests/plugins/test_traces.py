@@ -99,7 +99,7 @@ def test_a_span_holds_only_so_many_tool_calls_of_a_message() -> None:
     answer = contents.Answer()
     for one in calls:
         answer.add(ToolCalled(one.id, one.name, one.arguments))
-    (said,) = orjson.loads(answer.told())
+    (said,) = orjson.loads(answer.as_json())
     assert [one["id"] for one in turn["parts"]] == [one["id"] for one in said["parts"]] == [c.id for c in calls[:128]]
 
 

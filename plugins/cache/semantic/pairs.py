@@ -69,13 +69,13 @@ class Pairs:
 
     async def veto(self, caller: str, call: str, pair: str) -> None:
         """Veto a pair for all processes.  pair: "" if another process gave it; it is then looked up in the store."""
-        if not pair and not (pair := await self.told(caller, call)):
+        if not pair and not (pair := await self.stored_pair(caller, call)):
             return
         with suppress(StoreError):
             await self.store.set([New(self.vetoed(caller, pair), b"1", VETOED)])
         remember(self.memory.vetoed, pair, None)
 
-    async def told(self, caller: str, call: str) -> str:
+    async def stored_pair(self, caller: str, call: str) -> str:
         """The pair that any process gave to a call, from the store; "" if there is none or the store fails."""
         with suppress(StoreError):
             (kept,) = await self.store.get([self.given(caller, call)])

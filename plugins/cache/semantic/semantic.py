@@ -70,7 +70,7 @@ class Near:
 
     def pair(self, where: str) -> str:
         """The digest of this question paired with the one whose answer is at `where`; the same from either side."""
-        return key.key_of(key.told_of(sorted((self.where, where)), "", self.sphere))
+        return key.key_of(key.canonical_form(sorted((self.where, where)), "", self.sphere))
 
 
 @dataclass(slots=True)
@@ -222,4 +222,4 @@ def sphere_of(call: Call, stamp: str, tenant: str) -> str | None:
         return None
     blank = replace(ask.messages[last], text=ask.messages[last].text.replace(ask.question, BLANK))
     around = replace(ask, messages=(*ask.messages[:last], blank, *ask.messages[last + 1 :]))
-    return key.key_of(key.told_of([tenant, key.asked_of(around)], call.route, stamp))
+    return key.key_of(key.canonical_form([tenant, key.asked_of(around)], call.route, stamp))

@@ -64,7 +64,7 @@ class VectorStores:
     def caller(self, request: web.BaseRequest) -> str:
         return self.host.requests.caller(request).name
 
-    async def told(self, one: VectorStore) -> web.StreamResponse:
+    async def answer(self, one: VectorStore) -> web.StreamResponse:
         counts = (await self.stores.counts([one])).get(one.id, shapes.UNKNOWN)
         document = shapes.store(one, counts)
         return shapes.answer(document, document["status"] == "in_progress")
@@ -81,7 +81,7 @@ class VectorStores:
             except ProxyError:  # the client will retry, and does not know the new store's id
                 await self.remove(one.id)
                 raise
-        return await self.told(one)
+        return await self.answer(one)
 
     async def list(self, request: web.BaseRequest) -> web.StreamResponse:
         page, caller = self.host.requests.query(request, Page), self.caller(request)
@@ -95,7 +95,7 @@ class VectorStores:
         return shapes.answer(listed([shapes.store(one, counts[one.id]) for one in several], more))
 
     async def get(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
-        return await self.told(await self.stores.one(self.caller(request), id))
+        return await self.answer(await self.stores.one(self.caller(request), id))
 
     async def change(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         form, caller = await self.host.requests.form(request, ChangeStore), self.caller(request)
@@ -108,7 +108,7 @@ class VectorStores:
         if "metadata" in form.model_fields_set:
             beside["metadata"] = dumped(form.metadata)
         await self.stores.change(one, form.name, beside)
-        return await self.told(await self.stores.own(caller, id))
+        return await self.answer(await self.stores.own(caller, id))
 
     async def delete(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
         one = await self.stores.own(self.caller(request), id)

@@ -79,7 +79,7 @@ class Files:
 
     # --- singly ---
 
-    def told(self, one: Entry, store: VectorStore) -> web.StreamResponse:
+    def answer(self, one: Entry, store: VectorStore) -> web.StreamResponse:
         return shapes.answer(shapes.file(one, store, self.size), one.status == "in_progress")
 
     async def add(self, request: web.BaseRequest, id: str) -> web.StreamResponse:
@@ -87,7 +87,7 @@ class Files:
         store = await self.own(request, id)
         new = await self.known(self.caller(request), [form], "")
         await self.put(self.payer(request), store, new)
-        return self.told(await self.contents.one(store.id, form.file_id), store)
+        return self.answer(await self.contents.one(store.id, form.file_id), store)
 
     async def found(self, request: web.BaseRequest, id: str, file: str) -> tuple[VectorStore, Entry]:
         store = await self.contents.stores.one(self.caller(request), id)
@@ -95,14 +95,14 @@ class Files:
 
     async def get(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
         store, one = await self.found(request, id, file)
-        return self.told(one, store)
+        return self.answer(one, store)
 
     async def change(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
         form = await self.host.requests.form(request, ChangeFile)
         store = await self.own(request, id)
         one = await self.contents.one(store.id, file)
         await self.contents.store.change(one.item, {}, form.attributes or {})
-        return self.told(await self.contents.one(store.id, file), store)
+        return self.answer(await self.contents.one(store.id, file), store)
 
     async def delete(self, request: web.BaseRequest, id: str, file: str) -> web.StreamResponse:
         """Remove a file from the vector store; the file itself is not deleted."""
@@ -142,15 +142,15 @@ class Files:
         form = await self.host.requests.form(request, AddFiles)
         store = await self.own(request, id)
         new = await self.known(self.caller(request), form.each(), "files" if form.files else "file_ids")
-        return await self.told_batch(store, await self.put(self.payer(request), store, new, batch=True))
+        return await self.batch_answer(store, await self.put(self.payer(request), store, new, batch=True))
 
-    async def told_batch(self, store: VectorStore, id: str) -> web.StreamResponse:
+    async def batch_answer(self, store: VectorStore, id: str) -> web.StreamResponse:
         batch = await self.contents.batch(store.id, id)
         document = shapes.batch(batch, await self.contents.counts(batch))
         return shapes.answer(document, document["status"] == "in_progress")
 
     async def batch(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
-        return await self.told_batch(await self.contents.stores.one(self.caller(request), id), batch)
+        return await self.batch_answer(await self.contents.stores.one(self.caller(request), id), batch)
 
     async def cancel(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
         """Cancel a batch: files already done stay, and a batch that has ended does not change."""
@@ -158,7 +158,7 @@ class Files:
         one = await self.contents.batch(store.id, batch)
         if (await self.contents.counts(one)).get("in_progress"):
             await self.contents.cancel(one)
-        return await self.told_batch(store, batch)
+        return await self.batch_answer(store, batch)
 
     async def of_batch(self, request: web.BaseRequest, id: str, batch: str) -> web.StreamResponse:
         store = await self.contents.stores.one(self.caller(request), id)

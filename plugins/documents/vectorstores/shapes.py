@@ -21,13 +21,13 @@ SOON: Final = "200"
 UNKNOWN: Final = Counts({}, 0)
 
 
-def answer(told: JSON, pending: bool = False) -> web.Response:
+def answer(body: JSON, pending: bool = False) -> web.Response:
     headers = {POLL: SOON} if pending else {}
-    return web.Response(body=orjson.dumps(told), content_type="application/json", headers=headers)
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
 
 
 def store(one: VectorStore, counts: Counts) -> dict[str, JSON]:
-    files = counts.told()
+    files = counts.as_json()
     return {
         "id": one.id,
         "object": "vector_store",
@@ -73,7 +73,7 @@ def chunking(one: Entry, size: int) -> dict[str, JSON]:
 
 
 def batch(one: Batch, counts: Mapping[str, int]) -> dict[str, JSON]:
-    files = Counts(counts, 0).told()
+    files = Counts(counts, 0).as_json()
     status = "completed"
     if one.cancelled:
         status = "cancelled"

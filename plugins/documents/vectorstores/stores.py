@@ -58,7 +58,7 @@ class Counts:
     by_status: Mapping[str, int]
     bytes: int
 
-    def told(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, int]:
         names = ("in_progress", "completed", "failed", "cancelled")
         told = {name: self.by_status.get(name, 0) for name in names}
         return {**told, "total": sum(told.values())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from plugins.cache.key import Keys, asked_of, key_of, told_of
+from plugins.cache.key import Keys, asked_of, canonical_form, key_of
 from proxy.types import Call, Chat, Message, ToolCall
 
 
@@ -21,7 +21,7 @@ def remembered(keys: Keys, one: Call, stamp: str = "stamp") -> tuple[bytes, str]
 def test_equal_chats_have_equal_keys() -> None:
     keys, one = Keys(), call()
     made = remembered(keys, one)
-    told = told_of(asked_of(one.ask), "chat", "stamp")
+    told = canonical_form(asked_of(one.ask), "chat", "stamp")
     assert made == keys.of(one, "stamp") == keys.of(call(), "stamp") == (told, key_of(told))
 
 
@@ -44,7 +44,7 @@ def test_remembered_keys_are_freed_with_their_chats() -> None:
 def called(arguments: str) -> str:
     """The key of a chat with a function call."""
     message = Message("assistant", tool_calls=(ToolCall("id", "f", arguments),))
-    return key_of(told_of(asked_of(Chat((message,))), "chat", "stamp"))
+    return key_of(canonical_form(asked_of(Chat((message,))), "chat", "stamp"))
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def ranked(given: list[Outcome], by: str) -> Any:
     met = Meetings(by)
     for one in given:
         met.add(one)
-    return met.told()
+    return met.as_json()
 
 
 def told(given: list[Outcome], by: str) -> dict[str, tuple[int, int, int, int]]:
@@ -184,7 +184,7 @@ def test_figures_match_a_hand_calculation() -> None:
     counts = Counts()
     for one in given:
         counts.add(one)
-    whole = counts.told()
+    whole = counts.as_json()
     first = whole["models"][0]
     assert (whole["comparisons"], whole["votes"], first["model"]) == (3, 1, "a")
     assert (first["answers"], first["success_rate"], first["cached"], first["average_letters"]) == (3, 1.0, 1, 20.0)

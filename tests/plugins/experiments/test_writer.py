@@ -132,7 +132,7 @@ async def test_units_beyond_the_bound_share_rows(writer: Writer) -> None:
     writer.rated(Rated("req_20", "ann", "up"))
     await writer.flush()
     assert sum(row["up"] for row in await rows(writer, UNITS) if not row["owner"]) == 1
-    told = (await results(writer.store.database, one)).told()
+    told = (await results(writer.store.database, one)).as_json()
     assert sum(row["units"] for row in told["variants"]) == 8 and told["warnings"] == [SHARED]
     assert sum(row["calls"] for row in told["variants"]) == 25
 
@@ -203,7 +203,7 @@ async def test_a_variant_that_does_harm_is_stopped_once_and_told(
     await known.read()
     (found,) = known.book.active
     assert set(found.stops) == {"bad"} and not await guarding.look(found)
-    told = (await results(writer.store.database, found)).told()
+    told = (await results(writer.store.database, found)).as_json()
     assert [row["stopped"] and row["stopped"]["why"].startswith("errors is worse") for row in told["variants"]] == [
         None, True, None,
     ]  # fmt: skip
@@ -226,7 +226,7 @@ async def test_a_split_that_is_not_as_it_was_set_is_told(writer: Writer) -> None
     for number in range(1000):
         batch.add(assigned(one, subject("user", "ann", str(number)), "a" if number % 5 < 3 else "b"), ended())
     await writer.put(batch)
-    told = (await results(writer.store.database, one)).told()
+    told = (await results(writer.store.database, one)).as_json()
     assert not told["srm"]["ok"] and told["warnings"] == [UNFAIR] and told["srm"]["p"] < 1e-4
 
 

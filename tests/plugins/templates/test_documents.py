@@ -160,7 +160,7 @@ def test_words_stay_words_and_what_is_written_is_read_again() -> None:
         yamltext.read("f.yaml", text.replace("2024-01-01", "3"))
     documents = yamltext.read("f.yaml", text)
     assert documents[0].variables["a"].values == ("yes", "no", "2024-01-01")
-    again = yamltext.read("f.yaml", yamltext.write([one.told() for one in documents]))
+    again = yamltext.read("f.yaml", yamltext.write([one.as_json() for one in documents]))
     assert again == documents
 
 
@@ -229,13 +229,13 @@ def test_any_words_survive_yaml(words: str, values: list[str]) -> None:
         description=words,
         variables={"a": {"type": "enum", "values": ["x", *values, words]}},
     )
-    assert yamltext.read("f.yaml", yamltext.write([one.told(), one.told()])) == [one, one]
+    assert yamltext.read("f.yaml", yamltext.write([one.as_json(), one.as_json()])) == [one, one]
 
 
 def test_a_template_that_just_fits_does_so_in_every_version() -> None:
-    bare = len(content_of(document("x" * 1000, variables={}).told()))
+    bare = len(content_of(document("x" * 1000, variables={}).as_json()))
     largest = document("x" * (1000 + 65_536 - bare), variables={})
-    assert Document.model_validate({**largest.told(), "version": 10**6, "aliases": ["production"]}).version == 10**6
+    assert Document.model_validate({**largest.as_json(), "version": 10**6, "aliases": ["production"]}).version == 10**6
     with pytest.raises(ValueError, match="at most 65536 bytes"):
         document("x" * (1001 + 65_536 - bare), variables={})
 
